@@ -1,0 +1,1 @@
+"""Documented entry points; thin doors into the package."""

@@ -1,0 +1,1 @@
+"""Documented maintenance commands; thin doors into the package."""

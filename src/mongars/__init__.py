@@ -1,0 +1,1 @@
+"""monGARS serving: a self-hosted assistant on the operator's own Ray cluster."""

@@ -1,0 +1,1 @@
+"""The FastAPI process: routes, authentication, streaming."""

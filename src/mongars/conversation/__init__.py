@@ -1,0 +1,1 @@
+"""The chat use case: history, prompt assembly within the context budget."""

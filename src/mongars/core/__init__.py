@@ -1,0 +1,1 @@
+"""The innermost ring: errors, generation types, clock, deadlines and ids."""

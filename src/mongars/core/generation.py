@@ -1,0 +1,113 @@
+"""What is asked of a model and what comes back, independent of any wire or engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length"]
+
+BASE_ADAPTER = "baseline"
+"""The adapter version reported when the bare base model answered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn; None leaves the choice to the serving side's defaults."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    response_format: dict[str, Any] | None = None
+
+    def with_defaults(self, defaults: Sampling) -> Sampling:
+        """The same, with what was left open taken from `defaults`."""
+        return replace(
+            self,
+            max_tokens=defaults.max_tokens if self.max_tokens is None else self.max_tokens,
+            temperature=defaults.temperature if self.temperature is None else self.temperature,
+            top_p=defaults.top_p if self.top_p is None else self.top_p,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One question to a model: the whole conversation so far and how to answer it."""
+
+    messages: tuple[Message, ...]
+    request_id: str
+    task_type: str = "general"
+    sampling: Sampling = field(default_factory=Sampling)
+    session_id: str | None = None
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Size of all messages in UTF-8 bytes, a bound on the work before the first token."""
+        return sum(len(message.content.encode()) for message in self.messages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts as the engine reports them; never estimated."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Which engine produced the tokens. Reported by that engine, never by configuration."""
+
+    model: str
+    engine: str
+    adapter_version: str = BASE_ADAPTER
+    adapter_digest: str | None = None
+    replica: str | None = None
+    degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A piece of a streamed answer.
+
+    `raw` is the server-sent event it came in, blank line included, so that a gateway can pass it
+    on untouched. The last chunks carry `finish_reason` and `usage`.
+    """
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    logprobs: tuple[float, ...] = ()
+    raw: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A whole answer."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage | None
+    origin: Origin
+    logprobs: tuple[float, ...] = ()

@@ -1,0 +1,14 @@
+"""The one place where a missing optional dependency is reported."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from mongars.core.errors import ConfigurationError
+
+
+def require(module: str, *, extra: str) -> None:
+    """Raise `ConfigurationError`, naming the extra to install, if `module` cannot be imported."""
+    if importlib.util.find_spec(module) is None:
+        message = f"{module!r} is not installed. Install it with: pip install 'mongars[{extra}]'"
+        raise ConfigurationError(message)

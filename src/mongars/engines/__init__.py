@@ -1,0 +1,1 @@
+"""What turns a prompt into tokens: the engine port, its implementations and base models."""

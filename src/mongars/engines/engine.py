@@ -1,0 +1,66 @@
+"""The engine port: what the replica and the embedded provider ask of whatever makes tokens."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.core.generation import GenerationRequest, Origin
+
+EngineState = Literal["stopped", "starting", "ready", "restarting", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """What an engine says of itself."""
+
+    state: EngineState
+    detail: str = ""
+    restarts: int = 0
+    pid: int | None = None
+
+
+ByteStream = AbstractAsyncContextManager["AsyncIterator[bytes]"]
+
+
+class Engine(Protocol):
+    """One model, ready to answer; a process, a library or a remote server behind it.
+
+    `stream` yields server-sent events as bytes: OpenAI `chat.completion.chunk` objects, usage in
+    the last one, then `[DONE]`. Blocks may cut events anywhere. Entering the context raises what
+    is known before the first token: a `CallerError` for the caller's mistake (unusable request,
+    context exceeded), `NotReady` or `InferenceFailed` otherwise. While iterating,
+    `GenerationInterrupted` means that the stream was cut; a stream that ends without it is
+    complete. Leaving the context at any moment stops the work and frees the slot.
+    """
+
+    @property
+    def origin(self) -> Origin:
+        """What the answers of this engine are made of: model, engine, adapter."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """How many requests it works on at once."""
+        ...
+
+    @property
+    def status(self) -> EngineStatus:
+        """Its state now; never blocks."""
+        ...
+
+    async def start(self) -> None:
+        """Return once it can answer. Raises `InferenceFailed` with the reason if it cannot."""
+        ...
+
+    def stream(self, request: GenerationRequest) -> ByteStream:
+        """Answer one request; see the class."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop; afterwards nothing of it is left. Safe to call twice."""
+        ...

@@ -1,0 +1,1 @@
+"""LLMIntegration: the client that keeps answering when the cluster does not."""

@@ -1,0 +1,1 @@
+"""SQL: tables, repositories, engine set-up and migrations."""

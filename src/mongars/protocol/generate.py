@@ -1,0 +1,136 @@
+"""The wire contract of `POST /generate`, the door of the Ray Serve application.
+
+Published fields are never renamed, retyped or dropped. Requests of the earlier monGARS client
+(`prompt`, `task_type`, `adapter`) are accepted as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mongars.core.generation import Completion, GenerationRequest, Message, Origin
+from mongars.protocol.openai import ChatMessage, SamplingFields, checked_messages, usage_body
+from mongars.protocol.problems import error_numbers
+
+if TYPE_CHECKING:
+    from mongars.core.errors import MongarsError
+
+META_EVENT = "meta"
+ERROR_EVENT = "error"
+
+
+class AdapterPayload(BaseModel):
+    """The adapter a caller asks for; identity is the version, paths are never followed."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    version: str | None = None
+    digest: str | None = None
+
+
+class GenerateRequest(SamplingFields):
+    """Body of `POST /generate`: either `prompt` or `messages`."""
+
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = None
+    task_type: str = "general"
+    adapter: AdapterPayload | None = None
+    stream: bool = False
+    session_id: str | None = Field(default=None, max_length=200)
+
+    def to_generation(self, *, request_id: str) -> GenerationRequest:
+        """Our own form. Raises `PromptMissing` when there is nothing to answer."""
+        if self.messages:
+            messages = tuple(message.to_message() for message in self.messages)
+        else:
+            messages = (Message(role="user", content=self.prompt or ""),)
+        return GenerationRequest(
+            messages=checked_messages(messages),
+            request_id=request_id,
+            task_type=self.task_type,
+            sampling=self.to_sampling(),
+            session_id=self.session_id,
+        )
+
+
+def request_body(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
+    """What our client sends; `prompt` stays beside `messages` for applications that know only it."""
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "prompt": request.messages[-1].content,
+        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        "task_type": request.task_type,
+        "stream": stream,
+    }
+    optional = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stop": list(sampling.stop) or None,
+        "seed": sampling.seed,
+        "logprobs": sampling.logprobs or None,
+        "top_logprobs": sampling.top_logprobs,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "response_format": sampling.response_format,
+        "session_id": request.session_id,
+    }
+    body.update({name: value for name, value in optional.items() if value is not None})
+    return body
+
+
+def origin_body(origin: Origin) -> dict[str, Any]:
+    """Who answers: the data of the `meta` event, and part of a whole answer."""
+    return {
+        "model": origin.model,
+        "engine": origin.engine,
+        "adapter_version": origin.adapter_version,
+        "adapter": {"version": origin.adapter_version, "digest": origin.adapter_digest},
+        "replica": origin.replica,
+        "degraded": origin.degraded,
+    }
+
+
+def origin_from(body: dict[str, Any]) -> Origin:
+    """Read back what `origin_body` wrote; absent fields take the defaults of a plain base model."""
+    adapter = body.get("adapter")
+    digest = adapter.get("digest") if isinstance(adapter, dict) else None
+    replica = body.get("replica")
+    usage = body.get("usage")
+    named = usage.get("model") if isinstance(usage, dict) else None
+    return Origin(
+        model=str(body.get("model") or named or "unknown"),
+        engine=str(body.get("engine") or "unknown"),
+        adapter_version=str(body.get("adapter_version") or "baseline"),
+        adapter_digest=None if digest is None else str(digest),
+        replica=None if replica is None else str(replica),
+        degraded=bool(body.get("degraded")),
+    )
+
+
+def answer_body(completion: Completion, *, timings: dict[str, float]) -> dict[str, Any]:
+    """A whole answer; `timings` are in seconds."""
+    usage: dict[str, Any] = {"model": completion.origin.model, "generations": 1}
+    if completion.usage is not None:
+        usage.update(usage_body(completion.usage))
+    return {
+        "content": completion.text,
+        "message": {"role": "assistant", "content": completion.text},
+        **origin_body(completion.origin),
+        "usage": usage,
+        "finish_reason": completion.finish_reason,
+        "timings": timings,
+    }
+
+
+def error_body(error: MongarsError, *, adapter_version: str) -> dict[str, Any]:
+    """An error in the shape callers of the earlier monGARS know, beside a real status code."""
+    return {
+        "content": "",
+        "error": error.code,
+        "detail": str(error),
+        "adapter_version": adapter_version,
+        **error_numbers(error),
+    }

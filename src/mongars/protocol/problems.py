@@ -1,0 +1,105 @@
+"""One table between errors, HTTP status codes and stream events, read in both directions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mongars.core import errors
+from mongars.core.errors import CallerError, MongarsError
+
+STATUS: dict[type[MongarsError], int] = {
+    errors.InvalidRequest: 400,
+    errors.PromptMissing: 400,
+    errors.ContextLengthExceeded: 400,
+    errors.NotAuthenticated: 401,
+    errors.Forbidden: 403,
+    errors.ModelUnknown: 404,
+    errors.AdapterUnknown: 404,
+    errors.NotFound: 404,
+    errors.NotReady: 409,
+    errors.Conflict: 409,
+    errors.TooLarge: 413,
+    errors.InferenceFailed: 500,
+    errors.GenerationInterrupted: 500,
+    errors.InvalidAnswer: 502,
+    errors.EndpointUnreachable: 502,
+    errors.Overloaded: 503,
+    errors.StorageUnavailable: 503,
+    errors.ProvisioningFailed: 503,
+    errors.AllProvidersFailed: 502,
+    errors.DeadlineExceeded: 504,
+}
+
+_BY_CODE: dict[str, type[MongarsError]] = {kind.code: kind for kind in STATUS}
+
+
+def status_of(error: MongarsError) -> int:
+    """The HTTP status for an error; 500 for one that has no place in the table."""
+    if isinstance(error, errors.AllProvidersFailed):
+        return _status_of_all(error)
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return 500
+
+
+def _status_of_all(error: errors.AllProvidersFailed) -> int:
+    if error.busy:
+        return 503
+    if any(isinstance(cause, errors.DeadlineExceeded) for _, cause in error.causes):
+        return 504
+    return 502
+
+
+def retry_after_header(error: MongarsError) -> dict[str, str]:
+    """`Retry-After` in whole seconds, rounded up, for the answers that ask for patience.
+
+    409 `not_ready`, 429 and 503 always carry it.
+    """
+    if not isinstance(error, errors.RetryableLater | errors.AllProvidersFailed):
+        return {}
+    if isinstance(error, errors.AllProvidersFailed) and not error.busy:
+        return {}
+    seconds = 1.0 if error.retry_after is None else error.retry_after
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def error_from(
+    code: str,
+    detail: str,
+    *,
+    retry_after: float | None = None,
+    numbers: dict[str, int] | None = None,
+) -> MongarsError:
+    """The exception a received error code stands for; unknown codes become `InferenceFailed`."""
+    kind = _BY_CODE.get(code, errors.InferenceFailed)
+    if issubclass(kind, errors.ContextLengthExceeded):
+        found = numbers or {}
+        return kind(
+            detail,
+            prompt_tokens=found.get("prompt_tokens", 0),
+            context_tokens=found.get("context_tokens", 0),
+        )
+    if issubclass(kind, errors.RetryableLater):
+        return kind(detail, retry_after=retry_after)
+    if issubclass(kind, errors.AllProvidersFailed):
+        return errors.InferenceFailed(detail)
+    return kind(detail)
+
+
+def error_numbers(error: MongarsError) -> dict[str, int]:
+    """The figures an error carries, for the body."""
+    if isinstance(error, errors.ContextLengthExceeded):
+        return {"prompt_tokens": error.prompt_tokens, "context_tokens": error.context_tokens}
+    return {}
+
+
+def openai_body(error: MongarsError) -> dict[str, Any]:
+    """The error body OpenAI clients understand."""
+    kind = "invalid_request_error" if isinstance(error, CallerError) else "server_error"
+    if isinstance(error, errors.NotAuthenticated):
+        kind = "authentication_error"
+    body: dict[str, Any] = {"message": str(error), "type": kind, "param": None, "code": error.code}
+    body.update(error_numbers(error))
+    return {"error": body}

@@ -1,0 +1,84 @@
+"""Server-sent events: cutting a byte stream at event boundaries, and writing events.
+
+The splitter follows the WHATWG event-stream format as far as HTTP APIs use it: events end at a
+blank line, lines end in LF or CRLF, comments start with a colon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+DONE = b"data: [DONE]\n\n"
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+
+
+class EventTooLarge(ValueError):
+    """A peer sent more than `MAX_EVENT_BYTES` without ending the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event: its name, its data and the exact bytes it came in (blank line included)."""
+
+    name: str
+    data: bytes
+    raw: bytes
+
+    @property
+    def is_done(self) -> bool:
+        """Whether this is the `[DONE]` mark that ends a complete stream."""
+        return self.data == b"[DONE]"
+
+
+class EventSplitter:
+    """Cuts arbitrary chunks of bytes into whole events; keeps the unfinished rest."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """Take more bytes; return the events they complete. Comments alone yield none."""
+        self._buffer += data
+        if b"\r" in data:
+            self._buffer = bytearray(self._buffer.replace(b"\r\n", b"\n"))
+        events = []
+        while (end := self._buffer.find(b"\n\n")) >= 0:
+            raw = bytes(self._buffer[: end + 2])
+            del self._buffer[: end + 2]
+            event = parse_event(raw)
+            if event is not None:
+                events.append(event)
+        if len(self._buffer) > MAX_EVENT_BYTES:
+            message = f"an event of more than {MAX_EVENT_BYTES} bytes"
+            raise EventTooLarge(message)
+        return events
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether bytes are left that no blank line has ended."""
+        return bool(self._buffer.strip())
+
+
+def parse_event(raw: bytes) -> ServerEvent | None:
+    """Read one event from its bytes; None when it carries neither name nor data."""
+    name = "message"
+    data = []
+    for line in raw.split(b"\n"):
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            data.append(value)
+        elif field == b"event":
+            name = value.decode("utf-8", "replace")
+    if not data and name == "message":
+        return None
+    return ServerEvent(name, b"\n".join(data), raw)
+
+
+def encode_event(payload: object, *, name: str | None = None) -> bytes:
+    """Write one event whose data is the payload as JSON."""
+    data = orjson.dumps(payload)
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + data + b"\n\n"

@@ -1,0 +1,1 @@
+"""Names, log set-up and metrics: the only home of structlog configuration and OpenTelemetry."""

@@ -1,0 +1,1 @@
+"""Shipped fakes: deterministic clock, engine and a fault-injecting replica."""
