@@ -1,0 +1,48 @@
+"""A task with an owner: started, watched and ended by the object that needs it.
+
+`asyncio.TaskGroup` must be left by the task that entered it. Objects whose `start` and `aclose`
+are called from different tasks (a replica, an engine) need another shape; this is the only one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+
+class Background:
+    """Runs one coroutine function from `start` until it ends or `aclose`."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:
+        self._work = work
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the work is going on."""
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Begin, unless already running."""
+        if not self.running:
+            # The reference kept here is what makes the task owned.
+            self._task = asyncio.create_task(self._work(), name=self._name)  # noqa: TID251
+
+    async def finished(self) -> None:
+        """Wait until the work ends by itself; raises what it raised."""
+        if self._task is not None:
+            await self._task
+
+    async def aclose(self) -> None:
+        """Cancel the work and wait for its end; raises what the work raised, if it failed."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

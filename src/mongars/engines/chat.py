@@ -1,0 +1,35 @@
+"""The chat-completion body that llama.cpp, and most OpenAI-compatible engines, are sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mongars.core.generation import GenerationRequest
+
+
+def chat_body(request: GenerationRequest, *, model: str) -> dict[str, Any]:
+    """The request in OpenAI's form, always streamed and always with usage."""
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    optional = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stop": list(sampling.stop) or None,
+        "seed": sampling.seed,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "response_format": sampling.response_format,
+    }
+    body.update({name: value for name, value in optional.items() if value is not None})
+    if sampling.logprobs:
+        body["logprobs"] = True
+        # Left out, llama.cpp sends twenty alternatives per token.
+        body["top_logprobs"] = max(1, sampling.top_logprobs or 0)
+    return body

@@ -1,0 +1,149 @@
+"""A deterministic engine without a model, for tests, demos and load experiments.
+
+It answers with the words of `script(request)`, one word per token, keeps to its slots and its
+context like a real one, and does what its `FakePlan` says about time and failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import (
+    ContextLengthExceeded,
+    GenerationInterrupted,
+    InferenceFailed,
+    NotReady,
+)
+from mongars.core.generation import GenerationRequest, Origin, Usage
+from mongars.engines.engine import EngineStatus
+from mongars.protocol.openai import chunk_body, usage_chunk_body
+from mongars.protocol.sse import DONE, encode_event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.core.clock import Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakePlan:
+    """How the fake behaves. Times are in seconds."""
+
+    slots: int = 4
+    context_tokens: int = 4096
+    first_token_delay: float = 0.0
+    token_delay: float = 0.0
+    cut_after_tokens: int | None = None
+    """Break off every answer after that many tokens."""
+    start_error: str | None = None
+    """Fail to start, with this reason."""
+
+
+class FakeEngine:
+    """See the module; keeps every promise of `engines.engine.Engine`."""
+
+    def __init__(self, plan: FakePlan, *, clock: Clock) -> None:
+        self._plan = plan
+        self._clock = clock
+        self._free = asyncio.Semaphore(plan.slots)
+        self._status = EngineStatus(state="stopped")
+        self.busy = 0
+        """Slots in use."""
+
+    @property
+    def origin(self) -> Origin:
+        """A model of its own name."""
+        return Origin(model="fake", engine="fake")
+
+    @property
+    def slots(self) -> int:
+        """As planned."""
+        return self._plan.slots
+
+    @property
+    def status(self) -> EngineStatus:
+        """Its state."""
+        return self._status
+
+    async def start(self) -> None:
+        """Be ready, unless planned otherwise."""
+        if self._plan.start_error is not None:
+            self._status = EngineStatus(state="failed", detail=self._plan.start_error)
+            raise InferenceFailed(self._plan.start_error)
+        self._status = EngineStatus(state="ready")
+
+    async def aclose(self) -> None:
+        """Stop."""
+        self._status = EngineStatus(state="stopped")
+
+    @asynccontextmanager
+    async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Answer with the scripted words."""
+        if self._status.state != "ready":
+            detail = f"The engine is {self._status.state}."
+            raise NotReady(detail, retry_after=1.0)
+        prompt_tokens = sum(len(m.content.split()) + 1 for m in request.messages)
+        if prompt_tokens >= self._plan.context_tokens:
+            raise ContextLengthExceeded(
+                prompt_tokens=prompt_tokens, context_tokens=self._plan.context_tokens
+            )
+        async with self._free:
+            self.busy += 1
+            try:
+                await self._clock.sleep(self._plan.first_token_delay)
+                yield self._events(request, prompt_tokens)
+            finally:
+                self.busy -= 1
+
+    async def _events(self, request: GenerationRequest, prompt_tokens: int) -> AsyncIterator[bytes]:
+        name = request.request_id
+        words, finish_reason = self._planned(request, prompt_tokens)
+        yield _event(name, {"role": "assistant", "content": None})
+        for index, word in enumerate(words):
+            if index == self._plan.cut_after_tokens:
+                detail = "The fake engine was told to break off."
+                raise GenerationInterrupted(detail)
+            await self._clock.sleep(self._plan.token_delay)
+            yield _event(name, {"content": word})
+        yield _event(name, {}, finish_reason)
+        usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=len(words))
+        yield (
+            encode_event(usage_chunk_body(answer_id=name, created=0, model="fake", usage=usage))
+            + DONE
+        )
+
+    def _planned(self, request: GenerationRequest, prompt_tokens: int) -> tuple[list[str], str]:
+        text = " ".join(script(request))
+        stopped = _before_stop(text, request.sampling.stop)
+        words = _tokens(stopped)
+        limit = min(
+            request.sampling.max_tokens or self._plan.context_tokens,
+            self._plan.context_tokens - prompt_tokens,
+        )
+        return words[:limit], "length" if len(words) > limit else "stop"
+
+
+def script(request: GenerationRequest) -> list[str]:
+    """The words of the answer: a count of the conversation, then the last message, repeated."""
+    last = request.messages[-1].content.split()
+    return [f"[{len(request.messages)}]", "you", "said:", *last]
+
+
+def _tokens(text: str) -> list[str]:
+    words = text.split(" ")
+    return [word if index == 0 else f" {word}" for index, word in enumerate(words) if word]
+
+
+def _before_stop(text: str, stop: tuple[str, ...]) -> str:
+    cuts = [found for entry in stop if (found := text.find(entry)) >= 0]
+    return text[: min(cuts)] if cuts else text
+
+
+def _event(name: str, delta: dict[str, object], finish_reason: str | None = None) -> bytes:
+    body = chunk_body(
+        answer_id=name, created=0, model="fake", delta=delta, finish_reason=finish_reason
+    )
+    return encode_event(body)

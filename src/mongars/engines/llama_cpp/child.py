@@ -1,0 +1,61 @@
+"""The program of the child process: llama.cpp's own HTTP server on a private UNIX socket.
+
+Reads one line of JSON (`ChildOrder`) from standard input, loads the model, writes one line
+`ready` to standard output and serves until standard input ends. The parent holds the other end
+of that pipe, so the child goes when its parent goes, however the parent died.
+
+Why a child: loading a model holds the interpreter lock for its whole duration, and a crash in
+native code would take its host along.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import xllamacpp
+
+from mongars.engines.llama_cpp.order import READY_LINE, ChildOrder
+
+
+def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
+    """Parameters of llama.cpp's server, with what it opens by default closed."""
+    params = xllamacpp.CommonParams()
+    params.model.path = order.model_path
+    params.model_alias = {order.model_name}
+    params.hostnames = [order.socket_path]
+    params.api_keys = [order.api_key]
+    params.endpoint_slots = False
+    params.endpoint_metrics = True
+    params.ui = False
+    params.cors_origins = ""
+    params.n_parallel = order.slots
+    params.n_ctx = order.context_tokens * order.slots
+    params.fit_params = False
+    params.n_batch = order.prompt_batch_tokens
+    params.n_ubatch = order.prompt_batch_tokens
+    params.cache_ram_mib = order.prompt_cache_mib
+    params.cpuparams.n_threads = order.threads
+    params.cpuparams_batch.n_threads = order.threads
+    params.n_threads_http = order.slots + 4
+    params.verbosity = 1
+    return params
+
+
+def main() -> None:
+    """Load, announce, serve until the parent lets go of standard input."""
+    order = ChildOrder.from_line(sys.stdin.buffer.readline())
+    os.umask(0o177)  # the socket is created with mode 0600
+    server = xllamacpp.Server(server_parameters(order))
+    sys.stdout.buffer.write(READY_LINE)
+    sys.stdout.buffer.flush()
+    sys.stdin.buffer.read()
+    shutil.rmtree(Path(order.socket_path).parent, ignore_errors=True)
+    # Native threads may be mid-token; nothing is worth waiting for once the parent is gone.
+    os._exit(0 if server else 1)
+
+
+if __name__ == "__main__":
+    main()

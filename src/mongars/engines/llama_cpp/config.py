@@ -1,0 +1,31 @@
+"""What the llama.cpp engine needs to know, with defaults measured on CPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaCppConfig:
+    """One engine process: a model file and how to run it.
+
+    `prompt_batch_tokens` bounds how long one step of prompt processing takes, and with it how
+    soon a cancelled prompt stops and how long other streams pause for it (see ADR 0004).
+    """
+
+    model_path: Path
+    model_name: str
+    slots: int = 4
+    context_tokens: int = 4096
+    """Per slot, prompt and answer together."""
+    threads: int | None = None
+    """None: every core this process may use."""
+    prompt_batch_tokens: int = 32
+    prompt_cache_mib: int = 0
+    """Host memory for prompts of finished requests; each slot keeps its own last prompt anyway."""
+    start_timeout: float = 60.0
+    """Seconds until the model must be loaded."""

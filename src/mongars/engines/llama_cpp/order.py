@@ -1,0 +1,32 @@
+"""What the parent tells the child, on one line of its standard input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+READY_LINE = b"ready\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildOrder:
+    """Everything the child needs; the key never appears on a command line or in an environment."""
+
+    model_path: str
+    model_name: str
+    socket_path: str
+    api_key: str
+    slots: int
+    context_tokens: int
+    threads: int
+    prompt_batch_tokens: int
+    prompt_cache_mib: int
+
+    def to_line(self) -> bytes:
+        """One line of JSON."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> ChildOrder:
+        """Read back what `to_line` wrote."""
+        return cls(**json.loads(line))

@@ -1,0 +1,141 @@
+"""One life of the child process: spawn, wait until it serves, end it without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mongars.core.background import Background
+from mongars.core.errors import InferenceFailed
+from mongars.engines.llama_cpp.order import READY_LINE, ChildOrder
+
+if TYPE_CHECKING:
+    from mongars.engines.llama_cpp.config import LlamaCppConfig
+
+STDERR_LINES = 20
+
+
+class LlamaCppProcess:
+    """A running child. Made by `spawn`; ended by `aclose` or by its own death."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, *, socket_path: Path, api_key: str
+    ) -> None:
+        self._process = process
+        self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        self._reader = Background(self._read_stderr, name="llama-cpp-stderr")
+        self._reader.start()
+        self.socket_path = socket_path
+        self.api_key = api_key
+
+    @classmethod
+    async def spawn(cls, config: LlamaCppConfig) -> LlamaCppProcess:
+        """Start a child and return once the model is loaded and the socket answers.
+
+        Raises:
+            InferenceFailed: the child could not be started, died or took too long; the message
+                holds the end of what it wrote to standard error.
+        """
+        # Private (mode 0700) and short: UNIX socket paths are limited to about 100 bytes.
+        folder = Path(tempfile.mkdtemp(prefix="mongars-engine-"))
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "mongars.engines.llama_cpp.child",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C in a terminal is the parent's to handle
+            )
+        except OSError as exc:
+            shutil.rmtree(folder, ignore_errors=True)
+            detail = f"The engine process could not be started: {exc}"
+            raise InferenceFailed(detail) from exc
+        key = secrets.token_urlsafe(32)
+        child = cls(process, socket_path=folder / "engine.sock", api_key=key)
+        try:
+            async with asyncio.timeout(config.start_timeout):
+                await child._order(config)
+        except TimeoutError as exc:
+            await child.aclose()
+            detail = f"The engine did not load {config.model_path} in {config.start_timeout:g} s."
+            raise InferenceFailed(detail) from exc
+        except BaseException:
+            await child.aclose()
+            raise
+        return child
+
+    async def _order(self, config: LlamaCppConfig) -> None:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:  # both were asked for in `spawn`
+            detail = "The engine process has no pipes."
+            raise InferenceFailed(detail)
+        order = ChildOrder(
+            model_path=str(config.model_path),
+            model_name=config.model_name,
+            socket_path=str(self.socket_path),
+            api_key=self.api_key,
+            slots=config.slots,
+            context_tokens=config.context_tokens,
+            threads=config.threads or usable_cores(),
+            prompt_batch_tokens=config.prompt_batch_tokens,
+            prompt_cache_mib=config.prompt_cache_mib,
+        )
+        with contextlib.suppress(ConnectionError):  # it died; the next line says so
+            stdin.write(order.to_line())
+            await stdin.drain()
+        if await stdout.readline() != READY_LINE:
+            await self._process.wait()
+            await self._reader.finished()
+            detail = f"The engine could not load {config.model_path}: {self.last_words()}"
+            raise InferenceFailed(detail)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.returncode is None
+
+    def last_words(self) -> str:
+        """The end of what it wrote to standard error, or its exit status."""
+        said = " | ".join(self._stderr)
+        return said or f"exit status {self._process.returncode}"
+
+    async def wait(self) -> int:
+        """Wait for its end; returns the exit status (negative: signal)."""
+        return await self._process.wait()
+
+    async def aclose(self) -> None:
+        """Kill it, reap it and remove its socket. Generation has no state worth a slow goodbye."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.alive:
+                self._process.kill()
+        await self._process.wait()
+        await self._reader.aclose()
+        shutil.rmtree(self.socket_path.parent, ignore_errors=True)
+
+    async def _read_stderr(self) -> None:
+        if self._process.stderr is None:
+            return
+        async for line in self._process.stderr:
+            self._stderr.append(line.decode("utf-8", "replace").strip())
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

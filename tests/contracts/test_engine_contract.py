@@ -1,0 +1,145 @@
+"""What every engine promises, run against each implementation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from mongars.core.clock import SystemClock
+from mongars.core.errors import ContextLengthExceeded, NotReady
+from mongars.core.generation import Completion, GenerationRequest, Message, Sampling
+from mongars.engines.engine import Engine
+from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.engines.llama_cpp.config import LlamaCppConfig
+from mongars.engines.llama_cpp.engine import LlamaCppEngine
+from mongars.protocol.openai import Fold, read_chunk
+from mongars.protocol.sse import DONE, EventSplitter
+
+SLOTS = 2
+CONTEXT = 512
+
+
+def ask(text: str, **sampling: object) -> GenerationRequest:
+    return GenerationRequest(
+        messages=(Message(role="user", content=text),),
+        request_id="req-test",
+        sampling=Sampling(**{"temperature": 0.0, "max_tokens": 12, **sampling}),
+    )
+
+
+async def read_all(engine: Engine, request: GenerationRequest) -> tuple[Completion, bytes]:
+    splitter, fold, raw = EventSplitter(), Fold(), b""
+    async with engine.stream(request) as blocks:
+        async for block in blocks:
+            raw += block
+            for event in splitter.feed(block):
+                if not event.is_done:
+                    fold.add(read_chunk(event))
+    return fold.completion(engine.origin), raw
+
+
+@asynccontextmanager
+async def started(engine: Engine) -> AsyncIterator[Engine]:
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+@pytest.fixture(params=["fake", pytest.param("llama_cpp", marks=pytest.mark.model)])
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    if request.param == "fake":
+        made: Engine = FakeEngine(
+            FakePlan(slots=SLOTS, context_tokens=CONTEXT, token_delay=0.005), clock=SystemClock()
+        )
+    else:
+        model: Path = request.getfixturevalue("base_model")
+        config = LlamaCppConfig(
+            model_path=model, model_name="smollm2", slots=SLOTS, context_tokens=CONTEXT
+        )
+        made = LlamaCppEngine(config, clock=SystemClock())
+    async with started(made) as ready:
+        yield ready
+
+
+async def test_answer_is_complete(engine: Engine) -> None:
+    """A stream ends with usage, a finish reason and the `[DONE]` mark."""
+    completion, raw = await read_all(engine, ask("Say hello to the world please"))
+    assert completion.text.strip()
+    assert completion.usage is not None
+    assert completion.usage.prompt_tokens > 0
+    assert 0 < completion.usage.completion_tokens <= 12
+    assert raw.endswith(DONE)
+
+
+async def test_same_question_same_answer(engine: Engine) -> None:
+    """Greedy decoding gives the same text every time."""
+    request = ask("Name three colours of the rainbow")
+    first, _ = await read_all(engine, request)
+    second, _ = await read_all(engine, request)
+    assert first.text == second.text
+    assert first.usage is not None
+    assert second.usage is not None
+    assert first.usage.completion_tokens == second.usage.completion_tokens
+
+
+async def test_token_limit_is_kept(engine: Engine) -> None:
+    """An answer cut at `max_tokens` says so and counts exactly that many tokens."""
+    completion, _ = await read_all(engine, ask("Count slowly from one to one hundred", max_tokens=3))
+    assert completion.finish_reason == "length"
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == 3
+
+
+async def test_stop_sequence_is_not_in_the_answer(engine: Engine) -> None:
+    """Generation ends before a stop sequence."""
+    question = "Tell me what the sea looks like on a calm day"
+    whole, _ = await read_all(engine, ask(question))
+    stop = whole.text.split()[3]
+    cut, _ = await read_all(engine, ask(question, stop=(stop,)))
+    assert cut.finish_reason == "stop"
+    assert stop not in cut.text
+    assert whole.text.startswith(cut.text)
+
+
+async def test_prompt_beyond_the_context_is_refused_with_both_numbers(engine: Engine) -> None:
+    """A prompt that cannot fit is the caller's error, naming its size and the limit."""
+    with pytest.raises(ContextLengthExceeded) as caught:
+        await read_all(engine, ask("word " * (CONTEXT * 2)))
+    assert caught.value.prompt_tokens > CONTEXT
+    assert caught.value.context_tokens == CONTEXT
+
+
+async def test_more_requests_than_slots_are_all_answered(engine: Engine) -> None:
+    """Requests beyond the slots wait for their turn; none is lost or mixed up."""
+    questions = [f"Repeat the number {n}{n}{n} three times" for n in range(1, 7)]
+    alone = [(await read_all(engine, ask(q)))[0].text for q in questions]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(read_all(engine, ask(q))) for q in questions]
+    together = [task.result()[0].text for task in tasks]
+    assert all(together)
+    assert len(set(together)) == len(set(alone))
+
+
+async def test_leaving_mid_stream_frees_the_slot(engine: Engine) -> None:
+    """After as many abandoned streams as there are slots, the next question is answered."""
+    for _ in range(SLOTS * 2):
+        async with engine.stream(ask("Tell me a very long story", max_tokens=400)) as blocks:
+            await anext(blocks)
+    async with asyncio.timeout(5):
+        completion, _ = await read_all(engine, ask("Say hello"))
+    assert completion.text
+
+
+async def test_engine_that_is_not_running_says_so(engine: Engine) -> None:
+    """A stopped engine refuses with `not_ready` instead of hanging."""
+    await engine.aclose()
+    assert engine.status.state == "stopped"
+    with pytest.raises(NotReady):
+        await read_all(engine, ask("Say hello"))
+    await engine.aclose()

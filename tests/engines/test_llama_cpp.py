@@ -1,0 +1,169 @@
+"""What is particular to llama.cpp in a child process: crashes, cancellation, clean ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mongars.core.clock import SystemClock
+from mongars.core.errors import GenerationInterrupted, InferenceFailed
+from mongars.core.generation import GenerationRequest, Message, Sampling
+from mongars.engines.llama_cpp.config import LlamaCppConfig
+from mongars.engines.llama_cpp.engine import LlamaCppEngine
+from mongars.protocol.openai import Fold, read_chunk
+from mongars.protocol.sse import EventSplitter
+
+pytestmark = pytest.mark.model
+
+
+def ask(text: str, **sampling: object) -> GenerationRequest:
+    return GenerationRequest(
+        messages=(Message(role="user", content=text),),
+        request_id="req-test",
+        sampling=Sampling(**{"temperature": 0.0, "max_tokens": 300, **sampling}),
+    )
+
+
+async def fold(engine: LlamaCppEngine, request: GenerationRequest) -> Fold:
+    splitter, result = EventSplitter(), Fold()
+    async with engine.stream(request) as blocks:
+        async for block in blocks:
+            for event in splitter.feed(block):
+                if not event.is_done:
+                    result.add(read_chunk(event))
+    return result
+
+
+@pytest.fixture
+async def engine(base_model: Path) -> AsyncIterator[LlamaCppEngine]:
+    config = LlamaCppConfig(model_path=base_model, model_name="smollm2", slots=1)
+    made = LlamaCppEngine(config, clock=SystemClock())
+    await made.start()
+    yield made
+    await made.aclose()
+
+
+def child_of(engine: LlamaCppEngine) -> psutil.Process:
+    assert engine.status.pid is not None
+    return psutil.Process(engine.status.pid)
+
+
+async def test_killed_child_ends_the_stream_with_an_error_and_comes_back(
+    engine: LlamaCppEngine,
+) -> None:
+    """After kill -9 the cut stream raises, the engine serves again in seconds, no zombie stays."""
+    child = child_of(engine)
+    async with engine.stream(ask("Tell me a very long story")) as blocks:
+        await anext(blocks)
+        child.send_signal(signal.SIGKILL)
+        with pytest.raises(GenerationInterrupted):
+            async for _ in blocks:
+                pass
+    async with asyncio.timeout(5):
+        while engine.status.state != "ready" or engine.status.pid == child.pid:
+            await asyncio.sleep(0.02)
+    assert (await fold(engine, ask("Say hi", max_tokens=3))).text
+    assert engine.status.restarts == 1
+    assert not psutil.pid_exists(child.pid)
+
+
+@pytest.mark.parametrize("words", [60, 1500], ids=["short-prompt", "long-prompt"])
+async def test_abandoned_before_the_first_token_stops_the_work(
+    engine: LlamaCppEngine, words: int
+) -> None:
+    """A client that leaves while its prompt is being read costs no further CPU time."""
+    entered = asyncio.Event()
+
+    async def impatient() -> None:
+        async with engine.stream(ask("word " * words)) as blocks:
+            entered.set()
+            async for _ in blocks:
+                pass
+
+    task = asyncio.ensure_future(impatient())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.5)
+    before = sum(child_of(engine).cpu_times()[:2])
+    await asyncio.sleep(0.5)
+    assert sum(child_of(engine).cpu_times()[:2]) - before < 0.1
+
+
+async def test_broken_model_is_refused_with_the_engines_own_words(tmp_path: Path) -> None:
+    """A file that is no model fails the start, naming the file, and leaves no process."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\0" * 1000)
+    config = LlamaCppConfig(model_path=broken, model_name="broken")
+    made = LlamaCppEngine(config, clock=SystemClock())
+    with pytest.raises(InferenceFailed, match=r"broken\.gguf"):
+        await made.start()
+    assert made.status.state == "failed"
+    assert not [p for p in psutil.Process().children() if "llama_cpp.child" in p.cmdline()]
+
+
+async def test_socket_is_private(engine: LlamaCppEngine) -> None:
+    """Only this user can reach the engine: socket 0600 in a folder 0700."""
+    assert engine._child is not None
+    path = engine._child.socket_path
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+async def test_close_removes_process_and_socket(base_model: Path) -> None:
+    """After `aclose` neither the child nor its socket folder is left."""
+    made = LlamaCppEngine(
+        LlamaCppConfig(model_path=base_model, model_name="smollm2"), clock=SystemClock()
+    )
+    await made.start()
+    assert made._child is not None
+    pid, folder = made._child.pid, made._child.socket_path.parent
+    await made.aclose()
+    assert not psutil.pid_exists(pid)
+    assert not folder.exists()
+
+
+def test_child_goes_when_its_parent_is_killed(base_model: Path) -> None:
+    """Kill -9 of the parent takes the engine process and its socket along."""
+    program = (
+        "import asyncio, pathlib, sys\n"
+        "from mongars.core.clock import SystemClock\n"
+        "from mongars.engines.llama_cpp.config import LlamaCppConfig\n"
+        "from mongars.engines.llama_cpp.engine import LlamaCppEngine\n"
+        "async def main():\n"
+        "    config = LlamaCppConfig(model_path=pathlib.Path(sys.argv[1]), model_name='m')\n"
+        "    engine = LlamaCppEngine(config, clock=SystemClock())\n"
+        "    await engine.start()\n"
+        "    print(engine.status.pid, engine._child.socket_path.parent, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, str(base_model)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid, folder = parent.stdout.readline().split()
+    child = psutil.Process(int(pid))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    child.wait(timeout=5)
+    assert not Path(folder).exists()
+
+
+async def test_log_probabilities_reach_the_caller(engine: LlamaCppEngine) -> None:
+    """Asked for log-probabilities, the engine reports one per token."""
+    result = await fold(engine, ask("Say hi", max_tokens=4, logprobs=True))
+    logprobs = result.completion(engine.origin).logprobs
+    assert len(logprobs) == 4
+    assert all(value <= 0 for value in logprobs)
