@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -20,7 +19,8 @@ from mongars.core.errors import (
     MongarsError,
     NotReady,
 )
-from mongars.core.generation import GenerationRequest, Origin
+from mongars.core.generation import Origin
+from mongars.core.observe import Note, Observer, Silent
 from mongars.engines.chat import chat_body
 from mongars.engines.engine import EngineStatus
 from mongars.engines.llama_cpp.process import LlamaCppProcess
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mongars.core.clock import Clock
+    from mongars.core.generation import GenerationRequest
     from mongars.engines.llama_cpp.config import LlamaCppConfig
 
 RESTART_PAUSE = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -38,15 +39,16 @@ STABLE_AFTER = 30.0
 """Seconds of life after which a death counts as the first again."""
 RETRY_AFTER = 1.0
 
-log = logging.getLogger(__name__)
-
 
 class LlamaCppEngine:
     """One model in one child process; see `engines.engine.Engine` for what it promises."""
 
-    def __init__(self, config: LlamaCppConfig, *, clock: Clock) -> None:
+    def __init__(
+        self, config: LlamaCppConfig, *, clock: Clock, observer: Observer | None = None
+    ) -> None:
         self._config = config
         self._clock = clock
+        self._observer = observer or Silent()
         self._child: LlamaCppProcess | None = None
         self._session: aiohttp.ClientSession | None = None
         self._watch = Background(self._watch_child, name="llama-cpp-watch")
@@ -135,7 +137,7 @@ class LlamaCppEngine:
             code = await self._child.wait()
             deaths = 1 if self._clock.monotonic() - born > STABLE_AFTER else deaths + 1
             last_words = self._child.last_words()
-            log.warning("engine.died", extra={"exit_code": code, "stderr": last_words})
+            self._say("engine.died", exit_code=code, last_words=last_words)
             await self._drop_child()
             deaths = await self._revive(deaths, last_words)
 
@@ -150,9 +152,12 @@ class LlamaCppEngine:
             except InferenceFailed as error:
                 deaths += 1
                 reason = str(error)
-                log.warning("engine.restart_failed", extra={"detail": reason})
-        log.warning("engine.restarted", extra={"restarts": restarts})
+                self._say("engine.restart_failed", detail=reason)
+        self._say("engine.restarted", restarts=restarts)
         return deaths
+
+    def _say(self, name: str, **values: str | int) -> None:
+        self._observer.observe(Note(name=name, level="warning", values=values))
 
 
 async def _relay(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -1,0 +1,1 @@
+"""Where the `alembic` command starts; a thin door into the package."""

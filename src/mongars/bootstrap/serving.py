@@ -1,0 +1,58 @@
+"""Composes the Serve application's definition from the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import ConfigurationError
+from mongars.core.optional import require
+from mongars.engines.provisioning.cache import find_model
+from mongars.serving.config import EngineSpec, ReplicaConfig, SamplingDefaults, ServingConfig
+from mongars.serving.control import ServeControl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mongars.settings import Settings
+
+
+def serving_config(settings: Settings) -> ServingConfig:
+    """The application these settings describe. Raises `ConfigurationError` without a model."""
+    environment = settings.environment
+    path, name = provisioned_model(settings)
+    engine = EngineSpec(
+        model_path=str(path),
+        model_name=name,
+        slots=environment.slots,
+        context_tokens=environment.context_tokens,
+    )
+    sampling = SamplingDefaults(
+        temperature=environment.temperature,
+        top_p=environment.top_p,
+        max_tokens=environment.max_tokens,
+    )
+    return ServingConfig(
+        replica=ReplicaConfig(
+            engine=engine, sampling=sampling, max_body_bytes=environment.max_body_bytes
+        ),
+        replicas=environment.replicas,
+        port=environment.ray_http_port,
+    )
+
+
+def provisioned_model(settings: Settings) -> tuple[Path, str]:
+    """The general role's model file and name. Raises `ConfigurationError` if it is not there."""
+    found = find_model(settings.cache, "general")
+    if found is None:
+        message = (
+            f"No base model in {settings.cache}. Run: python -m scripts.provision_models"
+        )
+        raise ConfigurationError(message)
+    return found.path, found.name
+
+
+def serve_control(settings: Settings, address: str | None) -> ServeControl:
+    """The way to a cluster: the given address, else the configured one, else the local one."""
+    require("ray", extra="serve")
+    local = f"http://127.0.0.1:{settings.environment.ray_dashboard_port}"
+    return ServeControl(address or settings.environment.ray_address or local)

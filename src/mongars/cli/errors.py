@@ -1,0 +1,24 @@
+"""How a command fails: one line that says what is wrong and what to do, and exit status 1."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import MongarsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Turn an expected error into its message and exit status 1, Ctrl-C into 130."""
+    try:
+        yield
+    except MongarsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,95 @@
+"""`python -m modules.ray_service`: deploy, inspect and remove the Serve application."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mongars.bootstrap.serving import serve_control, serving_config
+from mongars.cli.errors import exit_on_error
+from mongars.serving.control import ApplicationState
+from mongars.serving.definition import deploy_schema
+from mongars.settings import load_settings
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+EXAMPLES = """
+Examples:
+  python -m modules.ray_service --deploy
+  python -m modules.ray_service --deploy --address http://ray-head:8265
+  python -m modules.ray_service --deploy --dry-run
+  python -m modules.ray_service --status --json
+  python -m modules.ray_service --shutdown
+"""
+
+
+@app.command(epilog=EXAMPLES)
+def ray_service(
+    deploy: Annotated[bool, typer.Option("--deploy", help="Deploy, wait until healthy.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show what is deployed.")] = False,
+    shutdown: Annotated[bool, typer.Option("--shutdown", help="Remove the application.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the definition; deploy nothing.")] = False,
+    address: Annotated[str | None, typer.Option(help="Ray dashboard URL of the cluster.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for HEALTHY.")] = 180.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Deploy, inspect or remove the Serve application of monGARS."""
+    if [deploy, status, shutdown].count(True) != 1:
+        message = "Choose one of --deploy, --status and --shutdown."
+        raise typer.BadParameter(message)
+    with exit_on_error():
+        if deploy and dry_run:
+            print(json.dumps(deploy_schema(serving_config(load_settings())), indent=2))
+        elif deploy:
+            _deploy(address, timeout=timeout, as_json=as_json)
+        elif status:
+            state = serve_control(load_settings(), address).status()
+            _show(state, as_json=as_json)
+            raise typer.Exit(0 if state.healthy else 1)
+        else:
+            serve_control(load_settings(), address).shutdown()
+            print("The Serve application is removed; the cluster keeps running.")
+
+
+def _deploy(address: str | None, *, timeout: float, as_json: bool) -> None:
+    settings = load_settings()
+    config = serving_config(settings)
+    console = Console(stderr=True)
+    said = ""
+
+    def progress(state: ApplicationState) -> None:
+        nonlocal said
+        if state.describe() != said:
+            said = state.describe()
+            console.print(said, highlight=False)
+
+    state = serve_control(settings, address).deploy(config, timeout=timeout, on_progress=progress)
+    _show(state, as_json=as_json)
+    if not as_json:
+        path = config.replica.generate_path
+        print(f"Endpoint: http://{config.host}:{config.port}{path}")
+
+
+def _show(state: ApplicationState, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"healthy": state.healthy, **asdict(state)}, indent=2))
+        return
+    word = "healthy" if state.healthy else "not healthy"
+    print(f"Application {state.status} ({word}) {state.message}".rstrip())
+    table = Table("deployment", "status", "replica", "state", "node", "pid", box=None)
+    for part in state.deployments:
+        for replica in part.replicas:
+            pid = "" if replica.pid is None else str(replica.pid)
+            table.add_row(part.name, part.status, replica.name, replica.state, replica.node, pid)
+    if state.deployments:
+        Console().print(table)
+
+
+def main() -> None:
+    """Run the command."""
+    app()

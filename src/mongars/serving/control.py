@@ -1,0 +1,163 @@
+"""Deploying, watching and removing the Serve application through the cluster's REST interface.
+
+The same interface `serve deploy` and `serve status` use: declarative, and idempotent for an
+unchanged definition. Nothing here joins the cluster, so it works from any machine that reaches
+the dashboard port.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+from mongars.core.clock import pause
+from mongars.core.errors import (
+    DeadlineExceeded,
+    EndpointUnreachable,
+    InferenceFailed,
+    InvalidAnswer,
+)
+from mongars.serving.config import APPLICATION
+from mongars.serving.definition import deploy_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mongars.serving.config import ServingConfig
+
+POLL_SECONDS = 0.2
+GAVE_UP = {"DEPLOY_FAILED", "UNHEALTHY"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """One replica as the controller sees it."""
+
+    name: str
+    state: str
+    node: str
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentState:
+    """One deployment: Serve's word for it, and its replicas."""
+
+    name: str
+    status: str
+    message: str
+    target: int
+    replicas: tuple[ReplicaState, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplicationState:
+    """Our application on a cluster; `status` is NOT_STARTED where it is not deployed."""
+
+    status: str
+    message: str
+    deployments: tuple[DeploymentState, ...] = ()
+
+    @property
+    def healthy(self) -> bool:
+        """The application runs and every deployment of it is healthy."""
+        parts = self.deployments
+        return self.status == "RUNNING" and all(part.status == "HEALTHY" for part in parts)
+
+    def describe(self) -> str:
+        """One line for a progress display."""
+        parts = ", ".join(
+            f"{p.name} {p.status}: {len(p.replicas)}/{p.target}" for p in self.deployments
+        )
+        return f"application {self.status}" + (f", {parts}" if parts else "")
+
+
+class ServeControl:
+    """Talks to one cluster's dashboard, such as `http://127.0.0.1:8265`."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def deploy(
+        self,
+        config: ServingConfig,
+        *,
+        timeout: float,
+        on_progress: Callable[[ApplicationState], None],
+    ) -> ApplicationState:
+        """Deploy and wait until healthy; returns the final state.
+
+        Raises:
+            EndpointUnreachable: no dashboard answers at the address.
+            InferenceFailed: the deployment failed; the message is Serve's own.
+            DeadlineExceeded: not healthy within `timeout` seconds.
+        """
+        self._call(lambda client: client.deploy_applications(deploy_schema(config)))
+        waited = 0.0
+        while waited < timeout:
+            state = self.status()
+            on_progress(state)
+            if state.healthy:
+                return state
+            if state.status in GAVE_UP:
+                detail = f"The deployment is {state.status}: {_reason(state)}"
+                raise InferenceFailed(detail)
+            pause(POLL_SECONDS)
+            waited += POLL_SECONDS
+        detail = f"Not healthy after {timeout:g} s: {state.describe()}. {_reason(state)}"
+        raise DeadlineExceeded(detail)
+
+    def status(self) -> ApplicationState:
+        """What the cluster says of our application. Raises `EndpointUnreachable`."""
+        details = self._call(lambda client: client.get_serve_details())
+        found = details.get("applications", {}).get(APPLICATION)
+        if found is None:
+            return ApplicationState(status="NOT_STARTED", message="")
+        return ApplicationState(
+            status=found["status"],
+            message=found.get("message") or "",
+            deployments=tuple(_deployment(part) for part in found["deployments"].values()),
+        )
+
+    def shutdown(self) -> None:
+        """Remove every Serve application of the cluster. Raises `EndpointUnreachable`."""
+        self._call(lambda client: client.delete_applications())
+
+    def _call(self, action: Callable[[ServeSubmissionClient], Any]) -> Any:  # noqa: ANN401
+        try:
+            return action(ServeSubmissionClient(self._address))
+        except OSError as exc:  # what `requests`, inside, raises is one too
+            detail = (
+                f"No Ray dashboard answers at {self._address}. Start Ray (`mongars up`, or"
+                " `ray start --head`), or name the right one with --address."
+            )
+            raise EndpointUnreachable(detail) from exc
+        except (RuntimeError, ValueError) as exc:
+            detail = f"The Ray dashboard at {self._address} refused: {exc}"
+            raise InvalidAnswer(detail) from exc
+
+
+def _deployment(part: dict[str, Any]) -> DeploymentState:
+    replicas = tuple(
+        ReplicaState(
+            name=replica["replica_id"],
+            state=replica["state"],
+            node=replica.get("node_ip") or "",
+            pid=replica.get("pid"),
+        )
+        for replica in part.get("replicas", ())
+    )
+    return DeploymentState(
+        name=part["name"],
+        status=part["status"],
+        message=part.get("message") or "",
+        target=part.get("target_num_replicas") or 0,
+        replicas=replicas,
+    )
+
+
+def _reason(state: ApplicationState) -> str:
+    messages = [state.message, *(part.message for part in state.deployments)]
+    return " ".join(message for message in messages if message).strip()

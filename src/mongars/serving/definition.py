@@ -1,0 +1,57 @@
+"""From our configuration to Ray Serve's declarative one (`ServeDeploySchema`), as plain data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mongars.serving.config import APPLICATION, DEPLOYMENT
+
+if TYPE_CHECKING:
+    from mongars.serving.config import ServingConfig
+
+BUILDER = "mongars.bootstrap.replica:application"
+HEADROOM = 8
+"""Places a replica keeps for health checks and broadcasts beside its requests."""
+
+
+def deploy_schema(config: ServingConfig) -> dict[str, Any]:
+    """The whole application, ready for `serve deploy` or the REST interface."""
+    replica = config.replica
+    in_replica = replica.engine.slots + replica.max_waiting
+    # Sampling travels as `user_config`: in `args` a change would restart every replica.
+    args = replica.model_dump(mode="json", exclude={"sampling"})
+    return {
+        "proxy_location": "EveryNode",
+        # Without an explicit host the declarative form listens on every interface.
+        "http_options": {
+            "host": config.host,
+            "port": config.port,
+            "request_timeout_s": replica.answer_timeout + 30,
+            "keep_alive_timeout_s": 90,
+        },
+        "logging_config": {"encoding": "JSON", "enable_access_log": False},
+        "applications": [
+            {
+                "name": APPLICATION,
+                "route_prefix": "/",
+                "import_path": BUILDER,
+                "args": {"replica": args},
+                "deployments": [
+                    {
+                        "name": DEPLOYMENT,
+                        "num_replicas": config.replicas,
+                        "max_ongoing_requests": in_replica + HEADROOM,
+                        "max_queued_requests": in_replica,
+                        "user_config": replica.sampling.model_dump(mode="json"),
+                        "ray_actor_options": {"num_cpus": config.cpus_per_replica},
+                        "graceful_shutdown_timeout_s": config.drain_seconds,
+                        "graceful_shutdown_wait_loop_s": 0.2,
+                        "health_check_period_s": 5,
+                        "health_check_timeout_s": 10,
+                        # One replica must not mean an outage at every code update.
+                        "max_surge_percent": 100,
+                    }
+                ],
+            }
+        ],
+    }

@@ -1,0 +1,68 @@
+"""The Ray Serve deployment: the thinnest possible shell around a replica.
+
+`LLMDeployment.bind(build_replica, config)` takes the factory by reference, so that what a replica
+is made of is decided by the composition root and not pickled into the cluster.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from ray import serve
+
+from mongars.core.errors import NotReady
+from mongars.core.observe import Note, Observer
+from mongars.serving.config import DEPLOYMENT, ReplicaConfig, SamplingDefaults
+from mongars.serving.ingress import build_ingress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastapi import FastAPI
+
+    from mongars.serving.replica import Replica
+
+
+@serve.deployment(name=DEPLOYMENT)
+@serve.ingress()
+class LLMDeployment:
+    """One language-model replica; HTTP ingress and engine client in one, for one hop."""
+
+    async def __init__(  # type: ignore[misc] # Ray awaits it
+        self,
+        build_replica: Callable[[ReplicaConfig, str], tuple[Replica, Observer]],
+        config: dict[str, Any],
+    ) -> None:
+        """Start the engine; Serve reports the replica HEALTHY only after that."""
+        name = serve.get_replica_context().replica_id.unique_id
+        self._replica, self._observer = build_replica(ReplicaConfig.model_validate(config), name)
+        await self._replica.start()
+        self._observer.observe(Note(name="llm.ray.deployment.ready", values={"replica": name}))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The application Serve routes requests to."""
+        return build_ingress(self._replica)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take new sampling defaults.
+
+        Never raises: Serve stops a replica whose `reconfigure` does. Nothing slow happens here
+        either: Serve routes nothing to a replica while it runs.
+        """
+        try:
+            sampling = SamplingDefaults.model_validate(user_config)
+        except ValidationError as exc:
+            problem = Note(
+                name="llm.ray.deployment.rejected", level="error", values={"detail": str(exc)}
+            )
+            self._observer.observe(problem)
+            return
+        self._replica.use_defaults(sampling)
+        self._observer.observe(Note(name="llm.ray.deployment.updated"))
+
+    def check_health(self) -> None:
+        """Raise while the engine has given up; a restart in progress is not illness."""
+        status = self._replica.engine_status
+        if status.state in {"failed", "stopped"}:
+            raise NotReady(status.detail or status.state)

@@ -1,0 +1,289 @@
+"""The only reader of the environment: every variable, its meaning, its default, its check.
+
+Values come from the process environment and, below it, from `.env` in the working directory. They
+are read once; the rest of the program receives the frozen configuration objects made here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mongars.core.errors import ConfigurationError
+from mongars.core.urls import http_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TRUE = {"1", "true", "yes", "on"}
+FALSE = {"0", "false", "no", "off"}
+DEFAULT_BACKOFF = (0.5, 1.0, 2.0, 4.0)
+
+
+def read_boolean(value: object) -> object:
+    """The one rule for booleans: 1/true/yes/on and 0/false/no/off, any case, trimmed."""
+    if not isinstance(value, str):
+        return value
+    word = value.strip().lower()
+    if word in TRUE | FALSE:
+        return word in TRUE
+    message = "must be one of 1/true/yes/on or 0/false/no/off"
+    raise ValueError(message)
+
+
+def split_list(value: object) -> object:
+    """A comma-separated list without its blanks."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def blank_is_none(value: object) -> object:
+    """An empty variable is an unset one."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Boolean = Annotated[bool, BeforeValidator(read_boolean)]
+Optional = BeforeValidator(blank_is_none)
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def variable(name: str, default: Any, description: str, **limits: Any) -> Any:  # noqa: ANN401
+    """One environment variable; the description feeds the generated reference."""
+    return Field(default=default, validation_alias=name, description=description, **limits)
+
+
+class Environment(BaseSettings):
+    """Every variable monGARS reads."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, case_sensitive=True
+    )
+
+    home: Path = variable(
+        "MONGARS_HOME",
+        Path("~/.mongars"),
+        "Folder with database, registry, logs and run files; back it up or delete it as one.",
+    )
+    cache: Path = variable(
+        "MONGARS_CACHE", Path("~/.cache/mongars"), "Folder with base models; can be rebuilt."
+    )
+    host: str = variable("MONGARS_HOST", "127.0.0.1", "Address the API listens on.")
+    port: Port = variable("MONGARS_PORT", 8080, "Port the API listens on.")
+    replicas: int = variable(
+        "MONGARS_REPLICAS", 1, "Serve replicas `mongars up` and `--deploy` ask for.", ge=1, le=1000
+    )
+    slots: int = variable("MONGARS_SLOTS", 4, "Requests one engine answers at once.", ge=1, le=256)
+    context_tokens: int = variable(
+        "MONGARS_CONTEXT_TOKENS",
+        4096,
+        "Context window per request in tokens, prompt and answer together.",
+        ge=256,
+    )
+    max_body_bytes: int = variable(
+        "MONGARS_MAX_BODY_BYTES", 1_000_000, "Largest request body read.", ge=1024
+    )
+    system_prompt: str | None = variable(
+        "MONGARS_SYSTEM_PROMPT", None, "System message put before every conversation."
+    )
+    log_level: str = variable(
+        "MONGARS_LOG_LEVEL",
+        "info",
+        "debug, info, warning or error.",
+        pattern="^(debug|info|warning|error)$",
+    )
+    bootstrap_api_key: Annotated[SecretStr | None, Optional] = variable(
+        "MONGARS_BOOTSTRAP_API_KEY", None, "Presets one admin API key (16 characters or more)."
+    )
+    api_key: Annotated[SecretStr | None, Optional] = variable(
+        "MONGARS_API_KEY",
+        None,
+        "Key `mongars chat` and `mongars status` use; default: the local one.",
+    )
+    secret_key: Annotated[SecretStr | None, Optional] = variable(
+        "SECRET_KEY",
+        None,
+        "Signs access tokens (32 characters or more); default: made once and kept in MONGARS_HOME.",
+        min_length=32,
+    )
+    token_minutes: int = variable(
+        "ACCESS_TOKEN_EXPIRE_MINUTES", 60, "How long an access token is valid.", ge=1
+    )
+
+    use_ray_serve: Annotated[Boolean | None, Optional] = variable(
+        "USE_RAY_SERVE", None, "Use Ray Serve; default: true when RAY_SERVE_URL names an endpoint."
+    )
+    ray_serve_url: Words = variable(
+        "RAY_SERVE_URL", (), "Comma-separated Serve endpoints, e.g. http://ray-head:8000/generate."
+    )
+    ray_client_timeout: float = variable(
+        "RAY_CLIENT_TIMEOUT",
+        10.0,
+        "Seconds until the first token of an attempt; grows with the prompt. Not a total.",
+        gt=0,
+    )
+    ray_client_connect_timeout: float = variable(
+        "RAY_CLIENT_CONNECT_TIMEOUT", 5.0, "Seconds to open a connection to an endpoint.", gt=0
+    )
+    ray_client_max_connections: int = variable(
+        "RAY_CLIENT_MAX_CONNECTIONS", 10, "Connections to Serve endpoints, per API process.", ge=1
+    )
+    ray_client_max_keepalive: int = variable(
+        "RAY_CLIENT_MAX_KEEPALIVE", 5, "Idle connections kept open for reuse.", ge=1
+    )
+    ray_scaling_status_codes: Words = variable(
+        "RAY_SCALING_STATUS_CODES",
+        ("503", "409"),
+        "Statuses that mean busy or scaling, not broken.",
+    )
+    ray_scaling_backoff: Words = variable(
+        "RAY_SCALING_BACKOFF",
+        ("0.5", "1", "2", "4"),
+        "Longest wait in seconds before each further round through the endpoints.",
+    )
+    ray_max_scale_cycles: int = variable(
+        "RAY_MAX_SCALE_CYCLES", 2, "Rounds through the endpoints before falling back.", ge=1, le=10
+    )
+    ray_http_port: Port = variable("RAY_HTTP_PORT", 8000, "Port of the Serve application.")
+    ray_port: Port = variable("RAY_PORT", 6379, "Port of the local cluster's head.")
+    ray_dashboard_port: Port = variable(
+        "RAY_DASHBOARD_PORT", 8265, "Port of the local cluster's dashboard and REST interface."
+    )
+    ray_address: str | None = variable(
+        "RAY_DASHBOARD_ADDRESS",
+        None,
+        "Dashboard URL of a given cluster, for --deploy and --status.",
+    )
+    general_model: str = variable(
+        "RAY_GENERAL_MODEL",
+        "smollm2-135m-instruct",
+        "Base model: the built-in one, a path to a GGUF file, or ollama:TAG.",
+    )
+    coding_model: str | None = variable(
+        "RAY_CODING_MODEL", None, "Base model for coding tasks; default: the general one."
+    )
+    temperature: float = variable("RAY_MODEL_TEMPERATURE", 0.7, "Sampling default.", ge=0, le=2)
+    top_p: float = variable("RAY_MODEL_TOP_P", 0.9, "Sampling default.", gt=0, le=1)
+    max_tokens: int = variable("RAY_MODEL_MAX_TOKENS", 512, "Longest answer by default.", ge=1)
+    ollama_host: Annotated[str | None, Optional] = variable(
+        "OLLAMA_HOST",
+        None,
+        "Ollama server, e.g. http://127.0.0.1:11434; unset: Ollama is not used.",
+    )
+    ollama_model: str = variable("OLLAMA_MODEL", "smollm2:135m", "Ollama tag used for fallback.")
+
+    database_url: Annotated[str | None, Optional] = variable(
+        "DATABASE_URL", None, "PostgreSQL or SQLite URL; default: SQLite in MONGARS_HOME."
+    )
+    db_pool_size: int = variable("DB_POOL_SIZE", 5, "Pooled database connections.", ge=1)
+    db_max_overflow: int = variable("DB_MAX_OVERFLOW", 10, "Connections beyond the pool.", ge=0)
+    db_pool_timeout: float = variable("DB_POOL_TIMEOUT", 30.0, "Seconds to wait for one.", gt=0)
+    db_startup_timeout: float = variable(
+        "DB_STARTUP_TIMEOUT", 120.0, "Seconds `init_db.py` waits for the database.", gt=0
+    )
+    db_startup_retry_interval: float = variable(
+        "DB_STARTUP_RETRY_INTERVAL", 3.0, "Seconds between its tries.", gt=0
+    )
+    registry: Path | None = variable(
+        "LLM_ADAPTER_REGISTRY_PATH", None, "Adapter registry; default: `registry` in MONGARS_HOME."
+    )
+
+    @field_validator("ray_serve_url")
+    @classmethod
+    def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(http_url(url) for url in value)
+
+    @field_validator("ollama_host")
+    @classmethod
+    def _ollama_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        return http_url(value if "://" in value else f"http://{value}")
+
+    @field_validator("ray_scaling_status_codes")
+    @classmethod
+    def _codes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for code in value:
+            if not (code.isdigit() and 400 <= int(code) <= 599):  # noqa: PLR2004
+                message = f"must be a comma-separated list of HTTP statuses, got {code!r}"
+                raise ValueError(message)
+        return value or ("503", "409")
+
+
+def read_environment(
+    source: Mapping[str, str] | None = None,
+) -> tuple[Environment, tuple[str, ...]]:
+    """All variables and the warnings about them.
+
+    Raises:
+        ConfigurationError: a value is wrong; the message names each such variable.
+    """
+    try:
+        if source is None:
+            environment = Environment()
+        else:
+            known = {field.validation_alias for field in Environment.model_fields.values()}
+            given = {name: value for name, value in source.items() if name in known}
+            environment = Environment.model_validate(given)
+    except ValidationError as exc:
+        lines = [_complaint(dict(error)) for error in exc.errors()]
+        raise ConfigurationError("\n".join(lines)) from exc
+    names = os.environ if source is None else source
+    return environment, (*unknown_names(names), *backoff_warnings(environment))
+
+
+def _complaint(error: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in error["loc"][:1])
+    reason = str(error["msg"]).removeprefix("Value error, ")
+    secret = any(word in name for word in ("KEY", "SECRET", "PASSWORD", "DATABASE_URL"))
+    shown = "" if secret else f" (got {error.get('input')!r})"
+    return f"{name}: {reason}{shown}"
+
+
+def unknown_names(names: Mapping[str, str]) -> tuple[str, ...]:
+    """Warnings for names that look like ours and are not.
+
+    Ray itself has hundreds of `RAY_` variables, so those are reported only when close to one of
+    ours.
+    """
+    known = {str(field.validation_alias) for field in Environment.model_fields.values()}
+    known |= {"MONGARS_STACK_ID"}
+    warnings = []
+    for name in sorted(set(names) - known):
+        if not name.startswith(("MONGARS_", "RAY_")):
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if near:
+            warnings.append(f"{name} is not a variable of monGARS; did you mean {near[0]}?")
+        elif name.startswith("MONGARS_") and not name.startswith("MONGARS_TEST_"):
+            warnings.append(f"{name} is not a variable of monGARS.")
+    return tuple(warnings)
+
+
+def backoff_warnings(environment: Environment) -> tuple[str, ...]:
+    """What was dropped from RAY_SCALING_BACKOFF, which is read leniently by contract."""
+    warnings = []
+    for entry in environment.ray_scaling_backoff:
+        try:
+            negative = float(entry) < 0
+        except ValueError:
+            warnings.append(f"RAY_SCALING_BACKOFF: {entry!r} is no number; using the default list.")
+        else:
+            if negative:
+                warnings.append(f"RAY_SCALING_BACKOFF: {entry!r} is negative; dropped.")
+    return tuple(warnings)
+
+
+def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:
+    """The schedule in seconds; a non-number resets the list to the default, negatives drop out."""
+    try:
+        numbers = tuple(float(entry) for entry in entries)
+    except ValueError:
+        return DEFAULT_BACKOFF
+    return tuple(number for number in numbers if number >= 0) or DEFAULT_BACKOFF

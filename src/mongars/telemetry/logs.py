@@ -1,0 +1,44 @@
+"""Log lines: one JSON object per event, to standard error, with the event's name and fields."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from mongars.core.observe import Event
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": 30, "error": 40}
+
+
+def configure_logs(*, level: str = "info", json_lines: bool = True) -> None:
+    """Set up structlog for this process. Plain text when a person reads along."""
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+class LogObserver:
+    """Writes every event as one log line."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger()
+
+    def observe(self, event: Event) -> None:
+        """Write it."""
+        self._log.log(LEVELS[event.level], event.name, **event.fields())
