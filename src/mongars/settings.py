@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,11 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mongars.core.errors import ConfigurationError
+from mongars.core.generation import Sampling
 from mongars.core.urls import http_url
+from mongars.engines.provisioning.spec import ProvisioningConfig, parse_model_spec
+from mongars.inference.config import InferenceConfig
+from mongars.persistence.config import DatabaseConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -287,3 +292,83 @@ def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:
     except ValueError:
         return DEFAULT_BACKOFF
     return tuple(number for number in numbers if number >= 0) or DEFAULT_BACKOFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the environment says, as the configuration objects the rest of the program takes."""
+
+    environment: Environment
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def home(self) -> Path:
+        """Folder of everything that is not rebuildable."""
+        return self.environment.home.expanduser().absolute()
+
+    @property
+    def cache(self) -> Path:
+        """Folder of base models."""
+        return self.environment.cache.expanduser().absolute()
+
+    def database(self) -> DatabaseConfig:
+        """Where the database is; SQLite in the home folder unless `DATABASE_URL` says otherwise."""
+        values = self.environment
+        return DatabaseConfig(
+            url=values.database_url or f"sqlite:///{self.home / 'mongars.db'}",
+            pool_size=values.db_pool_size,
+            max_overflow=values.db_max_overflow,
+            pool_timeout=values.db_pool_timeout,
+            startup_timeout=values.db_startup_timeout,
+            startup_retry_interval=values.db_startup_retry_interval,
+        )
+
+    def database_url(self) -> str:
+        """The database's URL, password included."""
+        return self.database().url
+
+    def provisioning(self) -> ProvisioningConfig:
+        """Which base model plays which role. Raises `ConfigurationError` for an unusable one."""
+        values = self.environment
+        models = {
+            "general": parse_model_spec(values.general_model),
+            "coding": parse_model_spec(values.coding_model or values.general_model),
+        }
+        if values.ollama_host is None:
+            return ProvisioningConfig(cache=self.cache, models=models)
+        return ProvisioningConfig(cache=self.cache, models=models, ollama_host=values.ollama_host)
+
+    def inference(self) -> InferenceConfig:
+        """How questions reach a model."""
+        values = self.environment
+        use_ray = values.use_ray_serve
+        return InferenceConfig(
+            endpoints=values.ray_serve_url,
+            use_ray=bool(values.ray_serve_url) if use_ray is None else use_ray,
+            timeout=values.ray_client_timeout,
+            connect_timeout=values.ray_client_connect_timeout,
+            max_connections=values.ray_client_max_connections,
+            max_keepalive=values.ray_client_max_keepalive,
+            scaling_status_codes=frozenset(int(code) for code in values.ray_scaling_status_codes),
+            scaling_backoff=backoff_schedule(values.ray_scaling_backoff),
+            max_scale_cycles=values.ray_max_scale_cycles,
+            ollama_host=values.ollama_host,
+            ollama_model=values.ollama_model,
+            sampling=Sampling(
+                temperature=values.temperature, top_p=values.top_p, max_tokens=values.max_tokens
+            ),
+        )
+
+
+def load_settings(source: Mapping[str, str] | None = None) -> Settings:
+    """Read everything once; `source` replaces the environment and `.env`, for tests.
+
+    Raises `ConfigurationError` naming every variable whose value is wrong.
+    """
+    environment, warnings = read_environment(source)
+    return Settings(environment=environment, warnings=warnings)
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with changes, for the processes it starts."""
+    return {**os.environ, **changes}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-Level = Literal["debug", "info", "warning", "error"]
-Value = str | int | float | bool | None
 
 
 class Event(Protocol):
@@ -20,12 +17,7 @@ class Event(Protocol):
         """Such as `llm.ray.fallback_local`."""
         ...
 
-    @property
-    def level(self) -> Level:
-        """How loud to say it."""
-        ...
-
-    def fields(self) -> Mapping[str, Value]:
+    def fields(self) -> Mapping[str, object]:
         """What is known about it."""
         ...
 
@@ -43,10 +35,9 @@ class Note:
     """An event without a class of its own."""
 
     name: str
-    level: Level = "info"
-    values: Mapping[str, Value] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict)
 
-    def fields(self) -> Mapping[str, Value]:
+    def fields(self) -> Mapping[str, object]:
         """The values given."""
         return self.values
 

@@ -76,3 +76,17 @@ EVENT_STREAM_HEADERS = {
     # Tells nginx, and proxies that follow it, not to hold events back.
     "x-accel-buffering": "no",
 }
+
+
+class AnswerApp:
+    """An ASGI response that a coroutine writes; cancelled when the client leaves."""
+
+    background: Any = None
+    """Looked for by FastAPI on every response."""
+
+    def __init__(self, serve: Callable[[Answer], Coroutine[Any, Any, None]]) -> None:
+        self._serve = serve
+
+    async def __call__(self, _scope: object, receive: Receive, send: Send) -> None:
+        """Run the coroutine until it ends or the client disconnects."""
+        await run_until_disconnect(receive, lambda: self._serve(Answer(send)))

@@ -20,6 +20,7 @@ from mongars.core.generation import (
     Usage,
 )
 from mongars.protocol.problems import error_from
+from mongars.protocol.sse import parse_event
 
 if TYPE_CHECKING:
     from mongars.protocol.sse import ServerEvent
@@ -131,13 +132,19 @@ def usage_body(usage: Usage) -> dict[str, Any]:
     }
 
 
-def completion_body(completion: Completion, *, answer_id: str, created: int) -> dict[str, Any]:
-    """A whole `chat.completion` object."""
+def completion_body(
+    completion: Completion,
+    *,
+    answer_id: str,
+    created: int,
+    logprobs: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """A whole `chat.completion` object; `logprobs` are the entries of `logprob_entries`."""
     choice: dict[str, Any] = {
         "index": 0,
         "message": {"role": "assistant", "content": completion.text},
         "finish_reason": completion.finish_reason,
-        "logprobs": None,
+        "logprobs": None if logprobs is None else {"content": logprobs},
     }
     body: dict[str, Any] = {
         "id": answer_id,
@@ -179,6 +186,17 @@ def usage_chunk_body(*, answer_id: str, created: int, model: str, usage: Usage) 
         "choices": [],
         "usage": usage_body(usage),
     }
+
+
+def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:
+    """The engine's log-probability entries of a chunk, token by token, as they came."""
+    if not chunk.logprobs:
+        return []
+    event = parse_event(chunk.raw)
+    if event is None:
+        return []
+    entries: list[dict[str, Any]] = orjson.loads(event.data)["choices"][0]["logprobs"]["content"]
+    return entries
 
 
 def read_chunk(event: ServerEvent) -> Chunk:

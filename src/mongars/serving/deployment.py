@@ -53,10 +53,8 @@ class LLMDeployment:
         try:
             sampling = SamplingDefaults.model_validate(user_config)
         except ValidationError as exc:
-            problem = Note(
-                name="llm.ray.deployment.rejected", level="error", values={"detail": str(exc)}
-            )
-            self._observer.observe(problem)
+            problem = {"detail": str(exc)}
+            self._observer.observe(Note(name="llm.ray.deployment.rejected", values=problem))
             return
         self._replica.use_defaults(sampling)
         self._observer.observe(Note(name="llm.ray.deployment.updated"))

@@ -7,21 +7,19 @@ import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
 
 from mongars.core.errors import (
     AdapterUnknown,
     InvalidRequest,
     MongarsError,
     NotReady,
-    TooLarge,
 )
 from mongars.core.ids import accept_id
 from mongars.protocol import headers
-from mongars.protocol.asgi import EVENT_STREAM_HEADERS, Answer, run_until_disconnect
+from mongars.protocol.asgi import EVENT_STREAM_HEADERS, Answer, AnswerApp
+from mongars.protocol.body import parse_model, read_limited
 from mongars.protocol.generate import (
     ERROR_EVENT,
     META_EVENT,
@@ -34,9 +32,7 @@ from mongars.protocol.problems import retry_after_header, status_of
 from mongars.protocol.sse import encode_event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
-
-    from starlette.types import Receive, Scope, Send
+    from collections.abc import AsyncIterator
 
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest
@@ -61,16 +57,8 @@ def build_ingress(replica: Replica) -> FastAPI:
     return app
 
 
-class AnswerResponse(Response):
-    """A response that a coroutine writes; cancelled when the client leaves."""
-
-    def __init__(self, serve: Callable[[Answer], Coroutine[Any, Any, None]]) -> None:
-        super().__init__()
-        self._serve = serve
-
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the coroutine until it ends or the client disconnects."""
-        await run_until_disconnect(receive, lambda: self._serve(Answer(send)))
+class AnswerResponse(AnswerApp, Response):
+    """`AnswerApp` in the shape FastAPI accepts from a handler."""
 
 
 class GenerateDoor:
@@ -87,7 +75,7 @@ class GenerateDoor:
             generation = body.to_generation(request_id=request_id)
             deadline = self._replica.deadline(timeout_of(request))
         except MongarsError as error:
-            return self._problem(error, request_id)
+            return self._problem(error)
         serve = self._stream if body.stream else self._whole
         return AnswerResponse(lambda answer: serve(answer, generation, deadline))
 
@@ -101,12 +89,12 @@ class GenerateDoor:
         if status.state == "ready":
             return JSONResponse({"status": "ready", **self._facts()})
         error = NotReady(f"The engine is {status.state}. {status.detail}".strip(), retry_after=1.0)
-        return self._problem(error, None)
+        return self._problem(error)
 
     async def _whole(
         self, answer: Answer, generation: GenerationRequest, deadline: Deadline
     ) -> None:
-        fixed = self._headers(generation.request_id)
+        fixed = self._headers()
         try:
             completion, timings = await self._replica.complete(generation, deadline)
         except MongarsError as error:
@@ -118,7 +106,7 @@ class GenerateDoor:
     async def _stream(
         self, answer: Answer, generation: GenerationRequest, deadline: Deadline
     ) -> None:
-        fixed = self._headers(generation.request_id)
+        fixed = self._headers()
         try:
             async with self._replica.stream(generation, deadline) as stream:
                 await answer.start(200, {**EVENT_STREAM_HEADERS, **fixed})
@@ -135,28 +123,32 @@ class GenerateDoor:
         await answer.end()
 
     async def _read(self, request: Request) -> GenerateRequest:
-        raw = await read_body(request, limit=self._replica.config.max_body_bytes)
-        body = parse_body(raw)
+        raw = await read_limited(
+            request.stream(),
+            declared=request.headers.get("content-length"),
+            limit=self._replica.config.max_body_bytes,
+        )
+        body = parse_model(raw, GenerateRequest)
         asked = body.adapter.version if body.adapter else None
         if asked is not None and asked != self._replica.origin.adapter_version:
             detail = f"This replica does not serve adapter {asked!r}."
             raise AdapterUnknown(detail)
         return body
 
-    def _problem(self, error: MongarsError, request_id: str | None) -> Response:
+    def _problem(self, error: MongarsError) -> Response:
         return JSONResponse(
             self._error_body(error),
             status_code=status_of(error),
-            headers={**self._headers(request_id), **retry_after_header(error)},
+            headers={**self._headers(), **retry_after_header(error)},
         )
 
     def _error_body(self, error: MongarsError) -> dict[str, Any]:
         return error_body(error, adapter_version=self._replica.origin.adapter_version)
 
-    def _headers(self, request_id: str | None) -> dict[str, str]:
+    def _headers(self) -> dict[str, str]:
+        # No request id here: Serve's proxy adds the one that came with the request.
         origin = self._replica.origin
         found = {
-            headers.REQUEST_ID: request_id,
             headers.ADAPTER_VERSION: origin.adapter_version,
             headers.ADAPTER_DIGEST: origin.adapter_digest,
             headers.REPLICA_ID: origin.replica,
@@ -190,36 +182,3 @@ def timeout_of(request: Request) -> float | None:
             return value
     detail = f"Header {headers.REQUEST_TIMEOUT_MS} must be a positive number, got {text!r}."
     raise InvalidRequest(detail)
-
-
-async def read_body(request: Request, *, limit: int) -> bytes:
-    """The request body. Raises `TooLarge` as soon as it exceeds the limit, without reading on."""
-    detail = f"The request body is larger than {limit} bytes."
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise TooLarge(detail)
-    body = bytearray()
-    async for block in request.stream():
-        body += block
-        if len(body) > limit:
-            raise TooLarge(detail)
-    return bytes(body)
-
-
-def parse_body(raw: bytes) -> GenerateRequest:
-    """The request in the body. Raises `InvalidRequest` naming the field that is wrong."""
-    try:
-        payload = orjson.loads(raw)
-    except orjson.JSONDecodeError as exc:
-        detail = f"Unable to parse JSON payload: {exc}."
-        raise InvalidRequest(detail) from exc
-    if not isinstance(payload, dict):
-        detail = "Request payload must be an object."
-        raise InvalidRequest(detail)
-    try:
-        return GenerateRequest.model_validate(payload)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        detail = f"Field {where!r}: {first['msg']}."
-        raise InvalidRequest(detail) from exc

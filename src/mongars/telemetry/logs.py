@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from mongars.telemetry.names import LEVEL_OF
+
 if TYPE_CHECKING:
     from mongars.core.observe import Event
+    from mongars.telemetry.names import Level
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": 30, "error": 40}
+LEVELS: dict[Level, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 
-def configure_logs(*, level: str = "info", json_lines: bool = True) -> None:
+def configure_logs(*, level: Level = "info", json_lines: bool = True) -> None:
     """Set up structlog for this process. Plain text when a person reads along."""
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer()
@@ -41,4 +49,5 @@ class LogObserver:
 
     def observe(self, event: Event) -> None:
         """Write it."""
-        self._log.log(LEVELS[event.level], event.name, **event.fields())
+        level = LEVELS[LEVEL_OF.get(event.name, "info")]
+        self._log.log(level, event.name, **event.fields())

@@ -1,0 +1,36 @@
+"""The API process as an ASGI application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+
+from mongars.api.conversation import conversation_routes
+from mongars.api.health import health_routes
+from mongars.api.login import login_routes
+from mongars.api.openai import openai_routes
+from mongars.api.problems import install_problem_handlers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from mongars.api.context import ApiContext
+
+
+def build_app(
+    context: ApiContext, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Any]]
+) -> FastAPI:
+    """All routes over one context; `lifespan` opens and closes the parts behind it."""
+    app = FastAPI(
+        title="monGARS",
+        version=context.config.version,
+        lifespan=lifespan,
+        docs_url=None,  # both pages load scripts from a CDN
+        redoc_url=None,
+    )
+    install_problem_handlers(app)
+    for routes in (openai_routes, conversation_routes, login_routes, health_routes):
+        app.include_router(routes(context))
+    return app

@@ -1,0 +1,52 @@
+"""What the routes work with; made once by the composition root, never by a route."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from mongars.api.accounts import Authenticator
+    from mongars.conversation.chat import Chat
+    from mongars.conversation.history import History
+    from mongars.core.clock import Clock
+    from mongars.inference.integration import LLMIntegration
+
+
+class Health(Protocol):
+    """A part that can say whether it works."""
+
+    async def healthy(self) -> None:
+        """Return quickly. Raises `StorageUnavailable` when it does not work."""
+        ...
+
+
+class MetricsPage(Protocol):
+    """The measurements, in Prometheus' text format."""
+
+    def render(self) -> tuple[str, bytes]:
+        """Content type and page."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiConfig:
+    """The API's own settings."""
+
+    model_name: str
+    version: str
+    max_body_bytes: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiContext:
+    """Every part the routes speak to."""
+
+    config: ApiConfig
+    clock: Clock
+    llm: LLMIntegration
+    chat: Chat
+    history: History
+    database: Health
+    authenticator: Authenticator
+    metrics: MetricsPage

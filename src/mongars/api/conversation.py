@@ -1,0 +1,175 @@
+"""monGARS' own dialect: a chat that remembers, and its history."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from mongars.api.answers import AnswerResponse, answer_headers, error_event, problem_headers
+from mongars.api.requests import principal_of, read_json, request_id_of
+from mongars.conversation.speech import speech_turn
+from mongars.core.errors import Forbidden, InvalidRequest, MongarsError
+from mongars.protocol.asgi import EVENT_STREAM_HEADERS
+from mongars.protocol.openai import usage_body
+from mongars.protocol.problems import error_numbers, status_of
+from mongars.protocol.sse import DONE, encode_event
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from mongars.api.context import ApiContext
+    from mongars.conversation.chat import Reply
+    from mongars.conversation.history import Turn
+    from mongars.core.identity import Principal
+    from mongars.protocol.asgi import Answer
+
+HISTORY_CAP = 100
+
+
+class ChatMessage(BaseModel):
+    """`POST /api/v1/conversation/chat`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    message: str = Field(min_length=1, max_length=100_000)
+    session_id: str | None = Field(default=None, max_length=100)
+    stream: bool = False
+
+    @field_validator("message")
+    @classmethod
+    def _not_blank(cls, value: str) -> str:
+        if not value.strip():
+            message = "must not be blank"
+            raise ValueError(message)
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ask:
+    principal: Principal
+    body: ChatMessage
+    request_id: str
+
+
+def conversation_routes(context: ApiContext) -> APIRouter:
+    """The router of the dialect."""
+    door = ConversationDoor(context)
+    router = APIRouter(prefix="/api/v1/conversation", tags=["conversation"])
+    router.add_api_route("/chat", door.chat, methods=["POST"], response_model=None)
+    router.add_api_route("/history", door.history, methods=["GET"], response_model=None)
+    return router
+
+
+class ConversationDoor:
+    """Handlers of the dialect."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a message with the memory of the conversation; whole, or as events."""
+        principal = await principal_of(request, self._context.authenticator)
+        limit = self._context.config.max_body_bytes
+        body = await read_json(request, ChatMessage, limit=limit)
+        ask = _Ask(principal=principal, body=body, request_id=request_id_of(request))
+        serve = self._stream if body.stream else self._whole
+        return AnswerResponse(lambda answer: serve(answer, ask))
+
+    async def history(
+        self,
+        request: Request,
+        *,
+        user_id: Annotated[str | None, Query()] = None,
+        limit: Annotated[int, Query()] = 10,
+        session_id: Annotated[str | None, Query(max_length=100)] = None,
+    ) -> Response:
+        """The caller's own turns, newest first."""
+        principal = await principal_of(request, self._context.authenticator)
+        if user_id is not None and user_id != principal.username:
+            detail = "Forbidden: a history is shown to its owner only."
+            raise Forbidden(detail)
+        if limit <= 0:
+            return JSONResponse({"detail": "limit must be positive"}, status_code=400)
+        turns = await self._context.history.latest(
+            principal.username, limit=min(limit, HISTORY_CAP), session_id=session_id
+        )
+        return JSONResponse([_turn_body(turn) for turn in turns])
+
+    def _open(self, ask: _Ask) -> AbstractAsyncContextManager[Reply]:
+        return self._context.chat.open(
+            ask.principal,
+            ask.body.message,
+            request_id=ask.request_id,
+            session_id=ask.body.session_id,
+        )
+
+    async def _whole(self, answer: Answer, ask: _Ask) -> None:
+        try:
+            async with self._open(ask) as reply:
+                logprobs = [value async for chunk in reply for value in chunk.logprobs]
+        except MongarsError as error:
+            await _problem(answer, error, ask.request_id)
+            return
+        headers = answer_headers(ask.request_id, route=reply.route, origin=reply.origin)
+        await answer.json(200, _reply_body(reply, logprobs), headers)
+
+    async def _stream(self, answer: Answer, ask: _Ask) -> None:
+        try:
+            async with self._open(ask) as reply:
+                headers = answer_headers(ask.request_id, route=reply.route, origin=reply.origin)
+                await answer.start(200, {**EVENT_STREAM_HEADERS, **headers})
+                logprobs: list[float] = []
+                async for chunk in reply:
+                    logprobs += chunk.logprobs
+                    if chunk.text:
+                        await answer.write(encode_event({"delta": chunk.text}, name="chunk"))
+                await answer.write(encode_event(_reply_body(reply, logprobs), name="complete"))
+                await answer.write(DONE)
+        except MongarsError as error:
+            if not answer.started:
+                await _problem(answer, error, ask.request_id)
+                return
+            await answer.write(error_event(error))
+        await answer.end()
+
+
+def _reply_body(reply: Reply, logprobs: list[float]) -> dict[str, Any]:
+    """The whole reply. `confidence` is exp(mean token log-probability), null if not reported."""
+    turn = reply.turn
+    if turn is None:
+        detail = "The reply was read before it was complete."
+        raise InvalidRequest(detail)
+    return {
+        "response": reply.text,
+        "confidence": math.exp(sum(logprobs) / len(logprobs)) if logprobs else None,
+        "processing_time": round(reply.processing_time, 6),
+        "speech_turn": speech_turn(
+            reply.text, turn_id=f"turn-{turn.id}", created_at=turn.timestamp
+        ),
+        "session_id": turn.session_id,
+        "finish_reason": reply.finish_reason,
+        "usage": None if reply.usage is None else usage_body(reply.usage),
+        "provider": reply.route.provider,
+        "adapter_version": reply.origin.adapter_version,
+    }
+
+
+def _turn_body(turn: Turn) -> dict[str, Any]:
+    return {
+        "user_id": turn.user_id,
+        "query": turn.query,
+        "response": turn.response,
+        "timestamp": turn.timestamp.isoformat(),
+        "expires_at": None if turn.expires_at is None else turn.expires_at.isoformat(),
+        "session_id": turn.session_id,
+    }
+
+
+async def _problem(answer: Answer, error: MongarsError, request_id: str) -> None:
+    body = {"detail": str(error), "error": error.code, **error_numbers(error)}
+    await answer.json(status_of(error), body, problem_headers(error, request_id))

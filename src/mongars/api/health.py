@@ -1,0 +1,67 @@
+"""`/healthz`, `/readyz`, `/ready` and `/metrics`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from mongars.api.requests import principal_of
+from mongars.core.errors import StorageUnavailable
+
+if TYPE_CHECKING:
+    from mongars.api.context import ApiContext
+
+
+def health_routes(context: ApiContext) -> APIRouter:
+    """The router; everything but `/metrics` is open."""
+    door = HealthDoor(context)
+    router = APIRouter(tags=["health"])
+    router.add_api_route("/healthz", door.health, methods=["GET"], response_model=None)
+    router.add_api_route("/readyz", door.ready, methods=["GET"], response_model=None)
+    router.add_api_route("/ready", door.ready, methods=["GET"], include_in_schema=False)
+    router.add_api_route("/metrics", door.metrics, methods=["GET"], response_model=None)
+    return router
+
+
+class HealthDoor:
+    """What the process says of itself and of what it needs."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+
+    async def health(self) -> dict[str, str]:
+        """The process answers. Nothing else is claimed."""
+        return {"status": "ok", "version": self._context.config.version}
+
+    async def ready(self) -> Response:
+        """Whether a chat sent now would be answered and remembered, and which parts are up.
+
+        `ready`: by the first choice. `degraded`: by a fallback. `unavailable` (503): not at all.
+        """
+        database = await self._database()
+        providers = {status.name: status for status in await self._context.llm.status()}
+        states = {name: status.state for name, status in providers.items()}
+        first = next(iter(states.values()), "down")
+        status = "ready" if first in {"up", "unknown"} else "degraded"
+        if database["state"] != "up" or all(state in {"down", "off"} for state in states.values()):
+            status = "unavailable"
+        parts: dict[str, Any] = {"database": database}
+        for name, provider in providers.items():
+            parts[name] = {"state": provider.state, "detail": provider.detail}
+        code = 503 if status == "unavailable" else 200
+        return JSONResponse({"status": status, "parts": parts}, status_code=code)
+
+    async def metrics(self, request: Request) -> Response:
+        """The measurements in Prometheus' text format."""
+        await principal_of(request, self._context.authenticator)
+        content_type, page = self._context.metrics.render()
+        return Response(page, media_type=content_type)
+
+    async def _database(self) -> dict[str, str]:
+        try:
+            await self._context.database.healthy()
+        except StorageUnavailable as error:
+            return {"state": "down", "detail": str(error)}
+        return {"state": "up", "detail": ""}

@@ -1,0 +1,43 @@
+"""`POST /token`: an access token for a name and a password."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from mongars.api.requests import read_body
+from mongars.core.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from mongars.api.context import ApiContext
+
+FORM_LIMIT = 10_000
+
+
+def login_routes(context: ApiContext) -> APIRouter:
+    """The router."""
+    door = LoginDoor(context)
+    router = APIRouter(tags=["accounts"])
+    router.add_api_route("/token", door.token, methods=["POST"], response_model=None)
+    return router
+
+
+class LoginDoor:
+    """Handlers of the login."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+
+    async def token(self, request: Request) -> Response:
+        """Form fields `username` and `password` (OAuth 2 password form) for a bearer token."""
+        raw = await read_body(request, limit=FORM_LIMIT)
+        form = parse_qs(raw.decode("utf-8", "replace"), keep_blank_values=True)
+        username, password = form.get("username", [""])[0], form.get("password", [""])[0]
+        if not username or not password:
+            detail = "Send the form fields username and password (form-urlencoded)."
+            raise InvalidRequest(detail)
+        token = await self._context.authenticator.login(username, password)
+        return JSONResponse({"access_token": token, "token_type": "bearer"})

@@ -1,0 +1,191 @@
+"""The OpenAI dialect: `/v1/chat/completions` and `/v1/models`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from mongars.api.answers import AnswerResponse, answer_headers, error_event, problem_headers
+from mongars.api.requests import principal_of, read_json, request_id_of
+from mongars.core.errors import ModelUnknown, MongarsError
+from mongars.protocol import headers
+from mongars.protocol.asgi import EVENT_STREAM_HEADERS
+from mongars.protocol.openai import (
+    ChatCompletionRequest,
+    Fold,
+    chunk_body,
+    completion_body,
+    logprob_entries,
+    usage_chunk_body,
+)
+from mongars.protocol.problems import openai_body, status_of
+from mongars.protocol.sse import DONE, encode_event
+
+if TYPE_CHECKING:
+    from mongars.api.context import ApiContext
+    from mongars.core.generation import Chunk, GenerationRequest
+    from mongars.protocol.asgi import Answer
+
+MODEL_ALIAS = "mongars"
+"""Always names the model this stack serves, whatever it is."""
+
+
+def openai_routes(context: ApiContext) -> APIRouter:
+    """The router of the dialect."""
+    door = OpenAIDoor(context)
+    router = APIRouter(prefix="/v1", tags=["openai"])
+    router.add_api_route(
+        "/chat/completions", door.chat_completions, methods=["POST"], response_model=None
+    )
+    router.add_api_route("/models", door.models, methods=["GET"], response_model=None)
+    router.add_api_route("/models/{name}", door.model, methods=["GET"], response_model=None)
+    return router
+
+
+class OpenAIDoor:
+    """Handlers of the dialect. Errors raised here are answered by `api.problems`."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`."""
+        await principal_of(request, self._context.authenticator)
+        names = [self._context.config.model_name, MODEL_ALIAS]
+        return JSONResponse({"object": "list", "data": [_card(name) for name in names]})
+
+    async def model(self, request: Request, name: str) -> Response:
+        """`GET /v1/models/{name}`."""
+        await principal_of(request, self._context.authenticator)
+        self._check_model(name)
+        return JSONResponse(_card(name))
+
+    async def chat_completions(self, request: Request) -> Response:
+        """`POST /v1/chat/completions`, whole or streamed."""
+        await principal_of(request, self._context.authenticator)
+        limit = self._context.config.max_body_bytes
+        body = await read_json(request, ChatCompletionRequest, limit=limit)
+        self._check_model(body.model)
+        generation = body.to_generation(
+            request_id=request_id_of(request), session_id=request.headers.get(headers.SESSION_ID)
+        )
+        serve = self._stream if body.stream else self._whole
+        return AnswerResponse(lambda answer: serve(answer, generation, body))
+
+    def _check_model(self, name: str) -> None:
+        known = self._context.config.model_name
+        if name not in {"", known, MODEL_ALIAS}:
+            detail = f"The model {name!r} does not exist here. Served: {known!r}, {MODEL_ALIAS!r}."
+            raise ModelUnknown(detail)
+
+    async def _whole(
+        self, answer: Answer, generation: GenerationRequest, body: ChatCompletionRequest
+    ) -> None:
+        fold, entries = Fold(), []
+        try:
+            async with self._context.llm.open(generation) as reply:
+                async for chunk in reply:
+                    fold.add(chunk)
+                    entries += logprob_entries(chunk)
+                completion = fold.completion(reply.origin)
+                fixed = answer_headers(
+                    generation.request_id, route=reply.route, origin=reply.origin
+                )
+        except MongarsError as error:
+            await _problem(answer, error, generation.request_id)
+            return
+        whole = completion_body(
+            completion,
+            answer_id=f"chatcmpl-{generation.request_id}",
+            created=int(self._context.clock.now().timestamp()),
+            logprobs=entries if body.logprobs else None,
+        )
+        await answer.json(200, whole, fixed)
+
+    async def _stream(
+        self, answer: Answer, generation: GenerationRequest, body: ChatCompletionRequest
+    ) -> None:
+        try:
+            async with self._context.llm.open(generation) as reply:
+                fixed = answer_headers(
+                    generation.request_id, route=reply.route, origin=reply.origin
+                )
+                await answer.start(200, {**EVENT_STREAM_HEADERS, **fixed})
+                writer = ChunkWriter(
+                    answer_id=f"chatcmpl-{generation.request_id}",
+                    created=int(self._context.clock.now().timestamp()),
+                    model=reply.origin.model,
+                    with_usage=bool(body.stream_options and body.stream_options.include_usage),
+                )
+                await answer.write(writer.role())
+                async for chunk in reply:
+                    if block := writer.chunk(chunk):
+                        await answer.write(block)
+                await answer.write(writer.end())
+        except MongarsError as error:
+            if not answer.started:
+                await _problem(answer, error, generation.request_id)
+                return
+            await answer.write(error_event(error))
+        await answer.end()
+
+
+class ChunkWriter:
+    """Writes the events of one streamed answer: one role, the text, one finish, maybe usage."""
+
+    def __init__(self, *, answer_id: str, created: int, model: str, with_usage: bool) -> None:
+        self._id = answer_id
+        self._created = created
+        self._model = model
+        self._with_usage = with_usage
+        self._usage: bytes = b""
+
+    def role(self) -> bytes:
+        """The first event."""
+        return self._event({"role": "assistant", "content": ""})
+
+    def chunk(self, chunk: Chunk) -> bytes:
+        """The event for a chunk; empty when there is nothing to say yet."""
+        if chunk.usage is not None and self._with_usage:
+            body = usage_chunk_body(
+                answer_id=self._id, created=self._created, model=self._model, usage=chunk.usage
+            )
+            self._usage = encode_event(body)
+        written = b""
+        if chunk.text:
+            written = self._event({"content": chunk.text}, logprobs=logprob_entries(chunk))
+        if chunk.finish_reason is not None:
+            written += self._event({}, finish_reason=chunk.finish_reason)
+        return written
+
+    def end(self) -> bytes:
+        """What ends a complete answer."""
+        return self._usage + DONE
+
+    def _event(
+        self,
+        delta: dict[str, Any],
+        *,
+        finish_reason: str | None = None,
+        logprobs: list[dict[str, Any]] | None = None,
+    ) -> bytes:
+        body = chunk_body(
+            answer_id=self._id,
+            created=self._created,
+            model=self._model,
+            delta=delta,
+            finish_reason=finish_reason,
+        )
+        if logprobs:
+            body["choices"][0]["logprobs"] = {"content": logprobs}
+        return encode_event(body)
+
+
+async def _problem(answer: Answer, error: MongarsError, request_id: str) -> None:
+    await answer.json(status_of(error), openai_body(error), problem_headers(error, request_id))
+
+
+def _card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "mongars"}

@@ -1,0 +1,65 @@
+"""How errors are answered: `/v1` in OpenAI's shape, everything else as `{"detail": …}`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from mongars.api.answers import problem_headers
+from mongars.api.requests import request_id_of
+from mongars.core.errors import InvalidRequest, MongarsError, NotFound
+from mongars.protocol.problems import error_numbers, openai_body, status_of
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+
+OPENAI_PREFIX = "/v1/"
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Make every expected error of a route an answer with a real status and a helpful body."""
+    app.add_exception_handler(MongarsError, _expected)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _framework)
+
+
+def problem_response(request: Request, error: MongarsError, *, status: int) -> Response:
+    """The answer to an error, in the dialect of the route."""
+    headers = problem_headers(error, request_id_of(request))
+    if status == 401:  # noqa: PLR2004
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(problem_body(request.url.path, error), status_code=status, headers=headers)
+
+
+def problem_body(path: str, error: MongarsError) -> dict[str, Any]:
+    """The body of an error in the dialect of a path."""
+    if path.startswith(OPENAI_PREFIX):
+        return openai_body(error)
+    return {"detail": str(error), "error": error.code, **error_numbers(error)}
+
+
+async def _expected(request: Request, exc: Exception) -> Response:
+    error = exc if isinstance(exc, MongarsError) else MongarsError()
+    status = status_of(error)
+    if isinstance(error, InvalidRequest) and not request.url.path.startswith(OPENAI_PREFIX):
+        status = 422  # what callers of the earlier monGARS know from its own routes
+    return problem_response(request, error, status=status)
+
+
+async def _invalid(request: Request, exc: Exception) -> Response:
+    detail = str(exc)
+    if isinstance(exc, RequestValidationError):
+        parts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in exc.errors()]
+        detail = "; ".join(parts) + "."
+    return problem_response(request, InvalidRequest(detail), status=422)
+
+
+async def _framework(request: Request, exc: Exception) -> Response:
+    status, reason = 500, "Internal error."
+    if isinstance(exc, HTTPException):
+        status, reason = exc.status_code, f"{request.method} {request.url.path}: {exc.detail}."
+    kind = NotFound if status == 404 else InvalidRequest  # noqa: PLR2004
+    return problem_response(request, kind(reason), status=status)

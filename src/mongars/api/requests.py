@@ -1,0 +1,45 @@
+"""Reading a request: its credentials, its body, its id, with errors that say what is wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel
+
+from mongars.core.ids import accept_id
+from mongars.protocol import headers
+from mongars.protocol.body import parse_model, read_limited
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from mongars.api.accounts import Authenticator
+    from mongars.core.identity import Principal
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def request_id_of(request: Request) -> str:
+    """The caller's request id if it is harmless, else a fresh one; the same for one request."""
+    state = request.scope.setdefault("state", {})
+    if "request_id" not in state:
+        given = request.headers.get(headers.REQUEST_ID)
+        state["request_id"] = accept_id(given, prefix="req")
+    found: str = state["request_id"]
+    return found
+
+
+async def principal_of(request: Request, authenticator: Authenticator) -> Principal:
+    """Who asks. Raises `NotAuthenticated` saying what is wrong with the credentials."""
+    return await authenticator.authenticate(request.headers.get("authorization"))
+
+
+async def read_json(request: Request, model: type[Model], *, limit: int) -> Model:
+    """The body as a model. Raises `TooLarge` or `InvalidRequest`, see `protocol.body`."""
+    return parse_model(await read_body(request, limit=limit), model)
+
+
+async def read_body(request: Request, *, limit: int) -> bytes:
+    """The whole body. Raises `TooLarge` beyond `limit` bytes."""
+    declared = request.headers.get("content-length")
+    return await read_limited(request.stream(), declared=declared, limit=limit)

@@ -1,0 +1,57 @@
+"""Request bodies: read up to a limit, parsed into a model, with errors that name what is wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from mongars.core.errors import InvalidRequest, TooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_limited(blocks: AsyncIterator[bytes], *, declared: str | None, limit: int) -> bytes:
+    """The whole body; `declared` is its Content-Length, if any.
+
+    Raises `TooLarge` as soon as the body is known to exceed `limit` bytes, without reading on.
+    """
+    detail = f"The request body is larger than {limit} bytes."
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        raise TooLarge(detail)
+    body = bytearray()
+    async for block in blocks:
+        body += block
+        if len(body) > limit:
+            raise TooLarge(detail)
+    return bytes(body)
+
+
+def parse_model(raw: bytes, model: type[Model]) -> Model:
+    """The body as a model. Raises `InvalidRequest` naming every field that is wrong, and why."""
+    try:
+        payload = orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        detail = f"Unable to parse JSON payload: {exc}."
+        raise InvalidRequest(detail) from exc
+    if not isinstance(payload, dict):
+        detail = "Request payload must be an object."
+        raise InvalidRequest(detail)
+    try:
+        return model.model_validate(payload)
+    except ValidationError as exc:
+        raise InvalidRequest(describe(exc)) from exc
+
+
+def describe(error: ValidationError) -> str:
+    """Every field that is wrong, and why, in one line."""
+    parts = []
+    for entry in error.errors():
+        where = ".".join(str(part) for part in entry["loc"])
+        reason = str(entry["msg"]).removeprefix("Value error, ")
+        parts.append(f"{where}: {reason}" if where else reason)
+    return "; ".join(parts) + "."

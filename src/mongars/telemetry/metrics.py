@@ -1,0 +1,135 @@
+"""Measurements: events counted with OpenTelemetry, shown in Prometheus' text format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+from mongars.inference.events import (
+    Answered,
+    AttemptFailed,
+    AttemptStarted,
+    AttemptSucceeded,
+    FellBack,
+    ScalingSeen,
+)
+from mongars.telemetry import names
+from mongars.telemetry.names import METRICS, SECONDS, Metric
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Counter, Histogram
+
+    from mongars.core.observe import Event, Observer
+
+NAMESPACE = "mongars"
+
+
+class Metrics:
+    """An observer that counts; one per process."""
+
+    def __init__(self, *, version: str) -> None:
+        reader = PrometheusMetricReader(scope_info_enabled=False)
+        resource = Resource.create({"service.name": "mongars-api", "service.version": version})
+        self._provider = MeterProvider(metric_readers=[reader], resource=resource)
+        self._counters: dict[str, Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
+        meter = self._provider.get_meter(NAMESPACE, version)
+        for metric in METRICS:
+            if metric.kind == "histogram":
+                self._histograms[metric.name] = meter.create_histogram(
+                    metric.name,
+                    unit=metric.unit,
+                    description=metric.description,
+                    explicit_bucket_boundaries_advisory=SECONDS,
+                )
+            else:
+                self._counters[metric.name] = meter.create_counter(
+                    metric.name, unit=metric.unit, description=metric.description
+                )
+        self._start_at_zero()
+
+    def observe(self, event: Event) -> None:
+        """Count one event."""
+        match event:
+            case AttemptStarted():
+                self._add(
+                    names.RAY_REQUESTS, _place(event, status="attempt", attempt=event.attempt)
+                )
+            case AttemptFailed():
+                where = _place(event, status="failure", reason=event.reason)
+                self._add(names.RAY_FAILURES, _with_code(where, event.status_code))
+            case ScalingSeen():
+                where = _place(event, status="scaling", reason="status_code")
+                self._add(names.RAY_SCALING, _with_code(where, event.status_code))
+            case AttemptSucceeded():
+                self._record(names.RAY_LATENCY, event.seconds, _place(event, status="success"))
+                self._record(names.RAY_FIRST_TOKEN, event.first_token_seconds, _place(event))
+            case FellBack():
+                self._add(names.RAY_FALLBACK, {"reason": event.reason})
+            case Answered():
+                self._answered(event)
+            case _:
+                pass
+
+    def render(self) -> tuple[str, bytes]:
+        """Content type and page, for `/metrics`."""
+        return CONTENT_TYPE_LATEST, generate_latest(REGISTRY)
+
+    def close(self) -> None:
+        """Unregister from the process-wide Prometheus registry."""
+        self._provider.shutdown()
+
+    def _answered(self, event: Answered) -> None:
+        outcome = "fallback" if event.fallback else "success"
+        if event.outcome == "interrupted":
+            outcome = "error"
+        if event.outcome != "abandoned":
+            self._add(names.REQUESTS, {"outcome": outcome})
+        where = {"provider": event.provider, "outcome": event.outcome}
+        self._record(names.DURATION, event.seconds, where)
+        counts = (("input", event.prompt_tokens), ("output", event.completion_tokens))
+        for kind, count in counts:
+            if count is not None:
+                attributes = {"provider": event.provider, "type": kind}
+                self._counters[names.TOKENS.name].add(count, attributes)
+
+    def _start_at_zero(self) -> None:
+        # A counter without a first value has no series: ratios over it are empty, and `increase`
+        # misses the first event.
+        for outcome in ("success", "fallback", "error"):
+            self._counters[names.REQUESTS.name].add(0, {"outcome": outcome})
+        for reason in ("ray_exception", "error_response", "empty_response"):
+            self._counters[names.RAY_FALLBACK.name].add(0, {"reason": reason})
+
+    def _add(self, metric: Metric, attributes: dict[str, Any]) -> None:
+        self._counters[metric.name].add(1, attributes)
+
+    def _record(self, metric: Metric, value: float, attributes: dict[str, Any]) -> None:
+        self._histograms[metric.name].record(value, attributes)
+
+
+def _place(
+    event: AttemptStarted | AttemptFailed | ScalingSeen | AttemptSucceeded, **more: str | int
+) -> dict[str, Any]:
+    path = {} if event.path == "/" else {"path": event.path}
+    return {"endpoint": event.endpoint, **path, **more}
+
+
+def _with_code(attributes: dict[str, Any], code: int | None) -> dict[str, Any]:
+    return attributes if code is None else {**attributes, "status_code": code}
+
+
+class Several:
+    """An observer that passes every event on to others, in order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def observe(self, event: Event) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.observe(event)

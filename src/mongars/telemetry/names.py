@@ -1,0 +1,150 @@
+"""Every metric and log event: name, unit, meaning. `docs/reference/metrics.md` is made from this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["debug", "info", "warning", "error"]
+Kind = Literal["counter", "histogram", "gauge"]
+
+SECONDS = (
+    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
+    *(1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+)
+"""Bucket bounds for durations, those of the GenAI conventions; the SDK's own suit milliseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One instrument."""
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    attributes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEvent:
+    """One log line by its name."""
+
+    name: str
+    level: Level
+    description: str
+
+
+RAY_REQUESTS = Metric(
+    name="llm.ray.requests",
+    kind="counter",
+    unit="{request}",
+    description="Attempts sent to Ray Serve endpoints.",
+    attributes=("endpoint", "path", "status", "attempt"),
+)
+RAY_FAILURES = Metric(
+    name="llm.ray.failures",
+    kind="counter",
+    unit="{failure}",
+    description="Attempts on Ray Serve that failed.",
+    attributes=("endpoint", "path", "status", "reason", "status_code"),
+)
+RAY_SCALING = Metric(
+    name="llm.ray.scaling_events",
+    kind="counter",
+    unit="{event}",
+    description="Answers of Ray Serve that mean busy or scaling.",
+    attributes=("endpoint", "path", "status", "reason", "status_code"),
+)
+RAY_LATENCY = Metric(
+    name="llm.ray.latency",
+    kind="histogram",
+    unit="s",
+    description="Duration of successful attempts on Ray Serve, to the last token.",
+    attributes=("endpoint", "path", "status"),
+)
+RAY_FIRST_TOKEN = Metric(
+    name="llm.ray.ttft",
+    kind="histogram",
+    unit="s",
+    description="Time to the first token of successful attempts on Ray Serve.",
+    attributes=("endpoint", "path"),
+)
+RAY_FALLBACK = Metric(
+    name="llm.ray.fallback",
+    kind="counter",
+    unit="{request}",
+    description="Requests that fell back from Ray Serve to a local provider.",
+    attributes=("reason",),
+)
+REQUESTS = Metric(
+    name="llm.requests",
+    kind="counter",
+    unit="{request}",
+    description="Questions, by how they ended: success, fallback or error.",
+    attributes=("outcome",),
+)
+DURATION = Metric(
+    name="llm.request.duration",
+    kind="histogram",
+    unit="s",
+    description="Time from a question's arrival to the end of its answer.",
+    attributes=("provider", "outcome"),
+)
+TOKENS = Metric(
+    name="llm.tokens",
+    kind="counter",
+    unit="{token}",
+    description="Tokens the engines reported, read (input) and written (output).",
+    attributes=("provider", "type"),
+)
+
+METRICS = (
+    RAY_REQUESTS,
+    RAY_FAILURES,
+    RAY_SCALING,
+    RAY_LATENCY,
+    RAY_FIRST_TOKEN,
+    RAY_FALLBACK,
+    REQUESTS,
+    DURATION,
+    TOKENS,
+)
+
+LOG_EVENTS = (
+    LogEvent(name="api.started", level="info", description="The API listens."),
+    LogEvent(name="api.stopped", level="info", description="The API stopped."),
+    LogEvent(name="settings.warning", level="warning", description="A setting looks wrong."),
+    LogEvent(name="engine.died", level="warning", description="An engine process ended."),
+    LogEvent(name="engine.restarted", level="warning", description="It runs again."),
+    LogEvent(name="engine.restart_failed", level="error", description="It does not start again."),
+    LogEvent(name="llm.answered", level="info", description="An answer ended; how and from where."),
+    LogEvent(name="llm.ray.enabled", level="info", description="Ray Serve takes part."),
+    LogEvent(name="llm.ray.disabled", level="warning", description="Local providers only."),
+    LogEvent(name="llm.ray.dispatch", level="info", description="An attempt goes out."),
+    LogEvent(name="llm.ray.success", level="debug", description="An attempt was answered."),
+    LogEvent(name="llm.ray.scaling", level="info", description="An endpoint asks for patience."),
+    LogEvent(name="llm.ray.server_error", level="warning", description="An endpoint answered 5xx."),
+    LogEvent(name="llm.ray.transport_error", level="warning", description="No answer came."),
+    LogEvent(name="llm.ray.error_response", level="warning", description="The answer is an error."),
+    LogEvent(name="llm.ray.empty_response", level="warning", description="The answer is empty."),
+    LogEvent(name="llm.ray.invalid_json", level="error", description="The answer is unreadable."),
+    LogEvent(
+        name="llm.ray.fallback_local",
+        level="warning",
+        description="Ray Serve could not begin an answer; the local providers take over.",
+    ),
+    LogEvent(name="llm.ray.endpoint_down", level="warning", description="An endpoint is left out."),
+    LogEvent(name="llm.ray.endpoint_reachable", level="info", description="It is back."),
+    LogEvent(name="llm.ollama.error", level="warning", description="Ollama could not answer."),
+    LogEvent(name="llm.embedded.error", level="warning", description="The embedded engine failed."),
+    LogEvent(name="llm.ray.deployment.ready", level="info", description="A replica serves."),
+    LogEvent(name="llm.ray.deployment.updated", level="info", description="New sampling defaults."),
+    LogEvent(
+        name="llm.ray.deployment.rejected",
+        level="error",
+        description="A configuration was refused; the replica goes on with the one it had.",
+    ),
+)
+
+LEVEL_OF: dict[str, Level] = {event.name: event.level for event in LOG_EVENTS}
