@@ -10,7 +10,7 @@ import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -56,6 +56,7 @@ def blank_is_none(value: object) -> object:
 Boolean = Annotated[bool, BeforeValidator(read_boolean)]
 Optional = BeforeValidator(blank_is_none)
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+Level = Literal["debug", "info", "warning", "error"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -97,12 +98,7 @@ class Environment(BaseSettings):
     system_prompt: str | None = variable(
         "MONGARS_SYSTEM_PROMPT", None, "System message put before every conversation."
     )
-    log_level: str = variable(
-        "MONGARS_LOG_LEVEL",
-        "info",
-        "debug, info, warning or error.",
-        pattern="^(debug|info|warning|error)$",
-    )
+    log_level: Level = variable("MONGARS_LOG_LEVEL", "info", "debug, info, warning or error.")
     bootstrap_api_key: Annotated[SecretStr | None, Optional] = variable(
         "MONGARS_BOOTSTRAP_API_KEY", None, "Presets one admin API key (16 characters or more)."
     )
@@ -310,6 +306,20 @@ class Settings:
     def cache(self) -> Path:
         """Folder of base models."""
         return self.environment.cache.expanduser().absolute()
+
+    @property
+    def log_level(self) -> Level:
+        """The quietest level that is written."""
+        return self.environment.log_level
+
+    @property
+    def api_url(self) -> str:
+        """Where the API of this home is reached from this machine."""
+        host = self.environment.host
+        if host in {"0.0.0.0", "::"}:  # noqa: S104 (asked about, not bound)
+            host = "127.0.0.1"
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self.environment.port}"
 
     def database(self) -> DatabaseConfig:
         """Where the database is; SQLite in the home folder unless `DATABASE_URL` says otherwise."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mongars.core.clock import SystemClock
 from mongars.core.errors import ContextLengthExceeded, NotReady
 from mongars.core.generation import Completion, GenerationRequest, Message, Sampling
-from mongars.engines.engine import Engine
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
 from mongars.protocol.openai import Fold, read_chunk
 from mongars.protocol.sse import DONE, EventSplitter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mongars.engines.engine import Engine
 
 SLOTS = 2
 CONTEXT = 512
@@ -90,7 +94,9 @@ async def test_same_question_same_answer(engine: Engine) -> None:
 
 async def test_token_limit_is_kept(engine: Engine) -> None:
     """An answer cut at `max_tokens` says so and counts exactly that many tokens."""
-    completion, _ = await read_all(engine, ask("Count slowly from one to one hundred", max_tokens=3))
+    completion, _ = await read_all(
+        engine, ask("Count slowly from one to one hundred", max_tokens=3)
+    )
     assert completion.finish_reason == "length"
     assert completion.usage is not None
     assert completion.usage.completion_tokens == 3

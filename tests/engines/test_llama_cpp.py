@@ -8,8 +8,8 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -21,8 +21,13 @@ from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
 from mongars.protocol.openai import Fold, read_chunk
 from mongars.protocol.sse import EventSplitter
+from support import eventually, impatient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.model
+CLOCK = SystemClock()
 
 
 def ask(text: str, **sampling: object) -> GenerationRequest:
@@ -68,9 +73,9 @@ async def test_killed_child_ends_the_stream_with_an_error_and_comes_back(
         with pytest.raises(GenerationInterrupted):
             async for _ in blocks:
                 pass
-    async with asyncio.timeout(5):
-        while engine.status.state != "ready" or engine.status.pid == child.pid:
-            await asyncio.sleep(0.02)
+    await eventually(
+        lambda: engine.status.state == "ready" and engine.status.pid != child.pid, seconds=5
+    )
     assert (await fold(engine, ask("Say hi", max_tokens=3))).text
     assert engine.status.restarts == 1
     assert not psutil.pid_exists(child.pid)
@@ -83,20 +88,18 @@ async def test_abandoned_before_the_first_token_stops_the_work(
     """A client that leaves while its prompt is being read costs no further CPU time."""
     entered = asyncio.Event()
 
-    async def impatient() -> None:
+    async def read() -> None:
         async with engine.stream(ask("word " * words)) as blocks:
             entered.set()
             async for _ in blocks:
                 pass
 
-    task = asyncio.ensure_future(impatient())
-    await entered.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await asyncio.sleep(0.5)
+    async with impatient(read) as client:
+        await entered.wait()
+        await client.leave()
+    await CLOCK.sleep(0.5)
     before = sum(child_of(engine).cpu_times()[:2])
-    await asyncio.sleep(0.5)
+    await CLOCK.sleep(0.5)
     assert sum(child_of(engine).cpu_times()[:2]) - before < 0.1
 
 
@@ -148,7 +151,7 @@ def test_child_goes_when_its_parent_is_killed(base_model: Path) -> None:
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )
-    parent = subprocess.Popen(
+    parent = subprocess.Popen(  # noqa: S603 (our own interpreter and program)
         [sys.executable, "-c", program, str(base_model)], stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None

@@ -44,9 +44,7 @@ def provisioned_model(settings: Settings) -> tuple[Path, str]:
     """The general role's model file and name. Raises `ConfigurationError` if it is not there."""
     found = find_model(settings.cache, "general")
     if found is None:
-        message = (
-            f"No base model in {settings.cache}. Run: python -m scripts.provision_models"
-        )
+        message = f"No base model in {settings.cache}. Run: python -m scripts.provision_models"
         raise ConfigurationError(message)
     return found.path, found.name
 

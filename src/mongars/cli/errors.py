@@ -12,13 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def complain(error: MongarsError) -> None:
+    """Say what is wrong, on standard error."""
+    print(f"error: {error}", file=sys.stderr)
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn an expected error into its message and exit status 1, Ctrl-C into 130."""
     try:
         yield
     except MongarsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,9 +12,11 @@ from rich.table import Table
 
 from mongars.bootstrap.serving import serve_control, serving_config
 from mongars.cli.errors import exit_on_error
-from mongars.serving.control import ApplicationState
 from mongars.serving.definition import deploy_schema
 from mongars.settings import load_settings
+
+if TYPE_CHECKING:
+    from mongars.serving.control import ApplicationState
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -1,0 +1,78 @@
+# monGARS serving. `make help` lists what there is.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+LOCKS  := requirements/build.lock requirements/runtime.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help run install dev model test test-fast check format docs lock bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+run: install ## From a fresh clone to a running assistant: install, model, database, Ray, API
+	@exec $(BIN)/mongars up
+
+install: $(VENV)/.installed ## The virtual environment with all that running needs
+
+dev: $(VENV)/.dev
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "The venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.installed: $(LOCKS) pyproject.toml | $(VENV)/bin/python
+	@echo "Installing monGARS into $(VENV) (about 660 MB, once) ..."
+	@$(PIP) install --require-hashes -r requirements/build.lock
+	@$(PIP) install --require-hashes -r requirements/runtime.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed requirements/dev.lock
+	@echo "Installing the test tools ..."
+	@$(PIP) install --require-hashes -r requirements/dev.lock
+	@touch $@
+
+model: install
+	@$(BIN)/python -m scripts.provision_models
+
+test: dev model ## The whole suite, real Ray and the real model included
+	@$(BIN)/python -m pytest
+
+test-fast: dev model ## The suite without the tests that start Ray
+	@$(BIN)/python -m pytest -m "not e2e"
+
+check: dev ## Format, lint, types, imports, generated files in sync
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@PYTHONPATH=. $(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m scripts.generate_reference --check
+	@! grep -nE 'https?://|file:' requirements/*.lock
+
+format: dev
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: dev ## Regenerate docs/reference
+	@$(BIN)/python -m scripts.generate_reference
+
+lock: dev ## Resolve and pin every dependency anew
+	@$(BIN)/python -m piptools compile --quiet --upgrade --allow-unsafe --generate-hashes --strip-extras \
+	  --no-emit-index-url --no-emit-find-links -o requirements/build.lock requirements/build.in
+	@$(BIN)/python -m piptools compile --quiet --upgrade --generate-hashes --strip-extras \
+	  --no-emit-index-url --no-emit-find-links \
+	  --extra api --extra engine --extra otel --extra postgres --extra serve \
+	  -o requirements/runtime.lock pyproject.toml
+	@$(BIN)/python -m piptools compile --quiet --upgrade --allow-unsafe --generate-hashes --strip-extras \
+	  --no-emit-index-url --no-emit-find-links -o requirements/dev.lock requirements/dev.in
+
+bench: install model ## Measure: engine, cancellation, the way through Ray and the API
+	@$(BIN)/python -m benchmarks.foundation
+
+clean: ## Remove the virtual environment and every cache in this folder
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info src/*.egg-info

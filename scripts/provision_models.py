@@ -1,0 +1,10 @@
+"""Fetch the base models: `python -m scripts.provision_models --help`."""
+
+from __future__ import annotations
+
+import sys
+
+from mongars.cli.provision import main
+
+if __name__ == "__main__":
+    sys.exit(main())

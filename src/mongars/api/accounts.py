@@ -1,0 +1,182 @@
+"""Accounts: the stores they live in, how they are made, and who a caller is.
+
+A caller sends an API key or a login token in the `Authorization` header. A login exchanges a
+username and a password for a token.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+from mongars.api.credentials import Keys
+from mongars.core.errors import InvalidRequest, NotAuthenticated, StorageUnavailable
+from mongars.core.identity import NewAccount, Principal
+
+if TYPE_CHECKING:
+    from mongars.api.credentials import Passwords, Tokens
+    from mongars.api.key_cache import KeyCache
+    from mongars.api.throttle import LoginThrottle
+    from mongars.core.identity import Account, ApiKey, Credentials, NewApiKey
+
+_USERNAME = re.compile(r"[A-Za-z0-9_-]{1,150}")
+_MIN_PASSWORD = 8
+_MAX_PASSWORD = 1024  # a bound on the work of hashing
+
+
+class AccountStore(Protocol):
+    """Where accounts live. Every method raises `StorageUnavailable` when the store fails."""
+
+    async def create_account(self, new: NewAccount, *, key: NewApiKey | None = None) -> Account:
+        """Store an account and its first key, both or neither.
+
+        Raises `Conflict` if the name, in any case, or the key exists already.
+        """
+        ...
+
+    async def credentials(self, username: str) -> Credentials | None:
+        """The account of that name, in any case, with its password hash."""
+        ...
+
+    async def accounts(self) -> tuple[Account, ...]:
+        """Every account, oldest first."""
+        ...
+
+    async def has_admin(self) -> bool:
+        """Whether anybody administers this installation."""
+        ...
+
+    async def set_password(self, username: str, password_hash: str) -> None:
+        """Replace the password hash. Raises `NotFound` if there is no such account."""
+        ...
+
+
+class KeyStore(Protocol):
+    """Where API keys live. Every method raises `StorageUnavailable` when the store fails."""
+
+    async def create_key(self, new: NewApiKey) -> ApiKey:
+        """Store a key. Raises `NotFound` without its account, `Conflict` if it exists already."""
+        ...
+
+    async def find_key(self, digest: str) -> ApiKey | None:
+        """The key with that digest, revoked or not."""
+        ...
+
+    async def keys(self, username: str | None = None) -> tuple[ApiKey, ...]:
+        """The keys of that account, or all, oldest first, revoked ones too."""
+        ...
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Make the key invalid for good. Raises `NotFound` for an unknown one."""
+        ...
+
+    async def touch_key(self, key_id: str) -> None:
+        """Note that the key was used; writes at most once a minute per key."""
+        ...
+
+
+class IdentityStore(AccountStore, KeyStore, Protocol):
+    """Both, in one database."""
+
+
+async def create_account(
+    store: AccountStore, passwords: Passwords, *, username: str, password: str, is_admin: bool
+) -> Account:
+    """Make an account from what a person typed.
+
+    Raises `InvalidRequest` for an unusable name or password, `Conflict` if the name is taken.
+    """
+    if not _USERNAME.fullmatch(username):
+        msg = "A username has 1 to 150 letters, digits, hyphens or underscores."
+        raise InvalidRequest(msg)
+    check_password(password)
+    hashed = await passwords.hash(password)
+    return await store.create_account(
+        NewAccount(username=username, password_hash=hashed, is_admin=is_admin)
+    )
+
+
+def check_password(password: str) -> None:
+    """Raise `InvalidRequest` for a password too short to be safe or too long to be meant."""
+    if not _MIN_PASSWORD <= len(password) <= _MAX_PASSWORD:
+        msg = f"A password has {_MIN_PASSWORD} to {_MAX_PASSWORD} characters."
+        raise InvalidRequest(msg)
+
+
+class Authenticator:
+    """Turns credentials into a `Principal`."""
+
+    def __init__(
+        self,
+        store: IdentityStore,
+        *,
+        tokens: Tokens,
+        passwords: Passwords,
+        throttle: LoginThrottle,
+        cache: KeyCache,
+    ) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._passwords = passwords
+        self._throttle = throttle
+        self._cache = cache
+        self._keys = Keys()
+
+    async def authenticate(self, authorization: str | None) -> Principal:
+        """Who sent that `Authorization` header.
+
+        Raises `NotAuthenticated`, saying what is wrong, and `StorageUnavailable` if a key that is
+        not in the cache cannot be looked up.
+        """
+        credential = _bearer(authorization)
+        if self._tokens.is_token(credential):
+            return self._tokens.principal(credential)
+        digest = self._keys.digest(credential)
+        known = self._cache.get(digest)
+        if known is not None:
+            return known
+        key = await self._valid_key(digest)
+        principal = Principal(username=key.username, is_admin=key.is_admin)
+        self._cache.put(digest, principal)
+        return principal
+
+    async def login(self, username: str, password: str) -> str:
+        """A login token.
+
+        Raises `NotAuthenticated` for a wrong name or password, without telling which, `Overloaded`
+        with `retry_after` after too many attempts, and `StorageUnavailable`.
+        """
+        self._throttle.admit(username)
+        found = await self._store.credentials(username)
+        password_hash = None if found is None else found.password_hash
+        if not await self._passwords.verify(password_hash, password) or found is None:
+            msg = "Invalid credentials"
+            raise NotAuthenticated(msg)
+        self._throttle.succeeded(username)
+        account = found.account
+        return self._tokens.issue(Principal(username=account.username, is_admin=account.is_admin))
+
+    async def _valid_key(self, digest: str) -> ApiKey:
+        key = await self._store.find_key(digest)
+        if key is None:
+            msg = "This API key is not known here."
+            raise NotAuthenticated(msg)
+        if key.revoked_at is not None:
+            msg = f"The API key {key.id} has been revoked."
+            raise NotAuthenticated(msg)
+        # A database that cannot be written just now is no reason to turn a valid key away.
+        with suppress(StorageUnavailable):
+            await self._store.touch_key(key.id)
+        return key
+
+
+def _bearer(authorization: str | None) -> str:
+    if authorization is None or not authorization.strip():
+        msg = "The Authorization header is missing. Send: Authorization: Bearer <API key or token>"
+        raise NotAuthenticated(msg)
+    scheme, _, credential = authorization.strip().partition(" ")
+    if scheme.lower() != "bearer" or not credential.strip():
+        msg = "The Authorization header is malformed. Send: Authorization: Bearer <key or token>"
+        raise NotAuthenticated(msg)
+    return credential.strip()

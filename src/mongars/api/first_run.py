@@ -1,0 +1,98 @@
+"""The first start: somebody has to be let in before anybody can let others in."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mongars.api.credentials import Keys
+from mongars.core.errors import ConfigurationError, Conflict
+from mongars.core.identity import NewAccount
+
+if TYPE_CHECKING:
+    from mongars.api.accounts import IdentityStore
+    from mongars.api.credentials import IssuedKey, Passwords
+    from mongars.core.identity import ApiKey
+
+ADMIN = "admin"
+"""Name of the account made on the first run."""
+
+_BOOTSTRAP_NAME = "bootstrap"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstRun:
+    """The credentials made on the first run; to be shown once, they are stored nowhere."""
+
+    username: str
+    password: str = field(repr=False)
+    api_key: str = field(repr=False)
+
+
+async def bootstrap_admin(
+    store: IdentityStore, passwords: Passwords, *, preset_key: str | None = None
+) -> FirstRun | None:
+    """Make the first administrator, once; afterwards only see to it that `preset_key` works.
+
+    While no administrator exists, creates the account `admin` with a random password and one
+    administrator's key, `preset_key` if given, in one transaction, and returns them. Returns None
+    on every later run, and to all but one of several processes that start at once.
+
+    Raises:
+        ConfigurationError: `preset_key` is unusable, has been revoked, or is somebody's plain key.
+        Conflict: There is an account `admin` that is no administrator.
+        StorageUnavailable: The store fails; nothing half-done is left.
+    """
+    keys = Keys()
+    preset = None if preset_key is None else keys.preset(preset_key, ADMIN, name=_BOOTSTRAP_NAME)
+    first = None
+    if not await store.has_admin():
+        first = await _first_run(
+            store, passwords, preset or keys.issue(ADMIN, "first run", is_admin=True)
+        )
+    if preset is not None:
+        await _ensure_preset(store, preset)
+    return first
+
+
+async def _first_run(
+    store: IdentityStore, passwords: Passwords, issued: IssuedKey
+) -> FirstRun | None:
+    password = secrets.token_urlsafe(18)
+    hashed = await passwords.hash(password)
+    account = NewAccount(username=ADMIN, password_hash=hashed, is_admin=True)
+    try:
+        await store.create_account(account, key=issued.record)
+    except Conflict:
+        if await store.has_admin():  # another process was faster
+            return None
+        raise
+    return FirstRun(username=ADMIN, password=password, api_key=issued.plaintext)
+
+
+async def _ensure_preset(store: IdentityStore, preset: IssuedKey) -> None:
+    found = await store.find_key(preset.record.digest)
+    if found is None:
+        found = await _add_preset(store, preset)
+    if found.revoked_at is not None:
+        msg = "MONGARS_BOOTSTRAP_API_KEY names a key that was revoked. Choose a new one."
+        raise ConfigurationError(msg)
+    if not found.is_admin:
+        msg = (
+            "MONGARS_BOOTSTRAP_API_KEY names an existing key that is not an administrator's."
+            " Choose a new one."
+        )
+        raise ConfigurationError(msg)
+
+
+async def _add_preset(store: IdentityStore, preset: IssuedKey) -> ApiKey:
+    admins = [account.username for account in await store.accounts() if account.is_admin]
+    owner = ADMIN if ADMIN in admins else admins[0]
+    try:
+        return await store.create_key(replace(preset.record, username=owner))
+    except Conflict:
+        found = await store.find_key(preset.record.digest)
+        if found is None:
+            raise
+        return found  # another process was faster

@@ -1,0 +1,164 @@
+"""Composes the API process: every port gets its technology here."""
+
+from __future__ import annotations
+
+import random
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from mongars.api.accounts import Authenticator
+from mongars.api.app import build_app
+from mongars.api.context import ApiConfig, ApiContext
+from mongars.api.credentials import Passwords, TokenConfig, Tokens
+from mongars.api.key_cache import KeyCache
+from mongars.api.throttle import LoginThrottle
+from mongars.bootstrap.secrets import ensure_secret
+from mongars.conversation.chat import Chat, ChatConfig
+from mongars.core.clock import SystemClock
+from mongars.core.observe import Note
+from mongars.engines.llama_cpp.config import LlamaCppConfig
+from mongars.engines.llama_cpp.engine import LlamaCppEngine
+from mongars.engines.provisioning.cache import find_model
+from mongars.inference.integration import LLMIntegration
+from mongars.inference.providers.embedded import Embedded
+from mongars.inference.providers.http import HttpPool
+from mongars.inference.providers.ollama import Ollama
+from mongars.inference.providers.ray_serve import RayServe
+from mongars.persistence.accounts import SqlAccounts
+from mongars.persistence.conversations import SqlConversations
+from mongars.persistence.database import Database
+from mongars.telemetry.logs import LogObserver, configure_logs
+from mongars.telemetry.metrics import Metrics, Several
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
+
+    from mongars.core.clock import Clock
+    from mongars.core.observe import Observer
+    from mongars.inference.provider import Provider
+    from mongars.settings import Settings
+
+EMBEDDED_SLOTS = 2
+"""Requests the embedded engine answers at once: it is a stand-in, on a machine that does more."""
+
+
+def api_app(settings: Settings) -> FastAPI:
+    """The API process, ready for an ASGI server. Raises `ConfigurationError`."""
+    configure_logs(level=settings.log_level)
+    metrics = Metrics(version=version("mongars"))
+    observer = Several(LogObserver(), metrics)
+    for warning in settings.warnings:
+        observer.observe(Note(name="settings.warning", values={"detail": warning}))
+    parts = ApiParts.make(settings, observer=observer, metrics=metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.callback(metrics.close)
+            await stack.enter_async_context(parts.database)
+            await stack.enter_async_context(parts.context.llm)
+            observer.observe(Note(name="api.started"))
+            yield
+            observer.observe(Note(name="api.stopped"))
+
+    return build_app(parts.context, lifespan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiParts:
+    """The context of the routes, and what must be opened and closed around it."""
+
+    context: ApiContext
+    database: Database
+
+    @classmethod
+    def make(cls, settings: Settings, *, observer: Observer, metrics: Metrics) -> ApiParts:
+        """Put everything together; connects to nothing yet."""
+        clock = SystemClock()
+        database = Database(settings.database())
+        history = SqlConversations(database, clock)
+        llm = build_llm(settings, clock=clock, observer=observer)
+        context = ApiContext(
+            config=ApiConfig(
+                model_name=model_name(settings),
+                version=version("mongars"),
+                max_body_bytes=settings.environment.max_body_bytes,
+            ),
+            clock=clock,
+            llm=llm,
+            chat=Chat(history, llm, clock=clock, config=chat_config(settings)),
+            history=history,
+            database=database,
+            authenticator=build_authenticator(settings, database, clock=clock),
+            metrics=metrics,
+        )
+        return cls(context=context, database=database)
+
+
+def build_llm(settings: Settings, *, clock: Clock, observer: Observer) -> LLMIntegration:
+    """The provider chain: Ray Serve, Ollama, embedded engine, as far as each is configured."""
+    config = settings.inference()
+    http = HttpPool(config)
+    providers: list[Provider] = []
+    if config.ray_active:
+        providers.append(
+            RayServe(config, http, clock=clock, observer=observer, random=random.random)
+        )
+    if config.ollama_host is not None:
+        providers.append(Ollama(config, http, clock=clock))
+    engine = embedded_engine(settings, clock=clock, observer=observer)
+    if engine is not None:
+        providers.append(Embedded(engine, config))
+    return LLMIntegration(config, tuple(providers), clock=clock, observer=observer)
+
+
+def embedded_engine(
+    settings: Settings, *, clock: Clock, observer: Observer
+) -> LlamaCppEngine | None:
+    """llama.cpp with the provisioned model; None when there is no model on this machine."""
+    found = find_model(settings.cache, "general")
+    if found is None:
+        return None
+    config = LlamaCppConfig(
+        model_path=found.path,
+        model_name=found.name,
+        slots=EMBEDDED_SLOTS,
+        context_tokens=settings.environment.context_tokens,
+    )
+    return LlamaCppEngine(config, clock=clock, observer=observer)
+
+
+def model_name(settings: Settings) -> str:
+    """The name under which the served model is listed."""
+    return settings.provisioning().models["general"].name
+
+
+def chat_config(settings: Settings) -> ChatConfig:
+    """How much of a conversation reaches the model."""
+    values = settings.environment
+    return ChatConfig(
+        context_tokens=values.context_tokens,
+        answer_tokens=min(values.max_tokens, values.context_tokens // 2),
+        system_prompt=values.system_prompt,
+    )
+
+
+def build_authenticator(settings: Settings, database: Database, *, clock: Clock) -> Authenticator:
+    """Who may come in."""
+    values = settings.environment
+    secret = values.secret_key
+    config = TokenConfig(
+        secret=ensure_secret(settings.home, "jwt") if secret is None else secret.get_secret_value(),
+        minutes=values.token_minutes,
+    )
+    return Authenticator(
+        SqlAccounts(database, clock),
+        tokens=Tokens(config, clock),
+        passwords=Passwords(),
+        throttle=LoginThrottle(clock),
+        cache=KeyCache(clock),
+    )

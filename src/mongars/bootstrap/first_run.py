@@ -1,0 +1,68 @@
+"""What must be there before the API starts: a current schema, an administrator, the local key."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from mongars.api.credentials import Keys, Passwords
+from mongars.api.first_run import ADMIN, bootstrap_admin
+from mongars.bootstrap.secrets import keep_secret, read_secret
+from mongars.core.clock import SystemClock
+from mongars.persistence.accounts import SqlAccounts
+from mongars.persistence.database import Database
+from mongars.persistence.migrate import upgrade, wait_for_database
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.api.first_run import FirstRun
+    from mongars.settings import Settings
+
+CLI_KEY = "cli-key"
+"""Secret file with the key `mongars chat` and `mongars status` use on this machine."""
+
+
+def prepare_database(settings: Settings) -> FirstRun | None:
+    """Bring the schema up to date and make the first administrator; the credentials, if new.
+
+    Blocks; call it before any event loop runs, or in a thread. Raises `StorageUnavailable` or
+    `ConfigurationError`.
+    """
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = settings.database()
+    wait_for_database(database)
+    upgrade(database)
+    return asyncio.run(_accounts(settings))
+
+
+@asynccontextmanager
+async def open_accounts(settings: Settings) -> AsyncIterator[SqlAccounts]:
+    """The store of accounts and keys, for commands."""
+    async with Database(settings.database()) as database:
+        yield SqlAccounts(database, SystemClock())
+
+
+async def _accounts(settings: Settings) -> FirstRun | None:
+    preset = settings.environment.bootstrap_api_key
+    async with open_accounts(settings) as store:
+        first = await bootstrap_admin(
+            store,
+            Passwords(),
+            preset_key=None if preset is None else preset.get_secret_value(),
+        )
+        await _ensure_cli_key(settings, store)
+    return first
+
+
+async def _ensure_cli_key(settings: Settings, store: SqlAccounts) -> None:
+    keys = Keys()
+    known = read_secret(settings.home, CLI_KEY)
+    if known is not None and await store.find_key(keys.digest(known)) is not None:
+        return
+    admins = [account.username for account in await store.accounts() if account.is_admin]
+    owner = ADMIN if ADMIN in admins else admins[0]
+    issued = keys.issue(owner, "this machine's command line", is_admin=True)
+    await store.create_key(issued.record)
+    keep_secret(settings.home, CLI_KEY, issued.plaintext)

@@ -1,0 +1,130 @@
+"""`mongars chat`: a conversation in the terminal, streamed, with what answered and how fast."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mongars.cli.errors import complain
+from mongars.core.errors import InvalidAnswer, MongarsError
+from mongars.core.ids import new_id
+from mongars.protocol import headers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from mongars.cli.http import ApiClient
+    from mongars.core.clock import Clock
+
+PATH = "/api/v1/conversation/chat"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """One answered message. `seconds` run from the first token to the last."""
+
+    text: str
+    provider: str
+    adapter: str
+    fallback: bool
+    tokens: int | None
+    seconds: float
+
+    def summary(self) -> str:
+        """One line: provider, adapter, tokens per second."""
+        parts = [self.provider + (" (fallback)" if self.fallback else ""), self.adapter]
+        if self.tokens is not None:
+            parts.append(f"{self.tokens} tokens")
+            if self.seconds > 0:
+                parts.append(f"{(self.tokens - 1) / self.seconds:.0f} tokens/s")
+        return " · ".join(parts)
+
+
+class ChatSession:
+    """One conversation with one API."""
+
+    def __init__(self, client: ApiClient, *, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._session_id = new_id("chat")
+
+    async def say(self, message: str, on_text: Callable[[str], None]) -> Said:
+        """Send a message; hand over the text as it comes. Raises what went wrong."""
+        body = {"message": message, "session_id": self._session_id, "stream": True}
+        first = last = self._clock.monotonic()
+        complete: dict[str, Any] | None = None
+        texts: list[str] = []
+        async with self._client.stream(PATH, body) as answer:
+            async for event in answer.events:
+                last = self._clock.monotonic()
+                if event.name == "complete":
+                    complete = orjson.loads(event.data)
+                elif event.name == "chunk":
+                    first = first if texts else last
+                    texts.append(orjson.loads(event.data)["delta"])
+                    on_text(texts[-1])
+            found = answer.headers
+        if complete is None:
+            detail = "The answer was cut off before it was complete."
+            raise InvalidAnswer(detail)
+        usage = complete.get("usage") or {}
+        return Said(
+            text="".join(texts),
+            provider=found.get(headers.PROVIDER, "?"),
+            adapter=found.get(headers.ADAPTER_VERSION, "?"),
+            fallback=found.get(headers.FALLBACK) == "true",
+            tokens=usage.get("completion_tokens"),
+            seconds=last - first,
+        )
+
+
+def once(session: ChatSession, message: str, *, console: Console, as_json: bool) -> None:
+    """Answer one message and end."""
+    if as_json:
+        said = asyncio.run(session.say(message, lambda _: None))
+        print(json.dumps(asdict(said)))
+        return
+    _show(asyncio.run(session.say(message, _write)), console)
+
+
+def converse(session: ChatSession, *, console: Console) -> None:
+    """Read messages until end of input; Ctrl-C stops an answer, not the conversation."""
+    console.print("Ctrl-C stops an answer, Ctrl-D ends the chat.", style="dim")
+    while True:
+        try:
+            message = input("\nyou> ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if message.strip():
+            _turn(session, message, console)
+
+
+def _turn(session: ChatSession, message: str, console: Console) -> None:
+    # One event loop per answer: Ctrl-C ends exactly this one, and while a person types there is
+    # no loop whose handler could swallow the signal.
+    try:
+        _show(asyncio.run(session.say(message, _write)), console)
+    except KeyboardInterrupt:
+        print()
+        console.print("stopped", style="dim")
+    except MongarsError as error:
+        print()
+        complain(error)
+
+
+def _show(said: Said, console: Console) -> None:
+    print()
+    console.print(said.summary(), style="dim", highlight=False)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,123 @@
+"""`mongars doctor`: what is misconfigured, and how to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import stat
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from mongars.bootstrap.checks import database_check, model_check
+from mongars.cli.errors import exit_on_error
+from mongars.cli.http import ApiClient
+from mongars.core.errors import MongarsError
+from mongars.core.optional import require
+from mongars.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mongars.settings import Settings
+
+MARKS = {"ok": "[green]ok  [/green]", "warn": "[yellow]warn[/yellow]", "fail": "[red]fail[/red]"}
+MINIMUM_FREE = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing looked at. `detail` says what is wrong and what to do."""
+
+    what: str
+    verdict: Literal["ok", "warn", "fail"]
+    detail: str
+
+
+def doctor(
+    *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """Look for misconfiguration; exit status 1 if something must be mended."""
+    with exit_on_error():
+        findings = examine(load_settings())
+        if as_json:
+            print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        else:
+            console = Console(highlight=False)
+            for finding in findings:
+                mark = MARKS[finding.verdict]
+                console.print(f"{mark}  {finding.what:<12}", end="")
+                console.print(finding.detail, markup=False)
+        raise typer.Exit(1 if any(finding.verdict == "fail" for finding in findings) else 0)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every check; none of them changes anything."""
+    findings = [
+        Finding(what="settings", verdict="warn", detail=warning) for warning in settings.warnings
+    ]
+    if not findings:
+        findings.append(Finding(what="settings", verdict="ok", detail="no unknown variables"))
+    checks: list[tuple[str, Callable[[Settings], str]]] = [
+        ("packages", _packages),
+        ("home", _home),
+        ("disk", _disk),
+        ("model", model_check),
+        ("database", database_check),
+        ("api", _api),
+    ]
+    for what, check in checks:
+        try:
+            findings.append(Finding(what=what, verdict="ok", detail=check(settings)))
+        except _Warning as error:
+            findings.append(Finding(what=what, verdict="warn", detail=str(error)))
+        except MongarsError as error:
+            findings.append(Finding(what=what, verdict="fail", detail=str(error)))
+    return findings
+
+
+class _Warning(MongarsError):
+    """Something is not as it should be, and yet works."""
+
+
+def _packages(_: Settings) -> str:
+    for module, extra in (("ray", "serve"), ("xllamacpp", "engine"), ("fastapi", "api")):
+        require(module, extra=extra)
+    return f"Python {sys.version.split()[0]}, Ray, llama.cpp and the API are installed"
+
+
+def _home(settings: Settings) -> str:
+    if not settings.home.exists():
+        detail = f"{settings.home} does not exist yet; `mongars up` makes it"
+        raise _Warning(detail)
+    mode = stat.S_IMODE(settings.home.stat().st_mode)
+    if mode & 0o077:
+        detail = f"{settings.home} can be read by others; mend with: chmod 700 {settings.home}"
+        raise _Warning(detail)
+    return str(settings.home)
+
+
+def _disk(settings: Settings) -> str:
+    folder = next(path for path in (settings.home, *settings.home.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    if free < MINIMUM_FREE:
+        detail = f"only {free // 1_000_000} MB free at {folder}"
+        raise _Warning(detail)
+    return f"{free // 1_000_000_000} GB free"
+
+
+def _api(settings: Settings) -> str:
+    try:
+        _, body = asyncio.run(ApiClient(settings.api_url, key=None).get("/readyz"))
+    except MongarsError as error:
+        detail = f"not running at {settings.api_url}; start it with `mongars up`"
+        raise _Warning(detail) from error
+    if body.get("status") != "ready":
+        parts = body.get("parts", {})
+        down = [f"{n}: {p['state']} {p['detail']}" for n, p in parts.items() if p["state"] != "up"]
+        raise _Warning(f"{body.get('status')} at {settings.api_url}; " + "; ".join(down))  # noqa: EM102
+    return f"ready at {settings.api_url}"

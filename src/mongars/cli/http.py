@@ -1,0 +1,97 @@
+"""The commands' own client of the API: one request, streamed, with errors a person can act on."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import orjson
+
+from mongars.core.errors import EndpointUnreachable, InvalidAnswer, MongarsError
+from mongars.protocol.openai import error_in
+from mongars.protocol.sse import EventSplitter, ServerEvent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """A streamed answer: its headers and its events."""
+
+    headers: Mapping[str, str]
+    events: AsyncIterator[ServerEvent]
+
+
+class ApiClient:
+    """Speaks to one API process."""
+
+    def __init__(self, url: str, *, key: str | None) -> None:
+        self._url = url
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+
+    async def get(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Status and JSON body. Raises `EndpointUnreachable` or `InvalidAnswer`."""
+        async with (
+            self._session(total=10) as session,
+            self._request(session, "GET", path) as response,
+        ):
+            return response.status, await _json(response)
+
+    @asynccontextmanager
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Events]:
+        """Post and read events. Raises the error the API answered with."""
+        async with (
+            self._session(total=None) as session,
+            self._request(session, "POST", path, body) as response,
+        ):
+            if response.status != HTTPStatus.OK:
+                raise _error(await _json(response))
+            yield Events(headers=response.headers, events=_events(response))
+
+    def _session(self, *, total: float | None) -> aiohttp.ClientSession:
+        timeout = aiohttp.ClientTimeout(total=total, sock_connect=5)
+        return aiohttp.ClientSession(timeout=timeout, headers=self._headers)
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with session.request(method, self._url + path, json=body) as response:
+                yield response
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            detail = (
+                f"No API answers at {self._url}. Is `mongars up` running? Another address: --url,"
+                " or MONGARS_HOST and MONGARS_PORT."
+            )
+            raise EndpointUnreachable(detail) from exc
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[ServerEvent]:
+    splitter = EventSplitter()
+    async for block in response.content.iter_any():
+        for event in splitter.feed(block):
+            if event.name == "error":
+                raise error_in(orjson.loads(event.data))
+            yield event
+
+
+async def _json(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    try:
+        body = orjson.loads(await response.read())
+    except orjson.JSONDecodeError as exc:
+        detail = f"{response.url} answered {response.status} with something that is not JSON."
+        raise InvalidAnswer(detail) from exc
+    return body if isinstance(body, dict) else {"items": body}
+
+
+def _error(body: dict[str, Any]) -> MongarsError:
+    return error_in(body)

@@ -1,0 +1,83 @@
+"""`mongars`: every command of the product."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mongars.bootstrap.first_run import CLI_KEY
+from mongars.bootstrap.secrets import read_secret
+from mongars.cli import accounts
+from mongars.cli.chat import ChatSession, converse, once
+from mongars.cli.doctor import doctor
+from mongars.cli.errors import exit_on_error
+from mongars.cli.http import ApiClient
+from mongars.cli.status import status
+from mongars.cli.up import up
+from mongars.core.clock import SystemClock
+from mongars.settings import Settings, load_settings
+
+app = typer.Typer(
+    help="monGARS: a self-hosted assistant on your own Ray cluster.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(accounts.users, name="users")
+app.add_typer(accounts.keys, name="keys")
+app.command(epilog="Example: mongars up --port 8090 --replicas 2")(up)
+app.command(epilog="Example: mongars status --json")(status)
+app.command(epilog="Example: mongars doctor")(doctor)
+
+
+@app.command(epilog='Example: mongars chat "What is a semaphore?"')
+def chat(
+    text: Annotated[str | None, typer.Argument(help="One message; without it, a dialogue.")] = None,
+    *,
+    url: Annotated[str | None, typer.Option(help="The API, if not the local one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON (with TEXT).")] = False,
+) -> None:
+    """Chat in the terminal."""
+    with exit_on_error():
+        settings = load_settings()
+        client = ApiClient(url or settings.api_url, key=api_key(settings))
+        session = ChatSession(client, clock=SystemClock())
+        console = Console(stderr=True)
+        if text is None:
+            converse(session, console=console)
+        else:
+            once(session, text, console=console, as_json=as_json)
+
+
+@app.command(epilog="Example: mongars api --port 8090")
+def api(
+    *,
+    host: Annotated[str | None, typer.Option(help="Address; MONGARS_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; MONGARS_PORT.")] = None,
+) -> None:
+    """Run one API process."""
+    from mongars.cli.api import serve_api  # noqa: PLC0415 (FastAPI takes half a second to import)
+
+    with exit_on_error():
+        serve_api(load_settings(), host=host, port=port)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(installed_version("mongars"))
+
+
+def api_key(settings: Settings) -> str | None:
+    """The key commands use: `MONGARS_API_KEY`, else the one kept in the home folder."""
+    given = settings.environment.api_key
+    return read_secret(settings.home, CLI_KEY) if given is None else given.get_secret_value()
+
+
+def main() -> None:
+    """Run the command named on the command line."""
+    sys.exit(app())

@@ -1,0 +1,252 @@
+"""The chat use case: remember, assemble, generate, and store what was completed.
+
+```
+open ── history ── assemble ── generator.open ──> Reply ── chunks ... finish ── append
+             ▲                     │
+             └──────── shrink ◄────┘ context_length_exceeded, before the first token
+```
+
+A turn is stored once, after the answer ended with a finish reason, with the person's own words.
+An answer that failed, was cut or was abandoned leaves no trace.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from mongars.conversation.history import NewTurn
+from mongars.conversation.prompt import ContextBudget, assemble, shrink
+from mongars.core.errors import ContextLengthExceeded, GenerationInterrupted, PromptMissing
+from mongars.core.generation import GenerationRequest, Message, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from mongars.conversation.history import History, Turn
+    from mongars.core.clock import Clock
+    from mongars.core.generation import Chunk, FinishReason, Origin, Usage
+    from mongars.core.identity import Principal
+
+_TRIES = 3  # by our estimate, by the engine's numbers, without any history
+
+
+class Route(Protocol):
+    """How an answer was reached."""
+
+    @property
+    def provider(self) -> str:
+        """Name of the provider that answers."""
+        ...
+
+    @property
+    def endpoint(self) -> str:
+        """Where it answers from."""
+        ...
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts it took, over all providers."""
+        ...
+
+    @property
+    def fallback(self) -> bool:
+        """Whether a preferred provider had failed."""
+        ...
+
+
+class Answer(Protocol):
+    """A streamed answer. Iterating raises what `Generator` raises; a normal end is complete."""
+
+    @property
+    def origin(self) -> Origin:
+        """Which engine produces the tokens."""
+        ...
+
+    @property
+    def route(self) -> Route:
+        """How it was reached."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        """The pieces, in order."""
+        ...
+
+
+class Generator(Protocol):
+    """Whatever answers prompts. Errors known before the first token are raised on entering."""
+
+    def open(self, request: GenerationRequest) -> AbstractAsyncContextManager[Answer]:
+        """Answer one request; leaving the context stops the work."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatConfig:
+    """How much of a conversation reaches the model.
+
+    `context_tokens` is the model's window, `answer_tokens` the part kept for the answer and its
+    limit, `history_turns` how many turns are read at most.
+    """
+
+    context_tokens: int = 4096
+    answer_tokens: int = 512
+    history_turns: int = 50
+    system_prompt: str | None = None
+
+
+class Reply:
+    """One answer on its way; iterate it once, to the end, to have it stored.
+
+    Iterating raises `GenerationInterrupted` if the answer ends without a finish reason, and
+    `StorageUnavailable` if the complete answer could not be stored.
+    """
+
+    def __init__(
+        self, answer: Answer, store: Callable[[str], Awaitable[Turn]], *, clock: Clock, began: float
+    ) -> None:
+        self._answer = answer
+        self._chunks = aiter(answer)
+        self._store = store
+        self._clock = clock
+        self._began = began
+        self._pieces: list[str] = []
+        self._seconds: float | None = None
+        self._ended = False
+        self.finish_reason: FinishReason | None = None
+        self.usage: Usage | None = None
+        self.turn: Turn | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """Which engine produces the tokens."""
+        return self._answer.origin
+
+    @property
+    def route(self) -> Route:
+        """How it was reached."""
+        return self._answer.route
+
+    @property
+    def text(self) -> str:
+        """What came so far; the whole answer once `turn` is set."""
+        return "".join(self._pieces)
+
+    @property
+    def processing_time(self) -> float:
+        """Seconds from the question to the end of the answer, or to now while it runs."""
+        if self._seconds is None:
+            return self._clock.monotonic() - self._began
+        return self._seconds
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if self._ended:
+            raise StopAsyncIteration
+        self._ended = True  # whatever interrupts the next lines ends the reply: no late storing
+        try:
+            chunk = await anext(self._chunks)
+        except StopAsyncIteration:
+            await self._complete()
+            raise
+        self._ended = False
+        if chunk.text:
+            self._pieces.append(chunk.text)
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+        self.usage = chunk.usage or self.usage
+        return chunk
+
+    async def _complete(self) -> None:
+        self._seconds = self._clock.monotonic() - self._began
+        if self.finish_reason is None:
+            msg = "The answer ended without a finish reason; what came is not complete."
+            raise GenerationInterrupted(msg)
+        self.turn = await self._store(self.text)
+
+
+class Chat:
+    """Answers one person's messages with the memory of what they said before."""
+
+    def __init__(
+        self, history: History, generator: Generator, *, clock: Clock, config: ChatConfig
+    ) -> None:
+        self._history = history
+        self._generator = generator
+        self._clock = clock
+        self._config = config
+
+    @asynccontextmanager
+    async def open(
+        self,
+        principal: Principal,
+        message: str,
+        *,
+        request_id: str,
+        session_id: str | None = None,
+    ) -> AsyncIterator[Reply]:
+        """Answer `message`; see `Reply`. Leaving early abandons the answer and stores nothing.
+
+        Raises `PromptMissing` for a blank message, `ContextLengthExceeded` if it does not fit
+        even without history, `StorageUnavailable` if the history cannot be read, and whatever
+        the generator raises.
+        """
+        if not message.strip():
+            msg = "The message is blank."
+            raise PromptMissing(msg)
+        began = self._clock.monotonic()
+        turns = await self._history.latest(
+            principal.username, limit=self._config.history_turns, session_id=session_id
+        )
+
+        async def store(text: str) -> Turn:
+            return await self._history.append(
+                NewTurn(
+                    user_id=principal.username,
+                    query=message,
+                    response=text,
+                    session_id=session_id,
+                )
+            )
+
+        question = GenerationRequest(
+            messages=(Message(role="user", content=message),),
+            request_id=request_id,
+            session_id=session_id,
+        )
+        async with AsyncExitStack() as stack:
+            answer = await self._enter(stack, turns, question)
+            yield Reply(answer, store, clock=self._clock, began=began)
+
+    async def _enter(
+        self, stack: AsyncExitStack, turns: Sequence[Turn], question: GenerationRequest
+    ) -> Answer:
+        """Open the answer, with less history each time the engine finds the prompt too long."""
+        message = question.messages[0].content
+        system = self._config.system_prompt
+        budget = ContextBudget(
+            context_tokens=self._config.context_tokens, answer_tokens=self._config.answer_tokens
+        )
+        bare = assemble((), message, system=system, budget=budget)
+        tries = 0
+        while True:
+            tries += 1
+            prompt = bare
+            if tries < _TRIES:
+                prompt = assemble(turns, message, system=system, budget=budget)
+            sampling = Sampling(max_tokens=budget.answer_tokens)
+            request = replace(question, messages=prompt, sampling=sampling)
+            try:
+                return await stack.enter_async_context(self._generator.open(request))
+            except ContextLengthExceeded as error:
+                if prompt == bare:
+                    raise
+                budget = shrink(
+                    budget,
+                    prompt,
+                    prompt_tokens=error.prompt_tokens,
+                    context_tokens=error.context_tokens,
+                )

@@ -1,0 +1,35 @@
+"""A turn cut into segments for a voice: what front ends of the earlier monGARS require."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+WORDS_PER_SECOND = 2.5
+"""A calm speaking pace; durations are estimates from word counts, nothing is measured."""
+PAUSE_SECONDS = 0.3
+_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
+
+
+def speech_turn(text: str, *, turn_id: str, created_at: datetime) -> dict[str, Any]:
+    """The turn with one segment per sentence; durations and pauses in seconds."""
+    sentences = [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
+    segments = [
+        {
+            "text": sentence,
+            "estimated_duration": round(len(sentence.split()) / WORDS_PER_SECOND, 3),
+            "pause_after": PAUSE_SECONDS,
+        }
+        for sentence in sentences
+    ]
+    return {
+        "turn_id": turn_id,
+        "text": text,
+        "created_at": created_at.isoformat(),
+        "segments": segments,
+        "average_words_per_second": WORDS_PER_SECOND,
+        "tempo": 1.0,
+    }

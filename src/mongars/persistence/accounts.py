@@ -1,0 +1,195 @@
+"""Accounts and API keys in SQL. Satisfies the store ports of `mongars.api.accounts`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from mongars.core.errors import Conflict, NotFound
+from mongars.core.identity import Account, ApiKey, Credentials
+from mongars.persistence.tables import api_keys, user_accounts
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, RowMapping
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from mongars.core.clock import Clock
+    from mongars.core.identity import NewAccount, NewApiKey
+    from mongars.persistence.database import Database
+
+_TOUCH_EVERY = timedelta(minutes=1)
+
+
+class SqlAccounts:
+    """Every method raises `StorageUnavailable` when the database fails."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def create_account(self, new: NewAccount, *, key: NewApiKey | None = None) -> Account:
+        """Store an account, and its first key, both or neither.
+
+        Raises `Conflict` if the name, in any case, or the key exists already.
+        """
+        now = self._clock.now()
+        values = {
+            "username": new.username,
+            "password_hash": new.password_hash,
+            "is_admin": new.is_admin,
+            "created_at": now,
+            "updated_at": now,
+        }
+        try:
+            async with self._database.writing() as connection:
+                if await _account(connection, new.username) is not None:
+                    raise _name_taken(new.username)
+                await connection.execute(insert(user_accounts).values(values))
+                if key is not None:
+                    await self._insert_key(connection, key)
+        except IntegrityError as error:  # somebody was faster, or the key exists
+            raise _name_taken(new.username) from error
+        return Account(username=new.username, is_admin=new.is_admin, created_at=now)
+
+    async def credentials(self, username: str) -> Credentials | None:
+        """The account of that name, in any case, with its password hash."""
+        async with self._database.reading() as connection:
+            row = await _account(connection, username)
+        if row is None:
+            return None
+        return Credentials(account=_as_account(row), password_hash=row["password_hash"])
+
+    async def accounts(self) -> tuple[Account, ...]:
+        """Every account, oldest first."""
+        statement = select(user_accounts).order_by(user_accounts.c.id)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement)).mappings().all()
+        return tuple(_as_account(row) for row in rows)
+
+    async def has_admin(self) -> bool:
+        """Whether anybody administers this installation."""
+        statement = select(user_accounts.c.id).where(user_accounts.c.is_admin).limit(1)
+        async with self._database.reading() as connection:
+            return (await connection.execute(statement)).first() is not None
+
+    async def set_password(self, username: str, password_hash: str) -> None:
+        """Replace the password hash. Raises `NotFound` if there is no such account."""
+        statement = (
+            update(user_accounts)
+            .where(_same_name(username))
+            .values(password_hash=password_hash, updated_at=self._clock.now())
+        )
+        async with self._database.writing() as connection:
+            if not (await connection.execute(statement)).rowcount:
+                raise _no_account(username)
+
+    async def create_key(self, new: NewApiKey) -> ApiKey:
+        """Store a key. Raises `NotFound` without its account, `Conflict` if it exists already."""
+        try:
+            async with self._database.writing() as connection:
+                row = await _account(connection, new.username)
+                if row is None:
+                    raise _no_account(new.username)
+                # Under the account's own spelling of the name.
+                return await self._insert_key(connection, replace(new, username=row["username"]))
+        except IntegrityError as error:
+            msg = "This API key exists already."
+            raise Conflict(msg) from error
+
+    async def find_key(self, digest: str) -> ApiKey | None:
+        """The key with that digest, revoked or not."""
+        statement = select(api_keys).where(api_keys.c.secret_hash == digest)
+        async with self._database.reading() as connection:
+            row = (await connection.execute(statement)).mappings().first()
+        return None if row is None else _as_key(row)
+
+    async def keys(self, username: str | None = None) -> tuple[ApiKey, ...]:
+        """The keys of that account, or all, oldest first, revoked ones too."""
+        statement = select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
+        if username is not None:
+            statement = statement.where(func.lower(api_keys.c.username) == username.lower())
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement)).mappings().all()
+        return tuple(_as_key(row) for row in rows)
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Make the key invalid for good; again is fine. Raises `NotFound` for an unknown one."""
+        statement = (
+            update(api_keys)
+            .where(api_keys.c.id == key_id)
+            .values(revoked_at=func.coalesce(api_keys.c.revoked_at, self._clock.now()))
+        )
+        async with self._database.writing() as connection:
+            if not (await connection.execute(statement)).rowcount:
+                msg = f"There is no API key with the id {key_id!r}."
+                raise NotFound(msg)
+
+    async def touch_key(self, key_id: str) -> None:
+        """Note that the key was used now; within a minute of the last note, nothing is written."""
+        now = self._clock.now()
+        last = api_keys.c.last_used_at
+        statement = (
+            update(api_keys)
+            .where(api_keys.c.id == key_id)
+            .where(or_(last.is_(None), last <= now - _TOUCH_EVERY))
+            .values(last_used_at=now)
+        )
+        async with self._database.writing() as connection:
+            await connection.execute(statement)
+
+    async def _insert_key(self, connection: AsyncConnection, new: NewApiKey) -> ApiKey:
+        now = self._clock.now()
+        await connection.execute(
+            insert(api_keys).values(
+                id=new.id,
+                username=new.username,
+                name=new.name,
+                secret_hash=new.digest,
+                is_admin=new.is_admin,
+                created_at=now,
+            )
+        )
+        return ApiKey(
+            id=new.id,
+            username=new.username,
+            name=new.name,
+            is_admin=new.is_admin,
+            created_at=now,
+        )
+
+
+async def _account(connection: AsyncConnection, username: str) -> RowMapping | None:
+    statement = select(user_accounts).where(_same_name(username))
+    return (await connection.execute(statement)).mappings().first()
+
+
+def _same_name(username: str) -> ColumnElement[bool]:
+    return func.lower(user_accounts.c.username) == username.lower()
+
+
+def _as_account(row: RowMapping) -> Account:
+    return Account(username=row["username"], is_admin=row["is_admin"], created_at=row["created_at"])
+
+
+def _as_key(row: RowMapping) -> ApiKey:
+    return ApiKey(
+        id=row["id"],
+        username=row["username"],
+        name=row["name"],
+        is_admin=row["is_admin"],
+        created_at=row["created_at"],
+        last_used_at=row["last_used_at"],
+        revoked_at=row["revoked_at"],
+    )
+
+
+def _name_taken(username: str) -> Conflict:
+    return Conflict(f"The account {username!r}, or its key, exists already.")
+
+
+def _no_account(username: str) -> NotFound:
+    return NotFound(f"There is no account {username!r}.")

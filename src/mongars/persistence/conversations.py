@@ -1,0 +1,100 @@
+"""Conversations in SQL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import insert, or_, select
+
+from mongars.conversation.history import History, Turn
+from mongars.core.errors import InvalidRequest
+from mongars.persistence.tables import conversation_history as table
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from sqlalchemy import RowMapping
+
+    from mongars.conversation.history import NewTurn
+    from mongars.core.clock import Clock
+    from mongars.persistence.database import Database
+
+_COLUMNS = (
+    table.c.id,
+    table.c.user_id,
+    table.c.query,
+    table.c.response,
+    table.c.timestamp,
+    table.c.session_id,
+    table.c.expires_at,
+)
+
+
+class SqlConversations(History):
+    """`History` in the table `conversation_history`; `keep` is how long new turns are shown."""
+
+    def __init__(self, database: Database, clock: Clock, *, keep: timedelta | None = None) -> None:
+        self._database = database
+        self._clock = clock
+        self._keep = keep
+
+    async def append(self, turn: NewTurn) -> Turn:
+        """Store one turn durably. Raises `StorageUnavailable`; then nothing was stored."""
+        now = self._clock.now()
+        expires = None if self._keep is None else now + self._keep
+        statement = (
+            insert(table)
+            .values(
+                user_id=turn.user_id,
+                query=_storable(turn.query),
+                response=_storable(turn.response),
+                session_id=turn.session_id,
+                timestamp=now,
+                expires_at=expires,
+            )
+            .returning(*_COLUMNS)
+        )
+        async with self._database.writing() as connection:
+            row = (await connection.execute(statement)).mappings().one()
+        return _turn(row)
+
+    async def latest(
+        self, user_id: str, *, limit: int, session_id: str | None = None
+    ) -> tuple[Turn, ...]:
+        """At most `limit` unexpired turns, newest first; of all sessions if none is named.
+
+        Raises `InvalidRequest` unless `limit` is positive, and `StorageUnavailable`.
+        """
+        if limit <= 0:
+            msg = "limit must be positive"
+            raise InvalidRequest(msg)
+        now = self._clock.now()
+        statement = (
+            select(*_COLUMNS)
+            .where(table.c.user_id == user_id)
+            .where(or_(table.c.expires_at.is_(None), table.c.expires_at > now))
+            .order_by(table.c.id.desc())
+            .limit(limit)
+        )
+        if session_id is not None:
+            statement = statement.where(table.c.session_id == session_id)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement)).mappings().all()
+        return tuple(_turn(row) for row in rows)
+
+
+def _turn(row: RowMapping) -> Turn:
+    return Turn(
+        id=row["id"],
+        user_id=row["user_id"],
+        query=row["query"] or "",  # rows of earlier versions may lack one half
+        response=row["response"] or "",
+        timestamp=row["timestamp"],
+        session_id=row["session_id"],
+        expires_at=row["expires_at"],
+    )
+
+
+def _storable(text: str) -> str:
+    """The text without NUL, which PostgreSQL cannot store; the replacement character shows it."""
+    return text.replace("\x00", "\ufffd")

@@ -1,0 +1,95 @@
+"""The application's hold on the database: engines with a lifetime, transactions, health."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
+
+from sqlalchemy import inspect, text
+
+from mongars.core.errors import StorageUnavailable
+from mongars.persistence.engine import app_engines
+from mongars.persistence.errors import storage_errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from mongars.persistence.config import DatabaseConfig
+
+_HEALTH_SECONDS = 2.0
+
+
+class Database:
+    """Open from construction to `aclose`; connects when first used.
+
+    Raises `ConfigurationError`, naming `DATABASE_URL`, if that is unusable. Every other method
+    raises `StorageUnavailable` when the database fails, and once closed.
+    """
+
+    def __init__(self, config: DatabaseConfig) -> None:
+        self._writer, self._reader = app_engines(config)
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction that may write; committed on leaving, rolled back on an exception."""
+        self._check_open()
+        with storage_errors():
+            async with self._writer.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction that only reads, and on SQLite never waits for a writer."""
+        self._check_open()
+        with storage_errors():
+            async with self._reader.begin() as connection:
+                yield connection
+
+    async def healthy(self) -> None:
+        """Return if the database answers a question within two seconds."""
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS), self.reading() as connection:
+                await connection.execute(text("SELECT 1"))
+        except TimeoutError as error:
+            msg = f"The database did not answer within {_HEALTH_SECONDS:g} s."
+            raise StorageUnavailable(msg) from error
+
+    async def revision(self) -> str | None:
+        """The schema revision; None before the first migration."""
+        async with self.reading() as connection:
+            return await connection.run_sync(_revision)
+
+    async def aclose(self) -> None:
+        """Close every connection. Safe to call twice."""
+        self._closed = True
+        await self._reader.dispose()
+        await self._writer.dispose()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = "The database has been closed."
+            raise StorageUnavailable(msg)
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return version

@@ -1,0 +1,161 @@
+"""Engines, set up so that nothing is lost: see the docstrings for what the defaults would lose.
+
+SQLite. The driver's own transaction handling is switched off (`isolation_level=None`) and `BEGIN`
+is ours: `BEGIN IMMEDIATE` takes the write lock at once, where a deferred `BEGIN` would read, find
+the lock taken on its first write, and fail or overwrite what another writer did in between. It also
+makes DDL transactional, so a failed migration leaves nothing behind. Reads use a plain `BEGIN` on
+an engine of their own: in WAL mode they neither wait for the writer nor make it wait.
+
+PostgreSQL. Connections are checked before use, renewed every half hour, and every statement is
+limited to five seconds.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Literal
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from mongars.core.clock import pause
+from mongars.core.errors import StorageUnavailable
+from mongars.core.optional import require
+from mongars.persistence.url import app_url, is_sqlite, migration_url, sqlite_path
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+    from mongars.persistence.config import DatabaseConfig
+
+Begin = Literal["BEGIN", "BEGIN IMMEDIATE"]
+
+_PRAGMAS: dict[str, object] = {
+    "busy_timeout": 5000,
+    "synchronous": "NORMAL",
+    "foreign_keys": "ON",
+}
+_WAL_PAUSE_SECONDS = 0.02
+_STATEMENT_MS = 5000
+_CONNECT_SECONDS = 5
+_RECYCLE_SECONDS = 1800
+
+
+def app_engines(config: DatabaseConfig) -> tuple[AsyncEngine, AsyncEngine]:
+    """The engine to write with and the engine to read with; the same one on PostgreSQL.
+
+    Connects to nothing yet. Raises `ConfigurationError` for an unusable URL.
+    """
+    url = app_url(config.url)
+    if not is_sqlite(url):
+        engine = _postgresql(url, config)
+        return engine, engine
+    # One connection writes, so writers of this process queue fairly instead of polling a lock.
+    writer = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=config.pool_timeout)
+    reader = create_async_engine(
+        url,
+        pool_size=config.pool_size,
+        max_overflow=config.max_overflow,
+        pool_timeout=config.pool_timeout,
+    )
+    _set_up_sqlite(writer.sync_engine, "BEGIN IMMEDIATE", _PRAGMAS)
+    _set_up_sqlite(reader.sync_engine, "BEGIN", _PRAGMAS)
+    return writer, reader
+
+
+def migration_engine(config: DatabaseConfig) -> Engine:
+    """A synchronous engine without a pool, patient with locks, for migrations and checks.
+
+    Foreign keys are off on SQLite: rebuilding a table drops the old one, which must not cascade.
+    """
+    url = migration_url(config.url)
+    if not is_sqlite(url):
+        # No statement timeout: converting a large table takes as long as it takes.
+        return create_engine(url, poolclass=NullPool, connect_args=_arguments(url))
+    engine = create_engine(url, poolclass=NullPool)
+    patience = int(config.startup_timeout * 1000)
+    pragmas = _PRAGMAS | {"busy_timeout": patience, "foreign_keys": "OFF"}
+    _set_up_sqlite(engine, "BEGIN IMMEDIATE", pragmas)
+    _switch_to_wal(engine, config.startup_timeout)
+    return engine
+
+
+def prepare_file(config: DatabaseConfig) -> None:
+    """Make the SQLite file, readable by its owner only, and its folder; nothing on PostgreSQL.
+
+    Raises `StorageUnavailable` if that is not possible.
+    """
+    path = sqlite_path(migration_url(config.url))
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+    except OSError as error:
+        msg = f"The database file {str(path)!r} cannot be created: {error.strerror}."
+        raise StorageUnavailable(msg) from error
+
+
+def _set_up_sqlite(engine: Engine, begin: Begin, pragmas: dict[str, object]) -> None:
+    """Attach our pragmas and our `BEGIN` to a SQLite engine."""
+
+    def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for name, value in pragmas.items():
+            cursor.execute(f"PRAGMA {name}={value}")
+        cursor.close()
+
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
+
+
+def _switch_to_wal(engine: Engine, seconds: float) -> None:
+    """Have connections put the file into WAL mode, for good; the application then finds it there.
+
+    SQLite does not apply the busy timeout to this switch when two connections attempt it at once,
+    so the waiting is done here.
+    """
+
+    def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        tries = max(1, int(seconds / _WAL_PAUSE_SECONDS))
+        for left in reversed(range(tries)):
+            try:
+                cursor.execute("PRAGMA journal_mode=WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or not left:
+                    raise
+            pause(_WAL_PAUSE_SECONDS)
+        cursor.close()
+
+    event.listen(engine, "connect", on_connect)
+
+
+def _postgresql(url: URL, config: DatabaseConfig) -> AsyncEngine:
+    arguments = _arguments(url)
+    if "options" not in url.query:
+        arguments["options"] = f"-c statement_timeout={_STATEMENT_MS}"
+    return create_async_engine(
+        url,
+        pool_pre_ping=True,
+        pool_recycle=_RECYCLE_SECONDS,
+        pool_size=config.pool_size,
+        max_overflow=config.max_overflow,
+        pool_timeout=config.pool_timeout,
+        connect_args=arguments,
+    )
+
+
+def _arguments(url: URL) -> dict[str, str | int]:
+    """Connection arguments for PostgreSQL; what the URL itself says wins."""
+    require("psycopg", extra="postgres")
+    return {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_SECONDS}

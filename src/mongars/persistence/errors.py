@@ -1,0 +1,93 @@
+"""The border where the driver's errors become ours.
+
+Told apart by the codes of SQLite and PostgreSQL, never by their words. The sentences are ours too:
+a driver's own text may quote hosts, files and values, and ours is shown to callers.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import exc
+
+from mongars.core.errors import StorageUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_UNREACHABLE = "The database cannot be reached."
+_LOCKED = "The database is locked by another writer. Try again."
+_READ_ONLY = "The database is read-only and cannot store anything."
+_FULL = "The database's disk is full."
+_FAILING = "The database's storage is failing or damaged."
+_SLOW = "The database took too long to answer."
+_OLD = "The database lacks a table or column; run init_db.py."
+_TAKEN = "Every database connection is taken. Try again."
+
+_SQLITE = {
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR: _FAILING,
+    sqlite3.SQLITE_CORRUPT: _FAILING,
+    sqlite3.SQLITE_NOTADB: "The database file is no SQLite database.",
+    sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened.",
+}
+
+# Whole SQLSTATE codes first, then classes (their first two characters).
+_POSTGRESQL = {
+    "25006": _READ_ONLY,
+    "42P01": _OLD,
+    "42703": _OLD,
+    "53100": _FULL,
+    "55P03": _LOCKED,
+    "57014": _SLOW,
+    "08": _UNREACHABLE,
+    "28": _UNREACHABLE,
+    "3D": _UNREACHABLE,
+    "40": _LOCKED,
+    "53": _TAKEN,
+    "57": _UNREACHABLE,
+    "58": _FAILING,
+}
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn the world's failures of the database into `StorageUnavailable`, `from` the original.
+
+    Broken constraints and faulty SQL are our own business and pass through.
+    """
+    try:
+        yield
+    except exc.TimeoutError as error:  # the pool's
+        raise StorageUnavailable(_TAKEN) from error
+    except exc.DBAPIError as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        raise StorageUnavailable(sentence) from error
+
+
+def _sentence(error: exc.DBAPIError) -> str | None:
+    """What happened, if the world is to blame."""
+    if isinstance(error.orig, sqlite3.Error):
+        return _sqlite_sentence(error.orig)
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2])
+    # Without a code: refused, closed or lost connections.
+    is_link = isinstance(error, exc.OperationalError | exc.InterfaceError)
+    return _UNREACHABLE if is_link else None
+
+
+def _sqlite_sentence(error: sqlite3.Error) -> str | None:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # raised by Python's driver itself
+        return None
+    if code == sqlite3.SQLITE_ERROR and str(error).startswith(("no such table", "no such column")):
+        return _OLD  # the one case SQLite gives no code of its own
+    return _SQLITE.get(code & 0xFF)  # the low byte; the rest of an extended code is detail

@@ -1,0 +1,125 @@
+"""Migrations from within the program: synchronous, callable from any thread."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from mongars.core.clock import SystemClock, pause
+from mongars.core.errors import ConfigurationError, StorageUnavailable
+from mongars.persistence.engine import migration_engine, prepare_file
+from mongars.persistence.environment import DATABASE
+from mongars.persistence.errors import storage_errors
+from mongars.persistence.url import migration_url, sqlite_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mongars.persistence.config import DatabaseConfig
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def upgrade(database: DatabaseConfig, revision: str = "head") -> None:
+    """Bring the database up to `revision`, or leave it untouched.
+
+    Safe to call from several processes at once: one migrates, the others wait and find it done.
+
+    Raises:
+        ConfigurationError: The URL is unusable, the database is newer than this program, or what
+            it holds stands in the way.
+        StorageUnavailable: The database cannot be reached, locked or written.
+    """
+    with _migration_errors():
+        command.upgrade(alembic_config(database), revision)
+
+
+def downgrade(database: DatabaseConfig, revision: str) -> None:
+    """Take the database back to `revision`, or leave it untouched. Raises like `upgrade`."""
+    with _migration_errors():
+        command.downgrade(alembic_config(database), revision)
+
+
+def current(database: DatabaseConfig) -> str | None:
+    """The revision the database has; None before the first migration. Raises like `upgrade`."""
+    path = sqlite_path(migration_url(database.url))
+    if path is not None and not path.exists():
+        return None
+    engine = migration_engine(database)
+    try:
+        with storage_errors(), engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+
+
+def head() -> str:
+    """The newest revision this program knows."""
+    script = ScriptDirectory(str(_MIGRATIONS))
+    return script.get_current_head() or ""
+
+
+def wait_for_database(database: DatabaseConfig, *, wait: Callable[[float], None] = pause) -> None:
+    """Return once the database answers; an SQLite file that can be made is an answer.
+
+    Tries every `startup_retry_interval` seconds, never waiting past `startup_timeout`.
+
+    Raises:
+        ConfigurationError: The URL is unusable.
+        StorageUnavailable: It did not answer in time; the last failure is the cause.
+    """
+    prepare_file(database)
+    engine = migration_engine(database)
+    clock = SystemClock()
+    end = clock.monotonic() + database.startup_timeout
+    try:
+        while True:
+            try:
+                with storage_errors(), engine.connect() as connection:
+                    connection.execute(text("SELECT 1"))
+                    return
+            except StorageUnavailable as error:
+                if clock.monotonic() + database.startup_retry_interval > end:
+                    seconds = f"{database.startup_timeout:g} s"
+                    msg = f"No database within {seconds}: {error} {_driver_text(error)}"
+                    raise StorageUnavailable(msg) from error
+            wait(database.startup_retry_interval)
+    finally:
+        engine.dispose()
+
+
+def _driver_text(error: StorageUnavailable) -> str:
+    """The driver's own words: for the operator's eyes, who needs the host and the reason."""
+    cause = error.__cause__
+    return str(cause.orig).strip() if isinstance(cause, DBAPIError) else ""
+
+
+@contextmanager
+def _migration_errors() -> Iterator[None]:
+    try:
+        with storage_errors():
+            yield
+    except CommandError as error:
+        msg = f"The database cannot be migrated by this version of the program: {error}"
+        raise ConfigurationError(msg) from error
+    except DBAPIError as error:
+        msg = f"The migration failed and left the database as it was: {error.orig}"
+        raise ConfigurationError(msg) from error
+
+
+def alembic_config(database: DatabaseConfig) -> Config:
+    """Alembic's own configuration for that database, for commands not offered here."""
+    config = Config()
+    # ConfigParser interpolates, so a percent sign in a path has to be doubled.
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes[DATABASE] = database
+    return config

@@ -1,0 +1,9 @@
+"""Alembic's entry for migrations the program runs itself (see `mongars.persistence.migrate`)."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from mongars.persistence.environment import DATABASE, run_env
+
+run_env(context.config.attributes[DATABASE])

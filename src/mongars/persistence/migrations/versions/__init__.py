@@ -1,0 +1,1 @@
+"""One file per revision; ids and names are public and never change."""

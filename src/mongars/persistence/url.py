@@ -1,0 +1,91 @@
+"""`DATABASE_URL`, in every spelling people use, made into the one our drivers take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from mongars.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+POSTGRESQL = "postgresql+psycopg"
+"""psycopg 3 serves the application and the migrations with one URL."""
+
+_SQLITE_APP = "sqlite+aiosqlite"
+_SQLITE_SYNC = "sqlite+pysqlite"
+_SECRET_PARAMETERS = ("password", "sslpassword")
+
+
+def app_url(raw: str) -> URL:
+    """The URL for the asynchronous application engines.
+
+    Raises `ConfigurationError`, naming `DATABASE_URL` and never showing its password.
+    """
+    url = _parse(raw)
+    dialect = url.drivername.partition("+")[0]
+    if dialect in {"postgres", "postgresql"}:
+        return url.set(drivername=POSTGRESQL)
+    if dialect == "sqlite":
+        return _file(url).set(drivername=_SQLITE_APP)
+    msg = (
+        f"DATABASE_URL names the database system {dialect!r}."
+        " Use postgresql://user:password@host/name or sqlite:///path/to/file.db."
+    )
+    raise ConfigurationError(msg)
+
+
+def migration_url(raw: str) -> URL:
+    """The URL for migrations, which run synchronously. Raises like `app_url`."""
+    url = app_url(raw)
+    return url.set(drivername=_SQLITE_SYNC) if is_sqlite(url) else url
+
+
+def is_sqlite(url: URL) -> bool:
+    """Whether that is a SQLite file, not PostgreSQL."""
+    return url.drivername.startswith("sqlite")
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The database file of a SQLite URL; None for PostgreSQL."""
+    return Path(url.database or "") if is_sqlite(url) else None
+
+
+def masked(raw: str) -> str:
+    """The normalised URL with every password in it hidden, for logs. Raises like `app_url`."""
+    url = app_url(raw)
+    hidden = {name: "***" for name in _SECRET_PARAMETERS if name in url.query}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def _parse(raw: str) -> URL:
+    try:
+        # ValueError: a port that is no number.
+        return make_url(raw.strip())
+    except (ArgumentError, ValueError):
+        msg = (
+            "DATABASE_URL is not a database URL."
+            " Use postgresql://user:password@host/name or sqlite:///path/to/file.db;"
+            " percent-encode special characters in the password."
+        )
+        # The cause quotes the URL with its password, so it stays out of the chain.
+        raise ConfigurationError(msg) from None
+
+
+def _file(url: URL) -> URL:
+    if url.database in {None, "", ":memory:"}:
+        msg = (
+            "DATABASE_URL names a SQLite database in memory, which every connection would see"
+            " empty. Name a file: sqlite:///path/to/file.db."
+        )
+        raise ConfigurationError(msg)
+    if "uri" in url.query:
+        msg = (
+            "DATABASE_URL uses a SQLite file: URI. Name the file itself: sqlite:///path/to/file.db."
+        )
+        raise ConfigurationError(msg)
+    return url

@@ -1,0 +1,39 @@
+"""An ASGI application on a real loopback socket, for as long as a test needs it."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from mongars.core.background import Background
+from mongars.core.clock import SystemClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from uvicorn._types import ASGIApplication
+
+
+@asynccontextmanager
+async def serving(app: ASGIApplication) -> AsyncIterator[str]:
+    """Serve the application on a free port; yields its base URL."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    clock = SystemClock()
+    task = Background(lambda: server.serve(sockets=[listener]), name="test-server")
+    task.start()
+    try:
+        while not server.started:
+            if not task.running:
+                await task.finished()
+            await clock.sleep(0.005)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task.finished()
+        listener.close()

@@ -1,0 +1,232 @@
+"""The OpenAI dialect, seen by the official client and by raw HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import openai
+import orjson
+import pytest
+
+from mongars.engines.fake import FakePlan
+from mongars.protocol.sse import EventSplitter
+from support import eventually, impatient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from conftest import Api
+
+QUESTION = [{"role": "user", "content": "good morning"}]
+ANSWER = "[1] you said: good morning"
+
+
+def client_of(api: Api, key: str | None = None) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key=key or api.key, max_retries=0)
+
+
+async def test_official_client_gets_a_whole_answer(api: Api) -> None:
+    """The `openai` client reads text, finish reason and usage from a whole answer."""
+    async with client_of(api) as client:
+        answer = await client.chat.completions.create(model="mongars", messages=QUESTION)
+    assert answer.choices[0].message.content == ANSWER
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 5)
+
+
+async def test_official_client_gets_the_same_as_a_stream(api: Api) -> None:
+    """Streamed, the client sees one role, the same text, one finish and the usage it asked for."""
+    async with client_of(api) as client:
+        stream = await client.chat.completions.create(
+            model="fake", messages=QUESTION, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    assert "".join(delta.content or "" for delta in deltas) == ANSWER
+    assert [delta.role for delta in deltas if delta.role] == ["assistant"]
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 8
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_usage_is_not_streamed_unasked(api: Api) -> None:
+    """Without `stream_options` every chunk has a choice, as the protocol says."""
+    async with client_of(api) as client:
+        stream = await client.chat.completions.create(model="fake", messages=QUESTION, stream=True)
+        assert all([chunk.choices async for chunk in stream])
+
+
+async def test_official_client_lists_models(api: Api) -> None:
+    """The served model and its alias are listed and can be looked up."""
+    async with client_of(api) as client:
+        names = [model.id async for model in client.models.list()]
+        assert names == ["fake", "mongars"]
+        assert (await client.models.retrieve("fake")).id == "fake"
+
+
+async def test_odd_values_of_real_clients_are_tolerated(api: Api) -> None:
+    """Developer role, text parts, zero and unknown parameters do not fail a request."""
+    async with client_of(api) as client:
+        answer = await client.chat.completions.create(
+            model="mongars",
+            messages=[
+                {"role": "developer", "content": "be brief"},
+                {"role": "user", "content": [{"type": "text", "text": "good morning"}]},
+            ],
+            max_tokens=0,
+            extra_body={"prediction": None, "metadata": {"a": "b"}, "service_tier": "auto"},
+        )
+    assert answer.choices[0].message.content == "[2] you said: good morning"
+
+
+async def test_answers_say_where_they_came_from(api: Api) -> None:
+    """Headers name the request, the provider, the attempts, the fallback and the adapter."""
+    body = {"model": "mongars", "messages": QUESTION}
+    headers = {**api.auth, "X-Request-Id": "my-own-id"}
+    async with api.http.post(
+        f"{api.url}/v1/chat/completions", json=body, headers=headers
+    ) as response:
+        assert response.status == 200
+        assert response.headers["x-request-id"] == "my-own-id"
+        assert response.headers["x-llm-provider"] == "embedded"
+        assert response.headers["x-llm-attempts"] == "1"
+        assert response.headers["x-llm-fallback"] == "false"
+        assert response.headers["x-adapter-version"] == "baseline"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "says"),
+    [
+        pytest.param(b"{oops", 400, "invalid_request", "parse JSON", id="malformed"),
+        pytest.param(b"{}", 400, "invalid_request", "messages", id="no-messages"),
+        pytest.param(b'{"messages": []}', 400, "prompt_missing", "no message", id="empty"),
+        pytest.param(
+            b'{"messages": [{"role": "user", "content": " "}]}',
+            *(400, "prompt_missing", "no message"),
+            id="blank",
+        ),
+        pytest.param(b'{"messages": "hi"}', 400, "invalid_request", "messages", id="wrong-type"),
+        pytest.param(
+            b'{"model": "gpt-9", "messages": [{"role": "user", "content": "x"}]}',
+            *(404, "model_unknown", "gpt-9"),
+            id="unknown-model",
+        ),
+        pytest.param(
+            b'{"messages": [{"role": "user", "content": "' + b"word " * 300 + b'"}]}',
+            *(400, "context_length_exceeded", "200"),
+            id="beyond-context",
+        ),
+        pytest.param(
+            b'{"messages": [{"role": "user", "content": "' + b"x" * 1_000_000 + b'"}]}',
+            *(413, "too_large", "1000000"),
+            id="one-megabyte",
+        ),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_bad_input_gets_a_status_and_a_reason(
+    api: Api, *, body: bytes, status: int, code: str, says: str, stream: bool
+) -> None:
+    """Bad input is answered with a real status and a body that says what is wrong."""
+    if stream and body.endswith(b"}"):
+        body = body[:-1] + (b"," if len(body) > 2 else b"") + b'"stream": true}'
+    url = f"{api.url}/v1/chat/completions"
+    async with api.http.post(url, data=body, headers=api.auth) as response:
+        error = (await response.json())["error"]
+        assert response.status == status
+        assert error["code"] == code
+        assert says in error["message"]
+        assert response.headers["x-should-retry"] == "false"
+
+
+async def test_context_error_carries_both_numbers(api: Api) -> None:
+    """Too long a prompt is answered with its size and the limit, as numbers."""
+    body = {"messages": [{"role": "user", "content": "word " * 300}]}
+    url = f"{api.url}/v1/chat/completions"
+    async with api.http.post(url, json=body, headers=api.auth) as response:
+        error = (await response.json())["error"]
+    assert error["prompt_tokens"] == 301
+    assert error["context_tokens"] == 200
+
+
+@pytest.mark.parametrize("key", ["mg-wrong", ""], ids=["unknown", "empty"])
+async def test_bad_key_is_refused(api: Api, key: str) -> None:
+    """Without a valid key nothing but health answers; the reason is given."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    for path in ("/v1/models", "/metrics", "/api/v1/conversation/history"):
+        async with api.http.get(api.url + path, headers=headers) as response:
+            assert response.status == 401
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+            assert "key" in (await response.text()).lower()
+
+
+async def test_cut_stream_ends_with_an_error_event(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]],
+) -> None:
+    """A stream cut after its first token ends with an error event and without `[DONE]`."""
+    plan = FakePlan(cut_after_tokens=2)
+    async with start_api(plan) as api:
+        body = {"messages": QUESTION, "stream": True}
+        url = f"{api.url}/v1/chat/completions"
+        async with api.http.post(url, json=body, headers=api.auth) as response:
+            events = EventSplitter().feed(await response.read())
+        assert events[-1].name == "error"
+        assert orjson.loads(events[-1].data)["error"]["code"] == "generation_interrupted"
+        assert not any(event.is_done for event in events)
+        async with client_of(api) as client:
+            stream = await client.chat.completions.create(
+                model="fake", messages=QUESTION, stream=True
+            )
+            with pytest.raises(openai.APIError):
+                async for _ in stream:
+                    pass
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize(
+    "plan",
+    [FakePlan(first_token_delay=5), FakePlan(token_delay=0.2)],
+    ids=["before-first-token", "mid-answer"],
+)
+async def test_client_that_leaves_stops_the_engine(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]], *, plan: FakePlan, stream: bool
+) -> None:
+    """A disconnect reaches the engine within 0.2 s, in every phase, streamed or not."""
+    async with start_api(plan) as api:
+
+        async def read() -> None:
+            body = {"messages": QUESTION, "stream": stream}
+            url = f"{api.url}/v1/chat/completions"
+            async with api.http.post(url, json=body, headers=api.auth) as response:
+                await response.read()
+
+        async with impatient(read) as client:
+            await eventually(lambda: api.engine.busy == 1)
+            await client.leave()
+            await eventually(lambda: api.engine.busy == 0, seconds=0.2)
+
+
+async def test_overload_is_503_with_retry_after_and_nothing_hangs(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]],
+) -> None:
+    """Fifty requests at once: each is answered, or told when to come back."""
+    async with start_api(FakePlan(slots=2, token_delay=0.01)) as api:
+
+        async def ask() -> tuple[int, str | None]:
+            body = {"messages": QUESTION}
+            url = f"{api.url}/v1/chat/completions"
+            async with api.http.post(url, json=body, headers=api.auth) as response:
+                await response.read()
+                return response.status, response.headers.get("Retry-After")
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask()) for _ in range(50)]
+        results = [task.result() for task in tasks]
+        assert {status for status, _ in results} <= {200, 503}
+        assert sum(status == 200 for status, _ in results) >= 2
+        assert all(wait for status, wait in results if status == 503)
+        assert api.engine.busy == 0

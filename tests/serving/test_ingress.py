@@ -1,0 +1,267 @@
+"""The replica's HTTP face, over real sockets, with the deterministic engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+import orjson
+import pytest
+
+from mongars.core.clock import SystemClock
+from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.protocol.openai import Fold, read_chunk
+from mongars.protocol.sse import EventSplitter, ServerEvent
+from mongars.serving.config import ReplicaConfig, SamplingDefaults
+from mongars.serving.ingress import build_ingress
+from mongars.serving.replica import Replica
+from mongars.testing.server import serving
+from support import eventually, impatient
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    engine: FakeEngine
+    replica: Replica
+    http: aiohttp.ClientSession
+
+    def post(
+        self, body: object, **options: object
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return self.http.post(self.url + "/generate", data=orjson.dumps(body), **options)
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@asynccontextmanager
+async def served(plan: FakePlan, **limits: object) -> AsyncIterator[Served]:
+    engine = FakeEngine(plan, clock=SystemClock())
+    replica = Replica(engine, ReplicaConfig(**limits), clock=SystemClock(), replica_id="r1")
+    await replica.start()
+    async with serving(build_ingress(replica)) as url, aiohttp.ClientSession() as http:
+        yield Served(url, engine, replica, http)
+
+
+async def events_of(response: aiohttp.ClientResponse) -> list[ServerEvent]:
+    return EventSplitter().feed(await response.read())
+
+
+async def test_whole_answer_has_the_published_fields() -> None:
+    """A JSON answer carries text, adapter, usage and origin under the published names."""
+    async with served(FakePlan()) as it, it.post({"prompt": "good morning"}) as response:
+        body = await response.json()
+        assert response.status == 200
+        assert body["content"] == body["message"]["content"] == "[1] you said: good morning"
+        assert body["adapter_version"] == response.headers["X-Adapter-Version"] == "baseline"
+        assert body["usage"] == {
+            "model": "fake",
+            "generations": 1,
+            "prompt_tokens": 3,
+            "completion_tokens": 5,
+            "total_tokens": 8,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        }
+        assert body["finish_reason"] == "stop"
+        assert body["replica"] == response.headers["X-Replica-Id"] == "r1"
+        assert body["degraded"] is False
+
+
+async def test_stream_is_meta_then_chunks_then_done_and_says_the_same() -> None:
+    """A stream starts with who answers, ends with `[DONE]`, and its text equals the whole answer."""
+    async with served(FakePlan()) as it:
+        async with it.post({"prompt": "good morning"}) as response:
+            whole = await response.json()
+        async with it.post({"prompt": "good morning", "stream": True}) as response:
+            events = await events_of(response)
+    assert events[0].name == "meta"
+    assert orjson.loads(events[0].data)["engine"] == "fake"
+    assert events[-1].is_done
+    fold = Fold()
+    for event in events[1:-1]:
+        fold.add(read_chunk(event))
+    assert fold.text == whole["content"]
+    assert fold.usage is not None
+    assert fold.usage.total_tokens == whole["usage"]["total_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "says"),
+    [
+        pytest.param(b"{oops", 400, "invalid_request", "parse JSON", id="malformed"),
+        pytest.param(b"[1]", 400, "invalid_request", "object", id="no-object"),
+        pytest.param(b"{}", 400, "prompt_missing", "no message", id="nothing"),
+        pytest.param(b'{"prompt": "  "}', 400, "prompt_missing", "no message", id="blank"),
+        pytest.param(b'{"prompt": 5}', 400, "invalid_request", "prompt", id="wrong-type"),
+        pytest.param(
+            b'{"prompt": "x", "temperature": 9}', 400, "invalid_request", "temperature", id="range"
+        ),
+        pytest.param(
+            b'{"prompt": "x", "adapter": {"version": "v9"}}',
+            404,
+            "adapter_unknown",
+            "v9",
+            id="adapter",
+        ),
+        pytest.param(
+            b'{"prompt": "' + b"word " * 9000 + b'"}',
+            400,
+            "context_length_exceeded",
+            "4096",
+            id="long",
+        ),
+        pytest.param(
+            b'{"prompt": "' + b"x" * 1_000_000 + b'"}', 413, "too_large", "1000000", id="huge"
+        ),
+    ],
+)
+async def test_bad_input_gets_a_status_and_a_reason(
+    body: bytes, status: int, code: str, says: str
+) -> None:
+    """Every kind of bad input is answered with a real status and a body that names the fault."""
+    async with (
+        served(FakePlan()) as it,
+        it.http.post(it.url + "/generate", data=body) as response,
+    ):
+        answer = await response.json()
+        assert response.status == status
+        assert answer["content"] == ""
+        assert answer["error"] == code
+        assert says in answer["detail"]
+        assert answer["adapter_version"] == "baseline"
+
+
+async def test_unreadable_deadline_header_is_named() -> None:
+    """A deadline that is no number is the caller's error, not silently ignored."""
+    async with (
+        served(FakePlan()) as it,
+        it.post({"prompt": "x"}, headers={"X-Request-Timeout-Ms": "soon"}) as response,
+    ):
+        assert response.status == 400
+        assert "x-request-timeout-ms" in (await response.json())["detail"]
+
+
+async def test_cut_stream_ends_with_an_error_event_and_no_done() -> None:
+    """When the engine breaks off, the stream says so and never looks complete."""
+    async with (
+        served(FakePlan(cut_after_tokens=2)) as it,
+        it.post({"prompt": "good morning", "stream": True}) as response,
+    ):
+        events = await events_of(response)
+    assert events[-1].name == "error"
+    assert orjson.loads(events[-1].data)["error"] == "generation_interrupted"
+    assert not any(event.is_done for event in events)
+
+
+async def test_cut_whole_answer_is_an_error_not_a_short_answer() -> None:
+    """Without streaming a cut answer is a 500 with no content."""
+    async with (
+        served(FakePlan(cut_after_tokens=2)) as it,
+        it.post({"prompt": "good morning"}) as response,
+    ):
+        assert response.status == 500
+        assert (await response.json())["content"] == ""
+
+
+async def test_full_queue_is_refused_with_retry_after() -> None:
+    """Beyond slots and queue the answer is 503 with `Retry-After`, at once; the others finish."""
+    plan = FakePlan(slots=1, token_delay=0.03)
+    async with served(plan, max_waiting=1) as it:
+
+        async def ask() -> tuple[int, str | None]:
+            async with it.post({"prompt": "a b c d"}) as response:
+                return response.status, response.headers.get("Retry-After")
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask()) for _ in range(4)]
+        results = [task.result() for task in tasks]
+    assert sorted(status for status, _ in results) == [200, 200, 503, 503]
+    assert all(int(wait or 0) >= 1 for status, wait in results if status == 503)
+
+
+async def test_deadline_shorter_than_the_queue_is_refused_on_arrival() -> None:
+    """A request that cannot start in time is told so instead of waiting for nothing."""
+    async with served(FakePlan(slots=1, token_delay=0.05)) as it:
+        hurry = {"X-Request-Timeout-Ms": "50"}
+        async with (
+            it.post({"prompt": "a b c d", "stream": True}) as first,
+            it.post({"prompt": "x"}, headers=hurry) as second,
+        ):
+            await first.content.readany()
+            assert second.status == 503
+            assert "Retry-After" in second.headers
+
+
+async def test_deadline_that_passes_while_answering_ends_the_stream_with_an_error() -> None:
+    """An answer that runs past its deadline ends with an error event."""
+    async with (
+        served(FakePlan(token_delay=0.05)) as it,
+        it.post(
+            {"prompt": "a b c d e f g h", "stream": True}, headers={"X-Request-Timeout-Ms": "120"}
+        ) as response,
+    ):
+        events = await events_of(response)
+    assert orjson.loads(events[-1].data)["error"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize(
+    "plan",
+    [FakePlan(first_token_delay=5), FakePlan(token_delay=0.2)],
+    ids=["before-first-token", "mid-answer"],
+)
+async def test_client_that_leaves_frees_the_slot(plan: FakePlan, stream: bool) -> None:
+    """A disconnect stops the work within 0.2 s, in every phase, streamed or not."""
+    body = {"prompt": "a b c d e f", "stream": stream}
+    async with served(plan) as it, impatient(lambda: _read(it, body)) as client:
+        await eventually(lambda: it.engine.busy == 1)
+        await client.leave()
+        await eventually(lambda: it.engine.busy == 0, seconds=0.2)
+        assert it.replica.load == {"slots": 4, "active": 0, "waiting": 0}
+
+
+async def test_client_that_leaves_the_queue_is_forgotten() -> None:
+    """A disconnect while waiting for a slot leaves the queue."""
+    body = {"prompt": "a b c", "stream": True}
+    plan = FakePlan(slots=1, token_delay=0.2)
+    async with served(plan) as it, impatient(lambda: _read(it, body)):
+        await eventually(lambda: it.engine.busy == 1)
+        async with impatient(lambda: _read(it, body)) as second:
+            await eventually(lambda: it.replica.load["waiting"] == 1)
+            await second.leave()
+            await eventually(lambda: it.replica.load["waiting"] == 0, seconds=0.2)
+
+
+async def _read(it: Served, body: object) -> None:
+    async with it.post(body) as response:
+        await response.read()
+
+
+async def test_readiness_tells_the_engines_state() -> None:
+    """`/readyz` is 200 only while a question would be answered; `/healthz` always answers."""
+    async with served(FakePlan()) as it:
+        async with it.http.get(it.url + "/readyz") as response:
+            assert response.status == 200
+        await it.engine.aclose()
+        async with it.http.get(it.url + "/readyz") as response:
+            assert response.status == 409
+            assert response.headers["Retry-After"] == "1"
+        async with it.http.get(it.url + "/healthz") as response:
+            assert (await response.json())["engine_state"] == "stopped"
+        async with it.post({"prompt": "x"}) as response:
+            assert response.status == 409
+            assert (await response.json())["error"] == "not_ready"
+
+
+async def test_new_defaults_apply_to_running_replicas() -> None:
+    """A changed sampling default reaches the next request without a restart."""
+    async with served(FakePlan()) as it:
+        it.replica.use_defaults(SamplingDefaults(max_tokens=2))
+        async with it.post({"prompt": "a b c d"}) as response:
+            body = await response.json()
+        assert body["finish_reason"] == "length"
+        assert body["usage"]["completion_tokens"] == 2
