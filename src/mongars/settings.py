@@ -123,6 +123,12 @@ class Environment(BaseSettings):
     ray_serve_url: Words = variable(
         "RAY_SERVE_URL", (), "Comma-separated Serve endpoints, e.g. http://ray-head:8000/generate."
     )
+    ray_serve_token: Annotated[SecretStr | None, Optional] = variable(
+        "RAY_SERVE_TOKEN",
+        None,
+        "Bearer token the Serve application asks for and the API sends; unset: none is asked for.",
+        min_length=16,
+    )
     ray_client_timeout: float = variable(
         "RAY_CLIENT_TIMEOUT",
         10.0,
@@ -160,6 +166,12 @@ class Environment(BaseSettings):
         "RAY_DASHBOARD_ADDRESS",
         None,
         "Dashboard URL of a given cluster, for --deploy and --status.",
+    )
+    ray_auth_token: Annotated[SecretStr | None, Optional] = variable(
+        "RAY_AUTH_TOKEN", None, "Token of a Ray cluster started with RAY_AUTH_MODE=token."
+    )
+    ray_auth_token_path: Annotated[Path | None, Optional] = variable(
+        "RAY_AUTH_TOKEN_PATH", None, "File with that token."
     )
     general_model: str = variable(
         "RAY_GENERAL_MODEL",
@@ -242,7 +254,7 @@ def read_environment(
 def _complaint(error: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in error["loc"][:1])
     reason = str(error["msg"]).removeprefix("Value error, ")
-    secret = any(word in name for word in ("KEY", "SECRET", "PASSWORD", "DATABASE_URL"))
+    secret = any(word in name for word in ("KEY", "SECRET", "PASSWORD", "TOKEN", "DATABASE_URL"))
     shown = "" if secret else f" (got {error.get('input')!r})"
     return f"{name}: {reason}{shown}"
 

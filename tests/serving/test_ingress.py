@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -265,3 +266,19 @@ async def test_new_defaults_apply_to_running_replicas() -> None:
             body = await response.json()
         assert body["finish_reason"] == "length"
         assert body["usage"]["completion_tokens"] == 2
+
+
+async def test_token_is_asked_for_where_one_is_set() -> None:
+    """With a token configured, only its holders are answered; health stays open."""
+    token = "a-token-of-some-length"
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    async with served(FakePlan(), token_sha256=digest) as it:
+        for headers, status in (
+            ({}, 401),
+            ({"Authorization": "Bearer wrong"}, 401),
+            ({"Authorization": f"Bearer {token}"}, 200),
+        ):
+            async with it.post({"prompt": "x"}, headers=headers) as response:
+                assert response.status == status
+        async with it.http.get(it.url + "/readyz") as response:
+            assert response.status == 200

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+RAY_TOKEN = "ray-token"  # noqa: S105 (the name of a file)
+SERVE_TOKEN = "serve-token"  # noqa: S105 (the name of a file)
+
+
 def secret_file(home: Path, name: str) -> Path:
     """Where a secret is kept."""
     return home / "secrets" / name

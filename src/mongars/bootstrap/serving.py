@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
+from mongars.bootstrap.secrets import RAY_TOKEN, read_secret
 from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
 from mongars.engines.provisioning.cache import find_model
@@ -31,13 +33,22 @@ def serving_config(settings: Settings) -> ServingConfig:
         top_p=environment.top_p,
         max_tokens=environment.max_tokens,
     )
+    token = environment.ray_serve_token
     return ServingConfig(
         replica=ReplicaConfig(
-            engine=engine, sampling=sampling, max_body_bytes=environment.max_body_bytes
+            engine=engine,
+            sampling=sampling,
+            max_body_bytes=environment.max_body_bytes,
+            token_sha256=None if token is None else digest_of(token.get_secret_value()),
         ),
         replicas=environment.replicas,
         port=environment.ray_http_port,
     )
+
+
+def digest_of(token: str) -> str:
+    """The form in which a token travels to the cluster. It is random, so one hash protects it."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def provisioned_model(settings: Settings) -> tuple[Path, str]:
@@ -52,5 +63,22 @@ def provisioned_model(settings: Settings) -> tuple[Path, str]:
 def serve_control(settings: Settings, address: str | None) -> ServeControl:
     """The way to a cluster: the given address, else the configured one, else the local one."""
     require("ray", extra="serve")
+    given = address or settings.environment.ray_address
+    if given is not None:
+        return ServeControl(given, token=ray_token(settings))
     local = f"http://127.0.0.1:{settings.environment.ray_dashboard_port}"
-    return ServeControl(address or settings.environment.ray_address or local)
+    return ServeControl(local, token=ray_token(settings) or read_secret(settings.home, RAY_TOKEN))
+
+
+def ray_token(settings: Settings) -> str | None:
+    """The token a person set for their cluster. Raises `ConfigurationError` if unreadable."""
+    values = settings.environment
+    if values.ray_auth_token is not None:
+        return values.ray_auth_token.get_secret_value()
+    if values.ray_auth_token_path is None:
+        return None
+    try:
+        return values.ray_auth_token_path.expanduser().read_text(encoding="ascii").strip()
+    except OSError as exc:
+        detail = f"RAY_AUTH_TOKEN_PATH: {values.ray_auth_token_path}: {exc.strerror}."
+        raise ConfigurationError(detail) from exc

@@ -19,7 +19,7 @@ from mongars.cli.errors import exit_on_error
 from mongars.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from mongars.persistence.accounts import SqlAccounts
 
@@ -121,9 +121,9 @@ def _ask_password() -> str:
     return first
 
 
-def _print(rows: list[dict[str, object]], *, as_json: bool) -> None:
+def _print(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps([dict(row) for row in rows], indent=2))
         return
     if not rows:
         print("None.")

@@ -38,9 +38,7 @@ class Finding:
     detail: str
 
 
-def doctor(
-    *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
-) -> None:
+def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Look for misconfiguration; exit status 1 if something must be mended."""
     with exit_on_error():
         findings = examine(load_settings())
@@ -119,5 +117,5 @@ def _api(settings: Settings) -> str:
     if body.get("status") != "ready":
         parts = body.get("parts", {})
         down = [f"{n}: {p['state']} {p['detail']}" for n, p in parts.items() if p["state"] != "up"]
-        raise _Warning(f"{body.get('status')} at {settings.api_url}; " + "; ".join(down))  # noqa: EM102
+        raise _Warning(f"{body.get('status')} at {settings.api_url}; " + "; ".join(down))
     return f"ready at {settings.api_url}"

@@ -46,7 +46,7 @@ class ApiClient:
         """Post and read events. Raises the error the API answered with."""
         async with (
             self._session(total=None) as session,
-            self._request(session, "POST", path, body) as response,
+            self._request(session, "POST", path, body=body) as response,
         ):
             if response.status != HTTPStatus.OK:
                 raise _error(await _json(response))
@@ -62,6 +62,7 @@ class ApiClient:
         session: aiohttp.ClientSession,
         method: str,
         path: str,
+        *,
         body: dict[str, Any] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:

@@ -31,7 +31,8 @@ Examples:
 
 
 @app.command(epilog=EXAMPLES)
-def ray_service(
+def ray_service(  # noqa: PLR0913 (every flag of the command is a parameter)
+    *,
     deploy: Annotated[bool, typer.Option("--deploy", help="Deploy, wait until healthy.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Show what is deployed.")] = False,
     shutdown: Annotated[bool, typer.Option("--shutdown", help="Remove the application.")] = False,
@@ -95,3 +96,7 @@ def _show(state: ApplicationState, *, as_json: bool) -> None:
 def main() -> None:
     """Run the command."""
     app()
+
+
+if __name__ == "__main__":
+    main()

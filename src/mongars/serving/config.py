@@ -56,6 +56,8 @@ class ReplicaConfig(_Part):
     max_body_bytes: int = Field(default=1_000_000, ge=1024)
     answer_timeout: float = Field(default=600.0, gt=0)
     """Seconds any answer may take when its caller names no deadline."""
+    token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the bearer token callers must send; only the digest reaches the cluster."""
     generate_path: str = Field(default="/generate", pattern=r"^/[\w\-./]*$")
 
 

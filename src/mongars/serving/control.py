@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.exceptions import AuthenticationError
 
 from mongars.core.clock import pause
 from mongars.core.errors import (
@@ -18,6 +19,7 @@ from mongars.core.errors import (
     EndpointUnreachable,
     InferenceFailed,
     InvalidAnswer,
+    NotAuthenticated,
 )
 from mongars.serving.config import APPLICATION
 from mongars.serving.definition import deploy_schema
@@ -77,8 +79,9 @@ class ApplicationState:
 class ServeControl:
     """Talks to one cluster's dashboard, such as `http://127.0.0.1:8265`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, token: str | None = None) -> None:
         self._address = address
+        self._headers = None if token is None else {"Authorization": f"Bearer {token}"}
 
     def deploy(
         self,
@@ -127,13 +130,19 @@ class ServeControl:
 
     def _call(self, action: Callable[[ServeSubmissionClient], Any]) -> Any:  # noqa: ANN401
         try:
-            return action(ServeSubmissionClient(self._address))
+            return action(ServeSubmissionClient(self._address, headers=self._headers))
         except OSError as exc:  # what `requests`, inside, raises is one too
             detail = (
                 f"No Ray dashboard answers at {self._address}. Start Ray (`mongars up`, or"
                 " `ray start --head`), or name the right one with --address."
             )
             raise EndpointUnreachable(detail) from exc
+        except AuthenticationError as exc:
+            detail = (
+                f"The Ray cluster at {self._address} asks for a token. Set RAY_AUTH_TOKEN or"
+                " RAY_AUTH_TOKEN_PATH."
+            )
+            raise NotAuthenticated(detail) from exc
         except (RuntimeError, ValueError) as exc:
             detail = f"The Ray dashboard at {self._address} refused: {exc}"
             raise InvalidAnswer(detail) from exc

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from mongars.core.errors import (
     AdapterUnknown,
     InvalidRequest,
     MongarsError,
+    NotAuthenticated,
     NotReady,
 )
 from mongars.core.ids import accept_id
@@ -71,6 +74,7 @@ class GenerateDoor:
         """`POST /generate`: one answer, whole or streamed; see `protocol.generate`."""
         request_id = accept_id(request.headers.get(headers.REQUEST_ID), prefix="req")
         try:
+            self._check_token(request)
             body = await self._read(request)
             generation = body.to_generation(request_id=request_id)
             deadline = self._replica.deadline(timeout_of(request))
@@ -121,6 +125,16 @@ class GenerateDoor:
             # The blank line ends an event that was cut in the middle.
             await answer.write(b"\n\n" + encode_event(self._error_body(error), name=ERROR_EVENT))
         await answer.end()
+
+    def _check_token(self, request: Request) -> None:
+        wanted = self._replica.config.token_sha256
+        if wanted is None:
+            return
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        given = hashlib.sha256(token.strip().encode()).hexdigest()
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given, wanted):
+            detail = "Send the token of this application: Authorization: Bearer <RAY_SERVE_TOKEN>."
+            raise NotAuthenticated(detail)
 
     async def _read(self, request: Request) -> GenerateRequest:
         raw = await read_limited(

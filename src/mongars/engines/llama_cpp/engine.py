@@ -157,7 +157,7 @@ class LlamaCppEngine:
         return deaths
 
     def _say(self, name: str, **values: str | int) -> None:
-        self._observer.observe(Note(name=name, level="warning", values=values))
+        self._observer.observe(Note(name=name, values=values))
 
 
 async def _relay(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -1,0 +1,129 @@
+"""Composes the local stack: what `mongars up` starts, with which environment."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mongars.bootstrap.first_run import prepare_database
+from mongars.bootstrap.secrets import RAY_TOKEN, SERVE_TOKEN, ensure_secret, secret_file
+from mongars.bootstrap.stack.config import Service, StackConfig, StackParts
+from mongars.bootstrap.stack.probe import http_answers
+from mongars.engines.provisioning.provision import provision, require_ready
+from mongars.engines.provisioning.spec import ROLES
+from mongars.persistence.url import masked
+from mongars.serving.config import ReplicaConfig
+from mongars.settings import child_environment
+
+if TYPE_CHECKING:
+    from mongars.api.first_run import FirstRun
+    from mongars.bootstrap.stack.stage import Progress
+    from mongars.engines.provisioning.spec import Step
+    from mongars.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpOptions:
+    """What the command line adds to the settings; None leaves them as they are."""
+
+    host: str | None = None
+    port: int | None = None
+    replicas: int | None = None
+    use_ray: bool = True
+
+
+@dataclass(slots=True, kw_only=True)
+class LocalPlan:
+    """The stack of one home. `first_run` is filled by the database stage, if it is one."""
+
+    settings: Settings
+    config: StackConfig
+    first_run: FirstRun | None = field(default=None, repr=False)
+
+    def parts(self) -> StackParts:
+        """The work and the processes of the stack."""
+        python, config = self.config.python, self.config
+        argv = (python, "-m", "mongars", "api", "--host", config.host, "--port", str(config.port))
+        host = "127.0.0.1" if config.host in {"0.0.0.0", "::"} else config.host  # noqa: S104
+
+        async def ready() -> bool:
+            return await http_answers(host, config.port, path="/healthz", holds=b'"ok"')
+
+        return StackParts(
+            provision=self._provision,
+            migrate=self._migrate,
+            deploy=(python, "-m", "mongars.cli.serve", "--deploy"),
+            api=Service(argv=argv, ready=ready),
+        )
+
+    def _provision(self, progress: Progress) -> str:
+        def report(step: Step) -> None:
+            fraction = step.done / step.total if step.total else None
+            progress(f"{step.phase} {step.name}", fraction)
+
+        statuses = provision(ROLES, config=self.settings.provisioning(), progress=report)
+        require_ready(statuses)
+        status = statuses[0]
+        return status.name if status.action == "exists" else f"{status.name} {status.action}"
+
+    def _migrate(self, progress: Progress) -> str:
+        progress("migrating", None)
+        self.first_run = prepare_database(self.settings)
+        return masked(self.settings.database_url())
+
+
+def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
+    """The stack these settings and options describe. Raises `ConfigurationError`."""
+    values = settings.environment
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    external = bool(values.ray_serve_url) or values.use_ray_serve is False
+    use_ray = options.use_ray and not external
+    config = StackConfig(
+        home=settings.home,
+        host=options.host or values.host,
+        port=options.port or values.port,
+        ray_http_port=values.ray_http_port,
+        ray_port=values.ray_port,
+        ray_dashboard_port=values.ray_dashboard_port,
+        replicas=options.replicas or values.replicas,
+        use_ray=use_ray,
+        python=sys.executable,
+        environment=child_environment(_changes(settings, options, use_ray=use_ray)),
+        ray_token=ensure_secret(settings.home, RAY_TOKEN) if use_ray else None,
+    )
+    return LocalPlan(settings=settings, config=config)
+
+
+def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[str, str]:
+    """What the children's environment has beside this process's own."""
+    values = settings.environment
+    replicas = options.replicas or values.replicas
+    changes = {
+        "MONGARS_HOME": str(settings.home),
+        "MONGARS_CACHE": str(settings.cache),
+        "MONGARS_REPLICAS": str(replicas),
+    }
+    if not use_ray:
+        return changes if options.use_ray else {**changes, "USE_RAY_SERVE": "false"}
+    ensure_secret(settings.home, RAY_TOKEN)
+    changes |= ray_access(settings)
+    changes |= {
+        "USE_RAY_SERVE": "true",
+        "RAY_SERVE_URL": f"http://127.0.0.1:{values.ray_http_port}/generate",
+        "RAY_SERVE_TOKEN": ensure_secret(settings.home, SERVE_TOKEN),
+    }
+    if "ray_client_max_connections" not in values.model_fields_set:
+        # As many as the replicas can hold: the pool must not be the hidden limit.
+        places = values.slots + ReplicaConfig().max_waiting
+        changes["RAY_CLIENT_MAX_CONNECTIONS"] = str(replicas * places)
+        changes["RAY_CLIENT_MAX_KEEPALIVE"] = str(replicas * values.slots)
+    return changes
+
+
+def ray_access(settings: Settings) -> dict[str, str]:
+    """The variables that let Ray's own commands into the local cluster."""
+    token = secret_file(settings.home, RAY_TOKEN)
+    if not token.exists():
+        return {}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}

@@ -1,0 +1,36 @@
+"""The log of a child: appended to, private, and put aside at a start once it is large."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MAX_BYTES = 10 << 20
+_TAIL_BYTES = 16_384
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open for appending; a log over 10 MB becomes `<name>.1` first, replacing an older one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.exists() and path.stat().st_size > _MAX_BYTES:
+        path.replace(path.with_name(f"{path.name}.1"))
+    return open(path, "ab", opener=_private)
+
+
+def tail(path: Path, *, lines: int = 8) -> str:
+    """The last lines of a log, or nothing if there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

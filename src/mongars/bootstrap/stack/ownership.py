@@ -1,0 +1,221 @@
+"""Which processes of this machine belong to which stack, and how they end.
+
+A stack is a home folder. Each child carries the stack's id in its environment and passes it on.
+Programs that retitle themselves (Ray's agents do) destroy the environment one can read from
+outside, so descendants count as well, and so does whoever writes into the stack's private folders.
+Processes are never chosen by their name: another stack's look the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from mongars.core.clock import pause
+from mongars.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+STACK_VARIABLE = "MONGARS_STACK_ID"
+PART_VARIABLE = "MONGARS_STACK_PART"
+
+_PR_SET_CHILD_SUBREAPER = 36
+_KILLED_S = 3.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopReport:
+    """How many processes ended, and which of them had to be killed or are still there."""
+
+    stopped: int = 0
+    killed: tuple[str, ...] = ()
+    alive: tuple[str, ...] = ()
+
+    def __add__(self, other: StopReport) -> StopReport:
+        return StopReport(
+            stopped=self.stopped + other.stopped,
+            killed=self.killed + other.killed,
+            alive=self.alive + other.alive,
+        )
+
+
+def stack_id(home: Path) -> str:
+    """The same id for the same folder, whatever path leads there."""
+    return hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:12]
+
+
+def owned_processes(
+    stack: str, *, part: str | None = None, folders: Sequence[Path] = ()
+) -> list[psutil.Process]:
+    """The living processes of a stack, or of one part of it, other than the caller and its parents.
+
+    Args:
+        stack: The stack's id.
+        part: The name of a child; None means all.
+        folders: Folders that only this stack, or this part, writes to.
+    """
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        if process.pid not in own and _belongs(process, (stack, part), folders):
+            found[process.pid] = process
+            found |= {child.pid: child for child in _descendants(process)}
+    return [process for pid, process in found.items() if pid not in own and _lives(process)]
+
+
+def stop_owned(
+    stack: str,
+    *,
+    grace: float,
+    part: str | None = None,
+    folders: Sequence[Path] = (),
+    hurry: threading.Event | None = None,
+) -> StopReport:
+    """End exactly a stack's processes, as `end_processes` does. Blocks."""
+    report = StopReport()
+    # Whoever was being born during one look is found by the next.
+    while processes := owned_processes(stack, part=part, folders=folders):
+        report += end_processes(processes, grace=grace, hurry=hurry)
+        if report.alive:
+            break
+    return report
+
+
+def end_processes(
+    processes: Iterable[psutil.Process], *, grace: float, hurry: threading.Event | None = None
+) -> StopReport:
+    """SIGTERM, then SIGKILL after `grace` seconds or `hurry`; blocks until they are gone."""
+    living = [process for process in processes if _lives(process)]
+    names = {process.pid: _name(process) for process in living}
+    stubborn = _signal_all(living, signal.SIGTERM, patience=_Patience(grace, hurry))
+    alive = _signal_all(stubborn, signal.SIGKILL, patience=_Patience(_KILLED_S, None))
+    return StopReport(
+        stopped=len(living),
+        killed=tuple(names[process.pid] for process in stubborn),
+        alive=tuple(names[process.pid] for process in alive),
+    )
+
+
+def adopt_orphans() -> None:
+    """Have grandchildren whose parent died become ours, so that they can be found and reaped."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def reap_orphans(*, except_for: set[int]) -> None:
+    """Collect the exit status of adopted children that ended; `except_for` are watched already."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error, ChildProcessError):
+            if child.pid not in except_for and child.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(child.pid, os.WNOHANG)
+
+
+@contextmanager
+def hold_home(home: Path) -> Iterator[None]:
+    """Be the only `mongars up` on a home folder while the block runs.
+
+    Raises:
+        ConfigurationError: another one is; the message names its process.
+    """
+    run = home / "run"
+    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = run / "up.lock"
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        msg = (
+            f"`mongars up` already runs on {str(home)!r} (pid {holder}). Stop it with Ctrl-C or"
+            f" `kill {holder}`, or set MONGARS_HOME to another folder for a second stack."
+        )
+        raise ConfigurationError(msg) from error
+    try:
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    seconds: float
+    hurry: threading.Event | None
+
+    def until(self, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + self.seconds
+        while not done() and time.monotonic() < deadline:
+            if self.hurry is not None and self.hurry.is_set():
+                return
+            pause(_POLL_S)
+
+
+def _signal_all(
+    processes: list[psutil.Process], number: signal.Signals, *, patience: _Patience
+) -> list[psutil.Process]:
+    """Send a signal; the processes that have not ended when patience has."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.send_signal(number)
+    # Not `psutil.wait_procs`: it would collect exit codes that the owner of a child waits for.
+    patience.until(lambda: not any(map(_lives, processes)))
+    return [process for process in processes if _lives(process)]
+
+
+def _belongs(
+    process: psutil.Process, mark: tuple[str, str | None], folders: Sequence[Path]
+) -> bool:
+    stack, part = mark
+    try:
+        environment = process.environ()
+        if environment.get(STACK_VARIABLE) == stack:
+            return part is None or environment.get(PART_VARIABLE) == part
+        return bool(folders) and _writes_into(process, folders)
+    except (psutil.Error, OSError):
+        return False
+
+
+def _writes_into(process: psutil.Process, folders: Sequence[Path]) -> bool:
+    if process.uids().real != os.getuid():
+        return False
+    return any(
+        file.mode != "r" and any(Path(file.path).is_relative_to(folder) for folder in folders)
+        for file in process.open_files()
+    )
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return f"{process.name()} (pid {process.pid})"
+    except psutil.Error:
+        return f"pid {process.pid}"

@@ -1,0 +1,137 @@
+"""A Ray cluster of one node, on loopback, beside which another one can run.
+
+What `ray start` would otherwise do, in Ray 2.60, and what is done about it:
+
+- It turns `--node-ip-address=127.0.0.1` into the address of the network card, and then all its
+  servers listen on every interface. With `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0` a node stays where
+  it was put. It also makes the cluster survive a change of network.
+- Fixed ports: 10001 (client server), 52365 (dashboard agent), 44217 and 44227 (metrics of the
+  autoscaler and the dashboard), 10002-19999 (workers). Two clusters collide there, and a head
+  port inside the last range is refused. Here they are left out or chosen freely.
+- The autoscaler's monitor and the log monitor serve clusters and attached drivers; without them
+  two processes less start.
+- On SIGTERM it waits until the node has drained, which nobody needs when all of it stops.
+- Its UNIX sockets lie below the temporary folder and their paths may have 107 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mongars.bootstrap.stack.probe import http_answers
+from mongars.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LOOPBACK = "127.0.0.1"
+
+_LOCAL_RAY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+_OBJECT_STORE_BYTES = 150_000_000
+_LONGEST_FOLDER = 34  # 107, less what Ray appends: /session_<time and pid>/sockets/<longest name>
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayHead:
+    """How to start the head node of one stack."""
+
+    python: str
+    stack: str
+    port: int
+    dashboard_port: int
+    cpus: int
+    token: str | None = None
+    """What the dashboard asks for, when `RAY_AUTH_MODE` is `token`."""
+
+    @property
+    def folder(self) -> Path:
+        """Ray's temporary folder: private to this stack, the same at every start."""
+        name = f"mongars-{self.stack}"
+        usual = Path(tempfile.gettempdir()) / name
+        return usual if len(str(usual)) <= _LONGEST_FOLDER else Path("/tmp") / name  # noqa: S108
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The command line."""
+        return (
+            *(self.python, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            f"--node-ip-address={LOOPBACK}",
+            f"--port={self.port}",
+            f"--dashboard-host={LOOPBACK}",
+            f"--dashboard-port={self.dashboard_port}",
+            "--include-dashboard=true",
+            "--dashboard-agent-listen-port=0",
+            *("--min-worker-port=0", "--max-worker-port=0"),
+            f"--num-cpus={self.cpus}",
+            f"--object-store-memory={_OBJECT_STORE_BYTES}",
+            f"--temp-dir={self.folder}",
+            *("--no-monitor", "--include-log-monitor=false", "--disable-usage-stats"),
+        )
+
+    def head_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The environment for the head node, based on the given one."""
+        ours = {
+            "RAY_START_HOOK": "mongars.bootstrap.stack.ray_hook.without_client_server",
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            "DASHBOARD_METRIC_PORT": "0",
+            "PYTHONUNBUFFERED": "1",
+        }
+        # An address in the environment would make Ray's own processes look for another cluster.
+        inherited = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
+        # Whatever its killed helpers leave in their temporary folder goes with ours.
+        return {**ours, **inherited, **_LOCAL_RAY, "TMPDIR": str(self.folder)}
+
+    def client_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The environment for a process that uses this cluster."""
+        address = {"RAY_ADDRESS": f"{LOOPBACK}:{self.port}"}
+        return {**environment, **_LOCAL_RAY, **address}
+
+    def prepare(self, logs: Path) -> None:
+        """Make the folder, without what an earlier run left, and link Ray's logs into `logs`.
+
+        Raises:
+            ConfigurationError: somebody else's folder has that name.
+        """
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        status = self.folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            msg = (
+                f"{self.folder} belongs to somebody else. Remove it, or set TMPDIR to a short path."
+            )
+            raise ConfigurationError(msg)
+        self.folder.chmod(0o700)
+        for leftover in self.folder.iterdir():
+            _remove(leftover)
+        logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        link = logs / "ray-session"
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.folder / "session_latest" / "logs")
+
+    def remove(self) -> None:
+        """Remove the folder; call it once no process of the cluster is left."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def ready(self) -> bool:
+        """Whether the dashboard answers and the node is registered as alive."""
+        return await http_answers(
+            LOOPBACK,
+            self.dashboard_port,
+            path="/nodes?view=summary",
+            holds=b'"ALIVE"',
+            token=self.token,
+        )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

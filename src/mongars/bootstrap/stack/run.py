@@ -1,0 +1,56 @@
+"""Run the stack until a signal: the first one stops it, the second one kills it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mongars.bootstrap.stack.ownership import StopReport
+    from mongars.bootstrap.stack.stack import LocalStack
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+async def run_stack(stack: LocalStack, *, on_ready: Callable[[], None]) -> StopReport:
+    """Start, call `on_ready`, watch until SIGINT, SIGTERM or SIGHUP, stop; how the stop went.
+
+    Raises what `LocalStack.__aenter__` raises; then too everything was stopped.
+    """
+    with _signals_stop(stack) as asked:
+        try:
+            async with stack:
+                on_ready()
+                await stack.wait()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not asked or task is None:  # somebody else cancelled us
+                raise
+            task.uncancel()
+    return stack.report
+
+
+@contextmanager
+def _signals_stop(stack: LocalStack) -> Iterator[list[signal.Signals]]:
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    asked: list[signal.Signals] = []
+
+    def ask(number: signal.Signals) -> None:
+        asked.append(number)
+        if stack.stopping or len(asked) > 1 or task is None:
+            stack.hurry()
+        else:
+            task.cancel()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, ask, number)
+    try:
+        yield asked
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)

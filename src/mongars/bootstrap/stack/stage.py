@@ -1,0 +1,81 @@
+"""The steps of a start, told as they begin, go on and end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mongars.bootstrap.stack.events import StageEvent
+from mongars.core.errors import MongarsError
+
+if TYPE_CHECKING:
+    from mongars.bootstrap.stack.events import Listener, Stage, StageState
+    from mongars.core.clock import Clock
+
+Progress = Callable[[str, float | None], None]
+"""Takes what is being done and which fraction of it is, if known. Raises `Abandoned` once nobody
+waits for the work any more; let it pass."""
+
+Work = Callable[[Progress], str]
+"""Blocking work, done in a thread; returns what is worth saying about the outcome."""
+
+
+class Abandoned(Exception):
+    """The start was broken off; the work should end."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What to say about a stage once it is done."""
+
+    detail: str = ""
+
+
+class Stages:
+    """Tells the listener about each stage and how long it took."""
+
+    def __init__(self, *, clock: Clock, listener: Listener) -> None:
+        self._clock = clock
+        self._listener = listener
+        self._abandoned = threading.Event()
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[Told]:
+        """One stage, as long as the block runs."""
+        began = self._clock.monotonic()
+        told = Told()
+        self._tell(stage, "started", began=began)
+        state: StageState = "failed"
+        detail = "broken off"
+        try:
+            yield told
+            state, detail = "done", told.detail
+        except MongarsError as error:
+            detail = str(error)
+            raise
+        finally:
+            self._tell(stage, state, began=began, detail=detail)
+
+    async def work(self, stage: Stage, work: Work) -> None:
+        """One stage that is blocking work."""
+
+        def progress(detail: str, fraction: float | None) -> None:
+            if self._abandoned.is_set():
+                raise Abandoned
+            event = StageEvent(stage=stage, state="progress", detail=detail, fraction=fraction)
+            self._listener(event)
+
+        with self.stage(stage) as told:
+            told.detail = await asyncio.to_thread(work, progress)
+
+    def abandon(self) -> None:
+        """End work that still goes on in threads at its next report of progress."""
+        self._abandoned.set()
+
+    def _tell(self, stage: Stage, state: StageState, *, began: float, detail: str = "") -> None:
+        seconds = self._clock.monotonic() - began
+        self._listener(StageEvent(stage=stage, state=state, detail=detail, seconds=seconds))

@@ -1,0 +1,76 @@
+"""`mongars up`: the whole stack on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mongars.bootstrap.first_run import CLI_KEY
+from mongars.bootstrap.local import LocalPlan, UpOptions, local_plan
+from mongars.bootstrap.secrets import secret_file
+from mongars.bootstrap.stack.run import run_stack
+from mongars.bootstrap.stack.stack import LocalStack
+from mongars.cli.errors import exit_on_error
+from mongars.cli.screen import StackScreen, Summary
+from mongars.core.clock import SystemClock
+from mongars.settings import load_settings
+
+
+def up(
+    *,
+    host: Annotated[str | None, typer.Option(help="Address of the API; MONGARS_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API; MONGARS_PORT.")] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Serve replicas; MONGARS_REPLICAS.")
+    ] = None,
+    no_ray: Annotated[
+        bool, typer.Option("--no-ray", help="Without a Ray cluster: the embedded engine answers.")
+    ] = False,
+) -> None:
+    """Start everything on this machine; Ctrl-C stops everything."""
+    with exit_on_error():
+        options = UpOptions(host=host, port=port, replicas=replicas, use_ray=not no_ray)
+        settings = load_settings()
+        console = Console()
+        for warning in settings.warnings:
+            console.print(f"! {warning}", style="yellow", highlight=False)
+        clean = asyncio.run(_run(local_plan(settings, options), console))
+        sys.exit(0 if clean else 1)
+
+
+async def _run(plan: LocalPlan, console: Console) -> bool:
+    """Whether it ended as asked, with nothing left."""
+    clock = SystemClock()
+    began = clock.monotonic()
+    with StackScreen(console) as screen:
+        stack = LocalStack(plan.config, plan.parts(), clock=clock, listener=screen)
+
+        def show() -> None:
+            screen.ready(_summary(plan, seconds=clock.monotonic() - began))
+
+        report = await run_stack(stack, on_ready=show)
+        return not report.alive
+
+
+def _summary(plan: LocalPlan, *, seconds: float) -> Summary:
+    config, settings = plan.config, plan.settings
+    host = "127.0.0.1" if config.host in {"0.0.0.0", "::"} else config.host  # noqa: S104
+    url = f"http://{host}:{config.port}"
+    dashboard = f"http://127.0.0.1:{config.ray_dashboard_port}" if config.use_ray else None
+    providers = "ray_serve" if config.use_ray or settings.inference().ray_active else "embedded"
+    first = plan.first_run
+    return Summary(
+        api_url=f"{url}/v1",
+        provider=providers,
+        model=settings.provisioning().models["general"].name,
+        adapter="baseline",
+        logs=config.logs,
+        key_hint=f"shown at the first start; this machine's own: {secret_file(settings.home, CLI_KEY)}",
+        first_run=None if first is None else (first.api_key, first.password),
+        dashboard_url=dashboard,
+        seconds=seconds,
+    )

@@ -1,0 +1,49 @@
+"""One role's share of a provisioning run, as the sources see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mongars.engines.provisioning.spec import ModelFile, Step, source_of
+
+if TYPE_CHECKING:
+    from mongars.engines.provisioning.cache import Blob, ModelCache, Report
+    from mongars.engines.provisioning.spec import ModelSpec, Phase, Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a source needs to know and to tell."""
+
+    role: str
+    spec: ModelSpec
+    cache: ModelCache
+    progress: Progress
+    force: bool
+
+    def step(self, phase: Phase, *, done: int = 0, total: int | None = None) -> None:
+        """Tell how far the work is."""
+        step = Step(role=self.role, name=self.spec.name, phase=phase, done=done, total=total)
+        self.progress(step)
+
+    def reporter(self, phase: Phase, total: int | None) -> Report:
+        """A function that tells how many bytes of `total` are done."""
+
+        def report(done: int) -> None:
+            self.step(phase, done=done, total=total)
+
+        return report
+
+    def keep(self, blob: Blob) -> ModelFile:
+        """Record that the blob plays this role."""
+        model = ModelFile(
+            role=self.role,
+            name=self.spec.name,
+            path=blob.path,
+            digest=blob.digest,
+            size=blob.size,
+            source=source_of(self.spec),
+        )
+        self.cache.record(model)
+        return model

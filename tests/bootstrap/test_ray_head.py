@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from bootstrap.stack_bench import Recorder, free_port
+from mongars.bootstrap.stack.ownership import owned_processes, stack_id, stop_owned
+from mongars.bootstrap.stack.process import Child, ChildSpec
+from mongars.bootstrap.stack.ray_head import RayHead
+from mongars.bootstrap.stack.ray_hook import without_client_server
+from mongars.core.clock import SystemClock
+from mongars.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+
+
+def head_of(home: Path) -> RayHead:
+    """A head node with ports of its own."""
+    return RayHead(
+        python=sys.executable,
+        stack=stack_id(home),
+        port=free_port(),
+        dashboard_port=free_port(),
+        cpus=2,
+    )
+
+
+@pytest.fixture
+def head(tmp_path: Path):
+    """A head node that is not running."""
+    head = head_of(tmp_path)
+    yield head
+    head.remove()
+
+
+def test_the_folder_leaves_room_for_sockets(head):
+    """A UNIX socket's path may have 107 bytes; Ray appends up to 70."""
+    assert len(str(head.folder)) <= 36
+
+
+def test_the_folder_is_emptied_at_a_start(head, tmp_path):
+    """What a killed run left does not pile up, and nobody else may look in."""
+    head.prepare(tmp_path / "logs")
+    (head.folder / "session_old").mkdir()
+    (head.folder / "ray_current_cluster").write_text("old")
+    head.folder.chmod(0o755)
+    head.prepare(tmp_path / "logs")
+    assert list(head.folder.iterdir()) == []
+    assert head.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_link_under_that_name_is_refused(head, tmp_path):
+    """Who can write to the system's temporary folder cannot redirect us."""
+    head.folder.symlink_to(tmp_path)
+    try:
+        with pytest.raises(ConfigurationError, match="somebody else"):
+            head.prepare(tmp_path / "logs")
+    finally:
+        head.folder.unlink()
+
+
+def test_the_environment_cannot_point_elsewhere(head):
+    """RAY_ADDRESS is the cluster's own for its users, and unset for its head."""
+    given = {**ENVIRONMENT, "RAY_ADDRESS": "ray://elsewhere:10001"}
+    assert "RAY_ADDRESS" not in head.head_environment(given)
+    assert head.client_environment(given)["RAY_ADDRESS"] == f"127.0.0.1:{head.port}"
+
+
+def test_the_hook_leaves_the_client_server_out():
+    """Ray reads the port after the hook ran."""
+
+    class Parameters:
+        ray_client_server_port: int | None = 10001
+
+    parameters = Parameters()
+    without_client_server(parameters, True)
+    assert parameters.ray_client_server_port is None
+
+
+async def started(home: Path) -> tuple[RayHead, Child]:
+    """A running head node."""
+    head = head_of(home)
+    head.prepare(home / "logs")
+    spec = ChildSpec(
+        name="ray",
+        stack=head.stack,
+        argv=head.argv,
+        environment=head.head_environment(ENVIRONMENT),
+        log=home / "logs" / "ray.log",
+        ready=head.ready,
+        folders=(head.folder,),
+    )
+    child = Child(spec, clock=SystemClock(), listener=Recorder())
+    await child.start()
+    return head, child
+
+
+def processes(head: RayHead) -> list[psutil.Process]:
+    """Everything of that cluster."""
+    return owned_processes(head.stack, folders=[head.folder])
+
+
+def listening(head: RayHead) -> set[str]:
+    """The addresses a cluster listens on."""
+    found = set()
+    for process in processes(head):
+        with suppress(psutil.NoSuchProcess):  # the driver's worker ends about now
+            for connection in process.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.add(connection.laddr[0].removeprefix("::ffff:"))
+    return found
+
+
+DRIVER = """
+import ray
+ray.init(log_to_driver=False, logging_level="ERROR")
+@ray.remote
+def where(): return ray.util.get_node_ip_address()
+print(ray.get(where.remote()))
+"""
+
+
+def drive(head: RayHead) -> str:
+    """Run a task on a cluster, from a process of its own; the node's address."""
+    return subprocess.run(  # noqa: S603 - our own script
+        [sys.executable, "-c", DRIVER],
+        env=head.client_environment(ENVIRONMENT),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.strip()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_two_clusters_run_side_by_side(tmp_path):
+    """Both work, listen on loopback only, and leave neither processes nor files."""
+    async with asyncio.TaskGroup() as group:
+        starts = [group.create_task(started(tmp_path / name)) for name in ("one", "two")]
+    clusters = [start.result() for start in starts]
+    try:
+        for head, _ in clusters:
+            assert await asyncio.to_thread(drive, head) == "127.0.0.1"
+            assert listening(head) == {"127.0.0.1"}
+            assert len(processes(head)) > 8
+            assert any(path.name.startswith("pymp-") for path in head.folder.iterdir())
+        (first, child), (second, other) = clusters
+        report = await asyncio.to_thread(child.stop, grace=5)
+        assert (report.killed, report.alive) == ((), ())
+        assert processes(first) == []
+        assert await second.ready()
+        # The head is killed with no chance to tidy up: its agents have unreadable environments.
+        assert other.pid is not None
+        os.kill(other.pid, signal.SIGKILL)
+        await asyncio.to_thread(stop_owned, second.stack, grace=5, folders=[second.folder])
+        assert processes(second) == []
+    finally:
+        for head, child in clusters:
+            await asyncio.to_thread(child.stop, grace=1)
+            head.remove()
+    mine = [str(head.folder) for head, _ in clusters]
+    strays = [
+        p for p in psutil.process_iter(["cmdline"]) for m in mine if m in str(p.info["cmdline"])
+    ]
+    assert strays == []
+    assert not any(head.folder.exists() for head, _ in clusters)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engines.provisioning_bench import Bench, build_wheel
+from mongars.cli.provision import run
+from mongars.engines.provisioning.spec import OllamaSource, ProvisioningConfig
+
+TESTS = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """An empty cache and a wheel to fill it from."""
+    bench = Bench(tmp_path)
+    build_wheel(bench.links, bench.content)
+    return bench
+
+
+def command(bench: Bench, *roles: str, as_json: bool = False, coding: str | None = None) -> int:
+    """The command with both roles on the tiny model, or `coding` on Ollama."""
+    second = OllamaSource(tag=coding) if coding else bench.source
+    config = ProvisioningConfig(
+        cache=bench.cache,
+        models={"general": bench.source, "coding": second},
+        ollama_host="http://127.0.0.1:9",
+    )
+    return run(lambda: config, roles=roles, force=False, as_json=as_json)
+
+
+def test_each_role_is_one_line(bench, capsys):
+    """The line names source, role, action and model; the detail stands in brackets."""
+    assert command(bench, "general", "coding") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("[wheel] general: installed -> tiny (sha256:")
+    assert second == "[wheel] coding: skipped -> tiny (already_ensured)"
+
+
+def test_json_has_the_agreed_shape(bench, capsys):
+    """Scripts read `statuses` from standard output, which carries nothing else."""
+    assert command(bench, "general", as_json=True) == 0
+    captured = capsys.readouterr()
+    (status,) = json.loads(captured.out)["statuses"]
+    assert set(status) == {"role", "name", "provider", "action", "detail"}
+    assert (status["role"], status["action"]) == ("general", "installed")
+    assert captured.out.startswith('{\n  "statuses"')
+    assert "downloading tiny" in captured.err
+
+
+def test_one_missing_role_fails_the_command(bench, capsys):
+    """A start-up gate can rely on the exit code."""
+    assert command(bench, "general", "coding", coding="dolphin3") == 1
+    assert "[ollama] coding: unavailable -> dolphin3" in capsys.readouterr().out
+
+
+def test_an_unknown_role_fails_the_command(bench, capsys):
+    """The message lists what would have been right."""
+    assert command(bench, "poetry") == 1
+    assert "Known roles: general, coding" in capsys.readouterr().err
+
+
+def test_no_roles_is_no_work(bench, capsys):
+    """An empty list of roles says so and succeeds."""
+    assert command(bench) == 0
+    assert capsys.readouterr().out == "No models were provisioned.\n"
+
+
+STALLED = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from engines.provisioning_bench import Bench
+from mongars.cli.provision import run
+from mongars.engines.provisioning.spec import ProvisioningConfig
+bench = Bench(Path(sys.argv[1]))
+source = replace(bench.source, pip_args=("--index-url", sys.argv[2]))
+config = ProvisioningConfig(cache=bench.cache, models={"general": source})
+sys.exit(run(lambda: config, roles=["general"], force=False, as_json=False))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_stalled_download_can_be_stopped(bench, number, code):
+    """The command ends at once, takes pip with it and leaves nothing half-done."""
+    with socket.create_server(("127.0.0.1", 0)) as silent_index:
+        url = f"http://127.0.0.1:{silent_index.getsockname()[1]}/simple"
+        process = subprocess.Popen(  # noqa: S603 - our own script
+            [sys.executable, "-c", STALLED, str(bench.root), url],
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(TESTS)},
+            stderr=subprocess.DEVNULL,
+        )
+        connection, _ = silent_index.accept()  # pip is waiting for an answer now
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        assert process.wait(timeout=10) == code
+        connection.close()
+    assert children
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+    assert bench.litter() == []
+
+
+def test_help_shows_examples():
+    """`--help` is enough to use the command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.provision_models", "--help"],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "examples:" in done.stdout
+    assert "--roles general" in done.stdout

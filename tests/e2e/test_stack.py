@@ -1,0 +1,271 @@
+"""One command, then everything a person does with the running stack."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import openai
+import orjson
+import psutil
+import pytest
+
+from conftest import provider_becomes, question
+from mongars.core.clock import SystemClock
+from mongars.core.generation import GenerationRequest, Message, Sampling
+from mongars.engines.llama_cpp.config import LlamaCppConfig
+from mongars.engines.llama_cpp.engine import LlamaCppEngine
+from mongars.protocol.openai import Fold, read_chunk
+from mongars.protocol.sse import EventSplitter, ServerEvent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import aiohttp
+
+    from conftest import Stack
+
+pytestmark = pytest.mark.e2e
+CLOCK = SystemClock()
+PATH = "/v1/chat/completions"
+
+
+def engine_child(stack: Stack, parent: str) -> psutil.Process:
+    """The engine process below the process whose command line holds `parent`."""
+    for process in stack.owned():
+        if "mongars.engines.llama_cpp.child" in process.cmdline():
+            above = process.parent()
+            if above is not None and parent in " ".join(above.cmdline()):
+                return process
+    pytest.fail(f"no engine process below {parent!r}")
+
+
+async def events_of(response: aiohttp.ClientResponse) -> list[ServerEvent]:
+    return EventSplitter().feed(await response.read())
+
+
+def test_screen_tells_what_a_person_needs(stack: Stack) -> None:
+    """After the start one screen gives the URL, the key (once), the provider and how to stop."""
+    for text in (stack.url, "mg-", "ray_serve", "Ctrl-C", "baseline", str(stack.home / "logs")):
+        assert text in stack.screen
+
+
+async def test_answers_come_from_ray_and_equal_the_bare_engine(
+    stack: Stack, http: aiohttp.ClientSession, base_model: Path
+) -> None:
+    """A greedy answer through API, Ray and engine equals the bare engine's, usage included."""
+    text = "Explain in two sentences why the sky is blue."
+    config = LlamaCppConfig(model_path=base_model, model_name="bare")
+    engine = LlamaCppEngine(config, clock=CLOCK)
+    await engine.start()
+    request = GenerationRequest(
+        messages=(Message(role="user", content=text),),
+        request_id="bare",
+        sampling=Sampling(temperature=0.0, max_tokens=64, top_p=0.9),
+    )
+    fold, splitter, tokens = Fold(), EventSplitter(), []
+    async with engine.stream(request) as blocks:
+        async for block in blocks:
+            for event in splitter.feed(block):
+                if not event.is_done:
+                    fold.add(read_chunk(event))
+                    tokens.append(read_chunk(event).text)
+    await engine.aclose()
+
+    body = question(text, max_tokens=64, stream=True, stream_options={"include_usage": True})
+    async with http.post(PATH, json=body) as response:
+        assert response.headers["x-llm-provider"] == "ray_serve"
+        assert response.headers["x-llm-fallback"] == "false"
+        events = await events_of(response)
+    assert events[-1].is_done
+    chunks = [read_chunk(event) for event in events[:-1]]
+    assert [c.text for c in chunks if c.text] == [token for token in tokens if token]
+    assert chunks[-1].usage is not None
+    assert fold.usage is not None
+    assert chunks[-1].usage.prompt_tokens == fold.usage.prompt_tokens
+    assert chunks[-1].usage.completion_tokens == fold.usage.completion_tokens
+
+
+async def test_official_client_works_unchanged(stack: Stack) -> None:
+    """The `openai` package chats with the stack, whole and streamed."""
+    async with openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key=stack.key) as client:
+        messages = [{"role": "user", "content": "Say hello."}]
+        whole = await client.chat.completions.create(
+            model="mongars", messages=messages, temperature=0, max_tokens=12
+        )
+        stream = await client.chat.completions.create(
+            model="mongars", messages=messages, temperature=0, max_tokens=12, stream=True
+        )
+        pieces = [c.choices[0].delta.content or "" async for c in stream if c.choices]
+    assert "".join(pieces) == whole.choices[0].message.content
+
+
+async def test_the_chat_remembers(http: aiohttp.ClientSession) -> None:
+    """The prompt grows by the earlier turn, and history returns what was said."""
+    prompts = []
+    for message in ("My name is Ada.", "What is my name?"):
+        body = {"message": message, "session_id": "memory"}
+        async with http.post("/api/v1/conversation/chat", json=body) as response:
+            assert response.status == 200
+            prompts.append((await response.json())["usage"]["prompt_tokens"])
+    assert prompts[1] > prompts[0] + 10
+    async with http.get("/api/v1/conversation/history", params={"session_id": "memory"}) as found:
+        turns = await found.json()
+    assert [turn["query"] for turn in turns] == ["What is my name?", "My name is Ada."]
+
+
+def test_commands_see_the_running_stack(stack: Stack) -> None:
+    """chat, status, doctor, `--status` and Ray's own `serve status` agree that all is well."""
+    chat = stack.run("-m", "mongars", "chat", "--json", "Say hello.")
+    assert json.loads(chat.stdout)["provider"] == "ray_serve", chat.stderr
+    status = stack.run("-m", "mongars", "status", "--json")
+    assert status.returncode == 0, status.stderr
+    assert json.loads(status.stdout)["serve"]["healthy"] is True
+    doctor = stack.run("-m", "mongars", "doctor")
+    assert doctor.returncode == 0, doctor.stdout
+    deployed = stack.run("-m", "modules.ray_service", "--status", "--json")
+    assert json.loads(deployed.stdout)["healthy"] is True
+    stack.environment |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(stack.home / "secrets" / "ray-token"),
+    }
+    address = f"http://127.0.0.1:{stack.environment['RAY_DASHBOARD_PORT']}"
+    ray = stack.run("-m", "ray.serve.scripts", "status", "--address", address)
+    assert "status: HEALTHY" in ray.stdout, ray.stderr
+
+
+def test_second_stack_on_the_same_home_is_refused(stack: Stack) -> None:
+    """A second `mongars up` says that one is running instead of disturbing it."""
+    second = stack.run("-m", "mongars", "up")
+    assert second.returncode == 1
+    assert str(stack.process.pid) in second.stdout + second.stderr
+
+
+async def test_everything_listens_on_loopback_or_asks_for_a_token(stack: Stack) -> None:
+    """No port of the stack is open to other machines, but for the one Ray guards by its token."""
+    open_ports = {
+        (process.name(), connection.laddr.port)
+        for process in stack.owned()
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr.ip not in {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    }
+    assert {name for name, _ in open_ports} <= {"ray::ServeReplica:mongars:LLMDeployment"}
+    dashboard = stack.environment["RAY_DASHBOARD_PORT"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(dashboard))
+    writer.write(b"GET /api/serve/applications/ HTTP/1.0\r\n\r\n")
+    assert b" 401 " in await reader.readline()
+    writer.close()
+
+
+async def test_killed_engine_cuts_its_streams_and_is_back_in_seconds(
+    stack: Stack, http: aiohttp.ClientSession
+) -> None:
+    """Kill -9 of the replica's engine: an error event, no zombie, served again within 5 s."""
+    victim = engine_child(stack, "ServeReplica")
+    body = question("Tell me a very long story.", max_tokens=400, stream=True)
+    async with http.post(PATH, json=body) as response:
+        await response.content.readuntil(b"content")
+        victim.send_signal(signal.SIGKILL)
+        died = CLOCK.monotonic()
+        rest = (await response.read()).decode()
+    assert "event: error" in rest
+    assert "generation_interrupted" in rest
+    assert "[DONE]" not in rest
+    await provider_becomes(http, "ray_serve", seconds=5)
+    assert CLOCK.monotonic() - died < 5
+    assert not psutil.pid_exists(victim.pid)
+
+
+async def test_fifty_chats_at_once_are_answered_or_told_to_wait(
+    stack: Stack, http: aiohttp.ClientSession
+) -> None:
+    """Fifty concurrent chats: every one ends, with an answer or with 503 and `Retry-After`."""
+    await warm_up(http)
+    before = memory(stack)
+
+    async def ask(number: int) -> tuple[int, str | None, str]:
+        body = question(f"Say the number {number}.", max_tokens=24)
+        async with http.post(PATH, json=body) as response:
+            answer = await response.json()
+            text = "" if response.status != 200 else answer["choices"][0]["message"]["content"]
+            return response.status, response.headers.get("Retry-After"), text
+
+    async with asyncio.timeout(180), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(ask(number)) for number in range(50)]
+    results = [task.result() for task in tasks]
+    assert {status for status, _, _ in results} <= {200, 503}
+    assert all(text for status, _, text in results if status == 200)
+    assert all(wait for status, wait, _ in results if status == 503)
+    assert sum(status == 200 for status, _, _ in results) >= 20
+    await warm_up(http)
+    assert memory(stack) < before * 1.25 + 50_000_000
+
+
+async def warm_up(http: aiohttp.ClientSession) -> None:
+    for _ in range(3):
+        async with http.post(PATH, json=question(max_tokens=2)) as response:
+            await response.read()
+
+
+def memory(stack: Stack) -> int:
+    """Bytes that belong to the API and to the replica's engine alone."""
+    processes = [
+        p for p in stack.owned() if {"api", "mongars.engines.llama_cpp.child"} & set(p.cmdline())
+    ]
+    return sum(process.memory_info().rss for process in processes)
+
+
+async def test_crashed_api_is_restarted_and_says_so(
+    stack: Stack, http: aiohttp.ClientSession
+) -> None:
+    """Kill -9 of the API process: the screen says so, and it answers again by itself."""
+    victim = next(p for p in stack.owned() if p.cmdline()[1:4] == ["-m", "mongars", "api"])
+    victim.send_signal(signal.SIGKILL)
+    stack.wait_for("api was killed by signal 9", seconds=10)
+    stack.wait_for("api runs again", seconds=30)
+    await provider_becomes(http, "ray_serve", seconds=15)
+
+
+async def test_without_ray_answers_come_locally_and_return_to_ray_by_themselves(
+    stack: Stack, http: aiohttp.ClientSession
+) -> None:
+    """Ray dies under a running and a waiting request: cut cleanly, answered locally, then back."""
+    await provider_becomes(http, "ray_serve", seconds=15)
+    slots = 4
+    long = question("Tell me a very long story.", max_tokens=600, stream=True)
+    running = [await http.post(PATH, json=long) for _ in range(slots)]
+    for response in running:
+        await response.content.readuntil(b"content")
+
+    async def ask_waiting() -> tuple[float, str, str]:
+        async with http.post(
+            PATH, json=question("Say hello.", max_tokens=8, stream=True)
+        ) as response:
+            await response.content.readuntil(b"content")
+            first = CLOCK.monotonic()
+            await response.read()
+            return first, response.headers["x-llm-provider"], response.headers["x-llm-fallback"]
+
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(ask_waiting())
+        await CLOCK.sleep(0.5)
+        killed = CLOCK.monotonic()
+        for process in stack.owned():
+            if "ray" in process.name() or "ray" in " ".join(process.cmdline()[:3]):
+                process.send_signal(signal.SIGKILL)
+    first, provider, fallback = waiting.result()
+    assert (provider, fallback) == ("embedded", "true")
+    assert first - killed < 2 + 2, "answered locally within 2 s, plus reading the prompt"
+    for response in running:
+        rest = (await response.read()).decode()
+        assert "event: error" in rest
+        assert "[DONE]" not in rest
+    async with http.post(PATH, json=question()) as response:
+        assert response.status == 200
+        assert response.headers["x-llm-fallback"] == "true"
+        assert orjson.loads(await response.read())["choices"][0]["message"]["content"]
+    stack.wait_for("deployed again", seconds=90)
+    await provider_becomes(http, "ray_serve", seconds=30)

