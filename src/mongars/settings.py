@@ -364,6 +364,7 @@ class Settings:
         """How questions reach a model."""
         values = self.environment
         use_ray = values.use_ray_serve
+        token = values.ray_serve_token
         return InferenceConfig(
             endpoints=values.ray_serve_url,
             use_ray=bool(values.ray_serve_url) if use_ray is None else use_ray,
@@ -374,6 +375,7 @@ class Settings:
             scaling_status_codes=frozenset(int(code) for code in values.ray_scaling_status_codes),
             scaling_backoff=backoff_schedule(values.ray_scaling_backoff),
             max_scale_cycles=values.ray_max_scale_cycles,
+            token=None if token is None else token.get_secret_value(),
             ollama_host=values.ollama_host,
             ollama_model=values.ollama_model,
             sampling=Sampling(

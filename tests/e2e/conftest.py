@@ -130,7 +130,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Iterat
 @pytest.fixture
 async def http(stack: Stack) -> AsyncIterator[aiohttp.ClientSession]:
     headers = {"Authorization": f"Bearer {stack.key}"}
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(stack.url, headers=headers, connector=connector) as session:
         # Tests run in any order, and some break things that mend themselves.
         await provider_becomes(session, "ray_serve", seconds=60)

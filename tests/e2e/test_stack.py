@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from typing import TYPE_CHECKING
@@ -182,32 +183,26 @@ async def test_killed_engine_cuts_its_streams_and_is_back_in_seconds(
 async def test_fifty_chats_at_once_are_answered_or_told_to_wait(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """Fifty concurrent chats: every one ends, with an answer or with 503 and `Retry-After`."""
-    await warm_up(http)
-    before = memory(stack)
+    """Fifty concurrent chats: each ends, with an answer or 503; a second wave costs no memory."""
 
     async def ask(number: int) -> tuple[int, str | None, str]:
-        body = question(f"Say the number {number}.", max_tokens=24)
+        body = question(f"Say the number {number}.", max_tokens=12)
         async with http.post(PATH, json=body) as response:
             answer = await response.json()
             text = "" if response.status != 200 else answer["choices"][0]["message"]["content"]
             return response.status, response.headers.get("Retry-After"), text
 
-    async with asyncio.timeout(180), asyncio.TaskGroup() as group:
-        tasks = [group.create_task(ask(number)) for number in range(50)]
-    results = [task.result() for task in tasks]
-    assert {status for status, _, _ in results} <= {200, 503}
-    assert all(text for status, _, text in results if status == 200)
-    assert all(wait for status, wait, _ in results if status == 503)
-    assert sum(status == 200 for status, _, _ in results) >= 20
-    await warm_up(http)
-    assert memory(stack) < before * 1.25 + 50_000_000
-
-
-async def warm_up(http: aiohttp.ClientSession) -> None:
-    for _ in range(3):
-        async with http.post(PATH, json=question(max_tokens=2)) as response:
-            await response.read()
+    levels = []
+    for _ in range(2):
+        async with asyncio.timeout(180), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask(number)) for number in range(50)]
+        results = [task.result() for task in tasks]
+        assert {status for status, _, _ in results} <= {200, 503}
+        assert all(text for status, _, text in results if status == 200)
+        assert all(wait for status, wait, _ in results if status == 503)
+        assert sum(status == 200 for status, _, _ in results) >= 20
+        levels.append(memory(stack))
+    assert levels[1] < levels[0] * 1.05 + 20_000_000
 
 
 def memory(stack: Stack) -> int:
@@ -234,6 +229,8 @@ async def test_without_ray_answers_come_locally_and_return_to_ray_by_themselves(
 ) -> None:
     """Ray dies under a running and a waiting request: cut cleanly, answered locally, then back."""
     await provider_becomes(http, "ray_serve", seconds=15)
+    cluster = [p for p in stack.owned() if "ray" in " ".join([p.name(), *p.cmdline()[:3]])]
+    assert len(cluster) > 5
     slots = 4
     long = question("Tell me a very long story.", max_tokens=600, stream=True)
     running = [await http.post(PATH, json=long) for _ in range(slots)]
@@ -253,8 +250,8 @@ async def test_without_ray_answers_come_locally_and_return_to_ray_by_themselves(
         waiting = group.create_task(ask_waiting())
         await CLOCK.sleep(0.5)
         killed = CLOCK.monotonic()
-        for process in stack.owned():
-            if "ray" in process.name() or "ray" in " ".join(process.cmdline()[:3]):
+        for process in cluster:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
     first, provider, fallback = waiting.result()
     assert (provider, fallback) == ("embedded", "true")

@@ -37,12 +37,13 @@ class EventSplitter:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._held = b""
 
     def feed(self, data: bytes) -> list[ServerEvent]:
         """Take more bytes; return the events they complete. Comments alone yield none."""
+        if self._held or b"\r" in data:
+            data = self._unify(data)
         self._buffer += data
-        if b"\r" in data:
-            self._buffer = bytearray(self._buffer.replace(b"\r\n", b"\n"))
         events = []
         while (end := self._buffer.find(b"\n\n")) >= 0:
             raw = bytes(self._buffer[: end + 2])
@@ -54,6 +55,12 @@ class EventSplitter:
             message = f"an event of more than {MAX_EVENT_BYTES} bytes"
             raise EventTooLarge(message)
         return events
+
+    def _unify(self, data: bytes) -> bytes:
+        """CRLF becomes LF; a CR at the very end waits for what follows it."""
+        data = self._held + data
+        self._held = b"\r" if data.endswith(b"\r") else b""
+        return data.removesuffix(b"\r").replace(b"\r\n", b"\n")
 
     @property
     def unfinished(self) -> bool:

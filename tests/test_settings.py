@@ -1,0 +1,137 @@
+"""The environment, as a person gets it right and wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.core.errors import ConfigurationError
+from mongars.settings import Environment, load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+URL = "http://ray-head:8000/generate"
+
+
+@pytest.mark.parametrize(
+    ("variables", "active"),
+    [
+        ({}, False),
+        ({"RAY_SERVE_URL": URL}, True),
+        ({"RAY_SERVE_URL": " , "}, False),
+        ({"RAY_SERVE_URL": URL, "USE_RAY_SERVE": "false"}, False),
+        ({"RAY_SERVE_URL": URL, "USE_RAY_SERVE": " Yes "}, True),
+        ({"USE_RAY_SERVE": "true"}, False),
+    ],
+    ids=["nothing", "url", "blank-url", "switched-off", "switched-on", "on-without-url"],
+)
+def test_ray_is_used_only_where_there_is_an_endpoint(
+    variables: dict[str, str], *, active: bool
+) -> None:
+    """Ray is on if and only if a URL is configured and nobody switched it off."""
+    assert load_settings(variables).inference().ray_active is active
+
+
+def test_lists_are_read_leniently_as_documented() -> None:
+    """Blanks drop out of lists; a negative pause drops out; junk resets the list, with a warning."""
+    settings = load_settings(
+        {"RAY_SERVE_URL": f"{URL}, ,http://b:1/generate/", "RAY_SCALING_BACKOFF": "1.5, -2, 3.0"}
+    )
+    assert settings.inference().endpoints == (URL, "http://b:1/generate")
+    assert settings.inference().scaling_backoff == (1.5, 3.0)
+    assert any("negative" in warning for warning in settings.warnings)
+    junk = load_settings({"RAY_SCALING_BACKOFF": "1,soon"})
+    assert junk.inference().scaling_backoff == (0.5, 1.0, 2.0, 4.0)
+    assert any("'soon'" in warning for warning in junk.warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("RAY_CLIENT_TIMEOUT", "fast", "number"),
+        ("RAY_CLIENT_TIMEOUT", "0", "greater than 0"),
+        ("USE_RAY_SERVE", "maybe", "1/true/yes/on"),
+        ("RAY_SERVE_URL", "ray-head:8000", "http"),
+        ("RAY_SCALING_STATUS_CODES", "503,busy", "busy"),
+        ("MONGARS_PORT", "70000", "65535"),
+        ("SECRET_KEY", "short", "32"),
+        ("MONGARS_LOG_LEVEL", "loud", "debug"),
+    ],
+)
+def test_wrong_values_stop_the_start_and_name_the_variable(
+    name: str, value: str, says: str
+) -> None:
+    """The message names the variable and what would be right; secrets are not repeated."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({name: value})
+    message = str(caught.value)
+    assert name in message
+    assert says in message
+    assert ("short" in message) is False
+
+
+def test_every_wrong_value_is_named_at_once() -> None:
+    """A person mends all mistakes in one go."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({"MONGARS_PORT": "x", "RAY_MODEL_TOP_P": "7"})
+    assert "MONGARS_PORT" in str(caught.value)
+    assert "RAY_MODEL_TOP_P" in str(caught.value)
+
+
+def test_misspelt_names_are_pointed_out() -> None:
+    """A variable that looks like ours warns with the nearest one; Ray's own do not."""
+    warnings = load_settings(
+        {"MONGARS_PROT": "1", "RAY_SERVE_URLS": URL, "RAY_worker_niceness": "1"}
+    ).warnings
+    assert any("MONGARS_PORT" in warning for warning in warnings)
+    assert any("RAY_SERVE_URL?" in warning for warning in warnings)
+    assert len(warnings) == 2
+
+
+def test_dot_env_is_read_below_the_environment(tmp_path: Path) -> None:
+    """`.env` counts, and the process environment wins over it."""
+    (tmp_path / ".env").write_text(f"RAY_SERVE_URL={URL}\nMONGARS_PORT=9001\n")
+    program = (
+        "from mongars.settings import load_settings as l; s = l();"
+        "print(s.inference().endpoints[0], s.environment.port)"
+    )
+    done = subprocess.run(  # noqa: S603 (our own interpreter)
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"MONGARS_PORT": "9002", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [URL, "9002"]
+
+
+def test_published_defaults() -> None:
+    """The defaults of the published variables are the documented ones."""
+    config = load_settings({}).inference()
+    assert (config.timeout, config.connect_timeout) == (10.0, 5.0)
+    assert (config.max_connections, config.max_keepalive) == (10, 5)
+    assert config.scaling_status_codes == {503, 409}
+    assert config.scaling_backoff == (0.5, 1, 2, 4)
+    assert config.max_scale_cycles == 2
+
+
+def test_reading_the_settings_is_cheap() -> None:
+    """Settings pull in no server, no database and no Ray."""
+    program = "import sys, mongars.settings; print(*sorted(sys.modules))"
+    done = subprocess.run(  # noqa: S603 (our own interpreter)
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert not loaded & {"ray", "fastapi", "sqlalchemy", "aiohttp", "xllamacpp", "opentelemetry"}
+
+
+def test_every_variable_is_documented() -> None:
+    """Each variable has a description for the generated reference."""
+    for name, field in Environment.model_fields.items():
+        assert field.description, name
+        assert str(field.validation_alias).isupper(), name
