@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from conftest import Api
+    from api_world import Api
 
 CHAT = "/api/v1/conversation/chat"
 HISTORY = "/api/v1/conversation/history"

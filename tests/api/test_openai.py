@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from conftest import Api
+    from api_world import Api
 
 QUESTION = [{"role": "user", "content": "good morning"}]
 ANSWER = "[1] you said: good morning"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
+from stack_runner import question, running_stack
 
-from conftest import question, running_stack
 from mongars.core.clock import SystemClock
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ _KEY_PREFIX = "mg"
 _MIN_SECRET = 32  # bytes; RFC 7518 asks as much of an HS256 key
 _MIN_PRESET_KEY = 16
 _ALGORITHM = "HS256"
+_TOKEN_DOTS = 2
 
 
 class Passwords:
@@ -149,6 +150,8 @@ class Tokens:
 
     def is_token(self, candidate: str) -> bool:
         """Whether that is a token at all, ours or not, rather than an API key."""
+        if candidate.count(".") != _TOKEN_DOTS:  # the common case, without an exception
+            return False
         try:
             jwt.get_unverified_header(candidate)
         except jwt.InvalidTokenError:

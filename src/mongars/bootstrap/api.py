@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import uvicorn
+
 from mongars.api.accounts import Authenticator
 from mongars.api.app import build_app
 from mongars.api.context import ApiConfig, ApiContext
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from mongars.inference.provider import Provider
     from mongars.settings import Settings
 
+DRAIN_SECONDS = 3
+KEEP_ALIVE_SECONDS = 75
 EMBEDDED_SLOTS = 2
 """Requests the embedded engine answers at once: it is a stand-in, on a machine that does more."""
 
@@ -66,6 +70,22 @@ def api_app(settings: Settings) -> FastAPI:
             observer.observe(Note(name="api.stopped"))
 
     return build_app(parts.context, lifespan)
+
+
+def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `ConfigurationError`."""
+    uvicorn.run(
+        api_app(settings),
+        host=host or settings.environment.host,
+        port=port or settings.environment.port,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

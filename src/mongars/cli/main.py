@@ -60,10 +60,10 @@ def api(
     port: Annotated[int | None, typer.Option(help="Port; MONGARS_PORT.")] = None,
 ) -> None:
     """Run one API process."""
-    from mongars.cli.api import serve_api  # noqa: PLC0415 (FastAPI takes half a second to import)
+    from mongars.cli.api import run_api  # noqa: PLC0415 (FastAPI takes half a second to import)
 
     with exit_on_error():
-        serve_api(load_settings(), host=host, port=port)
+        run_api(load_settings(), host=host, port=port)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from sqlalchemy import inspect, text
 from mongars.core.errors import StorageUnavailable
 from mongars.persistence.engine import app_engines
 from mongars.persistence.errors import storage_errors
+from mongars.persistence.url import app_url, sqlite_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +34,7 @@ class Database:
 
     def __init__(self, config: DatabaseConfig) -> None:
         self._writer, self._reader = app_engines(config)
+        self._file = sqlite_path(app_url(config.url))
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -49,7 +51,7 @@ class Database:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """One transaction that may write; committed on leaving, rolled back on an exception."""
-        self._check_open()
+        self._check_usable()
         with storage_errors():
             async with self._writer.begin() as connection:
                 yield connection
@@ -57,7 +59,7 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """One transaction that only reads, and on SQLite never waits for a writer."""
-        self._check_open()
+        self._check_usable()
         with storage_errors():
             async with self._reader.begin() as connection:
                 yield connection
@@ -82,9 +84,13 @@ class Database:
         await self._reader.dispose()
         await self._writer.dispose()
 
-    def _check_open(self) -> None:
+    def _check_usable(self) -> None:
         if self._closed:
             msg = "The database has been closed."
+            raise StorageUnavailable(msg)
+        # SQLite would make an empty file, or go on writing into a deleted one until we stop.
+        if self._file is not None and not self._file.exists():
+            msg = "The database file is missing; run init_db.py."
             raise StorageUnavailable(msg)
 
 

@@ -19,8 +19,7 @@ from mongars.serving.ingress import build_ingress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastapi import FastAPI
-
+    from mongars.protocol.asgi import AsgiApp
     from mongars.serving.replica import Replica
 
 
@@ -40,7 +39,7 @@ class LLMDeployment:
         await self._replica.start()
         self._observer.observe(Note(name="llm.ray.deployment.ready", values={"replica": name}))
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> AsgiApp:
         """The application Serve routes requests to."""
         return build_ingress(self._replica)
 

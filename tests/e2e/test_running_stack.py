@@ -12,8 +12,8 @@ import openai
 import orjson
 import psutil
 import pytest
+from stack_runner import provider_becomes, question
 
-from conftest import provider_becomes, question
 from mongars.core.clock import SystemClock
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.engines.llama_cpp.config import LlamaCppConfig
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import aiohttp
-
-    from conftest import Stack
+    from stack_runner import Stack
 
 pytestmark = pytest.mark.e2e
 CLOCK = SystemClock()

@@ -1,0 +1,84 @@
+"""Everything authentication is made of, on a real SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.api.accounts import Authenticator, create_account
+from mongars.api.credentials import Keys, Passwords, TokenConfig, Tokens
+from mongars.api.key_cache import KeyCache
+from mongars.api.throttle import LoginThrottle
+from mongars.persistence.accounts import SqlAccounts
+from mongars.persistence.config import DatabaseConfig
+from mongars.persistence.database import Database
+from mongars.persistence.migrate import upgrade
+from mongars.testing.clock import ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mongars.core.identity import Principal
+
+SECRET = "a secret of more than thirty-two bytes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """Everything authentication is made of, on a real database."""
+
+    store: SqlAccounts
+    database: Database
+    clock: ManualClock
+    passwords: Passwords
+    tokens: Tokens
+    authenticator: Authenticator
+
+    async def who(self, credential: str) -> Principal:
+        """Authenticate with a bearer credential."""
+        return await self.authenticator.authenticate(f"Bearer {credential}")
+
+    async def member(self, username: str = "ada", *, is_admin: bool = False) -> None:
+        """Make an account with the password `correct horse`."""
+        await create_account(
+            self.store,
+            self.passwords,
+            username=username,
+            password="correct horse",
+            is_admin=is_admin,
+        )
+
+    async def key(self, username: str = "ada", *, is_admin: bool = False) -> tuple[str, str]:
+        """Issue a key: what to send, and its id."""
+        issued = Keys().issue(username, "test", is_admin=is_admin)
+        await self.store.create_key(issued.record)
+        return issued.plaintext, issued.record.id
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """An empty installation."""
+    config = DatabaseConfig(url=f"sqlite:///{tmp_path}/mongars.db")
+    await asyncio.to_thread(upgrade, config)
+    clock = ManualClock()
+    passwords, tokens = Passwords(), Tokens(TokenConfig(secret=SECRET), clock)
+    async with Database(config) as database:
+        store = SqlAccounts(database, clock)
+        yield House(
+            store=store,
+            database=database,
+            clock=clock,
+            passwords=passwords,
+            tokens=tokens,
+            authenticator=Authenticator(
+                store,
+                tokens=tokens,
+                passwords=passwords,
+                throttle=LoginThrottle(clock),
+                cache=KeyCache(clock),
+            ),
+        )

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.api.credentials import Keys
+from mongars.api.key_cache import KeyCache
+from mongars.core.errors import (
+    NotAuthenticated,
+    NotFound,
+    StorageUnavailable,
+)
+from mongars.core.identity import Principal
+from mongars.testing.clock import ManualClock
+
+if TYPE_CHECKING:
+    from conftest import House
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (None, "missing"),
+        ("", "missing"),
+        ("Basic YWRhOmFkYQ==", "malformed"),
+        ("Bearer", "malformed"),
+        ("Bearer   ", "malformed"),
+        ("mg-0123456789ab-secret", "malformed"),
+        ("Bearer mg-0123456789ab-secret", "not known"),
+        ("Bearer näh", "not known"),
+        ("Bearer a.b.c", "not known"),
+    ],
+)
+async def test_bad_credentials_are_told_what_is_wrong(
+    house: House, header: str | None, said: str
+) -> None:
+    """Every kind of bad header is refused with a message that names its fault."""
+    with pytest.raises(NotAuthenticated, match=said) as caught:
+        await house.authenticator.authenticate(header)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER  "])
+async def test_a_key_stands_for_its_account(house: House, scheme: str) -> None:
+    """A stored key, sent as bearer, is its account, with the key's own rights."""
+    await house.member(is_admin=True)
+    plain, _ = await house.key()
+    found = await house.authenticator.authenticate(f"{scheme} {plain}")
+    assert found == Principal(username="ada", is_admin=False)
+    admin, _ = await house.key(is_admin=True)
+    assert (await house.who(admin)).is_admin
+
+
+async def test_keys_look_as_documented_and_only_their_digest_is_kept(house: House) -> None:
+    """A key has its published form; the store holds its SHA-256, and no repr shows it."""
+    await house.member()
+    issued = Keys().issue("ada", "test")
+    assert re.fullmatch(r"mg-[0-9a-f]{12}-[A-Za-z0-9_-]{43}", issued.plaintext)
+    assert issued.record.digest == hashlib.sha256(issued.plaintext.encode()).hexdigest()
+    assert issued.plaintext not in repr(issued)
+    assert issued.record.digest not in repr(issued)
+
+
+async def test_a_revoked_key_stops_within_the_promised_time(house: House) -> None:
+    """A checked key is believed for 30 s; then its revocation counts, and is said."""
+    await house.member()
+    plain, key_id = await house.key()
+    await house.who(plain)
+    await house.store.revoke_key(key_id)
+    await house.clock.advance(29)
+    assert (await house.who(plain)).username == "ada"
+    await house.clock.advance(1)
+    with pytest.raises(NotAuthenticated, match=f"{key_id} has been revoked"):
+        await house.who(plain)
+
+
+async def test_a_known_key_works_while_the_database_is_away(house: House) -> None:
+    """A key checked a moment ago needs no database; another is not refused but postponed."""
+    await house.member()
+    known, _ = await house.key()
+    other, _ = await house.key()
+    await house.who(known)
+    await house.database.aclose()
+    assert (await house.who(known)).username == "ada"
+    with pytest.raises(StorageUnavailable):
+        await house.who(other)
+
+
+async def test_a_key_works_on_a_database_that_cannot_be_written(house: House) -> None:
+    """Noting the use of a key is not worth refusing it."""
+    await house.member()
+    plain, _ = await house.key()
+    async with house.database.writing() as connection:
+        await connection.exec_driver_sql("PRAGMA query_only=ON")
+    assert (await house.who(plain)).username == "ada"
+
+
+async def test_the_use_of_a_key_is_noted(house: House) -> None:
+    """Whoever lists the keys sees when each was last used."""
+    await house.member()
+    plain, _ = await house.key()
+    await house.who(plain)
+    (found,) = await house.store.keys()
+    assert found.last_used_at == house.clock.now()
+
+
+def test_the_cache_is_bounded() -> None:
+    """The oldest entry makes room; no number of keys grows the cache beyond its size."""
+    cache = KeyCache(ManualClock(), size=3)
+    for number in range(10):
+        cache.put(f"{number}", Principal(username=f"u{number}"))
+    assert [cache.get(f"{n}") is not None for n in range(10)] == [False] * 7 + [True] * 3
+
+
+async def test_a_key_for_nobody_is_refused(house: House) -> None:
+    """Keys belong to accounts."""
+    with pytest.raises(NotFound):
+        await house.key("nobody")

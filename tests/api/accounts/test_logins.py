@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import jwt
+import pytest
+
+from mongars.api.accounts import create_account
+from mongars.api.credentials import Passwords, TokenConfig, Tokens
+from mongars.api.throttle import LoginThrottle, ThrottleConfig
+from mongars.core.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    NotAuthenticated,
+    Overloaded,
+)
+from mongars.core.identity import NewAccount, Principal
+from mongars.testing.clock import ManualClock
+
+if TYPE_CHECKING:
+    from conftest import House
+
+SECRET = "a secret of more than thirty-two bytes"
+
+
+async def test_a_login_yields_a_token_that_authenticates(house: House) -> None:
+    """The token of a login stands for the account until it expires, and says that it did."""
+    await house.member("Ada", is_admin=True)
+    token = await house.authenticator.login("ada", "correct horse")
+    assert await house.who(token) == Principal(username="Ada", is_admin=True)
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert (claims["sub"], claims["admin"]) == ("Ada", True)
+    assert claims["exp"] - claims["iat"] == 3600
+    await house.clock.advance(3599)
+    await house.who(token)
+    await house.clock.advance(1)
+    with pytest.raises(NotAuthenticated, match="expired"):
+        await house.who(token)
+
+
+async def test_forged_tokens_are_refused(house: House) -> None:
+    """A token signed with another secret, with none, or without its claims is not believed."""
+    claims = {"sub": "ada", "admin": True, "exp": house.clock.now() + timedelta(hours=1)}
+    forged = [
+        jwt.encode(claims, "another secret of thirty-two bytes!", algorithm="HS256"),
+        jwt.encode(claims, None, algorithm="none"),
+        jwt.encode({"sub": "ada"}, SECRET, algorithm="HS256"),
+        jwt.encode({**claims, "sub": 7}, SECRET, algorithm="HS256"),
+    ]
+    for token in forged:
+        with pytest.raises(NotAuthenticated, match="not valid"):
+            await house.who(token)
+
+
+@pytest.mark.parametrize(
+    ("username", "password"), [("ada", "wrong horse"), ("bob", "correct horse"), ("ada", "")]
+)
+async def test_a_wrong_login_does_not_tell_which_half_is_wrong(
+    house: House, username: str, password: str
+) -> None:
+    """Unknown name and wrong password get the same answer."""
+    await house.member()
+    with pytest.raises(NotAuthenticated) as caught:
+        await house.authenticator.login(username, password)
+    assert str(caught.value) == "Invalid credentials"
+
+
+async def test_a_hash_of_another_kind_is_a_wrong_password(house: House) -> None:
+    """An account whose hash we cannot read, of an earlier program, is refused, not an error."""
+    await house.store.create_account(NewAccount(username="old", password_hash="$2b$12$abc"))
+    with pytest.raises(NotAuthenticated, match="Invalid credentials"):
+        await house.authenticator.login("old", "anything")
+
+
+async def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
+    """Without an account a password is still hashed and compared, and never right."""
+    passwords = Passwords()
+    stored = await passwords.hash("correct horse")
+    assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert await passwords.verify(stored, "correct horse")
+    assert not await passwords.verify(stored, "wrong")
+    spent = []
+    for subject in (stored, None):
+        began = time.process_time()  # not disturbed by what else the machine does
+        for _ in range(5):
+            assert not await passwords.verify(subject, "wrong")
+        spent.append(time.process_time() - began)
+    assert 0.25 < spent[1] / spent[0] < 4
+
+
+async def test_guessing_is_slowed_down(house: House) -> None:
+    """After five attempts a name waits, right password or not, and then may try again."""
+    await house.member()
+    for _ in range(5):
+        with pytest.raises(NotAuthenticated):
+            await house.authenticator.login("ada", "wrong horse")
+    with pytest.raises(Overloaded, match="Too many login attempts") as caught:
+        await house.authenticator.login("ADA", "correct horse")
+    assert caught.value.retry_after == 60.0
+    await house.clock.advance(60)
+    assert await house.authenticator.login("ada", "correct horse")
+
+
+async def test_simultaneous_guesses_count_from_their_beginning(house: House) -> None:
+    """A burst of attempts at once gets no more tries than a row of them."""
+    await house.member()
+
+    async def guess() -> str:
+        try:
+            await house.authenticator.login("ada", "wrong horse")
+        except (NotAuthenticated, Overloaded) as error:
+            return error.code
+        return "in"
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(guess()) for _ in range(12)]
+    codes = [task.result() for task in tasks]
+    assert (codes.count("not_authenticated"), codes.count("overloaded")) == (5, 7)
+
+
+async def test_a_success_clears_the_count(house: House) -> None:
+    """Somebody who mistypes now and then is never locked out."""
+    await house.member()
+    for _ in range(3):
+        for _ in range(4):
+            with pytest.raises(NotAuthenticated):
+                await house.authenticator.login("ada", "wrong horse")
+        assert await house.authenticator.login("ada", "correct horse")
+
+
+def test_the_throttles_memory_is_bounded() -> None:
+    """However many names are tried, only the latest are remembered."""
+    throttle = LoginThrottle(ManualClock(), ThrottleConfig(attempts=1, names=2))
+    for name in ("one", "two", "three"):
+        throttle.admit(name)
+    throttle.admit("one")
+    for name in ("three", "one"):
+        with pytest.raises(Overloaded):
+            throttle.admit(name)
+
+
+@pytest.mark.parametrize(
+    ("username", "password"),
+    [
+        ("", "long enough"),
+        ("a b", "long enough"),
+        ("ada\n", "long enough"),
+        ("a" * 151, "long enough"),
+        ("ada", "short"),
+        ("ada", "x" * 1025),
+    ],
+)
+async def test_unusable_names_and_passwords_are_refused(
+    house: House, username: str, password: str
+) -> None:
+    """The published rules for names and passwords hold."""
+    with pytest.raises(InvalidRequest):
+        await create_account(
+            house.store, house.passwords, username=username, password=password, is_admin=False
+        )
+    assert await house.store.accounts() == ()
+
+
+def test_a_weak_signing_secret_stops_the_start() -> None:
+    """A short secret is refused by the variable's name, and not shown."""
+    with pytest.raises(ConfigurationError, match="SECRET_KEY") as caught:
+        Tokens(TokenConfig(secret="hunter2"), ManualClock())
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(TokenConfig(secret="hunter2"))

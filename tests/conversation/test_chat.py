@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from speakers import USAGE, WHOLE, ListHistory, Speaker, Spoken, SteppingClock
+
+from mongars.conversation.chat import Chat, ChatConfig
+from mongars.conversation.history import History, NewTurn
+from mongars.core.errors import (
+    ContextLengthExceeded,
+    GenerationInterrupted,
+    NotReady,
+    PromptMissing,
+    StorageUnavailable,
+)
+from mongars.core.generation import Chunk, GenerationRequest, Message
+from mongars.core.identity import Principal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+ADA = Principal(username="ada")
+
+
+def chat(history: History, speaker: Speaker, **config: object) -> Chat:
+    """The use case, with these parts."""
+    return Chat(history, speaker, clock=SteppingClock(), config=ChatConfig(**config))
+
+
+async def say(chat: Chat, message: str, session: str | None = None) -> str:
+    """Send a message and read the whole answer."""
+    async with chat.open(ADA, message, request_id="req-1", session_id=session) as reply:
+        async for _ in reply:
+            pass
+        return reply.text
+
+
+async def test_a_complete_answer_is_remembered_in_the_persons_own_words() -> None:
+    """The turn holds what was typed and what was answered, not the assembled prompt."""
+    history, speaker = ListHistory(), Speaker()
+    talk = chat(history, speaker, system_prompt="Be kind.")
+    assert await say(talk, " Hi! ", session="s") == "Hello"
+    (stored,) = history.turns
+    assert (stored.user_id, stored.query, stored.response) == ("ada", " Hi! ", "Hello")
+    assert stored.session_id == "s"
+    assert speaker.asked[0].messages == (
+        Message(role="system", content="Be kind."),
+        Message(role="user", content=" Hi! "),
+    )
+    assert (speaker.asked[0].request_id, speaker.asked[0].session_id) == ("req-1", "s")
+    assert speaker.asked[0].sampling.max_tokens == 512
+
+
+async def test_what_was_said_before_reaches_the_model() -> None:
+    """Earlier turns of the session come before the new message, in order."""
+    history, speaker = ListHistory(), Speaker()
+    talk = chat(history, speaker)
+    await say(talk, "one", session="s")
+    await say(talk, "elsewhere", session="t")
+    await say(talk, "two", session="s")
+    assert [(m.role, m.content) for m in speaker.asked[-1].messages] == [
+        ("user", "one"),
+        ("assistant", "Hello"),
+        ("user", "two"),
+    ]
+
+
+async def test_a_reply_tells_where_it_comes_from() -> None:
+    """Origin, route, usage, finish reason, time and the stored turn are the reply's to show."""
+    talk = chat(ListHistory(), Speaker())
+    async with talk.open(ADA, "Hi", request_id="r") as reply:
+        assert (reply.origin.engine, reply.route.provider) == ("e", "ray_serve")
+        assert reply.turn is None
+        assert reply.processing_time == 1.0
+        chunks = [chunk async for chunk in reply]
+    assert chunks == list(WHOLE)
+    assert (reply.finish_reason, reply.usage) == ("stop", USAGE)
+    assert reply.turn is not None
+    assert reply.processing_time == reply.processing_time == 2.0
+
+
+async def test_a_turn_is_stored_once() -> None:
+    """Iterating again after the end yields and stores nothing more."""
+    history = ListHistory()
+    async with chat(history, Speaker()).open(ADA, "Hi", request_id="r") as reply:
+        assert len([chunk async for chunk in reply]) == 4
+        assert [chunk async for chunk in reply] == []
+    assert len(history.turns) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [GenerationInterrupted(), asyncio.CancelledError()],
+    ids=["interrupted", "cancelled"],
+)
+@pytest.mark.parametrize("chunks", [WHOLE[:1], WHOLE], ids=["halfway", "after the finish"])
+async def test_a_cut_answer_is_not_stored(error: BaseException, chunks: Sequence[Chunk]) -> None:
+    """An error while streaming reaches the caller, and later reading stores nothing either."""
+    history, speaker = ListHistory(), Speaker(chunks, error=error)
+    async with chat(history, speaker).open(ADA, "Hi", request_id="r") as reply:
+        with pytest.raises(type(error)):
+            [chunk async for chunk in reply]
+        assert [chunk async for chunk in reply] == []
+    assert history.turns == []
+    assert speaker.open_now == 0
+
+
+async def test_an_answer_without_a_finish_is_cut() -> None:
+    """A stream that ends without a finish reason is an error, not an answer."""
+    history = ListHistory()
+    with pytest.raises(GenerationInterrupted, match="finish reason"):
+        await say(chat(history, Speaker(WHOLE[:2])), "Hi")
+    assert history.turns == []
+
+
+async def test_an_abandoned_answer_is_not_stored() -> None:
+    """Leaving before the end stops the work and stores nothing, even when all text had come."""
+    history, speaker = ListHistory(), Speaker()
+    async with chat(history, speaker).open(ADA, "Hi", request_id="r") as reply:
+        async for chunk in reply:
+            if chunk.finish_reason:
+                break
+    assert history.turns == []
+    assert speaker.open_now == 0
+
+
+async def test_a_refused_question_is_an_error() -> None:
+    """What the generator raises on opening reaches the caller as it is."""
+    history, refusal = ListHistory(), NotReady("starting", retry_after=3)
+    with pytest.raises(NotReady) as caught:
+        await say(chat(history, Speaker(refusal=refusal)), "Hi")
+    assert caught.value is refusal
+    assert history.turns == []
+
+
+@pytest.mark.parametrize("message", ["", " \n\t"])
+async def test_a_blank_message_is_refused(message: str) -> None:
+    """Nothing is asked of the model for a message that says nothing."""
+    speaker = Speaker()
+    with pytest.raises(PromptMissing):
+        await say(chat(ListHistory(), speaker), message)
+    assert speaker.asked == []
+
+
+async def test_an_answer_that_cannot_be_stored_is_an_error() -> None:
+    """A reply that was not remembered does not end like one that was."""
+    with pytest.raises(StorageUnavailable):
+        await say(chat(ListHistory(broken=True), Speaker()), "Hi")
+
+
+async def remember(history: ListHistory, count: int, size: int) -> None:
+    """Fill the history."""
+    for number in range(count):
+        text = f"{number}" * size
+        await history.append(NewTurn(user_id="ada", query=text, response=text))
+
+
+async def test_a_refused_prompt_is_tried_again_with_less_history() -> None:
+    """The engine's own numbers decide how many turns fit; the newest stay."""
+    history, speaker = ListHistory(), Speaker(window=600)
+    await remember(history, 9, 40)
+    assert await say(chat(history, speaker, answer_tokens=100), "Hi") == "Hello"
+    first, second = speaker.asked
+    assert len(first.messages) == 19
+    assert 1 < len(second.messages) < 19
+    assert second.messages == first.messages[-len(second.messages) :]
+
+
+async def test_the_last_try_goes_without_history() -> None:
+    """When the second try is refused too, the message alone is sent: history costs no answer."""
+
+    class Stubborn(Speaker):
+        """Takes no history and gives no numbers."""
+
+        @asynccontextmanager
+        async def open(self, request: GenerationRequest) -> AsyncIterator[Spoken]:
+            """Refuse whatever has history."""
+            self.asked.append(request)
+            if len(request.messages) > 1:
+                raise ContextLengthExceeded
+            yield self.answer
+
+    history, speaker = ListHistory(), Stubborn()
+    await remember(history, 10, 40)
+    assert await say(chat(history, speaker), "Hi") == "Hello"
+    assert [len(request.messages) for request in speaker.asked] == [21, 9, 1]
+
+
+async def test_a_message_that_never_fits_is_an_error() -> None:
+    """Without history, or once it is gone, the engine's refusal reaches the caller."""
+    history, speaker = ListHistory(), Speaker(window=10)
+    with pytest.raises(ContextLengthExceeded):
+        await say(chat(history, speaker), "longer than ten bytes")
+    assert len(speaker.asked) == 1
+    await remember(history, 3, 40)
+    with pytest.raises(ContextLengthExceeded) as caught:
+        await say(chat(history, speaker), "longer than ten bytes")
+    assert caught.value.prompt_tokens == len("longer than ten bytes")
+    assert len(speaker.asked) <= 4
+
+
+async def test_no_more_turns_are_read_than_allowed() -> None:
+    """The configured number of turns bounds the history, whatever would fit."""
+    history, speaker = ListHistory(), Speaker()
+    await remember(history, 9, 1)
+    await say(chat(history, speaker, history_turns=2), "Hi")
+    assert [m.content for m in speaker.asked[0].messages] == ["7", "7", "8", "8", "Hi"]

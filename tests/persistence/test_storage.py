@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+
+from mongars.conversation.history import NewTurn
+from mongars.core.clock import SystemClock
+from mongars.core.errors import ConfigurationError, StorageUnavailable
+from mongars.persistence.config import DatabaseConfig
+from mongars.persistence.conversations import SqlConversations
+from mongars.persistence.database import Database
+from mongars.persistence.migrate import head, upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+TURN = NewTurn(user_id="ada", query="q" * 5000, response="r" * 5000)
+
+
+async def pragma(database: Database, statement: str) -> None:
+    """Set something on the one connection that writes."""
+    async with database.writing() as connection:
+        await connection.execute(text(f"PRAGMA {statement}"))
+
+
+async def test_a_healthy_database_says_so(database: Database) -> None:
+    """A migrated database is healthy and knows its revision."""
+    await database.healthy()
+    assert await database.revision() == head()
+
+
+async def test_an_empty_database_has_no_revision(
+    make_config: Callable[[str], DatabaseConfig],
+) -> None:
+    """Before the first migration there is no revision, which is no error."""
+    async with Database(make_config("postgresql")) as database:
+        assert await database.revision() is None
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_missing_table_says_what_to_run(
+    kind: str, make_config: Callable[[str], DatabaseConfig], tmp_path: Path
+) -> None:
+    """Using a database that was never migrated points to the command that migrates it."""
+    config = make_config(kind)
+    if kind == "sqlite":
+        (tmp_path / "mongars.db").touch()
+    async with Database(config) as database:
+        with pytest.raises(StorageUnavailable, match=r"table.*init_db\.py"):
+            await SqlConversations(database, SystemClock()).latest("ada", limit=1)
+
+
+async def test_an_unreachable_server_is_storage_unavailable() -> None:
+    """A refused connection is our error, with the driver's as its cause, and tells no secret."""
+    config = DatabaseConfig(url="postgresql://nobody:s3cret@127.0.0.1:1/none")
+    async with Database(config) as database:
+        with pytest.raises(StorageUnavailable, match="cannot be reached") as caught:
+            await database.healthy()
+    assert isinstance(caught.value.__cause__, DBAPIError)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_missing_file_is_not_replaced_by_an_empty_one(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    """A SQLite file that is gone is reported; nobody writes into the void or starts afresh."""
+    path = tmp_path / "mongars.db"
+    await sqlite_database.healthy()
+    path.unlink()
+    for database in (sqlite_database, Database(DatabaseConfig(url=f"sqlite:///{path}"))):
+        with pytest.raises(StorageUnavailable, match="file is missing"):
+            await SqlConversations(database, SystemClock()).append(TURN)
+    assert not path.exists()
+
+
+def test_a_file_that_cannot_be_opened_is_storage_unavailable(tmp_path: Path) -> None:
+    """A folder in the file's place is reported as such."""
+    with pytest.raises(StorageUnavailable, match="cannot be opened"):
+        upgrade(DatabaseConfig(url=f"sqlite:///{tmp_path}"))
+
+
+async def test_a_file_that_is_no_database_is_storage_unavailable(tmp_path: Path) -> None:
+    """A file with other contents is neither used nor overwritten."""
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear Ada, " * 500)
+    config = DatabaseConfig(url=f"sqlite:///{path}")
+    async with Database(config) as database:
+        with pytest.raises(StorageUnavailable, match="no SQLite database"):
+            await database.healthy()
+    with pytest.raises(StorageUnavailable, match="no SQLite database"):
+        upgrade(config)
+    assert path.read_text().startswith("Dear Ada")
+
+
+async def test_a_full_disk_is_storage_unavailable(sqlite_database: Database) -> None:
+    """When the file cannot grow, nothing is stored and what is there stays readable."""
+    conversations = SqlConversations(sqlite_database, SystemClock())
+    stored = await conversations.append(TURN)
+    await pragma(sqlite_database, "max_page_count=1")  # SQLite takes it as: no page more
+    with pytest.raises(StorageUnavailable, match="disk is full"):
+        await conversations.append(replace(TURN, query="q" * 100_000))
+    assert (await conversations.latest("ada", limit=10))[-1] == stored
+
+
+async def test_a_read_only_database_is_storage_unavailable(sqlite_database: Database) -> None:
+    """A database that refuses writes is reported as read-only; reading goes on."""
+    await pragma(sqlite_database, "query_only=ON")
+    conversations = SqlConversations(sqlite_database, SystemClock())
+    with pytest.raises(StorageUnavailable, match="read-only"):
+        await conversations.append(TURN)
+    assert await conversations.latest("ada", limit=10) == ()
+
+
+async def test_a_read_only_server_is_storage_unavailable(
+    make_config: Callable[[str], DatabaseConfig],
+) -> None:
+    """The same on PostgreSQL, as on a standby."""
+    config = make_config("postgresql")
+    upgrade(config)
+    async with Database(config) as database:
+        async with database.writing() as connection:
+            await connection.execute(
+                text("SELECT set_config('default_transaction_read_only', 'on', false)")
+            )
+        with pytest.raises(StorageUnavailable, match="read-only"):
+            await SqlConversations(database, SystemClock()).append(TURN)
+
+
+async def test_a_locked_database_is_storage_unavailable(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    """While another process holds the write lock, writing fails in time and reading goes on."""
+    await pragma(sqlite_database, "busy_timeout=20")
+    conversations = SqlConversations(sqlite_database, SystemClock())
+    with closing(sqlite3.connect(tmp_path / "mongars.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageUnavailable, match="locked"):
+            await conversations.append(TURN)
+        assert await conversations.latest("ada", limit=10) == ()
+    assert await conversations.append(TURN)
+
+
+@pytest.mark.slow
+async def test_a_taken_pool_is_storage_unavailable(sqlite_database: Database) -> None:
+    """When no connection comes free in time, the caller is told instead of waiting on."""
+    async with sqlite_database.writing():
+        with pytest.raises(StorageUnavailable, match="connection is taken"):
+            async with sqlite_database.writing():
+                pass
+
+
+async def test_our_own_mistakes_are_not_disguised(database: Database) -> None:
+    """Broken constraints and faulty SQL surface as what they are."""
+    with pytest.raises(IntegrityError):
+        async with database.writing() as connection:
+            await connection.execute(text("INSERT INTO memory_entries (id) VALUES (1)"))
+    with pytest.raises((ProgrammingError, DBAPIError), match="syntax"):
+        async with database.reading() as connection:
+            await connection.execute(text("SELEKT 1"))
+
+
+async def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
+    """What was written before an exception is not there afterwards."""
+
+    async def insert_then_fail() -> None:
+        async with database.writing() as connection:
+            await connection.execute(text("INSERT INTO emotion_trends (emotion) VALUES ('calm')"))
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        await insert_then_fail()
+    async with database.reading() as connection:
+        assert (await connection.execute(text("SELECT * FROM emotion_trends"))).all() == []
+
+
+async def test_a_cancelled_writer_frees_its_place(database: Database) -> None:
+    """Cancelling a task inside a transaction undoes it and blocks nobody."""
+    inside = asyncio.Event()
+
+    async def write_and_wait() -> None:
+        async with database.writing() as connection:
+            await connection.execute(text("INSERT INTO emotion_trends (emotion) VALUES ('calm')"))
+            inside.set()
+            await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(write_and_wait())
+        await inside.wait()
+        task.cancel()
+    conversations = SqlConversations(database, SystemClock())
+    assert await conversations.append(TURN)
+    async with database.reading() as connection:
+        assert (await connection.execute(text("SELECT * FROM emotion_trends"))).all() == []
+
+
+async def test_a_closed_database_is_storage_unavailable(sqlite_database: Database) -> None:
+    """After closing, twice for good measure, every use is refused."""
+    await sqlite_database.aclose()
+    await sqlite_database.aclose()
+    with pytest.raises(StorageUnavailable, match="closed"):
+        await sqlite_database.healthy()
+
+
+def test_a_bad_url_stops_the_start() -> None:
+    """An unusable URL is found when the database is made, not at the first request."""
+    with pytest.raises(ConfigurationError, match="DATABASE_URL"):
+        Database(DatabaseConfig(url="nonsense"))
