@@ -1,0 +1,72 @@
+"""What the operator decides about answering: endpoints, timers, retries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mongars.core.deadline import Deadline
+from mongars.core.generation import Sampling
+
+if TYPE_CHECKING:
+    from mongars.core.generation import GenerationRequest
+
+BYTES_PER_TOKEN = 3
+"""A cautious guess for English and code; it only scales a timer, it is never reported."""
+
+RESERVE_SHARE = 1 / 3
+"""Of a deadline too short for the whole local reserve, the local tier keeps this much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceConfig:
+    """Settings of `LLMIntegration`; all times are in seconds.
+
+    `timeout` (`RAY_CLIENT_TIMEOUT`) bounds the wait for the first content token on Ray, not the
+    whole answer: a long healthy stream ends by `idle_timeout` and `total_timeout` only. It grows
+    by `seconds_per_1k_prompt_tokens`. All Ray attempts of a request share it, so that the local
+    tier still has `local_reserve` to answer.
+    """
+
+    endpoints: tuple[str, ...]
+    use_ray: bool
+    timeout: float = 10.0
+    connect_timeout: float = 5.0
+    max_connections: int = 10
+    max_keepalive: int = 5
+    scaling_status_codes: frozenset[int] = frozenset({503, 409})
+    scaling_backoff: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+    max_scale_cycles: int = 2
+    idle_timeout: float = 30.0
+    total_timeout: float = 600.0
+    local_reserve: float = 5.0
+    seconds_per_1k_prompt_tokens: float = 10.0
+    token: str | None = field(default=None, repr=False)
+    """Bearer token the Ray endpoints ask for."""
+    ollama_host: str | None = None
+    ollama_model: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def ray_active(self) -> bool:
+        """Whether Ray takes part at all."""
+        return self.use_ray and bool(self.endpoints)
+
+    def first_token_cap(self, request: GenerationRequest) -> float:
+        """How long the first content token of this request may take on Ray."""
+        return self.timeout + self._reading_time(request)
+
+    def commit_by(self, request: GenerationRequest, deadline: Deadline) -> Deadline:
+        """When Ray must have begun to answer, so that the local tier can still finish."""
+        remaining = deadline.remaining()
+        reserve = min(self.local_reserve, remaining * RESERVE_SHARE)
+        window = min(self.first_token_cap(request), remaining - reserve)
+        return Deadline.after(deadline.clock, window)
+
+    def local_commit_by(self, request: GenerationRequest, deadline: Deadline) -> Deadline:
+        """The same for a local server, which may have to load its model first."""
+        patience = max(self.timeout, self.idle_timeout) + self._reading_time(request)
+        return Deadline.after(deadline.clock, min(patience, deadline.remaining()))
+
+    def _reading_time(self, request: GenerationRequest) -> float:
+        return self.seconds_per_1k_prompt_tokens * request.prompt_bytes / BYTES_PER_TOKEN / 1000

@@ -1,0 +1,128 @@
+"""`LLMIntegration`: the one door through which the application reaches a language model."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Self
+
+from mongars.core.deadline import Deadline
+from mongars.core.generation import Sampling
+from mongars.inference.chain import ProviderChain
+from mongars.inference.events import ray_event
+from mongars.inference.published import prompt_request, published_form, wished_task
+from mongars.protocol.openai import Fold
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from mongars.core.clock import Clock
+    from mongars.core.generation import Chunk, Completion, GenerationRequest
+    from mongars.inference.chain import Answer
+    from mongars.inference.config import InferenceConfig
+    from mongars.inference.events import Observer
+    from mongars.inference.provider import Provider, ProviderStatus, Route
+
+
+class LLMIntegration:
+    """Answers by Ray, and by the local providers when Ray cannot.
+
+    Use it as an async context manager, once per process: it holds connections, watches endpoints
+    and starts the embedded engine. Failures are raised, never returned as text.
+    """
+
+    def __init__(
+        self,
+        config: InferenceConfig,
+        providers: tuple[Provider, ...],
+        *,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self._config = config
+        self._providers = providers
+        self._clock = clock
+        self._chain = ProviderChain(providers, observer=observer)
+        self._tasks = asyncio.TaskGroup()
+        self._background: list[asyncio.Task[None]] = []
+        observer.observe(ray_event(config))
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self._background = [self._tasks.create_task(p.run()) for p in self._providers]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._background:
+            task.cancel()
+        try:
+            await self._tasks.__aexit__(None, None, None)  # an error of the body stays itself
+        finally:
+            for provider in self._providers:
+                await provider.aclose()
+
+    def open(
+        self, request: GenerationRequest, *, deadline: Deadline | None = None
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Begin an answer; its first content is there when the context is entered.
+
+        Raises a `CallerError` or `AllProvidersFailed`; iterating raises `GenerationInterrupted` if
+        it is cut. Leaving stops the work. The default deadline is the configured total time.
+        """
+        limit = deadline or Deadline.after(self._clock, self._config.total_timeout)
+        return self._chain.open(request, limit)
+
+    async def generate(
+        self, request: GenerationRequest, *, deadline: Deadline | None = None
+    ) -> tuple[Completion, Route]:
+        """The whole answer and the way it came. Raises what `open` and iterating raise."""
+        fold = Fold()
+        async with self.open(request, deadline=deadline) as answer:
+            async for chunk in answer:
+                fold.add(chunk)
+            return fold.completion(answer.origin), answer.route
+
+    async def generate_response(
+        self,
+        prompt: str,
+        task_type: str = "general",
+        *,
+        session_id: str | None = None,
+        max_tokens: int | None = None,
+        response_hints: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Answer one prompt, in the published form.
+
+        Keys: `text`, `confidence` (exp of the mean token log-probability, or None), `tokens_used`
+        (the engine's count, or None), `source`, `adapter_version`, `usage`, `request_id`.
+        Raises what `generate` raises.
+        """
+        request = prompt_request(
+            prompt,
+            wished_task(task_type, response_hints),
+            session_id=session_id,
+            sampling=Sampling(max_tokens=max_tokens, logprobs=True),
+        )
+        completion, route = await self.generate(request)
+        return published_form(completion, route, request_id=request.request_id)
+
+    async def stream_response(
+        self,
+        prompt: str,
+        task_type: str = "general",
+        *,
+        session_id: str | None = None,
+        max_tokens: int | None = None,
+    ) -> AsyncGenerator[Chunk, None]:
+        """The same as a stream. Close the iterator (`contextlib.aclosing`) to stop early."""
+        sampling = Sampling(max_tokens=max_tokens)
+        request = prompt_request(prompt, task_type, session_id=session_id, sampling=sampling)
+        async with self.open(request) as answer:
+            async for chunk in answer:
+                yield chunk
+
+    async def status(self) -> tuple[ProviderStatus, ...]:
+        """What every provider knows of itself, in order of preference."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(provider.status()) for provider in self._providers]
+        return tuple(task.result() for task in tasks)

@@ -1,0 +1,116 @@
+"""The provider port: something that can answer, be it a cluster, a server or a library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import Chunk, GenerationRequest, Origin, Usage
+    from mongars.inference.endpoints import EndpointStatus
+    from mongars.inference.events import FallbackReason
+
+ProviderName = Literal["ray_serve", "ollama", "embedded"]
+ProviderState = Literal["up", "down", "unknown", "off"]
+StreamState = Literal["open", "complete", "cut"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Which way an answer came. `attempts` counts what was sent, over all providers.
+
+    `fallback` says that Ray was asked first and could not answer; `reason` says why.
+    """
+
+    provider: ProviderName
+    endpoint: str
+    attempts: int
+    fallback: bool = False
+    reason: FallbackReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderStatus:
+    """What a provider knows of itself. `detail` says what to do, if there is something to do."""
+
+    name: ProviderName
+    state: ProviderState
+    detail: str = ""
+    endpoints: tuple[EndpointStatus, ...] = ()
+
+
+class Attempts:
+    """Counts what one request sent out, whichever provider sent it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self) -> int:
+        """One more goes out; returns how many that makes."""
+        self.count += 1
+        return self.count
+
+
+class ChunkStream(Protocol):
+    """The chunks of an answer that has begun.
+
+    Iterating raises `GenerationInterrupted` if it is cut; a stream that just ends is complete.
+    """
+
+    @property
+    def state(self) -> StreamState:
+        """How far it is."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """The engine's counts, once they have come."""
+        ...
+
+    def __aiter__(self) -> ChunkStream: ...
+
+    async def __anext__(self) -> Chunk: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderStream:
+    """An answer that has begun: its first content has been received and can be read at once."""
+
+    origin: Origin
+    endpoint: str
+    chunks: ChunkStream
+
+
+class Provider(Protocol):
+    """One way to get an answer."""
+
+    @property
+    def name(self) -> ProviderName:
+        """Which one."""
+        ...
+
+    def open(
+        self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
+    ) -> AbstractAsyncContextManager[ProviderStream]:
+        """Begin an answer.
+
+        Entering returns once the first content has come. It raises a `CallerError` for the
+        caller's mistake, or a `WorldError`, in which case the caller has seen nothing and somebody
+        else may be asked. Leaving stops the work, wherever it is, in every phase.
+        """
+        ...
+
+    async def run(self) -> None:
+        """Background work, until cancelled; may return at once if there is none."""
+        ...
+
+    async def status(self) -> ProviderStatus:
+        """Its state now. Never raises; bounded to a second or two."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of everything. Safe to call twice."""
+        ...

@@ -1,0 +1,206 @@
+"""Reading an answer: nothing counts before its first content, and no cut passes for an end.
+
+Bytes come in blocks cut anywhere; a decoder turns them into items; the reader keeps the rules:
+
+1. *Commit gate.* Until the first text that is not blank, everything is held back. Whatever goes
+   wrong up to there is invisible, and another endpoint or provider may be asked.
+2. *Afterwards* the stream ends in exactly one of two ways: it just ends, and is complete, or
+   `GenerationInterrupted` is raised, and it is not. It is complete when the peer said so: by
+   `[DONE]`, or by a finish reason, after which a missing `[DONE]` is forgiven.
+3. *Silence* is measured from chunk to chunk: comments and other signs of life do not count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Protocol, Self
+
+from mongars.core.errors import (
+    EndpointUnreachable,
+    GenerationInterrupted,
+    InvalidAnswer,
+    MongarsError,
+)
+from mongars.core.generation import Chunk, Origin
+from mongars.inference.failures import EmptyAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import Usage
+    from mongars.inference.provider import StreamState
+
+AFTERCARE_SECONDS = 2.0
+"""After the finish reason, this long for usage and `[DONE]`; then the answer is closed for them."""
+
+MOST_HELD = 64
+"""Blank chunks kept for later; more are dropped, since they carry no text."""
+
+
+class End:
+    """The peer said that the answer is complete."""
+
+
+class Decoder(Protocol):
+    """Turns blocks of bytes into items, keeping the unfinished rest."""
+
+    def feed(self, block: bytes) -> Iterator[Chunk | Origin | End]:
+        """The items that this block completes. Raises the error the peer reports in between."""
+        ...
+
+    def closing(self) -> Chunk:
+        """A finish chunk for an answer that ended without one."""
+        ...
+
+
+class AnswerReader:
+    """One answer; a `ChunkStream` once `commit` has returned."""
+
+    def __init__(
+        self,
+        blocks: AsyncIterator[bytes],
+        decoder: Decoder,
+        *,
+        origin: Origin,
+        idle: float,
+        deadline: Deadline,
+    ) -> None:
+        self._blocks = blocks
+        self._decoder = decoder
+        self._idle = idle
+        self._deadline = deadline
+        self._clock = deadline.clock
+        self._ready: deque[Chunk] = deque()
+        self._failure: GenerationInterrupted | None = None
+        self._committed = False
+        self._finished = False
+        self._last_chunk_at = 0.0
+        self.origin = origin
+        self.state: StreamState = "open"
+        self.usage: Usage | None = None
+
+    async def commit(self) -> None:
+        """Return once the first content is here; the caller bounds the time.
+
+        Raises what went wrong instead: the peer's own error, `EmptyAnswer`, `InvalidAnswer`, or
+        `EndpointUnreachable` if it hung up.
+        """
+        while not self._committed:
+            block = await anext(self._blocks, None)
+            if block is None:
+                detail = "The connection was closed before the first token."
+                raise EndpointUnreachable(detail)
+            self._take(block)
+        self._last_chunk_at = self._clock.monotonic()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while not self._ready:
+            if self._failure is not None:
+                raise self._failure
+            if self.state != "open":
+                raise StopAsyncIteration
+            await self._read_on()
+        return self._ready.popleft()
+
+    async def _read_on(self) -> None:
+        try:
+            async with asyncio.timeout(self._patience()):
+                block = await anext(self._blocks, None)
+        except TimeoutError:
+            self._break_off(self._silence())
+        except MongarsError as error:
+            self._break_off(str(error))
+        else:
+            if block is None:
+                self._break_off("The connection was closed without a finish reason.")
+            else:
+                self._take_rest(block)
+
+    def _take_rest(self, block: bytes) -> None:
+        try:
+            self._take(block)
+        except InvalidAnswer as error:
+            self._break_off(str(error))
+        except MongarsError as error:
+            self._cut(str(error))  # an error the peer reports is one, finish reason or not
+
+    def _take(self, block: bytes) -> None:
+        for item in self._decoder.feed(block):
+            if self.state != "open":
+                return
+            if isinstance(item, Chunk):
+                self._take_chunk(item)
+            elif isinstance(item, Origin):
+                self.origin = self.origin if self._committed else item
+            else:
+                self._end()
+
+    def _take_chunk(self, chunk: Chunk) -> None:
+        self.usage = chunk.usage or self.usage
+        self._last_chunk_at = self._clock.monotonic()
+        if self._committed:
+            self._ready.append(chunk)
+        elif chunk.text.strip():
+            self._committed = True
+            self._ready.append(chunk)
+        elif chunk.finish_reason is not None:
+            raise _empty()
+        elif len(self._ready) < MOST_HELD or chunk.text:
+            self._ready.append(chunk)
+        self._finished = self._finished or chunk.finish_reason is not None
+
+    def _end(self) -> None:
+        if not self._committed:
+            raise _empty()
+        if not self._finished:
+            self._ready.append(self._decoder.closing())
+        self.state = "complete"
+
+    def _break_off(self, why: str) -> None:
+        """The bytes ended; complete if the answer had already said that it is."""
+        if self._finished:
+            self.state = "complete"
+        else:
+            self._cut(why)
+
+    def _cut(self, why: str) -> None:
+        self.state = "cut"
+        self._failure = GenerationInterrupted(f"The answer was cut: {why}")
+
+    def _patience(self) -> float:
+        if self._finished:
+            return AFTERCARE_SECONDS
+        spent = self._clock.monotonic() - self._last_chunk_at
+        return max(0.0, min(self._idle - spent, self._deadline.remaining()))
+
+    def _silence(self) -> str:
+        if self._deadline.expired():
+            return "the request's total time was used up."
+        return f"it was idle, no token came for {self._idle:.3g} s."
+
+
+class WholeAnswer:
+    """An answer that came in one piece, as a `ChunkStream`."""
+
+    def __init__(self, chunks: tuple[Chunk, ...]) -> None:
+        self._ready = deque(chunks)
+        self.state: StreamState = "open"
+        self.usage: Usage | None = next((c.usage for c in chunks if c.usage is not None), None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if self._ready:
+            return self._ready.popleft()
+        self.state = "complete"
+        raise StopAsyncIteration
+
+
+def _empty() -> EmptyAnswer:
+    return EmptyAnswer("The answer ended without any text.")

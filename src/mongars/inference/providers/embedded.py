@@ -1,0 +1,134 @@
+"""The embedded provider: an engine of this very process's own, the last one left standing."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import DeadlineExceeded, NotReady, WorldError
+from mongars.core.ids import new_id
+from mongars.inference.provider import (
+    Attempts,
+    ProviderName,
+    ProviderState,
+    ProviderStatus,
+    ProviderStream,
+)
+from mongars.inference.providers.answers import AnswerReader
+from mongars.inference.providers.slots import Slots
+from mongars.inference.providers.wire import ChunkWriter, SseDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import GenerationRequest
+    from mongars.engines.engine import Engine, EngineState
+    from mongars.inference.config import InferenceConfig
+
+ENDPOINT = "in-process"
+WAITING = 16
+
+_STATES: dict[EngineState, ProviderState] = {
+    "stopped": "unknown",
+    "starting": "unknown",
+    "ready": "up",
+    "restarting": "down",
+    "failed": "down",
+}
+
+
+class Embedded:
+    """Answers with an engine that is started when it is first needed.
+
+    The start belongs to `run`, not to the request that asked for it: a caller who gives up does
+    not undo it, and those who come meanwhile wait for the same start.
+    """
+
+    name: ProviderName = "embedded"
+
+    def __init__(self, engine: Engine, config: InferenceConfig, *, waiting: int = WAITING) -> None:
+        self._engine = engine
+        self._config = config
+        self._slots = Slots(engine.slots, waiting=waiting)
+        self._wanted = asyncio.Event()
+        self._started: asyncio.Future[WorldError | None] | None = None
+
+    @asynccontextmanager
+    async def open(
+        self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
+    ) -> AsyncIterator[ProviderStream]:
+        """Begin an answer; see `Provider.open`.
+
+        Raises `Overloaded` when slots and queue are full or the wait would outlast the deadline.
+        """
+        filled = dataclasses.replace(
+            request, sampling=request.sampling.with_defaults(self._config.sampling)
+        )
+        async with self._slots.hold(deadline), AsyncExitStack() as stack:
+            attempts.add()
+            try:
+                async with asyncio.timeout(deadline.remaining()):
+                    await self._ready()
+                    blocks = await stack.enter_async_context(self._engine.stream(filled))
+                    reader = self._reader(blocks, deadline)
+                    await reader.commit()
+            except TimeoutError as exc:
+                detail = "The embedded engine began no answer before the time was up."
+                raise DeadlineExceeded(detail) from exc
+            yield ProviderStream(origin=reader.origin, endpoint=ENDPOINT, chunks=reader)
+
+    async def run(self) -> None:
+        """Start the engine whenever somebody waits for it."""
+        try:
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                self._tell(await self._start())
+        finally:
+            self._tell(NotReady("The embedded engine is being shut down."))
+
+    async def status(self) -> ProviderStatus:
+        """The engine's own word."""
+        found = self._engine.status
+        detail = found.detail or f"engine {found.state}"
+        return ProviderStatus(name=self.name, state=_STATES[found.state], detail=detail)
+
+    async def aclose(self) -> None:
+        """Stop the engine."""
+        await self._engine.aclose()
+
+    def _reader(self, blocks: AsyncIterator[bytes], deadline: Deadline) -> AnswerReader:
+        origin = self._engine.origin
+        created = int(deadline.clock.now().timestamp())
+        writer = ChunkWriter(answer_id=new_id("chatcmpl"), created=created, model=origin.model)
+        return AnswerReader(
+            blocks,
+            SseDecoder(writer),
+            origin=origin,
+            idle=self._config.idle_timeout,
+            deadline=deadline,
+        )
+
+    async def _ready(self) -> None:
+        if self._engine.status.state in {"ready", "restarting"}:
+            return  # a restart is the engine's own business: it says `NotReady` meanwhile
+        if self._started is None or self._started.done():
+            self._started = asyncio.get_running_loop().create_future()
+            self._wanted.set()
+        error = await asyncio.shield(self._started)
+        if error is not None:
+            raise error
+
+    def _tell(self, outcome: WorldError | None) -> None:
+        if self._started is not None and not self._started.done():
+            self._started.set_result(outcome)
+
+    async def _start(self) -> WorldError | None:
+        try:
+            await self._engine.start()
+        except WorldError as error:
+            return error
+        return None

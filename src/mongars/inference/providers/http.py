@@ -1,0 +1,185 @@
+"""Outgoing HTTP: one pool of connections, and the one place where aiohttp's errors are translated.
+
+Nothing here has a total timeout: deadlines are the callers' business (`asyncio.timeout`). Only
+dialling is bounded, apart from everything else, so that a slow answer never looks like a dead host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+
+from mongars.core.errors import EndpointUnreachable, InvalidAnswer, WorldError
+from mongars.inference.events import split_label
+from mongars.inference.failures import ConnectFailed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from mongars.inference.config import InferenceConfig
+
+KEEPALIVE_SECONDS = 4.0
+"""Shorter than any usual server's own (uvicorn: 5 s), or a reused connection breaks under a POST."""
+
+LARGEST_BODY = 16 * 1024 * 1024
+SETTLE_SECONDS = 0.25
+"""How long a finished answer may take to send its last, empty bytes before we hang up."""
+
+
+class Blocks:
+    """The body of an answer as it arrives. Raises `EndpointUnreachable` when it breaks off."""
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            block = await self._content.readany()
+        except aiohttp.ClientError as exc:
+            detail = f"The connection broke while the answer was read ({type(exc).__name__})."
+            raise EndpointUnreachable(detail) from exc
+        if not block:
+            raise StopAsyncIteration
+        return block
+
+
+class Reply:
+    """A response whose head has arrived."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self.media_type = response.content_type
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.blocks = Blocks(response.content)
+        self.settled = False
+        """Set once nothing but the end is awaited; the connection can then be kept."""
+
+    async def body(self) -> bytes:
+        """All of the body. Raises `InvalidAnswer` if it is unreasonably large."""
+        parts: list[bytes] = []
+        size = 0
+        async for block in self.blocks:
+            parts.append(block)
+            size += len(block)
+            if size > LARGEST_BODY:
+                detail = f"The answer is larger than {LARGEST_BODY} bytes."
+                raise InvalidAnswer(detail)
+        return b"".join(parts)
+
+
+class HttpPool:
+    """The process's connections to model servers.
+
+    `RAY_CLIENT_MAX_KEEPALIVE` bounds how many connections per server stay open between requests:
+    of those in use at the same time, that many may be reused, the others are closed after use.
+    How many may be in use at all is for the providers to bound: waiting for a free one is our own
+    pressure, never a server's failure.
+    """
+
+    def __init__(self, config: InferenceConfig) -> None:
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout)
+        self._max_keepalive = config.max_keepalive
+        self._kept: Counter[str] = Counter()
+        self._session: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[Reply]:
+        """Send, and wait for the head of the answer.
+
+        Raises `ConnectFailed`, `EndpointUnreachable` or `InvalidAnswer`. Leaving closes the
+        connection at once, unless the answer was read to its end.
+        """
+        host = split_label(url)[0]
+        keep = self._kept[host] < self._max_keepalive
+        self._kept[host] += keep
+        extra = {"content-type": "application/json", **headers}
+        if not keep:
+            extra["connection"] = "close"
+        try:
+            response = await self._send("POST", url, body=body, headers=extra)
+            reply = Reply(response)
+            try:
+                yield reply
+                if reply.settled:
+                    await _settle(reply)
+            finally:
+                response.close()
+        finally:
+            self._kept[host] -= keep
+
+    async def get(self, url: str, *, seconds: float) -> tuple[int, bytes]:
+        """Status and body, within that time.
+
+        Raises `ConnectFailed`, `EndpointUnreachable` or `InvalidAnswer`.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._send("GET", url, body=None, headers={})
+                try:
+                    return response.status, await Reply(response).body()
+                finally:
+                    response.close()
+        except TimeoutError as exc:
+            detail = f"{split_label(url)[0]} did not answer within {seconds:g} s."
+            raise EndpointUnreachable(detail) from exc
+
+    async def aclose(self) -> None:
+        """Close every connection. Safe to call twice."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _send(
+        self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        try:
+            return await self._opened().request(
+                method, url, data=body, headers=headers, allow_redirects=False
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            raise _translated(exc, split_label(url)[0]) from exc
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"user-agent": "monGARS", "accept-encoding": "identity"},
+                timeout=self._timeout,
+                trust_env=False,
+            )
+        return self._session
+
+
+async def _settle(reply: Reply) -> None:
+    """Read the end of a finished answer, so that its connection can be used again."""
+    try:
+        async with asyncio.timeout(SETTLE_SECONDS):
+            async for _ in reply.blocks:
+                pass
+    except (TimeoutError, EndpointUnreachable):
+        return  # not worth more patience: the caller closes the connection
+
+
+_NO_CONNECTION = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ServerFingerprintMismatch,
+    aiohttp.InvalidURL,
+)
+
+
+def _translated(exc: Exception, host: str) -> WorldError:
+    name = type(exc).__name__
+    if isinstance(exc, _NO_CONNECTION):
+        return ConnectFailed(f"No connection to {host} ({name}).")
+    if isinstance(exc, aiohttp.ClientConnectionError | OSError):
+        return EndpointUnreachable(f"{host} closed the connection before it answered ({name}).")
+    return InvalidAnswer(f"{host} did not answer in HTTP ({name}).")

@@ -1,0 +1,142 @@
+"""The Ollama provider: its chat API, streamed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import orjson
+
+from mongars.core.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    EndpointUnreachable,
+    InferenceFailed,
+    InvalidAnswer,
+    NotReady,
+    Overloaded,
+    WorldError,
+)
+from mongars.core.ids import new_id
+from mongars.inference.events import split_label
+from mongars.inference.failures import TOO_MANY_REQUESTS
+from mongars.inference.provider import Attempts, ProviderName, ProviderStatus, ProviderStream
+from mongars.inference.providers.answers import AnswerReader
+from mongars.inference.providers.ollama_wire import (
+    OllamaDecoder,
+    chat_request,
+    origin_named,
+    same_model,
+)
+from mongars.inference.providers.wire import json_object
+from mongars.inference.retry_after import retry_after
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from mongars.core.clock import Clock
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import GenerationRequest
+    from mongars.inference.config import InferenceConfig
+    from mongars.inference.providers.http import HttpPool, Reply
+
+STATUS_SECONDS = 1.5
+_OK = 200
+_NOT_FOUND = 404
+_BUSY = frozenset({TOO_MANY_REQUESTS, 503})
+
+
+class Ollama:
+    """Asks the Ollama server in `OLLAMA_HOST` for the configured model."""
+
+    name: ProviderName = "ollama"
+
+    def __init__(self, config: InferenceConfig, http: HttpPool, *, clock: Clock) -> None:
+        if config.ollama_host is None or config.ollama_model is None:
+            detail = "Ollama needs both a host (OLLAMA_HOST) and a model."
+            raise ConfigurationError(detail)
+        self._config = config
+        self._host = config.ollama_host.rstrip("/")
+        self._label = split_label(self._host)[0]
+        self._model = config.ollama_model
+        self._http = http
+        self._clock = clock
+
+    @asynccontextmanager
+    async def open(
+        self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
+    ) -> AsyncIterator[ProviderStream]:
+        """Begin an answer; see `Provider.open`. Raises `NotReady` if the model is not there."""
+        patience = self._config.local_commit_by(request, deadline).remaining()
+        async with AsyncExitStack() as stack:
+            attempts.add()
+            try:
+                async with asyncio.timeout(patience):
+                    reply = await stack.enter_async_context(self._post(request))
+                    reader = await self._begin(reply, deadline)
+            except TimeoutError as exc:
+                detail = f"Ollama at {self._label} began no answer within {patience:.3g} s."
+                raise DeadlineExceeded(detail) from exc
+            yield ProviderStream(origin=reader.origin, endpoint=self._label, chunks=reader)
+            reply.settled = reader.state == "complete"
+
+    async def run(self) -> None:
+        """Nothing to do in the background."""
+
+    async def status(self) -> ProviderStatus:
+        """Whether the server is there and has the model."""
+        try:
+            status, body = await self._http.get(f"{self._host}/api/tags", seconds=STATUS_SECONDS)
+            found = json_object(body) if status == _OK else {}
+        except WorldError as error:
+            return ProviderStatus(name=self.name, state="down", detail=str(error))
+        entries = found.get("models")
+        names = [str(e.get("name")) for e in entries or () if isinstance(e, dict)]
+        if any(same_model(self._model, name) for name in names):
+            return ProviderStatus(name=self.name, state="up", detail=f"{self._model} is there")
+        return ProviderStatus(name=self.name, state="down", detail=self._missing())
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    def _post(self, request: GenerationRequest) -> AbstractAsyncContextManager[Reply]:
+        sampling = request.sampling.with_defaults(self._config.sampling)
+        body = chat_request(dataclasses.replace(request, sampling=sampling), model=self._model)
+        return self._http.post(f"{self._host}/api/chat", orjson.dumps(body), {})
+
+    async def _begin(self, reply: Reply, deadline: Deadline) -> AnswerReader:
+        if reply.status != _OK:
+            raise await self._refusal(reply)
+        created = int(self._clock.now().timestamp())
+        decoder = OllamaDecoder(answer_id=new_id("chatcmpl"), created=created, model=self._model)
+        reader = AnswerReader(
+            reply.blocks,
+            decoder,
+            origin=origin_named(self._model),
+            idle=self._config.idle_timeout,
+            deadline=deadline,
+        )
+        await reader.commit()
+        return reader
+
+    async def _refusal(self, reply: Reply) -> WorldError:
+        try:
+            told = str(json_object(await reply.body()).get("error") or "")
+        except (InvalidAnswer, EndpointUnreachable):
+            told = ""
+        if reply.status == _NOT_FOUND:
+            return NotReady(self._missing())
+        if reply.status in _BUSY:
+            wait = retry_after(reply.headers, now=self._clock.now())
+            return Overloaded(f"Ollama at {self._label} is busy.", retry_after=wait)
+        return InferenceFailed(f"Ollama at {self._label} answered {reply.status}: {told}")
+
+    def _missing(self) -> str:
+        return (
+            f"Ollama at {self._label} has no model {self._model!r}."
+            f" Get it with: ollama pull {self._model}"
+        )

@@ -1,0 +1,142 @@
+"""One POST to one Ray endpoint, read up to the first content token."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mongars.core.errors import EndpointUnreachable, InvalidAnswer, MongarsError
+from mongars.core.ids import new_id
+from mongars.inference.failures import failure_of, failure_of_status, silent
+from mongars.inference.providers.answers import AnswerReader, WholeAnswer
+from mongars.inference.providers.wire import (
+    ChunkWriter,
+    SseDecoder,
+    json_object,
+    origin_of,
+    whole_chunks,
+)
+from mongars.inference.retry_after import retry_after
+from mongars.protocol import headers
+from mongars.protocol.generate import request_body
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.core.clock import Clock
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import GenerationRequest, Origin
+    from mongars.inference.config import InferenceConfig
+    from mongars.inference.provider import ChunkStream
+    from mongars.inference.providers.http import HttpPool, Reply
+
+EVENT_STREAM = "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """An answer whose first content has come."""
+
+    origin: Origin
+    chunks: ChunkStream
+
+
+class RayExchange:
+    """How one request is put to any endpoint."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        *,
+        config: InferenceConfig,
+        http: HttpPool,
+        clock: Clock,
+        deadline: Deadline,
+    ) -> None:
+        self._request = request
+        self._config = config
+        self._http = http
+        self._clock = clock
+        self._deadline = deadline
+        self._body = orjson.dumps(request_body(request, stream=True))
+
+    @asynccontextmanager
+    async def open(self, url: str, commit_by: Deadline) -> AsyncIterator[Begun]:
+        """Ask that endpoint; enters with the first content, or raises.
+
+        Raises `AttemptError`, or a `CallerError` that the endpoint found. Leaving hangs up.
+        """
+        patience = commit_by.remaining()
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(patience):
+                    post = self._http.post(url, self._body, self._headers())
+                    reply = await stack.enter_async_context(post)
+                    begun = await self._read(reply)
+            except TimeoutError as exc:
+                raise silent(patience) from exc
+            except MongarsError as exc:
+                raise failure_of(exc) from exc
+            yield begun
+            reply.settled = begun.chunks.state == "complete"
+
+    async def _read(self, reply: Reply) -> Begun:
+        if not 200 <= reply.status < 300:  # noqa: PLR2004 - success
+            raise failure_of_status(
+                reply.status,
+                await _error_body(reply),
+                scaling=self._config.scaling_status_codes,
+                wait=retry_after(reply.headers, now=self._clock.now()),
+            )
+        if reply.media_type == EVENT_STREAM:
+            return await self._read_stream(reply)
+        return await self._read_whole(reply)
+
+    async def _read_stream(self, reply: Reply) -> Begun:
+        origin = origin_of(reply.headers, {})
+        reader = AnswerReader(
+            reply.blocks,
+            SseDecoder(self._writer(origin)),
+            origin=origin,
+            idle=self._config.idle_timeout,
+            deadline=self._deadline,
+        )
+        await reader.commit()
+        return Begun(origin=reader.origin, chunks=reader)
+
+    async def _read_whole(self, reply: Reply) -> Begun:
+        body = json_object(await reply.body())
+        origin = origin_of(reply.headers, body)
+        chunks = whole_chunks(body, self._writer(origin))
+        return Begun(origin=origin, chunks=WholeAnswer(chunks))
+
+    def _writer(self, origin: Origin) -> ChunkWriter:
+        created = int(self._clock.now().timestamp())
+        return ChunkWriter(answer_id=new_id("chatcmpl"), created=created, model=origin.model)
+
+    def _headers(self) -> dict[str, str]:
+        found = {
+            "accept": f"{EVENT_STREAM}, application/json",
+            headers.REQUEST_ID: self._request.request_id,
+            headers.REQUEST_TIMEOUT_MS: str(max(1, int(self._deadline.remaining() * 1000))),
+        }
+        if self._config.token is not None:
+            found["authorization"] = f"Bearer {self._config.token}"
+        session_id = self._request.session_id
+        if session_id is not None:
+            # Routers keep a session on one replica by this; proxies log it, so it names nobody.
+            found[headers.SESSION_ID] = hashlib.sha256(session_id.encode()).hexdigest()[:32]
+        return found
+
+
+async def _error_body(reply: Reply) -> dict[str, Any]:
+    """What an error answer says; nothing, if it does not say it in JSON."""
+    try:
+        return json_object(await reply.body())
+    except (InvalidAnswer, EndpointUnreachable):
+        return {}

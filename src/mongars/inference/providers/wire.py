@@ -1,0 +1,155 @@
+"""From bytes to items: the server-sent events of `/generate`, and its answers in one piece."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mongars.core.errors import InvalidAnswer
+from mongars.core.generation import Chunk
+from mongars.inference.failures import EmptyAnswer
+from mongars.inference.providers.answers import End
+from mongars.protocol import headers
+from mongars.protocol.generate import ERROR_EVENT, META_EVENT, origin_from
+from mongars.protocol.openai import (
+    chunk_body,
+    error_in,
+    finish_reason_from,
+    read_chunk,
+    usage_chunk_body,
+    usage_from,
+)
+from mongars.protocol.sse import EventSplitter, EventTooLarge, encode_event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mongars.core.generation import FinishReason, Origin, Usage
+
+_KNOWN_EVENTS = frozenset({"message", META_EVENT, ERROR_EVENT})
+
+
+class ChunkWriter:
+    """Writes the chunks of an answer that did not come as server-sent events."""
+
+    def __init__(self, *, answer_id: str, created: int, model: str) -> None:
+        self._answer_id = answer_id
+        self._created = created
+        self._model = model
+        self._delta: dict[str, Any] = {"role": "assistant"}
+
+    def text(self, text: str, logprobs: tuple[float, ...] = ()) -> Chunk:
+        """A piece of text; the first one names the role."""
+        delta, self._delta = {**self._delta, "content": text}, {}
+        return Chunk(text=text, logprobs=logprobs, raw=self._raw(delta))
+
+    def finish(self, reason: FinishReason) -> Chunk:
+        """The end of the text."""
+        return Chunk(finish_reason=reason, raw=self._raw({}, reason))
+
+    def usage(self, usage: Usage) -> Chunk:
+        """The counts."""
+        body = usage_chunk_body(
+            answer_id=self._answer_id, created=self._created, model=self._model, usage=usage
+        )
+        return Chunk(usage=usage, raw=encode_event(body))
+
+    def _raw(self, delta: dict[str, Any], finish_reason: FinishReason | None = None) -> bytes:
+        body = chunk_body(
+            answer_id=self._answer_id,
+            created=self._created,
+            model=self._model,
+            delta=delta,
+            finish_reason=finish_reason,
+        )
+        return encode_event(body)
+
+
+class SseDecoder:
+    """Reads the events of `/generate`, or of an engine that speaks the same dialect."""
+
+    def __init__(self, writer: ChunkWriter) -> None:
+        self._splitter = EventSplitter()
+        self._writer = writer
+
+    def feed(self, block: bytes) -> Iterator[Chunk | Origin | End]:
+        """The items that this block completes. Raises the error an event carries."""
+        try:
+            events = self._splitter.feed(block)
+        except EventTooLarge as exc:
+            detail = f"The peer sent {exc}."
+            raise InvalidAnswer(detail) from exc
+        for event in events:
+            if event.is_done:
+                yield End()
+            elif event.name == META_EVENT:
+                yield origin_from(json_object(event.data))
+            elif event.name in _KNOWN_EVENTS:
+                yield read_chunk(event)
+
+    def closing(self) -> Chunk:
+        """A finish chunk for an answer that ended without one."""
+        return self._writer.finish("stop")
+
+
+def origin_of(found: Mapping[str, str], body: Mapping[str, Any]) -> Origin:
+    """Who answers, by the body; what it leaves out, by the headers."""
+    told = {
+        "adapter_version": found.get(headers.ADAPTER_VERSION),
+        "adapter": {"digest": found.get(headers.ADAPTER_DIGEST)},
+        "replica": found.get(headers.REPLICA_ID),
+    }
+    return origin_from({**told, **body})
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """The object that these bytes are. Raises `InvalidAnswer` if they are none."""
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        detail = "The answer is not JSON."
+        raise InvalidAnswer(detail) from exc
+    if not isinstance(body, dict):
+        detail = "The answer is not a JSON object."
+        raise InvalidAnswer(detail)
+    return body
+
+
+def whole_chunks(body: dict[str, Any], writer: ChunkWriter) -> tuple[Chunk, ...]:
+    """The chunks of an answer in one piece.
+
+    Raises the error it carries, whatever its status said, or `EmptyAnswer`.
+    """
+    if body.get("error"):
+        raise error_in(body)
+    text = _text_in(body)
+    if not text:
+        detail = "The answer holds no text."
+        raise EmptyAnswer(detail)
+    reason = body.get("finish_reason")
+    chunks = (
+        writer.text(text),
+        writer.finish(finish_reason_from(reason if isinstance(reason, str) else None) or "stop"),
+    )
+    usage = _usage_in(body)
+    return chunks if usage is None else (*chunks, writer.usage(usage))
+
+
+def _text_in(body: dict[str, Any]) -> str:
+    """The published places for the text, in the published order."""
+    message = body.get("message")
+    nested = message.get("content") if isinstance(message, dict) else None
+    for candidate in (nested, body.get("content"), body.get("response")):
+        if isinstance(candidate, str) and candidate.strip():
+            return candidate
+    return ""
+
+
+def _usage_in(body: dict[str, Any]) -> Usage | None:
+    """The counts, if the engine reported them; older engines sent only a part."""
+    found = body.get("usage")
+    try:
+        return usage_from(found if isinstance(found, dict) else None)
+    except (KeyError, TypeError, ValueError):
+        return None

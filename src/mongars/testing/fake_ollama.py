@@ -1,0 +1,113 @@
+"""A fake Ollama server: its chat API as newline-delimited JSON, on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+from mongars.testing.fake_replica import PROMPT_TOKENS, tokens
+from mongars.testing.fake_server import FakeServer, Received, reset
+from mongars.testing.faults import Answer, Body, Fault, Reset, Silence, Status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CREATED_AT = "2025-01-08T12:00:00Z"
+
+
+class FakeOllama(FakeServer):
+    """Serves `/api/chat`, `/api/tags` and `/api/version` for the models it was given.
+
+    Each chat takes the next fault from `faults`; once there is none, `always` applies. Of an
+    `Answer`, it understands text, delays, `cut_after`, `stall_after`, `error_after`, `block`.
+    """
+
+    def __init__(self, *faults: Fault, models: tuple[str, ...] = ("fake:latest",)) -> None:
+        super().__init__()
+        self.faults = deque(faults)
+        self.always: Fault = Answer()
+        self.models = models
+
+    def add_routes(self, app: web.Application) -> None:
+        """The routes of the real server that we use."""
+        app.router.add_post("/api/chat", self._chat)
+        app.router.add_get("/api/tags", self._tags)
+        app.router.add_get("/api/version", self._version)
+
+    async def _tags(self, _: web.Request) -> web.Response:
+        found = [
+            {"name": name, "model": name, "size": 1, "digest": "0" * 64} for name in self.models
+        ]
+        return web.json_response({"models": found})
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return web.json_response({"version": "0.34.1"})
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        received = await self.note(request)
+        try:
+            response = await self._act(request, received)
+        except (asyncio.CancelledError, ConnectionError):
+            self.left(received)
+            raise
+        received.answered = True
+        return response
+
+    async def _act(self, request: web.Request, received: Received) -> web.StreamResponse:
+        fault = self.faults.popleft() if self.faults else self.always
+        model = str(received.body.get("model"))
+        named = model if ":" in model else f"{model}:latest"
+        if named not in self.models:
+            return web.json_response({"error": f"model '{model}' not found"}, status=404)
+        match fault:
+            case Reset():
+                reset(request)
+                return web.Response()
+            case Silence():
+                await self.clock.sleep(3600)
+                return web.Response()
+            case Status():
+                told = fault.body or {"error": fault.detail or fault.error}
+                return web.json_response(told, status=fault.code, headers=fault.headers)
+            case Body():
+                return web.Response(body=fault.data, content_type=fault.media_type)
+            case Answer():
+                return await self._stream(request, fault, model)
+
+    async def _stream(self, request: web.Request, fault: Answer, model: str) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_type = "application/x-ndjson"
+        await response.prepare(request)
+        await self.clock.sleep(fault.first_delay)
+        async for line in self._lines(fault, model):
+            data = orjson.dumps(line) + b"\n"
+            size = fault.block or len(data)
+            for start in range(0, len(data), size):
+                await response.write(data[start : start + size])
+        await response.write_eof()
+        return response
+
+    async def _lines(self, fault: Answer, model: str) -> AsyncIterator[dict[str, Any]]:
+        head = {"model": model, "created_at": CREATED_AT}
+        parts = tokens(fault.text)
+        for index, token in enumerate(parts):
+            if index == fault.cut_after:
+                return
+            if index == fault.error_after:
+                yield {"error": "llama runner process has terminated"}
+                return
+            await self.clock.sleep(3600 if index == fault.stall_after else fault.token_delay)
+            yield {**head, "message": {"role": "assistant", "content": token}, "done": False}
+        yield {
+            **head,
+            "message": {"role": "assistant", "content": ""},
+            "done": True,
+            "done_reason": "stop",
+            "total_duration": 1,
+            "prompt_eval_count": PROMPT_TOKENS,
+            "eval_count": len(parts),
+        }

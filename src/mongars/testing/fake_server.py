@@ -1,0 +1,118 @@
+"""A real HTTP server on a loopback port, which remembers who came and how each of them left."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from aiohttp import web
+
+from mongars.core.clock import SystemClock
+
+
+@dataclass(slots=True, kw_only=True)
+class Received:
+    """One request as the server saw it."""
+
+    body: dict[str, Any]
+    headers: dict[str, str]
+    connection: tuple[str, int]
+    at: float
+    peer_left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the client has closed the connection while it was being served."""
+    left_at: float | None = None
+    answered: bool = False
+    """Whether the answer was sent to its end."""
+
+
+class FakeServer:
+    """Starts and stops, on one port for all its life; keeps what it received."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        self.clock = SystemClock()
+        self._transports: list[asyncio.Transport] = []
+        self._runner: web.AppRunner | None = None
+        self._port = 0
+        self._stopping = False
+
+    @property
+    def base(self) -> str:
+        """`http://127.0.0.1:port`; stays the same over stop and start."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def connections(self) -> int:
+        """How many different connections requests came in on."""
+        return len({request.connection for request in self.received})
+
+    @property
+    def open_connections(self) -> int:
+        """How many of them are still open."""
+        return sum(not transport.is_closing() for transport in self._transports)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen; again on the same port after `stop`."""
+        self._stopping = False
+        app = web.Application()
+        self.add_routes(app)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Drop every connection and refuse new ones."""
+        self._stopping = True
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def add_routes(self, app: web.Application) -> None:
+        """To be filled in: what is served."""
+        raise NotImplementedError
+
+    async def note(self, request: web.Request) -> Received:
+        """Remember a request."""
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError
+        if transport not in self._transports:
+            self._transports.append(transport)
+        received = Received(
+            body=await request.json(),
+            headers={name.lower(): value for name, value in request.headers.items()},
+            connection=transport.get_extra_info("peername")[:2],
+            at=self.clock.monotonic(),
+        )
+        self.received.append(received)
+        return received
+
+    def left(self, received: Received) -> None:
+        """Remember that its client hung up; not when it is us who stop."""
+        if not self._stopping:
+            received.left_at = self.clock.monotonic()
+            received.peer_left.set()
+
+
+def reset(request: web.Request) -> None:
+    """Break the connection as a killed process behind a proxy would: by RST, not by FIN."""
+    transport = request.transport
+    if transport is None:
+        return
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

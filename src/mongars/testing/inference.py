@@ -1,0 +1,59 @@
+"""`LLMIntegration` put together from real providers, for tests against fake servers."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mongars.core.clock import SystemClock
+from mongars.core.generation import GenerationRequest, Message
+from mongars.core.ids import new_id
+from mongars.inference.integration import LLMIntegration
+from mongars.inference.providers.embedded import Embedded
+from mongars.inference.providers.http import HttpPool
+from mongars.inference.providers.ollama import Ollama
+from mongars.inference.providers.ray_serve import RayServe
+from mongars.testing.recording import RecordingObserver
+
+if TYPE_CHECKING:
+    from mongars.core.clock import Clock
+    from mongars.engines.engine import Engine
+    from mongars.inference.config import InferenceConfig
+    from mongars.inference.provider import Provider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """What was put together, and the observer that sees it work."""
+
+    integration: LLMIntegration
+    observer: RecordingObserver
+
+
+def build(
+    config: InferenceConfig, *, engine: Engine | None = None, clock: Clock | None = None
+) -> Stack:
+    """Ray if active, Ollama if it has a host, the engine if there is one: in that order."""
+    clock = clock or SystemClock()
+    observer = RecordingObserver()
+    http = HttpPool(config)
+    chance = random.SystemRandom().random
+    providers: list[Provider] = []
+    if config.ray_active:
+        providers.append(RayServe(config, http, clock=clock, observer=observer, random=chance))
+    if config.ollama_host is not None:
+        providers.append(Ollama(config, http, clock=clock))
+    if engine is not None:
+        providers.append(Embedded(engine, config))
+    integration = LLMIntegration(config, tuple(providers), clock=clock, observer=observer)
+    return Stack(integration=integration, observer=observer)
+
+
+def question(text: str = "Say the words.") -> GenerationRequest:
+    """A request of one user message."""
+    return GenerationRequest(
+        messages=(Message(role="user", content=text),),
+        request_id=new_id("req"),
+        session_id="session-of-somebody",
+    )

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import hashlib
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ray_side import RaySide, ray_side, read_into
+
+from mongars.core.clock import SystemClock
+from mongars.core.errors import (
+    ContextLengthExceeded,
+    EndpointUnreachable,
+    GenerationInterrupted,
+    InferenceFailed,
+)
+from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.protocol.openai import Fold
+from mongars.serving.config import ReplicaConfig
+from mongars.serving.ingress import build_ingress
+from mongars.serving.replica import Replica
+from mongars.testing.server import serving
+from support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+TEXT = "[1] you said: Say the words."
+TOKEN = "open sesame"
+
+
+@asynccontextmanager
+async def cluster(
+    plan: FakePlan,
+    *,
+    asked: str | None = None,
+    sent: str | None = None,
+    clients: set[object] | None = None,
+) -> AsyncIterator[tuple[FakeEngine, RaySide]]:
+    """The client, and the real ingress of a replica before a fake engine."""
+    engine = FakeEngine(plan, clock=SystemClock())
+    digest = None if asked is None else hashlib.sha256(asked.encode()).hexdigest()
+    replica = Replica(
+        engine, ReplicaConfig(token_sha256=digest), clock=SystemClock(), replica_id="r1"
+    )
+    await replica.start()
+    app = build_ingress(replica)
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        if clients is not None and scope["type"] == "http":
+            clients.add(tuple(scope["client"]))
+        await app(scope, receive, send)
+
+    async with (
+        serving(counted) as url,
+        ray_side(f"{url}/generate", token=sent) as ray,
+    ):
+        yield engine, ray
+
+
+async def test_client_and_replica_understand_each_other() -> None:
+    """Text, counts and origin come through the real ingress."""
+    async with cluster(FakePlan()) as (_, ray):
+        fold = Fold()
+        async with ray.open() as stream:
+            await read_into(fold, stream)
+        completion = fold.completion(stream.origin)
+    assert completion.text == TEXT
+    assert completion.usage is not None
+    assert (completion.origin.model, completion.origin.replica) == ("fake", "r1")
+
+
+async def test_readiness_is_understood() -> None:
+    """The probe finds the ingress's own readiness route."""
+    async with cluster(FakePlan()) as (_, ray):
+        assert [endpoint.state for endpoint in await ray.endpoints()] == ["up"]
+
+
+@pytest.mark.parametrize(("sent", "answered"), [(TOKEN, True), ("wrong", False), (None, False)])
+async def test_the_application_token(sent: str | None, answered: bool) -> None:
+    """With the right token it answers; with a wrong one it is our misconfiguration."""
+    async with cluster(FakePlan(), asked=TOKEN, sent=sent) as (_, ray):
+        if answered:
+            assert await ray.ask() == TEXT
+        else:
+            with pytest.raises(EndpointUnreachable, match="misconfigured"):
+                await ray.ask()
+
+
+@pytest.mark.parametrize(
+    ("plan", "error"),
+    [
+        (FakePlan(context_tokens=4), ContextLengthExceeded),
+        (FakePlan(cut_after_tokens=2, token_delay=0.01), GenerationInterrupted),
+        (FakePlan(cut_after_tokens=0), InferenceFailed),
+    ],
+    ids=["too long", "cut", "cut at once"],
+)
+async def test_errors_come_through_as_themselves(plan: FakePlan, error: type[Exception]) -> None:
+    """Before the first token by status, after it by event: the caller sees the same error tree."""
+    async with cluster(plan) as (_, ray):
+        with pytest.raises(error):
+            await ray.ask()
+
+
+async def test_leaving_stops_the_engine() -> None:
+    """A caller who hangs up frees the slot of the engine behind the replica."""
+    async with cluster(FakePlan(token_delay=0.2)) as (engine, ray):
+        async with ray.open():
+            assert engine.busy == 1
+        await eventually(lambda: engine.busy == 0)
+
+
+async def test_connections_to_the_ingress_are_reused() -> None:
+    """Streams end so that their connection can serve the next question."""
+    clients: set[object] = set()
+    async with cluster(FakePlan(), clients=clients) as (_, ray):
+        for _ in range(20):
+            assert await ray.ask() == TEXT
+    assert len(clients) == 1

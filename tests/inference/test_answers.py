@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mongars.core.clock import SystemClock
+from mongars.core.deadline import Deadline
+from mongars.core.errors import (
+    EndpointUnreachable,
+    GenerationInterrupted,
+    InferenceFailed,
+    InvalidAnswer,
+    PromptMissing,
+)
+from mongars.core.generation import Origin, Usage
+from mongars.inference.failures import EmptyAnswer
+from mongars.inference.providers.answers import AnswerReader
+from mongars.inference.providers.wire import ChunkWriter, SseDecoder
+from mongars.protocol.generate import origin_body
+from mongars.protocol.openai import Fold, chunk_body, usage_chunk_body
+from mongars.protocol.sse import DONE, encode_event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CLOCK = SystemClock()
+
+
+def chunk(delta: dict[str, object], finish_reason: str | None = None) -> bytes:
+    return encode_event(
+        chunk_body(answer_id="x", created=0, model="m", delta=delta, finish_reason=finish_reason)
+    )
+
+
+META = encode_event(origin_body(Origin(model="m", engine="e", adapter_version="v9")), name="meta")
+ROLE = chunk({"role": "assistant", "content": ""})
+FINISH = chunk({}, "stop")
+USAGE = encode_event(
+    usage_chunk_body(
+        answer_id="x", created=0, model="m", usage=Usage(prompt_tokens=3, completion_tokens=2)
+    )
+)
+ERROR = encode_event({"content": "", "error": "inference_failed", "detail": "boom"}, name="error")
+MALFORMED = b'data: {"choices": [\n\n'
+
+
+def text(content: str) -> bytes:
+    return chunk({"content": content})
+
+
+async def blocks_of(*blocks: bytes, then: Exception | None = None) -> AsyncIterator[bytes]:
+    for block in blocks:
+        yield block
+        await CLOCK.sleep(0)
+    if then is not None:
+        raise then
+
+
+def reader(*blocks: bytes, then: Exception | None = None, idle: float = 5.0) -> AnswerReader:
+    writer = ChunkWriter(answer_id="y", created=0, model="m")
+    return AnswerReader(
+        blocks_of(*blocks, then=then),
+        SseDecoder(writer),
+        origin=Origin(model="unknown", engine="unknown"),
+        idle=idle,
+        deadline=Deadline.after(CLOCK, 10),
+    )
+
+
+async def read(answer: AnswerReader) -> str:
+    await answer.commit()
+    return "".join([chunk.text async for chunk in answer])
+
+
+async def read_into(fold: Fold, answer: AnswerReader) -> None:
+    async for chunk in answer:
+        fold.add(chunk)
+
+
+async def test_a_healthy_answer() -> None:
+    """Text, origin, counts and end arrive; every byte of every chunk can be passed on."""
+    answer = reader(META, ROLE, text("Hello"), text(" you"), FINISH, USAGE, DONE)
+    await answer.commit()
+    assert answer.origin.adapter_version == "v9"
+    chunks = [chunk async for chunk in answer]
+    assert b"".join(chunk.raw for chunk in chunks) == b"".join(
+        [ROLE, text("Hello"), text(" you"), FINISH, USAGE]
+    )
+    assert answer.usage == Usage(prompt_tokens=3, completion_tokens=2)
+    assert answer.state == "complete"
+
+
+@given(st.data())
+def test_blocks_may_be_cut_anywhere(data: st.DataObject) -> None:
+    """Network blocks end inside events, and inside characters, without harm."""
+    said = data.draw(st.text(alphabet="aé€😀\n ", min_size=1).filter(str.strip))
+    whole = META + ROLE + b"".join(map(text, said)) + FINISH + DONE
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=30)))
+    parts = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+
+    async def run() -> str:
+        return await read(reader(*parts))
+
+    assert asyncio.run(run()) == said
+
+
+@pytest.mark.parametrize(
+    ("blocks", "error"),
+    [
+        ([META, ROLE], EndpointUnreachable),
+        ([META, ROLE, DONE], EmptyAnswer),
+        ([META, ROLE, FINISH, DONE], EmptyAnswer),
+        ([META, text("  \n"), FINISH, DONE], EmptyAnswer),
+        ([META, ERROR], InferenceFailed),
+        ([META, MALFORMED], InvalidAnswer),
+        ([b"event: meta\ndata: 7\n\n"], InvalidAnswer),
+        ([encode_event({"error": "prompt_missing", "detail": "?"}, name="error")], PromptMissing),
+    ],
+    ids=["closed", "done", "finish", "blank", "error", "malformed", "bad meta", "caller"],
+)
+async def test_before_the_first_content_every_failure_is_raised(
+    blocks: list[bytes], error: type[Exception]
+) -> None:
+    """Up to the commit, the caller has seen nothing and somebody else can be asked."""
+    with pytest.raises(error):
+        await reader(*blocks).commit()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "then"),
+    [
+        ([], None),
+        ([], EndpointUnreachable("reset")),
+        ([ERROR], None),
+        ([ERROR, DONE], None),
+        ([MALFORMED, text("more"), FINISH, DONE], None),
+        ([b"data: [1]\n\n"], None),
+        ([text("more")[:-7]], None),
+        ([FINISH, ERROR], None),
+    ],
+    ids=[
+        "close",
+        "reset",
+        "error",
+        "error then done",
+        "malformed",
+        "no object",
+        "half",
+        "error after finish",
+    ],
+)
+async def test_no_cut_ends_like_an_answer(blocks: list[bytes], then: Exception | None) -> None:
+    """After content, anything but a proper end raises; what came before it is delivered."""
+    answer = reader(META, text("Once"), *blocks, then=then)
+    await answer.commit()
+    fold = Fold()
+    with pytest.raises(GenerationInterrupted):
+        await read_into(fold, answer)
+    assert fold.text == "Once"
+    assert answer.state == "cut"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "then"),
+    [([FINISH], None), ([FINISH, USAGE], None), ([FINISH], EndpointUnreachable("reset"))],
+    ids=["no done", "usage but no done", "reset after the finish"],
+)
+async def test_a_finished_answer_is_complete_without_the_done_mark(
+    blocks: list[bytes], then: Exception | None
+) -> None:
+    """Once the model said why it stopped, a missing `[DONE]` is no cut."""
+    answer = reader(text("All"), *blocks, then=then)
+    assert await read(answer) == "All"
+    assert answer.state == "complete"
+
+
+async def test_done_without_a_finish_reason_gets_one() -> None:
+    """Streams always end with a finish reason, so that every client understands them."""
+    answer = reader(text("All"), DONE)
+    await answer.commit()
+    chunks = [chunk async for chunk in answer]
+    assert chunks[-1].finish_reason == "stop"
+    assert b'"finish_reason":"stop"' in chunks[-1].raw
+
+
+async def test_unknown_events_and_comments_are_passed_over() -> None:
+    """Keep-alives and events of a newer server disturb nobody."""
+    ping = b": ping\n\nevent: ping\ndata: {}\n\n"
+    assert await read(reader(ping, text("a"), ping, text("b"), FINISH, DONE)) == "ab"

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.core.deadline import Deadline
+from mongars.core.errors import (
+    AllProvidersFailed,
+    CallerError,
+    DeadlineExceeded,
+    EndpointUnreachable,
+    InvalidRequest,
+    NotReady,
+)
+from mongars.core.generation import Chunk, Origin
+from mongars.inference.chain import ProviderChain
+from mongars.inference.events import Answered, FellBack, LocalFailed
+from mongars.inference.provider import Attempts, ProviderName, ProviderStatus, ProviderStream
+from mongars.inference.providers.answers import WholeAnswer
+from mongars.testing.clock import ManualClock
+from mongars.testing.inference import question
+from mongars.testing.recording import RecordingObserver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.core.errors import MongarsError
+    from mongars.core.generation import GenerationRequest
+
+
+class Scripted:
+    """A provider that answers, or fails, as told."""
+
+    def __init__(
+        self, name: ProviderName, clock: ManualClock, *, error: MongarsError | None = None
+    ) -> None:
+        self.name: ProviderName = name
+        self.takes = 0.0
+        self.asked = 0
+        self.open_answers = 0
+        self._clock = clock
+        self._error = error
+
+    @asynccontextmanager
+    async def open(
+        self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
+    ) -> AsyncIterator[ProviderStream]:
+        self.asked += 1
+        attempts.add()
+        self.open_answers += 1
+        try:
+            if self.takes:
+                await self._clock.sleep(self.takes)
+            if self._error is not None:
+                raise self._error
+            yield ProviderStream(
+                origin=Origin(model="m", engine="e"),
+                endpoint="here",
+                chunks=WholeAnswer((Chunk(text="Hello"), Chunk(finish_reason="stop"))),
+            )
+        finally:
+            self.open_answers -= 1
+
+    async def run(self) -> None:
+        """Nothing."""
+
+    async def status(self) -> ProviderStatus:
+        return ProviderStatus(name=self.name, state="up")
+
+    async def aclose(self) -> None:
+        """Nothing."""
+
+
+class Chain:
+    def __init__(self, ray: MongarsError | None, ollama: MongarsError | None) -> None:
+        self.clock = ManualClock()
+        self.observer = RecordingObserver()
+        self.ray = Scripted("ray_serve", self.clock, error=ray)
+        self.ollama = Scripted("ollama", self.clock, error=ollama)
+        self.embedded = Scripted("embedded", self.clock)
+        providers = (self.ray, self.ollama, self.embedded)
+        self.chain = ProviderChain(providers, observer=self.observer)
+
+    async def ask(self) -> str:
+        async with self.chain.open(question(), Deadline.after(self.clock, 10)) as answer:
+            text = "".join([chunk.text async for chunk in answer])
+            return f"{answer.route.provider} {answer.route.attempts}: {text}"
+
+
+async def test_the_first_that_can_answer_answers() -> None:
+    """Nobody after it is asked."""
+    chain = Chain(None, None)
+    assert await chain.ask() == "ray_serve 1: Hello"
+    assert (chain.ollama.asked, chain.embedded.asked) == (0, 0)
+
+
+async def test_attempts_add_up_over_the_providers() -> None:
+    """The header tells what the request really cost."""
+    chain = Chain(EndpointUnreachable("gone"), NotReady("no model"))
+    assert await chain.ask() == "embedded 3: Hello"
+    assert [event.cause for event in chain.observer.of(FellBack)] == ["endpoint_unreachable"]
+    (local,) = chain.observer.of(LocalFailed)
+    assert (local.name, local.cause) == ("llm.ollama.error", "not_ready")
+
+
+async def test_the_callers_mistake_ends_the_chain() -> None:
+    """Nobody else is bothered with a bad request."""
+    chain = Chain(InvalidRequest("no"), None)
+    with pytest.raises(CallerError):
+        await chain.ask()
+    assert chain.ollama.asked == 0
+
+
+async def test_nobody_is_asked_after_the_deadline() -> None:
+    """When the time is up, the causes so far are the answer."""
+    chain = Chain(DeadlineExceeded("slow"), None)
+    chain.ray.takes = 11.0
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(failure_of(chain))
+        await chain.clock.advance(11.0)
+    assert [name for name, _ in asking.result().causes] == ["ray_serve"]
+    assert chain.ollama.asked == 0
+
+
+async def failure_of(chain: Chain) -> AllProvidersFailed:
+    with pytest.raises(AllProvidersFailed) as failure:
+        await chain.ask()
+    return failure.value
+
+
+async def test_leaving_early_closes_the_provider() -> None:
+    """An abandoned answer is closed, and counted as abandoned."""
+    chain = Chain(None, None)
+    async with chain.chain.open(question(), Deadline.after(chain.clock, 10)) as answer:
+        assert (await anext(answer.chunks)).text == "Hello"
+        assert chain.ray.open_answers == 1
+    assert chain.ray.open_answers == 0
+    assert [event.outcome for event in chain.observer.of(Answered)] == ["abandoned"]
+
+
+async def test_cancelling_while_a_provider_works_closes_it() -> None:
+    """A caller who leaves before the first token is not passed on to the next provider."""
+    chain = Chain(None, None)
+    chain.ray.takes = 5.0
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(chain.ask())
+        await chain.clock.advance(1.0)
+        assert chain.ray.open_answers == 1
+        asking.cancel()
+    assert chain.ray.open_answers == 0
+    assert chain.ollama.asked == 0

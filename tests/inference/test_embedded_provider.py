@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.core.clock import SystemClock
+from mongars.core.deadline import Deadline
+from mongars.core.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    GenerationInterrupted,
+    InferenceFailed,
+    NotReady,
+    Overloaded,
+    WorldError,
+)
+from mongars.core.generation import Sampling
+from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.inference.config import InferenceConfig
+from mongars.inference.provider import Attempts
+from mongars.inference.providers.embedded import Embedded
+from mongars.testing.inference import question
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+CLOCK = SystemClock()
+
+
+class SlowStart(FakeEngine):
+    """A fake engine that takes its time to start, and counts how often it was told to."""
+
+    starts = 0
+
+    async def start(self) -> None:
+        self.starts += 1
+        await CLOCK.sleep(0.05)
+        await super().start()
+
+
+@asynccontextmanager
+async def running(
+    engine: FakeEngine, *, waiting: int = 16, **settings: object
+) -> AsyncIterator[Embedded]:
+    config = InferenceConfig(endpoints=(), use_ray=False, **settings)
+    provider = Embedded(engine, config, waiting=waiting)
+    async with asyncio.TaskGroup() as group:
+        background = group.create_task(provider.run())
+        await CLOCK.sleep(0)
+        try:
+            yield provider
+        finally:
+            background.cancel()
+            await provider.aclose()
+
+
+async def ask(provider: Embedded, text: str = "tell me", *, seconds: float = 5.0) -> str:
+    deadline = Deadline.after(CLOCK, seconds)
+    async with provider.open(question(text), deadline, Attempts()) as stream:
+        return "".join([chunk.text async for chunk in stream.chunks])
+
+
+async def outcome_of(asking: Coroutine[None, None, str]) -> str | WorldError:
+    try:
+        return await asking
+    except WorldError as error:
+        return error
+
+
+async def test_the_engine_is_started_once_by_whoever_comes_first() -> None:
+    """Ten first callers wait for one and the same start."""
+    engine = SlowStart(FakePlan(), clock=CLOCK)
+    async with running(engine) as provider:
+        assert engine.starts == 0
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ask(provider)) for _ in range(10)]
+        assert {task.result() for task in asked} == {"[1] you said: tell me"}
+        assert engine.starts == 1
+
+
+async def test_a_caller_who_gives_up_does_not_undo_the_start() -> None:
+    """A deadline shorter than the start still gets the engine going, for the next caller."""
+    engine = SlowStart(FakePlan(), clock=CLOCK)
+    async with running(engine) as provider:
+        with pytest.raises(DeadlineExceeded):
+            await ask(provider, seconds=0.01)
+        assert await ask(provider) == "[1] you said: tell me"
+        assert engine.starts == 1
+
+
+async def test_a_failed_start_is_told_and_tried_again() -> None:
+    """The reason reaches the caller; the next caller gives the engine another chance."""
+    engine = FakeEngine(FakePlan(start_error="no weights"), clock=CLOCK)
+    async with running(engine) as provider:
+        for _ in range(2):
+            with pytest.raises(InferenceFailed, match="no weights"):
+                await ask(provider)
+        assert (await provider.status()).state == "down"
+
+
+async def test_a_shutdown_during_the_start_is_told() -> None:
+    """Whoever waits for the engine hears that it will not come."""
+    engine = SlowStart(FakePlan(), clock=CLOCK)
+    provider = Embedded(engine, InferenceConfig(endpoints=(), use_ray=False))
+    async with asyncio.TaskGroup() as group:
+        background = group.create_task(provider.run())
+        asking = group.create_task(outcome_of(ask(provider)))
+        await CLOCK.sleep(0.01)
+        background.cancel()
+    assert isinstance(asking.result(), NotReady)
+
+
+async def test_open_choices_are_filled_with_the_configured_sampling() -> None:
+    """The local model keeps to the operator's defaults where the caller chose nothing."""
+    engine = FakeEngine(FakePlan(), clock=CLOCK)
+    async with running(engine, sampling=Sampling(max_tokens=2)) as provider:
+        assert await ask(provider) == "[1] you"
+
+
+async def test_a_full_queue_sheds_at_once_with_a_wait_to_advise() -> None:
+    """One slot, one place to wait: the third caller is sent away immediately."""
+    engine = FakeEngine(FakePlan(slots=1, token_delay=0.05), clock=CLOCK)
+    async with running(engine, waiting=1) as provider, asyncio.TaskGroup() as group:
+        first = group.create_task(ask(provider))
+        await CLOCK.sleep(0.01)
+        second = group.create_task(ask(provider))
+        await CLOCK.sleep(0.01)
+        with pytest.raises(Overloaded) as refusal:
+            await ask(provider)
+        assert not first.done()
+        assert refusal.value.retry_after is not None
+        assert await first == await second
+
+
+async def test_who_cannot_be_served_in_time_is_sent_away_on_arrival() -> None:
+    """By how long answers took lately, a short deadline cannot be met: no use in queueing."""
+    engine = FakeEngine(FakePlan(slots=1, first_token_delay=0.5), clock=CLOCK)
+    async with running(engine) as provider, asyncio.TaskGroup() as group:
+        await ask(provider)
+        held = group.create_task(ask(provider))
+        await CLOCK.sleep(0.01)
+        start = CLOCK.monotonic()
+        with pytest.raises(Overloaded):
+            await ask(provider, seconds=0.4)
+        assert CLOCK.monotonic() - start < 0.3
+        held.cancel()
+
+
+async def test_the_callers_mistakes_are_the_callers() -> None:
+    """A prompt that does not fit is refused with the engine's own numbers."""
+    engine = FakeEngine(FakePlan(context_tokens=8), clock=CLOCK)
+    async with running(engine) as provider:
+        with pytest.raises(ContextLengthExceeded):
+            await ask(provider, "one two three four five six seven eight")
+
+
+@pytest.mark.parametrize(("tokens", "error"), [(0, InferenceFailed), (2, GenerationInterrupted)])
+async def test_cuts_are_told(tokens: int, error: type[Exception]) -> None:
+    """An engine that breaks off is never taken for one that has finished."""
+    engine = FakeEngine(FakePlan(cut_after_tokens=tokens), clock=CLOCK)
+    async with running(engine) as provider:
+        with pytest.raises(error):
+            await ask(provider)
+
+
+async def test_an_idle_engine_is_a_cut() -> None:
+    """A stall in the engine ends like one on the network."""
+    engine = FakeEngine(FakePlan(token_delay=0.3), clock=CLOCK)
+    async with running(engine, idle_timeout=0.05) as provider:
+        with pytest.raises(GenerationInterrupted, match="idle"):
+            await ask(provider)
+
+
+@pytest.mark.parametrize("plan", [{"first_token_delay": 30.0}, {"token_delay": 0.05}], ids=str)
+async def test_leaving_frees_the_slot_at_once(plan: dict[str, float]) -> None:
+    """A caller who leaves, before or after the first token, stops the engine's work."""
+    engine = FakeEngine(FakePlan(slots=1, **plan), clock=CLOCK)
+    async with running(engine) as provider, asyncio.TaskGroup() as group:
+        asking = group.create_task(ask(provider))
+        await CLOCK.sleep(0.1)
+        assert engine.busy == 1
+        asking.cancel()
+        await CLOCK.sleep(0.01)
+        assert engine.busy == 0

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import pytest
+
+from mongars.inference.endpoints import NEVER, Admission, EndpointPool
+from mongars.testing.clock import ManualClock
+
+A, B = "http://a/generate", "http://b/generate"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def pool(clock: ManualClock) -> EndpointPool:
+    return EndpointPool((A, B), clock=clock, rest_after=2)
+
+
+def admitted(pool: EndpointPool, url: str = A) -> Admission:
+    admission = pool.admit(url)
+    assert admission is not None
+    return admission
+
+
+async def take_down(pool: EndpointPool, clock: ManualClock) -> None:
+    admission = admitted(pool)
+    pool.failed(admission, error="endpoint_unreachable", blame="gone")
+    pool.release(admission)
+    await clock.advance(0.001)
+
+
+def test_requests_start_at_the_next_endpoint_each(pool: EndpointPool) -> None:
+    """Load is spread: every request begins with another endpoint."""
+    assert [pool.order()[0] for _ in range(4)] == [A, B, A, B]
+
+
+async def test_a_floor_is_never_lowered(pool: EndpointPool, clock: ManualClock) -> None:
+    """A second, shorter `Retry-After` does not undercut the first."""
+    first, second = admitted(pool), admitted(pool)
+    assert pool.busy(first, wait=5.0) == 5.0
+    assert pool.busy(second, wait=1.0) == 5.0
+    await clock.advance(4.9)
+    assert pool.admit(A) is None
+    await clock.advance(0.1)
+    assert pool.admit(A) is not None
+
+
+async def test_a_dead_endpoint_is_skipped_for_longer_each_time(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """Down times double from one second to ten, so that a dead host costs next to nothing."""
+    pauses = []
+    for _ in range(6):
+        await take_down(pool, clock)
+        assert pool.opens_at(A) == NEVER
+        before = clock.monotonic()
+        while pool.opens_at(A) == NEVER:
+            await clock.advance(0.25)
+        pauses.append(round(clock.monotonic() - before))
+    assert pauses == [1, 2, 4, 8, 10, 10]
+
+
+async def test_half_open_admits_exactly_one(pool: EndpointPool, clock: ManualClock) -> None:
+    """Of a hundred requests after the down time, one goes and the rest look elsewhere."""
+    await take_down(pool, clock)
+    await clock.advance(1.0)
+    admissions = [admission for _ in range(100) if (admission := pool.admit(A))]
+    assert len(admissions) == 1
+    assert admissions[0].probe
+
+
+async def test_a_probe_that_gives_up_makes_room_for_the_next(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """A caller who leaves while probing does not lock the endpoint for ever."""
+    await take_down(pool, clock)
+    await clock.advance(1.0)
+    pool.release(admitted(pool))
+    assert pool.admit(A) is not None
+
+
+async def test_the_first_token_of_a_probe_opens_the_endpoint(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """Nobody has to wait for the end of a long answer to know that the endpoint is back."""
+    await take_down(pool, clock)
+    await clock.advance(1.0)
+    pool.committed(admitted(pool))
+    assert [pool.admit(A) is not None for _ in range(3)] == [True] * 3
+
+
+async def test_cut_answers_add_up(pool: EndpointPool, clock: ManualClock) -> None:
+    """An endpoint that begins every answer and finishes none goes down all the same."""
+    for expected in (False, False, True):
+        admission = admitted(pool)
+        pool.committed(admission)
+        assert pool.failed(admission, error="generation_interrupted", blame="mark") is expected
+        pool.release(admission)
+        await clock.advance(0.001)
+
+
+async def test_failing_together_counts_once(pool: EndpointPool, clock: ManualClock) -> None:
+    """Ten requests that were under way together when a replica died are one failure."""
+    together = [admitted(pool) for _ in range(10)]
+    await clock.advance(0.1)
+    assert not any(pool.failed(a, error="inference_failed", blame="mark") for a in together)
+
+
+async def test_a_complete_answer_forgives(pool: EndpointPool, clock: ManualClock) -> None:
+    """Two failures, a success, two failures: still up."""
+    for outcome in ("fail", "fail", "succeed", "fail", "fail"):
+        admission = admitted(pool)
+        if outcome == "fail":
+            assert not pool.failed(admission, error="inference_failed", blame="mark")
+        else:
+            pool.committed(admission)
+            pool.completed(admission)
+        pool.release(admission)
+        await clock.advance(0.001)
+
+
+async def test_a_busy_endpoint_rests_when_it_stays_busy(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """Busy once is waited for; busy again and again is skipped, with one probe at a time."""
+    first = admitted(pool)
+    pool.busy(first, wait=0.5)
+    pool.release(first)
+    assert pool.opens_at(A) == 0.5
+    await clock.advance(0.5)
+    second = admitted(pool)
+    assert pool.busy(second, wait=0.1) == 1.0
+    pool.release(second)
+    assert pool.opens_at(A) == NEVER
+    await clock.advance(1.0)
+    assert admitted(pool).probe
+    assert pool.admit(A) is None
+
+
+async def test_the_background_probe_ends_a_down_time_but_no_rest(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """A reachable health route proves that the host is back, not that it has become less busy."""
+    await take_down(pool, clock)
+    await clock.advance(0.5)
+    assert A in pool.due_probes()
+    assert pool.probed(A, "ready")
+    assert admitted(pool, A).probe
+    resting = admitted(pool, B)
+    pool.busy(resting, wait=30.0)
+    pool.busy(resting, wait=30.0)
+    pool.probed(B, "ready")
+    assert pool.admit(B) is None
+
+
+async def test_the_background_probe_keeps_users_away_from_a_dead_host(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """While the probe finds nothing, no user's request is spent on finding the same."""
+    await take_down(pool, clock)
+    for _ in range(20):
+        pool.probed(A, "unreachable")
+        await clock.advance(2.0)
+        assert pool.admit(A) is None
+
+
+async def test_the_background_probe_does_not_vouch_for_a_silent_endpoint(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """Its health route answers, its model does not: only time, and one request, can tell."""
+    admission = admitted(pool)
+    pool.failed(admission, error="deadline_exceeded", blame="silent")
+    pool.release(admission)
+    assert not pool.probed(A, "ready")
+    assert pool.admit(A) is None
+    await clock.advance(1.0)
+    assert admitted(pool).probe
+
+
+async def test_probes_keep_their_distance(pool: EndpointPool, clock: ManualClock) -> None:
+    """A down endpoint is visited soon, and then every couple of seconds, however often we look."""
+    pool.probed(B, "ready")
+    await take_down(pool, clock)
+    visits = 0
+    for _ in range(100):
+        visits += len(pool.due_probes())
+        await clock.advance(0.1)
+    assert visits == 5
+
+
+def test_an_unknown_endpoint_that_is_not_ready_may_say_so_itself(pool: EndpointPool) -> None:
+    """At the start, `not ready` is left to the answer with its `Retry-After`; `nothing` is not."""
+    assert not pool.probed(A, "not_ready")
+    assert pool.admit(A) is not None
+    assert pool.probed(B, "unreachable")
+    assert pool.admit(B) is None
+
+
+def test_in_flight_returns_to_zero(pool: EndpointPool) -> None:
+    """Every admission that is handed back is counted out."""
+    admissions = [admitted(pool) for _ in range(5)]
+    assert pool.statuses()[0].in_flight == 5
+    for admission in admissions:
+        pool.release(admission)
+    assert pool.statuses()[0].in_flight == 0
