@@ -52,7 +52,7 @@ check: dev ## Format, lint, types, imports, generated files in sync
 	@$(BIN)/mypy
 	@PYTHONPATH=. $(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m scripts.generate_reference --check
-	@! grep -nE 'https?://|file:' requirements/*.lock
+	@! grep -nE 'https?://|file://' requirements/*.lock
 
 format: dev
 	@$(BIN)/ruff format .

@@ -251,7 +251,12 @@ async def test_when_everything_fails_every_cause_is_told() -> None:
     assert 6 < (failure.value.retry_after or 0) <= 7
     assert "ollama pull fake" in str(failure.value)
     names = built.observer.names
-    assert names[-3:] == ["llm.ray.fallback_local", "llm.ollama.error", "llm.embedded.error"]
+    assert names[-4:] == [
+        "llm.ray.fallback_local",
+        "llm.ollama.error",
+        "llm.embedded.error",
+        "llm.unanswered",
+    ]
 
 
 async def test_one_deadline_bounds_the_whole_request() -> None:

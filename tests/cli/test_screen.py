@@ -18,7 +18,7 @@ SUMMARY = Summary(
     adapter="baseline",
     logs=Path("/home/me/.mongars/logs"),
     key_hint="made at the first run; `mongars keys create` makes another",
-    dashboard_url="http://127.0.0.1:8265",
+    dashboard="http://127.0.0.1:8265",
     seconds=17.4,
 )
 

@@ -23,6 +23,7 @@ from mongars.inference.config import InferenceConfig
 from mongars.inference.provider import Attempts
 from mongars.inference.providers.embedded import Embedded
 from mongars.testing.inference import question
+from support import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -43,10 +44,10 @@ class SlowStart(FakeEngine):
 
 @asynccontextmanager
 async def running(
-    engine: FakeEngine, *, waiting: int = 16, **settings: object
+    engine: FakeEngine, *, waiting: int = 16, idle_seconds: float = 300, **settings: object
 ) -> AsyncIterator[Embedded]:
     config = InferenceConfig(endpoints=(), use_ray=False, **settings)
-    provider = Embedded(engine, config, waiting=waiting)
+    provider = Embedded(engine, config, waiting=waiting, idle_seconds=idle_seconds)
     async with asyncio.TaskGroup() as group:
         background = group.create_task(provider.run())
         await CLOCK.sleep(0)
@@ -185,3 +186,13 @@ async def test_leaving_frees_the_slot_at_once(plan: dict[str, float]) -> None:
         asking.cancel()
         await CLOCK.sleep(0.01)
         assert engine.busy == 0
+
+
+async def test_an_engine_nobody_uses_gives_its_memory_back() -> None:
+    """Unused for long enough the engine is stopped, never under an answer; the next starts it."""
+    engine = SlowStart(FakePlan(token_delay=0.1), clock=CLOCK)
+    async with running(engine, idle_seconds=0.1) as provider:
+        assert await ask(provider) == "[1] you said: tell me"
+        await eventually(lambda: engine.status.state == "stopped")
+        assert await ask(provider) == "[1] you said: tell me"
+        assert engine.starts == 2

@@ -185,9 +185,10 @@ async def test_full_queue_is_refused_with_retry_after() -> None:
 
 
 async def test_deadline_shorter_than_the_queue_is_refused_on_arrival() -> None:
-    """A request that cannot start in time is told so instead of waiting for nothing."""
+    """Once it is known how long answers take, a request that cannot start in time is told so."""
     async with served(FakePlan(slots=1, token_delay=0.05)) as it:
         hurry = {"X-Request-Timeout-Ms": "50"}
+        await _read(it, {"prompt": "how long answers take is learnt"})
         async with (
             it.post({"prompt": "a b c d", "stream": True}) as first,
             it.post({"prompt": "x"}, headers=hurry) as second,

@@ -144,7 +144,7 @@ class Authenticator:
     async def login(self, username: str, password: str) -> str:
         """A login token.
 
-        Raises `NotAuthenticated` for a wrong name or password, without telling which, `Overloaded`
+        Raises `NotAuthenticated` for a wrong name or password, without telling which, `TooManyRequests`
         with `retry_after` after too many attempts, and `StorageUnavailable`.
         """
         self._throttle.admit(username)

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mongars.api.answers import AnswerResponse, answer_headers, error_event, problem_headers
-from mongars.api.requests import principal_of, read_json, request_id_of
+from mongars.api.requests import principal_of, read_json, request_id_of, traceparent_of
 from mongars.conversation.speech import speech_turn
 from mongars.core.errors import Forbidden, InvalidRequest, MongarsError
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
@@ -54,6 +54,7 @@ class _Ask:
     principal: Principal
     body: ChatMessage
     request_id: str
+    traceparent: str | None
 
 
 def conversation_routes(context: ApiContext) -> APIRouter:
@@ -76,7 +77,12 @@ class ConversationDoor:
         principal = await principal_of(request, self._context.authenticator)
         limit = self._context.config.max_body_bytes
         body = await read_json(request, ChatMessage, limit=limit)
-        ask = _Ask(principal=principal, body=body, request_id=request_id_of(request))
+        ask = _Ask(
+            principal=principal,
+            body=body,
+            request_id=request_id_of(request),
+            traceparent=traceparent_of(request),
+        )
         serve = self._stream if body.stream else self._whole
         return AnswerResponse(lambda answer: serve(answer, ask))
 
@@ -106,6 +112,7 @@ class ConversationDoor:
             ask.body.message,
             request_id=ask.request_id,
             session_id=ask.body.session_id,
+            traceparent=ask.traceparent,
         )
 
     async def _whole(self, answer: Answer, ask: _Ask) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from mongars.api.answers import AnswerResponse, answer_headers, error_event, problem_headers
-from mongars.api.requests import principal_of, read_json, request_id_of
+from mongars.api.requests import principal_of, read_json, request_id_of, traceparent_of
 from mongars.core.errors import ModelUnknown, MongarsError
 from mongars.protocol import headers
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
@@ -69,7 +69,9 @@ class OpenAIDoor:
         body = await read_json(request, ChatCompletionRequest, limit=limit)
         self._check_model(body.model)
         generation = body.to_generation(
-            request_id=request_id_of(request), session_id=request.headers.get(headers.SESSION_ID)
+            request_id=request_id_of(request),
+            session_id=request.headers.get(headers.SESSION_ID),
+            traceparent=traceparent_of(request),
         )
         serve = self._stream if body.stream else self._whole
         return AnswerResponse(lambda answer: serve(answer, generation, body))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from mongars.api.accounts import Authenticator
     from mongars.core.identity import Principal
 
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -27,6 +30,12 @@ def request_id_of(request: Request) -> str:
         state["request_id"] = accept_id(given, prefix="req")
     found: str = state["request_id"]
     return found
+
+
+def traceparent_of(request: Request) -> str | None:
+    """The caller's trace context, if it is well-formed (W3C Trace Context, section 3.2)."""
+    given = request.headers.get(headers.TRACEPARENT, "")
+    return given if _TRACEPARENT.fullmatch(given) else None
 
 
 async def principal_of(request: Request, authenticator: Authenticator) -> Principal:

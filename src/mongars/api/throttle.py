@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mongars.core.errors import Overloaded
+from mongars.core.errors import TooManyRequests
 
 if TYPE_CHECKING:
     from mongars.core.clock import Clock
@@ -34,7 +34,7 @@ class LoginThrottle:
         self._attempts: OrderedDict[str, deque[float]] = OrderedDict()
 
     def admit(self, username: str) -> None:
-        """Count an attempt. Raises `Overloaded` with `retry_after` if there were too many."""
+        """Count an attempt. Raises `TooManyRequests` with `retry_after` if there were too many."""
         name = username.lower()
         now = self._clock.monotonic()
         attempts = self._attempts.setdefault(name, deque())
@@ -44,7 +44,7 @@ class LoginThrottle:
         if len(attempts) >= self._config.attempts:
             wait = attempts[0] + self._config.seconds - now
             msg = f"Too many login attempts for this name. Try again in {wait:.0f} s."
-            raise Overloaded(msg, retry_after=wait)
+            raise TooManyRequests(msg, retry_after=wait)
         attempts.append(now)
         while len(self._attempts) > self._config.names:
             self._attempts.popitem(last=False)

@@ -70,7 +70,9 @@ class LocalPlan:
     def _migrate(self, progress: Progress) -> str:
         progress("migrating", None)
         self.first_run = prepare_database(self.settings)
-        return masked(self.settings.database_url())
+        return (
+            masked(self.settings.database_url()).replace("+aiosqlite", "").replace("+psycopg", "")
+        )
 
 
 def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:

@@ -9,6 +9,7 @@ from mongars.bootstrap.secrets import RAY_TOKEN, read_secret
 from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
 from mongars.engines.provisioning.cache import find_model
+from mongars.engines.provisioning.spec import OllamaSource
 from mongars.serving.config import EngineSpec, ReplicaConfig, SamplingDefaults, ServingConfig
 from mongars.serving.control import ServeControl
 
@@ -53,6 +54,14 @@ def digest_of(token: str) -> str:
 
 def provisioned_model(settings: Settings) -> tuple[Path, str]:
     """The general role's model file and name. Raises `ConfigurationError` if it is not there."""
+    spec = settings.provisioning().models["general"]
+    if isinstance(spec, OllamaSource):
+        message = (
+            f"RAY_GENERAL_MODEL=ollama:{spec.tag} lives in Ollama, which has no file that replicas"
+            " could load. Name a GGUF file, or answer with Ollama alone: OLLAMA_HOST, OLLAMA_MODEL"
+            " and `mongars up --no-ray`."
+        )
+        raise ConfigurationError(message)
     found = find_model(settings.cache, "general")
     if found is None:
         message = f"No base model in {settings.cache}. Run: python -m scripts.provision_models"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Self, assert_never
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
-from rich.spinner import Spinner
+from rich.progress import Progress as RichProgress
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -52,7 +53,8 @@ class Summary:
     logs: Path
     key_hint: str
     first_run: tuple[str, str] | None = field(default=None, repr=False)
-    dashboard_url: str | None = None
+    dashboard: str | None = None
+    chat: str = "mongars chat"
     seconds: float | None = None
 
 
@@ -133,21 +135,24 @@ class StackScreen:
 
 
 class _Row:
-    """One running stage; the spinner counts the time."""
+    """One running stage and the time since it began."""
 
     def __init__(self, stage: Stage) -> None:
         self._title = _TITLES[stage]
-        self.spinner = Spinner("dots", text=self._title)
+        self.bar = RichProgress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), expand=False
+        )
+        self._task = self.bar.add_task(self._title)
 
     def update(self, event: StageEvent) -> None:
-        share = "" if event.fraction is None else f" {event.fraction:4.0%}"
-        self.spinner.update(text=Text(f"{self._title:<18}{share} {event.detail}"))
+        share = "" if event.fraction is None else f"{event.fraction:4.0%} "
+        self.bar.update(self._task, description=escape(f"{self._title:<18} {share}{event.detail}"))
 
 
 def _rows(rows: list[_Row]) -> Table:
     table = Table.grid(padding=(0, 1))
     for row in rows:
-        table.add_row(row.spinner)
+        table.add_row(row.bar)
     return table
 
 
@@ -177,12 +182,12 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts.append(
         ("Answers from", f"{summary.provider}, {summary.model}, adapter {summary.adapter}")
     )
-    if summary.dashboard_url:
-        facts.append(("Ray dashboard", summary.dashboard_url))
+    if summary.dashboard:
+        facts.append(("Ray dashboard", summary.dashboard))
     return [
         *facts,
         ("Logs", str(summary.logs)),
-        ("Chat", "mongars chat"),
+        ("Chat", summary.chat),
         ("Stop", "Ctrl-C"),
     ]
 

@@ -28,7 +28,7 @@ def status(
     with exit_on_error():
         settings = load_settings()
         api = asyncio.run(_api(url or settings.api_url))
-        serve = _serve(settings)
+        serve = _serve(settings) if "ray_serve" in api["parts"] or not api["parts"] else None
         if as_json:
             print(json.dumps({"api": api, "serve": serve}, indent=2))
         else:
@@ -62,11 +62,14 @@ def _serve(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _show(api: dict[str, Any], serve: dict[str, Any]) -> None:
+def _show(api: dict[str, Any], serve: dict[str, Any] | None) -> None:
     table = Table("part", "state", "detail", box=None)
     table.add_row("api", api["status"], api.get("detail") or api["url"])
     for name, part in api["parts"].items():
         table.add_row(f"  {name}", part["state"], part["detail"])
+    if serve is None:
+        Console().print(table)
+        return
     table.add_row("serve", "healthy" if serve["healthy"] else "not healthy", serve["detail"])
     for replica in serve["replicas"]:
         table.add_row(f"  {replica['name']}", replica["state"], replica["node"])

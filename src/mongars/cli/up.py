@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +13,7 @@ from rich.console import Console
 
 from mongars.bootstrap.first_run import CLI_KEY
 from mongars.bootstrap.local import LocalPlan, UpOptions, local_plan
-from mongars.bootstrap.secrets import secret_file
+from mongars.bootstrap.secrets import RAY_TOKEN, secret_file
 from mongars.bootstrap.stack.run import run_stack
 from mongars.bootstrap.stack.stack import LocalStack
 from mongars.cli.errors import exit_on_error
@@ -60,7 +62,10 @@ def _summary(plan: LocalPlan, *, seconds: float) -> Summary:
     config, settings = plan.config, plan.settings
     host = "127.0.0.1" if config.host in {"0.0.0.0", "::"} else config.host  # noqa: S104
     url = f"http://{host}:{config.port}"
-    dashboard = f"http://127.0.0.1:{config.ray_dashboard_port}" if config.use_ray else None
+    dashboard = None
+    if config.use_ray:
+        token = secret_file(settings.home, RAY_TOKEN)
+        dashboard = f"http://127.0.0.1:{config.ray_dashboard_port}  (token: {token})"
     providers = "ray_serve" if config.use_ray or settings.inference().ray_active else "embedded"
     first = plan.first_run
     return Summary(
@@ -71,6 +76,18 @@ def _summary(plan: LocalPlan, *, seconds: float) -> Summary:
         logs=config.logs,
         key_hint=f"shown at the first start; this machine's own: {secret_file(settings.home, CLI_KEY)}",
         first_run=None if first is None else (first.api_key, first.password),
-        dashboard_url=dashboard,
+        dashboard=dashboard,
+        chat=f"{_command()} chat",
         seconds=seconds,
     )
+
+
+def _command() -> str:
+    """How a person calls this command from where they are."""
+    here = Path(sys.argv[0])
+    found = shutil.which("mongars")
+    if found is not None and Path(found).resolve() == here.resolve():
+        return "mongars"
+    if here.name != "mongars":
+        return f"{sys.executable} -m mongars"
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)

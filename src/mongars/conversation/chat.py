@@ -187,6 +187,7 @@ class Chat:
         *,
         request_id: str,
         session_id: str | None = None,
+        traceparent: str | None = None,
     ) -> AsyncIterator[Reply]:
         """Answer `message`; see `Reply`. Leaving early abandons the answer and stores nothing.
 
@@ -216,6 +217,7 @@ class Chat:
             messages=(Message(role="user", content=message),),
             request_id=request_id,
             session_id=session_id,
+            traceparent=traceparent,
         )
         async with AsyncExitStack() as stack:
             answer = await self._enter(stack, turns, question)

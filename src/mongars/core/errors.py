@@ -16,6 +16,7 @@ MongarsError
 └── WorldError                  the world's failure: another endpoint or tier may do better
     ├── NotReady                not_ready (may carry retry_after)
     ├── Overloaded              overloaded (may carry retry_after)
+    ├── TooManyRequests         too_many_requests (carries retry_after)
     ├── EndpointUnreachable     endpoint_unreachable: nothing came back
     ├── InvalidAnswer           invalid_answer: something came back that is no answer
     ├── InferenceFailed         inference_failed
@@ -150,6 +151,12 @@ class NotReady(RetryableLater):
 
 class Overloaded(RetryableLater):
     """Every slot and the queue behind them are taken."""
+
+
+class TooManyRequests(RetryableLater):
+    """This caller asks too often; others are still served."""
+
+    code = "too_many_requests"
 
 
 class EndpointUnreachable(WorldError):

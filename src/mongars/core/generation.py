@@ -54,6 +54,8 @@ class GenerationRequest:
     task_type: str = "general"
     sampling: Sampling = field(default_factory=Sampling)
     session_id: str | None = None
+    traceparent: str | None = None
+    """The caller's W3C trace context, passed on as it came."""
 
     @property
     def prompt_bytes(self) -> int:

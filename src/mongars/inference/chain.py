@@ -16,7 +16,14 @@ from mongars.core.errors import (
     InferenceFailed,
     WorldError,
 )
-from mongars.inference.events import Answered, FallbackReason, FellBack, LocalFailed, Outcome
+from mongars.inference.events import (
+    Answered,
+    FallbackReason,
+    FellBack,
+    LocalFailed,
+    Outcome,
+    Unanswered,
+)
 from mongars.inference.failures import EmptyAnswer
 from mongars.inference.provider import Attempts, ProviderStream, Route, StreamState
 
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
 
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest, Origin
-    from mongars.inference.events import Observer
+    from mongars.core.observe import Observer
     from mongars.inference.provider import ChunkStream, Provider
 
 _OUTCOMES: dict[StreamState, Outcome] = {
@@ -69,7 +76,18 @@ class ProviderChain:
         clock = deadline.clock
         start = clock.monotonic()
         async with AsyncExitStack() as stack:
-            answer = await self._begin(request, deadline, stack)
+            try:
+                answer = await self._begin(request, deadline, stack)
+            except AllProvidersFailed as error:
+                self._observer.observe(
+                    Unanswered(
+                        request_id=request.request_id,
+                        task_type=request.task_type,
+                        cause=error.code,
+                        seconds=clock.monotonic() - start,
+                    )
+                )
+                raise
             began = clock.monotonic()
             try:
                 yield answer

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -36,27 +36,6 @@ _FAILURE_NAMES: dict[AttemptFailure, str] = {
     "invalid_json": "llm.ray.invalid_json",
     "interrupted": "llm.ray.transport_error",
 }
-
-
-class Event(Protocol):
-    """Something that happened."""
-
-    @property
-    def name(self) -> str:
-        """Stable dotted name."""
-        ...
-
-    def fields(self) -> dict[str, object]:
-        """The facts, ready to be logged; None is left out."""
-        ...
-
-
-class Observer(Protocol):
-    """Whoever wants to know. Must return at once and never raise."""
-
-    def observe(self, event: Event) -> None:
-        """Take note."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +148,17 @@ class LocalFailed(_Fields):
     def name(self) -> str:
         """`llm.ollama.error` or `llm.embedded.error`."""
         return f"llm.{self.provider}.error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unanswered(_Fields):
+    """Every provider failed; `cause` is the error code the caller gets. `seconds` were spent."""
+
+    request_id: str
+    task_type: str
+    cause: str
+    seconds: float
+    name = "llm.unanswered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from mongars.core.clock import Clock
     from mongars.core.generation import Chunk, Completion, GenerationRequest
+    from mongars.core.observe import Observer
     from mongars.inference.chain import Answer
     from mongars.inference.config import InferenceConfig
-    from mongars.inference.events import Observer
     from mongars.inference.provider import Provider, ProviderStatus, Route
 
 

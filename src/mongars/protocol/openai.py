@@ -103,7 +103,9 @@ class ChatCompletionRequest(SamplingFields):
     n: int | None = Field(default=None, ge=1, le=1)
     user: str | None = None
 
-    def to_generation(self, *, request_id: str, session_id: str | None) -> GenerationRequest:
+    def to_generation(
+        self, *, request_id: str, session_id: str | None, traceparent: str | None
+    ) -> GenerationRequest:
         """Our own form. Raises `PromptMissing` when there is nothing to answer."""
         messages = tuple(message.to_message() for message in self.messages)
         return GenerationRequest(
@@ -111,6 +113,7 @@ class ChatCompletionRequest(SamplingFields):
             request_id=request_id,
             sampling=self.to_sampling(max_tokens=self.max_completion_tokens),
             session_id=session_id,
+            traceparent=traceparent,
         )
 
 

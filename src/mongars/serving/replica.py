@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from mongars.core.deadline import Deadline
 from mongars.core.errors import DeadlineExceeded, GenerationInterrupted, NotReady
+from mongars.engines.admission import Admission
 from mongars.protocol.openai import Fold, read_chunk
 from mongars.protocol.sse import EventSplitter
-from mongars.serving.admission import Admission
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ class Replica:
         self._config = config
         self._clock = clock
         self._defaults = config.sampling.to_sampling()
-        self._admission = Admission(slots=engine.slots, max_waiting=config.max_waiting, clock=clock)
+        self._admission = Admission(slots=engine.slots, max_waiting=config.max_waiting)
         self.replica_id = replica_id
 
     @property

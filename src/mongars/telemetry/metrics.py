@@ -16,6 +16,7 @@ from mongars.inference.events import (
     AttemptSucceeded,
     FellBack,
     ScalingSeen,
+    Unanswered,
 )
 from mongars.telemetry import names
 from mongars.telemetry.names import METRICS, SECONDS, Metric
@@ -70,6 +71,8 @@ class Metrics:
                 self._record(names.RAY_FIRST_TOKEN, event.first_token_seconds, _place(event))
             case FellBack():
                 self._add(names.RAY_FALLBACK, {"reason": event.reason})
+            case Unanswered():
+                self._add(names.REQUESTS, {"outcome": "error"})
             case Answered():
                 self._answered(event)
             case _:

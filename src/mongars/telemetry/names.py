@@ -119,6 +119,7 @@ LOG_EVENTS = (
     LogEvent(name="engine.restarted", level="warning", description="It runs again."),
     LogEvent(name="engine.restart_failed", level="error", description="It does not start again."),
     LogEvent(name="llm.answered", level="info", description="An answer ended; how and from where."),
+    LogEvent(name="llm.unanswered", level="error", description="Every provider failed."),
     LogEvent(name="llm.ray.enabled", level="info", description="Ray Serve takes part."),
     LogEvent(name="llm.ray.disabled", level="warning", description="Local providers only."),
     LogEvent(name="llm.ray.dispatch", level="info", description="An attempt goes out."),

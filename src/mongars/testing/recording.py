@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from mongars.inference.events import Event
+    from mongars.core.observe import Event
 
 E = TypeVar("E")
 

@@ -15,7 +15,7 @@ from mongars.core.errors import (
     ConfigurationError,
     InvalidRequest,
     NotAuthenticated,
-    Overloaded,
+    TooManyRequests,
 )
 from mongars.core.identity import NewAccount, Principal
 from mongars.testing.clock import ManualClock
@@ -97,7 +97,7 @@ async def test_guessing_is_slowed_down(house: House) -> None:
     for _ in range(5):
         with pytest.raises(NotAuthenticated):
             await house.authenticator.login("ada", "wrong horse")
-    with pytest.raises(Overloaded, match="Too many login attempts") as caught:
+    with pytest.raises(TooManyRequests, match="Too many login attempts") as caught:
         await house.authenticator.login("ADA", "correct horse")
     assert caught.value.retry_after == 60.0
     await house.clock.advance(60)
@@ -111,14 +111,14 @@ async def test_simultaneous_guesses_count_from_their_beginning(house: House) -> 
     async def guess() -> str:
         try:
             await house.authenticator.login("ada", "wrong horse")
-        except (NotAuthenticated, Overloaded) as error:
+        except (NotAuthenticated, TooManyRequests) as error:
             return error.code
         return "in"
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(guess()) for _ in range(12)]
     codes = [task.result() for task in tasks]
-    assert (codes.count("not_authenticated"), codes.count("overloaded")) == (5, 7)
+    assert (codes.count("not_authenticated"), codes.count("too_many_requests")) == (5, 7)
 
 
 async def test_a_success_clears_the_count(house: House) -> None:
@@ -138,7 +138,7 @@ def test_the_throttles_memory_is_bounded() -> None:
         throttle.admit(name)
     throttle.admit("one")
     for name in ("three", "one"):
-        with pytest.raises(Overloaded):
+        with pytest.raises(TooManyRequests):
             throttle.admit(name)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mongars.core.errors import DeadlineExceeded, NotReady, WorldError
 from mongars.core.ids import new_id
+from mongars.engines.admission import Admission
 from mongars.inference.provider import (
     Attempts,
     ProviderName,
@@ -17,7 +18,6 @@ from mongars.inference.provider import (
     ProviderStream,
 )
 from mongars.inference.providers.answers import AnswerReader
-from mongars.inference.providers.slots import Slots
 from mongars.inference.providers.wire import ChunkWriter, SseDecoder
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ENDPOINT = "in-process"
 WAITING = 16
+IDLE_SECONDS = 300.0
+"""Unused for so long, the engine is stopped and its memory given back."""
 
 _STATES: dict[EngineState, ProviderState] = {
     "stopped": "unknown",
@@ -41,7 +43,7 @@ _STATES: dict[EngineState, ProviderState] = {
 
 
 class Embedded:
-    """Answers with an engine that is started when it is first needed.
+    """Answers with an engine that is started when it is needed and stopped when it is not.
 
     The start belongs to `run`, not to the request that asked for it: a caller who gives up does
     not undo it, and those who come meanwhile wait for the same start.
@@ -49,10 +51,20 @@ class Embedded:
 
     name: ProviderName = "embedded"
 
-    def __init__(self, engine: Engine, config: InferenceConfig, *, waiting: int = WAITING) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: InferenceConfig,
+        *,
+        waiting: int = WAITING,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
         self._engine = engine
         self._config = config
-        self._slots = Slots(engine.slots, waiting=waiting)
+        self._idle_seconds = idle_seconds
+        self._used_at = 0.0
+        self._changing = asyncio.Lock()
+        self._admission = Admission(slots=engine.slots, max_waiting=waiting)
         self._wanted = asyncio.Event()
         self._started: asyncio.Future[WorldError | None] | None = None
 
@@ -62,12 +74,12 @@ class Embedded:
     ) -> AsyncIterator[ProviderStream]:
         """Begin an answer; see `Provider.open`.
 
-        Raises `Overloaded` when slots and queue are full or the wait would outlast the deadline.
+        Raises what `Admission.slot` raises, too.
         """
         filled = dataclasses.replace(
             request, sampling=request.sampling.with_defaults(self._config.sampling)
         )
-        async with self._slots.hold(deadline), AsyncExitStack() as stack:
+        async with self._admission.slot(deadline), AsyncExitStack() as stack:
             attempts.add()
             try:
                 async with asyncio.timeout(deadline.remaining()):
@@ -78,13 +90,21 @@ class Embedded:
             except TimeoutError as exc:
                 detail = "The embedded engine began no answer before the time was up."
                 raise DeadlineExceeded(detail) from exc
-            yield ProviderStream(origin=reader.origin, endpoint=ENDPOINT, chunks=reader)
+            try:
+                yield ProviderStream(origin=reader.origin, endpoint=ENDPOINT, chunks=reader)
+            finally:
+                self._used_at = asyncio.get_running_loop().time()
 
     async def run(self) -> None:
-        """Start the engine whenever somebody waits for it."""
+        """Start the engine whenever somebody waits for it, stop it when nobody has for long."""
         try:
             while True:
-                await self._wanted.wait()
+                try:
+                    async with asyncio.timeout(self._idle_seconds / 2):
+                        await self._wanted.wait()
+                except TimeoutError:
+                    await self._stop_if_idle()
+                    continue
                 self._wanted.clear()
                 self._tell(await self._start())
         finally:
@@ -93,7 +113,8 @@ class Embedded:
     async def status(self) -> ProviderStatus:
         """The engine's own word."""
         found = self._engine.status
-        detail = found.detail or f"engine {found.state}"
+        words = {"stopped": "not started; starts when first needed"}
+        detail = found.detail or words.get(found.state, "")
         return ProviderStatus(name=self.name, state=_STATES[found.state], detail=detail)
 
     async def aclose(self) -> None:
@@ -113,14 +134,24 @@ class Embedded:
         )
 
     async def _ready(self) -> None:
-        if self._engine.status.state in {"ready", "restarting"}:
-            return  # a restart is the engine's own business: it says `NotReady` meanwhile
-        if self._started is None or self._started.done():
-            self._started = asyncio.get_running_loop().create_future()
-            self._wanted.set()
-        error = await asyncio.shield(self._started)
+        async with self._changing:  # held for long only while the engine is being stopped
+            if self._engine.status.state in {"ready", "restarting"}:
+                return  # a restart is the engine's own business: it says `NotReady` meanwhile
+            if self._started is None or self._started.done():
+                self._started = asyncio.get_running_loop().create_future()
+                self._wanted.set()
+            started = self._started
+        error = await asyncio.shield(started)
         if error is not None:
             raise error
+
+    async def _stop_if_idle(self) -> None:
+        async with self._changing:
+            # Whoever takes a slot from here on waits in `_ready` until the engine is stopped.
+            in_use = self._admission.active or self._admission.waiting
+            idle = asyncio.get_running_loop().time() - self._used_at
+            if not in_use and idle >= self._idle_seconds and self._engine.status.state == "ready":
+                await self._engine.aclose()
 
     def _tell(self, outcome: WorldError | None) -> None:
         if self._started is not None and not self._started.done():

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from mongars.core.clock import Clock
+    from mongars.core.observe import Observer
     from mongars.inference.config import InferenceConfig
     from mongars.inference.endpoints import EndpointPool, Probe
-    from mongars.inference.events import Observer
     from mongars.inference.providers.http import HttpPool
 
 LOOK_EVERY = 0.5

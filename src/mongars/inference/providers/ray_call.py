@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest
+    from mongars.core.observe import Observer
     from mongars.inference.config import InferenceConfig
     from mongars.inference.endpoints import Admission, Blame, EndpointPool
-    from mongars.inference.events import Observer
     from mongars.inference.provider import Attempts
     from mongars.inference.providers.http import HttpPool
 

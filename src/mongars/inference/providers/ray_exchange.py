@@ -125,6 +125,8 @@ class RayExchange:
             headers.REQUEST_ID: self._request.request_id,
             headers.REQUEST_TIMEOUT_MS: str(max(1, int(self._deadline.remaining() * 1000))),
         }
+        if self._request.traceparent is not None:
+            found[headers.TRACEPARENT] = self._request.traceparent
         if self._config.token is not None:
             found["authorization"] = f"Bearer {self._config.token}"
         session_id = self._request.session_id

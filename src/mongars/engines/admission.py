@@ -15,24 +15,22 @@ from mongars.core.errors import DeadlineExceeded, Overloaded
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
 
 SMOOTHING = 0.2
 """Weight of the newest service time in the running average."""
-FIRST_GUESS = 2.0
-"""Seconds one answer is assumed to take before any was measured."""
+SHORTEST_ADVICE = 1.0
+"""Seconds; less is not worth coming back for."""
 
 
 class Admission:
-    """Hands out slots; knows how long an answer takes and so how long the queue is in seconds."""
+    """Hands out slots; knows how long they were held lately, and so how long the queue is."""
 
-    def __init__(self, *, slots: int, max_waiting: int, clock: Clock) -> None:
+    def __init__(self, *, slots: int, max_waiting: int) -> None:
         self._free = asyncio.Semaphore(slots)
         self._slots = slots
         self._max_waiting = max_waiting
-        self._clock = clock
-        self._service_time = FIRST_GUESS
+        self._service_time: float | None = None
         self.active = 0
         """Requests that hold a slot."""
         self.waiting = 0
@@ -40,39 +38,45 @@ class Admission:
 
     @property
     def expected_wait(self) -> float:
-        """Seconds until a request that came now would get its slot."""
-        if self.active < self._slots and self.waiting == 0:
+        """Seconds until a request that came now would get its slot; 0 while nothing is known."""
+        if self.active + self.waiting < self._slots:
             return 0.0
-        return self._service_time * (self.waiting + 1) / self._slots
+        return (self._service_time or 0.0) * (self.waiting + 1) / self._slots
 
     @asynccontextmanager
     async def slot(self, deadline: Deadline) -> AsyncIterator[float]:
         """Hold a slot; yields the seconds it was waited for.
 
         Raises:
-            Overloaded: the queue is full, or too long for the deadline.
+            Overloaded: the queue is full, or too long for the deadline; says when to come back.
             DeadlineExceeded: the deadline passed while waiting.
         """
-        expected = self.expected_wait
-        if self.active >= self._slots and self.waiting >= self._max_waiting:
-            detail = f"All {self._slots} slots are busy and {self.waiting} requests wait already."
-            raise Overloaded(detail, retry_after=expected)
-        if expected > deadline.remaining():
-            detail = f"The wait for a slot is about {expected:.0f} s, longer than the deadline."
-            raise Overloaded(detail, retry_after=expected)
+        self._refuse_hopeless(deadline)
         waited = await self._wait(deadline)
-        started = self._clock.monotonic()
+        clock = deadline.clock
+        started = clock.monotonic()
         self.active += 1
         try:
             yield waited
         finally:
             self.active -= 1
             self._free.release()
-            took = self._clock.monotonic() - started
-            self._service_time += SMOOTHING * (took - self._service_time)
+            took = clock.monotonic() - started
+            known = took if self._service_time is None else self._service_time
+            self._service_time = known + SMOOTHING * (took - known)
+
+    def _refuse_hopeless(self, deadline: Deadline) -> None:
+        expected = self.expected_wait
+        advice = max(SHORTEST_ADVICE, expected)
+        if self.active + self.waiting >= self._slots + self._max_waiting:
+            detail = f"All {self._slots} slots are busy and {self.waiting} requests wait already."
+            raise Overloaded(detail, retry_after=advice)
+        if expected > deadline.remaining():
+            detail = f"The wait for a slot is about {expected:.1f} s, longer than the deadline."
+            raise Overloaded(detail, retry_after=advice)
 
     async def _wait(self, deadline: Deadline) -> float:
-        arrived = self._clock.monotonic()
+        arrived = deadline.clock.monotonic()
         self.waiting += 1
         try:
             async with asyncio.timeout(deadline.remaining()):
@@ -82,4 +86,4 @@ class Admission:
             raise DeadlineExceeded(detail) from exc
         finally:
             self.waiting -= 1
-        return self._clock.monotonic() - arrived
+        return deadline.clock.monotonic() - arrived
