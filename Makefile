@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 LOCKS  := requirements/build.lock requirements/runtime.lock
 
 .DEFAULT_GOAL := help
@@ -26,7 +26,7 @@ $(VENV)/bin/python:
 	  || { echo "The venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 
 $(VENV)/.installed: $(LOCKS) pyproject.toml | $(VENV)/bin/python
-	@echo "Installing monGARS into $(VENV) (about 660 MB, once) ..."
+	@echo "Installing monGARS into $(VENV): about 350 MB to download, once, a minute or a few ..."
 	@$(PIP) install --require-hashes -r requirements/build.lock
 	@$(PIP) install --require-hashes -r requirements/runtime.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
