@@ -8,8 +8,10 @@ from mongars.core.clock import SystemClock
 from mongars.core.errors import AllProvidersFailed
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
+from mongars.inference.endpoints import FRESH_FOR
 from mongars.inference.events import EndpointChanged
 from mongars.inference.providers.prober import readiness_url
+from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import Silence
 from mongars.testing.inference import Stack, build, question
@@ -95,6 +97,20 @@ async def test_status_tells_a_dead_cluster_from_a_live_one() -> None:
                 ray, embedded = await built.integration.status()
                 assert (ray.name, ray.state) == ("ray_serve", state)
                 assert (embedded.name, embedded.state) == ("embedded", "unknown")
+
+
+async def test_status_notices_that_an_idle_cluster_died() -> None:
+    """A cluster that answered a while ago is asked again before it is called up."""
+    async with FakeReplica() as replica:
+        clock = ManualClock()
+        config = InferenceConfig(endpoints=(replica.url,), use_ray=True)
+        built = build(config, engine=FakeEngine(FakePlan(), clock=CLOCK), clock=clock)
+        async with built.integration as llm:
+            assert await provider_of(built) == "ray_serve"
+            await replica.stop()
+            assert next(status.state for status in await llm.status()) == "up", "heard just now"
+            await clock.advance(FRESH_FOR + 1)
+            assert next(status.state for status in await llm.status()) == "down"
 
 
 async def test_an_error_inside_the_context_stays_itself() -> None:

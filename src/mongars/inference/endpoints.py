@@ -27,6 +27,8 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 10.0
 FIRST_PROBE = 0.5
 PROBE_EVERY = 2.0
+FRESH_FOR = 5.0
+"""For so long an endpoint that answered is believed to be there without asking again."""
 PROBE_GRACE = 5.0
 """After a failed background probe the endpoint stays down this long: until well past the next."""
 
@@ -63,6 +65,7 @@ class EndpointStatus:
 @dataclass(slots=True, kw_only=True)
 class _Endpoint:
     known: bool = False
+    heard_at: float = -math.inf
     not_before: float = -math.inf
     down_until: float = -math.inf
     failures: int = 0
@@ -126,6 +129,7 @@ class EndpointPool:
         """Its first token came: open to everybody. Returns whether that is news."""
         endpoint = self._endpoints[admission.url]
         endpoint.known = True
+        endpoint.heard_at = self._clock.monotonic()
         endpoint.failures = min(endpoint.failures, BLAME_LIMIT - 1)
         endpoint.busy = 0
         endpoint.down_until = -math.inf
@@ -135,6 +139,7 @@ class EndpointPool:
     def completed(self, admission: Admission) -> None:
         """Its answer came to its end: old failures are forgiven."""
         endpoint = self._endpoints[admission.url]
+        endpoint.heard_at = self._clock.monotonic()
         endpoint.failures = endpoint.trips = 0
         endpoint.last_error = None
 
@@ -143,6 +148,7 @@ class EndpointPool:
         endpoint = self._endpoints[admission.url]
         now = self._clock.monotonic()
         endpoint.known = True
+        endpoint.heard_at = now
         endpoint.not_before = max(endpoint.not_before, now + wait)
         if self._is_news(endpoint, admission):
             endpoint.failures = min(endpoint.failures, BLAME_LIMIT - 1)  # busy, but there
@@ -181,6 +187,16 @@ class EndpointPool:
                 due.append(url)
         return tuple(due)
 
+    def unheard(self) -> tuple[str, ...]:
+        """Endpoints of which nobody knows whether they are there now: new ones, and idle ones."""
+        before = self._clock.monotonic() - FRESH_FOR
+        return tuple(
+            url
+            for url, endpoint in self._endpoints.items()
+            if not endpoint.known
+            or (self._is_up(endpoint) and not endpoint.in_flight and endpoint.heard_at < before)
+        )
+
     def probed(self, url: str, found: Probe) -> bool:
         """The outcome of a background probe. Returns whether that is news.
 
@@ -191,6 +207,7 @@ class EndpointPool:
         was_down = endpoint.failures >= BLAME_LIMIT
         if found == "ready":
             endpoint.known = True
+            endpoint.heard_at = self._clock.monotonic()
             if was_down and endpoint.probe_decides:
                 endpoint.down_until = -math.inf
                 return _announce(endpoint, down=False)

@@ -168,5 +168,6 @@ def _deployment(part: dict[str, Any]) -> DeploymentState:
 
 
 def _reason(state: ApplicationState) -> str:
-    messages = [state.message, *(part.message for part in state.deployments)]
-    return " ".join(message for message in messages if message).strip()
+    """What Serve says went wrong; of a traceback, the line that names the error."""
+    messages = [part.message for part in state.deployments] or [state.message]
+    return " ".join(message.strip().splitlines()[-1] for message in messages if message.strip())

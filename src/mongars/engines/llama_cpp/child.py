@@ -48,7 +48,10 @@ def main() -> None:
     """Load, announce, serve until the parent lets go of standard input."""
     order = ChildOrder.from_line(sys.stdin.buffer.readline())
     os.umask(0o177)  # the socket is created with mode 0600
-    server = xllamacpp.Server(server_parameters(order))
+    try:
+        server = xllamacpp.Server(server_parameters(order))
+    except RuntimeError as exc:  # llama.cpp has said why on standard error
+        sys.exit(str(exc))
     sys.stdout.buffer.write(READY_LINE)
     sys.stdout.buffer.flush()
     sys.stdin.buffer.read()

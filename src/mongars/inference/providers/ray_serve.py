@@ -78,8 +78,8 @@ class RayServe:
         await self._prober.run()
 
     async def status(self) -> ProviderStatus:
-        """By what requests and probes found; endpoints nobody heard of are probed now."""
-        await self._prober.visit(e.url for e in self._pool.statuses() if e.state == "unknown")
+        """By what requests and probes found; endpoints not heard of lately are probed now."""
+        await self._prober.visit(self._pool.unheard())
         found = self._pool.statuses()
         shown = tuple(dataclasses.replace(e, url="".join(split_label(e.url))) for e in found)
         return ProviderStatus(
