@@ -113,6 +113,20 @@ async def test_stop_sequence_is_not_in_the_answer(engine: Engine) -> None:
     assert whole.text.startswith(cut.text)
 
 
+async def test_stop_sequence_at_the_very_beginning_leaves_a_complete_empty_answer(
+    engine: Engine,
+) -> None:
+    """An answer without a word is complete, and the tokens it took are counted."""
+    question = "Tell me what the sea looks like on a calm day"
+    whole, _ = await read_all(engine, ask(question))
+    cut, raw = await read_all(engine, ask(question, stop=(whole.text[:3],)))
+    assert cut.text.strip() == ""
+    assert cut.finish_reason == "stop"
+    assert cut.usage is not None
+    assert cut.usage.completion_tokens > 0
+    assert raw.endswith(DONE)
+
+
 async def test_prompt_beyond_the_context_is_refused_with_both_numbers(engine: Engine) -> None:
     """A prompt that cannot fit is the caller's error, naming its size and the limit."""
     with pytest.raises(ContextLengthExceeded) as caught:

@@ -45,7 +45,6 @@ REFUSED = "http://127.0.0.1:9/generate"
         Answer(cut_after=0),
         Answer(cut_after=0, cut="abort"),
         Answer(text=""),
-        Answer(text="  "),
         Answer(malformed_after=0),
         Answer(error_after=0),
         Body(data=b"{"),
@@ -287,6 +286,15 @@ async def test_an_expired_deadline_sends_nothing() -> None:
             async with ray.provider.open(question(), deadline, ray.attempts):
                 pass
         assert replica.received == []
+
+
+async def test_a_finished_answer_without_words_is_an_answer() -> None:
+    """Tokens were generated, none was worth printing: complete, and nobody is blamed for it."""
+    async with (
+        FakeReplica(*[Answer(text="  ")] * 4) as replica,
+        ray_side(replica.url, clock=ManualClock()) as ray,
+    ):
+        assert [await ray.ask() for _ in range(4)] == ["  "] * 4
 
 
 async def test_an_empty_answer_says_so() -> None:

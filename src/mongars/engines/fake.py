@@ -109,7 +109,8 @@ class FakeEngine:
             await self._clock.sleep(self._plan.token_delay)
             yield _event(name, {"content": word})
         yield _event(name, {}, finish_reason)
-        usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=len(words))
+        # The token that ends an answer is generated too, but only told where it is the only one.
+        usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=len(words) or 1)
         yield (
             encode_event(usage_chunk_body(answer_id=name, created=0, model="fake", usage=usage))
             + DONE

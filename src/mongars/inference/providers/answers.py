@@ -3,7 +3,8 @@
 Bytes come in blocks cut anywhere; a decoder turns them into items; the reader keeps the rules:
 
 1. *Commit gate.* Until the first text that is not blank, everything is held back. Whatever goes
-   wrong up to there is invisible, and another endpoint or provider may be asked.
+   wrong up to there is invisible, and another endpoint or provider may be asked. An answer that
+   finished without a word counts if tokens were generated for it: a stop sequence may come first.
 2. *Afterwards* the stream ends in exactly one of two ways: it just ends, and is complete, or
    `GenerationInterrupted` is raised, and it is not. It is complete when the peer said so: by
    `[DONE]`, or by a finish reason, after which a missing `[DONE]` is forgiven.
@@ -90,6 +91,8 @@ class AnswerReader:
         while not self._committed:
             block = await anext(self._blocks, None)
             if block is None:
+                if self._finished:
+                    raise _empty()
                 detail = "The connection was closed before the first token."
                 raise EndpointUnreachable(detail)
             self._take(block)
@@ -148,11 +151,11 @@ class AnswerReader:
         elif chunk.text.strip():
             self._committed = True
             self._ready.append(chunk)
-        elif chunk.finish_reason is not None:
-            raise _empty()
-        elif len(self._ready) < MOST_HELD or chunk.text:
+        elif len(self._ready) < MOST_HELD or chunk.text or chunk.finish_reason is not None:
             self._ready.append(chunk)
         self._finished = self._finished or chunk.finish_reason is not None
+        if self._finished and self.usage is not None and self.usage.completion_tokens > 0:
+            self._committed = True
 
     def _end(self) -> None:
         if not self._committed:

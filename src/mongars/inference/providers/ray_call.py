@@ -189,7 +189,7 @@ class RayCall:
     def _is_its_fault(self, failure: AttemptError, *, fair: bool) -> bool:
         if failure.verdict == "silent":
             return fair
-        if failure.verdict == "broken" and failure.reason != "transport_error":
+        if failure.verdict in {"broken", "unusable"} and failure.reason != "transport_error":
             # The same request failing everywhere says more about the request: blame one for it.
             first = not self._server_error_seen
             self._server_error_seen = True
