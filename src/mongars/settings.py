@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mongars.core.errors import ConfigurationError
 from mongars.core.generation import Sampling
-from mongars.core.urls import http_url
+from mongars.core.urls import http_url, ollama_url
 from mongars.engines.provisioning.spec import ProvisioningConfig, parse_model_spec
 from mongars.inference.config import InferenceConfig
 from mongars.persistence.config import DatabaseConfig
@@ -105,7 +105,7 @@ class Environment(BaseSettings):
     api_key: Annotated[SecretStr | None, Optional] = variable(
         "MONGARS_API_KEY",
         None,
-        "Key `mongars chat` and `mongars status` use; default: the local one.",
+        "Key `mongars chat` uses; default: the local one.",
     )
     secret_key: Annotated[SecretStr | None, Optional] = variable(
         "SECRET_KEY",
@@ -155,14 +155,26 @@ class Environment(BaseSettings):
         "Longest wait in seconds before each further round through the endpoints.",
     )
     ray_max_scale_cycles: int = variable(
-        "RAY_MAX_SCALE_CYCLES", 2, "Rounds through the endpoints before falling back.", ge=1, le=10
+        "RAY_MAX_SCALE_CYCLES",
+        2,
+        "Rounds through the endpoints before falling back; four attempts in all at most.",
+        ge=1,
+        le=10,
+    )
+    ray_http_host: str = variable(
+        "RAY_HTTP_HOST",
+        "127.0.0.1",
+        "Address the Serve application listens on; anything but loopback needs RAY_SERVE_TOKEN.",
+    )
+    ray_route_prefix: str = variable(
+        "RAY_ROUTE_PREFIX", "/generate", "Path of the Serve application.", pattern=r"^/[\w\-./]+$"
     )
     ray_http_port: Port = variable("RAY_HTTP_PORT", 8000, "Port of the Serve application.")
     ray_port: Port = variable("RAY_PORT", 6379, "Port of the local cluster's head.")
     ray_dashboard_port: Port = variable(
         "RAY_DASHBOARD_PORT", 8265, "Port of the local cluster's dashboard and REST interface."
     )
-    ray_address: str | None = variable(
+    ray_address: Annotated[str | None, Optional] = variable(
         "RAY_DASHBOARD_ADDRESS",
         None,
         "Dashboard URL of a given cluster, for --deploy and --status.",
@@ -179,7 +191,9 @@ class Environment(BaseSettings):
         "Base model: the built-in one, a path to a GGUF file, or ollama:TAG.",
     )
     coding_model: str | None = variable(
-        "RAY_CODING_MODEL", None, "Base model for coding tasks; default: the general one."
+        "RAY_CODING_MODEL",
+        None,
+        "Base model for coding tasks, provisioned only: replicas serve the general one.",
     )
     temperature: float = variable("RAY_MODEL_TEMPERATURE", 0.7, "Sampling default.", ge=0, le=2)
     top_p: float = variable("RAY_MODEL_TOP_P", 0.9, "Sampling default.", gt=0, le=1)
@@ -217,7 +231,7 @@ class Environment(BaseSettings):
     def _ollama_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        return http_url(value if "://" in value else f"http://{value}")
+        return ollama_url(value)
 
     @field_validator("ray_scaling_status_codes")
     @classmethod

@@ -230,3 +230,45 @@ async def test_overload_is_503_with_retry_after_and_nothing_hangs(
         assert sum(status == 200 for status, _ in results) >= 2
         assert all(wait for status, wait in results if status == 503)
         assert api.engine.busy == 0
+
+
+async def test_busy_answers_invite_to_come_back(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]],
+) -> None:
+    """A 503 for lack of room carries `Retry-After` and does not forbid a retry."""
+    async with start_api(FakePlan(slots=1, token_delay=0.1)) as api:
+
+        async def ask() -> tuple[int, str | None, str | None]:
+            url = f"{api.url}/v1/chat/completions"
+            async with api.http.post(url, json={"messages": QUESTION}, headers=api.auth) as answer:
+                headers = answer.headers
+                return answer.status, headers.get("Retry-After"), headers.get("x-should-retry")
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask()) for _ in range(20)]
+        refused = [task.result() for task in tasks if task.result()[0] == 503]
+        assert refused
+        assert all(int(wait or 0) >= 1 and retry is None for _, wait, retry in refused)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_callers_deadline_is_kept(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]], *, stream: bool
+) -> None:
+    """`X-Request-Timeout-Ms` bounds the whole answer; nonsense in it is refused."""
+    async with start_api(FakePlan(first_token_delay=5)) as api:
+        url, body = f"{api.url}/v1/chat/completions", {"messages": QUESTION, "stream": stream}
+        hurry = {**api.auth, "X-Request-Timeout-Ms": "200"}
+        async with asyncio.timeout(2), api.http.post(url, json=body, headers=hurry) as response:
+            assert response.status == 504
+        wrong = {**api.auth, "X-Request-Timeout-Ms": "-1"}
+        async with api.http.post(url, json=body, headers=wrong) as response:
+            assert response.status == 400
+
+
+async def test_the_description_of_the_api_needs_a_key(api: Api) -> None:
+    """`/openapi.json` lists every route, to those who may come in."""
+    async with api.http.get(f"{api.url}/openapi.json") as response:
+        assert response.status == 401
+    async with api.http.get(f"{api.url}/openapi.json", headers=api.auth) as response:
+        assert "/v1/chat/completions" in (await response.json())["paths"]

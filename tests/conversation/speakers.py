@@ -116,7 +116,9 @@ class Speaker:
         self.open_now = 0
 
     @asynccontextmanager
-    async def open(self, request: GenerationRequest) -> AsyncIterator[Spoken]:
+    async def open(
+        self, request: GenerationRequest, *, deadline: object = None
+    ) -> AsyncIterator[Spoken]:
         """Answer, or refuse."""
         self.asked.append(request)
         if self.refusal is not None:

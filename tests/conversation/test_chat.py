@@ -176,7 +176,9 @@ async def test_the_last_try_goes_without_history() -> None:
         """Takes no history and gives no numbers."""
 
         @asynccontextmanager
-        async def open(self, request: GenerationRequest) -> AsyncIterator[Spoken]:
+        async def open(
+            self, request: GenerationRequest, *, deadline: object = None
+        ) -> AsyncIterator[Spoken]:
             """Refuse whatever has history."""
             self.asked.append(request)
             if len(request.messages) > 1:

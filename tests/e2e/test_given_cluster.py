@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from stack_runner import free_ports
 
 from mongars.bootstrap.stack.ownership import owned_processes, stack_id, stop_owned
 from mongars.bootstrap.stack.ray_head import RayHead
 from mongars.core.clock import SystemClock
+from mongars.serving.config import EngineSpec, ReplicaConfig, ServingConfig
+from mongars.serving.definition import deploy_schema
 from support import eventually
 
 if TYPE_CHECKING:
@@ -130,6 +133,31 @@ async def test_deploy_status_redeploy_and_shutdown(cluster: Cluster) -> None:
     shutdown = await cluster.run("-m", "modules.ray_service", "--shutdown")
     assert shutdown.returncode == 0
     await eventually(lambda: not cluster.engines(), seconds=10)
+
+
+async def test_other_peoples_applications_stay(cluster: Cluster) -> None:
+    """Deploying and removing ours leaves the other applications of a shared cluster alone."""
+    other = deploy_schema(
+        ServingConfig(
+            replica=ReplicaConfig(engine=EngineSpec(kind="fake")),
+            port=int(cluster.environment["RAY_HTTP_PORT"]),
+            cpus_per_replica=0.1,
+        )
+    )
+    other["applications"][0] |= {"name": "other", "route_prefix": "/other"}
+    client = await asyncio.to_thread(ServeSubmissionClient, cluster.dashboard)
+    await asyncio.to_thread(client.deploy_applications, other)
+    for command, expected in (
+        ("--deploy", {"other", "mongars"}),
+        ("--shutdown", {"other"}),
+    ):
+        done = await cluster.run("-m", "modules.ray_service", command)
+        assert done.returncode == 0, done.stderr
+        async with asyncio.timeout(20):
+            while (
+                set((await asyncio.to_thread(client.get_serve_details))["applications"]) != expected
+            ):
+                await CLOCK.sleep(0.2)
 
 
 async def test_a_deployment_that_cannot_work_says_why(cluster: Cluster, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from engines.provisioning_bench import Bench, build_wheel
+from mongars.core.urls import ollama_url
 from mongars.engines.provisioning.cache import find_model
-from mongars.engines.provisioning.ollama import base_url
 from mongars.engines.provisioning.spec import OllamaSource
 
 if TYPE_CHECKING:
@@ -173,4 +173,4 @@ def test_a_role_that_moves_to_ollama_has_no_file_any_more(bench):
 )
 def test_ollama_host_is_read_as_ollama_reads_it(host, url):
     """With or without scheme and port; an address to listen on becomes one to call."""
-    assert base_url(host) == url
+    assert ollama_url(host) == url

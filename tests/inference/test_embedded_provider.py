@@ -9,6 +9,7 @@ import pytest
 from mongars.core.clock import SystemClock
 from mongars.core.deadline import Deadline
 from mongars.core.errors import (
+    AllProvidersFailed,
     ContextLengthExceeded,
     DeadlineExceeded,
     GenerationInterrupted,
@@ -22,7 +23,7 @@ from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
 from mongars.inference.provider import Attempts
 from mongars.inference.providers.embedded import Embedded
-from mongars.testing.inference import question
+from mongars.testing.inference import build, question
 from support import eventually
 
 if TYPE_CHECKING:
@@ -196,3 +197,29 @@ async def test_an_engine_nobody_uses_gives_its_memory_back() -> None:
         await eventually(lambda: engine.status.state == "stopped")
         assert await ask(provider) == "[1] you said: tell me"
         assert engine.starts == 2
+
+
+class Broken(FakeEngine):
+    """An engine with a bug of its own in its start."""
+
+    bugs = 1
+
+    async def start(self) -> None:
+        if self.bugs:
+            self.bugs -= 1
+            message = "a bug"
+            raise RuntimeError(message)
+        await super().start()
+
+
+async def test_a_bug_in_a_provider_does_not_end_the_process() -> None:
+    """The caller is told, the rest goes on, and the provider begins its work again."""
+    engine = Broken(FakePlan(), clock=CLOCK)
+    built = build(InferenceConfig(endpoints=(), use_ray=False), engine=engine)
+    async with asyncio.timeout(10), built.integration as llm:
+        with pytest.raises(AllProvidersFailed):
+            await llm.generate(question())
+        await eventually(lambda: "llm.provider.crashed" in built.observer.names, seconds=5)
+        await CLOCK.sleep(1.2)
+        completion, _ = await llm.generate(question("tell me"))
+    assert completion.text == "[1] you said: tell me"

@@ -18,14 +18,14 @@ from mongars.core.errors import (
     Overloaded,
     WorldError,
 )
-from mongars.core.generation import GenerationRequest, Message, Sampling, Usage
+from mongars.core.generation import Chunk, GenerationRequest, Message, Sampling, Usage
 from mongars.inference.config import InferenceConfig
 from mongars.inference.provider import Attempts
 from mongars.inference.providers.http import HttpPool
 from mongars.inference.providers.ollama import Ollama
 from mongars.inference.providers.ollama_wire import chat_request, same_model
-from mongars.protocol.openai import Fold
-from mongars.protocol.sse import EventSplitter
+from mongars.protocol.openai import Fold, logprob_entries
+from mongars.protocol.sse import EventSplitter, encode_event
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.faults import TEXT, Answer, Body, Fault, Reset, Silence, Status
 from mongars.testing.inference import question
@@ -238,3 +238,13 @@ async def test_connections_are_reused() -> None:
         for _ in range(5):
             assert await ask(provider) == TEXT
         assert server.connections == 1
+
+
+async def test_log_probabilities_can_be_shown_whoever_answers() -> None:
+    """Chunks of a provider that sends none, or sends them its own way, can be shown all the same."""
+    chunk = Chunk(text="Hi", logprobs=(-0.5,), raw=encode_event({"choices": [{"delta": {}}]}))
+    assert logprob_entries(chunk) == [
+        {"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": []}
+    ]
+    assert logprob_entries(Chunk(text="Hi", logprobs=(-0.5,))) != []
+    assert logprob_entries(Chunk(text="Hi")) == []

@@ -42,3 +42,10 @@ def test_wrong_definitions_are_refused(wrong: dict[str, object]) -> None:
     """A misspelt or impossible setting never reaches the cluster."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ServingConfig(**wrong)
+
+
+def test_queue_overflows_of_serve_itself_carry_retry_after() -> None:
+    """What Serve refuses before a replica sees it asks for patience like the replica does."""
+    deployment = deploy_schema(ServingConfig())["applications"][0]["deployments"][0]
+    assert deployment["backpressure_config"]["status_code"] == 503
+    assert deployment["backpressure_config"]["retry_after_s"] > 0

@@ -102,6 +102,13 @@ async def test_stream_is_meta_then_chunks_then_done_and_says_the_same() -> None:
             b'{"prompt": "x", "temperature": 9}', 400, "invalid_request", "temperature", id="range"
         ),
         pytest.param(
+            b'{"prompt": "x", "response_format": ' + b'{"a":' * 400 + b"1" + b"}" * 400 + b"}",
+            400,
+            "invalid_request",
+            "nested",
+            id="deep-nesting",
+        ),
+        pytest.param(
             b'{"prompt": "x", "adapter": {"version": "v9"}}',
             404,
             "adapter_unknown",

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
 
-from mongars.core.errors import CallerError, MongarsError, RetryableLater
 from mongars.protocol import headers
 from mongars.protocol.asgi import AnswerApp
 from mongars.protocol.problems import openai_body, retry_after_header
@@ -14,6 +13,7 @@ from mongars.protocol.sse import encode_event
 
 if TYPE_CHECKING:
     from mongars.conversation.chat import Route
+    from mongars.core.errors import MongarsError
     from mongars.core.generation import Origin
 
 
@@ -41,7 +41,7 @@ def answer_headers(request_id: str, *, route: Route, origin: Origin) -> dict[str
 def problem_headers(error: MongarsError, request_id: str) -> dict[str, str]:
     """Headers of an error answer; clients are told not to repeat what cannot succeed."""
     found = {headers.REQUEST_ID: request_id, **retry_after_header(error)}
-    if isinstance(error, CallerError) or not isinstance(error, RetryableLater):
+    if "Retry-After" not in found:
         # We have tried every endpoint and provider already; a blind repeat only adds load.
         found[headers.SHOULD_RETRY] = "false"
     return found

@@ -29,6 +29,7 @@ def build_app(
         lifespan=lifespan,
         docs_url=None,  # both pages load scripts from a CDN
         redoc_url=None,
+        openapi_url=None,  # served by `health_routes`, to those with a key
     )
     install_problem_handlers(app)
     for routes in (openai_routes, conversation_routes, login_routes, health_routes):

@@ -36,6 +36,8 @@ class ApiConfig:
     model_name: str
     version: str
     max_body_bytes: int = 1_000_000
+    answer_timeout: float = 600.0
+    """Seconds any answer may take when its caller names no deadline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,13 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mongars.api.answers import AnswerResponse, answer_headers, error_event, problem_headers
-from mongars.api.requests import principal_of, read_json, request_id_of, traceparent_of
+from mongars.api.requests import (
+    deadline_of,
+    principal_of,
+    read_json,
+    request_id_of,
+    traceparent_of,
+)
 from mongars.conversation.speech import speech_turn
 from mongars.core.errors import Forbidden, InvalidRequest, MongarsError
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
     from mongars.api.context import ApiContext
     from mongars.conversation.chat import Reply
     from mongars.conversation.history import Turn
+    from mongars.core.deadline import Deadline
     from mongars.core.identity import Principal
     from mongars.protocol.asgi import Answer
 
@@ -55,6 +62,7 @@ class _Ask:
     body: ChatMessage
     request_id: str
     traceparent: str | None
+    deadline: Deadline
 
 
 def conversation_routes(context: ApiContext) -> APIRouter:
@@ -75,13 +83,16 @@ class ConversationDoor:
     async def chat(self, request: Request) -> Response:
         """Answer a message with the memory of the conversation; whole, or as events."""
         principal = await principal_of(request, self._context.authenticator)
-        limit = self._context.config.max_body_bytes
+        config = self._context.config
+        deadline = deadline_of(request, clock=self._context.clock, limit=config.answer_timeout)
+        limit = config.max_body_bytes
         body = await read_json(request, ChatMessage, limit=limit)
         ask = _Ask(
             principal=principal,
             body=body,
             request_id=request_id_of(request),
             traceparent=traceparent_of(request),
+            deadline=deadline,
         )
         serve = self._stream if body.stream else self._whole
         return AnswerResponse(lambda answer: serve(answer, ask))
@@ -113,6 +124,7 @@ class ConversationDoor:
             request_id=ask.request_id,
             session_id=ask.body.session_id,
             traceparent=ask.traceparent,
+            deadline=ask.deadline,
         )
 
     async def _whole(self, answer: Answer, ask: _Ask) -> None:

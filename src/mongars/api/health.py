@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from mongars.api.requests import principal_of
@@ -21,6 +21,7 @@ def health_routes(context: ApiContext) -> APIRouter:
     router.add_api_route("/healthz", door.health, methods=["GET"], response_model=None)
     router.add_api_route("/readyz", door.ready, methods=["GET"], response_model=None)
     router.add_api_route("/ready", door.ready, methods=["GET"], include_in_schema=False)
+    router.add_api_route("/openapi.json", door.openapi, methods=["GET"], include_in_schema=False)
     router.add_api_route("/metrics", door.metrics, methods=["GET"], response_model=None)
     return router
 
@@ -52,6 +53,12 @@ class HealthDoor:
             parts[name] = {"state": provider.state, "detail": provider.detail}
         code = 503 if status == "unavailable" else 200
         return JSONResponse({"status": status, "parts": parts}, status_code=code)
+
+    async def openapi(self, request: Request) -> Response:
+        """The description of this API."""
+        await principal_of(request, self._context.authenticator)
+        app: FastAPI = request.app
+        return JSONResponse(app.openapi())
 
     async def metrics(self, request: Request) -> Response:
         """The measurements in Prometheus' text format."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from mongars.api.answers import AnswerResponse, answer_headers, error_event, problem_headers
-from mongars.api.requests import principal_of, read_json, request_id_of, traceparent_of
+from mongars.api.requests import (
+    deadline_of,
+    principal_of,
+    read_json,
+    request_id_of,
+    traceparent_of,
+)
 from mongars.core.errors import ModelUnknown, MongarsError
 from mongars.protocol import headers
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
@@ -25,11 +32,19 @@ from mongars.protocol.sse import DONE, encode_event
 
 if TYPE_CHECKING:
     from mongars.api.context import ApiContext
+    from mongars.core.deadline import Deadline
     from mongars.core.generation import Chunk, GenerationRequest
     from mongars.protocol.asgi import Answer
 
 MODEL_ALIAS = "mongars"
 """Always names the model this stack serves, whatever it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ask:
+    generation: GenerationRequest
+    body: ChatCompletionRequest
+    deadline: Deadline
 
 
 def openai_routes(context: ApiContext) -> APIRouter:
@@ -65,7 +80,9 @@ class OpenAIDoor:
     async def chat_completions(self, request: Request) -> Response:
         """`POST /v1/chat/completions`, whole or streamed."""
         await principal_of(request, self._context.authenticator)
-        limit = self._context.config.max_body_bytes
+        config = self._context.config
+        deadline = deadline_of(request, clock=self._context.clock, limit=config.answer_timeout)
+        limit = config.max_body_bytes
         body = await read_json(request, ChatCompletionRequest, limit=limit)
         self._check_model(body.model)
         generation = body.to_generation(
@@ -73,8 +90,9 @@ class OpenAIDoor:
             session_id=request.headers.get(headers.SESSION_ID),
             traceparent=traceparent_of(request),
         )
+        ask = _Ask(generation=generation, body=body, deadline=deadline)
         serve = self._stream if body.stream else self._whole
-        return AnswerResponse(lambda answer: serve(answer, generation, body))
+        return AnswerResponse(lambda answer: serve(answer, ask))
 
     def _check_model(self, name: str) -> None:
         known = self._context.config.model_name
@@ -82,12 +100,11 @@ class OpenAIDoor:
             detail = f"The model {name!r} does not exist here. Served: {known!r}, {MODEL_ALIAS!r}."
             raise ModelUnknown(detail)
 
-    async def _whole(
-        self, answer: Answer, generation: GenerationRequest, body: ChatCompletionRequest
-    ) -> None:
+    async def _whole(self, answer: Answer, ask: _Ask) -> None:
+        generation, body = ask.generation, ask.body
         fold, entries = Fold(), []
         try:
-            async with self._context.llm.open(generation) as reply:
+            async with self._context.llm.open(generation, deadline=ask.deadline) as reply:
                 async for chunk in reply:
                     fold.add(chunk)
                     entries += logprob_entries(chunk)
@@ -106,11 +123,10 @@ class OpenAIDoor:
         )
         await answer.json(200, whole, fixed)
 
-    async def _stream(
-        self, answer: Answer, generation: GenerationRequest, body: ChatCompletionRequest
-    ) -> None:
+    async def _stream(self, answer: Answer, ask: _Ask) -> None:
+        generation, body = ask.generation, ask.body
         try:
-            async with self._context.llm.open(generation) as reply:
+            async with self._context.llm.open(generation, deadline=ask.deadline) as reply:
                 fixed = answer_headers(
                     generation.request_id, route=reply.route, origin=reply.origin
                 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
 
+from mongars.core.deadline import Deadline
 from mongars.core.ids import accept_id
 from mongars.protocol import headers
 from mongars.protocol.body import parse_model, read_limited
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from mongars.api.accounts import Authenticator
+    from mongars.core.clock import Clock
     from mongars.core.identity import Principal
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -30,6 +32,15 @@ def request_id_of(request: Request) -> str:
         state["request_id"] = accept_id(given, prefix="req")
     found: str = state["request_id"]
     return found
+
+
+def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
+    """When the caller stops waiting: what `X-Request-Timeout-Ms` says, at most `limit` seconds.
+
+    Raises `InvalidRequest` if the header is no positive number.
+    """
+    given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
+    return Deadline.after(clock, limit if given is None else min(given / 1000, limit))
 
 
 def traceparent_of(request: Request) -> str | None:

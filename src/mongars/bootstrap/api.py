@@ -16,13 +16,13 @@ from mongars.api.context import ApiConfig, ApiContext
 from mongars.api.credentials import Passwords, TokenConfig, Tokens
 from mongars.api.key_cache import KeyCache
 from mongars.api.throttle import LoginThrottle
+from mongars.bootstrap.model import configured_model
 from mongars.bootstrap.secrets import ensure_secret
 from mongars.conversation.chat import Chat, ChatConfig
 from mongars.core.clock import SystemClock
 from mongars.core.observe import Note
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
-from mongars.engines.provisioning.cache import find_model
 from mongars.inference.integration import LLMIntegration
 from mongars.inference.providers.embedded import Embedded
 from mongars.inference.providers.http import HttpPool
@@ -140,7 +140,7 @@ def embedded_engine(
     settings: Settings, *, clock: Clock, observer: Observer
 ) -> LlamaCppEngine | None:
     """llama.cpp with the provisioned model; None when there is no model on this machine."""
-    found = find_model(settings.cache, "general")
+    found = configured_model(settings)
     if found is None:
         return None
     config = LlamaCppConfig(

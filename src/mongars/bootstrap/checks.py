@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from mongars.bootstrap.model import configured_model
 from mongars.core.errors import ConfigurationError, StorageUnavailable
-from mongars.engines.provisioning.cache import find_model
 from mongars.persistence.database import Database
 from mongars.persistence.migrate import current, head
 from mongars.persistence.url import masked
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def model_check(settings: Settings) -> str:
     """The base model is there. Raises `ConfigurationError` with the command that fetches it."""
-    found = find_model(settings.cache, "general")
+    found = configured_model(settings)
     if found is None:
         detail = f"no base model in {settings.cache}; run: python -m scripts.provision_models"
         raise ConfigurationError(detail)

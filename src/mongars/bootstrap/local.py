@@ -39,6 +39,8 @@ class LocalPlan:
 
     settings: Settings
     config: StackConfig
+    use_given_ray: bool = True
+    """Whether endpoints in the settings may be used; not under `--no-ray`."""
     first_run: FirstRun | None = field(default=None, repr=False)
 
     def parts(self) -> StackParts:
@@ -94,7 +96,7 @@ def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
         environment=child_environment(_changes(settings, options, use_ray=use_ray)),
         ray_token=ensure_secret(settings.home, RAY_TOKEN) if use_ray else None,
     )
-    return LocalPlan(settings=settings, config=config)
+    return LocalPlan(settings=settings, config=config, use_given_ray=options.use_ray)
 
 
 def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[str, str]:

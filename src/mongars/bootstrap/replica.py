@@ -28,7 +28,7 @@ def application(args: dict[str, Any]) -> Any:  # noqa: ANN401 (Ray ships no type
 
 def build_replica(config: ReplicaConfig, name: str) -> tuple[Replica, Observer]:
     """One replica with the engine its configuration asks for, and where its events go."""
-    configure_logs()
+    configure_logs(level=config.log_level)
     observer = LogObserver()
     clock = SystemClock()
     engine = build_engine(config.engine, observer=observer)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from mongars.bootstrap.model import configured_model
 from mongars.bootstrap.secrets import RAY_TOKEN, read_secret
 from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
-from mongars.engines.provisioning.cache import find_model
 from mongars.engines.provisioning.spec import OllamaSource
 from mongars.serving.config import EngineSpec, ReplicaConfig, SamplingDefaults, ServingConfig
 from mongars.serving.control import ServeControl
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mongars.settings import Settings
+
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+BODY_HEADROOM = 65_536
 
 
 def serving_config(settings: Settings) -> ServingConfig:
@@ -35,14 +39,25 @@ def serving_config(settings: Settings) -> ServingConfig:
         max_tokens=environment.max_tokens,
     )
     token = environment.ray_serve_token
+    if token is None and environment.ray_http_host not in LOOPBACK:
+        message = (
+            f"RAY_HTTP_HOST={environment.ray_http_host} lets other machines in. Set RAY_SERVE_TOKEN"
+            " here and for the API (make one with: openssl rand -hex 32)."
+        )
+        raise ConfigurationError(message)
     return ServingConfig(
         replica=ReplicaConfig(
             engine=engine,
             sampling=sampling,
-            max_body_bytes=environment.max_body_bytes,
+            # Our client sends the last message twice, as `prompt` for applications that know
+            # only that, so what the API accepts must fit twice.
+            max_body_bytes=2 * environment.max_body_bytes + BODY_HEADROOM,
+            log_level=environment.log_level,
+            generate_path=environment.ray_route_prefix,
             token_sha256=None if token is None else digest_of(token.get_secret_value()),
         ),
         replicas=environment.replicas,
+        host=environment.ray_http_host,
         port=environment.ray_http_port,
     )
 
@@ -62,7 +77,7 @@ def provisioned_model(settings: Settings) -> tuple[Path, str]:
             " and `mongars up --no-ray`."
         )
         raise ConfigurationError(message)
-    found = find_model(settings.cache, "general")
+    found = configured_model(settings)
     if found is None:
         message = f"No base model in {settings.cache}. Run: python -m scripts.provision_models"
         raise ConfigurationError(message)

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
-from mongars.core.errors import EndpointUnreachable, InvalidAnswer, MongarsError
+from mongars.core.errors import (
+    EndpointUnreachable,
+    GenerationInterrupted,
+    InvalidAnswer,
+    MongarsError,
+)
 from mongars.protocol.openai import error_in
 from mongars.protocol.sse import EventSplitter, ServerEvent
 
@@ -65,10 +70,15 @@ class ApiClient:
         *,
         body: dict[str, Any] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        answered = False
         try:
             async with session.request(method, self._url + path, json=body) as response:
+                answered = True
                 yield response
         except (aiohttp.ClientError, TimeoutError) as exc:
+            if answered:
+                detail = "The connection broke before the answer was complete."
+                raise GenerationInterrupted(detail) from exc
             detail = (
                 f"No API answers at {self._url}. Is `mongars up` running? Another address: --url,"
                 " or MONGARS_HOST and MONGARS_PORT."

@@ -66,18 +66,20 @@ def _summary(plan: LocalPlan, *, seconds: float) -> Summary:
     if config.use_ray:
         token = secret_file(settings.home, RAY_TOKEN)
         dashboard = f"http://127.0.0.1:{config.ray_dashboard_port}  (token: {token})"
-    providers = "ray_serve" if config.use_ray or settings.inference().ray_active else "embedded"
+    inference = settings.inference()
+    ray = config.use_ray or (inference.ray_active and plan.use_given_ray)
+    local = "embedded" if inference.ollama_host is None else "ollama"
     first = plan.first_run
     return Summary(
         api_url=f"{url}/v1",
-        provider=providers,
+        provider="ray_serve" if ray else local,
         model=settings.provisioning().models["general"].name,
         adapter="baseline",
         logs=config.logs,
         key_hint=f"shown at the first start; this machine's own: {secret_file(settings.home, CLI_KEY)}",
         first_run=None if first is None else (first.api_key, first.password),
         dashboard=dashboard,
-        chat=f"{_command()} chat",
+        chat=f"{_command()} chat" + ("" if url == settings.api_url else f" --url {url}"),
         seconds=seconds,
     )
 

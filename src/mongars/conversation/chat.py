@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from mongars.conversation.history import History, Turn
     from mongars.core.clock import Clock
+    from mongars.core.deadline import Deadline
     from mongars.core.generation import Chunk, FinishReason, Origin, Usage
     from mongars.core.identity import Principal
 
@@ -78,8 +79,10 @@ class Answer(Protocol):
 class Generator(Protocol):
     """Whatever answers prompts. Errors known before the first token are raised on entering."""
 
-    def open(self, request: GenerationRequest) -> AbstractAsyncContextManager[Answer]:
-        """Answer one request; leaving the context stops the work."""
+    def open(
+        self, request: GenerationRequest, *, deadline: Deadline | None = None
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Answer one request by the deadline; leaving the context stops the work."""
         ...
 
 
@@ -188,6 +191,7 @@ class Chat:
         request_id: str,
         session_id: str | None = None,
         traceparent: str | None = None,
+        deadline: Deadline | None = None,
     ) -> AsyncIterator[Reply]:
         """Answer `message`; see `Reply`. Leaving early abandons the answer and stores nothing.
 
@@ -220,11 +224,16 @@ class Chat:
             traceparent=traceparent,
         )
         async with AsyncExitStack() as stack:
-            answer = await self._enter(stack, turns, question)
+            answer = await self._enter(stack, turns, question, deadline=deadline)
             yield Reply(answer, store, clock=self._clock, began=began)
 
     async def _enter(
-        self, stack: AsyncExitStack, turns: Sequence[Turn], question: GenerationRequest
+        self,
+        stack: AsyncExitStack,
+        turns: Sequence[Turn],
+        question: GenerationRequest,
+        *,
+        deadline: Deadline | None,
     ) -> Answer:
         """Open the answer, with less history each time the engine finds the prompt too long."""
         message = question.messages[0].content
@@ -239,10 +248,11 @@ class Chat:
             prompt = bare
             if tries < _TRIES:
                 prompt = assemble(turns, message, system=system, budget=budget)
-            sampling = Sampling(max_tokens=budget.answer_tokens)
+            sampling = Sampling(max_tokens=budget.answer_tokens, logprobs=True)
             request = replace(question, messages=prompt, sampling=sampling)
             try:
-                return await stack.enter_async_context(self._generator.open(request))
+                opened = self._generator.open(request, deadline=deadline)
+                return await stack.enter_async_context(opened)
             except ContextLengthExceeded as error:
                 if prompt == bare:
                     raise

@@ -7,7 +7,6 @@ are called from different tasks (a replica, an engine) need another shape; this 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,5 +43,7 @@ class Background:
         if task is None:
             return
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        # Not `await task`: that could not tell its cancellation from the caller's own.
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()

@@ -28,7 +28,7 @@ MongarsError
 ConfigurationError              misconfiguration: stops the start, names the variable
 ```
 
-`protocol.errors` maps these to HTTP status codes and stream events, both ways.
+`protocol.problems` maps these to HTTP status codes and stream events, both ways.
 """
 
 from __future__ import annotations
@@ -213,4 +213,4 @@ class AllProvidersFailed(WorldError):
             if isinstance(error, RetryableLater) and error.retry_after is not None
         ]
         self.retry_after = min(waits) if waits else None
-        self.busy = bool(causes) and any(isinstance(e, RetryableLater) for _, e in causes)
+        self.busy = bool(waits)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+OLLAMA_PORT = 11434
+
 
 def http_url(text: str) -> str:
     """The URL without a trailing slash. Raises `ValueError` unless it is http(s) with a host."""
@@ -13,6 +15,21 @@ def http_url(text: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        message = f"{text!r} is not an http:// or https:// URL"
+        shown = text.rpartition("@")[2]  # what stands before may be a password
+        message = f"{shown!r} is not an http:// or https:// URL"
         raise ValueError(message)
     return text.rstrip("/")
+
+
+def ollama_url(text: str) -> str:
+    """The URL of an Ollama server, from any form `OLLAMA_HOST` may take: host, port, both, URL.
+
+    Raises `ValueError` if it is none of these.
+    """
+    scheme, separator, rest = text.strip().rstrip("/").rpartition("://")
+    name, colon, port = rest.rpartition(":")
+    if not colon or not port.isdigit():
+        name, port = rest, "" if separator else str(OLLAMA_PORT)
+    # A server that listens everywhere is called at the loopback address.
+    name = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1"}.get(name, name)  # noqa: S104 (not bound)
+    return http_url(f"{scheme or 'http'}://{name}{':' if port else ''}{port}")

@@ -204,6 +204,8 @@ class EndpointPool:
         ready yet, it may tell the first request itself, with its `Retry-After`.
         """
         endpoint = self._endpoints[url]
+        if endpoint.in_flight and self._is_up(endpoint):
+            return False  # a request that goes there now knows better
         was_down = endpoint.failures >= BLAME_LIMIT
         if found == "ready":
             endpoint.known = True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mongars.core.deadline import Deadline
 from mongars.core.generation import Sampling
+from mongars.core.observe import Note
 from mongars.inference.chain import ProviderChain
 from mongars.inference.events import ray_event
 from mongars.inference.published import prompt_request, published_form, wished_task
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from mongars.inference.chain import Answer
     from mongars.inference.config import InferenceConfig
     from mongars.inference.provider import Provider, ProviderStatus, Route
+
+
+RESTART_PAUSE = 1.0
+"""Seconds before a provider whose own work failed begins it again."""
 
 
 class LLMIntegration:
@@ -42,6 +47,7 @@ class LLMIntegration:
         self._config = config
         self._providers = providers
         self._clock = clock
+        self._observer = observer
         self._chain = ProviderChain(providers, observer=observer)
         self._tasks = asyncio.TaskGroup()
         self._background: list[asyncio.Task[None]] = []
@@ -49,7 +55,7 @@ class LLMIntegration:
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
-        self._background = [self._tasks.create_task(p.run()) for p in self._providers]
+        self._background = [self._tasks.create_task(self._run(p)) for p in self._providers]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -60,6 +66,16 @@ class LLMIntegration:
         finally:
             for provider in self._providers:
                 await provider.aclose()
+
+    async def _run(self, provider: Provider) -> None:
+        """A provider's own work; a bug in it must not end the process's other work."""
+        while True:
+            try:
+                await provider.run()
+            except Exception as error:  # noqa: BLE001 (the one supervised boundary)
+                crash = {"provider": provider.name, "error": type(error).__name__}
+                self._observer.observe(Note(name="llm.provider.crashed", values=crash))
+            await self._clock.sleep(RESTART_PAUSE)
 
     def open(
         self, request: GenerationRequest, *, deadline: Deadline | None = None

@@ -47,6 +47,15 @@ def parse_model(raw: bytes, model: type[Model]) -> Model:
         raise InvalidRequest(describe(exc)) from exc
 
 
+def encode(body: object) -> bytes:
+    """JSON for a peer. Raises `InvalidRequest` for what cannot be written, such as deep nesting."""
+    try:
+        return orjson.dumps(body)
+    except TypeError as exc:
+        detail = f"The request cannot be passed on: {exc}."
+        raise InvalidRequest(detail) from exc
+
+
 def describe(error: ValidationError) -> str:
     """Every field that is wrong, and why, in one line."""
     parts = []

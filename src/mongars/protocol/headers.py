@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+
+from mongars.core.errors import InvalidRequest
+
 REQUEST_ID = "x-request-id"
 TRACEPARENT = "traceparent"
 REQUEST_TIMEOUT_MS = "x-request-timeout-ms"
@@ -18,3 +23,15 @@ ATTEMPTS = "x-llm-attempts"
 FALLBACK = "x-llm-fallback"
 SHOULD_RETRY = "x-should-retry"
 """`false` tells the OpenAI clients not to repeat a request whose answer is final."""
+
+
+def timeout_milliseconds(text: str | None) -> float | None:
+    """The value of `x-request-timeout-ms`. Raises `InvalidRequest` unless a positive number."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if value > 0 and math.isfinite(value):
+            return value
+    detail = f"Header {REQUEST_TIMEOUT_MS} must be a positive number, got {text[:40]!r}."
+    raise InvalidRequest(detail)

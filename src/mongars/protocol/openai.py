@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mongars.core.errors import InferenceFailed, InvalidAnswer, MongarsError, PromptMissing
 from mongars.core.generation import (
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mongars.protocol.sse import ServerEvent
 
 MAX_TOKENS_LIMIT = 1_000_000
+DEEPEST_SCHEMA = 64
 
 
 class TextPart(BaseModel):
@@ -75,6 +76,14 @@ class SamplingFields(BaseModel):
     frequency_penalty: float | None = Field(default=None, ge=-2.0, le=2.0)
     response_format: dict[str, Any] | None = None
 
+    @field_validator("response_format")
+    @classmethod
+    def _shallow(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None and _deeper_than(value, DEEPEST_SCHEMA):
+            message = f"is nested deeper than {DEEPEST_SCHEMA} levels"
+            raise ValueError(message)
+        return value
+
     def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
         """Our own form; `max_tokens` 0 means unset, as some clients send it."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -115,6 +124,13 @@ class ChatCompletionRequest(SamplingFields):
             session_id=session_id,
             traceparent=traceparent,
         )
+
+
+def _deeper_than(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper_than(part, levels - 1) for part in inner)
 
 
 def checked_messages(messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -192,14 +208,18 @@ def usage_chunk_body(*, answer_id: str, created: int, model: str, usage: Usage) 
 
 
 def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:
-    """The engine's log-probability entries of a chunk, token by token, as they came."""
+    """Log-probability entries of a chunk, token by token; the engine's own where it sent them."""
     if not chunk.logprobs:
         return []
     event = parse_event(chunk.raw)
-    if event is None:
-        return []
-    entries: list[dict[str, Any]] = orjson.loads(event.data)["choices"][0]["logprobs"]["content"]
-    return entries
+    choices = orjson.loads(event.data).get("choices") if event is not None else None
+    sent = (choices[0].get("logprobs") or {}).get("content") if choices else None
+    if sent:
+        return list(sent)
+    return [
+        {"token": chunk.text, "logprob": value, "bytes": None, "top_logprobs": []}
+        for value in chunk.logprobs
+    ]
 
 
 def read_chunk(event: ServerEvent) -> Chunk:

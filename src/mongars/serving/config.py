@@ -58,6 +58,7 @@ class ReplicaConfig(_Part):
     """Seconds any answer may take when its caller names no deadline."""
     token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the bearer token callers must send; only the digest reaches the cluster."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     generate_path: str = Field(default="/generate", pattern=r"^/[\w\-./]*$")
 
 

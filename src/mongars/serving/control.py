@@ -7,6 +7,7 @@ the dashboard port.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,9 +98,12 @@ class ServeControl:
             InferenceFailed: the deployment failed; the message is Serve's own.
             DeadlineExceeded: not healthy within `timeout` seconds.
         """
-        self._call(lambda client: client.deploy_applications(deploy_schema(config)))
-        waited = 0.0
-        while waited < timeout:
+        schema = deploy_schema(config)
+        # What is not named in a declarative deployment is removed: other teams' stay named.
+        schema["applications"] += self._others()
+        self._call(lambda client: client.deploy_applications(schema))
+        until = time.monotonic() + timeout
+        while True:
             state = self.status()
             on_progress(state)
             if state.healthy:
@@ -107,8 +111,9 @@ class ServeControl:
             if state.status in GAVE_UP:
                 detail = f"The deployment is {state.status}: {_reason(state)}"
                 raise InferenceFailed(detail)
+            if time.monotonic() >= until:
+                break
             pause(POLL_SECONDS)
-            waited += POLL_SECONDS
         detail = f"Not healthy after {timeout:g} s: {state.describe()}. {_reason(state)}"
         raise DeadlineExceeded(detail)
 
@@ -125,8 +130,22 @@ class ServeControl:
         )
 
     def shutdown(self) -> None:
-        """Remove every Serve application of the cluster. Raises `EndpointUnreachable`."""
-        self._call(lambda client: client.delete_applications())
+        """Remove our application; others on the cluster stay. Raises `EndpointUnreachable`."""
+        others = self._others()
+        if others:
+            self._call(lambda client: client.deploy_applications({"applications": others}))
+        else:
+            self._call(lambda client: client.delete_applications())
+
+    def _others(self) -> list[dict[str, Any]]:
+        """The declared applications of the cluster that are not ours."""
+        details = self._call(lambda client: client.get_serve_details())
+        found = details.get("applications", {})
+        return [
+            application["deployed_app_config"]
+            for name, application in found.items()
+            if name != APPLICATION and application.get("deployed_app_config")
+        ]
 
     def _call(self, action: Callable[[ServeSubmissionClient], Any]) -> Any:  # noqa: ANN401
         try:

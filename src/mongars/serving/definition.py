@@ -42,6 +42,7 @@ def deploy_schema(config: ServingConfig) -> dict[str, Any]:
                         "num_replicas": config.replicas,
                         "max_ongoing_requests": in_replica + HEADROOM,
                         "max_queued_requests": in_replica,
+                        "backpressure_config": {"status_code": 503, "retry_after_s": 2},
                         "user_config": replica.sampling.model_dump(mode="json"),
                         "ray_actor_options": {"num_cpus": config.cpus_per_replica},
                         "graceful_shutdown_timeout_s": config.drain_seconds,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
-import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,6 @@ from fastapi.responses import JSONResponse, Response
 
 from mongars.core.errors import (
     AdapterUnknown,
-    InvalidRequest,
     MongarsError,
     NotAuthenticated,
     NotReady,
@@ -50,7 +47,7 @@ def build_ingress(replica: Replica) -> FastAPI:
         yield
         await replica.aclose()
 
-    app = FastAPI(title="monGARS replica", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="monGARS replica", lifespan=lifespan, openapi_url=None)
     door = GenerateDoor(replica)
     app.add_api_route(
         replica.config.generate_path, door.generate, methods=["POST"], response_model=None
@@ -77,7 +74,8 @@ class GenerateDoor:
             self._check_token(request)
             body = await self._read(request)
             generation = body.to_generation(request_id=request_id)
-            deadline = self._replica.deadline(timeout_of(request))
+            given = request.headers.get(headers.REQUEST_TIMEOUT_MS)
+            deadline = self._replica.deadline(headers.timeout_milliseconds(given))
         except MongarsError as error:
             return self._problem(error)
         serve = self._stream if body.stream else self._whole
@@ -183,16 +181,3 @@ def meta_event(stream: ReplicaStream, request_id: str) -> bytes:
     """The first event of a stream: who answers, and how long the request waited in seconds."""
     facts = {"request_id": request_id, "queue_seconds": stream.queue_seconds}
     return encode_event({**facts, **origin_body(stream.origin)}, name=META_EVENT)
-
-
-def timeout_of(request: Request) -> float | None:
-    """The milliseconds the caller will still wait. Raises `InvalidRequest` if unreadable."""
-    text = request.headers.get(headers.REQUEST_TIMEOUT_MS)
-    if text is None:
-        return None
-    with contextlib.suppress(ValueError):
-        value = float(text)
-        if value > 0 and math.isfinite(value):
-            return value
-    detail = f"Header {headers.REQUEST_TIMEOUT_MS} must be a positive number, got {text!r}."
-    raise InvalidRequest(detail)

@@ -117,6 +117,8 @@ LOG_EVENTS = (
     LogEvent(name="settings.warning", level="warning", description="A setting looks wrong."),
     LogEvent(name="engine.died", level="warning", description="An engine process ended."),
     LogEvent(name="engine.restarted", level="warning", description="It runs again."),
+    LogEvent(name="engine.failed", level="error", description="It was given up."),
+    LogEvent(name="llm.provider.crashed", level="error", description="A provider failed inside."),
     LogEvent(name="engine.restart_failed", level="error", description="It does not start again."),
     LogEvent(name="llm.answered", level="info", description="An answer ended; how and from where."),
     LogEvent(name="llm.unanswered", level="error", description="Every provider failed."),

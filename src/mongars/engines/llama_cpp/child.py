@@ -38,7 +38,10 @@ def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
     params.n_ubatch = order.prompt_batch_tokens
     params.cache_ram_mib = order.prompt_cache_mib
     params.cpuparams.n_threads = order.threads
-    params.cpuparams_batch.n_threads = order.threads
+    params.cpuparams_batch.n_threads = order.prompt_threads
+    # Threads that wait by spinning take the core from those they wait for (ADR 0007).
+    params.cpuparams.poll = 0
+    params.cpuparams_batch.poll = 0
     params.n_threads_http = order.slots + 4
     params.verbosity = 1
     return params

@@ -23,7 +23,7 @@ class LlamaCppConfig:
     context_tokens: int = 4096
     """Per slot, prompt and answer together."""
     threads: int | None = None
-    """None: every core this process may use."""
+    """None: every core this process may use to read prompts, one less to write (ADR 0007)."""
     prompt_batch_tokens: int = 32
     prompt_cache_mib: int = 0
     """Host memory for prompts of finished requests; each slot keeps its own last prompt anyway."""

@@ -24,6 +24,7 @@ from mongars.core.observe import Note, Observer, Silent
 from mongars.engines.chat import chat_body
 from mongars.engines.engine import EngineStatus
 from mongars.engines.llama_cpp.process import LlamaCppProcess
+from mongars.protocol.body import encode
 from mongars.protocol.sse import DONE
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 RESTART_PAUSE = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Seconds before each restart in a row; the last one repeats."""
+GIVE_UP_AFTER = 8
+"""Failed restarts in a row; then the engine is `failed`, and whoever runs it must decide."""
 STABLE_AFTER = 30.0
 """Seconds of life after which a death counts as the first again."""
 RETRY_AFTER = 1.0
@@ -96,7 +99,7 @@ class LlamaCppEngine:
         # batches of a long prompt; without them it looks once a second.
         body["return_progress"] = True
         try:
-            response = await self._session.post("/v1/chat/completions", data=orjson.dumps(body))
+            response = await self._session.post("/v1/chat/completions", data=encode(body))
         except (aiohttp.ClientError, OSError) as exc:
             detail = f"The engine broke the connection: {exc}"
             raise InferenceFailed(detail) from exc
@@ -132,7 +135,7 @@ class LlamaCppEngine:
 
     async def _watch_child(self) -> None:
         deaths = 0
-        while self._child is not None:
+        while self._child is not None and self._status.state != "failed":
             born = self._clock.monotonic()
             code = await self._child.wait()
             deaths = 1 if self._clock.monotonic() - born > STABLE_AFTER else deaths + 1
@@ -144,6 +147,10 @@ class LlamaCppEngine:
     async def _revive(self, deaths: int, reason: str) -> int:
         restarts = self._status.restarts
         while self._child is None:
+            if deaths > GIVE_UP_AFTER:
+                self._status = EngineStatus(state="failed", detail=reason, restarts=restarts)
+                self._say("engine.failed", detail=reason)
+                return deaths
             restarts += 1
             self._status = EngineStatus(state="restarting", detail=reason, restarts=restarts)
             await self._clock.sleep(RESTART_PAUSE[min(deaths, len(RESTART_PAUSE)) - 1])

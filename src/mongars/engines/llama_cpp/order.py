@@ -19,6 +19,7 @@ class ChildOrder:
     slots: int
     context_tokens: int
     threads: int
+    prompt_threads: int
     prompt_batch_tokens: int
     prompt_cache_mib: int
 

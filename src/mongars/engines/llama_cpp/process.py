@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mongars.engines.llama_cpp.config import LlamaCppConfig
 
 STDERR_LINES = 20
+STDERR_WIDTH = 500
+STDERR_BLOCK = 8192
 
 
 class LlamaCppProcess:
@@ -44,9 +46,10 @@ class LlamaCppProcess:
             InferenceFailed: the child could not be started, died or took too long; the message
                 holds the end of what it wrote to standard error.
         """
-        # Private (mode 0700) and short: UNIX socket paths are limited to about 100 bytes.
-        folder = Path(tempfile.mkdtemp(prefix="mongars-engine-"))
+        folder: Path | None = None
         try:
+            # Private (mode 0700) and short: UNIX socket paths are limited to about 100 bytes.
+            folder = Path(tempfile.mkdtemp(prefix="mongars-engine-"))
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -57,7 +60,8 @@ class LlamaCppProcess:
                 start_new_session=True,  # Ctrl-C in a terminal is the parent's to handle
             )
         except OSError as exc:
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
             detail = f"The engine process could not be started: {exc}"
             raise InferenceFailed(detail) from exc
         key = secrets.token_urlsafe(32)
@@ -86,7 +90,8 @@ class LlamaCppProcess:
             api_key=self.api_key,
             slots=config.slots,
             context_tokens=config.context_tokens,
-            threads=config.threads or usable_cores(),
+            threads=config.threads or max(1, usable_cores() - 1),
+            prompt_threads=config.threads or usable_cores(),
             prompt_batch_tokens=config.prompt_batch_tokens,
             prompt_cache_mib=config.prompt_cache_mib,
         )
@@ -130,8 +135,10 @@ class LlamaCppProcess:
     async def _read_stderr(self) -> None:
         if self._process.stderr is None:
             return
-        async for line in self._process.stderr:
-            self._stderr.append(line.decode("utf-8", "replace").strip())
+        # In blocks, not lines: a line may be longer than any buffer.
+        while block := await self._process.stderr.read(STDERR_BLOCK):
+            lines = block.decode("utf-8", "replace").splitlines()
+            self._stderr.extend(line.strip()[:STDERR_WIDTH] for line in lines if line.strip())
 
 
 def usable_cores() -> int:

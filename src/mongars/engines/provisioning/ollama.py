@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from mongars.core.errors import EndpointUnreachable, ProvisioningFailed
+from mongars.core.urls import ollama_url
 from mongars.engines.provisioning.spec import way_out
 
 if TYPE_CHECKING:
     from mongars.engines.provisioning.job import Job
     from mongars.engines.provisioning.spec import OllamaSource
 
-_DEFAULT_PORT = 11434
 # A pull may take hours, but a server that says nothing for two minutes is gone.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
 
@@ -28,18 +28,7 @@ def ensure_ollama(job: Job, source: OllamaSource, *, host: str) -> bool:
         EndpointUnreachable: no Ollama answers at `host`.
         ProvisioningFailed: it answers, but does not deliver the model.
     """
-    return asyncio.run(_ensure(job, source, base_url(host)))
-
-
-def base_url(host: str) -> str:
-    """`OLLAMA_HOST` in any form Ollama itself accepts, as a URL to call."""
-    scheme, separator, rest = host.strip().rstrip("/").rpartition("://")
-    name, colon, port = rest.rpartition(":")
-    if not colon or not port.isdigit():
-        name, port = rest, str(_DEFAULT_PORT) if not separator else ""
-    # A server that listens everywhere is called at the loopback address.
-    name = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1"}.get(name, name)  # noqa: S104 - not bound
-    return f"{scheme or 'http'}://{name}{':' if port else ''}{port}"
+    return asyncio.run(_ensure(job, source, ollama_url(host)))
 
 
 async def _ensure(job: Job, source: OllamaSource, url: str) -> bool:

@@ -8,8 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from mongars.core.errors import EndpointUnreachable, InvalidAnswer, MongarsError
 from mongars.core.ids import new_id
 from mongars.inference.failures import failure_of, failure_of_status, silent
@@ -23,6 +21,7 @@ from mongars.inference.providers.wire import (
 )
 from mongars.inference.retry_after import retry_after
 from mongars.protocol import headers
+from mongars.protocol.body import encode
 from mongars.protocol.generate import request_body
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class RayExchange:
         self._http = http
         self._clock = clock
         self._deadline = deadline
-        self._body = orjson.dumps(request_body(request, stream=True))
+        self._body = encode(request_body(request, stream=True))
 
     @asynccontextmanager
     async def open(self, url: str, commit_by: Deadline) -> AsyncIterator[Begun]:
