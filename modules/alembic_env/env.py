@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+from mongars.core.errors import MongarsError
 from mongars.persistence.environment import run_env
 from mongars.settings import load_settings
 
-run_env(load_settings().database())
+try:
+    run_env(load_settings().database())
+except MongarsError as error:
+    sys.exit(f"error: {error}")

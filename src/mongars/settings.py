@@ -266,6 +266,8 @@ def read_environment(
 
 
 def _complaint(error: dict[str, Any]) -> str:
+    if error["type"] == "too_short":
+        error["msg"] = f"needs at least {error['ctx']['min_length']} characters"
     name = ".".join(str(part) for part in error["loc"][:1])
     reason = str(error["msg"]).removeprefix("Value error, ")
     secret = any(word in name for word in ("KEY", "SECRET", "PASSWORD", "TOKEN", "DATABASE_URL"))

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from mongars.bootstrap.model import configured_model
+from mongars.bootstrap.running import running_dashboard
 from mongars.bootstrap.secrets import RAY_TOKEN, read_secret
 from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
@@ -90,7 +91,7 @@ def serve_control(settings: Settings, address: str | None) -> ServeControl:
     given = address or settings.environment.ray_address
     if given is not None:
         return ServeControl(given, token=ray_token(settings))
-    local = f"http://127.0.0.1:{settings.environment.ray_dashboard_port}"
+    local = running_dashboard(settings)
     return ServeControl(local, token=ray_token(settings) or read_secret(settings.home, RAY_TOKEN))
 
 

@@ -51,7 +51,7 @@ def create_user(
         print(f"Account {username} created.")
 
 
-@users.command("list")
+@users.command("list", epilog="Example: mongars users list --json")
 def list_users(as_json: AsJson = False) -> None:
     """Show every account."""
     with exit_on_error():
@@ -76,7 +76,7 @@ def create_key(
         print(issued.plaintext)
 
 
-@keys.command("list")
+@keys.command("list", epilog="Example: mongars keys list alice")
 def list_keys(
     username: Annotated[str | None, typer.Argument(help="Only this account's.")] = None,
     as_json: AsJson = False,
@@ -97,7 +97,7 @@ def list_keys(
         _print(rows, as_json=as_json)
 
 
-@keys.command("revoke")
+@keys.command("revoke", epilog="Example: mongars keys revoke 4f1c09ab77de")
 def revoke_key(key_id: str) -> None:
     """Make a key invalid; a running API notices within 30 seconds."""
     with exit_on_error():

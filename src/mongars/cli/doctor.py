@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from mongars.bootstrap.checks import database_check, model_check
+from mongars.bootstrap.running import running_url
 from mongars.cli.errors import exit_on_error
 from mongars.cli.http import ApiClient
 from mongars.core.errors import MongarsError
@@ -39,7 +40,10 @@ class Finding:
 
 
 def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Look for misconfiguration; exit status 1 if something must be mended."""
+    """Look for misconfiguration.
+
+    Exit status 1 if something must be mended.
+    """
     with exit_on_error():
         findings = examine(load_settings())
         if as_json:
@@ -109,13 +113,14 @@ def _disk(settings: Settings) -> str:
 
 
 def _api(settings: Settings) -> str:
+    url = running_url(settings)
     try:
-        _, body = asyncio.run(ApiClient(settings.api_url, key=None).get("/readyz"))
+        _, body = asyncio.run(ApiClient(url, key=None).get("/readyz"))
     except MongarsError as error:
-        detail = f"not running at {settings.api_url}; start it with `mongars up`"
+        detail = f"not running at {url}; start it with `mongars up`"
         raise _Warning(detail) from error
     if body.get("status") != "ready":
         parts = body.get("parts", {})
         down = [f"{n}: {p['state']} {p['detail']}" for n, p in parts.items() if p["state"] != "up"]
-        raise _Warning(f"{body.get('status')} at {settings.api_url}; " + "; ".join(down))
-    return f"ready at {settings.api_url}"
+        raise _Warning(f"{body.get('status')} at {url}; " + "; ".join(down))
+    return f"ready at {url}"

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from mongars.bootstrap.first_run import CLI_KEY
+from mongars.bootstrap.running import running_url
 from mongars.bootstrap.secrets import read_secret
 from mongars.cli import accounts
 from mongars.cli.chat import ChatSession, converse, once
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
+    epilog='Start with: mongars up. Then: mongars chat "Hello"',
 )
 app.add_typer(accounts.users, name="users")
 app.add_typer(accounts.keys, name="keys")
@@ -44,7 +46,7 @@ def chat(
     """Chat in the terminal."""
     with exit_on_error():
         settings = load_settings()
-        client = ApiClient(url or settings.api_url, key=api_key(settings))
+        client = ApiClient(url or running_url(settings), key=api_key(settings))
         session = ChatSession(client, clock=SystemClock())
         console = Console(stderr=True)
         if text is None:
@@ -57,13 +59,28 @@ def chat(
 def api(
     *,
     host: Annotated[str | None, typer.Option(help="Address; MONGARS_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; MONGARS_PORT.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; MONGARS_PORT.")] = None,
 ) -> None:
     """Run one API process."""
     from mongars.cli.api import run_api  # noqa: PLC0415 (FastAPI takes half a second to import)
 
     with exit_on_error():
         run_api(load_settings(), host=host, port=port)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    *,
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """monGARS: a self-hosted assistant on your own Ray cluster."""
+    if show_version:
+        version()
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-EXAMPLES = """
+EXAMPLES = """\b
 Examples:
   python -m modules.ray_service --deploy
   python -m modules.ray_service --deploy --address http://ray-head:8265

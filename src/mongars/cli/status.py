@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mongars.bootstrap.running import running_url
 from mongars.cli.errors import exit_on_error
 from mongars.cli.http import ApiClient
 from mongars.core.errors import MongarsError
@@ -24,10 +25,13 @@ def status(
     url: Annotated[str | None, typer.Option(help="The API, if not the local one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show which parts are up; exit status 1 if a chat would not be answered."""
+    """Show which parts are up.
+
+    Exit status 1 if a chat would not be answered.
+    """
     with exit_on_error():
         settings = load_settings()
-        api = asyncio.run(_api(url or settings.api_url))
+        api = asyncio.run(_api(url or running_url(settings)))
         serve = _serve(settings) if "ray_serve" in api["parts"] or not api["parts"] else None
         if as_json:
             print(json.dumps({"api": api, "serve": serve}, indent=2))

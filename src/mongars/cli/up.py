@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mongars.bootstrap.first_run import CLI_KEY
 from mongars.bootstrap.local import LocalPlan, UpOptions, local_plan
+from mongars.bootstrap.running import announce, withdraw
 from mongars.bootstrap.secrets import RAY_TOKEN, secret_file
 from mongars.bootstrap.stack.run import run_stack
 from mongars.bootstrap.stack.stack import LocalStack
@@ -25,7 +26,9 @@ from mongars.settings import load_settings
 def up(
     *,
     host: Annotated[str | None, typer.Option(help="Address of the API; MONGARS_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the API; MONGARS_PORT.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the API; MONGARS_PORT.")
+    ] = None,
     replicas: Annotated[
         int | None, typer.Option(min=1, help="Serve replicas; MONGARS_REPLICAS.")
     ] = None,
@@ -52,20 +55,22 @@ async def _run(plan: LocalPlan, console: Console) -> bool:
         stack = LocalStack(plan.config, plan.parts(), clock=clock, listener=screen)
 
         def show() -> None:
+            announce(plan.settings, url=_url(plan), dashboard=_dashboard(plan))
             screen.ready(_summary(plan, seconds=clock.monotonic() - began))
 
-        report = await run_stack(stack, on_ready=show)
+        try:
+            report = await run_stack(stack, on_ready=show)
+        finally:
+            withdraw(plan.settings)
         return not report.alive
 
 
 def _summary(plan: LocalPlan, *, seconds: float) -> Summary:
     config, settings = plan.config, plan.settings
-    host = "127.0.0.1" if config.host in {"0.0.0.0", "::"} else config.host  # noqa: S104
-    url = f"http://{host}:{config.port}"
+    url = _url(plan)
     dashboard = None
     if config.use_ray:
-        token = secret_file(settings.home, RAY_TOKEN)
-        dashboard = f"http://127.0.0.1:{config.ray_dashboard_port}  (token: {token})"
+        dashboard = f"{_dashboard(plan)}  (token: {secret_file(settings.home, RAY_TOKEN)})"
     inference = settings.inference()
     ray = config.use_ray or (inference.ray_active and plan.use_given_ray)
     local = "embedded" if inference.ollama_host is None else "ollama"
@@ -79,9 +84,23 @@ def _summary(plan: LocalPlan, *, seconds: float) -> Summary:
         key_hint=f"shown at the first start; this machine's own: {secret_file(settings.home, CLI_KEY)}",
         first_run=None if first is None else (first.api_key, first.password),
         dashboard=dashboard,
-        chat=f"{_command()} chat" + ("" if url == settings.api_url else f" --url {url}"),
+        chat=f"{_command()} chat",
         seconds=seconds,
     )
+
+
+def _url(plan: LocalPlan) -> str:
+    host = plan.config.host
+    host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (not bound here)
+    return (
+        f"http://[{host}]:{plan.config.port}"
+        if ":" in host
+        else f"http://{host}:{plan.config.port}"
+    )
+
+
+def _dashboard(plan: LocalPlan) -> str:
+    return f"http://127.0.0.1:{plan.config.ray_dashboard_port}"
 
 
 def _command() -> str:

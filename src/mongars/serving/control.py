@@ -163,7 +163,7 @@ class ServeControl:
             )
             raise NotAuthenticated(detail) from exc
         except (RuntimeError, ValueError) as exc:
-            detail = f"The Ray dashboard at {self._address} refused: {exc}"
+            detail = f"The Ray dashboard at {self._address} refused: {_last_line(str(exc))}"
             raise InvalidAnswer(detail) from exc
 
 
@@ -189,4 +189,12 @@ def _deployment(part: dict[str, Any]) -> DeploymentState:
 def _reason(state: ApplicationState) -> str:
     """What Serve says went wrong; of a traceback, the line that names the error."""
     messages = [part.message for part in state.deployments] or [state.message]
-    return " ".join(message.strip().splitlines()[-1] for message in messages if message.strip())
+    return " ".join(_last_line(message) for message in messages if message.strip())
+
+
+def _last_line(message: str) -> str:
+    """Of a traceback, the line that names the error."""
+    line = message.replace("\\n", "\n").strip().splitlines()[-1]
+    if "Failed to bind" in line:
+        line += " Choose another port with RAY_HTTP_PORT."
+    return line

@@ -32,5 +32,11 @@ def tail(path: Path, *, lines: int = 8) -> str:
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
 
 
+def last_words(path: Path) -> str:
+    """What a process said last that was not one of its events; those tell nothing of its death."""
+    said = [line for line in tail(path).splitlines() if not line.startswith("{")]
+    return said[-1].strip() if said else f"see {path}"
+
+
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)

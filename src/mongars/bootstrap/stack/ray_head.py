@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 
-_LOCAL_RAY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+_LOCAL_RAY = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray runs its workers, and so our engines, with niceness 15: any other work would starve them.
+    "RAY_worker_niceness": "0",
+}
 _OBJECT_STORE_BYTES = 150_000_000
 _LONGEST_FOLDER = 34  # 107, less what Ray appends: /session_<time and pid>/sockets/<longest name>
 

@@ -1,0 +1,52 @@
+"""Where the running stack of a home is reached, for the commands in other terminals."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mongars.settings import Settings
+
+
+def announce(settings: Settings, *, url: str, dashboard: str) -> None:
+    """Say where this process's stack is. To be called by whoever holds the home."""
+    path = _path(settings)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    said = {"pid": psutil.Process().pid, "url": url, "dashboard": dashboard}
+    path.write_text(json.dumps(said), encoding="utf-8")
+
+
+def withdraw(settings: Settings) -> None:
+    """Take back what this process announced."""
+    if _said(settings, by=psutil.Process().pid):
+        _path(settings).unlink(missing_ok=True)
+
+
+def running_url(settings: Settings) -> str:
+    """The API of the stack that runs on this home, else where the settings say it would be."""
+    return _said(settings).get("url") or settings.api_url
+
+
+def running_dashboard(settings: Settings) -> str:
+    """The same for the dashboard of its Ray cluster."""
+    local = f"http://127.0.0.1:{settings.environment.ray_dashboard_port}"
+    return _said(settings).get("dashboard") or local
+
+
+def _said(settings: Settings, *, by: int | None = None) -> dict[str, str]:
+    """What a living process announced; `by` asks for a certain one's word only."""
+    try:
+        found: dict[str, str] = json.loads(_path(settings).read_text(encoding="utf-8"))
+        pid = int(found.pop("pid"))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {}
+    return found if psutil.pid_exists(pid) and by in {None, pid} else {}
+
+
+def _path(settings: Settings) -> Path:
+    return settings.home / "run" / "stack.json"
