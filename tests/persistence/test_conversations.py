@@ -73,8 +73,11 @@ async def test_expired_turns_are_not_shown(database: Database, clock: ManualCloc
 async def test_every_text_survives(database: Database, clock: ManualClock) -> None:
     """Any text comes back as it was, but for NUL, which PostgreSQL cannot hold."""
     history = SqlConversations(database, clock)
-    await history.append(turn("naïve 日本 🦙 'quote' %s :name\r\n\ta\x00b"))
-    assert await queries(history) == ["naïve 日本 🦙 'quote' %s :name\r\n\ta\ufffdb"]
+    await history.append(turn("naïve 日本 🦙 'quote' %s :name\r\n\ta\x00b", session="s\x00"))
+    stored = ["naïve 日本 🦙 'quote' %s :name\r\n\ta\ufffdb"]
+    assert await queries(history) == stored
+    assert await queries(history, session_id="s\x00") == stored
+    assert await queries(history, session_id="s\ufffd") == stored
 
 
 async def test_rows_of_the_earlier_program_are_readable(

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import traceback
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from mongars.conversation.history import NewTurn
@@ -16,7 +17,9 @@ from mongars.core.errors import ConfigurationError, StorageUnavailable
 from mongars.persistence.config import DatabaseConfig
 from mongars.persistence.conversations import SqlConversations
 from mongars.persistence.database import Database
+from mongars.persistence.engine import migration_engine
 from mongars.persistence.migrate import head, upgrade
+from mongars.persistence.tables import user_accounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,6 +168,32 @@ async def test_our_own_mistakes_are_not_disguised(database: Database) -> None:
     with pytest.raises((ProgrammingError, DBAPIError), match="syntax"):
         async with database.reading() as connection:
             await connection.execute(text("SELEKT 1"))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(
+    "lacking", [None, "password_hash"], ids=["exists already", "lacks a value"]
+)
+async def test_errors_do_not_quote_the_row(
+    make_config: Callable[[str], DatabaseConfig], kind: str, lacking: str | None
+) -> None:
+    """A refused row is in the text of no error: neither as parameters nor as PostgreSQL's detail."""
+    config = make_config(kind)
+    upgrade(config)
+    row = {"username": "planted-name", "password_hash": "planted-hash"}
+    async with Database(config) as database:
+        async with database.writing() as connection:
+            await connection.execute(insert(user_accounts).values(row))
+        refused = insert(user_accounts).values({**row, lacking: None} if lacking else row)
+        with pytest.raises(IntegrityError) as caught:
+            async with database.writing() as connection:
+                await connection.execute(refused)
+    with pytest.raises(IntegrityError) as also, migration_engine(config).begin() as connection:
+        connection.execute(refused)
+    for error in (caught, also):
+        shown = "".join(traceback.format_exception(error.value))
+        assert "user_accounts" in shown
+        assert "planted" not in shown
 
 
 async def test_a_failed_transaction_leaves_nothing(database: Database) -> None:

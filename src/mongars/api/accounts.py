@@ -11,7 +11,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from mongars.api.credentials import Keys
-from mongars.core.errors import InvalidRequest, NotAuthenticated, StorageUnavailable
+from mongars.core.errors import (
+    InvalidRequest,
+    NotAuthenticated,
+    StorageUnavailable,
+    TooManyRequests,
+)
 from mongars.core.identity import NewAccount, Principal
 
 if TYPE_CHECKING:
@@ -20,7 +25,8 @@ if TYPE_CHECKING:
     from mongars.api.throttle import LoginThrottle
     from mongars.core.identity import Account, ApiKey, Credentials, NewApiKey
 
-_USERNAME = re.compile(r"[A-Za-z0-9_-]{1,150}")
+_MAX_USERNAME = 150
+_USERNAME = re.compile(rf"[A-Za-z0-9_-]{{1,{_MAX_USERNAME}}}")
 _MIN_PASSWORD = 8
 _MAX_PASSWORD = 1024  # a bound on the work of hashing
 
@@ -145,14 +151,22 @@ class Authenticator:
         """A login token.
 
         Raises `NotAuthenticated` for a wrong name or password, without telling which, `TooManyRequests`
-        with `retry_after` after too many attempts, and `StorageUnavailable`.
+        with `retry_after` after too many attempts or while too many people log in, and
+        `StorageUnavailable`.
         """
+        # No account has such a name, and none of them is worth remembering.
+        if len(username) > _MAX_USERNAME or "\x00" in username:
+            raise _wrong_login()
         self._throttle.admit(username)
         found = await self._store.credentials(username)
         password_hash = None if found is None else found.password_hash
-        if not await self._passwords.verify(password_hash, password) or found is None:
-            msg = "Invalid credentials"
-            raise NotAuthenticated(msg)
+        try:
+            right = await self._passwords.verify(password_hash, password)
+        except TooManyRequests:  # nothing was guessed
+            self._throttle.withdraw(username)
+            raise
+        if found is None or not right:
+            raise _wrong_login()
         self._throttle.succeeded(username)
         account = found.account
         return self._tokens.issue(Principal(username=account.username, is_admin=account.is_admin))
@@ -169,6 +183,10 @@ class Authenticator:
         with suppress(StorageUnavailable):
             await self._store.touch_key(key.id)
         return key
+
+
+def _wrong_login() -> NotAuthenticated:
+    return NotAuthenticated("Invalid credentials")
 
 
 def _bearer(authorization: str | None) -> str:

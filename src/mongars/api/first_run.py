@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 ADMIN = "admin"
 """Name of the account made on the first run."""
 
+PRESET_HINT = "the key given in MONGARS_BOOTSTRAP_API_KEY"
+"""Shown instead of a preset key: the operator has it, and logs must not."""
+
 _BOOTSTRAP_NAME = "bootstrap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRun:
-    """The credentials made on the first run; to be shown once, they are stored nowhere."""
+    """The credentials made on the first run; to be shown once, they are stored nowhere.
+
+    `api_key` says where to find the key, instead of the key, if the operator chose it.
+    """
 
     username: str
     password: str = field(repr=False)
@@ -36,8 +42,9 @@ async def bootstrap_admin(
     """Make the first administrator, once; afterwards only see to it that `preset_key` works.
 
     While no administrator exists, creates the account `admin` with a random password and one
-    administrator's key, `preset_key` if given, in one transaction, and returns them. Returns None
-    on every later run, and to all but one of several processes that start at once.
+    administrator's key, `preset_key` if given, in one transaction, and returns them; of a preset
+    key only `PRESET_HINT`. Returns None on every later run, and to all but one of several
+    processes that start at once.
 
     Raises:
         ConfigurationError: `preset_key` is unusable, has been revoked, or is somebody's plain key.
@@ -51,9 +58,10 @@ async def bootstrap_admin(
         first = await _first_run(
             store, passwords, preset or keys.issue(ADMIN, "first run", is_admin=True)
         )
-    if preset is not None:
-        await _ensure_preset(store, preset)
-    return first
+    if preset is None:
+        return first
+    await _ensure_preset(store, preset)
+    return None if first is None else replace(first, api_key=PRESET_HINT)
 
 
 async def _first_run(

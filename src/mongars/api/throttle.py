@@ -49,6 +49,12 @@ class LoginThrottle:
         while len(self._attempts) > self._config.names:
             self._attempts.popitem(last=False)
 
+    def withdraw(self, username: str) -> None:
+        """Take back the latest attempt: nothing came of it, right or wrong."""
+        attempts = self._attempts.get(username.lower())
+        if attempts:
+            attempts.pop()
+
     def succeeded(self, username: str) -> None:
         """Forget the attempts of a name whose owner has proven themselves."""
         self._attempts.pop(username.lower(), None)

@@ -1,4 +1,4 @@
-"""What must be there before the API starts: a current schema, an administrator, the local key."""
+"""What must be there before the API starts: a current schema, an administrator, local keys."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ CLI_KEY = "cli-key"
 """Secret file with the key `mongars chat` and `mongars status` use on this machine."""
 
 
-def prepare_database(settings: Settings) -> FirstRun | None:
+def prepare_database(settings: Settings, *, local_key: bool = True) -> FirstRun | None:
     """Bring the schema up to date and make the first administrator; the credentials, if new.
+
+    `local_key` also gives this machine's command line an administrator's key, in the home folder:
+    right where people work, wrong for each of many short-lived API processes.
 
     Blocks; call it before any event loop runs, or in a thread. Raises `StorageUnavailable` or
     `ConfigurationError`.
@@ -34,7 +37,7 @@ def prepare_database(settings: Settings) -> FirstRun | None:
     database = settings.database()
     wait_for_database(database)
     upgrade(database)
-    return asyncio.run(_accounts(settings))
+    return asyncio.run(_accounts(settings, local_key=local_key))
 
 
 @asynccontextmanager
@@ -44,7 +47,7 @@ async def open_accounts(settings: Settings) -> AsyncIterator[SqlAccounts]:
         yield SqlAccounts(database, SystemClock())
 
 
-async def _accounts(settings: Settings) -> FirstRun | None:
+async def _accounts(settings: Settings, *, local_key: bool) -> FirstRun | None:
     preset = settings.environment.bootstrap_api_key
     async with open_accounts(settings) as store:
         first = await bootstrap_admin(
@@ -52,7 +55,8 @@ async def _accounts(settings: Settings) -> FirstRun | None:
             Passwords(),
             preset_key=None if preset is None else preset.get_secret_value(),
         )
-        await _ensure_cli_key(settings, store)
+        if local_key:
+            await _ensure_cli_key(settings, store)
     return first
 
 

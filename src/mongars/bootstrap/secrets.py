@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from collections.abc import Iterator
 
 RAY_TOKEN = "ray-token"  # noqa: S105 (the name of a file)
 SERVE_TOKEN = "serve-token"  # noqa: S105 (the name of a file)
@@ -34,27 +36,45 @@ def read_secret(home: Path, name: str) -> str | None:
 
 
 def keep_secret(home: Path, name: str, value: str) -> None:
-    """Write a secret, whole or not at all, readable by its owner only."""
+    """Write a secret, whole or not at all, readable by its owner only; replaces an earlier one."""
     path = secret_file(home, name)
-    part = path.with_name(f".{name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(value + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+    with _written(path, value) as part:
         part.replace(path)
-    except OSError as exc:
-        part.unlink(missing_ok=True)
-        detail = f"The secret file {path} cannot be written: {exc.strerror}."
-        raise ConfigurationError(detail) from exc
 
 
 def ensure_secret(home: Path, name: str) -> str:
-    """The secret; made of 256 random bits the first time."""
+    """The secret; made of 256 random bits the first time.
+
+    Of several processes that make it at once one wins, and all return what is in the file.
+    """
+    found = read_secret(home, name)
+    if found is not None:
+        return found
+    path = secret_file(home, name)
+    # Unlike `replace`, a link never takes the place of a file that is there.
+    with _written(path, secrets.token_hex(32)) as part, suppress(FileExistsError):
+        path.hardlink_to(part)
     found = read_secret(home, name)
     if found is None:
-        found = secrets.token_hex(32)
-        keep_secret(home, name, found)
+        detail = f"The secret file {path} is empty. Delete it, and a new secret is made."
+        raise ConfigurationError(detail)
     return found
+
+
+@contextmanager
+def _written(path: Path, value: str) -> Iterator[Path]:
+    """A file beside `path`, with the secret in it, that is gone in the end."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(value + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            yield Path(part)
+        finally:
+            Path(part).unlink(missing_ok=True)
+    except OSError as exc:
+        detail = f"The secret file {path} cannot be written: {exc.strerror}."
+        raise ConfigurationError(detail) from exc

@@ -39,24 +39,12 @@ class SqlConversations(History):
         self._keep = keep
 
     async def append(self, turn: NewTurn) -> Turn:
-        """Store one turn durably. Raises `StorageUnavailable`; then nothing was stored."""
-        now = self._clock.now()
-        expires = None if self._keep is None else now + self._keep
-        statement = (
-            insert(table)
-            .values(
-                user_id=turn.user_id,
-                query=_storable(turn.query),
-                response=_storable(turn.response),
-                session_id=turn.session_id,
-                timestamp=now,
-                expires_at=expires,
-            )
-            .returning(*_COLUMNS)
-        )
-        async with self._database.writing() as connection:
-            row = (await connection.execute(statement)).mappings().one()
-        return _turn(row)
+        """Store one turn durably. Raises `StorageUnavailable`; then nothing was stored.
+
+        A caller cancelled meanwhile leaves a turn that is stored nevertheless: the answer in it
+        was complete.
+        """
+        return await self._database.finish(self._insert(turn))
 
     async def latest(
         self, user_id: str, *, limit: int, session_id: str | None = None
@@ -77,10 +65,29 @@ class SqlConversations(History):
             .limit(limit)
         )
         if session_id is not None:
-            statement = statement.where(table.c.session_id == session_id)
+            statement = statement.where(table.c.session_id == _storable(session_id))
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).mappings().all()
         return tuple(_turn(row) for row in rows)
+
+    async def _insert(self, turn: NewTurn) -> Turn:
+        now = self._clock.now()
+        expires = None if self._keep is None else now + self._keep
+        statement = (
+            insert(table)
+            .values(
+                user_id=turn.user_id,
+                query=_storable(turn.query),
+                response=_storable(turn.response),
+                session_id=None if turn.session_id is None else _storable(turn.session_id),
+                timestamp=now,
+                expires_at=expires,
+            )
+            .returning(*_COLUMNS)
+        )
+        async with self._database.writing() as connection:
+            row = (await connection.execute(statement)).mappings().one()
+        return _turn(row)
 
 
 def _turn(row: RowMapping) -> Turn:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import inspect, text
 
 from mongars.core.errors import StorageUnavailable
 from mongars.persistence.engine import app_engines
 from mongars.persistence.errors import storage_errors
+from mongars.persistence.transactions import Transactions
 from mongars.persistence.url import app_url, sqlite_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
     from types import TracebackType
 
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mongars.persistence.config import DatabaseConfig
+
+T = TypeVar("T")
 
 _HEALTH_SECONDS = 2.0
 
@@ -36,6 +39,7 @@ class Database:
         self._writer, self._reader = app_engines(config)
         self._file = sqlite_path(app_url(config.url))
         self._closed = False
+        self._transactions = Transactions()
 
     async def __aenter__(self) -> Self:
         return self
@@ -50,10 +54,13 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction that may write; committed on leaving, rolled back on an exception."""
+        """One transaction that may write; committed on leaving, rolled back on an exception.
+
+        Cancelling the task inside ends the transaction at once; a commit that has begun is done.
+        """
         self._check_usable()
         with storage_errors():
-            async with self._writer.begin() as connection:
+            async with self._transactions.begin(self._writer) as connection:
                 yield connection
 
     @asynccontextmanager
@@ -61,8 +68,12 @@ class Database:
         """One transaction that only reads, and on SQLite never waits for a writer."""
         self._check_usable()
         with storage_errors():
-            async with self._reader.begin() as connection:
+            async with self._transactions.begin(self._reader) as connection:
                 yield connection
+
+    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work to its end, even if the caller is cancelled while waiting for it."""
+        return await self._transactions.finish(work)
 
     async def healthy(self) -> None:
         """Return if the database answers a question within two seconds."""
@@ -79,10 +90,13 @@ class Database:
             return await connection.run_sync(_revision)
 
     async def aclose(self) -> None:
-        """Close every connection. Safe to call twice."""
-        self._closed = True
-        await self._reader.dispose()
-        await self._writer.dispose()
+        """Wait for whatever was begun, then close every connection. Safe to call twice."""
+        try:
+            await self._transactions.aclose()
+        finally:
+            self._closed = True
+            await self._reader.dispose()
+            await self._writer.dispose()
 
     def _check_usable(self) -> None:
         if self._closed:

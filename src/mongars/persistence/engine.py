@@ -4,10 +4,13 @@ SQLite. The driver's own transaction handling is switched off (`isolation_level=
 is ours: `BEGIN IMMEDIATE` takes the write lock at once, where a deferred `BEGIN` would read, find
 the lock taken on its first write, and fail or overwrite what another writer did in between. It also
 makes DDL transactional, so a failed migration leaves nothing behind. Reads use a plain `BEGIN` on
-an engine of their own: in WAL mode they neither wait for the writer nor make it wait.
+an engine of their own: in WAL mode they neither wait for the writer nor make it wait. A connection
+whose task was cancelled is closed, and lets go of its locks at once (`sqlite_connection`).
 
 PostgreSQL. Connections are checked before use, renewed every half hour, and every statement is
 limited to five seconds.
+
+Both. An error never quotes the values of a row: what people say does not belong into logs.
 """
 
 from __future__ import annotations
@@ -22,11 +25,14 @@ from sqlalchemy.pool import NullPool
 from mongars.core.clock import pause
 from mongars.core.errors import StorageUnavailable
 from mongars.core.optional import require
+from mongars.persistence.sqlite_connection import LettingGo
 from mongars.persistence.url import app_url, is_sqlite, migration_url, sqlite_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sqlalchemy import URL, Connection, Engine
-    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -55,13 +61,8 @@ def app_engines(config: DatabaseConfig) -> tuple[AsyncEngine, AsyncEngine]:
         engine = _postgresql(url, config)
         return engine, engine
     # One connection writes, so writers of this process queue fairly instead of polling a lock.
-    writer = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=config.pool_timeout)
-    reader = create_async_engine(
-        url,
-        pool_size=config.pool_size,
-        max_overflow=config.max_overflow,
-        pool_timeout=config.pool_timeout,
-    )
+    writer = _sqlite(url, config, connections=1, overflow=0)
+    reader = _sqlite(url, config, connections=config.pool_size, overflow=config.max_overflow)
     _set_up_sqlite(writer.sync_engine, "BEGIN IMMEDIATE", _PRAGMAS)
     _set_up_sqlite(reader.sync_engine, "BEGIN", _PRAGMAS)
     return writer, reader
@@ -75,12 +76,27 @@ def migration_engine(config: DatabaseConfig) -> Engine:
     url = migration_url(config.url)
     if not is_sqlite(url):
         # No statement timeout: converting a large table takes as long as it takes.
-        return create_engine(url, poolclass=NullPool, connect_args=_arguments(url))
-    engine = create_engine(url, poolclass=NullPool)
+        return _postgresql_once(url)
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
     patience = int(config.startup_timeout * 1000)
     pragmas = _PRAGMAS | {"busy_timeout": patience, "foreign_keys": "OFF"}
     _set_up_sqlite(engine, "BEGIN IMMEDIATE", pragmas)
     _switch_to_wal(engine, config.startup_timeout)
+    return engine
+
+
+def looking_engine(config: DatabaseConfig) -> Engine:
+    """A synchronous engine without a pool that changes nothing and, on SQLite, makes no file."""
+    url = migration_url(config.url)
+    path = sqlite_path(url)
+    if path is None:
+        engine = _postgresql_once(url)
+        _begin_with(engine, "SET TRANSACTION READ ONLY")
+        return engine
+    engine = create_engine(
+        url, poolclass=NullPool, hide_parameters=True, creator=lambda: _existing(path)
+    )
+    _set_up_sqlite(engine, "BEGIN", {"busy_timeout": 5000, "query_only": "ON"})
     return engine
 
 
@@ -100,6 +116,22 @@ def prepare_file(config: DatabaseConfig) -> None:
         raise StorageUnavailable(msg) from error
 
 
+def _sqlite(url: URL, config: DatabaseConfig, *, connections: int, overflow: int) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=connections,
+        max_overflow=overflow,
+        pool_timeout=config.pool_timeout,
+        hide_parameters=True,
+        connect_args={"factory": LettingGo},
+    )
+
+
+def _existing(path: Path) -> sqlite3.Connection:
+    # Not `mode=ro`: closing that leaves the files of the write-ahead log behind.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
+
+
 def _set_up_sqlite(engine: Engine, begin: Begin, pragmas: dict[str, object]) -> None:
     """Attach our pragmas and our `BEGIN` to a SQLite engine."""
 
@@ -110,10 +142,14 @@ def _set_up_sqlite(engine: Engine, begin: Begin, pragmas: dict[str, object]) -> 
             cursor.execute(f"PRAGMA {name}={value}")
         cursor.close()
 
-    def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
     event.listen(engine, "connect", on_connect)
+    _begin_with(engine, begin)
+
+
+def _begin_with(engine: Engine, statement: str) -> None:
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(statement)
+
     event.listen(engine, "begin", on_begin)
 
 
@@ -144,8 +180,9 @@ def _postgresql(url: URL, config: DatabaseConfig) -> AsyncEngine:
     arguments = _arguments(url)
     if "options" not in url.query:
         arguments["options"] = f"-c statement_timeout={_STATEMENT_MS}"
-    return create_async_engine(
+    engine = create_async_engine(
         url,
+        hide_parameters=True,
         pool_pre_ping=True,
         pool_recycle=_RECYCLE_SECONDS,
         pool_size=config.pool_size,
@@ -153,6 +190,27 @@ def _postgresql(url: URL, config: DatabaseConfig) -> AsyncEngine:
         pool_timeout=config.pool_timeout,
         connect_args=arguments,
     )
+    event.listen(engine.sync_engine, "handle_error", _hide_row)
+    return engine
+
+
+def _postgresql_once(url: URL) -> Engine:
+    engine = create_engine(
+        url, poolclass=NullPool, hide_parameters=True, connect_args=_arguments(url)
+    )
+    event.listen(engine, "handle_error", _hide_row)
+    return engine
+
+
+def _hide_row(context: ExceptionContext) -> None:
+    """Take out of an error the part in which PostgreSQL quotes the row."""
+    diagnosis = getattr(context.original_exception, "diag", None)
+    detail = None if diagnosis is None else diagnosis.message_detail
+    if detail is None:
+        return
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None:
+            error.args = tuple(str(part).replace(detail, "(not shown)") for part in error.args)
 
 
 def _arguments(url: URL) -> dict[str, str | int]:

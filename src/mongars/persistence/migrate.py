@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mongars.core.clock import SystemClock, pause
 from mongars.core.errors import ConfigurationError, StorageUnavailable
-from mongars.persistence.engine import migration_engine, prepare_file
+from mongars.persistence.engine import looking_engine, migration_engine, prepare_file
 from mongars.persistence.environment import DATABASE
 from mongars.persistence.errors import storage_errors
 from mongars.persistence.url import migration_url, sqlite_path
@@ -50,11 +50,14 @@ def downgrade(database: DatabaseConfig, revision: str) -> None:
 
 
 def current(database: DatabaseConfig) -> str | None:
-    """The revision the database has; None before the first migration. Raises like `upgrade`."""
+    """The revision the database has; None before the first migration. Raises like `upgrade`.
+
+    Changes nothing, and on SQLite waits for no writer.
+    """
     path = sqlite_path(migration_url(database.url))
     if path is not None and not path.exists():
         return None
-    engine = migration_engine(database)
+    engine = looking_engine(database)
     try:
         with storage_errors(), engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()

@@ -1,19 +1,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mongars.api.first_run import bootstrap_admin
+from mongars.api.first_run import PRESET_HINT, bootstrap_admin
+from mongars.bootstrap.first_run import CLI_KEY, open_accounts, prepare_database
+from mongars.bootstrap.secrets import read_secret
 from mongars.core.errors import (
     ConfigurationError,
     Conflict,
 )
 from mongars.core.identity import Principal
+from mongars.settings import load_settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import House
+    from mongars.core.identity import ApiKey
+    from mongars.settings import Settings
 
 PRESET = "operator's-own!key"
 
@@ -46,7 +56,7 @@ async def test_a_preset_key_works_from_the_first_run_on(house: House) -> None:
     """The operator's own key, in whatever format, is the administrator's; again changes nothing."""
     first = await bootstrap_admin(house.store, house.passwords, preset_key=PRESET)
     assert first is not None
-    assert first.api_key == PRESET
+    assert first.api_key == PRESET_HINT
     assert await house.who(PRESET) == Principal(username="admin", is_admin=True)
     assert await bootstrap_admin(house.store, house.passwords, preset_key=PRESET) is None
     assert len(await house.store.keys()) == 1
@@ -97,3 +107,54 @@ async def test_a_plain_account_named_admin_is_in_the_way(house: House) -> None:
     await house.member("Admin")
     with pytest.raises(Conflict, match="admin"):
         await bootstrap_admin(house.store, house.passwords)
+
+
+def key_names(settings: Settings) -> list[str]:
+    """What the keys of that home are called."""
+
+    async def read() -> tuple[ApiKey, ...]:
+        async with open_accounts(settings) as store:
+            return await store.keys()
+
+    return [key.name for key in asyncio.run(read())]
+
+
+def test_the_command_line_gets_a_key_only_where_asked(tmp_path: Path) -> None:
+    """A process that merely serves leaves no second administrator's key behind."""
+    settings = load_settings({"MONGARS_HOME": str(tmp_path)})
+    prepare_database(settings, local_key=False)
+    assert read_secret(settings.home, CLI_KEY) is None
+    assert key_names(settings) == ["first run"]
+    prepare_database(settings)
+    prepare_database(settings)
+    assert read_secret(settings.home, CLI_KEY) is not None
+    assert key_names(settings) == ["first run", "this machine's command line"]
+
+
+@pytest.mark.slow
+def test_the_api_does_not_echo_a_preset_key(tmp_path: Path) -> None:
+    """What `mongars api` prints ends up in logs: the operator's own key is named, not shown."""
+    environment = {
+        "PATH": os.defpath,
+        "MONGARS_HOME": str(tmp_path),
+        "MONGARS_CACHE": str(tmp_path),
+        "MONGARS_BOOTSTRAP_API_KEY": PRESET,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "mongars", "api", "--port", "1"],  # it need not come to serving
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as api:
+        assert api.stderr is not None
+        shown = []
+        for line in api.stderr:
+            shown.append(line)
+            if "API key" in line:
+                break
+        api.terminate()
+        shown += api.stderr
+    assert f"API key   {PRESET_HINT}" in "".join(shown)
+    assert PRESET not in "".join(shown)
+    assert not (tmp_path / "secrets" / CLI_KEY).exists()

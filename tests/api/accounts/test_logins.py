@@ -131,6 +131,58 @@ async def test_a_success_clears_the_count(house: House) -> None:
         assert await house.authenticator.login("ada", "correct horse")
 
 
+async def test_a_storm_of_logins_is_answered_at_once() -> None:
+    """Two passwords are checked, sixteen wait, the rest are sent away; then all is as before."""
+    passwords = Passwords()
+
+    async def check() -> float | None:
+        try:
+            await passwords.verify(None, "guess")
+        except TooManyRequests as error:
+            return error.retry_after
+        return None
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(check()) for _ in range(40)]
+    waits = [task.result() for task in tasks]
+    assert (waits.count(None), waits.count(1.0)) == (18, 22)
+    assert await check() is None
+
+
+async def test_leaving_the_queue_makes_room() -> None:
+    """Whoever stops waiting for their password to be checked takes nobody's place."""
+    passwords = Passwords()
+    for _ in range(3):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(passwords.hash("a password")) for _ in range(18)]
+            await asyncio.sleep(0)  # noqa: TID251 - now they wait
+            for task in tasks:
+                task.cancel()
+    assert await passwords.hash("a password")
+
+
+async def test_an_attempt_nobody_looked_at_does_not_count(house: House) -> None:
+    """Being sent away in somebody else's storm locks nobody out."""
+    await house.member()
+
+    slots = house.passwords._slots
+    async with asyncio.TaskGroup() as group, slots, slots:
+        for _ in range(16):
+            group.create_task(house.passwords.verify(None, "guess"))
+        for _ in range(6):
+            with pytest.raises(TooManyRequests, match="at this moment"):
+                await house.authenticator.login("ada", "correct horse")
+    assert await house.authenticator.login("ada", "correct horse")
+
+
+@pytest.mark.parametrize("username", ["a" * 151, "ada\x00"], ids=["long", "NUL"])
+async def test_impossible_names_are_not_remembered(house: House, username: str) -> None:
+    """A name no account can have is refused like any other, and takes no memory."""
+    for _ in range(6):
+        with pytest.raises(NotAuthenticated, match="Invalid credentials"):
+            await house.authenticator.login(username, "correct horse")
+
+
 def test_the_throttles_memory_is_bounded() -> None:
     """However many names are tried, only the latest are remembered."""
     throttle = LoginThrottle(ManualClock(), ThrottleConfig(attempts=1, names=2))
