@@ -29,7 +29,7 @@ class EngineSpec(_Part):
     slots: int = Field(default=4, ge=1, le=256)
     context_tokens: int = Field(default=4096, ge=64)
     threads: int | None = Field(default=None, ge=1)
-    prompt_batch_tokens: int = Field(default=32, ge=8)
+    prompt_batch_tokens: int = Field(default=16, ge=8)
     token_delay: float = Field(default=0.0, ge=0.0)
     """Seconds per token, fake engine only."""
 

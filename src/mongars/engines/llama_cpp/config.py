@@ -24,7 +24,7 @@ class LlamaCppConfig:
     """Per slot, prompt and answer together."""
     threads: int | None = None
     """None: every core this process may use to read prompts, one less to write (ADR 0007)."""
-    prompt_batch_tokens: int = 32
+    prompt_batch_tokens: int = 16
     prompt_cache_mib: int = 0
     """Host memory for prompts of finished requests; each slot keeps its own last prompt anyway."""
     start_timeout: float = 60.0
