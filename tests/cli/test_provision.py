@@ -81,7 +81,7 @@ from engines.provisioning_bench import Bench
 from mongars.cli.provision import run
 from mongars.engines.provisioning.spec import ProvisioningConfig
 bench = Bench(Path(sys.argv[1]))
-source = replace(bench.source, pip_args=("--index-url", sys.argv[2]))
+source = replace(bench.source, pip_args=("-i", sys.argv[2]))
 config = ProvisioningConfig(cache=bench.cache, models={"general": source})
 sys.exit(run(lambda: config, roles=["general"], force=False, as_json=False))
 """
