@@ -109,6 +109,21 @@ async def test_stream_is_meta_then_chunks_then_done_and_says_the_same() -> None:
             id="deep-nesting",
         ),
         pytest.param(
+            b'{"prompt": "x", "response_format": {"schema": {"type": "string", "pattern":'
+            b' "^((((a{0,99}){0,99}){0,99}){0,99}){0,99}$"}}}',
+            400,
+            "invalid_request",
+            "repetitions",
+            id="pattern-bomb",
+        ),
+        pytest.param(
+            b'{"prompt": "x", "response_format": {"schema": {"maxItems": 1000000000}}}',
+            400,
+            "invalid_request",
+            "repetitions",
+            id="count-bomb",
+        ),
+        pytest.param(
             b'{"prompt": "x", "adapter": {"version": "v9"}}',
             404,
             "adapter_unknown",

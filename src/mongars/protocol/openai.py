@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 MAX_TOKENS_LIMIT = 1_000_000
 DEEPEST_SCHEMA = 64
+MOST_REPEATS = 2000
+_COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
+_BOUND = re.compile(r"(\d+)\}")
 
 
 class TextPart(BaseModel):
@@ -82,6 +87,9 @@ class SamplingFields(BaseModel):
         if value is not None and _deeper_than(value, DEEPEST_SCHEMA):
             message = f"is nested deeper than {DEEPEST_SCHEMA} levels"
             raise ValueError(message)
+        if value is not None and _repeats(value) > MOST_REPEATS:
+            message = f"asks for more than {MOST_REPEATS} repetitions"
+            raise ValueError(message)
         return value
 
     def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
@@ -131,6 +139,24 @@ def _deeper_than(value: object, levels: int) -> bool:
         return False
     inner = value.values() if isinstance(value, dict) else value
     return levels == 0 or any(_deeper_than(part, levels - 1) for part in inner)
+
+
+def _repeats(value: object) -> int:
+    """The most repetitions any one part of a schema asks for.
+
+    Engines unfold repetitions into grammar rules: nested ones multiply, and a hundred bytes of
+    pattern can take all memory of the engine that reads them.
+    """
+    if isinstance(value, list):
+        return max(map(_repeats, value), default=0)
+    if not isinstance(value, dict):
+        return 0
+    found = [_repeats(part) for part in value.values()]
+    found += [value[key] for key in _COUNTS if isinstance(value.get(key), int)]
+    if isinstance(pattern := value.get("pattern"), str):
+        bounds = [int(number) for number in _BOUND.findall(pattern)]
+        found.append(math.prod(max(1, bound) for bound in bounds))
+    return max(found, default=0)
 
 
 def checked_messages(messages: tuple[Message, ...]) -> tuple[Message, ...]:
