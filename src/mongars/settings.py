@@ -282,7 +282,7 @@ def unknown_names(names: Mapping[str, str]) -> tuple[str, ...]:
     ours.
     """
     known = {str(field.validation_alias) for field in Environment.model_fields.values()}
-    known |= {"MONGARS_STACK_ID"}
+    known |= {"MONGARS_STACK_ID", "MONGARS_STACK_PART"}
     warnings = []
     for name in sorted(set(names) - known):
         if not name.startswith(("MONGARS_", "RAY_")):

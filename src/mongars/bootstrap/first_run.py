@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from mongars.api.credentials import Keys, Passwords
 from mongars.api.first_run import ADMIN, bootstrap_admin
 from mongars.bootstrap.secrets import keep_secret, read_secret
-from mongars.core.clock import SystemClock
+from mongars.core.clock import SystemClock, pause
 from mongars.persistence.accounts import SqlAccounts
 from mongars.persistence.database import Database
 from mongars.persistence.migrate import upgrade, wait_for_database
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from mongars.api.first_run import FirstRun
     from mongars.settings import Settings
@@ -24,7 +24,9 @@ CLI_KEY = "cli-key"
 """Secret file with the key `mongars chat` and `mongars status` use on this machine."""
 
 
-def prepare_database(settings: Settings, *, local_key: bool = True) -> FirstRun | None:
+def prepare_database(
+    settings: Settings, *, local_key: bool = True, wait: Callable[[float], None] = pause
+) -> FirstRun | None:
     """Bring the schema up to date and make the first administrator; the credentials, if new.
 
     `local_key` also gives this machine's command line an administrator's key, in the home folder:
@@ -35,7 +37,7 @@ def prepare_database(settings: Settings, *, local_key: bool = True) -> FirstRun 
     """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = settings.database()
-    wait_for_database(database)
+    wait_for_database(database, wait=wait)
     upgrade(database)
     return asyncio.run(_accounts(settings, local_key=local_key))
 

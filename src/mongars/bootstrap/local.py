@@ -10,6 +10,7 @@ from mongars.bootstrap.first_run import prepare_database
 from mongars.bootstrap.secrets import RAY_TOKEN, SERVE_TOKEN, ensure_secret, secret_file
 from mongars.bootstrap.stack.config import Service, StackConfig, StackParts
 from mongars.bootstrap.stack.probe import http_answers
+from mongars.core.clock import pause
 from mongars.engines.provisioning.provision import provision, require_ready
 from mongars.engines.provisioning.spec import ROLES
 from mongars.persistence.url import masked
@@ -71,7 +72,12 @@ class LocalPlan:
 
     def _migrate(self, progress: Progress) -> str:
         progress("migrating", None)
-        self.first_run = prepare_database(self.settings)
+
+        def wait(seconds: float) -> None:
+            progress("waiting for the database", None)  # ends the thread once nobody waits for it
+            pause(seconds)
+
+        self.first_run = prepare_database(self.settings, wait=wait)
         return (
             masked(self.settings.database_url()).replace("+aiosqlite", "").replace("+psycopg", "")
         )

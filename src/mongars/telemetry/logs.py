@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -50,4 +51,5 @@ class LogObserver:
     def observe(self, event: Event) -> None:
         """Write it."""
         level = LEVELS[LEVEL_OF.get(event.name, "info")]
-        self._log.log(level, event.name, **event.fields())
+        with contextlib.suppress(OSError):  # a full disk must not fail an answer that needs none
+            self._log.log(level, event.name, **event.fields())
