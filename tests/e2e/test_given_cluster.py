@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
+import psutil
 import pytest
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from stack_runner import free_ports
@@ -61,7 +62,7 @@ class Cluster:
     def engines(self) -> list[int]:
         found = []
         for process in owned_processes(self.head.stack, folders=(self.head.folder,)):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(psutil.Error):
                 if "mongars.engines.llama_cpp.child" in process.cmdline():
                     found.append(process.pid)
         return found

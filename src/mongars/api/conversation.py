@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +19,7 @@ from mongars.api.requests import (
 )
 from mongars.conversation.speech import speech_turn
 from mongars.core.errors import Forbidden, InvalidRequest, MongarsError
+from mongars.core.generation import confidence
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
 from mongars.protocol.openai import usage_body
 from mongars.protocol.problems import error_numbers, status_of
@@ -165,7 +165,7 @@ def _reply_body(reply: Reply, logprobs: list[float]) -> dict[str, Any]:
         raise InvalidRequest(detail)
     return {
         "response": reply.text,
-        "confidence": math.exp(sum(logprobs) / len(logprobs)) if logprobs else None,
+        "confidence": confidence(logprobs),
         "processing_time": round(reply.processing_time, 6),
         "speech_turn": speech_turn(
             reply.text, turn_id=f"turn-{turn.id}", created_at=turn.timestamp

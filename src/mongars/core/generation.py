@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length"]
 
 BASE_ADAPTER = "baseline"
 """The adapter version reported when the bare base model answered."""
+
+
+def confidence(logprobs: Sequence[float]) -> float | None:
+    """exp(mean token log-probability); None when the engine reported none: never invented."""
+    return math.exp(sum(logprobs) / len(logprobs)) if logprobs else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

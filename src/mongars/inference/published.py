@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from mongars.core.generation import GenerationRequest, Message
+from mongars.core.generation import GenerationRequest, Message, confidence
 from mongars.core.ids import new_id
 from mongars.protocol.openai import checked_messages, usage_body
 
@@ -42,7 +41,7 @@ def published_form(completion: Completion, route: Route, *, request_id: str) -> 
     logprobs = completion.logprobs
     return {
         "text": completion.text,
-        "confidence": math.exp(sum(logprobs) / len(logprobs)) if logprobs else None,
+        "confidence": confidence(logprobs),
         "tokens_used": None if usage is None else usage.completion_tokens,
         "source": route.provider,
         "adapter_version": completion.origin.adapter_version,
