@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mongars.core.errors import ConfigurationError
 from mongars.core.generation import Sampling
-from mongars.core.urls import http_url, ollama_url
+from mongars.core.urls import http_url, local_url, ollama_url
 from mongars.engines.provisioning.spec import ProvisioningConfig, parse_model_spec
 from mongars.inference.config import InferenceConfig
 from mongars.persistence.config import DatabaseConfig
@@ -343,11 +343,7 @@ class Settings:
     @property
     def api_url(self) -> str:
         """Where the API of this home is reached from this machine."""
-        host = self.environment.host
-        if host in {"0.0.0.0", "::"}:  # noqa: S104 (asked about, not bound)
-            host = "127.0.0.1"
-        shown = f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{self.environment.port}"
+        return local_url(self.environment.host, self.environment.port)
 
     def database(self) -> DatabaseConfig:
         """Where the database is; SQLite in the home folder unless `DATABASE_URL` says otherwise."""

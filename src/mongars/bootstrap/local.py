@@ -11,6 +11,7 @@ from mongars.bootstrap.secrets import RAY_TOKEN, SERVE_TOKEN, ensure_secret, sec
 from mongars.bootstrap.stack.config import Service, StackConfig, StackParts
 from mongars.bootstrap.stack.probe import http_answers
 from mongars.core.clock import pause
+from mongars.core.urls import reachable_host
 from mongars.engines.provisioning.provision import provision, require_ready
 from mongars.engines.provisioning.spec import ROLES
 from mongars.persistence.url import masked
@@ -48,7 +49,7 @@ class LocalPlan:
         """The work and the processes of the stack."""
         python, config = self.config.python, self.config
         argv = (python, "-m", "mongars", "api", "--host", config.host, "--port", str(config.port))
-        host = "127.0.0.1" if config.host in {"0.0.0.0", "::"} else config.host  # noqa: S104
+        host = reachable_host(config.host)
 
         async def ready() -> bool:
             return await http_answers(host, config.port, path="/healthz", holds=b'"ok"')

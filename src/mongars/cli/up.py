@@ -20,6 +20,7 @@ from mongars.bootstrap.stack.stack import LocalStack
 from mongars.cli.errors import exit_on_error
 from mongars.cli.screen import StackScreen, Summary
 from mongars.core.clock import SystemClock
+from mongars.core.urls import local_url
 from mongars.settings import load_settings
 
 
@@ -90,13 +91,7 @@ def _summary(plan: LocalPlan, *, seconds: float) -> Summary:
 
 
 def _url(plan: LocalPlan) -> str:
-    host = plan.config.host
-    host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (not bound here)
-    return (
-        f"http://[{host}]:{plan.config.port}"
-        if ":" in host
-        else f"http://{host}:{plan.config.port}"
-    )
+    return local_url(plan.config.host, plan.config.port)
 
 
 def _dashboard(plan: LocalPlan) -> str:

@@ -33,3 +33,14 @@ def ollama_url(text: str) -> str:
     # A server that listens everywhere is called at the loopback address.
     name = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1"}.get(name, name)  # noqa: S104 (not bound)
     return http_url(f"{scheme or 'http'}://{name}{':' if port else ''}{port}")
+
+
+def reachable_host(host: str) -> str:
+    """Where a server bound to `host` is reached from its own machine."""
+    return "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (not bound here)
+
+
+def local_url(host: str, port: int) -> str:
+    """The URL of a server bound there, for callers on its own machine."""
+    name = reachable_host(host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
