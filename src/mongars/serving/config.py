@@ -1,37 +1,62 @@
 """What the Serve application is made of; travels as JSON in the arguments of the application.
 
-`engine` and the limits are part of the code version: changing them replaces replicas. `sampling`
+Engines and limits are part of the code version: changing them replaces replicas. `sampling`
 travels as `user_config`: changing it reaches running replicas and restarts nothing.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mongars.core.generation import Sampling
 
 APPLICATION = "mongars"
 DEPLOYMENT = "LLMDeployment"
 
+EngineKind = Literal["llama_cpp", "vllm", "ollama", "fake"]
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class EngineSpec(_Part):
-    """Which engine a replica runs, and how large."""
+class VllmOptions(_Part):
+    """What only vLLM knows."""
 
-    kind: Literal["llama_cpp", "fake"] = "llama_cpp"
-    model_path: str = ""
+    dtype: str = "auto"
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    enforce_eager: bool = False
+
+
+class EngineSpec(_Part):
+    """Which engine serves a role, and how large."""
+
+    kind: EngineKind = "llama_cpp"
     model_name: str = "smollm2-135m-instruct"
+    """What answers call the model; for `ollama`, the tag."""
+    model_path: str = ""
+    """GGUF file (llama_cpp) or model folder (vllm) on every node; empty: what
+    `scripts.provision_models` put into the node's own cache for this role."""
     slots: int = Field(default=4, ge=1, le=256)
     context_tokens: int = Field(default=4096, ge=64)
     threads: int | None = Field(default=None, ge=1)
     prompt_batch_tokens: int = Field(default=16, ge=8)
+    prompt_cache_mib: int = Field(default=0, ge=0)
+    """Host memory for the prompts of finished requests (llama_cpp); each slot keeps its last."""
+    url: str = ""
+    """The Ollama server; reached from every node."""
     token_delay: float = Field(default=0.0, ge=0.0)
     """Seconds per token, fake engine only."""
+    vllm: VllmOptions = Field(default_factory=VllmOptions)
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.kind == "ollama" and not self.url:
+            message = "url: the ollama engine needs the address of an Ollama server"
+            raise ValueError(message)
+        return self
 
 
 class SamplingDefaults(_Part):
@@ -50,16 +75,46 @@ class ReplicaConfig(_Part):
     """Everything one replica needs."""
 
     engine: EngineSpec = Field(default_factory=EngineSpec)
+    coding: EngineSpec | None = None
+    """A model of its own for coding tasks; None: the general one answers them."""
+    embedding: EngineSpec | None = None
+    """The model behind `/v1/embeddings`; None: that door is closed."""
     sampling: SamplingDefaults = Field(default_factory=SamplingDefaults)
     max_waiting: int = Field(default=16, ge=0)
-    """Requests that may wait for an engine slot; one more is refused with 503."""
+    """Requests that may wait for a slot of an engine; one more is refused with 503."""
     max_body_bytes: int = Field(default=1_000_000, ge=1024)
     answer_timeout: float = Field(default=600.0, gt=0)
     """Seconds any answer may take when its caller names no deadline."""
+    stuck_after: float = Field(default=30.0, gt=0)
+    """Seconds an engine may be silent with work before it; then it is killed and started anew."""
     token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the bearer token callers must send; only the digest reaches the cluster."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     generate_path: str = Field(default="/generate", pattern=r"^/[\w\-./]*$")
+
+    @property
+    def capacity(self) -> int:
+        """Requests a replica holds, answering or waiting, over all its engines."""
+        engines = [self.engine] if self.coding is None else [self.engine, self.coding]
+        return sum(engine.slots + self.max_waiting for engine in engines)
+
+
+class Autoscaling(_Part):
+    """Replicas follow the load between two bounds; times in seconds."""
+
+    min_replicas: int = Field(default=1, ge=0)
+    max_replicas: int = Field(default=4, ge=1)
+    target_ongoing_requests: float | None = Field(default=None, gt=0)
+    """Requests per replica to aim at; None: its engine's slots."""
+    upscale_delay: float = Field(default=10.0, ge=0)
+    downscale_delay: float = Field(default=300.0, ge=0)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            message = f"max_replicas: must be at least min_replicas ({self.min_replicas})"
+            raise ValueError(message)
+        return self
 
 
 class ServingConfig(_Part):
@@ -67,7 +122,14 @@ class ServingConfig(_Part):
 
     replica: ReplicaConfig = Field(default_factory=ReplicaConfig)
     replicas: int = Field(default=1, ge=1)
+    autoscaling: Autoscaling | None = None
+    """None: always `replicas` of them."""
     cpus_per_replica: float = Field(default=1.0, ge=0)
+    gpus_per_replica: float = Field(default=0.0, ge=0)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     drain_seconds: float = Field(default=20.0, ge=0)
+    session_affinity: bool = True
+    """Requests of one conversation (`x-session-id`) go to the replica that knows its prompt."""
+    haproxy: bool = False
+    """The cluster runs with RAY_SERVE_ENABLE_HA_PROXY=1, which knows no session affinity."""
