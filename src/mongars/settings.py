@@ -85,6 +85,27 @@ class Environment(BaseSettings):
     replicas: int = variable(
         "MONGARS_REPLICAS", 1, "Serve replicas `mongars up` and `--deploy` ask for.", ge=1, le=1000
     )
+    max_replicas: Annotated[int | None, Optional] = variable(
+        "MONGARS_MAX_REPLICAS",
+        None,
+        "Serve replicas at most, following the load from MONGARS_REPLICAS up; unset: no scaling.",
+        ge=1,
+        le=1000,
+    )
+    cpus_per_replica: float = variable(
+        "MONGARS_CPUS_PER_REPLICA", 1.0, "Cores a replica reserves on the cluster.", ge=0
+    )
+    gpus_per_replica: float = variable(
+        "MONGARS_GPUS_PER_REPLICA", 0.0, "GPUs a replica reserves on the cluster.", ge=0
+    )
+    engine: Literal["llama_cpp", "vllm"] = variable(
+        "MONGARS_ENGINE",
+        "llama_cpp",
+        "What runs base models: llama_cpp (GGUF files) or vllm (model folders; needs its extra).",
+    )
+    prompt_cache_mib: int = variable(
+        "MONGARS_PROMPT_CACHE_MIB", 0, "Host memory for prompts of finished requests, MiB.", ge=0
+    )
     slots: int = variable("MONGARS_SLOTS", 4, "Requests one engine answers at once.", ge=1, le=256)
     context_tokens: int = variable(
         "MONGARS_CONTEXT_TOKENS",
@@ -174,6 +195,16 @@ class Environment(BaseSettings):
     ray_dashboard_port: Port = variable(
         "RAY_DASHBOARD_PORT", 8265, "Port of the local cluster's dashboard and REST interface."
     )
+    haproxy: Boolean = variable(
+        "RAY_SERVE_ENABLE_HA_PROXY",
+        default=False,
+        description="Ray's own: HAProxy before the replicas. No session affinity then.",
+    )
+    compose_profiles: Annotated[Words | None, Optional] = variable(
+        "COMPOSE_PROFILES",
+        None,
+        "Compose's own: where set and USE_RAY_SERVE is not, Ray is used if `ray` is among them.",
+    )
     ray_address: Annotated[str | None, Optional] = variable(
         "RAY_DASHBOARD_ADDRESS",
         None,
@@ -188,12 +219,17 @@ class Environment(BaseSettings):
     general_model: str = variable(
         "RAY_GENERAL_MODEL",
         "smollm2-135m-instruct",
-        "Base model: the built-in one, a path to a GGUF file, or ollama:TAG.",
+        "Base model: the built-in one, a path (GGUF file; folder for vllm), or ollama:TAG.",
     )
-    coding_model: str | None = variable(
+    coding_model: Annotated[str | None, Optional] = variable(
         "RAY_CODING_MODEL",
         None,
-        "Base model for coding tasks, provisioned only: replicas serve the general one.",
+        "Base model for `task_type` code, coding and developer; unset: the general one answers.",
+    )
+    embedding_model: Annotated[str | None, Optional] = variable(
+        "RAY_EMBEDDING_MODEL",
+        None,
+        "Model behind /v1/embeddings: a path to a GGUF file; unset: none is served.",
     )
     temperature: float = variable("RAY_MODEL_TEMPERATURE", 0.7, "Sampling default.", ge=0, le=2)
     top_p: float = variable("RAY_MODEL_TOP_P", 0.9, "Sampling default.", gt=0, le=1)
@@ -368,18 +404,28 @@ class Settings:
             "general": parse_model_spec(values.general_model),
             "coding": parse_model_spec(values.coding_model or values.general_model),
         }
+        if values.embedding_model is not None:
+            models["embedding"] = parse_model_spec(values.embedding_model)
         if values.ollama_host is None:
             return ProvisioningConfig(cache=self.cache, models=models)
         return ProvisioningConfig(cache=self.cache, models=models, ollama_host=values.ollama_host)
 
+    def _use_ray(self) -> bool:
+        """As told; else by the Compose profile; else where there is an endpoint."""
+        values = self.environment
+        if values.use_ray_serve is not None:
+            return values.use_ray_serve
+        profiles = values.compose_profiles
+        chosen = profiles is None or not {"ray", "*"}.isdisjoint(profiles)
+        return bool(values.ray_serve_url) and chosen
+
     def inference(self) -> InferenceConfig:
         """How questions reach a model."""
         values = self.environment
-        use_ray = values.use_ray_serve
         token = values.ray_serve_token
         return InferenceConfig(
             endpoints=values.ray_serve_url,
-            use_ray=bool(values.ray_serve_url) if use_ray is None else use_ray,
+            use_ray=self._use_ray(),
             timeout=values.ray_client_timeout,
             connect_timeout=values.ray_client_connect_timeout,
             max_connections=values.ray_client_max_connections,

@@ -19,7 +19,8 @@ from mongars.core.errors import GenerationInterrupted, InferenceFailed
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
-from mongars.protocol.openai import Fold, read_chunk
+from mongars.protocol.fold import Fold
+from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from support import eventually, impatient
 
@@ -87,6 +88,51 @@ async def test_killed_child_ends_the_stream_with_an_error_and_comes_back(
     assert not psutil.pid_exists(child.pid)
 
 
+async def test_stuck_child_is_killed_and_replaced(engine: LlamaCppEngine) -> None:
+    """A child that lives and says nothing is noticed by its health checks, with nobody waiting."""
+    child = child_of(engine)
+    child.send_signal(signal.SIGSTOP)
+    await eventually(
+        lambda: engine.status.state == "ready" and engine.status.pid != child.pid, seconds=25
+    )
+    assert (await fold(engine, ask("Say hi", max_tokens=3))).text
+    assert not psutil.pid_exists(child.pid)
+
+
+async def test_request_before_a_silent_child_fails_soon(base_model: Path) -> None:
+    """Whoever waits for a child that went silent gets an error, not an endless wait."""
+    config = LlamaCppConfig(model_path=base_model, model_name="smollm2", slots=1, stuck_after=1.0)
+    made = LlamaCppEngine(config, clock=SystemClock())
+    await made.start()
+    try:
+        async with made.stream(ask("Tell me a very long story")) as blocks:
+            await anext(blocks)
+            child_of(made).send_signal(signal.SIGSTOP)
+            async with asyncio.timeout(10):
+                with pytest.raises(GenerationInterrupted):
+                    async for _ in blocks:
+                        pass
+    finally:
+        await made.aclose()
+
+
+async def test_reader_slower_than_the_limit_is_not_the_engines_silence(base_model: Path) -> None:
+    """A client that reads slowly does not get its engine killed."""
+    config = LlamaCppConfig(model_path=base_model, model_name="smollm2", slots=1, stuck_after=1.0)
+    made = LlamaCppEngine(config, clock=SystemClock())
+    await made.start()
+    try:
+        pid = made.status.pid
+        async with made.stream(ask("Tell me a very long story", max_tokens=40)) as blocks:
+            await anext(blocks)
+            await CLOCK.sleep(4.0)
+            async for _ in blocks:
+                pass
+        assert made.status.pid == pid
+    finally:
+        await made.aclose()
+
+
 @pytest.mark.parametrize("words", [60, 3500], ids=["short-prompt", "long-prompt"])
 async def test_abandoned_before_the_first_token_stops_the_work(
     engine: LlamaCppEngine, words: int
@@ -123,8 +169,8 @@ async def test_broken_model_is_refused_with_the_engines_own_words(tmp_path: Path
 
 async def test_socket_is_private(engine: LlamaCppEngine) -> None:
     """Only this user can reach the engine: socket 0600 in a folder 0700."""
-    assert engine._child is not None
-    path = engine._child.socket_path
+    assert engine._child.process is not None
+    path = engine._child.process.socket_path
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -135,8 +181,8 @@ async def test_close_removes_process_and_socket(base_model: Path) -> None:
         LlamaCppConfig(model_path=base_model, model_name="smollm2"), clock=SystemClock()
     )
     await made.start()
-    assert made._child is not None
-    pid, folder = made._child.pid, made._child.socket_path.parent
+    assert made._child.process is not None
+    pid, folder = made._child.process.pid, made._child.process.socket_path.parent
     await made.aclose()
     assert not psutil.pid_exists(pid)
     assert not folder.exists()
@@ -153,7 +199,7 @@ def test_child_goes_when_its_parent_is_killed(base_model: Path) -> None:
         "    config = LlamaCppConfig(model_path=pathlib.Path(sys.argv[1]), model_name='m')\n"
         "    engine = LlamaCppEngine(config, clock=SystemClock())\n"
         "    await engine.start()\n"
-        "    print(engine.status.pid, engine._child.socket_path.parent, flush=True)\n"
+        "    print(engine.status.pid, engine._child.process.socket_path.parent, flush=True)\n"
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )

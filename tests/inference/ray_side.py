@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from mongars.inference.endpoints import EndpointStatus
-    from mongars.protocol.openai import Fold
+    from mongars.protocol.fold import Fold
 
 
 def name(fault: object) -> str:

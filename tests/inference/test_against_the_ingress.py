@@ -15,7 +15,7 @@ from mongars.core.errors import (
     InferenceFailed,
 )
 from mongars.engines.fake import FakeEngine, FakePlan
-from mongars.protocol.openai import Fold
+from mongars.protocol.fold import Fold
 from mongars.serving.config import ReplicaConfig
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica
@@ -41,7 +41,10 @@ async def cluster(
     engine = FakeEngine(plan, clock=SystemClock())
     digest = None if asked is None else hashlib.sha256(asked.encode()).hexdigest()
     replica = Replica(
-        engine, ReplicaConfig(token_sha256=digest), clock=SystemClock(), replica_id="r1"
+        {"general": engine},
+        ReplicaConfig(token_sha256=digest),
+        clock=SystemClock(),
+        replica_id="r1",
     )
     await replica.start()
     app = build_ingress(replica)

@@ -19,9 +19,11 @@ from mongars.core.errors import (
 from mongars.core.generation import Origin, Usage
 from mongars.inference.failures import EmptyAnswer
 from mongars.inference.providers.answers import AnswerReader
-from mongars.inference.providers.wire import ChunkWriter, SseDecoder
+from mongars.inference.providers.wire import SseDecoder
+from mongars.protocol.chunks import ChunkWriter
+from mongars.protocol.fold import Fold
 from mongars.protocol.generate import origin_body
-from mongars.protocol.openai import Fold, chunk_body, usage_chunk_body
+from mongars.protocol.openai import chunk_body, usage_chunk_body
 from mongars.protocol.sse import DONE, encode_event
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from mongars.inference.config import InferenceConfig
 from mongars.inference.provider import Attempts
 from mongars.inference.providers.http import HttpPool
 from mongars.inference.providers.ollama import Ollama
-from mongars.inference.providers.ollama_wire import chat_request, same_model
-from mongars.protocol.openai import Fold, logprob_entries
+from mongars.protocol.fold import Fold
+from mongars.protocol.ollama import chat_request, same_model
+from mongars.protocol.openai import logprob_entries
 from mongars.protocol.sse import EventSplitter, encode_event
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.faults import TEXT, Answer, Body, Fault, Reset, Silence, Status
@@ -128,6 +129,8 @@ def test_every_sampling_choice_finds_its_option() -> None:
         "model": "m",
         "messages": [{"role": "user", "content": "Hi"}],
         "stream": True,
+        "truncate": False,
+        "shift": False,
         "options": {
             "num_predict": 5,
             "temperature": 0.1,

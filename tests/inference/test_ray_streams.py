@@ -10,7 +10,7 @@ from mongars.core.errors import (
 )
 from mongars.core.generation import BASE_ADAPTER
 from mongars.inference.events import AttemptFailed
-from mongars.protocol.openai import Fold
+from mongars.protocol.fold import Fold
 from mongars.protocol.sse import EventSplitter
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Body, Status

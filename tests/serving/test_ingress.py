@@ -14,7 +14,8 @@ import pytest
 
 from mongars.core.clock import SystemClock
 from mongars.engines.fake import FakeEngine, FakePlan
-from mongars.protocol.openai import Fold, read_chunk
+from mongars.protocol.fold import Fold
+from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter, ServerEvent
 from mongars.serving.config import ReplicaConfig, SamplingDefaults
 from mongars.serving.ingress import build_ingress
@@ -42,7 +43,9 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 @asynccontextmanager
 async def served(plan: FakePlan, **limits: object) -> AsyncIterator[Served]:
     engine = FakeEngine(plan, clock=SystemClock())
-    replica = Replica(engine, ReplicaConfig(**limits), clock=SystemClock(), replica_id="r1")
+    replica = Replica(
+        {"general": engine}, ReplicaConfig(**limits), clock=SystemClock(), replica_id="r1"
+    )
     await replica.start()
     async with serving(build_ingress(replica)) as url, aiohttp.ClientSession() as http:
         yield Served(url, engine, replica, http)

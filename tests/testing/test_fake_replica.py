@@ -4,8 +4,9 @@ import aiohttp
 import pytest
 
 from mongars.core.generation import GenerationRequest, Message
+from mongars.protocol.fold import Fold
 from mongars.protocol.generate import GenerateRequest, request_body
-from mongars.protocol.openai import Fold, read_chunk
+from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Reset, Status

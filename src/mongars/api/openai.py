@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,13 @@ from mongars.api.requests import (
 from mongars.core.errors import ModelUnknown, MongarsError
 from mongars.protocol import headers
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
+from mongars.protocol.fold import Fold
 from mongars.protocol.openai import (
     ChatCompletionRequest,
-    Fold,
     chunk_body,
     completion_body,
     logprob_entries,
+    model_card,
     usage_chunk_body,
 )
 from mongars.protocol.problems import openai_body, status_of
@@ -69,13 +71,13 @@ class OpenAIDoor:
         """`GET /v1/models`."""
         await principal_of(request, self._context.authenticator)
         names = [self._context.config.model_name, MODEL_ALIAS]
-        return JSONResponse({"object": "list", "data": [_card(name) for name in names]})
+        return JSONResponse({"object": "list", "data": [model_card(name) for name in names]})
 
     async def model(self, request: Request, name: str) -> Response:
         """`GET /v1/models/{name}`."""
         await principal_of(request, self._context.authenticator)
         self._check_model(name)
-        return JSONResponse(_card(name))
+        return JSONResponse(model_card(name))
 
     async def chat_completions(self, request: Request) -> Response:
         """`POST /v1/chat/completions`, whole or streamed."""
@@ -102,12 +104,13 @@ class OpenAIDoor:
 
     async def _whole(self, answer: Answer, ask: _Ask) -> None:
         generation, body = ask.generation, ask.body
-        fold, entries = Fold(), []
+        fold = Fold(generation.sampling.n)
+        entries: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         try:
             async with self._context.llm.open(generation, deadline=ask.deadline) as reply:
                 async for chunk in reply:
                     fold.add(chunk)
-                    entries += logprob_entries(chunk)
+                    entries[chunk.index] += logprob_entries(chunk)
                 completion = fold.completion(reply.origin)
                 fixed = answer_headers(
                     generation.request_id, route=reply.route, origin=reply.origin
@@ -131,13 +134,14 @@ class OpenAIDoor:
                     generation.request_id, route=reply.route, origin=reply.origin
                 )
                 await answer.start(200, {**EVENT_STREAM_HEADERS, **fixed})
-                writer = ChunkWriter(
+                writer = AnswerWriter(
                     answer_id=f"chatcmpl-{generation.request_id}",
                     created=int(self._context.clock.now().timestamp()),
                     model=reply.origin.model,
                     with_usage=bool(body.stream_options and body.stream_options.include_usage),
                 )
-                await answer.write(writer.role())
+                for index in range(generation.sampling.n):
+                    await answer.write(writer.role(index))
                 async for chunk in reply:
                     if block := writer.chunk(chunk):
                         await answer.write(block)
@@ -150,7 +154,7 @@ class OpenAIDoor:
         await answer.end()
 
 
-class ChunkWriter:
+class AnswerWriter:
     """Writes the events of one streamed answer: one role, the text, one finish, maybe usage."""
 
     def __init__(self, *, answer_id: str, created: int, model: str, with_usage: bool) -> None:
@@ -160,9 +164,9 @@ class ChunkWriter:
         self._with_usage = with_usage
         self._usage: bytes = b""
 
-    def role(self) -> bytes:
-        """The first event."""
-        return self._event({"role": "assistant", "content": ""})
+    def role(self, index: int) -> bytes:
+        """The first event of a choice."""
+        return self._event({"role": "assistant", "content": ""}, index=index)
 
     def chunk(self, chunk: Chunk) -> bytes:
         """The event for a chunk; empty when there is nothing to say yet."""
@@ -173,9 +177,10 @@ class ChunkWriter:
             self._usage = encode_event(body)
         written = b""
         if chunk.text:
-            written = self._event({"content": chunk.text}, logprobs=logprob_entries(chunk))
+            delta = {"content": chunk.text}
+            written = self._event(delta, index=chunk.index, logprobs=logprob_entries(chunk))
         if chunk.finish_reason is not None:
-            written += self._event({}, finish_reason=chunk.finish_reason)
+            written += self._event({}, index=chunk.index, finish_reason=chunk.finish_reason)
         return written
 
     def end(self) -> bytes:
@@ -186,6 +191,7 @@ class ChunkWriter:
         self,
         delta: dict[str, Any],
         *,
+        index: int,
         finish_reason: str | None = None,
         logprobs: list[dict[str, Any]] | None = None,
     ) -> bytes:
@@ -195,6 +201,7 @@ class ChunkWriter:
             model=self._model,
             delta=delta,
             finish_reason=finish_reason,
+            index=index,
         )
         if logprobs:
             body["choices"][0]["logprobs"] = {"content": logprobs}
@@ -203,7 +210,3 @@ class ChunkWriter:
 
 async def _problem(answer: Answer, error: MongarsError, request_id: str) -> None:
     await answer.json(status_of(error), openai_body(error), problem_headers(error, request_id))
-
-
-def _card(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "mongars"}

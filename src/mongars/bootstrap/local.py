@@ -13,7 +13,6 @@ from mongars.bootstrap.stack.probe import http_answers
 from mongars.core.clock import pause
 from mongars.core.urls import reachable_host
 from mongars.engines.provisioning.provision import provision, require_ready
-from mongars.engines.provisioning.spec import ROLES
 from mongars.persistence.url import masked
 from mongars.serving.config import ReplicaConfig
 from mongars.settings import child_environment
@@ -66,7 +65,8 @@ class LocalPlan:
             fraction = step.done / step.total if step.total else None
             progress(f"{step.phase} {step.name}", fraction)
 
-        statuses = provision(ROLES, config=self.settings.provisioning(), progress=report)
+        config = self.settings.provisioning()
+        statuses = provision(tuple(config.models), config=config, progress=report)
         require_ready(statuses)
         status = statuses[0]
         return status.name if status.action == "exists" else f"{status.name} {status.action}"

@@ -1,23 +1,41 @@
-"""The base model the settings ask for, as far as it is on this machine."""
+"""The base models the settings ask for, as far as they are on this machine."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mongars.core.errors import ConfigurationError
 from mongars.engines.provisioning.cache import find_model
 from mongars.engines.provisioning.spec import source_of
+from mongars.settings import load_settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mongars.engines.provisioning.spec import ModelFile
     from mongars.settings import Settings
 
 
-def configured_model(settings: Settings) -> ModelFile | None:
-    """The provisioned file of the general model; None if another one, or none, is there.
+def configured_model(settings: Settings, role: str = "general") -> ModelFile | None:
+    """The provisioned file of a role's model; None if another one, or none, is there.
 
     A changed `RAY_GENERAL_MODEL` must be provisioned before it serves: the file of the model that
     was configured earlier is never passed off as the new one.
     """
-    found = find_model(settings.cache, "general")
-    wanted = settings.provisioning().models["general"]
-    return found if found is not None and found.source == source_of(wanted) else None
+    found = find_model(settings.cache, role)
+    wanted = settings.provisioning().models.get(role)
+    same = found is not None and wanted is not None and found.source == source_of(wanted)
+    return found if same else None
+
+
+def node_model(role: str) -> Path:
+    """The file of a role's model in this node's own cache. Raises `ConfigurationError`."""
+    settings = load_settings()
+    found = find_model(settings.cache, role)
+    if found is None:
+        message = (
+            f"No {role} model in {settings.cache} on this node."
+            f" Run there: python -m scripts.provision_models --roles {role}"
+        )
+        raise ConfigurationError(message)
+    return found.path

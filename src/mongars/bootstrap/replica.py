@@ -5,17 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mongars.bootstrap.model import node_model
 from mongars.core.clock import SystemClock
+from mongars.core.optional import require
 from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.engines.fake_embedder import FakeEmbedder
 from mongars.engines.llama_cpp.config import LlamaCppConfig
+from mongars.engines.llama_cpp.embedder import LlamaCppEmbedder
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
+from mongars.engines.ollama.config import OllamaConfig
+from mongars.engines.ollama.engine import OllamaEngine
 from mongars.serving.config import EngineSpec, ReplicaConfig
 from mongars.serving.deployment import LLMDeployment
 from mongars.serving.replica import Replica
 from mongars.telemetry.logs import LogObserver, configure_logs
 
 if TYPE_CHECKING:
+    from mongars.core.generation import TaskRole
     from mongars.core.observe import Observer
+    from mongars.engines.embedder import Embedder
     from mongars.engines.engine import Engine
 
 
@@ -27,28 +35,85 @@ def application(args: dict[str, Any]) -> Any:  # noqa: ANN401 (Ray ships no type
 
 
 def build_replica(config: ReplicaConfig, name: str) -> tuple[Replica, Observer]:
-    """One replica with the engine its configuration asks for, and where its events go."""
+    """One replica with the engines its configuration asks for, and where its events go."""
     configure_logs(level=config.log_level)
     observer = LogObserver()
+    engines: dict[TaskRole, Engine] = {
+        "general": build_engine(config.engine, config, role="general", observer=observer)
+    }
+    if config.coding is not None:
+        engines["coding"] = build_engine(config.coding, config, role="coding", observer=observer)
+    embedder = None
+    if config.embedding is not None:
+        embedder = build_embedder(config.embedding, config, observer=observer)
     clock = SystemClock()
-    engine = build_engine(config.engine, observer=observer)
-    return Replica(engine, config, clock=clock, replica_id=name), observer
+    replica = Replica(engines, config, clock=clock, replica_id=name, embedder=embedder)
+    return replica, observer
 
 
-def build_engine(spec: EngineSpec, *, observer: Observer) -> Engine:
-    """The engine a specification asks for."""
+def build_engine(
+    spec: EngineSpec, config: ReplicaConfig, *, role: str, observer: Observer
+) -> Engine:
+    """The engine a specification asks for. Raises `ConfigurationError` if its model is not here."""
     clock = SystemClock()
+    match spec.kind:
+        case "fake":
+            plan = FakePlan(
+                slots=spec.slots, context_tokens=spec.context_tokens, token_delay=spec.token_delay
+            )
+            return FakeEngine(plan, clock=clock)
+        case "ollama":
+            ollama = OllamaConfig(
+                url=spec.url,
+                model=spec.model_name,
+                slots=spec.slots,
+                context_tokens=spec.context_tokens,
+            )
+            return OllamaEngine(ollama, clock=clock, observer=observer)
+        case "vllm":
+            return _vllm(spec, observer=observer)
+        case "llama_cpp":
+            llama = _llama_config(spec, config, role=role, embedding=False)
+            return LlamaCppEngine(llama, clock=clock, observer=observer)
+
+
+def build_embedder(spec: EngineSpec, config: ReplicaConfig, *, observer: Observer) -> Embedder:
+    """The embedder a specification asks for."""
     if spec.kind == "fake":
-        plan = FakePlan(
-            slots=spec.slots, context_tokens=spec.context_tokens, token_delay=spec.token_delay
-        )
-        return FakeEngine(plan, clock=clock)
-    config = LlamaCppConfig(
-        model_path=Path(spec.model_path),
+        return FakeEmbedder(context_tokens=spec.context_tokens)
+    llama = _llama_config(spec, config, role="embedding", embedding=True)
+    return LlamaCppEmbedder(llama, clock=SystemClock(), observer=observer)
+
+
+def _llama_config(
+    spec: EngineSpec, config: ReplicaConfig, *, role: str, embedding: bool
+) -> LlamaCppConfig:
+    return LlamaCppConfig(
+        model_path=Path(spec.model_path) if spec.model_path else node_model(role),
         model_name=spec.model_name,
         slots=spec.slots,
         context_tokens=spec.context_tokens,
         threads=spec.threads,
         prompt_batch_tokens=spec.prompt_batch_tokens,
+        prompt_cache_mib=spec.prompt_cache_mib,
+        stuck_after=config.stuck_after,
+        embedding=embedding,
     )
-    return LlamaCppEngine(config, clock=clock, observer=observer)
+
+
+def _vllm(spec: EngineSpec, *, observer: Observer) -> Engine:
+    require("vllm", extra="vllm")
+    from mongars.engines.vllm.config import VllmConfig  # noqa: PLC0415 (its own environment)
+    from mongars.engines.vllm.engine import VllmEngine  # noqa: PLC0415
+
+    options = spec.vllm
+    config = VllmConfig(
+        model_path=Path(spec.model_path),
+        model_name=spec.model_name,
+        slots=spec.slots,
+        context_tokens=spec.context_tokens,
+        dtype=options.dtype,
+        gpu_memory_utilization=options.gpu_memory_utilization,
+        enforce_eager=options.enforce_eager,
+    )
+    return VllmEngine(config, clock=SystemClock(), observer=observer)

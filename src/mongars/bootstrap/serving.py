@@ -10,35 +10,33 @@ from mongars.bootstrap.running import running_dashboard
 from mongars.bootstrap.secrets import RAY_TOKEN, read_secret
 from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
-from mongars.engines.provisioning.spec import OllamaSource
-from mongars.serving.config import EngineSpec, ReplicaConfig, SamplingDefaults, ServingConfig
+from mongars.engines.provisioning.spec import FileSource, OllamaSource
+from mongars.serving.config import (
+    Autoscaling,
+    EngineSpec,
+    ReplicaConfig,
+    SamplingDefaults,
+    ServingConfig,
+)
 from mongars.serving.control import ServeControl
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mongars.engines.provisioning.spec import ModelSpec
     from mongars.settings import Settings
 
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 BODY_HEADROOM = 65_536
+DEFAULT_OLLAMA = "http://127.0.0.1:11434"
+EMBEDDING_TOKENS = 512
+"""Longest text an embedding model reads, in tokens."""
 
 
 def serving_config(settings: Settings) -> ServingConfig:
     """The application these settings describe. Raises `ConfigurationError` without a model."""
     environment = settings.environment
-    path, name = provisioned_model(settings)
-    engine = EngineSpec(
-        model_path=str(path),
-        model_name=name,
-        slots=environment.slots,
-        context_tokens=environment.context_tokens,
-    )
-    sampling = SamplingDefaults(
-        temperature=environment.temperature,
-        top_p=environment.top_p,
-        max_tokens=environment.max_tokens,
-    )
     token = environment.ray_serve_token
     if token is None and environment.ray_http_host not in LOOPBACK:
         message = (
@@ -47,42 +45,92 @@ def serving_config(settings: Settings) -> ServingConfig:
         )
         raise ConfigurationError(message)
     return ServingConfig(
-        replica=ReplicaConfig(
-            engine=engine,
-            sampling=sampling,
-            # Our client sends the last message twice, as `prompt` for applications that know
-            # only that, so what the API accepts must fit twice.
-            max_body_bytes=2 * environment.max_body_bytes + BODY_HEADROOM,
-            log_level=environment.log_level,
-            generate_path=environment.ray_route_prefix,
-            token_sha256=None if token is None else digest_of(token.get_secret_value()),
-        ),
+        replica=_replica_config(settings),
         replicas=environment.replicas,
+        autoscaling=_autoscaling(settings),
+        cpus_per_replica=environment.cpus_per_replica,
+        gpus_per_replica=environment.gpus_per_replica,
         host=environment.ray_http_host,
         port=environment.ray_http_port,
+        haproxy=environment.haproxy,
     )
+
+
+def _replica_config(settings: Settings) -> ReplicaConfig:
+    environment = settings.environment
+    token = environment.ray_serve_token
+    coding = None if environment.coding_model is None else engine_spec(settings, "coding")
+    embedding = None if environment.embedding_model is None else engine_spec(settings, "embedding")
+    return ReplicaConfig(
+        engine=engine_spec(settings, "general"),
+        coding=coding,
+        embedding=embedding,
+        sampling=SamplingDefaults(
+            temperature=environment.temperature,
+            top_p=environment.top_p,
+            max_tokens=environment.max_tokens,
+        ),
+        # Our client sends the last message twice, as `prompt` for applications that know
+        # only that, so what the API accepts must fit twice.
+        max_body_bytes=2 * environment.max_body_bytes + BODY_HEADROOM,
+        log_level=environment.log_level,
+        generate_path=environment.ray_route_prefix,
+        token_sha256=None if token is None else digest_of(token.get_secret_value()),
+    )
+
+
+def _autoscaling(settings: Settings) -> Autoscaling | None:
+    least, most = settings.environment.replicas, settings.environment.max_replicas
+    if most is None or most == least:
+        return None
+    if most < least:
+        message = f"MONGARS_MAX_REPLICAS={most} is less than MONGARS_REPLICAS={least}."
+        raise ConfigurationError(message)
+    return Autoscaling(min_replicas=least, max_replicas=most)
+
+
+def engine_spec(settings: Settings, role: str) -> EngineSpec:
+    """The engine of a role. Raises `ConfigurationError` without its model."""
+    environment = settings.environment
+    size = {"slots": environment.slots, "context_tokens": environment.context_tokens}
+    spec = settings.provisioning().models[role]
+    if isinstance(spec, OllamaSource):
+        if role == "embedding":
+            message = "RAY_EMBEDDING_MODEL: name a GGUF file; Ollama's are not read from here."
+            raise ConfigurationError(message)
+        url = environment.ollama_host or DEFAULT_OLLAMA
+        return EngineSpec(kind="ollama", model_name=spec.tag, url=url, **size)
+    if environment.engine == "vllm" and role != "embedding":
+        return EngineSpec(
+            kind="vllm", model_name=spec.name, model_path=str(_model_folder(spec, role)), **size
+        )
+    found = configured_model(settings, role)
+    if found is None:
+        message = f"No {role} model in {settings.cache}. Run: python -m scripts.provision_models"
+        raise ConfigurationError(message)
+    if role == "embedding":
+        size = {"slots": 1, "context_tokens": EMBEDDING_TOKENS}
+    return EngineSpec(
+        model_path=str(found.path),
+        model_name=found.name,
+        prompt_cache_mib=environment.prompt_cache_mib,
+        **size,
+    )
+
+
+def _model_folder(spec: ModelSpec, role: str) -> Path:
+    if not isinstance(spec, FileSource):
+        message = (
+            f"MONGARS_ENGINE=vllm: RAY_{role.upper()}_MODEL must be the path of a model folder in"
+            " Hugging Face's format, the same on every node."
+        )
+        raise ConfigurationError(message)
+    return spec.path
 
 
 def digest_of(token: str) -> str:
     """The form in which a token travels to the cluster. It is random, so one hash protects it."""
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def provisioned_model(settings: Settings) -> tuple[Path, str]:
-    """The general role's model file and name. Raises `ConfigurationError` if it is not there."""
-    spec = settings.provisioning().models["general"]
-    if isinstance(spec, OllamaSource):
-        message = (
-            f"RAY_GENERAL_MODEL=ollama:{spec.tag} lives in Ollama, which has no file that replicas"
-            " could load. Name a GGUF file, or answer with Ollama alone: OLLAMA_HOST, OLLAMA_MODEL"
-            " and `mongars up --no-ray`."
-        )
-        raise ConfigurationError(message)
-    found = configured_model(settings)
-    if found is None:
-        message = f"No base model in {settings.cache}. Run: python -m scripts.provision_models"
-        raise ConfigurationError(message)
-    return found.path, found.name
 
 
 def serve_control(settings: Settings, address: str | None) -> ServeControl:

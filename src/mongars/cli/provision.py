@@ -67,13 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(
-    load: Callable[[], ProvisioningConfig], *, roles: Sequence[str], force: bool, as_json: bool
+    load: Callable[[], ProvisioningConfig],
+    *,
+    roles: Sequence[str] | None,
+    force: bool,
+    as_json: bool,
 ) -> int:
     """Provision and print: 0 if every role is ready, 1 if not, 130 after Ctrl-C."""
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         with _terminable(), _shown(errors) as progress:
-            statuses = provision(roles, config=load(), progress=progress, force=force)
+            config = load()
+            asked = tuple(config.models) if roles is None else roles
+            statuses = provision(asked, config=config, progress=progress, force=force)
     except KeyboardInterrupt:
         errors.print("Stopped. Nothing half-done was kept; run it again to go on.")
         return 130
@@ -94,9 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--roles",
         nargs="*",
-        default=list(ROLES),
+        default=None,
         metavar="R",
-        help=f"only these roles (known: {', '.join(ROLES)}; default: all)",
+        help=f"only these roles (known: {', '.join(ROLES)}; default: all that are configured)",
     )
     parser.add_argument(
         "--force", action="store_true", help="check existing files again, fetch what is damaged"

@@ -10,10 +10,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Role = Literal["system", "user", "assistant", "tool"]
+TaskRole = Literal["general", "coding"]
 FinishReason = Literal["stop", "length"]
 
 BASE_ADAPTER = "baseline"
 """The adapter version reported when the bare base model answered."""
+
+_CODING = frozenset({"code", "coding", "developer"})
+
+
+def task_role(task_type: str) -> TaskRole:
+    """Which model a task asks for; whatever is not about code is general."""
+    return "coding" if task_type.strip().lower() in _CODING else "general"
 
 
 def confidence(logprobs: Sequence[float]) -> float | None:
@@ -43,6 +51,8 @@ class Sampling:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     response_format: dict[str, Any] | None = None
+    n: int = 1
+    """How many answers to draw."""
 
     def with_defaults(self, defaults: Sampling) -> Sampling:
         """The same, with what was left open taken from `defaults`."""
@@ -79,6 +89,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    per_choice: tuple[int, ...] = ()
+    """Completion tokens of each answer, where several were drawn."""
 
     @property
     def total_tokens(self) -> int:
@@ -110,15 +122,39 @@ class Chunk:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[float, ...] = ()
+    index: int = 0
+    """Which of several answers this belongs to."""
     raw: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """A whole answer."""
+class Choice:
+    """One of the answers drawn."""
 
     text: str
     finish_reason: FinishReason
+    logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A whole answer: as many choices as were asked for, at least one."""
+
+    choices: tuple[Choice, ...]
     usage: Usage | None
     origin: Origin
-    logprobs: tuple[float, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The answer; several are joined by a blank line."""
+        return "\n\n".join(choice.text for choice in self.choices)
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first one ended."""
+        return self.choices[0].finish_reason
+
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        """Log-probabilities of the first one's tokens."""
+        return self.choices[0].logprobs

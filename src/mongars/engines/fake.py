@@ -85,7 +85,7 @@ class FakeEngine:
         if self._status.state != "ready":
             detail = f"The engine is {self._status.state}."
             raise NotReady(detail, retry_after=1.0)
-        prompt_tokens = sum(len(m.content.split()) + 1 for m in request.messages)
+        prompt_tokens = count_prompt(request)
         if prompt_tokens >= self._plan.context_tokens:
             raise ContextLengthExceeded(
                 prompt_tokens=prompt_tokens, context_tokens=self._plan.context_tokens
@@ -100,7 +100,8 @@ class FakeEngine:
 
     async def _events(self, request: GenerationRequest, prompt_tokens: int) -> AsyncIterator[bytes]:
         name = request.request_id
-        words, finish_reason = self._planned(request, prompt_tokens)
+        room = self._plan.context_tokens - prompt_tokens
+        words, finish_reason = planned(request, room=room)
         yield _event(name, {"role": "assistant", "content": None})
         for index, word in enumerate(words):
             if index == self._plan.cut_after_tokens:
@@ -116,15 +117,17 @@ class FakeEngine:
             + DONE
         )
 
-    def _planned(self, request: GenerationRequest, prompt_tokens: int) -> tuple[list[str], str]:
-        text = " ".join(script(request))
-        stopped = _before_stop(text, request.sampling.stop)
-        words = _tokens(stopped)
-        limit = min(
-            request.sampling.max_tokens or self._plan.context_tokens,
-            self._plan.context_tokens - prompt_tokens,
-        )
-        return words[:limit], "length" if len(words) > limit else "stop"
+
+def count_prompt(request: GenerationRequest) -> int:
+    """The prompt's size: its words, and one token for each message."""
+    return sum(len(message.content.split()) + 1 for message in request.messages)
+
+
+def planned(request: GenerationRequest, *, room: int) -> tuple[list[str], str]:
+    """The tokens of the answer and why it ends, with room for so many tokens."""
+    words = _tokens(_before_stop(" ".join(script(request)), request.sampling.stop))
+    limit = min(request.sampling.max_tokens or room, room)
+    return words[:limit], "length" if len(words) > limit else "stop"
 
 
 def script(request: GenerationRequest) -> list[str]:

@@ -11,7 +11,7 @@ from mongars.core.observe import Note
 from mongars.inference.chain import ProviderChain
 from mongars.inference.events import ray_event
 from mongars.inference.published import prompt_request, published_form, wished_task
-from mongars.protocol.openai import Fold
+from mongars.protocol.fold import Fold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -92,7 +92,7 @@ class LLMIntegration:
         self, request: GenerationRequest, *, deadline: Deadline | None = None
     ) -> tuple[Completion, Route]:
         """The whole answer and the way it came. Raises what `open` and iterating raise."""
-        fold = Fold()
+        fold = Fold(request.sampling.n)
         async with self.open(request, deadline=deadline) as answer:
             async for chunk in answer:
                 fold.add(chunk)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from mongars.core.errors import InvalidRequest, TooLarge
+from mongars.core.errors import InvalidAnswer, InvalidRequest, TooLarge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,3 +64,16 @@ def describe(error: ValidationError) -> str:
         reason = str(entry["msg"]).removeprefix("Value error, ")
         parts.append(f"{where}: {reason}" if where else reason)
     return "; ".join(parts) + "."
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """The object that these bytes are. Raises `InvalidAnswer` if they are none."""
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        detail = "The answer is not JSON."
+        raise InvalidAnswer(detail) from exc
+    if not isinstance(body, dict):
+        detail = "The answer is not a JSON object."
+        raise InvalidAnswer(detail)
+    return body

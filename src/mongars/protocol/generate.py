@@ -75,6 +75,7 @@ def request_body(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
         "response_format": sampling.response_format,
+        "n": sampling.n if sampling.n > 1 else None,
         "session_id": request.session_id,
     }
     body.update({name: value for name, value in optional.items() if value is not None})
@@ -112,7 +113,8 @@ def origin_from(body: dict[str, Any]) -> Origin:
 
 def answer_body(completion: Completion, *, timings: dict[str, float]) -> dict[str, Any]:
     """A whole answer; `timings` are in seconds."""
-    usage: dict[str, Any] = {"model": completion.origin.model, "generations": 1}
+    choices = completion.choices
+    usage: dict[str, Any] = {"model": completion.origin.model, "generations": len(choices)}
     if completion.usage is not None:
         usage.update(usage_body(completion.usage))
     return {
@@ -121,6 +123,7 @@ def answer_body(completion: Completion, *, timings: dict[str, float]) -> dict[st
         **origin_body(completion.origin),
         "usage": usage,
         "finish_reason": completion.finish_reason,
+        "choices": [{"content": c.text, "finish_reason": c.finish_reason} for c in choices],
         "timings": timings,
     }
 

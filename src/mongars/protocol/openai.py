@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
@@ -16,22 +14,21 @@ from mongars.core.generation import (
     FinishReason,
     GenerationRequest,
     Message,
-    Origin,
     Role,
     Sampling,
     Usage,
 )
 from mongars.protocol.problems import error_from
+from mongars.protocol.response_format import check_response_format
 from mongars.protocol.sse import parse_event
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mongars.protocol.sse import ServerEvent
 
 MAX_TOKENS_LIMIT = 1_000_000
-DEEPEST_SCHEMA = 64
-MOST_REPEATS = 2000
-_COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
-_BOUND = re.compile(r"(\d+)\}")
+MOST_CHOICES = 16
 
 
 class TextPart(BaseModel):
@@ -80,16 +77,13 @@ class SamplingFields(BaseModel):
     presence_penalty: float | None = Field(default=None, ge=-2.0, le=2.0)
     frequency_penalty: float | None = Field(default=None, ge=-2.0, le=2.0)
     response_format: dict[str, Any] | None = None
+    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
 
     @field_validator("response_format")
     @classmethod
-    def _shallow(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and _deeper_than(value, DEEPEST_SCHEMA):
-            message = f"is nested deeper than {DEEPEST_SCHEMA} levels"
-            raise ValueError(message)
-        if value is not None and _repeats(value) > MOST_REPEATS:
-            message = f"asks for more than {MOST_REPEATS} repetitions"
-            raise ValueError(message)
+    def _usable(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            check_response_format(value)
         return value
 
     def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
@@ -106,6 +100,7 @@ class SamplingFields(BaseModel):
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             response_format=self.response_format,
+            n=self.n or 1,
         )
 
 
@@ -117,7 +112,6 @@ class ChatCompletionRequest(SamplingFields):
     max_completion_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS_LIMIT)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: int | None = Field(default=None, ge=1, le=1)
     user: str | None = None
 
     def to_generation(
@@ -134,31 +128,6 @@ class ChatCompletionRequest(SamplingFields):
         )
 
 
-def _deeper_than(value: object, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_deeper_than(part, levels - 1) for part in inner)
-
-
-def _repeats(value: object) -> int:
-    """The most repetitions any one part of a schema asks for.
-
-    Engines unfold repetitions into grammar rules: nested ones multiply, and a hundred bytes of
-    pattern can take all memory of the engine that reads them.
-    """
-    if isinstance(value, list):
-        return max(map(_repeats, value), default=0)
-    if not isinstance(value, dict):
-        return 0
-    found = [_repeats(part) for part in value.values()]
-    found += [value[key] for key in _COUNTS if isinstance(value.get(key), int)]
-    if isinstance(pattern := value.get("pattern"), str):
-        bounds = [int(number) for number in _BOUND.findall(pattern)]
-        found.append(math.prod(max(1, bound) for bound in bounds))
-    return max(found, default=0)
-
-
 def checked_messages(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """The messages, if any of them says anything; else `PromptMissing`."""
     if not any(message.content.strip() for message in messages if message.role != "system"):
@@ -167,14 +136,22 @@ def checked_messages(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return messages
 
 
+def model_card(name: str) -> dict[str, Any]:
+    """One entry of `GET /v1/models`."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "mongars"}
+
+
 def usage_body(usage: Usage) -> dict[str, Any]:
     """Usage in OpenAI's form."""
-    return {
+    body: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
+    if usage.per_choice:
+        body["completion_tokens_per_generation"] = list(usage.per_choice)
+    return body
 
 
 def completion_body(
@@ -182,21 +159,24 @@ def completion_body(
     *,
     answer_id: str,
     created: int,
-    logprobs: list[dict[str, Any]] | None = None,
+    logprobs: Mapping[int, list[dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
-    """A whole `chat.completion` object; `logprobs` are the entries of `logprob_entries`."""
-    choice: dict[str, Any] = {
-        "index": 0,
-        "message": {"role": "assistant", "content": completion.text},
-        "finish_reason": completion.finish_reason,
-        "logprobs": None if logprobs is None else {"content": logprobs},
-    }
+    """A whole `chat.completion` object; `logprobs` are entries of `logprob_entries` by choice."""
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": choice.text},
+            "finish_reason": choice.finish_reason,
+            "logprobs": None if logprobs is None else {"content": logprobs.get(index, [])},
+        }
+        for index, choice in enumerate(completion.choices)
+    ]
     body: dict[str, Any] = {
         "id": answer_id,
         "object": "chat.completion",
         "created": created,
         "model": completion.origin.model,
-        "choices": [choice],
+        "choices": choices,
     }
     if completion.usage is not None:
         body["usage"] = usage_body(completion.usage)
@@ -210,14 +190,16 @@ def chunk_body(
     model: str,
     delta: dict[str, Any],
     finish_reason: str | None = None,
+    index: int = 0,
 ) -> dict[str, Any]:
     """One `chat.completion.chunk` object."""
+    choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
     return {
         "id": answer_id,
         "object": "chat.completion.chunk",
         "created": created,
         "model": model,
-        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}],
+        "choices": [choice],
     }
 
 
@@ -280,6 +262,7 @@ def _chunk_from(body: dict[str, Any], raw: bytes) -> Chunk:
         finish_reason=finish_reason_from(choice.get("finish_reason")),
         usage=usage,
         logprobs=_logprobs_from(choice.get("logprobs")),
+        index=int(choice.get("index") or 0),
         raw=raw,
     )
 
@@ -299,6 +282,7 @@ def usage_from(body: dict[str, Any] | None) -> Usage | None:
         prompt_tokens=int(body["prompt_tokens"]),
         completion_tokens=int(body["completion_tokens"]),
         cached_tokens=int(details.get("cached_tokens") or 0),
+        per_choice=tuple(map(int, body.get("completion_tokens_per_generation") or ())),
     )
 
 
@@ -319,48 +303,3 @@ def error_in(body: dict[str, Any]) -> MongarsError:
     if isinstance(error, str):
         return error_from(error, str(detail), numbers=body)
     return InferenceFailed(str(detail))
-
-
-class Fold:
-    """Folds the chunks of a stream into the whole answer."""
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._logprobs: list[float] = []
-        self._finish_reason: FinishReason | None = None
-        self._usage: Usage | None = None
-
-    def add(self, chunk: Chunk) -> None:
-        """Take the next chunk."""
-        self._texts.append(chunk.text)
-        self._logprobs.extend(chunk.logprobs)
-        self._finish_reason = chunk.finish_reason or self._finish_reason
-        self._usage = chunk.usage or self._usage
-
-    @property
-    def text(self) -> str:
-        """What has been said so far."""
-        return "".join(self._texts)
-
-    @property
-    def usage(self) -> Usage | None:
-        """The counts, once the engine has sent them."""
-        return self._usage
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """Why it ended; None while it has not."""
-        return self._finish_reason
-
-    def completion(self, origin: Origin) -> Completion:
-        """The whole answer. Raises `InvalidAnswer` if the stream never said that it finished."""
-        if self._finish_reason is None:
-            detail = "The answer ended without a finish reason."
-            raise InvalidAnswer(detail)
-        return Completion(
-            text=self.text,
-            finish_reason=self._finish_reason,
-            usage=self._usage,
-            origin=origin,
-            logprobs=tuple(self._logprobs),
-        )

@@ -25,7 +25,7 @@ class _Part(BaseModel):
 class VllmOptions(_Part):
     """What only vLLM knows."""
 
-    dtype: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     enforce_eager: bool = False
 

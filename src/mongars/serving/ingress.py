@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from mongars.core.errors import (
-    AdapterUnknown,
-    MongarsError,
-    NotAuthenticated,
-    NotReady,
-)
+from mongars.core.errors import AdapterUnknown, MongarsError, NotReady
 from mongars.core.ids import accept_id
 from mongars.protocol import headers
-from mongars.protocol.asgi import EVENT_STREAM_HEADERS, Answer, AnswerApp
-from mongars.protocol.body import parse_model, read_limited
+from mongars.protocol.asgi import EVENT_STREAM_HEADERS, Answer
 from mongars.protocol.generate import (
     ERROR_EVENT,
     META_EVENT,
@@ -30,6 +22,9 @@ from mongars.protocol.generate import (
 )
 from mongars.protocol.problems import retry_after_header, status_of
 from mongars.protocol.sse import encode_event
+from mongars.serving.access import check_token, read_body
+from mongars.serving.answer_response import AnswerResponse
+from mongars.serving.openai_door import OpenAIDoor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,13 +47,12 @@ def build_ingress(replica: Replica) -> FastAPI:
     app.add_api_route(
         replica.config.generate_path, door.generate, methods=["POST"], response_model=None
     )
+    openai = OpenAIDoor(replica)
+    app.add_api_route("/v1/models", openai.models, methods=["GET"], response_model=None)
+    app.add_api_route("/v1/embeddings", openai.embeddings, methods=["POST"], response_model=None)
     app.add_api_route("/healthz", door.health, methods=["GET"], response_model=None)
     app.add_api_route("/readyz", door.ready, methods=["GET"], response_model=None)
     return app
-
-
-class AnswerResponse(AnswerApp, Response):
-    """`AnswerApp` in the shape FastAPI accepts from a handler."""
 
 
 class GenerateDoor:
@@ -71,7 +65,7 @@ class GenerateDoor:
         """`POST /generate`: one answer, whole or streamed; see `protocol.generate`."""
         request_id = accept_id(request.headers.get(headers.REQUEST_ID), prefix="req")
         try:
-            self._check_token(request)
+            check_token(request, self._replica.config.token_sha256)
             body = await self._read(request)
             generation = body.to_generation(request_id=request_id)
             given = request.headers.get(headers.REQUEST_TIMEOUT_MS)
@@ -96,7 +90,7 @@ class GenerateDoor:
     async def _whole(
         self, answer: Answer, generation: GenerationRequest, deadline: Deadline
     ) -> None:
-        fixed = self._headers()
+        fixed = self._headers(generation.task_type)
         try:
             completion, timings = await self._replica.complete(generation, deadline)
         except MongarsError as error:
@@ -108,13 +102,17 @@ class GenerateDoor:
     async def _stream(
         self, answer: Answer, generation: GenerationRequest, deadline: Deadline
     ) -> None:
-        fixed = self._headers()
+        fixed = self._headers(generation.task_type)
         try:
             async with self._replica.stream(generation, deadline) as stream:
-                await answer.start(200, {**EVENT_STREAM_HEADERS, **fixed})
-                await answer.write(meta_event(stream, generation.request_id))
                 async for block in stream.blocks:
-                    await answer.write(block)
+                    if answer.started:
+                        await answer.write(block)
+                        continue
+                    # Not before: until here a failure still has its real status, and every
+                    # message through Serve takes time from the engine's first token.
+                    await answer.start(200, {**EVENT_STREAM_HEADERS, **fixed})
+                    await answer.write(meta_event(stream, generation.request_id) + block)
         except MongarsError as error:
             if not answer.started:
                 fixed |= retry_after_header(error)
@@ -124,25 +122,11 @@ class GenerateDoor:
             await answer.write(b"\n\n" + encode_event(self._error_body(error), name=ERROR_EVENT))
         await answer.end()
 
-    def _check_token(self, request: Request) -> None:
-        wanted = self._replica.config.token_sha256
-        if wanted is None:
-            return
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        given = hashlib.sha256(token.strip().encode()).hexdigest()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given, wanted):
-            detail = "Send the token of this application: Authorization: Bearer <RAY_SERVE_TOKEN>."
-            raise NotAuthenticated(detail)
-
     async def _read(self, request: Request) -> GenerateRequest:
-        raw = await read_limited(
-            request.stream(),
-            declared=request.headers.get("content-length"),
-            limit=self._replica.config.max_body_bytes,
-        )
-        body = parse_model(raw, GenerateRequest)
+        limit = self._replica.config.max_body_bytes
+        body = await read_body(request, GenerateRequest, limit=limit)
         asked = body.adapter.version if body.adapter else None
-        if asked is not None and asked != self._replica.origin.adapter_version:
+        if asked is not None and asked != self._replica.origin(body.task_type).adapter_version:
             detail = f"This replica does not serve adapter {asked!r}."
             raise AdapterUnknown(detail)
         return body
@@ -155,11 +139,11 @@ class GenerateDoor:
         )
 
     def _error_body(self, error: MongarsError) -> dict[str, Any]:
-        return error_body(error, adapter_version=self._replica.origin.adapter_version)
+        return error_body(error, adapter_version=self._replica.origin().adapter_version)
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self, task_type: str = "general") -> dict[str, str]:
         # No request id here: Serve's proxy adds the one that came with the request.
-        origin = self._replica.origin
+        origin = self._replica.origin(task_type)
         found = {
             headers.ADAPTER_VERSION: origin.adapter_version,
             headers.ADAPTER_DIGEST: origin.adapter_digest,
@@ -170,7 +154,7 @@ class GenerateDoor:
     def _facts(self) -> dict[str, object]:
         status = self._replica.engine_status
         return {
-            **origin_body(self._replica.origin),
+            **origin_body(self._replica.origin()),
             **self._replica.load,
             "engine_state": status.state,
             "engine_restarts": status.restarts,

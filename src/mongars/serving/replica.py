@@ -1,4 +1,4 @@
-"""One replica, without Ray: an engine behind admission, answering whole or as a stream."""
+"""One replica, without Ray: engines behind admission, answering whole or as a stream."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mongars.core.deadline import Deadline
-from mongars.core.errors import DeadlineExceeded, GenerationInterrupted, NotReady
-from mongars.engines.admission import Admission
-from mongars.protocol.openai import Fold, read_chunk
+from mongars.core.errors import DeadlineExceeded, GenerationInterrupted, NotFound
+from mongars.core.generation import task_role
+from mongars.engines.choices import stream_choices
+from mongars.protocol.fold import Fold
+from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
+from mongars.serving.backend import Backend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from mongars.core.clock import Clock
-    from mongars.core.generation import Completion, GenerationRequest, Origin
+    from mongars.core.generation import Completion, GenerationRequest, Origin, TaskRole
+    from mongars.engines.embedder import Embedder, Embeddings
     from mongars.engines.engine import Engine, EngineStatus
     from mongars.serving.config import ReplicaConfig, SamplingDefaults
+
+_WORST = ("ready", "starting", "restarting", "stopped", "failed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +38,25 @@ class ReplicaStream:
 
 
 class Replica:
-    """Owns one engine; knows nothing of HTTP."""
+    """Owns the engines of its roles; knows nothing of HTTP."""
 
     def __init__(
-        self, engine: Engine, config: ReplicaConfig, *, clock: Clock, replica_id: str
+        self,
+        engines: Mapping[TaskRole, Engine],
+        config: ReplicaConfig,
+        *,
+        clock: Clock,
+        replica_id: str,
+        embedder: Embedder | None = None,
     ) -> None:
-        self._engine = engine
+        self._backends = {
+            role: Backend(engine, max_waiting=config.max_waiting)
+            for role, engine in engines.items()
+        }
+        self._embedder = embedder
         self._config = config
         self._clock = clock
         self._defaults = config.sampling.to_sampling()
-        self._admission = Admission(slots=engine.slots, max_waiting=config.max_waiting)
         self.replica_id = replica_id
 
     @property
@@ -49,32 +64,47 @@ class Replica:
         """What it was made with."""
         return self._config
 
+    def origin(self, task_type: str = "general") -> Origin:
+        """Who answers such a task: the engine's own word, plus this replica's name."""
+        return replace(self._backend(task_type).engine.origin, replica=self.replica_id)
+
     @property
-    def origin(self) -> Origin:
-        """Who answers: the engine's own word, plus this replica's name."""
-        return replace(self._engine.origin, replica=self.replica_id)
+    def models(self) -> tuple[str, ...]:
+        """The names of its models, the general one first."""
+        names = [backend.engine.origin.model for backend in self._backends.values()]
+        return (*names, *([] if self._embedder is None else [self._embedder.model]))
 
     @property
     def engine_status(self) -> EngineStatus:
-        """The engine's state now."""
-        return self._engine.status
+        """The state of its engines now: of the one that is furthest from answering."""
+        found = [backend.engine.status for backend in self._backends.values()]
+        if self._embedder is not None:
+            found.append(self._embedder.status)
+        return max(found, key=lambda status: _WORST.index(status.state))
 
     @property
     def load(self) -> dict[str, int]:
         """Slots, requests being answered and requests waiting."""
+        backends = self._backends.values()
         return {
-            "slots": self._engine.slots,
-            "active": self._admission.active,
-            "waiting": self._admission.waiting,
+            "slots": sum(backend.engine.slots for backend in backends),
+            "active": sum(backend.admission.active for backend in backends),
+            "waiting": sum(backend.admission.waiting for backend in backends),
         }
 
     async def start(self) -> None:
-        """Start the engine. Raises `InferenceFailed` with its reason if it cannot."""
-        await self._engine.start()
+        """Start the engines. Raises `InferenceFailed` with the reason if one cannot."""
+        for backend in self._backends.values():
+            await backend.engine.start()
+        if self._embedder is not None:
+            await self._embedder.start()
 
     async def aclose(self) -> None:
-        """Stop the engine."""
-        await self._engine.aclose()
+        """Stop the engines."""
+        for backend in self._backends.values():
+            await backend.engine.aclose()
+        if self._embedder is not None:
+            await self._embedder.aclose()
 
     def use_defaults(self, sampling: SamplingDefaults) -> None:
         """Take new sampling defaults for the requests to come."""
@@ -86,29 +116,47 @@ class Replica:
         seconds = limit if milliseconds is None else min(milliseconds / 1000, limit)
         return Deadline.after(self._clock, seconds)
 
+    async def embed(self, texts: Sequence[str], deadline: Deadline) -> Embeddings:
+        """Vectors of texts.
+
+        Raises `NotFound` where no embedding model is configured, `DeadlineExceeded`, and what
+        `Embedder.embed` raises.
+        """
+        if self._embedder is None:
+            detail = "No embedding model is served here; see RAY_EMBEDDING_MODEL."
+            raise NotFound(detail)
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                return await self._embedder.embed(texts)
+        except TimeoutError as exc:
+            detail = "The deadline passed before the embeddings were complete."
+            raise DeadlineExceeded(detail) from exc
+
     @asynccontextmanager
     async def stream(
         self, request: GenerationRequest, deadline: Deadline
     ) -> AsyncIterator[ReplicaStream]:
-        """Answer one request; leaving the context frees its slot, in the queue or the engine.
+        """Answer one request; leaving the context frees its slots, in the queue or the engine.
 
         Raises what `Admission.slot` and `Engine.stream` raise before the first byte;
         `GenerationInterrupted` or `DeadlineExceeded` while iterating.
         """
-        if self._engine.status.state != "ready":
-            detail = f"The engine is {self._engine.status.state}."
-            raise NotReady(detail, retry_after=1.0)
+        backend = self._backend(request.task_type)
+        backend.check_ready()
         complete = replace(request, sampling=request.sampling.with_defaults(self._defaults))
-        async with self._admission.slot(deadline) as waited:
-            try:
-                async with (
-                    asyncio.timeout(deadline.remaining()),
-                    self._engine.stream(complete) as blocks,
-                ):
-                    yield ReplicaStream(origin=self.origin, queue_seconds=waited, blocks=blocks)
-            except TimeoutError as exc:
-                detail = "The deadline passed before the answer was complete."
-                raise DeadlineExceeded(detail) from exc
+        waits: list[float] = []
+
+        @asynccontextmanager
+        async def open_one(one: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
+            async with backend.stream(one, deadline) as (waited, blocks):
+                waits.append(waited)
+                yield blocks
+
+        several = request.sampling.n > 1
+        opened = stream_choices(complete, open_one) if several else open_one(complete)
+        async with opened as blocks:
+            origin = self.origin(request.task_type)
+            yield ReplicaStream(origin=origin, queue_seconds=max(waits), blocks=blocks)
 
     async def complete(
         self, request: GenerationRequest, deadline: Deadline
@@ -120,11 +168,11 @@ class Replica:
         started = self._clock.monotonic()
         async with self.stream(request, deadline) as answer:
             raw = b"".join([block async for block in answer.blocks])
-        fold = Fold()
+        fold = Fold(request.sampling.n)
         for event in EventSplitter().feed(raw):
             if not event.is_done:
                 fold.add(read_chunk(event))
-        if fold.finish_reason is None:
+        if not fold.finished:
             detail = "The engine ended the answer without a finish reason."
             raise GenerationInterrupted(detail)
         timings = {
@@ -132,3 +180,6 @@ class Replica:
             "total": round(self._clock.monotonic() - started, 6),
         }
         return fold.completion(answer.origin), timings
+
+    def _backend(self, task_type: str) -> Backend:
+        return self._backends.get(task_role(task_type)) or self._backends["general"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ray.serve._private.request_router.replica_wrapper import RunningReplica
 
 
-class SessionRouter(ConsistentHashRouter):
+class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no types
     """Session affinity with bounded load; `busy_at` requests on a replica are its bound."""
 
     _busy_at = 0
@@ -35,7 +35,9 @@ class SessionRouter(ConsistentHashRouter):
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
         """Ranks of candidates; of each rank the least loaded replica that accepts is taken."""
-        ranks = await super().choose_replicas(candidate_replicas, pending_request)
+        ranks: list[list[RunningReplica]] = await super().choose_replicas(
+            candidate_replicas, pending_request
+        )
         if pending_request is None or len(candidate_replicas) == 1:
             return ranks
         if not pending_request.metadata.session_id:

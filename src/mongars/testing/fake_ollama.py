@@ -11,12 +11,11 @@ from aiohttp import web
 
 from mongars.testing.fake_replica import PROMPT_TOKENS, tokens
 from mongars.testing.fake_server import FakeServer, Received, reset
-from mongars.testing.faults import Answer, Body, Fault, Reset, Silence, Status
+from mongars.testing.faults import Answer, Body, Echo, Fault, Reset, Silence, Status
+from mongars.testing.ollama_echo import CREATED_AT, echo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-CREATED_AT = "2025-01-08T12:00:00Z"
 
 
 class FakeOllama(FakeServer):
@@ -26,11 +25,12 @@ class FakeOllama(FakeServer):
     `Answer`, it understands text, delays, `cut_after`, `stall_after`, `error_after`, `block`.
     """
 
-    def __init__(self, *faults: Fault, models: tuple[str, ...] = ("fake:latest",)) -> None:
+    def __init__(self, *faults: Fault | Echo, models: tuple[str, ...] = ("fake:latest",)) -> None:
         super().__init__()
         self.faults = deque(faults)
-        self.always: Fault = Answer()
+        self.always: Fault | Echo = Answer()
         self.models = models
+        self._parallel: asyncio.Semaphore | None = None
 
     def add_routes(self, app: web.Application) -> None:
         """The routes of the real server that we use."""
@@ -64,19 +64,24 @@ class FakeOllama(FakeServer):
         if named not in self.models:
             return web.json_response({"error": f"model '{model}' not found"}, status=404)
         match fault:
+            case Status() | Body():
+                return _instead(fault)
             case Reset():
                 reset(request)
-                return web.Response()
             case Silence():
                 await self.clock.sleep(3600)
-                return web.Response()
-            case Status():
-                told = fault.body or {"error": fault.detail or fault.error}
-                return web.json_response(told, status=fault.code, headers=fault.headers)
-            case Body():
-                return web.Response(body=fault.data, content_type=fault.media_type)
+            case Echo():
+                return await self._echo(request, received, fault)
             case Answer():
                 return await self._stream(request, fault, model)
+        return web.Response()
+
+    async def _echo(
+        self, request: web.Request, received: Received, fault: Echo
+    ) -> web.StreamResponse:
+        self._parallel = self._parallel or asyncio.Semaphore(fault.parallel)
+        async with self._parallel:
+            return await echo(request, received.body, fault, clock=self.clock)
 
     async def _stream(self, request: web.Request, fault: Answer, model: str) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -111,3 +116,10 @@ class FakeOllama(FakeServer):
             "prompt_eval_count": PROMPT_TOKENS,
             "eval_count": len(parts),
         }
+
+
+def _instead(fault: Status | Body) -> web.Response:
+    if isinstance(fault, Body):
+        return web.Response(body=fault.data, content_type=fault.media_type)
+    told = fault.body or {"error": fault.detail or fault.error}
+    return web.json_response(told, status=fault.code, headers=fault.headers)

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from mongars.core.errors import InferenceFailed
-from mongars.core.generation import Completion, Origin, Usage
+from mongars.core.generation import Choice, Completion, Origin, Usage
 from mongars.protocol import headers
 from mongars.protocol.generate import (
     ERROR_EVENT,
@@ -128,8 +128,7 @@ class FakeReplica(FakeServer):
     async def _whole(self, fault: Answer) -> web.Response:
         await self.clock.sleep(fault.first_delay)
         completion = Completion(
-            text=fault.text,
-            finish_reason="stop",
+            choices=(Choice(text=fault.text, finish_reason="stop"),),
             usage=_usage(fault),
             origin=self.origin,
         )

@@ -71,4 +71,13 @@ class Silence:
     """Take the request and never say anything."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Echo:
+    """No fault: answer with the words of the question, like the fake engine (Ollama's fake)."""
+
+    token_delay: float = 0.0
+    context_tokens: int = 4096
+    parallel: int = 4
+
+
 Fault = Answer | Status | Body | Reset | Silence

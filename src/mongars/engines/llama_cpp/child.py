@@ -42,6 +42,9 @@ def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
     # Threads that wait by spinning take the core from those they wait for (ADR 0007).
     params.cpuparams.poll = 0
     params.cpuparams_batch.poll = 0
+    if order.embedding:
+        params.embedding = True
+        params.n_batch = params.n_ubatch = order.context_tokens  # a text is read in one piece
     params.n_threads_http = order.slots + 4
     params.verbosity = 1
     return params

@@ -29,3 +29,7 @@ class LlamaCppConfig:
     """Host memory for prompts of finished requests; each slot keeps its own last prompt anyway."""
     start_timeout: float = 60.0
     """Seconds until the model must be loaded."""
+    stuck_after: float = 30.0
+    """Seconds the child may say nothing with a request before it; then it is killed."""
+    embedding: bool = False
+    """Serve vectors instead of answers."""

@@ -22,6 +22,7 @@ class ChildOrder:
     prompt_threads: int
     prompt_batch_tokens: int
     prompt_cache_mib: int
+    embedding: bool
 
     def to_line(self) -> bytes:
         """One line of JSON."""

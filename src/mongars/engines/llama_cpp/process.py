@@ -94,6 +94,7 @@ class LlamaCppProcess:
             prompt_threads=config.threads or usable_cores(),
             prompt_batch_tokens=config.prompt_batch_tokens,
             prompt_cache_mib=config.prompt_cache_mib,
+            embedding=config.embedding,
         )
         with contextlib.suppress(ConnectionError):  # it died; the next line says so
             stdin.write(order.to_line())
@@ -123,11 +124,15 @@ class LlamaCppProcess:
         """Wait for its end; returns the exit status (negative: signal)."""
         return await self._process.wait()
 
-    async def aclose(self) -> None:
-        """Kill it, reap it and remove its socket. Generation has no state worth a slow goodbye."""
+    def kill(self) -> None:
+        """End it at once; `wait` then returns."""
         with contextlib.suppress(ProcessLookupError):
             if self.alive:
                 self._process.kill()
+
+    async def aclose(self) -> None:
+        """Kill it, reap it and remove its socket. Generation has no state worth a slow goodbye."""
+        self.kill()
         await self._process.wait()
         await self._reader.aclose()
         shutil.rmtree(self.socket_path.parent, ignore_errors=True)

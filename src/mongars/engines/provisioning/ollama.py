@@ -12,6 +12,7 @@ import aiohttp
 from mongars.core.errors import EndpointUnreachable, ProvisioningFailed
 from mongars.core.urls import ollama_url
 from mongars.engines.provisioning.spec import way_out
+from mongars.protocol.ollama import same_model
 
 if TYPE_CHECKING:
     from mongars.engines.provisioning.job import Job
@@ -56,13 +57,8 @@ async def _has(session: aiohttp.ClientSession, tag: str, url: str) -> bool:
             raise ProvisioningFailed(msg)
         document: Any = await response.json(content_type=None)
     models = document.get("models", []) if isinstance(document, dict) else []
-    names = {model.get("name") for model in models if isinstance(model, dict)}
-    return _full(tag) in names
-
-
-def _full(tag: str) -> str:
-    """Ollama reads a name without a tag as `:latest`, and lists it so."""
-    return tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
+    names = [str(model.get("name")) for model in models if isinstance(model, dict)]
+    return any(same_model(tag, name) for name in names)
 
 
 async def _pull(session: aiohttp.ClientSession, job: Job, url: str) -> None:

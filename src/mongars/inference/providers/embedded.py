@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mongars.core.errors import DeadlineExceeded, NotReady, WorldError
 from mongars.core.ids import new_id
 from mongars.engines.admission import Admission
+from mongars.engines.choices import stream_choices
 from mongars.inference.provider import (
     Attempts,
     ProviderName,
@@ -18,14 +19,15 @@ from mongars.inference.provider import (
     ProviderStream,
 )
 from mongars.inference.providers.answers import AnswerReader
-from mongars.inference.providers.wire import ChunkWriter, SseDecoder
+from mongars.inference.providers.wire import SseDecoder
+from mongars.protocol.chunks import ChunkWriter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest
-    from mongars.engines.engine import Engine, EngineState
+    from mongars.engines.engine import ByteStream, Engine, EngineState
     from mongars.inference.config import InferenceConfig
 
 ENDPOINT = "in-process"
@@ -84,8 +86,8 @@ class Embedded:
             try:
                 async with asyncio.timeout(deadline.remaining()):
                     await self._ready()
-                    blocks = await stack.enter_async_context(self._engine.stream(filled))
-                    reader = self._reader(blocks, deadline)
+                    blocks = await stack.enter_async_context(self._stream(filled))
+                    reader = self._reader(blocks, deadline, choices=filled.sampling.n)
                     await reader.commit()
             except TimeoutError as exc:
                 detail = "The embedded engine began no answer before the time was up."
@@ -121,7 +123,14 @@ class Embedded:
         """Stop the engine."""
         await self._engine.aclose()
 
-    def _reader(self, blocks: AsyncIterator[bytes], deadline: Deadline) -> AnswerReader:
+    def _stream(self, request: GenerationRequest) -> ByteStream:
+        if request.sampling.n > 1:
+            return stream_choices(request, self._engine.stream)
+        return self._engine.stream(request)
+
+    def _reader(
+        self, blocks: AsyncIterator[bytes], deadline: Deadline, *, choices: int
+    ) -> AnswerReader:
         origin = self._engine.origin
         created = int(deadline.clock.now().timestamp())
         writer = ChunkWriter(answer_id=new_id("chatcmpl"), created=created, model=origin.model)
@@ -131,6 +140,7 @@ class Embedded:
             origin=origin,
             idle=self._config.idle_timeout,
             deadline=deadline,
+            choices=choices,
         )
 
     async def _ready(self) -> None:

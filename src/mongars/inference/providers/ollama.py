@@ -24,14 +24,10 @@ from mongars.inference.events import split_label
 from mongars.inference.failures import TOO_MANY_REQUESTS
 from mongars.inference.provider import Attempts, ProviderName, ProviderStatus, ProviderStream
 from mongars.inference.providers.answers import AnswerReader
-from mongars.inference.providers.ollama_wire import (
-    OllamaDecoder,
-    chat_request,
-    origin_named,
-    same_model,
-)
-from mongars.inference.providers.wire import json_object
+from mongars.inference.providers.ollama_wire import OllamaDecoder
 from mongars.inference.retry_after import retry_after
+from mongars.protocol.body import json_object
+from mongars.protocol.ollama import chat_request, origin_named, same_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -70,6 +66,9 @@ class Ollama:
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
         """Begin an answer; see `Provider.open`. Raises `NotReady` if the model is not there."""
+        if request.sampling.n > 1:
+            detail = "Ollama draws one answer per request."
+            raise InferenceFailed(detail)
         patience = self._config.local_commit_by(request, deadline).remaining()
         async with AsyncExitStack() as stack:
             attempts.add()

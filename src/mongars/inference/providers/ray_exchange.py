@@ -12,16 +12,11 @@ from mongars.core.errors import EndpointUnreachable, InvalidAnswer, MongarsError
 from mongars.core.ids import new_id
 from mongars.inference.failures import failure_of, failure_of_status, silent
 from mongars.inference.providers.answers import AnswerReader, WholeAnswer
-from mongars.inference.providers.wire import (
-    ChunkWriter,
-    SseDecoder,
-    json_object,
-    origin_of,
-    whole_chunks,
-)
+from mongars.inference.providers.wire import SseDecoder, origin_of, whole_chunks
 from mongars.inference.retry_after import retry_after
 from mongars.protocol import headers
-from mongars.protocol.body import encode
+from mongars.protocol.body import encode, json_object
+from mongars.protocol.chunks import ChunkWriter
 from mongars.protocol.generate import request_body
 
 if TYPE_CHECKING:
@@ -104,6 +99,7 @@ class RayExchange:
             origin=origin,
             idle=self._config.idle_timeout,
             deadline=self._deadline,
+            choices=self._request.sampling.n,
         )
         await reader.commit()
         return Begun(origin=reader.origin, chunks=reader)

@@ -4,66 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from mongars.core.errors import InvalidAnswer
-from mongars.core.generation import Chunk
 from mongars.inference.failures import EmptyAnswer
 from mongars.inference.providers.answers import End
 from mongars.protocol import headers
+from mongars.protocol.body import json_object
 from mongars.protocol.generate import ERROR_EVENT, META_EVENT, origin_from
-from mongars.protocol.openai import (
-    chunk_body,
-    error_in,
-    finish_reason_from,
-    read_chunk,
-    usage_chunk_body,
-    usage_from,
-)
-from mongars.protocol.sse import EventSplitter, EventTooLarge, encode_event
+from mongars.protocol.openai import error_in, finish_reason_from, read_chunk, usage_from
+from mongars.protocol.sse import EventSplitter, EventTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mongars.core.generation import FinishReason, Origin, Usage
+    from mongars.core.generation import Chunk, Origin, Usage
+    from mongars.protocol.chunks import ChunkWriter
 
 _KNOWN_EVENTS = frozenset({"message", META_EVENT, ERROR_EVENT})
-
-
-class ChunkWriter:
-    """Writes the chunks of an answer that did not come as server-sent events."""
-
-    def __init__(self, *, answer_id: str, created: int, model: str) -> None:
-        self._answer_id = answer_id
-        self._created = created
-        self._model = model
-        self._delta: dict[str, Any] = {"role": "assistant"}
-
-    def text(self, text: str, logprobs: tuple[float, ...] = ()) -> Chunk:
-        """A piece of text; the first one names the role."""
-        delta, self._delta = {**self._delta, "content": text}, {}
-        return Chunk(text=text, logprobs=logprobs, raw=self._raw(delta))
-
-    def finish(self, reason: FinishReason) -> Chunk:
-        """The end of the text."""
-        return Chunk(finish_reason=reason, raw=self._raw({}, reason))
-
-    def usage(self, usage: Usage) -> Chunk:
-        """The counts."""
-        body = usage_chunk_body(
-            answer_id=self._answer_id, created=self._created, model=self._model, usage=usage
-        )
-        return Chunk(usage=usage, raw=encode_event(body))
-
-    def _raw(self, delta: dict[str, Any], finish_reason: FinishReason | None = None) -> bytes:
-        body = chunk_body(
-            answer_id=self._answer_id,
-            created=self._created,
-            model=self._model,
-            delta=delta,
-            finish_reason=finish_reason,
-        )
-        return encode_event(body)
 
 
 class SseDecoder:
@@ -101,19 +57,6 @@ def origin_of(found: Mapping[str, str], body: Mapping[str, Any]) -> Origin:
         "replica": found.get(headers.REPLICA_ID),
     }
     return origin_from({**told, **body})
-
-
-def json_object(data: bytes) -> dict[str, Any]:
-    """The object that these bytes are. Raises `InvalidAnswer` if they are none."""
-    try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError as exc:
-        detail = "The answer is not JSON."
-        raise InvalidAnswer(detail) from exc
-    if not isinstance(body, dict):
-        detail = "The answer is not a JSON object."
-        raise InvalidAnswer(detail)
-    return body
 
 
 def whole_chunks(body: dict[str, Any], writer: ChunkWriter) -> tuple[Chunk, ...]:

@@ -1,0 +1,86 @@
+"""A Ray cluster of one node for a measurement: own ports, own folder, nothing left afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mongars.bootstrap.stack.ownership import stack_id, stop_owned
+from mongars.bootstrap.stack.ray_head import RayHead
+from mongars.core.clock import SystemClock
+from mongars.serving.control import ServeControl
+from mongars.settings import child_environment
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from mongars.serving.config import ServingConfig
+
+CLOCK = SystemClock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A running cluster: where Serve will listen, and who deploys to it."""
+
+    http_port: int
+    control: ServeControl
+
+    @property
+    def url(self) -> str:
+        """The Serve application's door."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    async def deploy(self, config: ServingConfig) -> float:
+        """Deploy; returns the seconds until HEALTHY."""
+        began = CLOCK.monotonic()
+        placed = config.model_copy(update={"port": self.http_port})
+        await asyncio.to_thread(
+            self.control.deploy, placed, timeout=180, on_progress=lambda _: None
+        )
+        return CLOCK.monotonic() - began
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on just now."""
+    listeners = [socket.socket() for _ in range(count)]
+    for listener in listeners:
+        listener.bind(("127.0.0.1", 0))
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+@asynccontextmanager
+async def ray_cluster(cpus: int, variables: Mapping[str, str]) -> AsyncIterator[Cluster]:
+    """Start a head node; `variables` reach every process of the cluster."""
+    port, dashboard, http = free_ports(3)
+    with tempfile.TemporaryDirectory() as folder:
+        stack = stack_id(Path(folder))
+        head = RayHead(
+            python=sys.executable, stack=stack, port=port, dashboard_port=dashboard, cpus=cpus
+        )
+        head.prepare(Path(folder) / "logs")
+        environment = child_environment({"MONGARS_STACK_ID": stack, **variables})
+        with (Path(folder) / "ray.log").open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603, ASYNC220 (our own command; returns at once)
+                head.argv, env=head.head_environment(environment), stdout=log, stderr=log
+            )
+        try:
+            async with asyncio.timeout(90):
+                while not await head.ready():
+                    await CLOCK.sleep(0.1)
+            control = ServeControl(f"http://127.0.0.1:{dashboard}")
+            yield Cluster(http_port=http, control=control)
+        finally:
+            await asyncio.to_thread(stop_owned, stack, grace=5, folders=(head.folder,))
+            process.wait(timeout=10)
+            head.remove()

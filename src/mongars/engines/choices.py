@@ -1,0 +1,136 @@
+"""Several answers to one question, from engines that draw one at a time.
+
+Each choice is a request of its own, so it takes a slot of its own and any engine can do it; the
+prompt is in the engine's cache after the first. The streams are merged into one: choices named by
+their index, one usage at the end, one `[DONE]`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mongars.core.background import Background
+from mongars.core.errors import GenerationInterrupted, MongarsError
+from mongars.core.generation import Usage
+from mongars.protocol.openai import read_chunk, usage_chunk_body
+from mongars.protocol.sse import DONE, EventSplitter, encode_event
+
+if TYPE_CHECKING:
+    from mongars.core.generation import GenerationRequest
+    from mongars.protocol.sse import ServerEvent
+
+Open = Callable[["GenerationRequest"], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+
+
+class _Merge:
+    """What the choices have said and not been read yet; an error ends all of them."""
+
+    def __init__(self, request: GenerationRequest, open_one: Open) -> None:
+        self._request = request
+        self._open = open_one
+        self._ready: asyncio.Queue[bytes | MongarsError | None] = asyncio.Queue()
+        self._usage: dict[int, Usage] = {}
+        self._last: dict[str, Any] = {}
+
+    async def draw(self, index: int) -> None:
+        """Draw one choice."""
+        sampling = self._request.sampling
+        seed = None if sampling.seed is None else sampling.seed + index
+        one = replace(self._request, sampling=replace(sampling, n=1, seed=seed))
+        splitter = EventSplitter()
+        try:
+            async with self._open(one) as blocks:
+                async for block in blocks:
+                    for event in splitter.feed(block):
+                        self._take(index, event)
+        except MongarsError as error:
+            self._ready.put_nowait(error)
+        else:
+            self._ready.put_nowait(None)
+
+    async def next(self) -> bytes | None:
+        """The next event; None for a choice that is complete. Raises what ended a choice."""
+        item = await self._ready.get()
+        if isinstance(item, MongarsError):
+            raise item
+        return item
+
+    def _take(self, index: int, event: ServerEvent) -> None:
+        if event.is_done:
+            return
+        usage = read_chunk(event).usage
+        if usage is not None:
+            self._usage[index] = usage
+        body = orjson.loads(event.data)
+        self._last = body
+        if not body["choices"]:
+            return
+        body["choices"][0]["index"] = index
+        body["id"] = self._request.request_id
+        body.pop("usage", None)
+        self._ready.put_nowait(encode_event(body))
+
+    def ending(self) -> bytes:
+        """The counts of all choices together, and `[DONE]`."""
+        drawn = [self._usage[index] for index in sorted(self._usage)]
+        if len(drawn) < self._request.sampling.n:
+            return DONE
+        usage = Usage(
+            prompt_tokens=drawn[0].prompt_tokens,
+            completion_tokens=sum(each.completion_tokens for each in drawn),
+            cached_tokens=drawn[0].cached_tokens,
+            per_choice=tuple(each.completion_tokens for each in drawn),
+        )
+        body = usage_chunk_body(
+            answer_id=self._request.request_id,
+            created=int(self._last.get("created") or 0),
+            model=str(self._last.get("model") or ""),
+            usage=usage,
+        )
+        return encode_event(body) + DONE
+
+
+@asynccontextmanager
+async def stream_choices(
+    request: GenerationRequest, open_one: Open
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Draw `request.sampling.n` answers as one stream, as `Engine.stream` promises it.
+
+    `open_one` opens the stream of one choice; what it raises before the first event is raised on
+    entering. Leaving stops every choice.
+    """
+    merge = _Merge(request, open_one)
+    async with AsyncExitStack() as stack:
+        for index in range(request.sampling.n):
+            work = Background(partial(merge.draw, index), name=f"choice-{index}")
+            stack.push_async_callback(work.aclose)
+            work.start()
+        first = await merge.next()
+        yield _merged(merge, request.sampling.n, first)
+
+
+async def _merged(merge: _Merge, choices: int, first: bytes | None) -> AsyncIterator[bytes]:
+    item = first
+    going = choices
+    while True:
+        if item is None:
+            going -= 1
+        else:
+            yield item
+        if not going:
+            break
+        try:
+            item = await merge.next()
+        except GenerationInterrupted:
+            raise
+        except MongarsError as error:
+            detail = f"One of {choices} answers failed: {error}"
+            raise GenerationInterrupted(detail) from error
+    yield merge.ending()

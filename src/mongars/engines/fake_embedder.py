@@ -1,0 +1,57 @@
+"""A deterministic embedder without a model: texts that share words point the same way."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import ContextLengthExceeded, NotReady
+from mongars.engines.embedder import Embeddings
+from mongars.engines.engine import EngineStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DIMENSIONS = 64
+
+
+class FakeEmbedder:
+    """A bag of hashed words; keeps every promise of `engines.embedder.Embedder`."""
+
+    model = "fake-embedding"
+
+    def __init__(self, *, context_tokens: int = 512) -> None:
+        self._context_tokens = context_tokens
+        self.status = EngineStatus(state="stopped")
+
+    async def start(self) -> None:
+        """Be ready."""
+        self.status = EngineStatus(state="ready")
+
+    async def aclose(self) -> None:
+        """Stop."""
+        self.status = EngineStatus(state="stopped")
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Vectors of the words; an empty text has the vector of a blank."""
+        if self.status.state != "ready":
+            detail = f"The embedder is {self.status.state}."
+            raise NotReady(detail, retry_after=1.0)
+        words = [text.lower().split() or [""] for text in texts]
+        longest = max(map(len, words), default=0)
+        if longest > self._context_tokens:
+            raise ContextLengthExceeded(prompt_tokens=longest, context_tokens=self._context_tokens)
+        return Embeddings(
+            vectors=tuple(_vector(each) for each in words),
+            prompt_tokens=sum(map(len, words)),
+            model=self.model,
+        )
+
+
+def _vector(words: list[str]) -> tuple[float, ...]:
+    vector = [0.0] * DIMENSIONS
+    for word in words:
+        vector[hashlib.sha256(word.encode()).digest()[0] % DIMENSIONS] += 1.0
+    length = math.hypot(*vector)
+    return tuple(value / length for value in vector)

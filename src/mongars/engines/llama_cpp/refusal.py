@@ -1,0 +1,39 @@
+"""What llama.cpp says when it refuses, as our errors."""
+
+from __future__ import annotations
+
+import contextlib
+from http import HTTPStatus
+
+import aiohttp
+import orjson
+
+from mongars.core.errors import (
+    ContextLengthExceeded,
+    InferenceFailed,
+    InvalidRequest,
+    MongarsError,
+    NotReady,
+)
+
+RETRY_AFTER = 1.0
+
+
+async def refusal_of(response: aiohttp.ClientResponse) -> MongarsError:
+    """llama.cpp's refusal as one of our errors."""
+    error: dict[str, object] = {}
+    with contextlib.suppress(orjson.JSONDecodeError, aiohttp.ClientError):
+        body = orjson.loads(await response.read())
+        if isinstance(body, dict) and isinstance(body.get("error"), dict):
+            error = body["error"]
+    message = str(error.get("message") or f"The engine answered {response.status}.")
+    if error.get("type") == "exceed_context_size_error":
+        return ContextLengthExceeded(
+            prompt_tokens=int(str(error.get("n_prompt_tokens") or 0)),
+            context_tokens=int(str(error.get("n_ctx") or 0)),
+        )
+    if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return NotReady(message, retry_after=RETRY_AFTER)
+    if response.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}:
+        return InvalidRequest(message)
+    return InferenceFailed(message)

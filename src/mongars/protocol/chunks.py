@@ -1,0 +1,48 @@
+"""Writing the chunks of an answer that did not come as OpenAI's events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mongars.core.generation import Chunk
+from mongars.protocol.openai import chunk_body, usage_chunk_body
+from mongars.protocol.sse import encode_event
+
+if TYPE_CHECKING:
+    from mongars.core.generation import FinishReason, Usage
+
+
+class ChunkWriter:
+    """One answer: text, then a finish, then maybe its counts."""
+
+    def __init__(self, *, answer_id: str, created: int, model: str) -> None:
+        self._answer_id = answer_id
+        self._created = created
+        self._model = model
+        self._delta: dict[str, Any] = {"role": "assistant"}
+
+    def text(self, text: str, logprobs: tuple[float, ...] = ()) -> Chunk:
+        """A piece of text; the first one names the role."""
+        delta, self._delta = {**self._delta, "content": text}, {}
+        return Chunk(text=text, logprobs=logprobs, raw=self._raw(delta))
+
+    def finish(self, reason: FinishReason) -> Chunk:
+        """The end of the text."""
+        return Chunk(finish_reason=reason, raw=self._raw({}, reason))
+
+    def usage(self, usage: Usage) -> Chunk:
+        """The counts."""
+        body = usage_chunk_body(
+            answer_id=self._answer_id, created=self._created, model=self._model, usage=usage
+        )
+        return Chunk(usage=usage, raw=encode_event(body))
+
+    def _raw(self, delta: dict[str, Any], finish_reason: FinishReason | None = None) -> bytes:
+        body = chunk_body(
+            answer_id=self._answer_id,
+            created=self._created,
+            model=self._model,
+            delta=delta,
+            finish_reason=finish_reason,
+        )
+        return encode_event(body)

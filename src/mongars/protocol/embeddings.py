@@ -1,0 +1,70 @@
+"""The OpenAI dialect of embeddings: `POST /v1/embeddings`."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from mongars.core.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST_TEXTS = 256
+
+
+class EmbeddingRequest(BaseModel):
+    """A text or a list of texts; token ids are not understood, since they name no tokenizer."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input: str | list[str]
+    model: str = ""
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(default=None, ge=1)
+
+    @field_validator("input")
+    @classmethod
+    def _some(cls, value: str | list[str]) -> str | list[str]:
+        texts = [value] if isinstance(value, str) else value
+        if not texts or not all(text.strip() for text in texts):
+            message = "holds no text, or an empty one"
+            raise ValueError(message)
+        if len(texts) > MOST_TEXTS:
+            message = f"holds {len(texts)} texts; at most {MOST_TEXTS} are read at once"
+            raise ValueError(message)
+        return value
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts, whichever form they came in."""
+        return (self.input,) if isinstance(self.input, str) else tuple(self.input)
+
+
+def embeddings_body(
+    vectors: Sequence[Sequence[float]],
+    *,
+    request: EmbeddingRequest,
+    model: str,
+    prompt_tokens: int,
+) -> dict[str, Any]:
+    """The answer. Raises `InvalidRequest` when other dimensions than the model's were asked for."""
+    found = len(vectors[0])
+    if request.dimensions not in {None, found}:
+        detail = f"dimensions: {model} gives {found}, not {request.dimensions}."
+        raise InvalidRequest(detail)
+    encode = _base64 if request.encoding_format == "base64" else list
+    data = [
+        {"object": "embedding", "index": index, "embedding": encode(vector)}
+        for index, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
+    return {"object": "list", "data": data, "model": model, "usage": usage}
+
+
+def _base64(vector: Sequence[float]) -> str:
+    """Little-endian float32, as OpenAI's own client reads it."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")

@@ -1,0 +1,74 @@
+"""Folding the chunks of a stream into the whole answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import InvalidAnswer
+from mongars.core.generation import Choice, Completion
+
+if TYPE_CHECKING:
+    from mongars.core.generation import Chunk, FinishReason, Origin, Usage
+
+
+class _Part:
+    """One choice, as far as it has come."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.logprobs: list[float] = []
+        self.finish_reason: FinishReason | None = None
+
+
+class Fold:
+    """Folds the chunks of a stream into the whole answer."""
+
+    def __init__(self, choices: int = 1) -> None:
+        self._parts = [_Part() for _ in range(choices)]
+        self._usage: Usage | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        """Take the next chunk. Raises `InvalidAnswer` for a choice nobody asked for."""
+        self._usage = chunk.usage or self._usage
+        if chunk.index >= len(self._parts):
+            detail = f"The answer has a choice {chunk.index}; asked for were {len(self._parts)}."
+            raise InvalidAnswer(detail)
+        part = self._parts[chunk.index]
+        part.texts.append(chunk.text)
+        part.logprobs.extend(chunk.logprobs)
+        part.finish_reason = chunk.finish_reason or part.finish_reason
+
+    @property
+    def text(self) -> str:
+        """What the first choice has said so far."""
+        return "".join(self._parts[0].texts)
+
+    @property
+    def usage(self) -> Usage | None:
+        """The counts, once the engine has sent them."""
+        return self._usage
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the first choice ended; None while it has not."""
+        return self._parts[0].finish_reason
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has said why it ended."""
+        return all(part.finish_reason is not None for part in self._parts)
+
+    def completion(self, origin: Origin) -> Completion:
+        """The whole answer. Raises `InvalidAnswer` if the stream never said that it finished."""
+        choices = []
+        for part in self._parts:
+            if part.finish_reason is None:
+                detail = "The answer ended without a finish reason."
+                raise InvalidAnswer(detail)
+            choice = Choice(
+                text="".join(part.texts),
+                finish_reason=part.finish_reason,
+                logprobs=tuple(part.logprobs),
+            )
+            choices.append(choice)
+        return Completion(choices=tuple(choices), usage=self._usage, origin=origin)

@@ -1,0 +1,151 @@
+"""Ollama's chat dialect: the request, and the lines of its streamed answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mongars.core.errors import ContextLengthExceeded, InferenceFailed, InvalidAnswer
+from mongars.core.generation import Chunk, Origin, Usage
+from mongars.protocol.body import json_object
+from mongars.protocol.chunks import ChunkWriter
+from mongars.protocol.openai import finish_reason_from
+from mongars.protocol.response_format import schema_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mongars.core.generation import GenerationRequest
+
+ADAPTER_VERSION = "base"
+"""Ollama serves no adapter of ours: whatever it answers is the base model's, and degraded."""
+
+LONGEST_LINE = 4 * 1024 * 1024
+
+
+def chat_request(request: GenerationRequest, *, model: str) -> dict[str, Any]:
+    """The body of `POST /api/chat`."""
+    sampling = request.sampling
+    options = {
+        "num_predict": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stop": list(sampling.stop) or None,
+        "seed": sampling.seed,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+    }
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        "stream": True,
+        # Else a prompt that does not fit is cut, and answered as if it were whole.
+        "truncate": False,
+        "shift": False,
+        "options": {name: value for name, value in options.items() if value is not None},
+    }
+    if sampling.logprobs:
+        body["logprobs"] = True
+    schema = schema_of(sampling.response_format)
+    if schema is not None:
+        body["format"] = schema or "json"
+    return body
+
+
+def origin_named(model: str) -> Origin:
+    """An answer of that Ollama model."""
+    return Origin(model=model, engine="ollama", adapter_version=ADAPTER_VERSION, degraded=True)
+
+
+def same_model(wanted: str, found: str) -> bool:
+    """Whether these name the same model; a name without a tag means `latest`."""
+    return _tagged(wanted) == _tagged(found)
+
+
+def _tagged(name: str) -> str:
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def overflow_in(told: str, *, context_tokens: int) -> ContextLengthExceeded | None:
+    """The refusal of a prompt that does not fit, if that is what these words mean.
+
+    Newer servers pass on the runner's error, with both numbers, as JSON inside the text; older
+    ones say neither, so the prompt's size stays 0.
+    """
+    if "exceed" not in told or "context" not in told:
+        return None
+    try:
+        found = json_object(told.encode()).get("error")
+    except InvalidAnswer:
+        found = None
+    if not isinstance(found, dict):
+        detail = f"The prompt does not fit the model's context of {context_tokens} tokens."
+        return ContextLengthExceeded(detail, context_tokens=context_tokens)
+    return ContextLengthExceeded(
+        prompt_tokens=int(found.get("n_prompt_tokens") or 0),
+        context_tokens=int(found.get("n_ctx") or context_tokens),
+    )
+
+
+class LineReader:
+    """Reads newline-delimited JSON; the events of the chunks it yields are ours."""
+
+    def __init__(self, *, answer_id: str, created: int, model: str) -> None:
+        self._answer_id = answer_id
+        self._created = created
+        self._writer = ChunkWriter(answer_id=answer_id, created=created, model=model)
+        self._rest = bytearray()
+        self.model: str | None = None
+        """The model's name in Ollama's own words, once a line has come."""
+        self.done = False
+        """Whether the line that ends an answer has come."""
+
+    def feed(self, block: bytes) -> Iterator[Chunk]:
+        """The chunks that this block completes. Raises `InferenceFailed` for an error line."""
+        self._rest += block
+        while (end := self._rest.find(b"\n")) >= 0:
+            line = bytes(self._rest[:end]).strip()
+            del self._rest[: end + 1]
+            if line:
+                yield from self._read(json_object(line))
+        if len(self._rest) > LONGEST_LINE:
+            detail = "Ollama sent a line that does not end."
+            raise InvalidAnswer(detail)
+
+    def closing(self) -> Chunk:
+        """A finish chunk; never needed, since the last line always says why it ended."""
+        return self._writer.finish("stop")
+
+    def _read(self, body: dict[str, Any]) -> Iterator[Chunk]:
+        if body.get("error"):
+            detail = f"Ollama reports: {body['error']}"
+            raise InferenceFailed(detail)
+        try:
+            yield from self._chunks(body)
+        except (KeyError, TypeError, AttributeError, ValueError) as exc:
+            detail = "A line of Ollama's answer does not have the shape of one."
+            raise InvalidAnswer(detail) from exc
+
+    def _chunks(self, body: dict[str, Any]) -> Iterator[Chunk]:
+        if self.model is None:
+            self.model = str(body["model"])
+            self._writer = ChunkWriter(
+                answer_id=self._answer_id, created=self._created, model=self.model
+            )
+        text = body["message"].get("content") or ""
+        if text:
+            yield self._writer.text(text, _logprobs(body))
+        if body.get("done"):
+            yield self._writer.finish(finish_reason_from(body.get("done_reason")) or "stop")
+            yield from self._counts(body)
+            self.done = True
+
+    def _counts(self, body: dict[str, Any]) -> Iterator[Chunk]:
+        if "eval_count" in body:
+            # Ollama leaves the prompt's count out when all of it came from its cache.
+            prompt = int(body.get("prompt_eval_count") or 0)
+            usage = Usage(prompt_tokens=prompt, completion_tokens=int(body["eval_count"]))
+            yield self._writer.usage(usage)
+
+
+def _logprobs(body: dict[str, Any]) -> tuple[float, ...]:
+    return tuple(float(entry["logprob"]) for entry in body.get("logprobs") or ())

@@ -1,0 +1,34 @@
+"""Who may ask a replica, and reading what they ask."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel
+
+from mongars.core.errors import NotAuthenticated
+from mongars.protocol.body import parse_model, read_limited
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def check_token(request: Request, wanted: str | None) -> None:
+    """Raise `NotAuthenticated` unless the bearer token's SHA-256 is `wanted`; None wants none."""
+    if wanted is None:
+        return
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    given = hashlib.sha256(token.strip().encode()).hexdigest()
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given, wanted):
+        detail = "Send the token of this application: Authorization: Bearer <RAY_SERVE_TOKEN>."
+        raise NotAuthenticated(detail)
+
+
+async def read_body(request: Request, model: type[Model], *, limit: int) -> Model:
+    """The body as a model. Raises `TooLarge` or `InvalidRequest`, see `protocol.body`."""
+    declared = request.headers.get("content-length")
+    return parse_model(await read_limited(request.stream(), declared=declared, limit=limit), model)

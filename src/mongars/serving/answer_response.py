@@ -1,0 +1,11 @@
+"""Answers that a coroutine writes, in the shape FastAPI accepts from a handler."""
+
+from __future__ import annotations
+
+from fastapi.responses import Response
+
+from mongars.protocol.asgi import AnswerApp
+
+
+class AnswerResponse(AnswerApp, Response):
+    """`AnswerApp` as a response."""

@@ -1,0 +1,72 @@
+"""What a replica offers in OpenAI's words: its models, and vectors of texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from mongars.core.errors import ModelUnknown, MongarsError
+from mongars.protocol import headers
+from mongars.protocol.embeddings import EmbeddingRequest, embeddings_body
+from mongars.protocol.openai import model_card
+from mongars.protocol.problems import openai_body, retry_after_header, status_of
+from mongars.serving.access import check_token, read_body
+from mongars.serving.answer_response import AnswerResponse
+
+if TYPE_CHECKING:
+    from mongars.core.deadline import Deadline
+    from mongars.protocol.asgi import Answer
+    from mongars.serving.replica import Replica
+
+
+class OpenAIDoor:
+    """The route handlers."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`: what this replica answers and reads with."""
+        try:
+            check_token(request, self._replica.config.token_sha256)
+        except MongarsError as error:
+            return JSONResponse(openai_body(error), status_code=status_of(error))
+        names = dict.fromkeys(self._replica.models)
+        return JSONResponse({"object": "list", "data": [model_card(name) for name in names]})
+
+    async def embeddings(self, request: Request) -> Response:
+        """`POST /v1/embeddings`."""
+        try:
+            config = self._replica.config
+            check_token(request, config.token_sha256)
+            body = await read_body(request, EmbeddingRequest, limit=config.max_body_bytes)
+            if body.model not in {"", *self._replica.models}:
+                known = ", ".join(map(repr, self._replica.models))
+                detail = f"The model {body.model!r} is not served here. Served: {known}."
+                raise ModelUnknown(detail)
+            given = request.headers.get(headers.REQUEST_TIMEOUT_MS)
+            deadline = self._replica.deadline(headers.timeout_milliseconds(given))
+        except MongarsError as error:
+            return _problem(error)
+        return AnswerResponse(lambda answer: self._embed(answer, body, deadline))
+
+    async def _embed(self, answer: Answer, body: EmbeddingRequest, deadline: Deadline) -> None:
+        try:
+            found = await self._replica.embed(body.texts, deadline)
+            whole: dict[str, Any] = embeddings_body(
+                found.vectors,
+                request=body,
+                model=found.model,
+                prompt_tokens=found.prompt_tokens,
+            )
+        except MongarsError as error:
+            await answer.json(status_of(error), openai_body(error), retry_after_header(error))
+        else:
+            await answer.json(200, whole, {})
+
+
+def _problem(error: MongarsError) -> Response:
+    fixed = retry_after_header(error)
+    return JSONResponse(openai_body(error), status_code=status_of(error), headers=fixed)

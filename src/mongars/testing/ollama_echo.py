@@ -1,0 +1,74 @@
+"""What the fake Ollama says when nothing goes wrong: the fake engine's words, Ollama's rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+from mongars.core.generation import GenerationRequest, Message, Sampling
+from mongars.engines.fake import count_prompt, planned
+
+if TYPE_CHECKING:
+    from mongars.core.clock import Clock
+    from mongars.testing.faults import Echo
+
+CREATED_AT = "2025-01-08T12:00:00Z"
+
+
+async def echo(
+    request: web.Request, body: dict[str, Any], fault: Echo, *, clock: Clock
+) -> web.StreamResponse:
+    """Answer a chat, within the window and the limits that the body asks for."""
+    asked, window = _generation(body), fault.context_tokens
+    prompt = count_prompt(asked)
+    if prompt >= window and body.get("truncate") is False:
+        return web.json_response({"error": _overflow(prompt, window)}, status=400)
+    words, reason = planned(asked, room=window - prompt)
+    head = {"model": body["model"], "created_at": CREATED_AT}
+    response = web.StreamResponse()
+    response.content_type = "application/x-ndjson"
+    await response.prepare(request)
+    for word in words:
+        await clock.sleep(fault.token_delay)
+        message = {"role": "assistant", "content": word}
+        await _line(response, {**head, "message": message, "done": False})
+    end = {
+        **head,
+        "message": {"role": "assistant", "content": ""},
+        "done": True,
+        "done_reason": reason,
+        "prompt_eval_count": prompt,
+        "eval_count": len(words) or 1,
+    }
+    await _line(response, end)
+    await response.write_eof()
+    return response
+
+
+def _generation(body: dict[str, Any]) -> GenerationRequest:
+    options = body.get("options") or {}
+    return GenerationRequest(
+        messages=tuple(Message(role=m["role"], content=m["content"]) for m in body["messages"]),
+        request_id="ollama",
+        sampling=Sampling(
+            max_tokens=options.get("num_predict"), stop=tuple(options.get("stop") or ())
+        ),
+    )
+
+
+def _overflow(prompt: int, window: int) -> str:
+    """The runner's refusal, passed on as the real server does: JSON inside the text."""
+    error = {
+        "code": 400,
+        "message": f"request ({prompt} tokens) exceeds the available context size ({window} tokens)",
+        "type": "exceed_context_size_error",
+        "n_prompt_tokens": prompt,
+        "n_ctx": window,
+    }
+    return orjson.dumps({"error": error}).decode()
+
+
+async def _line(response: web.StreamResponse, body: dict[str, Any]) -> None:
+    await response.write(orjson.dumps(body) + b"\n")

@@ -1,0 +1,112 @@
+"""Several answers to one question, merged into one stream."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+
+from mongars.core.clock import SystemClock
+from mongars.core.errors import GenerationInterrupted, Overloaded
+from mongars.core.generation import GenerationRequest, Message, Sampling
+from mongars.engines.choices import stream_choices
+from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.protocol.fold import Fold
+from mongars.protocol.openai import read_chunk
+from mongars.protocol.sse import DONE, EventSplitter
+from support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+def ask(n: int, seed: int | None = None) -> GenerationRequest:
+    return GenerationRequest(
+        messages=(Message(role="user", content="good morning to everybody"),),
+        request_id="req-1",
+        sampling=Sampling(n=n, seed=seed),
+    )
+
+
+async def started(**plan: object) -> FakeEngine:
+    engine = FakeEngine(FakePlan(**plan), clock=SystemClock())
+    await engine.start()
+    return engine
+
+
+async def test_every_choice_is_whole_and_they_are_counted_together() -> None:
+    """Three choices: three texts, three finish reasons, one usage, one `[DONE]`."""
+    engine = await started(slots=2, token_delay=0.001)
+    async with stream_choices(ask(3), engine.stream) as blocks:
+        raw = b"".join([block async for block in blocks])
+    fold = Fold(3)
+    events = EventSplitter().feed(raw)
+    for event in events[:-1]:
+        fold.add(read_chunk(event))
+    completion = fold.completion(engine.origin)
+    assert [choice.text for choice in completion.choices] == [
+        "[1] you said: good morning to everybody"
+    ] * 3
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == 3 * 7
+    assert completion.usage.per_choice == (7, 7, 7)
+    assert raw.count(DONE) == 1
+    assert raw.endswith(DONE)
+    assert {orjson.loads(event.data)["id"] for event in events[:-1]} == {"req-1"}
+
+
+async def test_seed_differs_from_choice_to_choice() -> None:
+    """With one seed for all, sampled choices would all be the same."""
+    seeds = []
+
+    @asynccontextmanager
+    async def note(one: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
+        seeds.append((one.sampling.seed, one.sampling.n))
+        async with engine.stream(one) as blocks:
+            yield blocks
+
+    engine = await started()
+    async with stream_choices(ask(3, seed=7), note) as blocks:
+        async for _ in blocks:
+            pass
+    assert sorted(seeds) == [(7, 1), (8, 1), (9, 1)]
+
+
+async def test_refusal_before_the_first_word_is_raised_on_entering() -> None:
+    """An engine without room refuses all of it, with a status still to choose."""
+
+    @asynccontextmanager
+    async def full(_: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
+        raise Overloaded(retry_after=2.0)
+        yield
+
+    with pytest.raises(Overloaded):
+        async with stream_choices(ask(2), full):
+            pass
+
+
+async def test_one_cut_choice_cuts_the_answer() -> None:
+    """A stream of which one choice broke off never ends like a complete one."""
+    engine = await started(cut_after_tokens=2, token_delay=0.001)
+    read: list[bytes] = []
+
+    async def read_on(blocks: AsyncIterator[bytes]) -> None:
+        async for block in blocks:
+            read.append(block)  # noqa: PERF401 (what came before the cut counts, too)
+
+    async with stream_choices(ask(2), engine.stream) as blocks:
+        with pytest.raises(GenerationInterrupted):
+            await read_on(blocks)
+    assert read
+    assert DONE not in b"".join(read)
+
+
+async def test_leaving_stops_every_choice() -> None:
+    """A caller who leaves frees all the slots the choices held."""
+    engine = await started(slots=3, token_delay=10.0)
+    async with stream_choices(ask(3), engine.stream) as blocks:
+        await anext(blocks)
+        assert engine.busy == 3
+    await eventually(lambda: engine.busy == 0, seconds=1)

@@ -1,0 +1,211 @@
+"""What a replica serves beside the general model: code, several answers, vectors."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import orjson
+import pytest
+
+from mongars.core.clock import SystemClock
+from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.engines.fake_embedder import FakeEmbedder
+from mongars.protocol.fold import Fold
+from mongars.protocol.openai import read_chunk
+from mongars.protocol.sse import EventSplitter
+from mongars.serving.config import ReplicaConfig
+from mongars.serving.ingress import build_ingress
+from mongars.serving.replica import Replica
+from mongars.testing.server import serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CLOCK = SystemClock()
+
+
+class Coder(FakeEngine):
+    """A second model, told apart by its name."""
+
+    @property
+    def origin(self) -> Any:
+        return super().origin.__class__(model="coder", engine="fake")
+
+
+@dataclass(frozen=True)
+class Door:
+    url: str
+    http: aiohttp.ClientSession
+
+    async def post(self, path: str, body: object) -> tuple[int, bytes]:
+        async with self.http.post(self.url + path, data=orjson.dumps(body)) as response:
+            return response.status, await response.read()
+
+    async def json(self, path: str, body: object) -> tuple[int, dict[str, Any]]:
+        status, data = await self.post(path, body)
+        return status, orjson.loads(data)
+
+
+@asynccontextmanager
+async def door(*, embedding: bool = True, **limits: object) -> AsyncIterator[Door]:
+    replica = Replica(
+        {
+            "general": FakeEngine(FakePlan(), clock=CLOCK),
+            "coding": Coder(FakePlan(), clock=CLOCK),
+        },
+        ReplicaConfig(**limits),
+        clock=CLOCK,
+        replica_id="r1",
+        embedder=FakeEmbedder(context_tokens=16) if embedding else None,
+    )
+    await replica.start()
+    async with serving(build_ingress(replica)) as url, aiohttp.ClientSession() as http:
+        yield Door(url, http)
+
+
+@pytest.mark.parametrize(
+    ("task_type", "model"),
+    [
+        ("general", "fake"),
+        ("summary", "fake"),
+        ("code", "coder"),
+        ("Coding", "coder"),
+        (" DEVELOPER ", "coder"),
+    ],
+)
+async def test_task_type_chooses_the_model_and_the_answer_says_which(
+    task_type: str, model: str
+) -> None:
+    """Tasks about code go to the coding model, whatever the case; everything else does not."""
+    async with door() as it:
+        status, body = await it.json("/generate", {"prompt": "hello", "task_type": task_type})
+    assert status == 200
+    assert body["model"] == body["usage"]["model"] == model
+
+
+async def test_several_answers_are_joined_listed_and_counted() -> None:
+    """`n` answers: text joined by a blank line, each listed, tokens told per answer."""
+    async with door() as it:
+        status, body = await it.json("/generate", {"prompt": "good day", "n": 2})
+    assert status == 200
+    one = "[1] you said: good day"
+    assert body["content"] == f"{one}\n\n{one}"
+    assert [choice["content"] for choice in body["choices"]] == [one, one]
+    assert body["usage"]["generations"] == 2
+    assert body["usage"]["completion_tokens_per_generation"] == [5, 5]
+    assert body["usage"]["completion_tokens"] == 10
+
+
+async def test_several_answers_are_streamed_side_by_side() -> None:
+    """Streamed, the chunks of the answers carry their index, and `[DONE]` comes once."""
+    async with door() as it:
+        _, data = await it.post("/generate", {"prompt": "good day", "n": 3, "stream": True})
+    events = EventSplitter().feed(data)
+    fold = Fold(3)
+    for event in events[1:-1]:
+        fold.add(read_chunk(event))
+    assert fold.finished
+    assert [event.is_done for event in events].count(True) == 1
+
+
+@pytest.mark.parametrize("n", [0, 17, "x"])
+async def test_impossible_numbers_of_answers_are_refused(n: object) -> None:
+    """`n` out of range is the caller's error, named."""
+    async with door() as it:
+        status, body = await it.json("/generate", {"prompt": "x", "n": n})
+    assert (status, body["error"]) == (400, "invalid_request")
+    assert body["detail"].startswith("n:")
+
+
+async def test_vectors_come_in_order_in_both_encodings() -> None:
+    """Base64, the default of OpenAI's client, holds the same numbers as the list."""
+    texts = ["good morning", "bad weather", "good morning"]
+    async with door() as it:
+        _, plain = await it.json("/v1/embeddings", {"input": texts, "model": "fake-embedding"})
+        _, packed = await it.json("/v1/embeddings", {"input": texts, "encoding_format": "base64"})
+    vectors = [entry["embedding"] for entry in plain["data"]]
+    assert [entry["index"] for entry in plain["data"]] == [0, 1, 2]
+    assert vectors[0] == vectors[2] != vectors[1]
+    assert plain["usage"] == {"prompt_tokens": 6, "total_tokens": 6}
+    for entry, vector in zip(packed["data"], vectors, strict=True):
+        raw = base64.b64decode(entry["embedding"])
+        assert struct.unpack(f"<{len(vector)}f", raw) == pytest.approx(vector)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "says"),
+    [
+        pytest.param({}, 400, "invalid_request", "input", id="nothing"),
+        pytest.param({"input": []}, 400, "invalid_request", "no text", id="empty-list"),
+        pytest.param({"input": ["a", " "]}, 400, "invalid_request", "empty", id="blank"),
+        pytest.param({"input": [1, 2]}, 400, "invalid_request", "input", id="token-ids"),
+        pytest.param({"input": ["a"] * 257}, 400, "invalid_request", "256", id="many"),
+        pytest.param({"input": "a", "model": "x"}, 404, "model_unknown", "fake", id="model"),
+        pytest.param(
+            {"input": "a", "dimensions": 3}, 400, "invalid_request", "dimensions", id="dimensions"
+        ),
+        pytest.param(
+            {"input": "a " * 17}, 400, "context_length_exceeded", "16", id="beyond-the-window"
+        ),
+    ],
+)
+async def test_bad_embedding_requests_say_what_is_wrong(
+    body: object, status: int, code: str, says: str
+) -> None:
+    """Each kind of bad input: a real status, OpenAI's body, the reason."""
+    async with door() as it:
+        found, answer = await it.json("/v1/embeddings", body)
+    assert (found, answer["error"]["code"]) == (status, code)
+    assert says in answer["error"]["message"]
+
+
+async def test_without_an_embedding_model_the_door_says_so() -> None:
+    """404 naming the setting, not an error of the machine."""
+    async with door(embedding=False) as it:
+        status, answer = await it.json("/v1/embeddings", {"input": "a"})
+    assert status == 404
+    assert "RAY_EMBEDDING_MODEL" in answer["error"]["message"]
+
+
+async def test_models_are_listed_and_every_door_asks_for_the_token() -> None:
+    """The list names each model once; without the token neither door opens."""
+    async with door() as it, it.http.get(it.url + "/v1/models") as response:
+        names = [entry["id"] for entry in (await response.json())["data"]]
+    assert names == ["fake", "coder", "fake-embedding"]
+    async with door(token_sha256="0" * 64) as it:
+        async with it.http.get(it.url + "/v1/models") as response:
+            assert response.status == 401
+        status, _ = await it.json("/v1/embeddings", {"input": "a"})
+        assert status == 401
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        pytest.param({"type": "yaml"}, "type must be one of", id="kind"),
+        pytest.param({"type": "json_schema"}, "json_schema.schema", id="no-schema"),
+        pytest.param(
+            {"type": "json_schema", "json_schema": {"schema": {"type": "objekt"}}},
+            "is no JSON Schema: type",
+            id="misspelt-type",
+        ),
+        pytest.param(
+            {"type": "json_schema", "json_schema": {"schema": {"properties": 5}}},
+            "properties",
+            id="wrong-shape",
+        ),
+    ],
+)
+async def test_response_formats_no_engine_could_keep_are_refused(
+    wanted: dict[str, Any], says: str
+) -> None:
+    """A promise of shape that engines would silently break is refused at the border."""
+    async with door() as it:
+        status, body = await it.json("/generate", {"prompt": "x", "response_format": wanted})
+    assert status == 400
+    assert says in body["detail"]
