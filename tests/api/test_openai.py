@@ -272,3 +272,23 @@ async def test_the_description_of_the_api_needs_a_key(api: Api) -> None:
         assert response.status == 401
     async with api.http.get(f"{api.url}/openapi.json", headers=api.auth) as response:
         assert "/v1/chat/completions" in (await response.json())["paths"]
+
+
+async def test_several_answers_come_with_their_indexes(api: Api) -> None:
+    """`n` choices, whole and streamed, each with its own text and finish reason."""
+    async with client_of(api) as client:
+        whole = await client.chat.completions.create(model="mongars", messages=QUESTION, n=2)
+        stream = await client.chat.completions.create(
+            model="mongars", messages=QUESTION, n=2, stream=True
+        )
+        texts, finished = ["", ""], set()
+        async for chunk in stream:
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+                if choice.finish_reason:
+                    finished.add(choice.index)
+    assert [choice.message.content for choice in whole.choices] == [ANSWER, ANSWER]
+    assert texts == [ANSWER, ANSWER]
+    assert finished == {0, 1}
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 10

@@ -133,3 +133,8 @@ class ServingConfig(_Part):
     """Requests of one conversation (`x-session-id`) go to the replica that knows its prompt."""
     haproxy: bool = False
     """The cluster runs with RAY_SERVE_ENABLE_HA_PROXY=1, which knows no session affinity."""
+
+    @property
+    def most_replicas(self) -> int:
+        """How many there can be."""
+        return self.replicas if self.autoscaling is None else self.autoscaling.max_replicas

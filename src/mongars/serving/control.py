@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from mongars.serving.config import ServingConfig
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.1
+SETTLE_SECONDS = 1.0
 GAVE_UP = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
@@ -54,6 +55,12 @@ class DeploymentState:
     target: int
     replicas: tuple[ReplicaState, ...]
 
+    @property
+    def complete(self) -> bool:
+        """Healthy, with as many running replicas as it should have."""
+        running = [replica for replica in self.replicas if replica.state == "RUNNING"]
+        return self.status == "HEALTHY" and len(running) >= self.target
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplicationState:
@@ -65,9 +72,13 @@ class ApplicationState:
 
     @property
     def healthy(self) -> bool:
-        """The application runs and every deployment of it is healthy."""
-        parts = self.deployments
-        return self.status == "RUNNING" and all(part.status == "HEALTHY" for part in parts)
+        """The application runs, every deployment of it is healthy and has its replicas."""
+        return self.status == "RUNNING" and all(part.complete for part in self.deployments)
+
+    @property
+    def target(self) -> int:
+        """How many replicas there should be, over all deployments."""
+        return sum(part.target for part in self.deployments)
 
     def describe(self) -> str:
         """One line for a progress display."""
@@ -102,11 +113,18 @@ class ServeControl:
         # What is not named in a declarative deployment is removed: other teams' stay named.
         schema["applications"] += self._others()
         self._call(lambda client: client.deploy_applications(schema))
-        until = time.monotonic() + timeout
+        sent = time.monotonic()
+        until = sent + timeout
+        wanted = config.replicas if config.autoscaling is None else None
+        changing = False
         while True:
             state = self.status()
             on_progress(state)
-            if state.healthy:
+            # The controller takes a moment to act on a definition; until then it tells of the
+            # one before, which may be as healthy as can be.
+            done = state.healthy and (wanted is None or state.target == wanted)
+            changing = changing or not done
+            if done and (changing or time.monotonic() - sent > SETTLE_SECONDS):
                 return state
             if state.status in GAVE_UP:
                 detail = f"The deployment is {state.status}: {_reason(state)}"

@@ -47,7 +47,8 @@ def _deployment(config: ServingConfig) -> dict[str, Any]:
         "name": DEPLOYMENT,
         **_replicas(config),
         "max_ongoing_requests": replica.capacity + HEADROOM,
-        "max_queued_requests": replica.capacity,
+        # Counted per proxy, and a burst counts as queued until it is routed.
+        "max_queued_requests": replica.capacity * config.most_replicas,
         "backpressure_config": {"status_code": 503, "retry_after_s": 2},
         "user_config": replica.sampling.model_dump(mode="json"),
         "ray_actor_options": {

@@ -3,31 +3,38 @@
 A conversation (`x-session-id`) hashes to a place on a ring of replicas (consistent hashing with
 virtual nodes, Karger et al. 1997), so its prompt is found in that replica's cache, and few
 conversations move when replicas come and go. Loads are bounded (Mirrokni et al. 2018): a replica
-whose slots are all taken hands a conversation to the less loaded of its successors. Requests
-without a conversation go to the less loaded of two random replicas.
+whose slots are all taken hands a conversation to the least loaded one. Requests without a
+conversation go to the least loaded replica at once.
 """
 
 from __future__ import annotations
 
 import random
+import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 
 if TYPE_CHECKING:
+    from ray.serve._private.common import ReplicaID
     from ray.serve._private.request_router.common import PendingRequest
     from ray.serve._private.request_router.replica_wrapper import RunningReplica
+
+MEMORY_SECONDS = 1.0
+"""How long a choice counts that was never sent: its caller left, or the replica refused."""
 
 
 class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no types
     """Session affinity with bounded load; `busy_at` requests on a replica are its bound."""
 
-    _busy_at = 0
-
     def initialize_state(self, busy_at: int, **kwargs: int) -> None:
         """Take the bound; the rest is the base's."""
         super().initialize_state(**kwargs)
         self._busy_at = busy_at
+        # Requests of one moment are routed before any of them is counted: without this memory
+        # a burst would all go to the replica that looked free to the first.
+        self._chosen: deque[tuple[float, ReplicaID]] = deque()
 
     async def choose_replicas(
         self,
@@ -38,12 +45,33 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         ranks: list[list[RunningReplica]] = await super().choose_replicas(
             candidate_replicas, pending_request
         )
-        if pending_request is None or len(candidate_replicas) == 1:
+        if pending_request is None or len(candidate_replicas) == 1 or not ranks:
             return ranks
-        if not pending_request.metadata.session_id:
-            return [random.sample(candidate_replicas, 2), candidate_replicas]
-        first = ranks[0][0] if ranks else None
-        load = first and self.replica_queue_len_cache.get(first.replica_id)
-        if load is not None and load >= self._busy_at:
-            return [[replica for rank in ranks for replica in rank], candidate_replicas]
-        return [*ranks, candidate_replicas]
+        if pending_request.metadata.session_id:
+            first = self._with_bound(ranks[0][0], candidate_replicas)
+        else:
+            first = self._least(candidate_replicas)
+        self._chosen.append((time.monotonic(), first.replica_id))
+        return [[first], *ranks, candidate_replicas]
+
+    def on_send_request(self, replica_id: ReplicaID) -> None:
+        """From here on Serve's own count knows of the request."""
+        super().on_send_request(replica_id)
+        for entry in self._chosen:
+            if entry[1] == replica_id:
+                self._chosen.remove(entry)
+                return
+
+    def _with_bound(self, home: RunningReplica, candidates: list[RunningReplica]) -> RunningReplica:
+        return home if self._load(home) < self._busy_at else self._least(candidates)
+
+    def _least(self, candidates: list[RunningReplica]) -> RunningReplica:
+        """The least loaded; of several, any, so that routers do not all agree on one."""
+        return min(random.sample(candidates, len(candidates)), key=self._load)
+
+    def _load(self, replica: RunningReplica) -> int:
+        horizon = time.monotonic() - MEMORY_SECONDS
+        while self._chosen and self._chosen[0][0] < horizon:
+            self._chosen.popleft()
+        recent = sum(chosen == replica.replica_id for _, chosen in self._chosen)
+        return recent + (self.replica_queue_len_cache.get(replica.replica_id) or 0)
