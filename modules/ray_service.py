@@ -1,4 +1,4 @@
-"""The Serve application: `python -m modules.ray_service --deploy | --status | --shutdown`."""
+"""The Serve application: `python -m modules.ray_service --deploy | --status | --export | --shutdown`."""
 
 from __future__ import annotations
 

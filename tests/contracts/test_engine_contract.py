@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from engine_kinds import CONTEXT, SLOTS
 
-from mongars.core.clock import SystemClock
 from mongars.core.errors import ContextLengthExceeded, NotReady
 from mongars.core.generation import Completion, GenerationRequest, Message, Sampling
-from mongars.engines.fake import FakeEngine, FakePlan
-from mongars.engines.llama_cpp.config import LlamaCppConfig
-from mongars.engines.llama_cpp.engine import LlamaCppEngine
-from mongars.protocol.openai import Fold, read_chunk
+from mongars.protocol.fold import Fold
+from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import DONE, EventSplitter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
     from mongars.engines.engine import Engine
 
-SLOTS = 2
-CONTEXT = 512
+# One loop for all: an engine that is shared between tests belongs to the loop it was started in.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 def ask(text: str, **sampling: object) -> GenerationRequest:
@@ -44,31 +38,6 @@ async def read_all(engine: Engine, request: GenerationRequest) -> tuple[Completi
                 if not event.is_done:
                     fold.add(read_chunk(event))
     return fold.completion(engine.origin), raw
-
-
-@asynccontextmanager
-async def started(engine: Engine) -> AsyncIterator[Engine]:
-    await engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.aclose()
-
-
-@pytest.fixture(params=["fake", pytest.param("llama_cpp", marks=pytest.mark.model)])
-async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
-    if request.param == "fake":
-        made: Engine = FakeEngine(
-            FakePlan(slots=SLOTS, context_tokens=CONTEXT, token_delay=0.005), clock=SystemClock()
-        )
-    else:
-        model: Path = request.getfixturevalue("base_model")
-        config = LlamaCppConfig(
-            model_path=model, model_name="smollm2", slots=SLOTS, context_tokens=CONTEXT
-        )
-        made = LlamaCppEngine(config, clock=SystemClock())
-    async with started(made) as ready:
-        yield ready
 
 
 async def test_answer_is_complete(engine: Engine) -> None:

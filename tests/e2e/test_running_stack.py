@@ -18,7 +18,8 @@ from mongars.core.clock import SystemClock
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
-from mongars.protocol.openai import Fold, read_chunk
+from mongars.protocol.fold import Fold
+from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter, ServerEvent
 
 if TYPE_CHECKING:

@@ -97,7 +97,8 @@ def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
         ray_http_port=values.ray_http_port,
         ray_port=values.ray_port,
         ray_dashboard_port=values.ray_dashboard_port,
-        replicas=options.replicas or values.replicas,
+        replicas=max(options.replicas or values.replicas, values.max_replicas or 1),
+        haproxy=values.haproxy,
         use_ray=use_ray,
         python=sys.executable,
         environment=child_environment(_changes(settings, options, use_ray=use_ray)),
@@ -110,6 +111,7 @@ def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[s
     """What the children's environment has beside this process's own."""
     values = settings.environment
     replicas = options.replicas or values.replicas
+    most = max(replicas, values.max_replicas or 1)
     changes = {
         "MONGARS_HOME": str(settings.home),
         "MONGARS_CACHE": str(settings.cache),
@@ -127,8 +129,8 @@ def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[s
     if "ray_client_max_connections" not in values.model_fields_set:
         # As many as the replicas can hold: the pool must not be the hidden limit.
         places = values.slots + ReplicaConfig().max_waiting
-        changes["RAY_CLIENT_MAX_CONNECTIONS"] = str(replicas * places)
-        changes["RAY_CLIENT_MAX_KEEPALIVE"] = str(replicas * values.slots)
+        changes["RAY_CLIENT_MAX_CONNECTIONS"] = str(most * places)
+        changes["RAY_CLIENT_MAX_KEEPALIVE"] = str(most * values.slots)
     return changes
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mongars.bootstrap.model import node_model
+from mongars.bootstrap.secrets import digest_of
 from mongars.core.clock import SystemClock
+from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.engines.fake_embedder import FakeEmbedder
@@ -15,9 +17,10 @@ from mongars.engines.llama_cpp.embedder import LlamaCppEmbedder
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
 from mongars.engines.ollama.config import OllamaConfig
 from mongars.engines.ollama.engine import OllamaEngine
-from mongars.serving.config import EngineSpec, ReplicaConfig
+from mongars.serving.config import TOKEN_FROM_ENVIRONMENT, EngineSpec, ReplicaConfig
 from mongars.serving.deployment import LLMDeployment
 from mongars.serving.replica import Replica
+from mongars.settings import load_settings
 from mongars.telemetry.logs import LogObserver, configure_logs
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ def application(args: dict[str, Any]) -> Any:  # noqa: ANN401 (Ray ships no type
 def build_replica(config: ReplicaConfig, name: str) -> tuple[Replica, Observer]:
     """One replica with the engines its configuration asks for, and where its events go."""
     configure_logs(level=config.log_level)
+    config = _with_token(config)
     observer = LogObserver()
     engines: dict[TaskRole, Engine] = {
         "general": build_engine(config.engine, config, role="general", observer=observer)
@@ -49,6 +53,20 @@ def build_replica(config: ReplicaConfig, name: str) -> tuple[Replica, Observer]:
     clock = SystemClock()
     replica = Replica(engines, config, clock=clock, replica_id=name, embedder=embedder)
     return replica, observer
+
+
+def _with_token(config: ReplicaConfig) -> ReplicaConfig:
+    """The configuration with the digest of this node's token, where it leaves that to the node."""
+    if config.token_sha256 != TOKEN_FROM_ENVIRONMENT:
+        return config
+    token = load_settings().environment.ray_serve_token
+    if token is None:
+        message = (
+            "RAY_SERVE_TOKEN is not set on this node; the application asks its callers for it."
+        )
+        raise ConfigurationError(message)
+    digest = digest_of(token.get_secret_value())
+    return config.model_copy(update={"token_sha256": digest})
 
 
 def build_engine(
@@ -108,12 +126,20 @@ def _vllm(spec: EngineSpec, *, observer: Observer) -> Engine:
 
     options = spec.vllm
     config = VllmConfig(
-        model_path=Path(spec.model_path),
+        model_path=_folder(spec),
         model_name=spec.model_name,
         slots=spec.slots,
         context_tokens=spec.context_tokens,
         dtype=options.dtype,
         gpu_memory_utilization=options.gpu_memory_utilization,
+        kv_cache_mib=options.kv_cache_mib,
         enforce_eager=options.enforce_eager,
     )
     return VllmEngine(config, clock=SystemClock(), observer=observer)
+
+
+def _folder(spec: EngineSpec) -> Path:
+    if not spec.model_path:
+        message = "model_path: the vllm engine needs the path of a model folder."
+        raise ConfigurationError(message)
+    return Path(spec.model_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import tempfile
@@ -78,3 +79,8 @@ def _written(path: Path, value: str) -> Iterator[Path]:
     except OSError as exc:
         detail = f"The secret file {path} cannot be written: {exc.strerror}."
         raise ConfigurationError(detail) from exc
+
+
+def digest_of(token: str) -> str:
+    """The form in which a token travels to the cluster. It is random, so one hash protects it."""
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mongars.bootstrap.model import configured_model
 from mongars.bootstrap.running import running_dashboard
-from mongars.bootstrap.secrets import RAY_TOKEN, read_secret
+from mongars.bootstrap.secrets import RAY_TOKEN, digest_of, read_secret
 from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
 from mongars.engines.provisioning.spec import FileSource, OllamaSource
@@ -27,11 +27,19 @@ if TYPE_CHECKING:
     from mongars.settings import Settings
 
 
+Find = Callable[["Settings", str], str]
+"""Says where the file of a role's model is; empty: wherever each node has it."""
+
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 BODY_HEADROOM = 65_536
 DEFAULT_OLLAMA = "http://127.0.0.1:11434"
 EMBEDDING_TOKENS = 512
 """Longest text an embedding model reads, in tokens."""
+
+
+def exported_config(settings: Settings) -> ServingConfig:
+    """The application for other machines: each finds the models in its own cache."""
+    return _serving_config(settings, _replica_config(settings, find=_on_each_node))
 
 
 def serving_config(settings: Settings) -> ServingConfig:
@@ -44,8 +52,13 @@ def serving_config(settings: Settings) -> ServingConfig:
             " here and for the API (make one with: openssl rand -hex 32)."
         )
         raise ConfigurationError(message)
+    return _serving_config(settings, _replica_config(settings, find=_here))
+
+
+def _serving_config(settings: Settings, replica: ReplicaConfig) -> ServingConfig:
+    environment = settings.environment
     return ServingConfig(
-        replica=_replica_config(settings),
+        replica=replica,
         replicas=environment.replicas,
         autoscaling=_autoscaling(settings),
         cpus_per_replica=environment.cpus_per_replica,
@@ -56,13 +69,15 @@ def serving_config(settings: Settings) -> ServingConfig:
     )
 
 
-def _replica_config(settings: Settings) -> ReplicaConfig:
+def _replica_config(settings: Settings, *, find: Find) -> ReplicaConfig:
     environment = settings.environment
     token = environment.ray_serve_token
-    coding = None if environment.coding_model is None else engine_spec(settings, "coding")
-    embedding = None if environment.embedding_model is None else engine_spec(settings, "embedding")
+    coding = None if environment.coding_model is None else engine_spec(settings, "coding", find)
+    embedding = (
+        None if environment.embedding_model is None else engine_spec(settings, "embedding", find)
+    )
     return ReplicaConfig(
-        engine=engine_spec(settings, "general"),
+        engine=engine_spec(settings, "general", find),
         coding=coding,
         embedding=embedding,
         sampling=SamplingDefaults(
@@ -89,7 +104,7 @@ def _autoscaling(settings: Settings) -> Autoscaling | None:
     return Autoscaling(min_replicas=least, max_replicas=most)
 
 
-def engine_spec(settings: Settings, role: str) -> EngineSpec:
+def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
     """The engine of a role. Raises `ConfigurationError` without its model."""
     environment = settings.environment
     size = {"slots": environment.slots, "context_tokens": environment.context_tokens}
@@ -104,18 +119,26 @@ def engine_spec(settings: Settings, role: str) -> EngineSpec:
         return EngineSpec(
             kind="vllm", model_name=spec.name, model_path=str(_model_folder(spec, role)), **size
         )
+    if role == "embedding":
+        size = {"slots": 1, "context_tokens": EMBEDDING_TOKENS}
+    return EngineSpec(
+        model_path=find(settings, role),
+        model_name=spec.name,
+        prompt_cache_mib=environment.prompt_cache_mib,
+        **size,
+    )
+
+
+def _here(settings: Settings, role: str) -> str:
     found = configured_model(settings, role)
     if found is None:
         message = f"No {role} model in {settings.cache}. Run: python -m scripts.provision_models"
         raise ConfigurationError(message)
-    if role == "embedding":
-        size = {"slots": 1, "context_tokens": EMBEDDING_TOKENS}
-    return EngineSpec(
-        model_path=str(found.path),
-        model_name=found.name,
-        prompt_cache_mib=environment.prompt_cache_mib,
-        **size,
-    )
+    return str(found.path)
+
+
+def _on_each_node(_settings: Settings, _role: str) -> str:
+    return ""
 
 
 def _model_folder(spec: ModelSpec, role: str) -> Path:
@@ -126,11 +149,6 @@ def _model_folder(spec: ModelSpec, role: str) -> Path:
         )
         raise ConfigurationError(message)
     return spec.path
-
-
-def digest_of(token: str) -> str:
-    """The form in which a token travels to the cluster. It is random, so one hash protects it."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def serve_control(settings: Settings, address: str | None) -> ServeControl:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from mongars.bootstrap.serving import serve_control, serving_config
+from mongars.bootstrap.serving import exported_config, serve_control, serving_config
 from mongars.cli.errors import exit_on_error
 from mongars.serving.definition import deploy_schema
+from mongars.serving.exports.config import installation
+from mongars.serving.exports.export import Kind, render, write
 from mongars.settings import load_settings
 
 if TYPE_CHECKING:
-    from mongars.serving.control import ApplicationState
+    from mongars.serving.application_state import ApplicationState
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -26,6 +29,7 @@ Examples:
   python -m modules.ray_service --deploy --address http://ray-head:8265
   python -m modules.ray_service --deploy --dry-run
   python -m modules.ray_service --status --json
+  python -m modules.ray_service --export k8s --out deploy/k8s
   python -m modules.ray_service --shutdown
 """
 
@@ -36,20 +40,27 @@ def ray_service(  # noqa: PLR0913 (every flag of the command is a parameter)
     deploy: Annotated[bool, typer.Option("--deploy", help="Deploy, wait until healthy.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Show what is deployed.")] = False,
     shutdown: Annotated[bool, typer.Option("--shutdown", help="Remove the application.")] = False,
+    export: Annotated[
+        Kind | None, typer.Option(help="Render manifests of that kind into --out.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for --export.")] = Path("deploy"),
+    force: Annotated[bool, typer.Option(help="Overwrite files not exported here.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the definition; deploy nothing.")] = False,
     address: Annotated[str | None, typer.Option(help="Ray dashboard URL of the cluster.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for HEALTHY.")] = 180.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Deploy, inspect or remove the Serve application of monGARS."""
-    if [deploy, status, shutdown].count(True) != 1:
-        message = "Choose one of --deploy, --status and --shutdown."
+    """Deploy, inspect, export or remove the Serve application of monGARS."""
+    if [deploy, status, shutdown, export is not None].count(True) != 1:
+        message = "Choose one of --deploy, --status, --export and --shutdown."
         raise typer.BadParameter(message)
     with exit_on_error():
         if deploy and dry_run:
             print(json.dumps(deploy_schema(serving_config(load_settings())), indent=2))
         elif deploy:
             _deploy(address, timeout=timeout, as_json=as_json)
+        elif export is not None:
+            _export(export, out, force=force)
         elif status:
             state = serve_control(load_settings(), address).status()
             _show(state, as_json=as_json)
@@ -76,6 +87,14 @@ def _deploy(address: str | None, *, timeout: float, as_json: bool) -> None:
     if not as_json:
         path = config.replica.generate_path
         print(f"Endpoint: http://{config.host}:{config.port}{path}")
+
+
+def _export(kind: Kind, out: Path, *, force: bool) -> None:
+    config = installation(exported_config(load_settings()))
+    changed = write(render(kind, config), out, kind=kind, force=force)
+    for path in changed:
+        print(out / path)
+    print(f"{len(changed)} files changed in {out}." if changed else f"{out} is up to date.")
 
 
 def _show(state: ApplicationState, *, as_json: bool) -> None:

@@ -18,8 +18,15 @@ DEPLOYMENT = "LLMDeployment"
 EngineKind = Literal["llama_cpp", "vllm", "ollama", "fake"]
 
 
+TOKEN_FROM_ENVIRONMENT = "0" * 64
+"""Stands where the digest of a token should: each replica takes it from its own RAY_SERVE_TOKEN.
+
+For manifests, which are made where the token is not known. No token has this digest.
+"""
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class VllmOptions(_Part):
@@ -27,6 +34,8 @@ class VllmOptions(_Part):
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    kv_cache_mib: int | None = Field(default=None, ge=1)
+    """Size of the key-value cache instead of that share; needed on a CPU."""
     enforce_eager: bool = False
 
 

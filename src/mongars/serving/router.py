@@ -73,5 +73,6 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         horizon = time.monotonic() - MEMORY_SECONDS
         while self._chosen and self._chosen[0][0] < horizon:
             self._chosen.popleft()
-        recent = sum(chosen == replica.replica_id for _, chosen in self._chosen)
-        return recent + (self.replica_queue_len_cache.get(replica.replica_id) or 0)
+        recent = [chosen for _, chosen in self._chosen].count(replica.replica_id)
+        counted: int | None = self.replica_queue_len_cache.get(replica.replica_id)
+        return recent + (counted or 0)

@@ -36,9 +36,11 @@ class StackConfig:
     ray_port: int
     ray_dashboard_port: int
     replicas: int
+    """The most there can be."""
     use_ray: bool
     python: str
     environment: Mapping[str, str]
+    haproxy: bool = False
     ray_token: str | None = field(default=None, repr=False)
     """What Ray asks its callers for; `environment` must hold the matching `RAY_AUTH_` variables."""
 

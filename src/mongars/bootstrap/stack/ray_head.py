@@ -52,6 +52,8 @@ class RayHead:
     port: int
     dashboard_port: int
     cpus: int
+    haproxy: bool = False
+    """Requests come in through HAProxy instead of Ray's own proxy."""
     token: str | None = None
     """What the dashboard asks for, when `RAY_AUTH_MODE` is `token`."""
 
@@ -87,11 +89,28 @@ class RayHead:
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "DASHBOARD_METRIC_PORT": "0",
             "PYTHONUNBUFFERED": "1",
+            # Else a dead proxy is replaced after half a minute only.
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         }
         # An address in the environment would make Ray's own processes look for another cluster.
         inherited = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
         # Whatever its killed helpers leave in their temporary folder goes with ours.
-        return {**ours, **inherited, **_LOCAL_RAY, "TMPDIR": str(self.folder)}
+        fixed = {**_LOCAL_RAY, **self._haproxy(), "TMPDIR": str(self.folder)}
+        return {**ours, **inherited, **fixed}
+
+    def _haproxy(self) -> dict[str, str]:
+        """HAProxy's files in our own folder: it lets anybody who reaches its socket command it."""
+        if not self.haproxy:
+            return {}
+        folder = self.folder / "haproxy"
+        return {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        }
 
     def client_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The environment for a process that uses this cluster."""

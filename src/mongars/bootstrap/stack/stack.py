@@ -77,6 +77,7 @@ class LocalStack:
             port=config.ray_port,
             dashboard_port=config.ray_dashboard_port,
             token=config.ray_token,
+            haproxy=config.haproxy,
             cpus=max(2, config.replicas + 1, min(_MOST_CPUS, os.cpu_count() or 1)),
         )
 

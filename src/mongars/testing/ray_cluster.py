@@ -1,8 +1,9 @@
-"""A Ray cluster of one node for a measurement: own ports, own folder, nothing left afterwards."""
+"""A real Ray cluster of one node, for tests and measurements: nothing of it is left afterwards."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mongars.bootstrap.stack.ownership import stack_id, stop_owned
+import psutil
+
+from mongars.bootstrap.stack.ownership import owned_processes, stack_id, stop_owned
 from mongars.bootstrap.stack.ray_head import RayHead
 from mongars.core.clock import SystemClock
 from mongars.serving.control import ServeControl
@@ -31,12 +34,24 @@ class Cluster:
     """A running cluster: where Serve will listen, and who deploys to it."""
 
     http_port: int
+    dashboard: str
     control: ServeControl
+    stack: str
+    folder: Path
 
     @property
     def url(self) -> str:
         """The Serve application's door."""
         return f"http://127.0.0.1:{self.http_port}"
+
+    def processes(self, part: str) -> list[psutil.Process]:
+        """The cluster's processes with that in their command line."""
+        found = []
+        for process in owned_processes(self.stack, folders=(self.folder,)):
+            with contextlib.suppress(psutil.Error):
+                if part in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     async def deploy(self, config: ServingConfig) -> float:
         """Deploy; returns the seconds until HEALTHY."""
@@ -60,16 +75,23 @@ def free_ports(count: int) -> list[int]:
 
 
 @asynccontextmanager
-async def ray_cluster(cpus: int, variables: Mapping[str, str]) -> AsyncIterator[Cluster]:
+async def ray_cluster(
+    cpus: int, variables: Mapping[str, str] | None = None, *, haproxy: bool = False
+) -> AsyncIterator[Cluster]:
     """Start a head node; `variables` reach every process of the cluster."""
     port, dashboard, http = free_ports(3)
     with tempfile.TemporaryDirectory() as folder:
         stack = stack_id(Path(folder))
         head = RayHead(
-            python=sys.executable, stack=stack, port=port, dashboard_port=dashboard, cpus=cpus
+            python=sys.executable,
+            stack=stack,
+            port=port,
+            dashboard_port=dashboard,
+            cpus=cpus,
+            haproxy=haproxy,
         )
         head.prepare(Path(folder) / "logs")
-        environment = child_environment({"MONGARS_STACK_ID": stack, **variables})
+        environment = child_environment({"MONGARS_STACK_ID": stack, **(variables or {})})
         with (Path(folder) / "ray.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603, ASYNC220 (our own command; returns at once)
                 head.argv, env=head.head_environment(environment), stdout=log, stderr=log
@@ -78,8 +100,14 @@ async def ray_cluster(cpus: int, variables: Mapping[str, str]) -> AsyncIterator[
             async with asyncio.timeout(90):
                 while not await head.ready():
                     await CLOCK.sleep(0.1)
-            control = ServeControl(f"http://127.0.0.1:{dashboard}")
-            yield Cluster(http_port=http, control=control)
+            address = f"http://127.0.0.1:{dashboard}"
+            yield Cluster(
+                http_port=http,
+                dashboard=address,
+                control=ServeControl(address),
+                stack=stack,
+                folder=head.folder,
+            )
         finally:
             await asyncio.to_thread(stop_owned, stack, grace=5, folders=(head.folder,))
             process.wait(timeout=10)

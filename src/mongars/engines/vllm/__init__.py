@@ -1,0 +1,1 @@
+"""vLLM as an engine, for GPUs; the extra is `vllm`."""

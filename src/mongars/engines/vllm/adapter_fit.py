@@ -1,0 +1,64 @@
+"""Whether an adapter is for this model.
+
+vLLM loads an adapter for modules the model does not have without a word, and then answers like
+the base: the version named in the answers would be a lie.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import InferenceFailed
+from mongars.engines.adapter_folder import adapted_modules, tensor_header
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mongars.engines.adapter_folder import AdapterFolder
+
+
+def check_fit(adapter: AdapterFolder, model: Path) -> None:
+    """Raise `InferenceFailed` unless every module of the adapter is one of the model, in its shape.
+
+    Shapes are compared where the model has plain weights; quantised ones say nothing of theirs.
+    """
+    shapes = _module_shapes(model)
+    for module, (a, b) in adapted_modules(adapter).items():
+        if module not in shapes:
+            msg = f"Adapter {adapter.name!r} is for {module!r}, which {model.name!r} does not have."
+            raise InferenceFailed(msg)
+        weight = shapes[module]
+        if weight is not None and not _gives(b, a, weight):
+            msg = f"Adapter {adapter.name!r}: {b} by {a} does not give {weight} of {module!r}."
+            raise InferenceFailed(msg)
+
+
+def _gives(b: list[int], a: list[int], weight: list[int]) -> bool:
+    match b, a:
+        case [out, rank], [same, width] if rank == same:
+            return weight == [out, width]
+    return False
+
+
+def _module_shapes(model: Path) -> dict[str, list[int] | None]:
+    """The modules of a model; the shape of the weight where it is plain."""
+    shapes: dict[str, list[int] | None] = {}
+    for file in _files(model):
+        for name, tensor in tensor_header(model / file, of=f"The model {str(model)!r}").items():
+            module, _, kind = name.rpartition(".")
+            shapes.setdefault(module, None)
+            if kind == "weight":
+                shapes[module] = tensor["shape"]
+    return shapes
+
+
+def _files(model: Path) -> set[str]:
+    index = model / "model.safetensors.index.json"
+    if not index.is_file():
+        return {"model.safetensors"}
+    try:
+        return set(json.loads(index.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"The model {str(model)!r} has no usable {index.name}: {error!r}."
+        raise InferenceFailed(msg) from error

@@ -1,0 +1,43 @@
+"""What a vLLM engine is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mongars.engines.adapter_folder import AdapterFolder
+
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmConfig:
+    """One model, and at most one adapter, for one engine."""
+
+    model_path: Path
+    """Folder with the model in Hugging Face's format; nothing is ever downloaded."""
+    model_name: str
+    """The name reported in answers."""
+    slots: int = 8
+    """Requests worked on at once; further ones wait inside vLLM."""
+    context_tokens: int = 4096
+    """Prompt and answer of one request together."""
+    dtype: Dtype = "auto"
+    gpu_memory_utilization: float = 0.9
+    """Share of the device's memory for weights and key-value cache."""
+    kv_cache_mib: int | None = None
+    """Size of the key-value cache instead of that share. Set it on a CPU, where the share is of
+    all memory (vLLM reads `VLLM_CPU_KVCACHE_SPACE` there, which wins if it is set)."""
+    batch_tokens: int | None = None
+    """Tokens of prompts worked on in one step; smaller steps let other streams continue sooner."""
+    enforce_eager: bool = False
+    """No compilation and no CUDA graphs: a faster start, slower answers."""
+    adapter: AdapterFolder | None = None
+    """Every answer is given with this adapter; None for the bare base model."""
+    max_lora_rank: int = 16
+    """Highest rank an adapter may have; 8, 16, 32, 64, ... More than needed costs memory and speed."""
+    start_timeout: float = 600.0
+    """Seconds until the model must be loaded."""

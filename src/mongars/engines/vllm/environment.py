@@ -1,0 +1,79 @@
+"""What vLLM is told by other ways than its arguments: the environment and a logging file.
+
+Its processes inherit this process's environment; there is no way to give them one of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENVIRONMENT = {
+    # Nothing is reported to anybody, and nothing is fetched.
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    # Forking a process with threads and an event loop is a matter of luck.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+_ERROR_LINE = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): ")
+_POINTERS = ("See root cause", "See stack trace", "initialization failed")
+_LONGEST_REASON = 1000
+
+
+def prepare(folder: Path, *, compiling: bool) -> None:
+    """Set what vLLM reads from the environment: before its first import, and before each load."""
+    # vLLM compiles small parts even when told to be eager: the first request for log-probabilities
+    # would hold up everybody for a quarter of a minute.
+    values = ENVIRONMENT | {
+        "TORCH_COMPILE_DISABLE": "0" if compiling else "1",
+        "VLLM_RPC_BASE_PATH": str(folder),  # the sockets between its processes, for us alone
+    }
+    os.environ.update(values)  # noqa: TID251 - written for another program, never read
+
+
+def write_log_config(folder: Path) -> Path:
+    """A logging configuration for vLLM's processes: warnings and errors into `vllm.log` there.
+
+    vLLM raises no reason when loading fails; it only logs it, from its own processes. Requests are
+    not logged at all.
+    """
+    config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"plain": {"format": "%(message)s"}},
+        "handlers": {
+            "file": {
+                "class": "logging.FileHandler",
+                "filename": str(folder / "vllm.log"),
+                "formatter": "plain",
+                "level": "WARNING",
+            }
+        },
+        "loggers": {"vllm": {"handlers": ["file"], "level": "WARNING", "propagate": False}},
+    }
+    path = folder / "logging.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
+def logged_reason(folder: Path) -> str:
+    """The last error in `vllm.log` that is not a pointer to another one; "" if there is none."""
+    try:
+        text = (folder / "vllm.log").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    reasons = [
+        line
+        for line in text.splitlines()
+        if _ERROR_LINE.match(line) and not any(pointer in line for pointer in _POINTERS)
+    ]
+    return reasons[-1][:_LONGEST_REASON] if reasons else ""

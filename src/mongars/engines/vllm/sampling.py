@@ -1,0 +1,48 @@
+"""Our request in the words of vLLM; knows the words only, not the library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mongars.core.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from mongars.core.generation import Sampling
+
+
+def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of vLLM's `SamplingParams`; `defaults` are the model's own, for what is left open."""
+    given = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stop": list(sampling.stop) or None,
+        "seed": sampling.seed,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "logprobs": (sampling.top_logprobs or 0) if sampling.logprobs else None,
+    }
+    arguments = defaults | {name: value for name, value in given.items() if value is not None}
+    # None is a word of its own here: as much as the context holds.
+    return arguments | {"max_tokens": sampling.max_tokens}
+
+
+def structure_arguments(response_format: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Arguments of vLLM's `StructuredOutputsParams`; None for free text.
+
+    Raises:
+        InvalidRequest: the format is none that OpenAI's API knows.
+    """
+    match response_format:
+        case None | {"type": "text"}:
+            return None
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+            return {"json": schema}
+        case {"type": "json_object", "schema": dict(schema)}:  # llama.cpp's way to say the same
+            return {"json": schema}
+        case {"type": "json_object"}:
+            return {"json_object": True}
+    detail = (
+        "'response_format' must have the type 'text', 'json_object', or 'json_schema' with a"
+        " 'schema' inside 'json_schema'."
+    )
+    raise InvalidRequest(detail)

@@ -1,0 +1,115 @@
+"""What a cluster says of our application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mongars.serving.config import APPLICATION
+
+NOT_LISTENING = frozenset({"STARTING", "UNHEALTHY"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """One replica as the controller sees it."""
+
+    name: str
+    state: str
+    node: str
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentState:
+    """One deployment: Serve's word for it, and its replicas."""
+
+    name: str
+    status: str
+    message: str
+    target: int
+    replicas: tuple[ReplicaState, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Healthy, with as many running replicas as it should have."""
+        running = [replica for replica in self.replicas if replica.state == "RUNNING"]
+        return self.status == "HEALTHY" and len(running) >= self.target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplicationState:
+    """Our application on a cluster; `status` is NOT_STARTED where it is not deployed."""
+
+    status: str
+    message: str
+    deployments: tuple[DeploymentState, ...] = ()
+    proxies: tuple[str, ...] = ()
+    """Serve's word for the proxy of each node."""
+
+    @property
+    def healthy(self) -> bool:
+        """It runs, every deployment has its healthy replicas, and every node's proxy listens."""
+        complete = all(part.complete for part in self.deployments)
+        listening = NOT_LISTENING.isdisjoint(self.proxies)
+        return self.status == "RUNNING" and complete and listening
+
+    @property
+    def target(self) -> int:
+        """How many replicas there should be, over all deployments."""
+        return sum(part.target for part in self.deployments)
+
+    def describe(self) -> str:
+        """One line for a progress display."""
+        parts = ", ".join(
+            f"{p.name} {p.status}: {len(p.replicas)}/{p.target}" for p in self.deployments
+        )
+        waiting = sum(proxy in NOT_LISTENING for proxy in self.proxies)
+        missing = f", {waiting} of {len(self.proxies)} proxies do not listen" if waiting else ""
+        return f"application {self.status}" + (f", {parts}" if parts else "") + missing
+
+
+def application_state(details: dict[str, Any]) -> ApplicationState:
+    """Our part of what the REST interface tells."""
+    found = details.get("applications", {}).get(APPLICATION)
+    if found is None:
+        return ApplicationState(status="NOT_STARTED", message="")
+    return ApplicationState(
+        status=found["status"],
+        message=found.get("message") or "",
+        deployments=tuple(_deployment(part) for part in found["deployments"].values()),
+        proxies=tuple(str(proxy["status"]) for proxy in details.get("proxies", {}).values()),
+    )
+
+
+def _deployment(part: dict[str, Any]) -> DeploymentState:
+    replicas = tuple(
+        ReplicaState(
+            name=replica["replica_id"],
+            state=replica["state"],
+            node=replica.get("node_ip") or "",
+            pid=replica.get("pid"),
+        )
+        for replica in part.get("replicas", ())
+    )
+    return DeploymentState(
+        name=part["name"],
+        status=part["status"],
+        message=part.get("message") or "",
+        target=part.get("target_num_replicas") or 0,
+        replicas=replicas,
+    )
+
+
+def reason_of(state: ApplicationState) -> str:
+    """What Serve says went wrong; of a traceback, the line that names the error."""
+    messages = [part.message for part in state.deployments] or [state.message]
+    return " ".join(last_line(message) for message in messages if message.strip())
+
+
+def last_line(message: str) -> str:
+    """Of a traceback, the line that names the error."""
+    line = message.replace("\\n", "\n").strip().splitlines()[-1]
+    if "Failed to bind" in line:
+        line += " Choose another port with RAY_HTTP_PORT."
+    return line

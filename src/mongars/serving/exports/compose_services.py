@@ -1,0 +1,263 @@
+"""The services of the Compose project. No profile: API, database, migrations; `ray`; `inference`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mongars.serving.exports.config import API_PORT, EVERY_INTERFACE, RAY_BASE_IMAGE
+from mongars.serving.exports.objects.pods import HOME_PATH, REGISTRY_PATH
+
+if TYPE_CHECKING:
+    from mongars.serving.exports.config import ExportConfig, Image
+
+Data = dict[str, Any]
+
+OLLAMA_IMAGE = "ollama/ollama:0.12.6"
+DASHBOARD = "http://ray-head:8265"
+SMALL_TMP = "/tmp:mode=1777,size=256m"  # noqa: S108 (a volume of the container's own)
+RAY_TMP = "/tmp:exec,mode=1777,size=4g"  # noqa: S108 (as above)
+ASK = "run once: sh deploy/compose/secrets.sh"
+
+
+def services(config: ExportConfig) -> dict[str, Data]:
+    """Every service by name."""
+    return {
+        "migrations": _migrations(config),
+        "api": _api(config),
+        "postgres": _postgres(config),
+        "ray-head": _ray_head(config),
+        "ray-deploy": _ray_deploy(config),
+        "ollama": _ollama(),
+    }
+
+
+def _service(image: str, **fields: Any) -> Data:  # noqa: ANN401 (a service's further fields)
+    """A service that may write nowhere but into its volumes, with bounded logs."""
+    return {
+        "image": image,
+        "restart": "unless-stopped",
+        "init": True,
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "logging": {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}},
+        **fields,
+    }
+
+
+def _api_image(config: ExportConfig) -> str:
+    return f"${{MONGARS_IMAGE:-{config.api.image.reference}}}"
+
+
+def _api_build() -> Data:
+    return {"context": ".", "dockerfile": "deploy/docker/api.Dockerfile"}
+
+
+def _migrations(config: ExportConfig) -> Data:
+    return _service(
+        _api_image(config),
+        build=_api_build(),
+        command=["python", "init_db.py"],
+        restart="no",
+        environment={"MONGARS_HOME": HOME_PATH, "DATABASE_URL": _database_url()},
+        tmpfs=[SMALL_TMP, _home()],
+        networks=["data"],
+        depends_on={"postgres": {"condition": "service_healthy"}},
+        mem_limit="512m",
+    )
+
+
+def _api(config: ExportConfig) -> Data:
+    port = config.serving.port
+    endpoint = f"http://ray-head:{port}{config.serving.replica.generate_path}"
+    environment = {
+        "MONGARS_HOST": EVERY_INTERFACE,
+        "MONGARS_PORT": str(API_PORT),
+        "MONGARS_HOME": HOME_PATH,
+        "LLM_ADAPTER_REGISTRY_PATH": REGISTRY_PATH,
+        "DATABASE_URL": _database_url(),
+        # Ray Serve is used when the profile `ray` runs, unless USE_RAY_SERVE says otherwise.
+        "COMPOSE_PROFILES": "${COMPOSE_PROFILES:-none}",
+        "USE_RAY_SERVE": "${USE_RAY_SERVE:-}",
+        "RAY_SERVE_URL": f"${{RAY_SERVE_URL:-{endpoint}}}",
+        "OLLAMA_HOST": "${OLLAMA_HOST:-}",
+        "OLLAMA_MODEL": "${OLLAMA_MODEL:-smollm2:135m}",
+        **_required("RAY_SERVE_TOKEN", "SECRET_KEY", "MONGARS_BOOTSTRAP_API_KEY"),
+    }
+    return _service(
+        _api_image(config),
+        build=_api_build(),
+        environment=environment,
+        ports=[_published("API_PORT", API_PORT, API_PORT)],
+        volumes=[f"registry:{REGISTRY_PATH}"],
+        tmpfs=[SMALL_TMP, _home()],
+        networks=["front", "data"],
+        depends_on={
+            "migrations": {"condition": "service_completed_successfully"},
+            "ray-deploy": {"condition": "service_completed_successfully", "required": False},
+        },
+        healthcheck=_health(f"http://127.0.0.1:{API_PORT}/readyz"),
+        mem_limit="${API_MEMORY:-2g}",
+        pids_limit=512,
+        stop_grace_period="30s",
+    )
+
+
+def _postgres(config: ExportConfig) -> Data:
+    return _service(
+        config.database.image.reference,
+        user="postgres",
+        environment={
+            "POSTGRES_USER": "mongars",
+            "POSTGRES_DB": "mongars",
+            "PGDATA": "/var/lib/postgresql/data/pgdata",
+            **_required("POSTGRES_PASSWORD"),
+        },
+        volumes=["postgres:/var/lib/postgresql/data"],
+        tmpfs=[SMALL_TMP, "/var/run/postgresql:uid=999,gid=999,mode=0775"],
+        networks=["data"],
+        healthcheck={
+            "test": ["CMD", "pg_isready", "--username=mongars", "--dbname=mongars"],
+            "interval": "5s",
+            "timeout": "5s",
+            "retries": 12,
+            "start_period": "30s",
+        },
+        mem_limit="${POSTGRES_MEMORY:-1g}",
+        shm_size="256m",
+        stop_grace_period="60s",
+    )
+
+
+def _ray_head(config: ExportConfig) -> Data:
+    port = config.serving.port
+    start = "ray start --head --block --port=6379 --dashboard-host=0.0.0.0 --dashboard-port=8265"
+    environment = {
+        **_ray_environment(),
+        # Ray's workers yield to everything else by default, and the engines in them inherit it.
+        "RAY_worker_niceness": "0",
+        "LLM_ADAPTER_REGISTRY_PATH": REGISTRY_PATH,
+    }
+    return _service(
+        _ray_image(config.ray.image),
+        build=_ray_build(),
+        profiles=["ray"],
+        command=[*start.split(), "--disable-usage-stats"],
+        environment=environment,
+        ports=[
+            _published("RAY_HTTP_PORT", 8000, port),
+            _published("RAY_DASHBOARD_PORT", 8265, 8265),
+        ],
+        volumes=[f"registry:{REGISTRY_PATH}:ro"],
+        tmpfs=[RAY_TMP],
+        networks={"front": {"aliases": ["rayserve"]}},
+        healthcheck=_health("http://127.0.0.1:8265", f"http://127.0.0.1:{port}"),
+        shm_size="${RAY_SHM_SIZE:-2g}",
+        mem_limit="${RAY_MEMORY:-8g}",
+        stop_grace_period="30s",
+    )
+
+
+def _ray_deploy(config: ExportConfig) -> Data:
+    """Deploys and ends; doing it again with the same definition changes nothing."""
+    serving = config.serving
+    replica, scaling = serving.replica, serving.autoscaling
+    environment = {
+        **_ray_environment(),
+        "RAY_HTTP_HOST": EVERY_INTERFACE,
+        "RAY_HTTP_PORT": str(serving.port),
+        "RAY_ROUTE_PREFIX": replica.generate_path,
+        **_optional("MONGARS_REPLICAS", serving.replicas),
+        **_optional("MONGARS_MAX_REPLICAS", "" if scaling is None else scaling.max_replicas),
+        **_optional("MONGARS_SLOTS", replica.engine.slots),
+        **_optional("MONGARS_CONTEXT_TOKENS", replica.engine.context_tokens),
+        **_optional("MONGARS_PROMPT_CACHE_MIB", replica.engine.prompt_cache_mib),
+        **_optional("MONGARS_CPUS_PER_REPLICA", serving.cpus_per_replica),
+        **_optional("MONGARS_GPUS_PER_REPLICA", serving.gpus_per_replica),
+        **_optional("RAY_MODEL_TEMPERATURE", replica.sampling.temperature),
+        **_optional("RAY_MODEL_TOP_P", replica.sampling.top_p),
+        **_optional("RAY_MODEL_MAX_TOKENS", replica.sampling.max_tokens),
+        **_optional("MONGARS_LOG_LEVEL", replica.log_level),
+    }
+    deploy = f"python -m modules.ray_service --deploy --address {DASHBOARD} --timeout 600"
+    return _service(
+        _ray_image(config.ray.image),
+        build=_ray_build(),
+        profiles=["ray"],
+        command=deploy.split(),
+        restart="no",
+        environment=environment,
+        tmpfs=[SMALL_TMP],
+        networks=["front"],
+        depends_on={"ray-head": {"condition": "service_healthy"}},
+        mem_limit="1g",
+    )
+
+
+def _ollama() -> Data:
+    """Its volume belongs to root, so it runs as root, without a single capability."""
+    return _service(
+        OLLAMA_IMAGE,
+        profiles=["inference"],
+        environment={"OLLAMA_MODELS": "/models", "HOME": "/tmp"},  # noqa: S108 (its own tmpfs)
+        volumes=["ollama:/models"],
+        tmpfs=[SMALL_TMP],
+        networks=["front"],
+        healthcheck={
+            "test": ["CMD", "ollama", "list"],
+            "interval": "10s",
+            "timeout": "5s",
+            "retries": 6,
+            "start_period": "20s",
+        },
+        mem_limit="${OLLAMA_MEMORY:-8g}",
+    )
+
+
+def _ray_image(image: Image) -> str:
+    return f"${{MONGARS_RAY_IMAGE:-{image.reference}}}"
+
+
+def _ray_build() -> Data:
+    base = f"${{RAY_HEAD_IMAGE:-{RAY_BASE_IMAGE}}}"
+    dockerfile = "deploy/docker/ray.Dockerfile"
+    return {"context": ".", "dockerfile": dockerfile, "args": {"RAY_HEAD_IMAGE": base}}
+
+
+def _ray_environment() -> dict[str, str]:
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "MONGARS_HOME": "/tmp/mongars",  # noqa: S108 (a volume of the container's own)
+        **_required("RAY_AUTH_TOKEN", "RAY_SERVE_TOKEN"),
+    }
+
+
+def _database_url() -> str:
+    return f"postgresql://mongars:{_required('POSTGRES_PASSWORD')['POSTGRES_PASSWORD']}@postgres:5432/mongars"
+
+
+def _required(*names: str) -> dict[str, str]:
+    return {name: f"${{{name}:?{ASK}}}" for name in names}
+
+
+def _optional(name: str, value: object) -> dict[str, str]:
+    return {name: f"${{{name}:-{value}}}"}
+
+
+def _published(variable: str, default: int, inside: int) -> str:
+    return f"${{BIND_ADDRESS:-127.0.0.1}}:${{{variable}:-{default}}}:{inside}"
+
+
+def _home() -> str:
+    return f"{HOME_PATH}:uid=1000,gid=1000,mode=0700,size=64m"
+
+
+def _health(*urls: str) -> Data:
+    return {
+        "test": ["CMD", "python", "/app/health.py", *urls],
+        "interval": "10s",
+        "timeout": "10s",
+        "retries": 6,
+        "start_period": "60s",
+    }

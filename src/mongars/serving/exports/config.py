@@ -1,0 +1,277 @@
+"""What an export describes: the Serve application, and where and how large each part runs.
+
+The same models are the values of the Helm chart (`name` and `namespace` aside, which Helm has by
+itself), so what is refused here is refused there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mongars.serving.config import TOKEN_FROM_ENVIRONMENT, ReplicaConfig, ServingConfig
+
+VERSION = "0.1.0"
+RAY_VERSION = "2.60.0"
+"""What pyproject pins; images, operator and client must agree on it."""
+RAY_BASE_IMAGE = f"rayproject/ray:{RAY_VERSION}-py311-cpu"
+EVERY_INTERFACE: Final = "0.0.0.0"  # noqa: S104 (inside a pod or container; see `ClusterServing`)
+API_PORT = 8080
+KUBERAY_OPERATOR = {
+    "namespaceSelector": {},
+    "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
+}
+
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
+Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
+SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+
+
+class Part(BaseModel):
+    """A group of values: frozen, and closed to names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Image(Part):
+    """A container image. Never `latest`: a tag that moves makes two nodes run two programs."""
+
+    repository: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9._/:-]*$")
+    """Push the image to a registry of yours and name it here."""
+    tag: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$",
+        json_schema_extra={"not": {"const": "latest"}},
+    )
+    digest: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$")
+    """Pins the exact image; wins over the tag."""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if self.tag == "latest":
+            message = "tag: `latest` moves; name a version"
+            raise ValueError(message)
+        return self
+
+    @property
+    def reference(self) -> str:
+        """As a container runtime reads it."""
+        return (
+            f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
+        )
+
+
+class Size(Part):
+    """What one container asks for; memory is also its limit."""
+
+    cpu: Quantity
+    memory: Quantity
+
+
+class Api(Part):
+    """The API processes behind the Service."""
+
+    image: Image = Image(repository="mongars-api", tag=VERSION)
+    replicas_min: int = Field(default=2, ge=1)
+    replicas_max: int = Field(default=10, ge=1)
+    cpu_percent: int = Field(default=70, ge=1, le=100)
+    """Average use of the requested CPU at which another process is added."""
+    size: Size = Size(cpu="500m", memory="2Gi")
+    """The embedded fallback engine runs inside this memory."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.replicas_max < self.replicas_min:
+            message = f"replicas_max: must be at least replicas_min ({self.replicas_min})"
+            raise ValueError(message)
+        return self
+
+
+class Workers(Part):
+    """The Ray nodes that replicas run on."""
+
+    nodes_min: int = Field(default=1, ge=0)
+    nodes_max: int = Field(default=4, ge=1)
+    cpus: int = Field(default=2, ge=1)
+    memory: Quantity = "4Gi"
+    gpus: int = Field(default=0, ge=0)
+    """NVIDIA GPUs per node."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: list[dict[str, Any]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.nodes_max < self.nodes_min:
+            message = f"nodes_max: must be at least nodes_min ({self.nodes_min})"
+            raise ValueError(message)
+        return self
+
+
+class Gcs(Part):
+    """Where Ray's head keeps the cluster's state; `none`: a lost head is a new cluster."""
+
+    storage: Literal["none", "redis", "rocksdb"] = "none"
+    """`rocksdb` needs the feature gate GCSFaultToleranceEmbeddedStorage of KubeRay 1.7."""
+    redis_address: str = Field(default="", pattern=r"^([A-Za-z0-9.-]+:[0-9]{1,5})?$")
+    """`redis` only: HOST:PORT of a Redis outside the cluster; the password is in the Secret."""
+    volume_size: Quantity = "1Gi"
+    """`rocksdb` only."""
+    storage_class: str = ""
+
+    @model_validator(mode="after")
+    def _address(self) -> Self:
+        if self.storage == "redis" and not self.redis_address:
+            message = "redis_address: redis storage needs HOST:PORT"
+            raise ValueError(message)
+        return self
+
+    @property
+    def redis_port(self) -> int:
+        """The port in `redis_address`."""
+        return int(self.redis_address.rpartition(":")[2])
+
+
+class Ray(Part):
+    """The Ray cluster, run by the KubeRay operator."""
+
+    image: Image = Image(repository="mongars-ray", tag=VERSION)
+    """Its Ray must be of the version that monGARS pins."""
+    head: Size = Size(cpu="1", memory="4Gi")
+    workers: Workers = Workers()
+    gcs: Gcs = Gcs()
+    upgrade: Literal["NewCluster", "None"] = "NewCluster"
+    """A changed cluster definition starts a second cluster beside the first and moves over;
+    `None` where two do not fit: change it, then delete the RayCluster yourself."""
+
+
+class Registry(Part):
+    """The volume with adapters that API and replicas share."""
+
+    size: Quantity = "10Gi"
+    storage_class: str = ""
+    """Empty: the cluster's default."""
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
+    """ReadWriteOnce only where every pod runs on one node."""
+    existing_claim: str = ""
+    """A claim of yours, instead of one made here."""
+
+
+class Database(Part):
+    """PostgreSQL: yours, named by DATABASE_URL in the Secret, or a small one that comes along."""
+
+    bundled: bool = False
+    """One PostgreSQL pod without replication or backups: for trying out."""
+    port: int = Field(default=5432, ge=1, le=65535)
+    """Where yours listens; network policies open this port."""
+    image: Image = Image(repository="postgres", tag="17.6-bookworm")
+    size: Size = Size(cpu="250m", memory="512Mi")
+    volume_size: Quantity = "5Gi"
+    storage_class: str = ""
+
+
+class Secrets(Part):
+    """Names of Secrets that exist before the installation; no value is ever in a manifest."""
+
+    name: SecretName = "mongars-secrets"
+    """Keys: SECRET_KEY, MONGARS_BOOTSTRAP_API_KEY, RAY_SERVE_TOKEN; DATABASE_URL, or
+    POSTGRES_PASSWORD for the bundled database; REDIS_PASSWORD with `gcs.storage: redis`."""
+    ray_auth: SecretName = "mongars-ray-auth"
+    """Key: auth_token, which Ray's dashboard and ports ask for."""
+
+
+class Network(Part):
+    """Who may reach what; everything not named is refused. Further policies add to these."""
+
+    api_clients: list[dict[str, Any]] = Field(default_factory=lambda: [{"namespaceSelector": {}}])
+    """NetworkPolicy peers that may reach the API; default: every pod of the cluster."""
+    operator: list[dict[str, Any]] = Field(default_factory=lambda: [dict(KUBERAY_OPERATOR)])
+    """NetworkPolicy peers: the KubeRay operator, in any namespace."""
+    extra_egress: list[dict[str, Any]] = Field(default_factory=list)
+    """Egress rules for the API and Ray pods: object storage, an Ollama server."""
+
+
+class ClusterReplica(ReplicaConfig):
+    """A replica that other machines reach: it always asks for a token."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    # The API's largest body, twice: our client sends the last message in two forms.
+    max_body_bytes: int = Field(default=2_065_536, ge=1024)
+    token_sha256: str = Field(default=TOKEN_FROM_ENVIRONMENT, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the bearer token callers must send. 64 zeros: of RAY_SERVE_TOKEN in the
+    replica's environment, which the Secret provides."""
+
+
+class ClusterServing(ServingConfig):
+    """The application on machines of a cluster: what listens there listens on every interface."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    replica: ClusterReplica = Field(default_factory=ClusterReplica)
+    host: Literal["0.0.0.0"] = EVERY_INTERFACE  # noqa: S104 (guarded by the token)
+
+
+class ExportConfig(Part):
+    """Everything an export needs."""
+
+    name: Label = "mongars"
+    """Prefix of every object's name."""
+    namespace: Label = "mongars"
+    serving: ClusterServing = Field(default_factory=ClusterServing)
+    """The Serve application; every name and bound as in `mongars.serving.config`."""
+    api: Api = Api()
+    ray: Ray = Ray()
+    registry: Registry = Registry()
+    database: Database = Database()
+    secrets: Secrets = Secrets()
+    network: Network = Network()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        workers, serving = self.ray.workers, self.serving
+        if serving.cpus_per_replica > workers.cpus:
+            message = f"serving.cpus_per_replica: a worker has {workers.cpus} CPUs"
+            raise ValueError(message)
+        if serving.gpus_per_replica > workers.gpus:
+            message = f"serving.gpus_per_replica: a worker has {workers.gpus} GPUs"
+            raise ValueError(message)
+        return self
+
+    @property
+    def grace_seconds(self) -> int:
+        """How long a worker's pod may take to stop: the replicas' drain, and HAProxy's 30 s."""
+        return 40 + math.ceil(self.serving.drain_seconds)
+
+    @property
+    def endpoint(self) -> str:
+        """The Serve endpoint inside the cluster; KubeRay names the Service after the RayService."""
+        path = self.serving.replica.generate_path
+        return f"http://{self.name}-serve-svc:{self.serving.port}{path}"
+
+
+def installation(serving: ServingConfig) -> ExportConfig:
+    """An installation of that application, on worker nodes that its replicas fit on."""
+    node = Workers()
+    cpus, gpus = serving.cpus_per_replica, serving.gpus_per_replica
+    sizes = [(max(node.cpus, math.ceil(cpus)), cpus), (math.ceil(gpus), gpus)]
+    on_a_node = min([int(has / asks) for has, asks in sizes if asks] or [serving.most_replicas])
+    nodes = max(node.nodes_max, math.ceil(serving.most_replicas / on_a_node))
+    workers = Workers(cpus=sizes[0][0], gpus=sizes[1][0], nodes_max=nodes)
+    return ExportConfig(serving=for_cluster(serving), ray=Ray(workers=workers))
+
+
+def for_cluster(serving: ServingConfig) -> ClusterServing:
+    """The application of this machine's settings, as a cluster runs it.
+
+    Model files are left to each node's own MONGARS_CACHE (vLLM's folders, which have no place
+    there, are at the same path everywhere), it listens on every interface, and the token comes
+    from the environment of the replica.
+    """
+    values = serving.model_dump(mode="json")
+    replica = values["replica"]
+    for role in ("engine", "coding", "embedding"):
+        if replica[role] is not None and replica[role]["kind"] != "vllm":
+            replica[role]["model_path"] = ""
+    replica["token_sha256"] = TOKEN_FROM_ENVIRONMENT
+    return ClusterServing.model_validate({**values, "host": EVERY_INTERFACE})

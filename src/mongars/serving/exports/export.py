@@ -1,0 +1,127 @@
+"""Rendering an export, and writing it into a folder without harming what is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from mongars.core.errors import ConfigurationError
+from mongars.serving.exports import compose, helm, kubernetes, serve_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mongars.serving.exports.config import ExportConfig
+
+Kind = Literal["serve", "k8s", "helm", "compose"]
+
+_FILES: dict[Kind, Callable[[ExportConfig], dict[str, str]]] = {
+    "serve": serve_yaml.files,
+    "k8s": kubernetes.files,
+    "helm": helm.files,
+    "compose": compose.files,
+}
+
+
+def render(kind: Kind, config: ExportConfig) -> dict[str, str]:
+    """The files of an export: path below the folder to text.
+
+    Raises `ConfigurationError` where the kind cannot express the configuration.
+    """
+    return _FILES[kind](config)
+
+
+def write(
+    files: Mapping[str, str], folder: Path, *, kind: Kind, force: bool = False
+) -> tuple[str, ...]:
+    """Make `folder` hold these files of that kind; the paths that changed, were made or removed.
+
+    A list of what was written lies beside them, so that the next export of the same kind removes
+    what it no longer makes. Each file is replaced whole, after all of them were looked at.
+
+    Raises `ConfigurationError`, before anything is touched, if a file was not made here or was
+    edited since, unless `force`.
+    """
+    record = folder / f".mongars-export-{kind}.json"
+    made = _read_record(record)
+    stale = [path for path in made if path not in files and (folder / path).is_file()]
+    if not force:
+        _refuse_foreign(files, folder, made=made, stale=stale)
+    changed = [path for path, text in files.items() if _content(folder / path) != text]
+    for path in changed:
+        _replace(folder / path, files[path])
+    for path in stale:
+        (folder / path).unlink()
+    digests = {path: _digest(text) for path, text in sorted(files.items())}
+    _replace(record, json.dumps(digests, indent=2) + "\n")
+    return (*changed, *stale)
+
+
+def _refuse_foreign(
+    files: Mapping[str, str], folder: Path, *, made: Mapping[str, str], stale: list[str]
+) -> None:
+    foreign = []
+    for path in (*files, *stale):
+        present = _content(folder / path)
+        if present is None or present == files.get(path):
+            continue
+        if _digest(present) != made.get(path):
+            foreign.append(path)
+    if foreign:
+        message = (
+            f"{folder} holds files that were not exported here or were edited since:"
+            f" {', '.join(sorted(foreign))}. Choose another folder, or overwrite them with --force."
+        )
+        raise ConfigurationError(message)
+
+
+def _read_record(record: Path) -> dict[str, str]:
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        raise _unusable(record, exc) from exc
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        message = f"{record} is no list of exported files. Remove it, or choose another folder."
+        raise ConfigurationError(message)
+    # A path that leaves the folder was not written here.
+    return {str(path): str(digest) for path, digest in found.items() if _inside(path)}
+
+
+def _inside(path: str) -> bool:
+    parts = PurePosixPath(path)
+    return not parts.is_absolute() and ".." not in parts.parts
+
+
+def _content(path: Path) -> str | None:
+    """The text of a file; None where there is none."""
+    try:
+        return path.read_bytes().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise _unusable(path, exc) from exc
+
+
+def _replace(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as exc:
+        raise _unusable(path, exc) from exc
+
+
+def _unusable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"{path}: {error.strerror}. Choose another folder with --out.")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

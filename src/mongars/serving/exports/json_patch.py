@@ -1,0 +1,26 @@
+"""The difference of two documents as JSON Patch (RFC 6902) operations; a list is one value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def difference(before: dict[str, Any], after: dict[str, Any], at: str = "") -> list[dict[str, Any]]:
+    """Operations that make `before` equal `after`; `at` is the JSON Pointer of both."""
+    found: list[dict[str, Any]] = []
+    for key in [*before, *(key for key in after if key not in before)]:
+        path = f"{at}/{_escaped(key)}"
+        old, new = before.get(key), after.get(key)
+        if key not in after:
+            found.append({"op": "remove", "path": path})
+        elif key not in before:
+            found.append({"op": "add", "path": path, "value": new})
+        elif isinstance(old, dict) and isinstance(new, dict):
+            found += difference(old, new, path)
+        elif old != new:
+            found.append({"op": "replace", "path": path, "value": new})
+    return found
+
+
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")

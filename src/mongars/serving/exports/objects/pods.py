@@ -1,0 +1,148 @@
+"""What every pod shares: labels, account, and as few rights as Kubernetes lets it have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mongars.serving.exports.config import ExportConfig, Image, Size
+
+Data = dict[str, Any]
+
+USER = 1000
+"""The user of our images; API and Ray share it because they share the registry's files."""
+POSTGRES_USER = 999
+REGISTRY_PATH = "/var/lib/mongars-registry"
+HOME_PATH = "/var/lib/mongars"
+
+
+def labels(config: ExportConfig, component: str) -> dict[str, str]:
+    """The labels of an object, and of the pods it makes."""
+    return {"app.kubernetes.io/name": "mongars", **selector(config, component)}
+
+
+def selector(config: ExportConfig, component: str) -> dict[str, str]:
+    """What finds the pods of one component."""
+    return {
+        "app.kubernetes.io/instance": config.name,
+        "app.kubernetes.io/component": component,
+    }
+
+
+def metadata(config: ExportConfig, component: str, *, suffix: str) -> Data:
+    """Name, namespace and labels of an object."""
+    return {
+        "name": f"{config.name}{suffix}",
+        "namespace": config.namespace,
+        "labels": labels(config, component),
+    }
+
+
+def pod_template(
+    config: ExportConfig,
+    component: str,
+    *,
+    container: Data,
+    volumes: list[Data],
+    user: int = USER,
+    **extra: Any,  # noqa: ANN401 (further fields of the pod's specification)
+) -> Data:
+    """A pod that runs as an ordinary user, without a token for the Kubernetes API."""
+    return {
+        "metadata": {"labels": labels(config, component)},
+        "spec": {
+            "serviceAccountName": config.name,
+            "automountServiceAccountToken": False,
+            # Variables named after Services (NAME_PORT=tcp://...) look like settings of ours.
+            "enableServiceLinks": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": user,
+                "runAsGroup": user,
+                "fsGroup": user,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": volumes,
+            **extra,
+        },
+    }
+
+
+def container(name: str, image: Image, **fields: Any) -> Data:  # noqa: ANN401 (as above)
+    """A container that may write nowhere but into its volumes."""
+    return {
+        "name": name,
+        "image": image.reference,
+        "imagePullPolicy": "IfNotPresent",
+        "securityContext": locked_down(),
+        **fields,
+    }
+
+
+def locked_down() -> Data:
+    """The security context of every container."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def resources(size: Size) -> Data:
+    """Memory is reserved and limited; CPU is reserved only, because throttling costs latency."""
+    return {
+        "requests": {"cpu": size.cpu, "memory": size.memory},
+        "limits": {"memory": size.memory},
+    }
+
+
+def plain(**values: str) -> list[Data]:
+    """Environment variables with their values."""
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def secret(config: ExportConfig, *keys: str) -> list[Data]:
+    """Environment variables from the Secret; a pod does not start while one is missing."""
+    return [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": config.secrets.name, "key": key}}}
+        for key in keys
+    ]
+
+
+def database_url(config: ExportConfig) -> list[Data]:
+    """DATABASE_URL: the operator's own, or the bundled database's."""
+    if not config.database.bundled:
+        return secret(config, "DATABASE_URL")
+    # Kubernetes expands $(NAME) from the variables above it.
+    url = f"postgresql://mongars:$(POSTGRES_PASSWORD)@{config.name}-postgres:5432/mongars"
+    return [*secret(config, "POSTGRES_PASSWORD"), *plain(DATABASE_URL=url)]
+
+
+def spread(config: ExportConfig, component: str) -> list[Data]:
+    """Over the nodes of the cluster, as far as there are several."""
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": selector(config, component)},
+        }
+    ]
+
+
+def empty(name: str) -> Data:
+    """A volume that lives as long as its pod."""
+    return {"name": name, "emptyDir": {}}
+
+
+def mount(name: str, path: str) -> Data:
+    """A volume at a path."""
+    return {"name": name, "mountPath": path}
+
+
+def registry_volume(config: ExportConfig) -> Data:
+    """The adapters that API and replicas share."""
+    claim = config.registry.existing_claim or f"{config.name}-registry"
+    return {"name": "registry", "persistentVolumeClaim": {"claimName": claim}}

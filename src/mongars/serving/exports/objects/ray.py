@@ -1,0 +1,188 @@
+"""The Ray cluster with the Serve application: a `RayService` of the KubeRay operator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mongars.serving.definition import deploy_schema
+from mongars.serving.exports.config import EVERY_INTERFACE, RAY_VERSION, Size
+from mongars.serving.exports.objects import pods
+from mongars.serving.exports.text import as_yaml
+
+if TYPE_CHECKING:
+    from mongars.serving.exports.config import ExportConfig
+    from mongars.serving.exports.objects.pods import Data
+
+HEAD = "ray-head"
+WORKER = "ray-worker"
+GCS_PORT = 6379
+DASHBOARD_PORT = 8265
+AUTOSCALER_SIZE = Size(cpu="200m", memory="512Mi")
+API_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 (a folder)
+
+
+def service_account(config: ExportConfig) -> Data:
+    """The account of Ray pods; the operator gives it what the autoscaler needs."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": pods.metadata(config, HEAD, suffix="-ray"),
+        "automountServiceAccountToken": False,
+    }
+
+
+def ray_service(config: ExportConfig) -> Data:
+    """The cluster, and `deploy_schema` as its application."""
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": pods.metadata(config, HEAD, suffix=""),
+        "spec": {
+            # Requests reach replicas on workers; the head keeps the cluster's state.
+            "excludeHeadPodFromServeSvc": True,
+            "upgradeStrategy": {"type": config.ray.upgrade},
+            "serveConfigV2": as_yaml(deploy_schema(config.serving)),
+            "rayClusterConfig": _cluster(config),
+        },
+    }
+
+
+def autoscaled(config: ExportConfig) -> bool:
+    """Whether Ray adds and removes nodes."""
+    return config.ray.workers.nodes_min < config.ray.workers.nodes_max
+
+
+def _cluster(config: ExportConfig) -> Data:
+    cluster: Data = {
+        "rayVersion": RAY_VERSION,
+        # Dashboard and job interface run code by design: nobody without the token.
+        "authOptions": {"mode": "token", "secretName": config.secrets.ray_auth},
+        "headGroupSpec": _head(config),
+        "workerGroupSpecs": [_workers(config)],
+    }
+    if autoscaled(config):
+        cluster["enableInTreeAutoscaling"] = True
+        cluster["autoscalerOptions"] = {
+            "idleTimeoutSeconds": 300,
+            "resources": pods.resources(AUTOSCALER_SIZE),
+            "securityContext": pods.locked_down(),
+            "volumeMounts": [
+                {**pods.mount("kubernetes-api", API_TOKEN_PATH), "readOnly": True},
+                pods.mount("tmp", "/tmp"),  # noqa: S108 (a volume of the pod's own)
+            ],
+        }
+    if config.ray.gcs.storage != "none":
+        cluster["gcsFaultToleranceOptions"] = _gcs(config)
+    return cluster
+
+
+def _gcs(config: ExportConfig) -> Data:
+    gcs = config.ray.gcs
+    if gcs.storage == "redis":
+        reference = {"name": config.secrets.name, "key": "REDIS_PASSWORD"}
+        return {
+            "backend": "redis",
+            "redisAddress": gcs.redis_address,
+            "redisPassword": {"valueFrom": {"secretKeyRef": reference}},
+        }
+    storage: Data = {"size": gcs.volume_size, "accessModes": ["ReadWriteOnce"]}
+    if gcs.storage_class:
+        storage["storageClassName"] = gcs.storage_class
+    return {"backend": "rocksdb", "storage": storage}
+
+
+def _head(config: ExportConfig) -> Data:
+    ports = {"gcs-server": GCS_PORT, "dashboard": DASHBOARD_PORT, "serve": config.serving.port}
+    volumes = [pods.empty("tmp"), pods.registry_volume(config)]
+    if autoscaled(config):
+        volumes.append(_api_token())
+    template = pods.pod_template(
+        config,
+        HEAD,
+        container=_container(config, HEAD, ports, resources=pods.resources(config.ray.head)),
+        volumes=volumes,
+        serviceAccountName=f"{config.name}-ray",
+    )
+    # No replica is placed on the head: an overloaded one takes the cluster down.
+    parameters = {"num-cpus": "0", "dashboard-host": EVERY_INTERFACE}
+    return {"rayStartParams": parameters, "template": template}
+
+
+def _workers(config: ExportConfig) -> Data:
+    workers = config.ray.workers
+    amounts = {"cpu": str(workers.cpus), "memory": workers.memory}
+    if workers.gpus:
+        amounts["nvidia.com/gpu"] = str(workers.gpus)
+    resources = {"requests": amounts, "limits": dict(amounts)}
+    ports = {"serve": config.serving.port}
+    template = pods.pod_template(
+        config,
+        WORKER,
+        container=_container(config, WORKER, ports, resources=resources),
+        volumes=[pods.empty("tmp"), pods.registry_volume(config)],
+        serviceAccountName=f"{config.name}-ray",
+        terminationGracePeriodSeconds=config.grace_seconds,
+        topologySpreadConstraints=pods.spread(config, WORKER),
+    )
+    if workers.node_selector:
+        template["spec"]["nodeSelector"] = workers.node_selector
+    if workers.tolerations:
+        template["spec"]["tolerations"] = workers.tolerations
+    return {
+        "groupName": "replicas",
+        "replicas": workers.nodes_min,
+        "minReplicas": workers.nodes_min,
+        "maxReplicas": workers.nodes_max,
+        "rayStartParams": {"num-cpus": str(workers.cpus)},
+        "template": template,
+    }
+
+
+def _container(config: ExportConfig, name: str, ports: dict[str, int], *, resources: Data) -> Data:
+    environment = pods.plain(
+        RAY_USAGE_STATS_ENABLED="0",
+        # Ray's workers yield to everything else by default, and the engines in them inherit it.
+        RAY_worker_niceness="0",
+        MONGARS_HOME=f"{_TMP}/mongars",
+        LLM_ADAPTER_REGISTRY_PATH=pods.REGISTRY_PATH,
+    )
+    if config.serving.haproxy:
+        environment += pods.plain(RAY_SERVE_ENABLE_HA_PROXY="1")
+    if name == HEAD:  # a lost node is noticed in seconds (docs/guide/cluster.md)
+        environment += pods.plain(
+            RAY_health_check_period_ms="1000", RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S="2"
+        )
+    elif config.ray.gcs.storage != "none":  # how long replicas serve on without a head
+        environment += pods.plain(RAY_gcs_rpc_server_reconnect_timeout_s="600")
+    registry = {**pods.mount("registry", pods.REGISTRY_PATH), "readOnly": True}
+    return pods.container(
+        name,
+        config.ray.image,
+        env=[*environment, *pods.secret(config, "RAY_SERVE_TOKEN")],
+        ports=[{"name": key, "containerPort": port} for key, port in ports.items()],
+        resources=resources,
+        volumeMounts=[pods.mount("tmp", _TMP), registry],
+    )
+
+
+_TMP = "/tmp"  # noqa: S108 (a volume of the pod's own)
+
+
+def _api_token() -> Data:
+    """A token for the Kubernetes API that only the autoscaler's container mounts."""
+    own_namespace = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
+    return {
+        "name": "kubernetes-api",
+        "projected": {
+            "sources": [
+                {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+                {
+                    "configMap": {
+                        "name": "kube-root-ca.crt",
+                        "items": [{"key": "ca.crt", "path": "ca.crt"}],
+                    }
+                },
+                {"downwardAPI": {"items": [own_namespace]}},
+            ]
+        },
+    }

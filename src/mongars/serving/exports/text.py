@@ -1,0 +1,37 @@
+"""From plain data to the text of a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+NOTICE = (
+    "# Generated from mongars.serving.exports; do not edit. Change the configuration instead.\n"
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Blocks of text as blocks, and no anchors: manifests are read by people too."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401, ARG002 (PyYAML's signature)
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in value else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def as_yaml(data: Any) -> str:  # noqa: ANN401 (plain data of any shape)
+    """One YAML document, keys in the given order."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
+
+
+def as_file(*documents: Any, about: str = "") -> str:  # noqa: ANN401 (as above)
+    """A YAML file of one or more documents, which says where it comes from."""
+    lines = "".join(f"# {line}\n" for line in about.splitlines())
+    return NOTICE + lines + "---\n".join(as_yaml(document) for document in documents)

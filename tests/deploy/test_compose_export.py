@@ -1,0 +1,222 @@
+"""The Compose files."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from validation import ROOT, compose_problems, documents, resolved
+
+from mongars.bootstrap.serving import serving_config
+from mongars.core.errors import ConfigurationError
+from mongars.serving.definition import deploy_schema
+from mongars.serving.exports.compose import SECRETS
+from mongars.serving.exports.config import ExportConfig, for_cluster
+from mongars.serving.exports.export import render
+from mongars.settings import load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REQUIRED = (
+    "POSTGRES_PASSWORD",
+    "SECRET_KEY",
+    "MONGARS_BOOTSTRAP_API_KEY",
+    "RAY_AUTH_TOKEN",
+    "RAY_SERVE_TOKEN",
+)
+
+
+@pytest.fixture
+def project() -> dict[str, Any]:
+    return read("docker-compose.yml")
+
+
+def read(name: str) -> dict[str, Any]:
+    return documents((ROOT / name).read_text(encoding="utf-8"))[0]
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.gpu.yml"])
+def test_files_satisfy_the_specification(name: str) -> None:
+    """What is in the repository is what Compose accepts, alone and with the GPU file beside it."""
+    merged = read("docker-compose.yml")
+    for service, change in read(name)["services"].items():
+        merged["services"][service] |= change
+    assert compose_problems(merged) == []
+
+
+def test_default_services_need_no_gpu_and_no_ray(project: dict[str, Any]) -> None:
+    """Without a profile: database, migrations, API."""
+    services = project["services"]
+    default = {name for name, service in services.items() if "profiles" not in service}
+    assert default == {"migrations", "api", "postgres"}
+    assert services["ray-head"]["profiles"] == services["ray-deploy"]["profiles"] == ["ray"]
+    assert services["ollama"]["profiles"] == ["inference"]
+    assert "nvidia" not in str(project)
+
+
+def test_the_gpu_file_adds_devices_and_nothing_else() -> None:
+    """An overlay, not a second copy."""
+    for name, service in read("docker-compose.gpu.yml")["services"].items():
+        assert list(service) == ["deploy"], name
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+
+
+def test_api_waits_for_finished_migrations_and_for_ray_if_it_runs(project: dict[str, Any]) -> None:
+    """Not for a started one-shot, and not at all for a profile that is off."""
+    waits = project["services"]["api"]["depends_on"]
+    assert waits["migrations"] == {"condition": "service_completed_successfully"}
+    assert waits["ray-deploy"]["required"] is False
+    assert project["services"]["ray-deploy"]["depends_on"]["ray-head"] == {
+        "condition": "service_healthy"
+    }
+
+
+def test_both_documented_names_reach_serve(project: dict[str, Any]) -> None:
+    """`http://ray-head:8000/generate` and `http://rayserve:8000/generate`."""
+    head = project["services"]["ray-head"]
+    assert head["networks"]["front"]["aliases"] == ["rayserve"]
+    assert project["services"]["api"]["networks"] == ["front", "data"]
+
+
+def test_no_secret_has_a_default_and_the_message_says_what_to_run(project: dict[str, Any]) -> None:
+    """A start without secrets stops with the one command that makes them."""
+    environments = [
+        value
+        for service in project["services"].values()
+        for value in service.get("environment", {}).values()
+    ]
+    for name in REQUIRED:
+        users = [value for value in environments if f"${{{name}" in value]
+        assert users, name
+        for value in users:
+            others = {other: "x" for other in REQUIRED if other != name}
+            with pytest.raises(LookupError, match=r"secrets\.sh"):
+                resolved(value, others)
+
+
+def test_the_command_for_secrets_makes_what_is_missing_and_keeps_the_rest(tmp_path: Path) -> None:
+    """Twice is once; the file is its owner's only; what was made satisfies the settings."""
+    (tmp_path / ".env").write_text("SECRET_KEY=" + "k" * 40 + "\n")
+    script = tmp_path / "secrets.sh"
+    script.write_text(SECRETS)
+    for _ in range(2):
+        subprocess.run(["/bin/sh", script], cwd=tmp_path, check=True)  # noqa: S603 (a tool of ours, fixed arguments)
+    text = (tmp_path / ".env").read_text()
+    made = dict(line.split("=", 1) for line in text.splitlines())
+    assert set(made) == set(REQUIRED)
+    assert len(text.splitlines()) == len(REQUIRED)
+    assert made["SECRET_KEY"] == "k" * 40
+    assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
+    load_settings(made)
+
+
+@pytest.mark.parametrize(
+    ("profiles", "used"),
+    [("", False), ("inference", False), ("ray", True), ("ray,inference", True), ("*", True)],
+    ids=["none", "inference", "ray", "both", "all"],
+)
+def test_ray_is_used_exactly_when_its_profile_runs(
+    project: dict[str, Any], profiles: str, used: bool
+) -> None:
+    """The API's settings follow the profile without a second switch."""
+    assert api_settings(project, COMPOSE_PROFILES=profiles).inference().use_ray is used
+
+
+def test_the_switch_beats_the_profile(project: dict[str, Any]) -> None:
+    """USE_RAY_SERVE decides where it is given."""
+    settings = api_settings(project, COMPOSE_PROFILES="ray", USE_RAY_SERVE="false")
+    assert settings.inference().use_ray is False
+
+
+def api_settings(project: dict[str, Any], **given: str) -> Any:
+    values = dict.fromkeys(REQUIRED, "s" * 40) | given
+    environment = project["services"]["api"]["environment"]
+    return load_settings({name: resolved(text, values) for name, text in environment.items()})
+
+
+@pytest.mark.model
+@pytest.mark.usefixtures("base_model")
+@pytest.mark.parametrize(
+    "serving",
+    [
+        {},
+        {
+            "replicas": 2,
+            "autoscaling": {"min_replicas": 2, "max_replicas": 5},
+            "replica": {"engine": {"slots": 3}, "sampling": {"temperature": 0.25}},
+        },
+    ],
+    ids=["default", "changed"],
+)
+def test_the_deploying_service_deploys_the_definition_of_the_other_exports(
+    serving: dict[str, Any],
+) -> None:
+    """Its environment says what `serveConfigV2` and `serve.yaml` say."""
+    config = ExportConfig.model_validate({"serving": serving})
+    made = documents(render("compose", config)["docker-compose.yml"])[0]
+    values = dict.fromkeys(REQUIRED, "s" * 40)
+    environment = made["services"]["ray-deploy"]["environment"]
+    inside = {name: resolved(text, values) for name, text in environment.items()}
+    inside["MONGARS_CACHE"] = str(load_settings().cache)
+    deployed = for_cluster(serving_config(load_settings(inside)))
+    assert deploy_schema(deployed) == deploy_schema(config.serving)
+
+
+def test_containers_may_do_as_little_as_possible(project: dict[str, Any]) -> None:
+    """Nothing written outside volumes, no capability, bounded memory and logs, no privileges."""
+    for name, service in project["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["mem_limit"], name
+        assert service["logging"]["options"]["max-size"], name
+        assert not {"privileged", "cap_add", "network_mode", "pid"} & set(service), name
+
+
+def test_ports_do_not_clash_and_follow_their_variables(project: dict[str, Any]) -> None:
+    """API, Serve and dashboard each have a variable and a default of their own."""
+    given = {"API_PORT": "1", "RAY_HTTP_PORT": "2", "RAY_DASHBOARD_PORT": "3"}
+    ports = [port for s in project["services"].values() for port in s.get("ports", [])]
+    assert sorted(resolved(port, given) for port in ports) == [
+        "127.0.0.1:1:8080",
+        "127.0.0.1:2:8000",
+        "127.0.0.1:3:8265",
+    ]
+
+
+def test_what_the_environment_cannot_say_is_refused_not_lost() -> None:
+    """An application Compose would silently change is not exported."""
+    config = ExportConfig.model_validate({"serving": {"replica": {"max_waiting": 99}}})
+    with pytest.raises(ConfigurationError, match=r"replica\.max_waiting"):
+        render("compose", config)
+
+
+MISTAKES: dict[str, tuple[tuple[str, ...], Any]] = {
+    "misspelt key of a service": (("services", "api", "enviroment"), {"A": "b"}),
+    "dependency on nobody": (("services", "api", "depends_on", "reddis"), {}),
+    "condition that does not exist": (
+        ("services", "api", "depends_on", "migrations", "condition"),
+        "service_done",
+    ),
+    "port published twice": (
+        ("services", "ray-head", "ports"),
+        ["127.0.0.1:8080:8000"],
+    ),
+    "volume nobody declared": (("services", "api", "volumes"), ["models:/models"]),
+    "text for a list": (("services", "api", "cap_drop"), "ALL"),
+}
+
+
+@pytest.mark.parametrize(("path", "value"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_mistakes_are_caught(project: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """A file with a mistake never passes for a good one."""
+    wrong = copy.deepcopy(project)
+    at = wrong
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    assert compose_problems(wrong) != []

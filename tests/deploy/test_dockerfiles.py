@@ -1,0 +1,113 @@
+"""The Dockerfiles, as far as they can be judged without building them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from validation import ROOT
+
+HADOLINT = Path(sys.executable).parent / "hadolint"
+FOLDER = ROOT / "deploy" / "docker"
+NAMES = ("api.Dockerfile", "ray.Dockerfile")
+
+
+@pytest.fixture(params=NAMES)
+def text(request: pytest.FixtureRequest) -> str:
+    return (FOLDER / request.param).read_text(encoding="utf-8")
+
+
+def problems(text: str) -> list[str]:
+    """What the linter and our own rules say."""
+    linted = subprocess.run(  # noqa: S603 (a tool of ours, fixed arguments)
+        [HADOLINT, "--no-color", "-"], input=text, capture_output=True, text=True, check=False
+    )
+    lines = instructions(text)
+    found = linted.stdout.splitlines()
+    users = [line for line in lines if line.startswith("USER ")]
+    if not users or not re.fullmatch(r"USER [1-9]\d*(:\d+)?", users[-1]):
+        found.append("the last user is not a number other than 0")
+    found += [f"{line}: not pinned" for line in bases(lines) if not pinned(line)]
+    found += [line for line in lines if line.startswith("ADD ")]
+    found += [
+        f"{line}: secret" for line in lines if re.match(r"(ARG|ENV) .*(TOKEN|PASSWORD)", line)
+    ]
+    for line in lines:
+        if line.startswith("COPY ") and "--from=" not in line:
+            *sources, _ = line.split()[1:]
+            found += [
+                f"{source} is not there" for source in sources if not (ROOT / source).exists()
+            ]
+            found += [f"{source} is ignored" for source in sources if ignored(source)]
+    return found
+
+
+def instructions(text: str) -> list[str]:
+    """One instruction a line, without comments."""
+    kept = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    joined = re.sub(r"\\\n\s*", " ", kept)
+    return [line.strip() for line in joined.splitlines() if line.strip()]
+
+
+def bases(lines: list[str]) -> list[str]:
+    """The images a file starts from, variables replaced by their defaults."""
+    defaults = dict(line[4:].split("=", 1) for line in lines if line.startswith("ARG "))
+    images = [line.split()[1] for line in lines if line.startswith("FROM ")]
+    return [re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], image) for image in images]
+
+
+def pinned(image: str) -> bool:
+    """A version in the tag."""
+    return bool(re.search(r":[\w.-]*\d+\.\d+\.\d+[\w.-]*(@sha256:\w{64})?$", image))
+
+
+def ignored(path: str) -> bool:
+    """Whether `.dockerignore` keeps a path out of the build."""
+    result = False
+    for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            pattern = line.removeprefix("!")
+            if pattern == path or path.startswith(f"{pattern}/") or fnmatch(path, pattern):
+                result = not line.startswith("!")
+    return result
+
+
+def test_dockerfiles_pass(text: str) -> None:
+    """Linted; not root at the end; bases pinned; every source there; nothing from a URL."""
+    assert problems(text) == []
+
+
+def test_the_requirements_are_the_locked_ones_with_hashes(text: str) -> None:
+    """What is installed in an image is what the tests ran with."""
+    installs = re.findall(r"pip install (.*?)(?:\\\n|&&|\n)", text)
+    assert len(installs) == 3
+    for arguments in installs:
+        assert "--require-hashes" in arguments or "--no-deps --no-build-isolation" in arguments
+
+
+@pytest.mark.parametrize("path", [".env", ".mongars/db", ".git/config", "docs/x", ".venv/bin/x"])
+def test_secrets_and_rubbish_stay_out_of_the_build(path: str) -> None:
+    """Only what is copied is sent."""
+    assert ignored(path)
+
+
+MISTAKES = {
+    "root at the end": ("USER 1000:1000", "USER root"),
+    "base that moves": ("ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm", "ARG PYTHON_IMAGE=python"),
+    "file that is not there": ("COPY src src", "COPY source src"),
+    "file the build does not get": ("COPY src src", "COPY tests tests"),
+    "download at build time": ("COPY scripts scripts", "ADD https://x.test/y.tar.gz scripts/"),
+    "instruction that is none": ("WORKDIR /app", "WORKDIRR /app"),
+}
+
+
+@pytest.mark.parametrize(("good", "bad"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_mistakes_are_caught(good: str, bad: str) -> None:
+    """A Dockerfile with a mistake never passes for a good one."""
+    text = (FOLDER / "api.Dockerfile").read_text(encoding="utf-8")
+    assert good in text
+    assert problems(text.replace(good, bad)) != []

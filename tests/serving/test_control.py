@@ -1,0 +1,76 @@
+"""Talking to a cluster's dashboard that misbehaves."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.core.errors import EndpointUnreachable
+from mongars.serving.application_state import application_state
+from mongars.serving.control import ServeControl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def silent_dashboard() -> Iterator[str]:
+    """Takes connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_dashboard_that_never_answers_is_given_up(silent_dashboard: str) -> None:
+    """A command against it ends with an error instead of hanging for ever."""
+    outcome: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            ServeControl(silent_dashboard, http_timeout=(0.5, 0.5)).status()
+        except EndpointUnreachable as error:
+            outcome.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout=10)
+    assert outcome
+
+
+def details(*, replicas: int = 2, proxy: str = "HEALTHY", status: str = "HEALTHY") -> dict:
+    running = [
+        {"replica_id": f"r{n}", "state": "RUNNING", "node_ip": "10.0.0.1", "pid": n}
+        for n in range(replicas)
+    ]
+    deployment = {
+        "name": "LLMDeployment",
+        "status": status,
+        "message": "",
+        "target_num_replicas": 2,
+        "replicas": running,
+    }
+    application = {"status": "RUNNING", "deployments": {"LLMDeployment": deployment}}
+    return {
+        "applications": {"mongars": application},
+        "proxies": {"a": {"status": "HEALTHY"}, "b": {"status": proxy}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "healthy"),
+    [
+        pytest.param(details(), True, id="complete"),
+        pytest.param(details(replicas=1), False, id="replica-missing"),
+        pytest.param(details(status="UPDATING"), False, id="updating"),
+        pytest.param(details(proxy="STARTING"), False, id="proxy-not-listening"),
+        pytest.param(details(proxy="DRAINING"), True, id="proxy-of-a-leaving-node"),
+        pytest.param({"applications": {}}, False, id="not-deployed"),
+    ],
+)
+def test_healthy_means_that_every_node_answers(found: dict, *, healthy: bool) -> None:
+    """HEALTHY is said once all replicas run and every proxy listens, not before."""
+    assert application_state(found).healthy is healthy
