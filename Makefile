@@ -91,6 +91,7 @@ lock: dev ## Resolve and pin every dependency anew
 
 bench: install model ## Measure: engine, cancellation, the way through Ray and the API
 	@$(BIN)/python -m benchmarks.foundation
+	@$(BIN)/python -m benchmarks.serving
 
 clean: ## Remove the virtual environment and every cache in this folder
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info src/*.egg-info

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import statistics
 import sys
+from collections import Counter
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -41,6 +43,7 @@ TOKENS = 64
 UNARY = 200
 SCALES = (1, 2, 4, 8)
 STEADY_SECONDS = 12.0
+OVERLOAD_SECONDS = 60.0
 CONTENT = b'"delta":{"content":"'
 
 
@@ -209,10 +212,43 @@ async def scaling() -> None:
             )
 
 
+async def overload() -> None:
+    """Four times as many callers as the replica holds, for a minute, with the real engine."""
+    config = real()
+    callers = 4 * config.replica.capacity
+    statuses: Counter[str] = Counter()
+    accepted: list[float] = []
+    async with ray_cluster(2) as cluster, client() as http:
+        await cluster.deploy(config)
+        until = CLOCK.monotonic() + OVERLOAD_SECONDS
+
+        async def caller() -> None:
+            body = {"prompt": "Tell me about the sea.", "max_tokens": 16}
+            while CLOCK.monotonic() < until:
+                began = CLOCK.monotonic()
+                async with http.post(cluster.url + "/generate", json=body) as response:
+                    await response.read()
+                    patient = "Retry-After" in response.headers
+                    statuses[f"{response.status}{' with Retry-After' if patient else ''}"] += 1
+                if response.status == HTTPStatus.OK:
+                    accepted.append(CLOCK.monotonic() - began)
+                else:
+                    await CLOCK.sleep(0.25)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(callers):
+                group.create_task(caller())
+        took = (await serve_stream(http, cluster.url, "Say hello.", max_tokens=2))[0]
+    say(f"overload, {callers} callers, {OVERLOAD_SECONDS:.0f} s    {dict(statuses)}")
+    say(f"  accepted answers                {milliseconds(accepted)}")
+    say(f"  first token right afterwards    {took * 1000:7.1f} ms")
+
+
 PARTS: dict[str, Callable[[], Awaitable[None]]] = {
     "serve": python_proxy,
     "proxies": proxies,
     "scaling": scaling,
+    "overload": overload,
 }
 
 

@@ -54,20 +54,20 @@ def test_the_folder_is_emptied_at_a_start(head, tmp_path):
     head.prepare(tmp_path / "logs")
     (head.folder / "session_old").mkdir()
     (head.folder / "ray_current_cluster").write_text("old")
-    head.folder.chmod(0o755)
+    head.folder.parent.chmod(0o755)
     head.prepare(tmp_path / "logs")
     assert list(head.folder.iterdir()) == []
-    assert head.folder.stat().st_mode & 0o777 == 0o700
+    assert head.folder.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_link_under_that_name_is_refused(head, tmp_path):
     """Who can write to the system's temporary folder cannot redirect us."""
-    head.folder.symlink_to(tmp_path)
+    head.folder.parent.symlink_to(tmp_path)
     try:
         with pytest.raises(ConfigurationError, match="somebody else"):
             head.prepare(tmp_path / "logs")
     finally:
-        head.folder.unlink()
+        head.folder.parent.unlink()
 
 
 def test_the_environment_cannot_point_elsewhere(head):

@@ -137,7 +137,8 @@ class ServingConfig(_Part):
     gpus_per_replica: float = Field(default=0.0, ge=0)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
-    drain_seconds: float = Field(default=20.0, ge=0)
+    drain_seconds: float = Field(default=120.0, ge=0)
+    """How long a replica that is replaced may go on with the answers it has begun."""
     session_affinity: bool = True
     """Requests of one conversation (`x-session-id`) go to the replica that knows its prompt."""
     haproxy: bool = False

@@ -40,7 +40,8 @@ _LOCAL_RAY = {
     "RAY_worker_niceness": "0",
 }
 _OBJECT_STORE_BYTES = 150_000_000
-_LONGEST_FOLDER = 34  # 107, less what Ray appends: /session_<time and pid>/sockets/<longest name>
+_LONGEST_FOLDER = 32  # 107, less what is appended: /r/session_<time and pid>/sockets/<longest name>
+_LONGEST_WITH_HAPROXY = 25  # 97, less what Ray appends: /h/<56 digits>/metrics.sock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +60,16 @@ class RayHead:
 
     @property
     def folder(self) -> Path:
-        """Ray's temporary folder: private to this stack, the same at every start."""
+        """Ray's temporary folder, the same at every start."""
+        return self._private / "r"
+
+    @property
+    def _private(self) -> Path:
+        """What keeps others out: Ray opens its own folder to everybody, sockets included."""
         name = f"mongars-{self.stack}"
         usual = Path(tempfile.gettempdir()) / name
-        return usual if len(str(usual)) <= _LONGEST_FOLDER else Path("/tmp") / name  # noqa: S108
+        longest = _LONGEST_WITH_HAPROXY if self.haproxy else _LONGEST_FOLDER
+        return usual if len(str(usual)) <= longest else Path("/tmp") / name  # noqa: S108
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -99,10 +106,10 @@ class RayHead:
         return {**ours, **inherited, **fixed}
 
     def _haproxy(self) -> dict[str, str]:
-        """HAProxy's files in our own folder: it lets anybody who reaches its socket command it."""
+        """HAProxy's files in a private folder: whoever reaches its socket commands it."""
         if not self.haproxy:
             return {}
-        folder = self.folder / "haproxy"
+        folder = self._haproxy_folder
         return {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
@@ -117,22 +124,27 @@ class RayHead:
         address = {"RAY_ADDRESS": f"{LOOPBACK}:{self.port}"}
         return {**environment, **_LOCAL_RAY, **address}
 
+    @property
+    def _haproxy_folder(self) -> Path:
+        return self._private / "h"
+
     def prepare(self, logs: Path) -> None:
         """Make the folder, without what an earlier run left, and link Ray's logs into `logs`.
 
         Raises:
             ConfigurationError: somebody else's folder has that name.
         """
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        status = self.folder.lstat()
+        self._private.mkdir(mode=0o700, exist_ok=True)
+        status = self._private.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            msg = (
-                f"{self.folder} belongs to somebody else. Remove it, or set TMPDIR to a short path."
-            )
+            msg = f"{self._private} belongs to somebody else. Remove it, or set TMPDIR to a short path."
             raise ConfigurationError(msg)
-        self.folder.chmod(0o700)
-        for leftover in self.folder.iterdir():
+        self._private.chmod(0o700)
+        for leftover in self._private.iterdir():
             _remove(leftover)
+        self.folder.mkdir()
+        if self.haproxy:
+            self._haproxy_folder.mkdir(mode=0o700)
         logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         link = logs / "ray-session"
         link.unlink(missing_ok=True)
@@ -140,7 +152,7 @@ class RayHead:
 
     def remove(self) -> None:
         """Remove the folder; call it once no process of the cluster is left."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self._private, ignore_errors=True)
 
     async def ready(self) -> bool:
         """Whether the dashboard answers and the node is registered as alive."""

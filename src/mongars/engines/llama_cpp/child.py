@@ -18,6 +18,7 @@ from pathlib import Path
 import xllamacpp
 
 from mongars.engines.llama_cpp.order import READY_LINE, ChildOrder
+from mongars.engines.provisioning.gguf import gguf_values
 
 
 def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
@@ -45,6 +46,8 @@ def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
     if order.embedding:
         params.embedding = True
         params.n_batch = params.n_ubatch = order.context_tokens  # a text is read in one piece
+        if not any(key.endswith(".pooling_type") for key in gguf_values(Path(order.model_path))):
+            params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.n_threads_http = order.slots + 4
     params.verbosity = 1
     return params

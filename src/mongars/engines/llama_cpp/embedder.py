@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
 
-from mongars.core.errors import InferenceFailed
+from mongars.core.errors import ContextLengthExceeded, InferenceFailed, ProvisioningFailed
 from mongars.engines.embedder import Embeddings
 from mongars.engines.llama_cpp.refusal import refusal_of
 from mongars.engines.llama_cpp.supervisor import LlamaCppSupervisor
+from mongars.engines.llama_cpp.wordpiece import WordPiece
+from mongars.engines.provisioning.gguf import gguf_values
 from mongars.protocol.body import encode, json_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mongars.core.clock import Clock
+    from mongars.core.errors import MongarsError
     from mongars.core.observe import Observer
     from mongars.engines.engine import EngineStatus
     from mongars.engines.llama_cpp.config import LlamaCppConfig
+
+_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process")
+"""llama.cpp's words for a text longer than what it reads in one piece, in an answer of status 500."""
 
 
 class LlamaCppEmbedder:
@@ -31,6 +39,7 @@ class LlamaCppEmbedder:
     ) -> None:
         self._config = config
         self._child = LlamaCppSupervisor(config, clock=clock, observer=observer)
+        self._wordpiece: WordPiece | None = None
 
     @property
     def model(self) -> str:
@@ -44,6 +53,11 @@ class LlamaCppEmbedder:
 
     async def start(self) -> None:
         """Load the model. Raises `InferenceFailed` with the engine's own words if it cannot."""
+        try:
+            values = await asyncio.to_thread(gguf_values, self._config.model_path)
+        except ProvisioningFailed as exc:
+            raise InferenceFailed(str(exc)) from exc
+        self._wordpiece = WordPiece.of(values)
         await self._child.start()
 
     async def aclose(self) -> None:
@@ -52,13 +66,16 @@ class LlamaCppEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         """One vector of unit length per text; see the port for errors."""
-        body = {"model": self.model, "input": list(texts), "encoding_format": "float"}
         session = self._child.session
+        if not texts:
+            return Embeddings(vectors=(), prompt_tokens=0, model=self.model)
+        inputs = await asyncio.to_thread(self._inputs, texts)
+        body = {"model": self.model, "input": inputs, "encoding_format": "float"}
         try:
             with self._child.waiting(body):
                 async with session.post("/v1/embeddings", data=encode(body)) as response:
                     if response.status != HTTPStatus.OK:
-                        raise await refusal_of(response)
+                        raise self._refusal(await refusal_of(response))
                     found = json_object(await response.read())
         except (aiohttp.ClientError, OSError) as exc:
             detail = f"The embedding engine broke the connection: {exc}"
@@ -74,6 +91,25 @@ class LlamaCppEmbedder:
             detail = f"The embedding engine sent {len(vectors)} vectors for {len(texts)} texts."
             raise InferenceFailed(detail)
         return Embeddings(vectors=vectors, prompt_tokens=tokens, model=self.model)
+
+    def _inputs(self, texts: Sequence[str]) -> list[str] | list[list[int]]:
+        """What the child is sent: texts, or their tokens where we know better how to cut them."""
+        if self._wordpiece is None:
+            return list(texts)
+        tokens = [self._wordpiece.encode(text) for text in texts]
+        longest = max(map(len, tokens))
+        if longest > self._config.context_tokens:
+            raise self._too_long(longest)
+        return tokens
+
+    def _refusal(self, error: MongarsError) -> MongarsError:
+        told = _TOO_LONG.search(str(error))
+        return error if told is None else self._too_long(int(told[1]))
+
+    def _too_long(self, found: int) -> ContextLengthExceeded:
+        most = self._config.context_tokens
+        detail = f"A text is {found} tokens long; {self.model} reads {most} at most. Split it."
+        return ContextLengthExceeded(detail, prompt_tokens=found, context_tokens=most)
 
 
 def _unit(vector: Sequence[float]) -> tuple[float, ...]:

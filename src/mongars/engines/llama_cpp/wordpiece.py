@@ -1,0 +1,119 @@
+"""BERT's tokenizer for uncased models, to the letter.
+
+llama.cpp has one of its own that reads most texts the same way. It does not take Hangul apart, drops
+the vowel signs of Indic scripts, and cuts words into pieces however long they are; each of these
+gives another vector than the model's authors get. So texts are cut here and go there as numbers.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mongars.engines.provisioning.gguf import Found
+
+_LONGEST_WORD = 100
+_WORD = "\u2581"
+"""In a GGUF file, stands before a token that begins a word."""
+_CONTROL = 3
+_IDEOGRAPHS = (
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B920, 0x2CEAF),
+    (0x2F800, 0x2FA1F),
+)
+
+
+class WordPiece:
+    """Cuts texts into the tokens of one vocabulary."""
+
+    def __init__(self, values: Mapping[str, Found]) -> None:
+        tokens = _texts(values["tokenizer.ggml.tokens"])
+        kinds = _numbers(values["tokenizer.ggml.token_type"])
+        ids = {token: index for index, token in enumerate(tokens)}
+        self._words = {token[1:]: ids[token] for token in tokens if token.startswith(_WORD)}
+        self._pieces = {token: ids[token] for token in tokens if not token.startswith(_WORD)}
+        special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
+        self._special = {token: self._pieces.pop(token) for token in special}
+        self._apart = re.compile(f"({'|'.join(map(re.escape, special))})")
+        self._longest = max(map(len, tokens))
+        self._letters = _Letters()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Found]) -> Self | None:
+        """The tokenizer of the model with this head; None if it has one of another kind."""
+        return cls(values) if values.get("tokenizer.ggml.model") == "bert" else None
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens, with the two that enclose every text."""
+        found = [self._special["[CLS]"]]
+        for part in self._apart.split(text):
+            if part in self._special:
+                found.append(self._special[part])
+            else:
+                for word in unicodedata.normalize("NFD", part).translate(self._letters).split():
+                    found += self._cut(word)
+        return [*found, self._special["[SEP]"]]
+
+    def _cut(self, word: str) -> list[int]:
+        """The longest token that fits, then the longest that goes on; one unknown if none does."""
+        unknown = [self._special["[UNK]"]]
+        if len(word) > _LONGEST_WORD:
+            return unknown
+        found: list[int] = []
+        vocabulary, start = self._words, 0
+        while start < len(word):
+            for end in range(min(len(word), start + self._longest), start, -1):
+                token = vocabulary.get(word[start:end])
+                if token is not None:
+                    break
+            else:
+                return unknown
+            found.append(token)
+            vocabulary, start = self._pieces, end
+        return found
+
+
+class _Letters(dict[int, str]):
+    """For `str.translate`: what becomes of each decomposed character, worked out when first met."""
+
+    def __missing__(self, point: int) -> str:
+        self[point] = made = _letter(chr(point))
+        return made
+
+
+def _letter(letter: str) -> str:
+    category = unicodedata.category(letter)
+    if letter in "\t\n\r" or category[0] == "Z":
+        return " "
+    if category in {"Cc", "Cf", "Co", "Cs", "Mn"} or letter == "\ufffd":
+        return ""
+    if _stands_alone(letter, category):
+        return f" {letter} "
+    return letter.lower()
+
+
+def _stands_alone(letter: str, category: str) -> bool:
+    if category[0] == "P" or (letter.isascii() and not letter.isalnum()):
+        return True
+    return any(first <= ord(letter) <= last for first, last in _IDEOGRAPHS)
+
+
+def _texts(value: Found) -> Sequence[str]:
+    if isinstance(value, list):
+        return [text for text in value if isinstance(text, str)]
+    return ()
+
+
+def _numbers(value: Found) -> Sequence[int]:
+    if isinstance(value, list):
+        return [number for number in value if isinstance(number, int)]
+    return ()

@@ -1,0 +1,196 @@
+"""The application on a real cluster: updates under load, overload, affinity, HAProxy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from mongars.core.clock import SystemClock
+from mongars.protocol.fold import Fold
+from mongars.protocol.openai import read_chunk
+from mongars.protocol.sse import EventSplitter
+from mongars.serving.config import EngineSpec, ReplicaConfig, SamplingDefaults, ServingConfig
+from mongars.testing.ray_cluster import ray_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.testing.ray_cluster import Cluster
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
+CLOCK = SystemClock()
+SLOTS = 4
+WAITING = 4
+
+
+def application(*, replicas: int = 1, slots: int = SLOTS, tokens: int = 64) -> ServingConfig:
+    engine = EngineSpec(kind="fake", slots=slots, token_delay=0.02)
+    replica = ReplicaConfig(
+        engine=engine, max_waiting=WAITING, sampling=SamplingDefaults(max_tokens=tokens)
+    )
+    return ServingConfig(replica=replica, replicas=replicas, cpus_per_replica=0.1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster() -> AsyncIterator[Cluster]:
+    async with ray_cluster(2) as started:
+        yield started
+
+
+@asynccontextmanager
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        yield http
+
+
+@dataclass
+class Seen:
+    """What callers saw: statuses, answers that were not whole, and who answered."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    replicas: Counter[str] = field(default_factory=Counter)
+    lengths: set[int] = field(default_factory=set)
+    without_retry_after: int = 0
+    slowest: float = 0.0
+
+
+async def ask(http: aiohttp.ClientSession, url: str, seen: Seen, **more: object) -> None:
+    """One streamed question, judged to its last word."""
+    headers = more.pop("headers", {})
+    body = {"prompt": "word " * 20, "stream": True, **more}
+    began = CLOCK.monotonic()
+    try:
+        async with http.post(url + "/generate", json=body, headers=headers) as response:
+            data = await response.read()
+            seen.statuses[response.status] += 1
+            if response.status in {429, 503}:
+                seen.without_retry_after += "Retry-After" not in response.headers
+            if response.status != 200:
+                return
+            seen.replicas[response.headers["X-Replica-Id"]] += 1
+    except aiohttp.ClientError as error:
+        seen.broken.append(repr(error))
+        return
+    seen.slowest = max(seen.slowest, CLOCK.monotonic() - began)
+    events = EventSplitter().feed(data)
+    if not events[-1].is_done:
+        seen.broken.append(data[-200:].decode())
+        return
+    fold = Fold()
+    for event in events[1:-1]:
+        fold.add(read_chunk(event))
+    assert fold.usage is not None
+    seen.lengths.add(fold.usage.completion_tokens)
+
+
+@asynccontextmanager
+async def load(url: str, callers: int, **more: object) -> AsyncIterator[Seen]:
+    """Callers who ask again and again while the block runs, and finish what they began."""
+    seen, stop = Seen(), asyncio.Event()
+
+    async def caller(http: aiohttp.ClientSession) -> None:
+        while not stop.is_set():
+            await ask(http, url, seen, **more)
+
+    async with client() as http, asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(caller(http))
+        try:
+            yield seen
+        finally:
+            stop.set()
+
+
+async def test_unchanged_definition_restarts_nothing(cluster: Cluster) -> None:
+    """Deploying again what is deployed keeps every replica and its process."""
+    await cluster.deploy(application(replicas=2))
+    before = cluster.control.status().deployments[0].replicas
+    await cluster.deploy(application(replicas=2))
+    after = cluster.control.status().deployments[0].replicas
+    assert {(r.name, r.pid) for r in before} == {(r.name, r.pid) for r in after}
+
+
+async def test_sampling_default_changes_without_dropping_a_request(cluster: Cluster) -> None:
+    """While callers ask, a new default arrives: same replica, every answer whole."""
+    await cluster.deploy(application(tokens=12))
+    async with load(cluster.url, 3) as seen:
+        await CLOCK.sleep(1.0)
+        await cluster.deploy(application(tokens=7))
+        await CLOCK.sleep(1.0)
+    assert set(seen.statuses) == {200}
+    assert not seen.broken
+    assert seen.lengths == {12, 7}
+    assert len(seen.replicas) == 1, "no replica was replaced"
+
+
+async def test_code_change_on_one_replica_drops_nothing(cluster: Cluster) -> None:
+    """The only replica is replaced under load: the new one takes over before the old one goes."""
+    await cluster.deploy(application())
+    async with load(cluster.url, 3) as seen:
+        await CLOCK.sleep(1.0)
+        await cluster.deploy(application(slots=SLOTS + 1))
+        await CLOCK.sleep(2.0)
+    assert set(seen.statuses) == {200}
+    assert not seen.broken
+    assert len(seen.replicas) == 2, "the replica was replaced"
+
+
+async def test_overload_is_refused_politely_and_ends_at_once(cluster: Cluster) -> None:
+    """At four times the capacity: 200s, and 503s that say when to come back; then all is well."""
+    await cluster.deploy(application())
+    async with load(cluster.url, 4 * (SLOTS + WAITING)) as seen:
+        await CLOCK.sleep(6.0)
+    assert set(seen.statuses) == {200, 503}
+    assert not seen.broken
+    assert seen.without_retry_after == 0
+    # A slot takes about 0.5 s; before an accepted request there are at most WAITING others.
+    assert seen.slowest < 5.0
+    after = Seen()
+    async with client() as http:
+        await ask(http, cluster.url, after)
+    assert after.statuses == {200: 1}
+
+
+async def test_conversation_stays_with_its_replica_while_that_has_room(cluster: Cluster) -> None:
+    """The same `x-session-id` meets the same replica; more of it than slots spills over."""
+    await cluster.deploy(application(replicas=3))
+    seen = [Seen() for _ in range(8)]
+    async with client() as http:
+        await ask(http, cluster.url, Seen())
+        for _ in range(3):
+            for number, one in enumerate(seen):
+                await ask(http, cluster.url, one, headers={"x-session-id": f"talk-{number}"})
+        burst = Seen()
+        headers = {"x-session-id": "talk-0"}
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2 * SLOTS):
+                group.create_task(ask(http, cluster.url, burst, headers=dict(headers)))
+    assert all(len(one.replicas) == 1 for one in seen)
+    assert len({next(iter(one.replicas)) for one in seen}) > 1, "not all in one place"
+    assert len(burst.replicas) > 1, "beyond its slots, others help"
+    assert set(burst.statuses) == {200}
+
+
+async def test_haproxy_instead_of_rays_proxy() -> None:
+    """With HAProxy before the replicas: answers, streams, refusals with `Retry-After`."""
+    config = application().model_copy(update={"haproxy": True})
+    async with ray_cluster(2, haproxy=True) as cluster:
+        await cluster.deploy(config)
+        assert cluster.processes("haproxy.cfg"), "HAProxy runs"
+        async with load(cluster.url, 3) as calm:
+            await CLOCK.sleep(1.5)
+        async with load(cluster.url, 4 * (SLOTS + WAITING)) as crowded:
+            await CLOCK.sleep(3.0)
+    assert set(calm.statuses) == {200}
+    assert not calm.broken
+    assert set(crowded.statuses) == {200, 503}
+    assert crowded.without_retry_after == 0
+    assert not crowded.broken
