@@ -135,3 +135,24 @@ def test_every_variable_is_documented() -> None:
     for name, field in Environment.model_fields.items():
         assert field.description, name
         assert str(field.validation_alias).isupper(), name
+
+
+@pytest.mark.parametrize(
+    ("variables", "used"),
+    [
+        pytest.param({}, True, id="no-compose"),
+        pytest.param({"COMPOSE_PROFILES": "ray"}, True, id="ray"),
+        pytest.param({"COMPOSE_PROFILES": "inference, ray"}, True, id="among-others"),
+        pytest.param({"COMPOSE_PROFILES": "*"}, True, id="all"),
+        pytest.param({"COMPOSE_PROFILES": "none"}, False, id="none"),
+        pytest.param({"COMPOSE_PROFILES": "inference"}, False, id="another"),
+        pytest.param({"COMPOSE_PROFILES": "none", "USE_RAY_SERVE": "yes"}, True, id="told"),
+        pytest.param({"COMPOSE_PROFILES": "ray", "USE_RAY_SERVE": "no"}, False, id="told-not"),
+    ],
+)
+def test_ray_is_used_as_the_compose_profile_says_unless_told(
+    variables: dict[str, str], *, used: bool
+) -> None:
+    """In a Compose project the profile decides; USE_RAY_SERVE has the last word."""
+    settings = load_settings({"RAY_SERVE_URL": "http://ray-head:8000/generate", **variables})
+    assert settings.inference().use_ray is used

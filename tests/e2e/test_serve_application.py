@@ -16,7 +16,13 @@ from mongars.core.clock import SystemClock
 from mongars.protocol.fold import Fold
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
-from mongars.serving.config import EngineSpec, ReplicaConfig, SamplingDefaults, ServingConfig
+from mongars.serving.config import (
+    Autoscaling,
+    EngineSpec,
+    ReplicaConfig,
+    SamplingDefaults,
+    ServingConfig,
+)
 from mongars.testing.ray_cluster import ray_cluster
 
 if TYPE_CHECKING:
@@ -177,6 +183,18 @@ async def test_conversation_stays_with_its_replica_while_that_has_room(cluster: 
     assert len({next(iter(one.replicas)) for one in seen}) > 1, "not all in one place"
     assert len(burst.replicas) > 1, "beyond its slots, others help"
     assert set(burst.statuses) == {200}
+
+
+async def test_replicas_follow_the_load(cluster: Cluster) -> None:
+    """More callers than slots, for a while: more replicas; nobody is dropped for it."""
+    scaling = Autoscaling(min_replicas=1, max_replicas=3, upscale_delay=1.0)
+    config = application(slots=2).model_copy(update={"autoscaling": scaling})
+    await cluster.deploy(config)
+    async with load(cluster.url, 6) as seen, asyncio.timeout(60):
+        while len(seen.replicas) < 2:
+            await CLOCK.sleep(0.5)
+    assert set(seen.statuses) == {200}
+    assert not seen.broken
 
 
 async def test_haproxy_instead_of_rays_proxy() -> None:

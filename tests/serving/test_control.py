@@ -61,16 +61,22 @@ def details(*, replicas: int = 2, proxy: str = "HEALTHY", status: str = "HEALTHY
 
 
 @pytest.mark.parametrize(
-    ("found", "healthy"),
+    ("found", "healthy", "settled"),
     [
-        pytest.param(details(), True, id="complete"),
-        pytest.param(details(replicas=1), False, id="replica-missing"),
-        pytest.param(details(status="UPDATING"), False, id="updating"),
-        pytest.param(details(proxy="STARTING"), False, id="proxy-not-listening"),
-        pytest.param(details(proxy="DRAINING"), True, id="proxy-of-a-leaving-node"),
-        pytest.param({"applications": {}}, False, id="not-deployed"),
+        pytest.param(details(), True, True, id="complete"),
+        pytest.param(details(replicas=1), True, False, id="replica-missing"),
+        pytest.param(details(status="UPDATING"), False, False, id="updating"),
+        pytest.param(details(replicas=1, status="UPSCALING"), True, False, id="scaling"),
+        pytest.param(details(replicas=0, status="UPSCALING"), False, False, id="from-zero"),
+        pytest.param(details(proxy="STARTING"), False, False, id="proxy-not-listening"),
+        pytest.param(details(proxy="DRAINING"), True, True, id="proxy-of-a-leaving-node"),
+        pytest.param({"applications": {}}, False, False, id="not-deployed"),
     ],
 )
-def test_healthy_means_that_every_node_answers(found: dict, *, healthy: bool) -> None:
-    """HEALTHY is said once all replicas run and every proxy listens, not before."""
-    assert application_state(found).healthy is healthy
+def test_healthy_answers_everywhere_and_settled_has_every_replica(
+    found: dict, *, healthy: bool, settled: bool
+) -> None:
+    """Following the load is healthy; a deployment is over only when all replicas run."""
+    state = application_state(found)
+    assert state.healthy is healthy
+    assert state.settled is settled

@@ -34,6 +34,8 @@ class ApiConfig:
     """The API's own settings."""
 
     model_name: str
+    coding_model: str | None = None
+    """The model for tasks about code, where it is another one."""
     version: str
     max_body_bytes: int = 1_000_000
     answer_timeout: float = 600.0

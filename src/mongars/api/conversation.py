@@ -46,6 +46,7 @@ class ChatMessage(BaseModel):
     message: str = Field(min_length=1, max_length=100_000)
     session_id: str | None = Field(default=None, max_length=100)
     stream: bool = False
+    task_type: str = Field(default="general", max_length=50)
 
     @field_validator("message")
     @classmethod
@@ -123,6 +124,7 @@ class ConversationDoor:
             ask.body.message,
             request_id=ask.request_id,
             session_id=ask.body.session_id,
+            task_type=ask.body.task_type,
             traceparent=ask.traceparent,
             deadline=ask.deadline,
         )

@@ -70,7 +70,7 @@ class OpenAIDoor:
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`."""
         await principal_of(request, self._context.authenticator)
-        names = [self._context.config.model_name, MODEL_ALIAS]
+        names = self._names()
         return JSONResponse({"object": "list", "data": [model_card(name) for name in names]})
 
     async def model(self, request: Request, name: str) -> Response:
@@ -87,7 +87,9 @@ class OpenAIDoor:
         limit = config.max_body_bytes
         body = await read_json(request, ChatCompletionRequest, limit=limit)
         self._check_model(body.model)
+        coding = body.model == self._context.config.coding_model
         generation = body.to_generation(
+            task_type="coding" if coding else "general",
             request_id=request_id_of(request),
             session_id=request.headers.get(headers.SESSION_ID),
             traceparent=traceparent_of(request),
@@ -96,10 +98,15 @@ class OpenAIDoor:
         serve = self._stream if body.stream else self._whole
         return AnswerResponse(lambda answer: serve(answer, ask))
 
+    def _names(self) -> list[str]:
+        config = self._context.config
+        coding = [] if config.coding_model is None else [config.coding_model]
+        return list(dict.fromkeys([config.model_name, *coding, MODEL_ALIAS]))
+
     def _check_model(self, name: str) -> None:
-        known = self._context.config.model_name
-        if name not in {"", known, MODEL_ALIAS}:
-            detail = f"The model {name!r} does not exist here. Served: {known!r}, {MODEL_ALIAS!r}."
+        if name not in {"", *self._names()}:
+            served = ", ".join(map(repr, self._names()))
+            detail = f"The model {name!r} does not exist here. Served: {served}."
             raise ModelUnknown(detail)
 
     async def _whole(self, answer: Answer, ask: _Ask) -> None:

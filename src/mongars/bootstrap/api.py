@@ -104,7 +104,10 @@ class ApiParts:
         llm = build_llm(settings, clock=clock, observer=observer)
         context = ApiContext(
             config=ApiConfig(
-                model_name=model_name(settings),
+                model_name=model_name(settings, "general"),
+                coding_model=None
+                if settings.environment.coding_model is None
+                else model_name(settings, "coding"),
                 version=version("mongars"),
                 max_body_bytes=settings.environment.max_body_bytes,
             ),
@@ -152,9 +155,9 @@ def embedded_engine(
     return LlamaCppEngine(config, clock=clock, observer=observer)
 
 
-def model_name(settings: Settings) -> str:
-    """The name under which the served model is listed."""
-    return settings.provisioning().models["general"].name
+def model_name(settings: Settings, role: str) -> str:
+    """The name under which a role's model is listed."""
+    return settings.provisioning().models[role].name
 
 
 def chat_config(settings: Settings) -> ChatConfig:

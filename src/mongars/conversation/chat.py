@@ -183,13 +183,14 @@ class Chat:
         self._config = config
 
     @asynccontextmanager
-    async def open(
+    async def open(  # noqa: PLR0913 (each is a fact of one question)
         self,
         principal: Principal,
         message: str,
         *,
         request_id: str,
         session_id: str | None = None,
+        task_type: str = "general",
         traceparent: str | None = None,
         deadline: Deadline | None = None,
     ) -> AsyncIterator[Reply]:
@@ -220,6 +221,7 @@ class Chat:
         question = GenerationRequest(
             messages=(Message(role="user", content=message),),
             request_id=request_id,
+            task_type=task_type,
             session_id=session_id,
             traceparent=traceparent,
         )

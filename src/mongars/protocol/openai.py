@@ -115,13 +115,14 @@ class ChatCompletionRequest(SamplingFields):
     user: str | None = None
 
     def to_generation(
-        self, *, request_id: str, session_id: str | None, traceparent: str | None
+        self, *, request_id: str, task_type: str, session_id: str | None, traceparent: str | None
     ) -> GenerationRequest:
         """Our own form. Raises `PromptMissing` when there is nothing to answer."""
         messages = tuple(message.to_message() for message in self.messages)
         return GenerationRequest(
             messages=checked_messages(messages),
             request_id=request_id,
+            task_type=task_type,
             sampling=self.to_sampling(max_tokens=self.max_completion_tokens),
             session_id=session_id,
             traceparent=traceparent,

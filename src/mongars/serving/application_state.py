@@ -7,6 +7,7 @@ from typing import Any
 
 from mongars.serving.config import APPLICATION
 
+SCALING = frozenset({"UPSCALING", "DOWNSCALING"})
 NOT_LISTENING = frozenset({"STARTING", "UNHEALTHY"})
 
 
@@ -31,6 +32,12 @@ class DeploymentState:
     replicas: tuple[ReplicaState, ...]
 
     @property
+    def answers(self) -> bool:
+        """Healthy, or on its way to more or fewer replicas while some answer."""
+        running = any(replica.state == "RUNNING" for replica in self.replicas)
+        return self.status == "HEALTHY" or (self.status in SCALING and running)
+
+    @property
     def complete(self) -> bool:
         """Healthy, with as many running replicas as it should have."""
         running = [replica for replica in self.replicas if replica.state == "RUNNING"]
@@ -49,10 +56,15 @@ class ApplicationState:
 
     @property
     def healthy(self) -> bool:
-        """It runs, every deployment has its healthy replicas, and every node's proxy listens."""
-        complete = all(part.complete for part in self.deployments)
+        """It runs, every deployment of it answers, and every node's proxy listens."""
+        answers = all(part.answers for part in self.deployments)
         listening = NOT_LISTENING.isdisjoint(self.proxies)
-        return self.status == "RUNNING" and complete and listening
+        return self.status == "RUNNING" and answers and listening
+
+    @property
+    def settled(self) -> bool:
+        """Healthy, with every replica there should be."""
+        return self.healthy and all(part.complete for part in self.deployments)
 
     @property
     def target(self) -> int:

@@ -89,7 +89,7 @@ class ServeControl:
             on_progress(state)
             # The controller takes a moment to act on a definition; until then it tells of the
             # one before, which may be as healthy as can be.
-            done = state.healthy and (wanted is None or state.target == wanted)
+            done = state.settled and (wanted is None or state.target == wanted)
             changing = changing or not done
             if done and (changing or time.monotonic() - sent > SETTLE_SECONDS):
                 return state

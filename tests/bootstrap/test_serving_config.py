@@ -1,0 +1,118 @@
+"""From the environment to the Serve application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.bootstrap.replica import build_replica
+from mongars.bootstrap.serving import exported_config, serving_config
+from mongars.core.errors import ConfigurationError
+from mongars.serving.config import TOKEN_FROM_ENVIRONMENT, EngineSpec, ReplicaConfig
+from mongars.settings import load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mongars.settings import Settings
+
+EMBEDDING_OFF = {"RAY_EMBEDDING_MODEL": ""}
+
+
+def settings(tmp_path: Path, **variables: str) -> Settings:
+    folders = {"MONGARS_HOME": str(tmp_path / "home"), "MONGARS_CACHE": str(tmp_path / "cache")}
+    return load_settings({**folders, **EMBEDDING_OFF, **variables})
+
+
+def test_ollama_tag_makes_an_ollama_engine_and_needs_no_file(tmp_path: Path) -> None:
+    """`RAY_GENERAL_MODEL=ollama:TAG` serves through the server in OLLAMA_HOST."""
+    config = serving_config(
+        settings(tmp_path, RAY_GENERAL_MODEL="ollama:dolphin3", OLLAMA_HOST="http://box:11434")
+    )
+    engine = config.replica.engine
+    assert (engine.kind, engine.model_name) == ("ollama", "dolphin3")
+    assert engine.url == "http://box:11434"
+
+
+def test_coding_model_of_its_own_gets_an_engine_of_its_own(tmp_path: Path) -> None:
+    """Unset, the general model answers tasks about code as well."""
+    general = {"RAY_GENERAL_MODEL": "ollama:a"}
+    assert serving_config(settings(tmp_path, **general)).replica.coding is None
+    both = settings(tmp_path, **general, RAY_CODING_MODEL="ollama:b")
+    coding = serving_config(both).replica.coding
+    assert coding is not None
+    assert coding.model_name == "b"
+
+
+def test_missing_model_names_the_command_that_brings_it(tmp_path: Path) -> None:
+    """A file that is not there is found out before anything is deployed."""
+    with pytest.raises(ConfigurationError, match=r"scripts\.provision_models"):
+        serving_config(settings(tmp_path))
+
+
+def test_exports_name_no_file_of_this_machine(tmp_path: Path) -> None:
+    """Manifests are for other machines: each finds the model in its own cache."""
+    config = exported_config(settings(tmp_path))
+    assert config.replica.engine.model_path == ""
+    assert str(tmp_path) not in config.model_dump_json()
+
+
+def test_replicas_follow_the_load_where_a_maximum_is_set(tmp_path: Path) -> None:
+    """From MONGARS_REPLICAS up to MONGARS_MAX_REPLICAS; without a maximum, or an equal one, not."""
+    ollama = {"RAY_GENERAL_MODEL": "ollama:a", "MONGARS_REPLICAS": "2"}
+    assert serving_config(settings(tmp_path, **ollama)).autoscaling is None
+    same = settings(tmp_path, **ollama, MONGARS_MAX_REPLICAS="2")
+    assert serving_config(same).autoscaling is None
+    more = serving_config(settings(tmp_path, **ollama, MONGARS_MAX_REPLICAS="5")).autoscaling
+    assert more is not None
+    assert (more.min_replicas, more.max_replicas) == (2, 5)
+    with pytest.raises(ConfigurationError, match="MONGARS_MAX_REPLICAS=1 is less"):
+        serving_config(settings(tmp_path, **ollama, MONGARS_MAX_REPLICAS="1"))
+
+
+def test_vllm_wants_a_model_folder(tmp_path: Path) -> None:
+    """A built-in GGUF file is nothing vLLM could load; the message says what is."""
+    with pytest.raises(ConfigurationError, match="model folder"):
+        serving_config(settings(tmp_path, MONGARS_ENGINE="vllm"))
+    folder = settings(tmp_path, MONGARS_ENGINE="vllm", RAY_GENERAL_MODEL="/models/llama")
+    engine = serving_config(folder).replica.engine
+    assert (engine.kind, engine.model_path) == ("vllm", "/models/llama")
+
+
+def test_haproxy_on_the_cluster_leaves_session_affinity_out(tmp_path: Path) -> None:
+    """Ray refuses a router of ours behind HAProxy."""
+    config = serving_config(
+        settings(tmp_path, RAY_GENERAL_MODEL="ollama:a", RAY_SERVE_ENABLE_HA_PROXY="1")
+    )
+    assert config.haproxy
+
+
+def test_open_address_needs_a_token(tmp_path: Path) -> None:
+    """Nothing listens beyond this machine without asking who is there."""
+    with pytest.raises(ConfigurationError, match="RAY_SERVE_TOKEN"):
+        serving_config(
+            settings(tmp_path, RAY_GENERAL_MODEL="ollama:a", RAY_HTTP_HOST="0.0.0.0")  # noqa: S104
+        )
+
+
+def test_replica_takes_its_token_from_its_node_where_the_definition_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Manifests hold no digest of a token: the node's own RAY_SERVE_TOKEN counts."""
+    config = ReplicaConfig(engine=EngineSpec(kind="fake"), token_sha256=TOKEN_FROM_ENVIRONMENT)
+    monkeypatch.delenv("RAY_SERVE_TOKEN", raising=False)
+    with pytest.raises(ConfigurationError, match="RAY_SERVE_TOKEN"):
+        build_replica(config, "r1")
+    monkeypatch.setenv("RAY_SERVE_TOKEN", "a-token-of-this-node")
+    replica, _ = build_replica(config, "r1")
+    assert replica.config.token_sha256 not in {None, TOKEN_FROM_ENVIRONMENT}
+
+
+def test_model_that_is_on_no_disk_fails_the_replica_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node without the model says which command brings it, there."""
+    monkeypatch.setenv("MONGARS_CACHE", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="on this node"):
+        build_replica(ReplicaConfig(), "r1")
