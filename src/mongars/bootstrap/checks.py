@@ -7,21 +7,46 @@ from typing import TYPE_CHECKING
 
 from mongars.bootstrap.model import configured_model
 from mongars.core.errors import ConfigurationError, StorageUnavailable
+from mongars.core.optional import require
+from mongars.engines.provisioning.spec import FileSource, OllamaSource
 from mongars.persistence.database import Database
 from mongars.persistence.migrate import current, head
 from mongars.persistence.url import masked
 
 if TYPE_CHECKING:
+    from mongars.engines.provisioning.spec import ModelSpec
     from mongars.settings import Settings
+
+EXTRAS = {"llama_cpp": "engine", "vllm": "vllm"}
 
 
 def model_check(settings: Settings) -> str:
-    """The base model is there. Raises `ConfigurationError` with the command that fetches it."""
-    found = configured_model(settings)
+    """The model of every role is there. Raises `ConfigurationError` with what would bring it."""
+    roles = settings.provisioning().models
+    return ", ".join(_model(settings, role, spec) for role, spec in roles.items())
+
+
+def _model(settings: Settings, role: str, spec: ModelSpec) -> str:
+    if isinstance(spec, OllamaSource):
+        return f"{role}: {spec.tag} in Ollama"
+    if settings.environment.engine == "vllm" and isinstance(spec, FileSource) and _is_folder(spec):
+        return f"{role}: {spec.path}"
+    found = configured_model(settings, role)
     if found is None:
-        detail = f"no base model in {settings.cache}; run: python -m scripts.provision_models"
+        detail = f"no {role} model in {settings.cache}; run: python -m scripts.provision_models"
         raise ConfigurationError(detail)
-    return f"{found.name} ({found.digest[:12]})"
+    return f"{role}: {found.name} ({found.digest[:12]})"
+
+
+def _is_folder(spec: FileSource) -> bool:
+    return (spec.path / "config.json").is_file()
+
+
+def engine_check(settings: Settings) -> str:
+    """The chosen engine is installed. Raises `ConfigurationError` naming the extra that brings it."""
+    engine = settings.environment.engine
+    require({"llama_cpp": "xllamacpp"}.get(engine, engine), extra=EXTRAS[engine])
+    return engine
 
 
 def database_check(settings: Settings) -> str:

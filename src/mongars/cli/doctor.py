@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from mongars.bootstrap.checks import database_check, model_check
+from mongars.bootstrap.checks import database_check, engine_check, model_check
 from mongars.bootstrap.running import running_url
 from mongars.cli.errors import exit_on_error
 from mongars.cli.http import ApiClient
@@ -68,7 +68,8 @@ def examine(settings: Settings) -> list[Finding]:
         ("packages", _packages),
         ("home", _home),
         ("disk", _disk),
-        ("model", model_check),
+        ("engine", engine_check),
+        ("models", model_check),
         ("database", database_check),
         ("api", _api),
     ]
