@@ -1,16 +1,20 @@
 """A Serve application of your own, as a starting point: `serve run serve_app:deployment`.
 
-`LLMDeployment.bind` takes what builds a replica and its configuration. Here both are the stock
-ones, configured by the environment (docs/reference/configuration.md); replace either.
+`LLMDeployment.bind` takes what builds a replica, and its configuration; `options` takes how Serve
+runs it. Here all of it is what `--deploy` uses, configured by the environment
+(docs/reference/configuration.md); replace any of it.
 """
 
 from __future__ import annotations
 
 from mongars.bootstrap.replica import build_replica
 from mongars.bootstrap.serving import serving_config
+from mongars.serving.definition import deploy_schema
 from mongars.serving.deployment import LLMDeployment
 from mongars.settings import load_settings
 
-config = serving_config(load_settings()).replica
-bind = LLMDeployment.bind  # type: ignore[attr-defined] # the decorator made it a Deployment
-deployment = bind(build_replica, config.model_dump(mode="json"))
+config = serving_config(load_settings())
+# Without these, Serve lets five requests into a replica and queues the others without a bound.
+(options,) = deploy_schema(config)["applications"][0]["deployments"]
+configured = LLMDeployment.options(**options)  # type: ignore[attr-defined] # it is a Deployment
+deployment = configured.bind(build_replica, config.replica.model_dump(mode="json"))

@@ -18,7 +18,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from mongars.core.errors import ConfigurationError
 from mongars.core.generation import Sampling
 from mongars.core.urls import http_url, local_url, ollama_url
-from mongars.engines.provisioning.spec import ProvisioningConfig, parse_model_spec
+from mongars.engines.provisioning.spec import (
+    EMBEDDING_MODEL,
+    ProvisioningConfig,
+    parse_model_spec,
+)
 from mongars.inference.config import InferenceConfig
 from mongars.persistence.config import DatabaseConfig
 
@@ -53,8 +57,14 @@ def blank_is_none(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def none_is_none(value: object) -> object:
+    """An empty variable, or the word `none`, switches off what has a default."""
+    return None if isinstance(value, str) and value.strip().lower() in {"", "none"} else value
+
+
 Boolean = Annotated[bool, BeforeValidator(read_boolean)]
 Optional = BeforeValidator(blank_is_none)
+Switch = BeforeValidator(none_is_none)
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 Level = Literal["debug", "info", "warning", "error"]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -97,6 +107,25 @@ class Environment(BaseSettings):
     )
     gpus_per_replica: float = variable(
         "MONGARS_GPUS_PER_REPLICA", 0.0, "GPUs a replica reserves on the cluster.", ge=0
+    )
+    max_surge_percent: int = variable(
+        "MONGARS_MAX_SURGE_PERCENT",
+        100,
+        "Replicas an update starts before stopping old ones, in percent; 0 needs no spare room.",
+        ge=0,
+        le=100,
+    )
+    vllm_dtype: Literal["auto", "bfloat16", "float16", "float32"] = variable(
+        "MONGARS_VLLM_DTYPE", "auto", "Number format vLLM computes in."
+    )
+    vllm_gpu_memory: float = variable(
+        "MONGARS_VLLM_GPU_MEMORY", 0.9, "Share of a GPU's memory vLLM takes.", gt=0, le=1
+    )
+    vllm_kv_cache_mib: Annotated[int | None, Optional] = variable(
+        "MONGARS_VLLM_KV_CACHE_MIB",
+        None,
+        "Size of vLLM's key-value cache in MiB instead of that share; set it on a CPU.",
+        ge=1,
     )
     engine: Literal["llama_cpp", "vllm"] = variable(
         "MONGARS_ENGINE",
@@ -226,10 +255,11 @@ class Environment(BaseSettings):
         None,
         "Base model for `task_type` code, coding and developer; unset: the general one answers.",
     )
-    embedding_model: Annotated[str | None, Optional] = variable(
+    embedding_model: Annotated[str | None, Switch] = variable(
         "RAY_EMBEDDING_MODEL",
-        None,
-        "Model behind /v1/embeddings: a path to a GGUF file; unset: none is served.",
+        EMBEDDING_MODEL,
+        "Model behind /v1/embeddings: the built-in one, a path to a GGUF file, or `none`, which is"
+        " also what vllm has by itself.",
     )
     temperature: float = variable("RAY_MODEL_TEMPERATURE", 0.7, "Sampling default.", ge=0, le=2)
     top_p: float = variable("RAY_MODEL_TOP_P", 0.9, "Sampling default.", gt=0, le=1)
@@ -377,6 +407,17 @@ class Settings:
         return self.environment.log_level
 
     @property
+    def embedding_model(self) -> str | None:
+        """What is behind `/v1/embeddings`; beside vLLM only what was asked for.
+
+        llama.cpp serves it, which an installation for vLLM need not have.
+        """
+        values = self.environment
+        if values.engine == "vllm" and "embedding_model" not in values.model_fields_set:
+            return None
+        return values.embedding_model
+
+    @property
     def api_url(self) -> str:
         """Where the API of this home is reached from this machine."""
         return local_url(self.environment.host, self.environment.port)
@@ -404,8 +445,8 @@ class Settings:
             "general": parse_model_spec(values.general_model),
             "coding": parse_model_spec(values.coding_model or values.general_model),
         }
-        if values.embedding_model is not None:
-            models["embedding"] = parse_model_spec(values.embedding_model)
+        if self.embedding_model is not None:
+            models["embedding"] = parse_model_spec(self.embedding_model)
         if values.ollama_host is None:
             return ProvisioningConfig(cache=self.cache, models=models)
         return ProvisioningConfig(cache=self.cache, models=models, ollama_host=values.ollama_host)

@@ -224,7 +224,7 @@ async def test_without_the_token_nothing_is_told_or_deployed(cluster: Cluster) -
     for task in tasks:
         refused = task.result()
         assert refused.returncode == 1
-        assert "asks for a token" in refused.stderr
+        assert "refuses this one" in refused.stderr
         assert "RAY_AUTH_TOKEN" in refused.stderr
         assert "Traceback" not in refused.stderr
     with pytest.raises(MongarsError, match="token"):

@@ -20,6 +20,7 @@ from mongars.engines.provisioning.spec import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 MEMBER = "tiny_model/tiny.gguf"
@@ -32,13 +33,16 @@ def gguf_bytes(*, size: int = 4096, version: int = 3, tensors: int = 1) -> bytes
     return head + b"\x2a" * (size - len(head))
 
 
-def build_wheel(folder: Path, content: bytes, *, member: str = MEMBER) -> Path:
-    """A wheel pip accepts, holding `content` under `member`."""
+def build_wheel(
+    folder: Path, content: bytes, *, member: str = MEMBER, others: Mapping[str, bytes] | None = None
+) -> Path:
+    """A wheel pip accepts, holding `content` under `member`, and other files."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "tiny_model-1.0-py3-none-any.whl"
     info = "tiny_model-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr(member, content)
+        for name, data in {member: content, **(others or {})}.items():
+            wheel.writestr(name, data)
         wheel.writestr(
             f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
         )

@@ -13,10 +13,12 @@ from mongars.core.optional import require
 from mongars.engines.provisioning.spec import FileSource, OllamaSource
 from mongars.serving.config import (
     Autoscaling,
+    EmbeddingSpec,
     EngineSpec,
     ReplicaConfig,
     SamplingDefaults,
     ServingConfig,
+    VllmOptions,
 )
 from mongars.serving.control import ServeControl
 
@@ -33,8 +35,6 @@ Find = Callable[["Settings", str], str]
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 BODY_HEADROOM = 65_536
 DEFAULT_OLLAMA = "http://127.0.0.1:11434"
-EMBEDDING_TOKENS = 512
-"""Longest text an embedding model reads, in tokens."""
 
 
 def exported_config(settings: Settings) -> ServingConfig:
@@ -65,6 +65,7 @@ def _serving_config(settings: Settings, replica: ReplicaConfig) -> ServingConfig
         gpus_per_replica=environment.gpus_per_replica,
         host=environment.ray_http_host,
         port=environment.ray_http_port,
+        max_surge_percent=environment.max_surge_percent,
         haproxy=environment.haproxy,
     )
 
@@ -73,9 +74,7 @@ def _replica_config(settings: Settings, *, find: Find) -> ReplicaConfig:
     environment = settings.environment
     token = environment.ray_serve_token
     coding = None if environment.coding_model is None else engine_spec(settings, "coding", find)
-    embedding = (
-        None if environment.embedding_model is None else engine_spec(settings, "embedding", find)
-    )
+    embedding = None if settings.embedding_model is None else embedding_spec(settings, find)
     return ReplicaConfig(
         engine=engine_spec(settings, "general", find),
         coding=coding,
@@ -110,23 +109,35 @@ def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
     size = {"slots": environment.slots, "context_tokens": environment.context_tokens}
     spec = settings.provisioning().models[role]
     if isinstance(spec, OllamaSource):
-        if role == "embedding":
-            message = "RAY_EMBEDDING_MODEL: name a GGUF file; Ollama's are not read from here."
-            raise ConfigurationError(message)
         url = environment.ollama_host or DEFAULT_OLLAMA
         return EngineSpec(kind="ollama", model_name=spec.tag, url=url, **size)
-    if environment.engine == "vllm" and role != "embedding":
+    if environment.engine == "vllm":
         return EngineSpec(
-            kind="vllm", model_name=spec.name, model_path=str(_model_folder(spec, role)), **size
+            kind="vllm",
+            model_name=spec.name,
+            model_path=str(_model_folder(spec, role)),
+            vllm=VllmOptions(
+                dtype=environment.vllm_dtype,
+                gpu_memory_utilization=environment.vllm_gpu_memory,
+                kv_cache_mib=environment.vllm_kv_cache_mib,
+            ),
+            **size,
         )
-    if role == "embedding":
-        size = {"slots": 1, "context_tokens": EMBEDDING_TOKENS}
     return EngineSpec(
         model_path=find(settings, role),
         model_name=spec.name,
         prompt_cache_mib=environment.prompt_cache_mib,
         **size,
     )
+
+
+def embedding_spec(settings: Settings, find: Find) -> EmbeddingSpec:
+    """The engine behind `/v1/embeddings`. Raises `ConfigurationError` without its model."""
+    spec = settings.provisioning().models["embedding"]
+    if isinstance(spec, OllamaSource):
+        message = "RAY_EMBEDDING_MODEL: name a GGUF file; Ollama's are not read from here."
+        raise ConfigurationError(message)
+    return EmbeddingSpec(model_name=spec.name, model_path=find(settings, "embedding"))
 
 
 def _here(settings: Settings, role: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mongars.core.generation import Completion, GenerationRequest, Message, Origin
+from mongars.core.generation import Choice, Completion, GenerationRequest, Message, Origin
 from mongars.protocol.openai import ChatMessage, SamplingFields, checked_messages, usage_body
 from mongars.protocol.problems import error_numbers
 
@@ -123,9 +123,16 @@ def answer_body(completion: Completion, *, timings: dict[str, float]) -> dict[st
         **origin_body(completion.origin),
         "usage": usage,
         "finish_reason": completion.finish_reason,
-        "choices": [{"content": c.text, "finish_reason": c.finish_reason} for c in choices],
+        "choices": [_choice_body(choice) for choice in choices],
         "timings": timings,
     }
+
+
+def _choice_body(choice: Choice) -> dict[str, Any]:
+    body: dict[str, Any] = {"content": choice.text, "finish_reason": choice.finish_reason}
+    if choice.logprobs:
+        body["logprobs"] = list(choice.logprobs)
+    return body
 
 
 def error_body(error: MongarsError, *, adapter_version: str) -> dict[str, Any]:

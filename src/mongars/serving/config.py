@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mongars.core.generation import Sampling
+from mongars.engines.provisioning.spec import EMBEDDING_MODEL
 
 APPLICATION = "mongars"
 DEPLOYMENT = "LLMDeployment"
@@ -68,6 +69,15 @@ class EngineSpec(_Part):
         return self
 
 
+class EmbeddingSpec(EngineSpec):
+    """Which engine makes vectors; by default the built-in model, one text at a time."""
+
+    model_name: str = EMBEDDING_MODEL
+    slots: int = Field(default=1, ge=1, le=256)
+    context_tokens: int = Field(default=512, ge=64)
+    """The longest text, in tokens."""
+
+
 class SamplingDefaults(_Part):
     """What is used where a request leaves the choice open."""
 
@@ -86,7 +96,7 @@ class ReplicaConfig(_Part):
     engine: EngineSpec = Field(default_factory=EngineSpec)
     coding: EngineSpec | None = None
     """A model of its own for coding tasks; None: the general one answers them."""
-    embedding: EngineSpec | None = None
+    embedding: EmbeddingSpec | None = None
     """The model behind `/v1/embeddings`; None: that door is closed."""
     sampling: SamplingDefaults = Field(default_factory=SamplingDefaults)
     max_waiting: int = Field(default=16, ge=0)
@@ -139,6 +149,9 @@ class ServingConfig(_Part):
     port: int = Field(default=8000, ge=1, le=65535)
     drain_seconds: float = Field(default=120.0, ge=0)
     """How long a replica that is replaced may go on with the answers it has begun."""
+    max_surge_percent: int = Field(default=100, ge=0, le=100)
+    """Replicas an update may start before it stops old ones, in percent; 0 on a cluster without
+    room for a replica more, where an update of a single replica is then an outage."""
     session_affinity: bool = True
     """Requests of one conversation (`x-session-id`) go to the replica that knows its prompt."""
     haproxy: bool = False

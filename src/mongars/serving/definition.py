@@ -59,8 +59,7 @@ def _deployment(config: ServingConfig) -> dict[str, Any]:
         "graceful_shutdown_wait_loop_s": 0.2,
         "health_check_period_s": 5,
         "health_check_timeout_s": 10,
-        # One replica must not mean an outage at every code update.
-        "max_surge_percent": 100,
+        "max_surge_percent": config.max_surge_percent,
     }
     if config.session_affinity and not config.haproxy:
         deployment["request_router_config"] = {

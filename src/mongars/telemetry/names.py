@@ -116,6 +116,13 @@ LOG_EVENTS = (
     LogEvent(name="api.stopped", level="info", description="The API stopped."),
     LogEvent(name="settings.warning", level="warning", description="A setting looks wrong."),
     LogEvent(name="engine.died", level="warning", description="An engine process ended."),
+    LogEvent(
+        name="engine.stuck",
+        level="warning",
+        description="A living engine said nothing for too long and is replaced.",
+    ),
+    LogEvent(name="engine.lost", level="warning", description="The Ollama server is gone."),
+    LogEvent(name="engine.found", level="info", description="The Ollama server is back."),
     LogEvent(name="engine.restarted", level="warning", description="It runs again."),
     LogEvent(name="engine.failed", level="error", description="It was given up."),
     LogEvent(name="llm.provider.crashed", level="error", description="A provider failed inside."),

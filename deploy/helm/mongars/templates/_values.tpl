@@ -6,6 +6,10 @@ missing in an optional part (`coding: {kind: vllm}`) missing; here it is filled 
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
 {{- $values := include "mongars.filled" (dict "given" .Values "defaults" $defaults.values) | fromJson -}}
 {{- $replica := $values.serving.replica -}}
+{{- if not (hasKey .Values.serving.replica "embedding") -}}
+{{- /* values.yaml has it, so somebody wrote `embedding: null`, which switches it off. */ -}}
+{{- $_ := set $replica "embedding" nil -}}
+{{- end -}}
 {{- range list "coding" "embedding" -}}
 {{- if kindIs "map" (get $replica .) -}}
 {{- $part := include "mongars.filled" (dict "given" (get $replica .) "defaults" $defaults.engine) | fromJson -}}

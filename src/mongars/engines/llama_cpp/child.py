@@ -17,6 +17,7 @@ from pathlib import Path
 
 import xllamacpp
 
+from mongars.core.errors import ProvisioningFailed
 from mongars.engines.llama_cpp.order import READY_LINE, ChildOrder
 from mongars.engines.provisioning.gguf import gguf_values
 
@@ -46,6 +47,8 @@ def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
     if order.embedding:
         params.embedding = True
         params.n_batch = params.n_ubatch = order.context_tokens  # a text is read in one piece
+        # An engine that answers shares the cores: with one less for vectors neither waits (ADR 0010).
+        params.cpuparams_batch.n_threads = order.threads
         if not any(key.endswith(".pooling_type") for key in gguf_values(Path(order.model_path))):
             params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.n_threads_http = order.slots + 4
@@ -59,7 +62,7 @@ def main() -> None:
     os.umask(0o177)  # the socket is created with mode 0600
     try:
         server = xllamacpp.Server(server_parameters(order))
-    except RuntimeError as exc:  # llama.cpp has said why on standard error
+    except (RuntimeError, ProvisioningFailed) as exc:  # llama.cpp says why on standard error
         sys.exit(str(exc))
     sys.stdout.buffer.write(READY_LINE)
     sys.stdout.buffer.flush()

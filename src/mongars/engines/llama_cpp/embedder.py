@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from mongars.engines.engine import EngineStatus
     from mongars.engines.llama_cpp.config import LlamaCppConfig
 
+AT_ONCE = 16
+"""Texts per request to the child: it says nothing before the last, and works on for who has left."""
+
+Input = str | list[int]
+
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process")
 """llama.cpp's words for a text longer than what it reads in one piece, in an answer of status 500."""
 
@@ -66,41 +71,49 @@ class LlamaCppEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         """One vector of unit length per text; see the port for errors."""
-        session = self._child.session
-        if not texts:
-            return Embeddings(vectors=(), prompt_tokens=0, model=self.model)
+        _ = self._child.session  # raises where there is none
         inputs = await asyncio.to_thread(self._inputs, texts)
-        body = {"model": self.model, "input": inputs, "encoding_format": "float"}
+        vectors: list[tuple[float, ...]] = []
+        tokens = 0
+        for start in range(0, len(inputs), AT_ONCE):
+            found, read = await self._ask(inputs[start : start + AT_ONCE])
+            vectors += found
+            tokens += read
+        return Embeddings(vectors=tuple(vectors), prompt_tokens=tokens, model=self.model)
+
+    def _inputs(self, texts: Sequence[str]) -> Sequence[Input]:
+        """What the child is sent: texts, or their tokens where we know better how to cut them."""
+        if self._wordpiece is None:
+            return texts
+        tokens = [self._wordpiece.encode(text) for text in texts]
+        longest = max(map(len, tokens), default=0)
+        if longest > self._config.context_tokens:
+            raise self._too_long(longest)
+        return tokens
+
+    async def _ask(self, inputs: Sequence[Input]) -> tuple[list[tuple[float, ...]], int]:
+        session = self._child.session  # that of the child alive now
+        body = {"model": self.model, "input": list(inputs), "encoding_format": "float"}
         try:
             with self._child.waiting(body):
                 async with session.post("/v1/embeddings", data=encode(body)) as response:
                     if response.status != HTTPStatus.OK:
                         raise self._refusal(await refusal_of(response))
-                    found = json_object(await response.read())
+                    answer = json_object(await response.read())
         except (aiohttp.ClientError, OSError) as exc:
             detail = f"The embedding engine broke the connection: {exc}"
             raise InferenceFailed(detail) from exc
         try:
-            entries = sorted(found["data"], key=lambda entry: int(entry["index"]))
-            vectors = tuple(_unit(entry["embedding"]) for entry in entries)
-            tokens = int(found["usage"]["prompt_tokens"])
+            entries = sorted(answer["data"], key=lambda entry: int(entry["index"]))
+            vectors = [_unit(entry["embedding"]) for entry in entries]
+            tokens = int(answer["usage"]["prompt_tokens"])
         except (KeyError, TypeError, ValueError) as exc:
             detail = "The embedding engine's answer does not have the shape of one."
             raise InferenceFailed(detail) from exc
-        if len(vectors) != len(texts):
-            detail = f"The embedding engine sent {len(vectors)} vectors for {len(texts)} texts."
+        if len(vectors) != len(inputs):
+            detail = f"The embedding engine sent {len(vectors)} vectors for {len(inputs)} texts."
             raise InferenceFailed(detail)
-        return Embeddings(vectors=vectors, prompt_tokens=tokens, model=self.model)
-
-    def _inputs(self, texts: Sequence[str]) -> list[str] | list[list[int]]:
-        """What the child is sent: texts, or their tokens where we know better how to cut them."""
-        if self._wordpiece is None:
-            return list(texts)
-        tokens = [self._wordpiece.encode(text) for text in texts]
-        longest = max(map(len, tokens))
-        if longest > self._config.context_tokens:
-            raise self._too_long(longest)
-        return tokens
+        return vectors, tokens
 
     def _refusal(self, error: MongarsError) -> MongarsError:
         told = _TOO_LONG.search(str(error))

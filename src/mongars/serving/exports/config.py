@@ -11,7 +11,12 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mongars.serving.config import TOKEN_FROM_ENVIRONMENT, ReplicaConfig, ServingConfig
+from mongars.serving.config import (
+    TOKEN_FROM_ENVIRONMENT,
+    EmbeddingSpec,
+    ReplicaConfig,
+    ServingConfig,
+)
 
 VERSION = "0.1.0"
 RAY_VERSION = "2.60.0"
@@ -198,6 +203,8 @@ class ClusterReplica(ReplicaConfig):
 
     # The API's largest body, twice: our client sends the last message in two forms.
     max_body_bytes: int = Field(default=2_065_536, ge=1024)
+    embedding: EmbeddingSpec | None = Field(default_factory=EmbeddingSpec)
+    """The model behind `/v1/embeddings`; null: that door is closed."""
     token_sha256: str = Field(default=TOKEN_FROM_ENVIRONMENT, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the bearer token callers must send. 64 zeros: of RAY_SERVE_TOKEN in the
     replica's environment, which the Secret provides."""

@@ -53,7 +53,7 @@ applications:
         graceful_shutdown_wait_loop_s: 0.2
         health_check_period_s: 5
         health_check_timeout_s: 10
-        max_surge_percent: 100
+        max_surge_percent: {{ toJson .max_surge_percent }}
         {{- if and .session_affinity (not .haproxy) }}
         request_router_config:
           request_router_class: mongars.serving.router:SessionRouter

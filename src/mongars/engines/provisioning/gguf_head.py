@@ -1,0 +1,88 @@
+"""Writes the beginning of a GGUF file: what the model is and where its tensors lie.
+
+Layout (version 3, little-endian): magic, version, counts, key-value pairs, one entry per tensor,
+zeros up to the next multiple of 32; then the tensors, each padded likewise.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Value = str | bool | int | float | tuple[str, ...] | tuple[int, ...]
+
+F32, F16 = 0, 1
+"""Types of a tensor's numbers, as GGUF counts them."""
+
+_ALIGNMENT = 32
+_VERSION = 3
+_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A tensor to come: `shape` in C order, `kind` is `F32` or `F16`."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+
+    @property
+    def count(self) -> int:
+        """Its numbers."""
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Its bytes, without padding."""
+        return self.count * (2 if self.kind == F16 else 4)
+
+
+def gguf_head(values: Mapping[str, Value], tensors: Sequence[Tensor]) -> bytes:
+    """Everything before the first tensor; the tensors must follow in this order, padded."""
+    head = bytearray(struct.pack("<4sIQQ", b"GGUF", _VERSION, len(tensors), len(values)))
+    for key, value in values.items():
+        head += _string(key) + _value(value)
+    offset = 0
+    for tensor in tensors:
+        head += _string(tensor.name)
+        head += struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *reversed(tensor.shape))
+        head += struct.pack("<IQ", tensor.kind, offset)
+        offset += tensor.size + len(padding(tensor.size))
+    return bytes(head) + padding(len(head))
+
+
+def padding(size: int) -> bytes:
+    """The zeros between `size` bytes and what follows them."""
+    return bytes(-size % _ALIGNMENT)
+
+
+def _value(value: Value) -> bytes:
+    match value:
+        case bool():
+            return struct.pack("<I?", _BOOL, value)
+        case int():
+            return struct.pack("<II", _UINT32, value)
+        case float():
+            return struct.pack("<If", _FLOAT32, value)
+        case str():
+            return struct.pack("<I", _STRING) + _string(value)
+        case tuple():
+            return struct.pack("<I", _ARRAY) + _array(value)
+
+
+def _array(values: tuple[str, ...] | tuple[int, ...]) -> bytes:
+    texts = [_string(value) for value in values if isinstance(value, str)]
+    if texts:
+        return struct.pack("<IQ", _STRING, len(values)) + b"".join(texts)
+    return struct.pack(f"<IQ{len(values)}i", _INT32, len(values), *values)
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
