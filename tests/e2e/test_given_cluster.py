@@ -165,7 +165,11 @@ async def test_a_deployment_that_cannot_work_says_why(cluster: Cluster, tmp_path
     """A broken model file fails `--deploy` with the engine's own reason and exit status 1."""
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + b"\0" * 64)
-    cache = {"MONGARS_CACHE": str(tmp_path / "cache"), "RAY_GENERAL_MODEL": str(broken), "RAY_EMBEDDING_MODEL": ""}
+    cache = {
+        "MONGARS_CACHE": str(tmp_path / "cache"),
+        "RAY_GENERAL_MODEL": str(broken),
+        "RAY_EMBEDDING_MODEL": "",
+    }
     provisioned = await cluster.run("-m", "scripts.provision_models", **cache)
     assert provisioned.returncode == 0, provisioned.stderr
     deployed = await cluster.run("-m", "modules.ray_service", "--deploy", **cache)
