@@ -79,7 +79,12 @@ class Environment(BaseSettings):
     """Every variable monGARS reads."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, case_sensitive=True
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        case_sensitive=True,
+        allow_inf_nan=False,
     )
 
     home: Path = variable(
@@ -95,12 +100,8 @@ class Environment(BaseSettings):
     replicas: int = variable(
         "MONGARS_REPLICAS", 1, "Serve replicas `mongars up` and `--deploy` ask for.", ge=1, le=1000
     )
-    max_replicas: Annotated[int | None, Optional] = variable(
-        "MONGARS_MAX_REPLICAS",
-        None,
-        "Serve replicas at most, following the load from MONGARS_REPLICAS up; unset: no scaling.",
-        ge=1,
-        le=1000,
+    max_replicas: Annotated[Annotated[int, Field(ge=1, le=1000)] | None, Optional] = variable(
+        "MONGARS_MAX_REPLICAS", None, "Replicas at most, following the load; unset: no scaling."
     )
     cpus_per_replica: float = variable(
         "MONGARS_CPUS_PER_REPLICA", 1.0, "Cores a replica reserves on the cluster.", ge=0
@@ -153,9 +154,7 @@ class Environment(BaseSettings):
         "MONGARS_BOOTSTRAP_API_KEY", None, "Presets one admin API key (16 characters or more)."
     )
     api_key: Annotated[SecretStr | None, Optional] = variable(
-        "MONGARS_API_KEY",
-        None,
-        "Key `mongars chat` uses; default: the local one.",
+        "MONGARS_API_KEY", None, "Key `mongars chat` uses; default: the local one."
     )
     secret_key: Annotated[SecretStr | None, Optional] = variable(
         "SECRET_KEY",

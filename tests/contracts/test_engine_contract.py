@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 import pytest
 from engine_kinds import CONTEXT, SLOTS
 
-from mongars.core.errors import ContextLengthExceeded, NotReady
+from mongars.core.errors import ContextLengthExceeded, GenerationInterrupted, NotReady
 from mongars.core.generation import Completion, GenerationRequest, Message, Sampling
 from mongars.protocol.fold import Fold
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import DONE, EventSplitter
+from support import impatient
 
 if TYPE_CHECKING:
     from mongars.engines.engine import Engine
@@ -123,6 +125,38 @@ async def test_leaving_mid_stream_frees_the_slot(engine: Engine) -> None:
     async with asyncio.timeout(5):
         completion, _ = await read_all(engine, ask("Say hello"))
     assert completion.text
+
+
+async def test_log_probabilities_reach_the_caller_where_asked_for(engine: Engine) -> None:
+    """One per token, over the wire too; none where nobody asked."""
+    question = "Count slowly from one to one hundred"
+    asked, _ = await read_all(engine, ask(question, max_tokens=3, logprobs=True))
+    assert asked.finish_reason == "length"
+    assert len(asked.logprobs) == 3
+    assert all(math.isfinite(value) and value <= 0 for value in asked.logprobs)
+    unasked, _ = await read_all(engine, ask(question, max_tokens=3))
+    assert unasked.logprobs == ()
+
+
+async def test_closing_ends_the_streams_with_an_error(engine: Engine) -> None:
+    """Whoever reads an answer of an engine that is closed hears of it, and does not wait on."""
+    reading, ended = asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        request = ask("Tell me a very long story " * 6, max_tokens=400)
+        async with engine.stream(request) as blocks:
+            await anext(blocks)
+            reading.set()
+            with pytest.raises(GenerationInterrupted):
+                async for _ in blocks:
+                    pass
+        ended.set()
+
+    async with impatient(read):
+        await reading.wait()
+        await engine.aclose()
+        async with asyncio.timeout(1):
+            await ended.wait()
 
 
 async def test_engine_that_is_not_running_says_so(engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import orjson
 import pytest
 
 from mongars.core.clock import SystemClock
-from mongars.core.errors import GenerationInterrupted, Overloaded
+from mongars.core.errors import DeadlineExceeded, GenerationInterrupted, Overloaded
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.engines.choices import stream_choices
 from mongars.engines.fake import FakeEngine, FakePlan
@@ -110,3 +111,40 @@ async def test_leaving_stops_every_choice() -> None:
         await anext(blocks)
         assert engine.busy == 3
     await eventually(lambda: engine.busy == 0, seconds=1)
+
+
+async def test_unexpected_failure_of_a_choice_is_raised_not_waited_for() -> None:
+    """A bug below ends the request; nobody waits for a choice that will never come."""
+
+    @asynccontextmanager
+    async def broken(_: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
+        raise KeyError("choices")
+        yield
+
+    async with asyncio.timeout(5):
+        with pytest.raises(KeyError):
+            async with stream_choices(ask(2), broken):
+                pass
+
+
+async def test_passed_deadline_stays_a_passed_deadline() -> None:
+    """504, as for one answer; not the 500 of a cut one."""
+    engine = await started(token_delay=0.001)
+
+    @asynccontextmanager
+    async def late(one: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
+        async def blocks() -> AsyncIterator[bytes]:
+            async with engine.stream(one) as events:
+                yield await anext(events)
+            raise DeadlineExceeded
+
+        yield blocks()
+
+    async with stream_choices(ask(2), late) as merged:
+        with pytest.raises(DeadlineExceeded):
+            await drain(merged)
+
+
+async def drain(blocks: AsyncIterator[bytes]) -> None:
+    async for _ in blocks:
+        pass

@@ -62,7 +62,9 @@ async def blocks_of(*blocks: bytes, then: Exception | None = None) -> AsyncItera
         raise then
 
 
-def reader(*blocks: bytes, then: Exception | None = None, idle: float = 5.0) -> AnswerReader:
+def reader(
+    *blocks: bytes, then: Exception | None = None, idle: float = 5.0, choices: int = 1
+) -> AnswerReader:
     writer = ChunkWriter(answer_id="y", created=0, model="m")
     return AnswerReader(
         blocks_of(*blocks, then=then),
@@ -70,6 +72,7 @@ def reader(*blocks: bytes, then: Exception | None = None, idle: float = 5.0) -> 
         origin=Origin(model="unknown", engine="unknown"),
         idle=idle,
         deadline=Deadline.after(CLOCK, 10),
+        choices=choices,
     )
 
 
@@ -193,3 +196,12 @@ async def test_unknown_events_and_comments_are_passed_over() -> None:
     """Keep-alives and events of a newer server disturb nobody."""
     ping = b": ping\n\nevent: ping\ndata: {}\n\n"
     assert await read(reader(ping, text("a"), ping, text("b"), FINISH, DONE)) == "ab"
+
+
+async def test_a_peer_that_leaves_out_an_answer_has_not_completed() -> None:
+    """Asked for two answers, one with its finish and `[DONE]` is a cut stream, not a whole one."""
+    answer = reader(META, ROLE, text("Hello"), FINISH, FINISH, USAGE, DONE, choices=2)
+    await answer.commit()
+    with pytest.raises(GenerationInterrupted, match="left out"):
+        await read_into(Fold(2), answer)
+    assert answer.state == "cut"

@@ -184,6 +184,18 @@ async def test_models_are_listed_and_every_door_asks_for_the_token() -> None:
         assert status == 401
 
 
+def patterned(pattern: str) -> dict[str, Any]:
+    schema = {"type": "string", "pattern": pattern}
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
+def nested_lists(levels: int, items: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema, "minItems": items, "maxItems": items}
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
@@ -199,6 +211,25 @@ async def test_models_are_listed_and_every_door_asks_for_the_token() -> None:
             "properties",
             id="wrong-shape",
         ),
+        pytest.param(
+            {"type": "json_schema", "json_schema": {"schema": {"anyOf": [{"const": 0}] * 10_000}}},
+            "more than 500 parts",
+            id="huge",
+        ),
+        pytest.param(
+            {"type": "json_schema", "json_schema": {"schema": {"enum": list(range(50_000))}}},
+            "more than 500 parts",
+            id="huge-enum",
+        ),
+        pytest.param(
+            {"type": "json_schema", "json_schema": {"schema": {"maxItems": 1e9}}},
+            "repetitions",
+            id="fractional-count",
+        ),
+        pytest.param(nested_lists(3, 1000), "repetitions", id="nested-lists"),
+        pytest.param(patterned("^(([a-z]{0,30}){0,30})$"), "nested repetitions", id="ambiguous"),
+        pytest.param(patterned("[a-z]?" * 300), "256 characters", id="long-pattern"),
+        pytest.param(patterned("(" * 900 + "a" + ")" * 900), "256 characters", id="deep-pattern"),
     ],
 )
 async def test_response_formats_no_engine_could_keep_are_refused(
@@ -209,3 +240,42 @@ async def test_response_formats_no_engine_could_keep_are_refused(
         status, body = await it.json("/generate", {"prompt": "x", "response_format": wanted})
     assert status == 400
     assert says in body["detail"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"^[a-z]+(-[a-z]+)*$", r"^(\d{3}-)?\d{4}$", r"^\d{4}-\d{2}-\d{2}$", r"^[\]a]{0,500}$"],
+    ids=["slug", "phone", "date", "class"],
+)
+async def test_ordinary_patterns_pass(pattern: str) -> None:
+    """What forms ask for is far below the limits."""
+    async with door() as it:
+        status, body = await it.json(
+            "/generate", {"prompt": "x", "response_format": patterned(pattern)}
+        )
+    assert status == 200, body
+
+
+async def test_more_answers_than_a_replica_holds_are_refused_for_good() -> None:
+    """Trying again would never help, so no status says that it might."""
+    async with door(max_waiting=2) as it:
+        status, body = await it.json("/generate", {"prompt": "x", "n": 7})
+    assert (status, body["error"]) == (400, "invalid_request")
+    assert "6" in body["detail"]
+
+
+async def test_chat_model_makes_no_vectors() -> None:
+    """Vectors of different models never pass for one another."""
+    async with door() as it:
+        status, answer = await it.json("/v1/embeddings", {"input": "a", "model": "fake"})
+    assert status == 404
+    assert "fake-embedding" in answer["error"]["message"]
+
+
+async def test_whole_answers_hold_their_log_probabilities() -> None:
+    """Asked for, they come whole as well as streamed."""
+    async with door() as it:
+        _, body = await it.json("/generate", {"prompt": "x", "logprobs": True})
+        _, without = await it.json("/generate", {"prompt": "x"})
+    assert all(value <= 0 for value in body["choices"][0]["logprobs"])
+    assert "logprobs" not in without["choices"][0]

@@ -183,7 +183,7 @@ class AnswerWriter:
             )
             self._usage = encode_event(body)
         written = b""
-        if chunk.text:
+        if chunk.text or chunk.logprobs:  # half of a split character has no text yet
             delta = {"content": chunk.text}
             written = self._event(delta, index=chunk.index, logprobs=logprob_entries(chunk))
         if chunk.finish_reason is not None:

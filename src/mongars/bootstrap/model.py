@@ -28,14 +28,22 @@ def configured_model(settings: Settings, role: str = "general") -> ModelFile | N
     return found if same else None
 
 
-def node_model(role: str) -> Path:
-    """The file of a role's model in this node's own cache. Raises `ConfigurationError`."""
+def node_model(role: str, name: str) -> Path:
+    """The file of a role's model in this node's own cache.
+
+    Raises `ConfigurationError` if it is not there, or if the node has another model for the role:
+    no answer comes under the name of a model that did not make it.
+    """
     settings = load_settings()
     found = find_model(settings.cache, role)
+    way_out = (
+        f"Set RAY_{role.upper()}_MODEL on the node and run there:"
+        f" python -m scripts.provision_models --roles {role}"
+    )
     if found is None:
-        message = (
-            f"No {role} model in {settings.cache} on this node."
-            f" Run there: python -m scripts.provision_models --roles {role}"
-        )
+        message = f"No {role} model in {settings.cache} on this node. {way_out}"
+        raise ConfigurationError(message)
+    if found.name != name:
+        message = f"The {role} model on this node is {found.name!r}, not {name!r}. {way_out}"
         raise ConfigurationError(message)
     return found.path

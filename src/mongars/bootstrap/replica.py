@@ -107,7 +107,7 @@ def _llama_config(
     spec: EngineSpec, config: ReplicaConfig, *, role: str, embedding: bool
 ) -> LlamaCppConfig:
     return LlamaCppConfig(
-        model_path=Path(spec.model_path) if spec.model_path else node_model(role),
+        model_path=Path(spec.model_path) if spec.model_path else node_model(role, spec.model_name),
         model_name=spec.model_name,
         slots=spec.slots,
         context_tokens=spec.context_tokens,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from mongars.bootstrap.model import configured_model
 from mongars.bootstrap.running import running_dashboard
 from mongars.bootstrap.secrets import RAY_TOKEN, digest_of, read_secret
 from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
-from mongars.engines.provisioning.spec import FileSource, OllamaSource
+from mongars.engines.provisioning.spec import FileSource, OllamaSource, source_of
 from mongars.serving.config import (
     Autoscaling,
     EmbeddingSpec,
@@ -109,7 +110,13 @@ def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
     size = {"slots": environment.slots, "context_tokens": environment.context_tokens}
     spec = settings.provisioning().models[role]
     if isinstance(spec, OllamaSource):
-        url = environment.ollama_host or DEFAULT_OLLAMA
+        url = _shared_url(environment.ollama_host or DEFAULT_OLLAMA)
+        if find is _on_each_node and urlsplit(url).hostname in LOOPBACK:
+            message = (
+                f"OLLAMA_HOST={url} is this machine; name a server that the replicas reach."
+                " Kubernetes' network policies let them out where network.extra_egress says so."
+            )
+            raise ConfigurationError(message)
         return EngineSpec(kind="ollama", model_name=spec.tag, url=url, **size)
     if environment.engine == "vllm":
         return EngineSpec(
@@ -143,13 +150,26 @@ def embedding_spec(settings: Settings, find: Find) -> EmbeddingSpec:
 def _here(settings: Settings, role: str) -> str:
     found = configured_model(settings, role)
     if found is None:
-        message = f"No {role} model in {settings.cache}. Run: python -m scripts.provision_models"
+        source = source_of(settings.provisioning().models[role])
+        message = (
+            f"No {role} model ({source}, of RAY_{role.upper()}_MODEL) in {settings.cache}."
+            " Run: python -m scripts.provision_models"
+        )
         raise ConfigurationError(message)
     return str(found.path)
 
 
 def _on_each_node(_settings: Settings, _role: str) -> str:
     return ""
+
+
+def _shared_url(url: str) -> str:
+    if "@" in url:
+        message = (
+            "OLLAMA_HOST: a Serve application cannot keep its credentials secret; leave them out."
+        )
+        raise ConfigurationError(message)
+    return url
 
 
 def _model_folder(spec: ModelSpec, role: str) -> Path:

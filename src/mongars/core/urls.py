@@ -35,6 +35,11 @@ def ollama_url(text: str) -> str:
     return http_url(f"{scheme or 'http'}://{name}{':' if port else ''}{port}")
 
 
+def endpoint_label(url: str) -> str:
+    """Host with port, for messages and logs: a URL may hold a password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
 def reachable_host(host: str) -> str:
     """Where a server bound to `host` is reached from its own machine."""
     return "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (not bound here)

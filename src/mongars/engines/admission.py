@@ -61,9 +61,11 @@ class Admission:
         finally:
             self.active -= 1
             self._free.release()
-            took = clock.monotonic() - started
-            known = took if self._service_time is None else self._service_time
-            self._service_time = known + SMOOTHING * (took - known)
+        # Only from here, where nothing was raised: a client that left and a refusal say nothing
+        # about how long an answer takes.
+        took = clock.monotonic() - started
+        known = took if self._service_time is None else self._service_time
+        self._service_time = known + SMOOTHING * (took - known)
 
     def _refuse_hopeless(self, deadline: Deadline) -> None:
         expected = self.expected_wait

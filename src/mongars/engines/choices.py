@@ -17,14 +17,21 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mongars.core.background import Background
-from mongars.core.errors import GenerationInterrupted, MongarsError
+from mongars.core.errors import (
+    DeadlineExceeded,
+    GenerationInterrupted,
+    InvalidAnswer,
+    MongarsError,
+)
 from mongars.core.generation import Usage
 from mongars.protocol.openai import read_chunk, usage_chunk_body
-from mongars.protocol.sse import DONE, EventSplitter, encode_event
+from mongars.protocol.sse import DONE, EventSplitter, EventTooLarge, encode_event
 
 if TYPE_CHECKING:
     from mongars.core.generation import GenerationRequest
     from mongars.protocol.sse import ServerEvent
+
+HIGHEST_SEED = 2**63
 
 Open = Callable[["GenerationRequest"], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 
@@ -35,14 +42,14 @@ class _Merge:
     def __init__(self, request: GenerationRequest, open_one: Open) -> None:
         self._request = request
         self._open = open_one
-        self._ready: asyncio.Queue[bytes | MongarsError | None] = asyncio.Queue()
+        self._ready: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._usage: dict[int, Usage] = {}
         self._last: dict[str, Any] = {}
 
     async def draw(self, index: int) -> None:
         """Draw one choice."""
         sampling = self._request.sampling
-        seed = None if sampling.seed is None else sampling.seed + index
+        seed = None if sampling.seed is None else (sampling.seed + index) % HIGHEST_SEED
         one = replace(self._request, sampling=replace(sampling, n=1, seed=seed))
         splitter = EventSplitter()
         try:
@@ -50,7 +57,9 @@ class _Merge:
                 async for block in blocks:
                     for event in splitter.feed(block):
                         self._take(index, event)
-        except MongarsError as error:
+        except EventTooLarge as error:
+            self._ready.put_nowait(InvalidAnswer(f"The engine sent {error}."))
+        except Exception as error:  # noqa: BLE001 (whoever reads raises it; else it waits for ever)
             self._ready.put_nowait(error)
         else:
             self._ready.put_nowait(None)
@@ -58,7 +67,7 @@ class _Merge:
     async def next(self) -> bytes | None:
         """The next event; None for a choice that is complete. Raises what ended a choice."""
         item = await self._ready.get()
-        if isinstance(item, MongarsError):
+        if isinstance(item, Exception):
             raise item
         return item
 
@@ -128,7 +137,7 @@ async def _merged(merge: _Merge, choices: int, first: bytes | None) -> AsyncIter
             break
         try:
             item = await merge.next()
-        except GenerationInterrupted:
+        except (GenerationInterrupted, DeadlineExceeded):
             raise
         except MongarsError as error:
             detail = f"One of {choices} answers failed: {error}"

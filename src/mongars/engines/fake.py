@@ -19,6 +19,7 @@ from mongars.core.errors import (
 )
 from mongars.core.generation import GenerationRequest, Origin, Usage
 from mongars.engines.engine import EngineStatus
+from mongars.protocol.chunks import logprob_body
 from mongars.protocol.openai import chunk_body, usage_chunk_body
 from mongars.protocol.sse import DONE, encode_event
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mongars.core.clock import Clock
+
+
+LOGPROB = -0.5
+"""Of every token, where log-probabilities are asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +55,7 @@ class FakeEngine:
         self._clock = clock
         self._free = asyncio.Semaphore(plan.slots)
         self._status = EngineStatus(state="stopped")
+        self._pauses: set[asyncio.Timeout] = set()
         self.busy = 0
         """Slots in use."""
 
@@ -76,8 +82,11 @@ class FakeEngine:
         self._status = EngineStatus(state="ready")
 
     async def aclose(self) -> None:
-        """Stop."""
+        """Stop, and say so to whoever waits for a word."""
         self._status = EngineStatus(state="stopped")
+        now = asyncio.get_running_loop().time()
+        for pause in tuple(self._pauses):
+            pause.reschedule(now)
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -93,7 +102,7 @@ class FakeEngine:
         async with self._free:
             self.busy += 1
             try:
-                await self._clock.sleep(self._plan.first_token_delay)
+                await self._pause(self._plan.first_token_delay)
                 yield self._events(request, prompt_tokens)
             finally:
                 self.busy -= 1
@@ -107,8 +116,9 @@ class FakeEngine:
             if index == self._plan.cut_after_tokens:
                 detail = "The fake engine was told to break off."
                 raise GenerationInterrupted(detail)
-            await self._clock.sleep(self._plan.token_delay)
-            yield _event(name, {"content": word})
+            await self._pause(self._plan.token_delay)
+            logprobs = (LOGPROB,) if request.sampling.logprobs else ()
+            yield _event(name, {"content": word}, logprobs=logprobs)
         yield _event(name, {}, finish_reason)
         # The token that ends an answer is generated too, but only told where it is the only one.
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=len(words) or 1)
@@ -116,6 +126,21 @@ class FakeEngine:
             encode_event(usage_chunk_body(answer_id=name, created=0, model="fake", usage=usage))
             + DONE
         )
+
+    async def _pause(self, seconds: float) -> None:
+        pause = asyncio.timeout(None)
+        try:
+            async with pause:
+                self._pauses.add(pause)
+                try:
+                    await self._clock.sleep(seconds)
+                finally:
+                    self._pauses.discard(pause)
+        except TimeoutError:
+            pass  # `aclose` ended it, and the state says so
+        if self._status.state != "ready":
+            detail = "The engine was stopped while it was answering."
+            raise GenerationInterrupted(detail)
 
 
 def count_prompt(request: GenerationRequest) -> int:
@@ -146,8 +171,15 @@ def _before_stop(text: str, stop: tuple[str, ...]) -> str:
     return text[: min(cuts)] if cuts else text
 
 
-def _event(name: str, delta: dict[str, object], finish_reason: str | None = None) -> bytes:
+def _event(
+    name: str,
+    delta: dict[str, object],
+    finish_reason: str | None = None,
+    *,
+    logprobs: tuple[float, ...] = (),
+) -> bytes:
     body = chunk_body(
         answer_id=name, created=0, model="fake", delta=delta, finish_reason=finish_reason
     )
+    body["choices"][0]["logprobs"] = logprob_body(str(delta.get("content") or ""), logprobs)
     return encode_event(body)

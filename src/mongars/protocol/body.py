@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
@@ -14,12 +15,31 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 
+BODY_SECONDS = 10.0
+"""Time for a whole request body."""
 
-async def read_limited(blocks: AsyncIterator[bytes], *, declared: str | None, limit: int) -> bytes:
+
+async def read_limited(
+    blocks: AsyncIterator[bytes],
+    *,
+    declared: str | None,
+    limit: int,
+    seconds: float = BODY_SECONDS,
+) -> bytes:
     """The whole body; `declared` is its Content-Length, if any.
 
-    Raises `TooLarge` as soon as the body is known to exceed `limit` bytes, without reading on.
+    Raises `TooLarge` as soon as the body is known to exceed `limit` bytes, without reading on, and
+    `InvalidRequest` if it does not arrive in time: whoever dawdles holds a place of somebody else.
     """
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(blocks, declared=declared, limit=limit)
+    except TimeoutError as exc:
+        detail = f"The request body did not arrive within {seconds:g} s."
+        raise InvalidRequest(detail) from exc
+
+
+async def _read(blocks: AsyncIterator[bytes], *, declared: str | None, limit: int) -> bytes:
     detail = f"The request body is larger than {limit} bytes."
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise TooLarge(detail)

@@ -24,7 +24,11 @@ class ChunkWriter:
     def text(self, text: str, logprobs: tuple[float, ...] = ()) -> Chunk:
         """A piece of text; the first one names the role."""
         delta, self._delta = {**self._delta, "content": text}, {}
-        return Chunk(text=text, logprobs=logprobs, raw=self._raw(delta))
+        return Chunk(
+            text=text,
+            logprobs=logprobs,
+            raw=self._raw(delta, logprobs=logprob_body(text, logprobs)),
+        )
 
     def finish(self, reason: FinishReason) -> Chunk:
         """The end of the text."""
@@ -37,7 +41,13 @@ class ChunkWriter:
         )
         return Chunk(usage=usage, raw=encode_event(body))
 
-    def _raw(self, delta: dict[str, Any], finish_reason: FinishReason | None = None) -> bytes:
+    def _raw(
+        self,
+        delta: dict[str, Any],
+        finish_reason: FinishReason | None = None,
+        *,
+        logprobs: dict[str, Any] | None = None,
+    ) -> bytes:
         body = chunk_body(
             answer_id=self._answer_id,
             created=self._created,
@@ -45,4 +55,15 @@ class ChunkWriter:
             delta=delta,
             finish_reason=finish_reason,
         )
+        body["choices"][0]["logprobs"] = logprobs
         return encode_event(body)
+
+
+def logprob_body(text: str, values: tuple[float, ...]) -> dict[str, Any] | None:
+    """OpenAI's form of the log-probabilities of the tokens that make up a text; None for none."""
+    if not values:
+        return None
+    content: list[dict[str, Any]] = [
+        {"token": text, "logprob": value, "bytes": None, "top_logprobs": []} for value in values
+    ]
+    return {"content": content}

@@ -30,7 +30,7 @@ class Fold:
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk. Raises `InvalidAnswer` for a choice nobody asked for."""
         self._usage = chunk.usage or self._usage
-        if chunk.index >= len(self._parts):
+        if not 0 <= chunk.index < len(self._parts):
             detail = f"The answer has a choice {chunk.index}; asked for were {len(self._parts)}."
             raise InvalidAnswer(detail)
         part = self._parts[chunk.index]

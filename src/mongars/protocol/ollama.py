@@ -102,12 +102,12 @@ class LineReader:
     def feed(self, block: bytes) -> Iterator[Chunk]:
         """The chunks that this block completes. Raises `InferenceFailed` for an error line."""
         self._rest += block
-        while (end := self._rest.find(b"\n")) >= 0:
+        while not self.done and (end := self._rest.find(b"\n")) >= 0:
             line = bytes(self._rest[:end]).strip()
             del self._rest[: end + 1]
             if line:
                 yield from self._read(json_object(line))
-        if len(self._rest) > LONGEST_LINE:
+        if not self.done and len(self._rest) > LONGEST_LINE:
             detail = "Ollama sent a line that does not end."
             raise InvalidAnswer(detail)
 
@@ -131,9 +131,12 @@ class LineReader:
             self._writer = ChunkWriter(
                 answer_id=self._answer_id, created=self._created, model=self.model
             )
-        text = body["message"].get("content") or ""
-        if text:
-            yield self._writer.text(text, _logprobs(body))
+        text, logprobs = body["message"].get("content"), _logprobs(body)
+        if text is not None and not isinstance(text, str):
+            detail = "A line of Ollama's answer holds content that is not text."
+            raise InvalidAnswer(detail)
+        if text or logprobs:
+            yield self._writer.text(text or "", logprobs)
         if body.get("done"):
             yield self._writer.finish(finish_reason_from(body.get("done_reason")) or "stop")
             yield from self._counts(body)

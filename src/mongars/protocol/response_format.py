@@ -1,30 +1,39 @@
 """What `response_format` may be: checked at the border, before any engine reads it.
 
 Engines turn a schema into a grammar. Some ignore what they do not understand, so that an answer
-comes without the promised shape; some unfold a hundred bytes of pattern until their memory is
-full. Neither is left to them.
+comes without the promised shape; some unfold a hundred bytes of pattern until their time or their
+memory is gone, and with it everybody else's. Neither is left to them. The limits are far above what
+forms and records need.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import Draft202012Validator
 
-DEEPEST_SCHEMA = 64
-MOST_REPEATS = 2000
 KINDS = ("text", "json_object", "json_schema")
-_COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
-_BOUND = re.compile(r"(\d+)\}")
+MOST_PARTS = 500
+"""Objects and lists in a format; the check itself takes about a quarter millisecond each."""
+DEEPEST = 32
+LONGEST_TEXT = 4096
+"""Characters of any one text, such as a description."""
+LONGEST_PATTERN = 256
+MOST_REPEATS = 2000
+"""Repetitions of any one part, multiplied along the nesting of lists."""
+MOST_NESTED_REPEATS = 100
+"""The same inside a pattern, where one repetition holds another; `*` and `+` count as eight."""
+OPEN_REPEAT = 8
+_COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+_QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(?:,(\d*))?\}")
 
 
 def check_response_format(value: dict[str, Any]) -> None:
     """Raise `ValueError`, saying where and what, if no engine should see this."""
-    if _deeper_than(value, DEEPEST_SCHEMA):
-        message = f"is nested deeper than {DEEPEST_SCHEMA} levels"
+    if _parts(value, DEEPEST) > MOST_PARTS:
+        message = f"has more than {MOST_PARTS} parts"
         raise ValueError(message)
     if _repeats(value) > MOST_REPEATS:
         message = f"asks for more than {MOST_REPEATS} repetitions"
@@ -57,27 +66,99 @@ def _check_schema(value: dict[str, Any]) -> None:
         where = ".".join(map(str, error.absolute_path)) or "the schema"
         message = f"is no JSON Schema: {where}: {error.message[:200]}"
         raise ValueError(message) from error
+    except (RecursionError, OverflowError, re.error) as error:
+        message = f"is no usable JSON Schema: {type(error).__name__}"
+        raise ValueError(message) from error
 
 
-def _deeper_than(value: object, levels: int) -> bool:
+def _parts(value: object, levels: int) -> int:
+    """How many objects and lists there are. Raises `ValueError` beyond a limit of any one."""
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        message = f"holds a text of more than {LONGEST_TEXT} characters"
+        raise ValueError(message)
     if not isinstance(value, dict | list):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_deeper_than(part, levels - 1) for part in inner)
+        return 0
+    if levels == 0:
+        message = f"is nested deeper than {DEEPEST} levels"
+        raise ValueError(message)
+    if len(value) > MOST_PARTS:
+        return len(value)
+    count = 1
+    for part in value.values() if isinstance(value, dict) else value:
+        count += _parts(part, levels - 1)
+        if count > MOST_PARTS:
+            break
+    return count
 
 
-def _repeats(value: object) -> int:
-    """The most repetitions any one part of a schema asks for.
-
-    Engines unfold repetitions into grammar rules, and nested ones multiply.
-    """
+def _repeats(value: object) -> float:
+    """The most repetitions any one part asks for: nested lists multiply."""
     if isinstance(value, list):
         return max(map(_repeats, value), default=0)
     if not isinstance(value, dict):
         return 0
-    found = [_repeats(part) for part in value.values()]
-    found += [value[key] for key in _COUNTS if isinstance(value.get(key), int)]
+    counts = [value[key] for key in _COUNTS if _is_number(value.get(key))]
+    own = max([abs(count) for count in counts], default=0)
     if isinstance(pattern := value.get("pattern"), str):
-        bounds = [int(number) for number in _BOUND.findall(pattern)]
-        found.append(math.prod(max(1, bound) for bound in bounds))
-    return max(found, default=0)
+        own = max(own, pattern_repeats(pattern))
+    inner = max(map(_repeats, value.values()), default=0)
+    return max(own, inner, own * inner)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def pattern_repeats(pattern: str) -> float:
+    """The most repetitions of any part of a pattern.
+
+    Raises `ValueError` for a pattern that is too long, or that repeats repetitions so often that
+    following it would take an engine's time from everybody.
+    """
+    if len(pattern) > LONGEST_PATTERN:
+        message = f"holds a pattern of more than {LONGEST_PATTERN} characters"
+        raise ValueError(message)
+    # For each open group, the most repetitions inside it so far.
+    groups = [1.0]
+    closed, most, index = 1.0, 1.0, 0
+    while index < len(pattern):
+        sign = pattern[index]
+        index += 1
+        if sign == "\\":
+            index, closed = index + 1, 1.0
+        elif sign == "[":
+            index, closed = _class_end(pattern, index), 1.0
+        elif sign == "(":
+            groups.append(1.0)
+        elif sign == ")" and len(groups) > 1:
+            closed = groups.pop()
+            groups[-1] = max(groups[-1], closed)
+        elif found := _QUANTIFIER.match(pattern, index - 1):
+            index = found.end()
+            times = _times(found)
+            nested = closed * times
+            if closed > 1 and times > 1 and nested > MOST_NESTED_REPEATS:
+                message = f"holds a pattern with more than {MOST_NESTED_REPEATS} nested repetitions"
+                raise ValueError(message)
+            groups[-1] = max(groups[-1], nested)
+            most, closed = max(most, nested), 1.0
+        else:
+            closed = 1.0
+    return most
+
+
+def _times(found: re.Match[str]) -> float:
+    if found[0] == "?":
+        return 1
+    if found[0] in {"*", "+"}:
+        return OPEN_REPEAT
+    low, high = found[1], found[2]
+    return float(high or low or OPEN_REPEAT)
+
+
+def _class_end(pattern: str, index: int) -> int:
+    """Where a character class that began just before `index` ends."""
+    start = index
+    while index < len(pattern) and (pattern[index] != "]" or index == start):
+        index += 2 if pattern[index] == "\\" else 1
+    return index + 1

@@ -94,6 +94,16 @@ def application_state(details: dict[str, Any]) -> ApplicationState:
     )
 
 
+def replaced(details: dict[str, Any], sent: dict[str, Any]) -> bool:
+    """Whether the cluster was told another definition of our application than this one."""
+    found = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config")
+    if not found:
+        return False
+    ours, theirs = sent["deployments"][0], (found.get("deployments") or [{}])[0]
+    same = all(theirs.get(key) == ours.get(key) for key in ("num_replicas", "user_config"))
+    return not (same and found.get("args") == sent["args"])
+
+
 def _deployment(part: dict[str, Any]) -> DeploymentState:
     replicas = tuple(
         ReplicaState(

@@ -27,7 +27,12 @@ For manifests, which are made where the token is not known. No token has this di
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+RESERVED = {"", "/healthz", "/readyz", "/v1/models", "/v1/embeddings"}
 
 
 class VllmOptions(_Part):
@@ -63,8 +68,11 @@ class EngineSpec(_Part):
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
-        if self.kind == "ollama" and not self.url:
+        if self.kind == "ollama" and not self.url.startswith(("http://", "https://")):
             message = "url: the ollama engine needs the address of an Ollama server"
+            raise ValueError(message)
+        if "@" in self.url:
+            message = "url: must hold no credentials; definitions and manifests are no secrets"
             raise ValueError(message)
         return self
 
@@ -73,6 +81,7 @@ class EmbeddingSpec(EngineSpec):
     """Which engine makes vectors; by default the built-in model, one text at a time."""
 
     model_name: str = EMBEDDING_MODEL
+    kind: Literal["llama_cpp", "fake"] = "llama_cpp"
     slots: int = Field(default=1, ge=1, le=256)
     context_tokens: int = Field(default=512, ge=64)
     """The longest text, in tokens."""
@@ -111,11 +120,18 @@ class ReplicaConfig(_Part):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     generate_path: str = Field(default="/generate", pattern=r"^/[\w\-./]*$")
 
+    @model_validator(mode="after")
+    def _path_is_free(self) -> Self:
+        if self.generate_path.rstrip("/") in RESERVED:
+            message = f"generate_path: {self.generate_path} is a path of the replica's own"
+            raise ValueError(message)
+        return self
+
     @property
     def capacity(self) -> int:
         """Requests a replica holds, answering or waiting, over all its engines."""
-        engines = [self.engine] if self.coding is None else [self.engine, self.coding]
-        return sum(engine.slots + self.max_waiting for engine in engines)
+        engines = [self.engine, self.coding, self.embedding]
+        return sum(engine.slots + self.max_waiting for engine in engines if engine is not None)
 
 
 class Autoscaling(_Part):
@@ -156,6 +172,13 @@ class ServingConfig(_Part):
     """Requests of one conversation (`x-session-id`) go to the replica that knows its prompt."""
     haproxy: bool = False
     """The cluster runs with RAY_SERVE_ENABLE_HA_PROXY=1, which knows no session affinity."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus_per_replica > 1 and self.gpus_per_replica % 1:
+            message = "gpus_per_replica: above 1, whole numbers only"
+            raise ValueError(message)
+        return self
 
     @property
     def most_replicas(self) -> int:

@@ -15,13 +15,19 @@ from ray.exceptions import AuthenticationError
 
 from mongars.core.clock import pause
 from mongars.core.errors import (
+    Conflict,
     DeadlineExceeded,
     EndpointUnreachable,
     InferenceFailed,
     InvalidAnswer,
     NotAuthenticated,
 )
-from mongars.serving.application_state import application_state, last_line, reason_of
+from mongars.serving.application_state import (
+    application_state,
+    last_line,
+    reason_of,
+    replaced,
+)
 from mongars.serving.config import APPLICATION
 from mongars.serving.definition import deploy_schema
 
@@ -73,20 +79,25 @@ class ServeControl:
 
         Raises:
             EndpointUnreachable: no dashboard answers at the address.
+            Conflict: another definition was deployed in between.
             InferenceFailed: the deployment failed; the message is Serve's own.
             DeadlineExceeded: not healthy within `timeout` seconds.
         """
         schema = deploy_schema(config)
         # What is not named in a declarative deployment is removed: other teams' stay named.
-        schema["applications"] += self._others()
+        schema["applications"] = [*schema["applications"], *self._others()]
         self._call(lambda client: client.deploy_applications(schema))
         sent = time.monotonic()
         until = sent + timeout
         wanted = config.replicas if config.autoscaling is None else None
         changing = False
         while True:
-            state = self.status()
+            details = self._call(lambda client: client.get_serve_details())
+            state = application_state(details)
             on_progress(state)
+            if replaced(details, schema["applications"][0]):
+                detail = "Somebody else deployed another definition meanwhile; that one counts now."
+                raise Conflict(detail)
             # The controller takes a moment to act on a definition; until then it tells of the
             # one before, which may be as healthy as can be.
             done = state.settled and (wanted is None or state.target == wanted)

@@ -42,9 +42,10 @@ class OpenAIDoor:
             config = self._replica.config
             check_token(request, config.token_sha256)
             body = await read_body(request, EmbeddingRequest, limit=config.max_body_bytes)
-            if body.model not in {"", *self._replica.models}:
-                known = ", ".join(map(repr, self._replica.models))
-                detail = f"The model {body.model!r} is not served here. Served: {known}."
+            model = self._replica.embedding_model
+            if model is not None and body.model not in {"", model}:
+                # Vectors of different models are never mixed up.
+                detail = f"{body.model!r} makes no vectors here; {model!r} does."
                 raise ModelUnknown(detail)
             given = request.headers.get(headers.REQUEST_TIMEOUT_MS)
             deadline = self._replica.deadline(headers.timeout_milliseconds(given))

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mongars.core.deadline import Deadline
-from mongars.core.errors import DeadlineExceeded, GenerationInterrupted, NotFound
+from mongars.core.errors import (
+    DeadlineExceeded,
+    GenerationInterrupted,
+    InvalidRequest,
+    NotFound,
+)
 from mongars.core.generation import task_role
+from mongars.engines.admission import Admission
 from mongars.engines.choices import stream_choices
 from mongars.protocol.fold import Fold
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from mongars.serving.backend import Backend
+from mongars.serving.config import EmbeddingSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -54,6 +61,8 @@ class Replica:
             for role, engine in engines.items()
         }
         self._embedder = embedder
+        spec = config.embedding or EmbeddingSpec()
+        self._reading = Admission(slots=spec.slots, max_waiting=config.max_waiting)
         self._config = config
         self._clock = clock
         self._defaults = config.sampling.to_sampling()
@@ -75,6 +84,11 @@ class Replica:
         return (*names, *([] if self._embedder is None else [self._embedder.model]))
 
     @property
+    def embedding_model(self) -> str | None:
+        """The name of the model behind its vectors, if it has one."""
+        return None if self._embedder is None else self._embedder.model
+
+    @property
     def engine_status(self) -> EngineStatus:
         """The state of its engines now: of the one that is furthest from answering."""
         found = [backend.engine.status for backend in self._backends.values()]
@@ -86,25 +100,34 @@ class Replica:
     def load(self) -> dict[str, int]:
         """Slots, requests being answered and requests waiting."""
         backends = self._backends.values()
+        queues = [self._reading, *(backend.admission for backend in backends)]
         return {
             "slots": sum(backend.engine.slots for backend in backends),
-            "active": sum(backend.admission.active for backend in backends),
-            "waiting": sum(backend.admission.waiting for backend in backends),
+            "active": sum(queue.active for queue in queues),
+            "waiting": sum(queue.waiting for queue in queues),
         }
 
     async def start(self) -> None:
-        """Start the engines. Raises `InferenceFailed` with the reason if one cannot."""
-        for backend in self._backends.values():
-            await backend.engine.start()
-        if self._embedder is not None:
-            await self._embedder.start()
+        """Start the engines. Raises `InferenceFailed` with the reason if one cannot.
+
+        Then none of the others is left running.
+        """
+        async with AsyncExitStack() as started:
+            for part in self._parts:
+                started.push_async_callback(part.aclose)
+                await part.start()
+            started.pop_all()
 
     async def aclose(self) -> None:
-        """Stop the engines."""
-        for backend in self._backends.values():
-            await backend.engine.aclose()
-        if self._embedder is not None:
-            await self._embedder.aclose()
+        """Stop the engines, every one of them even if one of them fails to."""
+        async with AsyncExitStack() as stopping:
+            for part in self._parts:
+                stopping.push_async_callback(part.aclose)
+
+    @property
+    def _parts(self) -> list[Engine | Embedder]:
+        engines: list[Engine | Embedder] = [each.engine for each in self._backends.values()]
+        return engines if self._embedder is None else [*engines, self._embedder]
 
     def use_defaults(self, sampling: SamplingDefaults) -> None:
         """Take new sampling defaults for the requests to come."""
@@ -119,18 +142,19 @@ class Replica:
     async def embed(self, texts: Sequence[str], deadline: Deadline) -> Embeddings:
         """Vectors of texts.
 
-        Raises `NotFound` where no embedding model is configured, `DeadlineExceeded`, and what
-        `Embedder.embed` raises.
+        Raises `NotFound` where no embedding model is configured, what `Admission.slot` and
+        `Embedder.embed` raise, and `DeadlineExceeded`.
         """
         if self._embedder is None:
             detail = "No embedding model is served here; see RAY_EMBEDDING_MODEL."
             raise NotFound(detail)
-        try:
-            async with asyncio.timeout(deadline.remaining()):
-                return await self._embedder.embed(texts)
-        except TimeoutError as exc:
-            detail = "The deadline passed before the embeddings were complete."
-            raise DeadlineExceeded(detail) from exc
+        async with self._reading.slot(deadline):
+            try:
+                async with asyncio.timeout(deadline.remaining()):
+                    return await self._embedder.embed(texts)
+            except TimeoutError as exc:
+                detail = "The deadline passed before the embeddings were complete."
+                raise DeadlineExceeded(detail) from exc
 
     @asynccontextmanager
     async def stream(
@@ -153,6 +177,8 @@ class Replica:
                 yield blocks
 
         several = request.sampling.n > 1
+        if several:
+            self._check_room(backend, request.sampling.n)
         opened = stream_choices(complete, open_one) if several else open_one(complete)
         async with opened as blocks:
             origin = self.origin(request.task_type)
@@ -180,6 +206,12 @@ class Replica:
             "total": round(self._clock.monotonic() - started, 6),
         }
         return fold.completion(answer.origin), timings
+
+    def _check_room(self, backend: Backend, choices: int) -> None:
+        most = backend.engine.slots + self._config.max_waiting
+        if choices > most:
+            detail = f"n: {choices} answers at once are more than this replica holds ({most})."
+            raise InvalidRequest(detail)
 
     def _backend(self, task_type: str) -> Backend:
         return self._backends.get(task_role(task_type)) or self._backends["general"]

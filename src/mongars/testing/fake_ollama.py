@@ -22,7 +22,8 @@ class FakeOllama(FakeServer):
     """Serves `/api/chat`, `/api/tags` and `/api/version` for the models it was given.
 
     Each chat takes the next fault from `faults`; once there is none, `always` applies. Of an
-    `Answer`, it understands text, delays, `cut_after`, `stall_after`, `error_after`, `block`.
+    `Answer`, it understands text, delays, `cut_after`, `stall_after`, `error_after`, `block`,
+    `hold_open`.
     """
 
     def __init__(self, *faults: Fault | Echo, models: tuple[str, ...] = ("fake:latest",)) -> None:
@@ -30,6 +31,8 @@ class FakeOllama(FakeServer):
         self.faults = deque(faults)
         self.always: Fault | Echo = Answer()
         self.models = models
+        self.tags: Status | Body | Silence | None = None
+        """What `/api/tags` answers instead of its models."""
         self._parallel: asyncio.Semaphore | None = None
 
     def add_routes(self, app: web.Application) -> None:
@@ -39,6 +42,11 @@ class FakeOllama(FakeServer):
         app.router.add_get("/api/version", self._version)
 
     async def _tags(self, _: web.Request) -> web.Response:
+        match self.tags:
+            case Status() | Body():
+                return _instead(self.tags)
+            case Silence():
+                await self.clock.sleep(3600)
         found = [
             {"name": name, "model": name, "size": 1, "digest": "0" * 64} for name in self.models
         ]
@@ -93,6 +101,8 @@ class FakeOllama(FakeServer):
             size = fault.block or len(data)
             for start in range(0, len(data), size):
                 await response.write(data[start : start + size])
+        if fault.hold_open:
+            await self.clock.sleep(3600)
         await response.write_eof()
         return response
 

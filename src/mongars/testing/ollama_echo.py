@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 
 from mongars.core.generation import GenerationRequest, Message, Sampling
-from mongars.engines.fake import count_prompt, planned
+from mongars.engines.fake import LOGPROB, count_prompt, planned
 
 if TYPE_CHECKING:
     from mongars.core.clock import Clock
@@ -33,7 +33,10 @@ async def echo(
     for word in words:
         await clock.sleep(fault.token_delay)
         message = {"role": "assistant", "content": word}
-        await _line(response, {**head, "message": message, "done": False})
+        line = {**head, "message": message, "done": False}
+        if body.get("logprobs"):
+            line["logprobs"] = [{"token": word, "logprob": LOGPROB, "bytes": list(word.encode())}]
+        await _line(response, line)
     end = {
         **head,
         "message": {"role": "assistant", "content": ""},

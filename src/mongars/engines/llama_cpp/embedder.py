@@ -16,7 +16,7 @@ from mongars.engines.llama_cpp.refusal import refusal_of
 from mongars.engines.llama_cpp.supervisor import LlamaCppSupervisor
 from mongars.engines.llama_cpp.wordpiece import WordPiece
 from mongars.engines.provisioning.gguf import gguf_values
-from mongars.protocol.body import encode, json_object
+from mongars.protocol.body import json_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,11 +92,10 @@ class LlamaCppEmbedder:
         return tokens
 
     async def _ask(self, inputs: Sequence[Input]) -> tuple[list[tuple[float, ...]], int]:
-        session = self._child.session  # that of the child alive now
         body = {"model": self.model, "input": list(inputs), "encoding_format": "float"}
         try:
-            with self._child.waiting(body):
-                async with session.post("/v1/embeddings", data=encode(body)) as response:
+            async with self._child.post("/v1/embeddings", body) as response:
+                with self._child.waiting(response):
                     if response.status != HTTPStatus.OK:
                         raise self._refusal(await refusal_of(response))
                     answer = json_object(await response.read())

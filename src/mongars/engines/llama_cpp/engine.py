@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ from mongars.core.generation import Origin
 from mongars.engines.chat import chat_body
 from mongars.engines.llama_cpp.refusal import refusal_of
 from mongars.engines.llama_cpp.supervisor import LlamaCppSupervisor
-from mongars.protocol.body import encode
 from mongars.protocol.sse import DONE
 
 if TYPE_CHECKING:
@@ -64,23 +63,20 @@ class LlamaCppEngine:
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         """Answer one request; leaving the context closes the connection, which frees the slot."""
-        session = self._child.session
         body = chat_body(request, model=self._config.model_name)
         # Progress events make llama.cpp write, and so notice a closed connection, between the
         # batches of a long prompt; without them it looks once a second.
         body["return_progress"] = True
-        try:
-            with self._child.waiting(body):
-                response = await session.post("/v1/chat/completions", data=encode(body))
-        except (aiohttp.ClientError, OSError) as exc:
-            detail = f"The engine broke the connection: {exc}"
-            raise InferenceFailed(detail) from exc
-        try:
+        async with AsyncExitStack() as stack:
+            try:
+                opened = self._child.post("/v1/chat/completions", body)
+                response = await stack.enter_async_context(opened)
+            except (aiohttp.ClientError, OSError) as exc:
+                detail = f"The engine broke the connection: {exc}"
+                raise InferenceFailed(detail) from exc
             if response.status != HTTPStatus.OK:
                 raise await refusal_of(response)
             yield self._relay(response)
-        finally:
-            response.close()
 
     async def _relay(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         """The engine's bytes as they come; raises unless the last of them are `[DONE]`."""
@@ -100,7 +96,8 @@ class LlamaCppEngine:
                     head = None
                 yield block
         except (aiohttp.ClientError, OSError) as exc:
-            detail = "The engine died while it was answering."
+            stopped = self.status.state == "stopped"
+            detail = f"The engine {'was stopped' if stopped else 'died'} while it was answering."
             raise GenerationInterrupted(detail) from exc
         if tail != DONE:
             detail = "The engine stopped before the answer was complete."

@@ -59,9 +59,11 @@ class LlamaCppProcess:
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C in a terminal is the parent's to handle
             )
-        except OSError as exc:
+        except BaseException as exc:  # a cancellation must not leave the folder either
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
+            if not isinstance(exc, OSError):
+                raise
             detail = f"The engine process could not be started: {exc}"
             raise InferenceFailed(detail) from exc
         key = secrets.token_urlsafe(32)

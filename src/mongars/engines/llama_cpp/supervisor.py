@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -12,9 +12,11 @@ from mongars.core.errors import InferenceFailed, NotReady
 from mongars.core.observe import Note, Observer, Silent
 from mongars.engines.engine import EngineStatus
 from mongars.engines.llama_cpp.process import LlamaCppProcess
+from mongars.protocol.body import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+    from typing import Any
 
     from mongars.core.clock import Clock
     from mongars.engines.llama_cpp.config import LlamaCppConfig
@@ -49,6 +51,7 @@ class LlamaCppSupervisor:
         self._checks = Background(self._check_child, name="llama-cpp-checks")
         self._waits: dict[int, float] = {}
         self._heard_at = 0.0
+        self._open: set[aiohttp.ClientResponse] = set()
         self.status = EngineStatus(state="stopped")
 
     @property
@@ -68,6 +71,21 @@ class LlamaCppSupervisor:
             self._heard_at = self._clock.monotonic()
         finally:
             del self._waits[id(who)]
+
+    @asynccontextmanager
+    async def post(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ask the child; leaving closes the connection. Raises `NotReady` while there is none."""
+        session = self.session
+        with self.waiting(body):
+            response = await session.post(path, data=encode(body))
+        self._open.add(response)
+        try:
+            if session is not self._session:  # dropped between the answer's head and this line
+                response.close()
+            yield response
+        finally:
+            self._open.discard(response)
+            response.close()
 
     @property
     def silence(self) -> float:
@@ -89,10 +107,12 @@ class LlamaCppSupervisor:
 
     async def aclose(self) -> None:
         """Kill the child; nothing of it is left afterwards."""
-        await self._checks.aclose()
-        await self._watch.aclose()
-        await self._drop_child()
-        self.status = EngineStatus(state="stopped", restarts=self.status.restarts)
+        try:
+            await self._checks.aclose()
+            await self._watch.aclose()
+        finally:
+            self.status = EngineStatus(state="stopped", restarts=self.status.restarts)
+            await self._drop_child()
 
     async def _spawn(self) -> None:
         child = await LlamaCppProcess.spawn(self._config)
@@ -112,10 +132,18 @@ class LlamaCppSupervisor:
     async def _drop_child(self) -> None:
         session, self._session = self._session, None
         child, self.process = self.process, None
-        if session is not None:
-            await session.close()
+        # The session's own `close` leaves whoever reads an answer waiting for ever: `Response.close`
+        # wakes them. Killing the child comes first, so that it works on for nobody.
         if child is not None:
-            await child.aclose()
+            child.kill()
+        for response in tuple(self._open):
+            response.close()
+        try:
+            if child is not None:
+                await child.aclose()
+        finally:
+            if session is not None:
+                await session.close()
 
     async def _watch_child(self) -> None:
         deaths = 0
@@ -125,6 +153,8 @@ class LlamaCppSupervisor:
             deaths = 1 if self._clock.monotonic() - born > STABLE_AFTER else deaths + 1
             last_words = self.process.last_words()
             self._say("engine.died", exit_code=code, last_words=last_words)
+            restarts = self.status.restarts
+            self.status = EngineStatus(state="restarting", detail=last_words, restarts=restarts)
             await self._drop_child()
             deaths = await self._revive(deaths, last_words)
 
@@ -150,13 +180,19 @@ class LlamaCppSupervisor:
     async def _check_child(self) -> None:
         """Kill a child that lives and does not work: the watch then starts another one."""
         unheard = 0
+        looked_at: LlamaCppProcess | None = None
         while self.status.state != "failed":
             await self._clock.sleep(CHECK_PERIOD)
             child = self.process
             if child is None or self.status.state != "ready":
                 unheard = 0
                 continue
-            unheard = 0 if await self._healthy() else unheard + 1
+            if child is not looked_at:  # what its predecessor did not hear is not its fault
+                looked_at, unheard = child, 0
+            healthy = await self._healthy()
+            if child is not self.process:
+                continue
+            unheard = 0 if healthy else unheard + 1
             silence = self.silence
             if unheard >= UNHEARD_CHECKS or silence > self._config.stuck_after:
                 unheard = 0

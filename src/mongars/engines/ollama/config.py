@@ -16,5 +16,7 @@ class OllamaConfig:
     context_tokens: int | None = None
     """Window asked for (`num_ctx`); None leaves it to the server, which cuts prompts silently."""
     connect_timeout: float = 5.0
+    silence_timeout: float = 120.0
+    """Longest silence within a request, the load of the model included; then it counts as lost."""
     probe_period: float = 5.0
     """How often a lost server is looked for."""

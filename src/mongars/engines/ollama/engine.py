@@ -6,6 +6,7 @@ Ollama cannot load our adapters, so every answer says `adapter_version: base` an
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from mongars.core.errors import (
     WorldError,
 )
 from mongars.core.observe import Note, Observer, Silent
+from mongars.core.urls import endpoint_label
 from mongars.engines.engine import EngineStatus
 from mongars.protocol.body import encode, json_object
 from mongars.protocol.ollama import (
@@ -55,7 +57,9 @@ class OllamaEngine:
         self._config = config
         self._clock = clock
         self._observer = observer or Silent()
+        self._label = endpoint_label(config.url)
         self._session: aiohttp.ClientSession | None = None
+        self._open: set[aiohttp.ClientResponse] = set()
         self._search = Background(self._until_back, name="ollama-search")
         self._status = EngineStatus(state="stopped")
 
@@ -76,7 +80,11 @@ class OllamaEngine:
 
     async def start(self) -> None:
         """Find the server and the model on it. Raises `InferenceFailed` with what is missing."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._config.connect_timeout)
+        timeout = aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=self._config.connect_timeout,
+            sock_read=self._config.silence_timeout,
+        )
         self._session = aiohttp.ClientSession(
             self._config.url.rstrip("/") + "/",
             connector=aiohttp.TCPConnector(limit=0),
@@ -85,36 +93,46 @@ class OllamaEngine:
         )
         try:
             await self._probe()
-        except WorldError as error:
+        except BaseException as error:  # a cancellation must not leave the session open either
             await self._close_session()
+            if not isinstance(error, WorldError):
+                raise
             self._status = EngineStatus(state="failed", detail=str(error))
             raise InferenceFailed(str(error)) from error
         self._status = EngineStatus(state="ready")
 
     async def aclose(self) -> None:
         """Close the connections; the server goes on without us."""
-        await self._search.aclose()
-        await self._close_session()
+        # In this order: readers that lose their connection here must not start another search.
         self._status = EngineStatus(state="stopped", restarts=self._status.restarts)
+        try:
+            await self._close_session()
+        finally:
+            await self._search.aclose()
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         """Answer one request; leaving closes the connection, on which Ollama stops."""
-        if self._session is None or self._status.state != "ready":
+        session = self._session
+        if session is None or self._status.state != "ready":
             detail = f"The engine is {self._status.state}. {self._status.detail}".rstrip()
             raise NotReady(detail, retry_after=RETRY_AFTER)
         body = chat_request(request, model=self._config.model)
         if self._config.context_tokens is not None:
             body["options"]["num_ctx"] = self._config.context_tokens
         try:
-            response = await self._session.post("api/chat", data=encode(body))
+            response = await session.post("api/chat", data=encode(body))
         except (aiohttp.ClientError, OSError) as exc:
             raise self._lost(exc) from exc
+        self._open.add(response)
         try:
+            if session is not self._session:  # closed between the answer's head and this line
+                response.close()
             if response.status != HTTPStatus.OK:
                 raise await self._refusal(response)
             yield self._events(request, response)
         finally:
+            self._open.discard(response)
             response.close()
 
     async def _events(
@@ -129,51 +147,78 @@ class OllamaEngine:
             async for block in response.content.iter_any():
                 for chunk in lines.feed(block):
                     yield chunk.raw
+                if lines.done:  # what becomes of the connection now does not touch the answer
+                    yield DONE
+                    return
         except (aiohttp.ClientError, OSError) as exc:
             self._lost(exc)
             detail = "Ollama broke the connection while it was answering."
+            if self._status.state == "stopped":
+                detail = "The engine was stopped while it was answering."
             raise GenerationInterrupted(detail) from exc
         except (InferenceFailed, InvalidAnswer) as exc:
             raise GenerationInterrupted(str(exc)) from exc
-        if not lines.done:
-            detail = "Ollama stopped before the answer was complete."
-            raise GenerationInterrupted(detail)
-        yield DONE
+        detail = "Ollama stopped before the answer was complete."
+        raise GenerationInterrupted(detail)
 
     async def _probe(self) -> None:
-        found = await self._tags()
-        names = [str(e.get("name")) for e in found.get("models") or () if isinstance(e, dict)]
+        entries = await self._tags()
+        names = [str(entry.get("name")) for entry in entries if isinstance(entry, dict)]
         if not any(same_model(self._config.model, name) for name in names):
             raise NotReady(self._missing())
 
-    async def _tags(self) -> dict[str, Any]:
+    async def _tags(self) -> list[Any]:
         if self._session is None:
             detail = "The engine is stopped."
             raise NotReady(detail)
         try:
             async with self._session.get("api/tags", timeout=PROBE_TIMEOUT) as response:
-                data = await response.read()
+                status, data = response.status, await response.read()
         except (aiohttp.ClientError, OSError) as exc:
-            detail = f"No Ollama answers at {self._config.url}: {_words(exc)}."
-            raise EndpointUnreachable(detail) from exc
-        return json_object(data)
+            raise self._unreachable(exc) from exc
+        return self._entries(status, data)
+
+    def _entries(self, status: int, data: bytes) -> list[Any]:
+        """The models listed there. Raises `InvalidAnswer` if no Ollama can have said that."""
+        detail = f"What answers at {self._label} (status {status}) is not an Ollama."
+        try:
+            found = json_object(data)
+        except InvalidAnswer as exc:
+            raise InvalidAnswer(detail) from exc
+        entries = found.get("models", ...)
+        if entries is None:  # how an empty list looks in some versions
+            entries = []
+        if status != HTTPStatus.OK or not isinstance(entries, list):
+            raise InvalidAnswer(detail)
+        return entries
+
+    def _unreachable(self, exc: Exception) -> EndpointUnreachable:
+        detail = f"No Ollama answers at {self._label}: {_words(exc)}."
+        return EndpointUnreachable(detail)
 
     def _lost(self, exc: Exception) -> EndpointUnreachable:
-        detail = f"No Ollama answers at {self._config.url}: {_words(exc)}."
-        if self._status.state == "ready":
-            restarts = self._status.restarts + 1
-            self._status = EngineStatus(state="restarting", detail=detail, restarts=restarts)
-            self._observer.observe(Note(name="engine.lost", values={"detail": detail}))
-            self._search.start()
-        return EndpointUnreachable(detail)
+        error = self._unreachable(exc)
+        self._search_because(str(error))
+        return error
+
+    def _search_because(self, detail: str) -> None:
+        if self._status.state != "ready":
+            return
+        restarts = self._status.restarts + 1
+        self._status = EngineStatus(state="restarting", detail=detail, restarts=restarts)
+        self._observer.observe(Note(name="engine.lost", values={"detail": detail}))
+        self._search.start()
 
     async def _until_back(self) -> None:
         while self._status.state == "restarting":
             try:
                 await self._probe()
-            except WorldError:
+            except WorldError as error:
+                if self._status.state == "restarting":
+                    self._status = replace(self._status, detail=str(error))
                 await self._clock.sleep(self._config.probe_period)
-            else:
+                continue
+            if self._status.state == "restarting":  # not stopped while the answer came
                 self._status = EngineStatus(state="ready", restarts=self._status.restarts)
                 self._observer.observe(Note(name="engine.found"))
 
@@ -184,6 +229,7 @@ class OllamaEngine:
             told = ""
         match response.status:
             case HTTPStatus.NOT_FOUND:
+                self._search_because(self._missing())
                 return NotReady(self._missing(), retry_after=RETRY_AFTER)
             case HTTPStatus.TOO_MANY_REQUESTS | HTTPStatus.SERVICE_UNAVAILABLE:
                 return Overloaded(f"Ollama is busy: {told}", retry_after=RETRY_AFTER)
@@ -198,9 +244,14 @@ class OllamaEngine:
 
     async def _close_session(self) -> None:
         session, self._session = self._session, None
+        # The session's own `close` leaves whoever reads an answer waiting for ever; this wakes them.
+        for response in tuple(self._open):
+            response.close()
         if session is not None:
             await session.close()
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, aiohttp.InvalidURL):
+        return "the address cannot be used"  # its own words are the URL, password and all
     return str(error) or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import TYPE_CHECKING
 
@@ -56,30 +57,49 @@ def gguf_values(path: Path) -> dict[str, Found]:
     try:
         with path.open("rb") as file:
             _, _, _, count = _HEADER.unpack(file.read(_HEADER.size))
-            return {_text(file): _value(file, _number(file, 4)) for _ in range(count)}
-    except (OSError, struct.error, ValueError, KeyError) as error:
+            head = _Head(file)
+            return {head.text(): head.value(head.number(4)) for _ in range(count)}
+    except (OSError, struct.error, ValueError, KeyError, RecursionError) as error:
         msg = f"The head of {str(path)!r} is damaged ({error}). Fetch the model again."
         raise ProvisioningFailed(msg) from error
 
 
-def _value(file: IO[bytes], kind: int) -> Found:
-    if kind == _STRING:
-        return _text(file)
-    if kind == _ARRAY:
-        inner, count = _number(file, 4), _number(file, 10)
-        return [_value(file, inner) for _ in range(count)]
-    return _scalar(file, kind)
+class _Head:
+    """Reads the values one after another; no length it finds there may exceed the file's own."""
 
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
 
-def _text(file: IO[bytes]) -> str:
-    return file.read(_number(file, 10)).decode("utf-8", "replace")
+    def value(self, kind: int) -> Found:
+        if kind == _STRING:
+            return self.text()
+        if kind == _ARRAY:
+            inner, count = self.number(4), self._length()
+            return [self.value(inner) for _ in range(count)]
+        return self._scalar(kind)
 
+    def text(self) -> str:
+        length = self._length()
+        data = self._file.read(length)
+        if len(data) < length:
+            msg = "a text ends beyond the end of the file"
+            raise ValueError(msg)
+        return data.decode("utf-8", "replace")
 
-def _number(file: IO[bytes], kind: int) -> int:
-    return int(_scalar(file, kind))
+    def number(self, kind: int) -> int:
+        return int(self._scalar(kind))
 
+    def _length(self) -> int:
+        # Whatever is counted takes a byte at least. Reading first and looking afterwards would
+        # ask for as much memory as the damaged number says.
+        length = self.number(10)
+        if length > self._size:
+            msg = f"a length of {length} in a file of {self._size} bytes"
+            raise ValueError(msg)
+        return length
 
-def _scalar(file: IO[bytes], kind: int) -> int | float:
-    form = _SCALARS[kind]
-    value: int | float = form.unpack(file.read(form.size))[0]
-    return value
+    def _scalar(self, kind: int) -> int | float:
+        form = _SCALARS[kind]
+        value: int | float = form.unpack(self._file.read(form.size))[0]
+        return value

@@ -77,7 +77,8 @@ class AnswerReader:
         self._ready: deque[Chunk] = deque()
         self._failure: GenerationInterrupted | None = None
         self._committed = False
-        self._going = choices
+        self._unfinished = set(range(choices))
+        self._several = choices > 1
         self._last_chunk_at = 0.0
         self.origin = origin
         self.state: StreamState = "open"
@@ -102,7 +103,7 @@ class AnswerReader:
     @property
     def _finished(self) -> bool:
         """Whether every choice has said why it ended."""
-        return self._going <= 0
+        return not self._unfinished
 
     def __aiter__(self) -> Self:
         return self
@@ -159,13 +160,17 @@ class AnswerReader:
             self._ready.append(chunk)
         elif len(self._ready) < MOST_HELD or chunk.text or chunk.finish_reason is not None:
             self._ready.append(chunk)
-        self._going -= chunk.finish_reason is not None
+        if chunk.finish_reason is not None:
+            self._unfinished.discard(chunk.index)
         if self._finished and self.usage is not None and self.usage.completion_tokens > 0:
             self._committed = True
 
     def _end(self) -> None:
         if not self._committed:
             raise _empty()
+        if not self._finished and self._several:
+            self._cut("the peer left out an answer that was asked for.")
+            return
         if not self._finished:
             self._ready.append(self._decoder.closing())
         self.state = "complete"

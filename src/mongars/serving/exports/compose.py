@@ -74,7 +74,9 @@ def _require_carriable(serving: ClusterServing) -> None:
     scaling = serving.autoscaling
     default = ClusterServing(autoscaling=None if scaling is None else Autoscaling())
     given, known = _flat(serving.model_dump(mode="json")), _flat(default.model_dump(mode="json"))
-    lost = {name for name in given if name not in CARRIED and given[name] != known.get(name)}
+    lost = {
+        name for name in given if name not in CARRIED and given[name] != known.get(name, "absent")
+    }
     if scaling is not None and scaling.min_replicas != serving.replicas:
         lost.add("autoscaling.min_replicas other than replicas")
     if lost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -47,7 +48,7 @@ def write(
     """
     record = folder / f".mongars-export-{kind}.json"
     made = _read_record(record)
-    stale = [path for path in made if path not in files and (folder / path).is_file()]
+    stale = [path for path in made if path not in files and _is_ours(folder, path)]
     if not force:
         _refuse_foreign(files, folder, made=made, stale=stale)
     changed = [path for path, text in files.items() if _content(folder / path) != text]
@@ -58,6 +59,12 @@ def write(
     digests = {path: _digest(text) for path, text in sorted(files.items())}
     _replace(record, json.dumps(digests, indent=2) + "\n")
     return (*changed, *stale)
+
+
+def _is_ours(folder: Path, path: str) -> bool:
+    """Whether it is a file below the folder, whatever links or records say."""
+    inside = (folder / path).resolve().is_relative_to(folder.resolve())
+    return inside and (folder / path).is_file()
 
 
 def _refuse_foreign(
@@ -110,12 +117,14 @@ def _content(path: Path) -> str | None:
 
 
 def _replace(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as exc:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise _unusable(path, exc) from exc
 
 

@@ -6,6 +6,9 @@
 {{- with $replica.coding -}}
 {{- $capacity = add $capacity .slots $replica.max_waiting -}}
 {{- end -}}
+{{- with $replica.embedding -}}
+{{- $capacity = add $capacity .slots $replica.max_waiting -}}
+{{- end -}}
 {{- $most := .replicas -}}
 {{- with .autoscaling -}}
 {{- $most = .max_replicas -}}

@@ -1,0 +1,25 @@
+"""Bodies that dawdle."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.core.errors import InvalidRequest
+from mongars.protocol.body import read_limited
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+async def test_body_that_never_ends_is_given_up() -> None:
+    """Whoever sends half a body and waits does not hold a place for ever."""
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b'{"prompt"'
+        await asyncio.Event().wait()
+
+    with pytest.raises(InvalidRequest, match=r"did not arrive within 0\.05 s"):
+        await read_limited(half(), declared="50", limit=1000, seconds=0.05)
