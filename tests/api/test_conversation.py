@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import orjson
@@ -45,7 +46,7 @@ async def test_earlier_turns_reach_the_model(api: Api) -> None:
 async def test_reply_has_the_published_fields(api: Api) -> None:
     """Response, confidence, processing time and speech turn keep their names and meaning."""
     reply = await say(api, "Hello. How are you?")
-    assert reply["confidence"] is None, "the engine reports no log-probabilities"
+    assert reply["confidence"] == pytest.approx(math.exp(-0.5)), "what the engine reported"
     assert reply["processing_time"] > 0
     turn = reply["speech_turn"]
     assert turn["text"] == reply["response"]

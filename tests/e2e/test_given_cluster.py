@@ -130,7 +130,7 @@ async def test_deploy_status_redeploy_and_shutdown(cluster: Cluster) -> None:
         assert second["usage"]["completion_tokens"] == 3, "the new default is in use"
         assert second["replica"] == first["replica"], "no replica was restarted"
 
-    assert len(cluster.engines()) == 1
+    assert len(cluster.engines()) == 2, "the general model and the embedding model"
     shutdown = await cluster.run("-m", "modules.ray_service", "--shutdown")
     assert shutdown.returncode == 0
     await eventually(lambda: not cluster.engines(), seconds=10)
