@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from mongars.bootstrap.first_run import CLI_KEY
 from mongars.bootstrap.secrets import read_secret
 from mongars.bootstrap.stack.ownership import owned_processes, stack_id
 from mongars.core.clock import SystemClock, pause
+from mongars.testing.ray_cluster import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,16 +71,6 @@ class Stack:
             assert waited < seconds, f"{text!r} did not appear in {seconds} s:\n{self.screen}"
             pause(0.1)
             waited += 0.1
-
-
-def free_ports(count: int) -> list[int]:
-    listeners = [socket.socket() for _ in range(count)]
-    for listener in listeners:
-        listener.bind(("127.0.0.1", 0))
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
 
 
 @contextmanager

@@ -29,17 +29,14 @@ def model_check(settings: Settings) -> str:
 def _model(settings: Settings, role: str, spec: ModelSpec) -> str:
     if isinstance(spec, OllamaSource):
         return f"{role}: {spec.tag} in Ollama"
-    if settings.environment.engine == "vllm" and isinstance(spec, FileSource) and _is_folder(spec):
+    vllm = settings.environment.engine == "vllm"
+    if vllm and isinstance(spec, FileSource) and spec.is_model_folder:
         return f"{role}: {spec.path}"
     found = configured_model(settings, role)
     if found is None:
         detail = f"no {role} model in {settings.cache}; run: python -m scripts.provision_models"
         raise ConfigurationError(detail)
     return f"{role}: {found.name} ({found.digest[:12]})"
-
-
-def _is_folder(spec: FileSource) -> bool:
-    return (spec.path / "config.json").is_file()
 
 
 def engine_check(settings: Settings) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from mongars.core.urls import endpoint_label
+
 if TYPE_CHECKING:
     from mongars.inference.config import InferenceConfig
 
@@ -192,5 +194,4 @@ def ray_event(config: InferenceConfig) -> RayEnabled | RayDisabled:
 
 def split_label(url: str) -> tuple[str, str]:
     """Host with port, and path, of an endpoint; never its credentials or query."""
-    parts = urlsplit(url)
-    return parts.netloc.rpartition("@")[2], parts.path or "/"
+    return endpoint_label(url), urlsplit(url).path or "/"

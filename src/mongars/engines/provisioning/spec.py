@@ -72,6 +72,11 @@ class FileSource:
         """The name of the file without its extension; of a folder, all of it."""
         return self.path.stem if self.path.suffix.lower() == ".gguf" else self.path.name
 
+    @property
+    def is_model_folder(self) -> bool:
+        """Whether it is a folder in Hugging Face's format, which is read in place."""
+        return (self.path / "config.json").is_file()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OllamaSource:
