@@ -40,7 +40,8 @@ PORTS = {
 }
 URL = f"http://127.0.0.1:{PORTS['MONGARS_PORT']}"
 ROUNDS = 7
-STORY = "Tell me a very long story."
+STORY = "Tell me a very long story about the number {}."
+"""Greedy answers to it are longer than any benchmark reads, so both sides write as many tokens."""
 
 
 def say(line: str) -> None:
@@ -75,10 +76,15 @@ async def bare_engine(slots: int) -> AsyncIterator[LlamaCppEngine]:
         await engine.aclose()
 
 
+def unique(text: str) -> str:
+    """The text, changed so that no cached prompt helps."""
+    return f"{CLOCK.monotonic()} {text}"
+
+
 def ask(text: str, max_tokens: int) -> GenerationRequest:
-    """One greedy request; the text is made unique so that no cached prompt helps."""
+    """One greedy request."""
     return GenerationRequest(
-        messages=(Message(role="user", content=f"{CLOCK.monotonic()} {text}"),),
+        messages=(Message(role="user", content=text),),
         request_id="bench",
         sampling=Sampling(temperature=0.0, max_tokens=max_tokens, top_p=0.9),
     )
@@ -101,7 +107,7 @@ async def stack_stream(
 ) -> tuple[float, int]:
     """The same through API, Ray and engine."""
     body = {
-        "messages": [{"role": "user", "content": f"{CLOCK.monotonic()} {text}"}],
+        "messages": [{"role": "user", "content": text}],
         "temperature": 0,
         "top_p": 0.9,
         "max_tokens": max_tokens,
@@ -120,11 +126,11 @@ async def stack_stream(
     return first, count
 
 
-async def rate(stream: Callable[[], Coroutine[None, None, tuple[float, int]]], n: int) -> float:
-    """Tokens per second over `n` streams at once."""
+async def rate(stream: Callable[[str], Coroutine[None, None, tuple[float, int]]], n: int) -> float:
+    """Tokens per second over `n` streams at once, of a story each."""
     began = CLOCK.monotonic()
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(stream()) for _ in range(n)]
+        tasks = [group.create_task(stream(STORY.format(number))) for number in range(n)]
     return sum(task.result()[1] for task in tasks) / (CLOCK.monotonic() - began)
 
 
@@ -133,16 +139,16 @@ async def compare(http: aiohttp.ClientSession) -> None:
     async with bare_engine(4) as engine:
         bare, full = [], []
         for _ in range(ROUNDS):
-            bare.append((await engine_stream(engine, "Say hello.", 2))[0])
-            full.append((await stack_stream(http, "Say hello.", 2))[0])
+            bare.append((await engine_stream(engine, unique("Say hello."), 2))[0])
+            full.append((await stack_stream(http, unique("Say hello."), 2))[0])
         added = statistics.median(full) - statistics.median(bare)
         say(f"first token, bare engine          {milliseconds(bare)}")
         say(f"first token, API and Ray          {milliseconds(full)}   added {added * 1000:.1f} ms")
         for streams in (1, 4):
             ratios, rates = [], []
             for _ in range(3):
-                alone = await rate(lambda: engine_stream(engine, STORY, 64), streams)
-                whole = await rate(lambda: stack_stream(http, STORY, 64), streams)
+                alone = await rate(lambda text: engine_stream(engine, text, 64), streams)
+                whole = await rate(lambda text: stack_stream(http, text, 64), streams)
                 ratios.append(whole / alone)
                 rates.append((alone, whole))
             alone, whole = (statistics.median(side) for side in zip(*rates, strict=True))
@@ -208,7 +214,7 @@ async def measure(began: float, home: Path) -> None:
     """Everything that needs the running stack."""
     headers = {"Authorization": f"Bearer {read_secret(home, CLI_KEY)}"}
     async with aiohttp.ClientSession(URL, headers=headers) as http:
-        first, _ = await stack_stream(http, "Say hello.", 2)
+        first, _ = await stack_stream(http, unique("Say hello."), 2)
         total = CLOCK.monotonic() - began
         say(f"start to first token              {total:7.1f} s   (first answer {first:.2f} s)")
         await compare(http)

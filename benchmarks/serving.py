@@ -11,6 +11,7 @@ import statistics
 import sys
 from collections import Counter
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,13 @@ import aiohttp
 import psutil
 
 from benchmarks.foundation import (
-    STORY,
     bare_engine,
     engine_stream,
     milliseconds,
     model_path,
     rate,
     say,
+    unique,
 )
 from mongars.core.clock import SystemClock
 from mongars.serving.config import EngineSpec, ReplicaConfig, ServingConfig
@@ -39,7 +40,7 @@ CLOCK = SystemClock()
 SLOTS = 8
 FIRST_TOKENS = 31
 ROUNDS = 5
-TOKENS = 64
+TOKENS = 192
 UNARY = 200
 SCALES = (1, 2, 4, 8)
 STEADY_SECONDS = 12.0
@@ -74,7 +75,7 @@ async def serve_stream(
 ) -> tuple[float, int]:
     """Seconds to the first content, and the number of content events, through Serve."""
     body = {
-        "prompt": f"{CLOCK.monotonic()} {text}",
+        "prompt": text,
         "temperature": 0,
         "top_p": 0.9,
         "max_tokens": max_tokens,
@@ -95,8 +96,8 @@ async def first_token(http: aiohttp.ClientSession, url: str, engine: LlamaCppEng
     """What Serve adds to the first token, one stream at a time."""
     bare, serve = [], []
     for _ in range(FIRST_TOKENS):
-        bare.append((await engine_stream(engine, "Say hello.", 2))[0])
-        serve.append((await serve_stream(http, url, "Say hello.", max_tokens=2))[0])
+        bare.append((await engine_stream(engine, unique("Say hello."), 2))[0])
+        serve.append((await serve_stream(http, url, unique("Say hello."), max_tokens=2))[0])
     added = statistics.median(serve) - statistics.median(bare)
     say(f"first token, bare engine          {milliseconds(bare)}")
     say(f"first token, through Serve        {milliseconds(serve)}   added {added * 1000:.1f} ms")
@@ -107,14 +108,16 @@ async def throughput(http: aiohttp.ClientSession, url: str, engine: LlamaCppEngi
     for streams in (1, 4, 8):
         pairs = []
         for _ in range(ROUNDS):
-            alone = await rate(lambda: engine_stream(engine, STORY, TOKENS), streams)
-            serve = await rate(lambda: serve_stream(http, url, STORY, max_tokens=TOKENS), streams)
+            alone = await rate(lambda text: engine_stream(engine, text, TOKENS), streams)
+            serve = await rate(
+                lambda text: serve_stream(http, url, text, max_tokens=TOKENS), streams
+            )
             pairs.append((alone, serve))
         alone, serve = (statistics.median(side) for side in zip(*pairs, strict=True))
         ratio = statistics.median(second / first for first, second in pairs)
         say(
             f"tokens/s, {streams} stream(s)             bare {alone:6.1f}   Serve {serve:6.1f}"
-            f"   ratio {ratio:.2f}"
+            f"   ratio {ratio:.3f}"
         )
 
 
@@ -154,11 +157,13 @@ def replica_memory() -> str:
     return "; ".join(parts)
 
 
-async def python_proxy() -> None:
-    """Ray's own proxy: cost, memory, deployment."""
-    async with ray_cluster(2) as cluster:
-        say(f"--deploy to HEALTHY               {await cluster.deploy(real()):7.1f} s")
-        say(f"the same again, nothing changed   {await cluster.deploy(real()):7.1f} s")
+async def through(*, haproxy: bool) -> None:
+    """One way through Serve: deployment, memory, and what it costs beside the bare engine."""
+    config = real(haproxy=haproxy)
+    say("HAProxy:" if haproxy else "Ray's proxy:")
+    async with ray_cluster(2, haproxy=haproxy) as cluster:
+        say(f"--deploy to HEALTHY               {await cluster.deploy(config):7.1f} s")
+        say(f"the same again, nothing changed   {await cluster.deploy(config):7.1f} s")
         async with client() as http:
             await serve_stream(http, cluster.url, "Warm up.", max_tokens=2)
             say(f"memory                            {replica_memory()}")
@@ -238,14 +243,15 @@ async def overload() -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(callers):
                 group.create_task(caller())
-        took = (await serve_stream(http, cluster.url, "Say hello.", max_tokens=2))[0]
+        took = (await serve_stream(http, cluster.url, unique("Say hello."), max_tokens=2))[0]
     say(f"overload, {callers} callers, {OVERLOAD_SECONDS:.0f} s    {dict(statuses)}")
     say(f"  accepted answers                {milliseconds(accepted)}")
     say(f"  first token right afterwards    {took * 1000:7.1f} ms")
 
 
 PARTS: dict[str, Callable[[], Awaitable[None]]] = {
-    "serve": python_proxy,
+    "serve": partial(through, haproxy=False),
+    "haproxy": partial(through, haproxy=True),
     "proxies": proxies,
     "scaling": scaling,
     "overload": overload,

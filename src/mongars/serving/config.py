@@ -115,6 +115,9 @@ class ReplicaConfig(_Part):
     """Seconds any answer may take when its caller names no deadline."""
     stuck_after: float = Field(default=30.0, gt=0)
     """Seconds an engine may be silent with work before it; then it is killed and started anew."""
+    longest_gathering: float = Field(default=0.2, ge=0)
+    """Seconds a token may wait to be sent with others of its answer while a replica writes several
+    answers (`serving.pacing`); 0 sends each at once, for more work per token."""
     token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the bearer token callers must send; only the digest reaches the cluster."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -25,6 +25,7 @@ from mongars.protocol.sse import encode_event
 from mongars.serving.access import check_token, read_body
 from mongars.serving.answer_response import AnswerResponse
 from mongars.serving.openai_door import OpenAIDoor
+from mongars.serving.pacing import Pacing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,6 +61,7 @@ class GenerateDoor:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self._pacing = Pacing(replica.clock, longest=replica.config.longest_gathering)
 
     async def generate(self, request: Request) -> Response:
         """`POST /generate`: one answer, whole or streamed; see `protocol.generate`."""
@@ -104,8 +106,11 @@ class GenerateDoor:
     ) -> None:
         fixed = self._headers(generation.task_type)
         try:
-            async with self._replica.stream(generation, deadline) as stream:
-                async for block in stream.blocks:
+            async with (
+                self._replica.stream(generation, deadline) as stream,
+                self._pacing.gather(stream.blocks, answers=generation.sampling.n) as blocks,
+            ):
+                async for block in blocks:
                     if answer.started:
                         await answer.write(block)
                         continue

@@ -64,7 +64,7 @@ class Replica:
         spec = config.embedding or EmbeddingSpec()
         self._reading = Admission(slots=spec.slots, max_waiting=config.max_waiting)
         self._config = config
-        self._clock = clock
+        self.clock = clock
         self._defaults = config.sampling.to_sampling()
         self.replica_id = replica_id
 
@@ -137,7 +137,7 @@ class Replica:
         """The caller's deadline, or the longest time any answer may take."""
         limit = self._config.answer_timeout
         seconds = limit if milliseconds is None else min(milliseconds / 1000, limit)
-        return Deadline.after(self._clock, seconds)
+        return Deadline.after(self.clock, seconds)
 
     async def embed(self, texts: Sequence[str], deadline: Deadline) -> Embeddings:
         """Vectors of texts.
@@ -191,7 +191,7 @@ class Replica:
 
         Raises the same errors as `stream`; a cut answer is an error, never a short one.
         """
-        started = self._clock.monotonic()
+        started = self.clock.monotonic()
         async with self.stream(request, deadline) as answer:
             raw = b"".join([block async for block in answer.blocks])
         fold = Fold(request.sampling.n)
@@ -203,7 +203,7 @@ class Replica:
             raise GenerationInterrupted(detail)
         timings = {
             "queue": round(answer.queue_seconds, 6),
-            "total": round(self._clock.monotonic() - started, 6),
+            "total": round(self.clock.monotonic() - started, 6),
         }
         return fold.completion(answer.origin), timings
 
