@@ -48,24 +48,18 @@ class Child:
         await self.leaving.wait()
 
 
-@pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
-    made: list[Child] = []
+class Nursery(list[Child]):
+    """Makes children and remembers them."""
 
-    async def spawn(_: Any) -> Child:
-        made.append(Child(len(made) + 1))
-        return made[-1]
-
-    monkeypatch.setattr(LlamaCppProcess, "spawn", spawn)
-    return made
+    async def spawn(self, _: Any) -> Any:
+        self.append(Child(len(self) + 1))
+        return self[-1]
 
 
-async def test_refusal_while_a_dead_child_is_cleared_away_does_not_say_ready(
-    children: list[Child],
-) -> None:
+async def test_refusal_while_a_dead_child_is_cleared_away_does_not_say_ready() -> None:
     """It says that the engine restarts, from the moment its child is gone."""
-    clock = ManualClock()
-    supervisor = LlamaCppSupervisor(CONFIG, clock=clock)
+    clock, children = ManualClock(), Nursery()
+    supervisor = LlamaCppSupervisor(CONFIG, clock=clock, spawn=children.spawn)
     await supervisor.start()
     children[0].leaving.clear()
     children[0].dead.set()
@@ -80,10 +74,10 @@ async def test_refusal_while_a_dead_child_is_cleared_away_does_not_say_ready(
     assert supervisor.status.state == "stopped"
 
 
-async def test_silence_of_a_dead_child_is_not_held_against_the_next(children: list[Child]) -> None:
+async def test_silence_of_a_dead_child_is_not_held_against_the_next() -> None:
     """The checks count anew with each child."""
-    clock = ManualClock()
-    supervisor = LlamaCppSupervisor(CONFIG, clock=clock)
+    clock, children = ManualClock(), Nursery()
+    supervisor = LlamaCppSupervisor(CONFIG, clock=clock, spawn=children.spawn)
     await supervisor.start()
     for _ in range(UNHEARD_CHECKS - 1):
         await clock.advance(CHECK_PERIOD)

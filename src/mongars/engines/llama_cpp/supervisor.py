@@ -15,7 +15,7 @@ from mongars.engines.llama_cpp.process import LlamaCppProcess
 from mongars.protocol.body import encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from typing import Any
 
     from mongars.core.clock import Clock
@@ -39,9 +39,15 @@ class LlamaCppSupervisor:
     """Owns the child process and the way to it."""
 
     def __init__(
-        self, config: LlamaCppConfig, *, clock: Clock, observer: Observer | None = None
+        self,
+        config: LlamaCppConfig,
+        *,
+        clock: Clock,
+        observer: Observer | None = None,
+        spawn: Callable[[LlamaCppConfig], Awaitable[LlamaCppProcess]] = LlamaCppProcess.spawn,
     ) -> None:
         self._config = config
+        self._new_process = spawn
         self._clock = clock
         self._observer = observer or Silent()
         self.process: LlamaCppProcess | None = None
@@ -115,7 +121,7 @@ class LlamaCppSupervisor:
             await self._drop_child()
 
     async def _spawn(self) -> None:
-        child = await LlamaCppProcess.spawn(self._config)
+        child = await self._new_process(self._config)
         self.process = child
         self._session = aiohttp.ClientSession(
             "http://engine",
