@@ -178,7 +178,7 @@ async def slot_free_after_leaving(engine: LlamaCppEngine, text: str, delay: floa
 async def cancellation() -> None:
     """How soon a slot is free for somebody else."""
     cases = {
-        "mid-stream": (STORY, 1.0),
+        "mid-stream": (STORY.format(0), 1.0),
         "reading a 500-token prompt": ("word " * 500, 0.5),
         "reading a 3,500-token prompt": ("word " * 3500, 2.0),
     }
@@ -201,7 +201,7 @@ async def queued(http: aiohttp.ClientSession, health: str) -> None:
         try:
             async with asyncio.timeout(1.0), asyncio.TaskGroup() as group:
                 for _ in range(8):
-                    group.create_task(stack_stream(http, STORY, 1000))
+                    group.create_task(stack_stream(http, STORY.format(0), 1000))
         except TimeoutError:
             left = CLOCK.monotonic()
         while await load():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mongars.core.errors import GenerationInterrupted
-from mongars.serving.pacing import Pacing
+from mongars.serving.pacing import MOST_HELD, Pacing
 from mongars.testing.clock import ManualClock
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class Reader:
         self.complete = False
 
     async def read(self, pacing: Pacing, answers: int) -> None:
-        async with pacing.gather(self.source.blocks(), answers=answers) as pieces:
+        async with pacing.gather(self.source.blocks(), answers=answers) as gathered:
             try:
-                async for piece in pieces:
+                async for piece in gathered.pieces:
                     self.pieces.append(piece)
             except GenerationInterrupted as failure:
                 self.failure = failure
@@ -172,10 +172,47 @@ async def test_zero_switches_it_off() -> None:
 async def test_leaving_stops_the_reading(gone: str) -> None:
     clock, source = ManualClock(), Source()
     pacing = Pacing(clock, longest=0.2)
-    async with pacing.gather(source.blocks()) as pieces:
+    async with pacing.gather(source.blocks()) as gathered:
         if gone == "in the middle":
             source.give(b"a")
-            assert await anext(pieces) == b"a"
+            assert await anext(gathered.pieces) == b"a"
         await clock.advance(0)
     assert source.closed
     assert pacing.interval == 0
+
+
+async def test_what_was_read_is_there_for_whoever_is_interrupted() -> None:
+    """A deadline that passes between two pieces costs none of the tokens before it."""
+    clock, source = ManualClock(), Source()
+    async with Pacing(clock, longest=0.2).gather(source.blocks(), answers=9) as gathered:
+        source.give(b"a")
+        assert await anext(gathered.pieces) == b"a"
+        source.give(b"b", b"c")
+        await clock.advance(0)
+    assert gathered.rest() == b"bc"
+
+
+async def test_an_engine_that_is_cancelled_does_not_look_complete() -> None:
+    async def blocks() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise asyncio.CancelledError
+
+    async with Pacing(ManualClock(), longest=0.2).gather(blocks()) as gathered:
+        assert await anext(gathered.pieces) == b"a"
+        with pytest.raises(asyncio.CancelledError):
+            await anext(gathered.pieces)
+
+
+async def test_a_caller_who_does_not_read_holds_the_engine_back() -> None:
+    clock, block, read = ManualClock(), b"x" * 1000, []
+
+    async def blocks() -> AsyncIterator[bytes]:
+        for number in range(10 * MOST_HELD // len(block)):
+            read.append(number)
+            yield block
+
+    async with Pacing(clock, longest=0.2).gather(blocks(), answers=9) as gathered:
+        await clock.advance(1)
+        assert len(read) * len(block) <= MOST_HELD + 2 * len(block)
+        whole = b"".join([piece async for piece in gathered.pieces])
+    assert len(whole) == len(read) * len(block) == 10 * MOST_HELD // len(block) * len(block)

@@ -42,8 +42,15 @@ class Background:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        # Not `await task`: that could not tell its cancellation from the caller's own.
-        await asyncio.wait({task})
+        stopped: asyncio.CancelledError | None = None
+        while not task.done():
+            task.cancel()
+            # Not `await task`: that could not tell its cancellation from the caller's own.
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as stop:
+                stopped = stop  # the caller goes when the work has gone, not before
+        if stopped is not None:
+            raise stopped
         if not task.cancelled():
             task.result()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest
+    from mongars.serving.pacing import Gathered
     from mongars.serving.replica import Replica, ReplicaStream
 
 
@@ -105,12 +106,13 @@ class GenerateDoor:
         self, answer: Answer, generation: GenerationRequest, deadline: Deadline
     ) -> None:
         fixed = self._headers(generation.task_type)
+        gathered: Gathered | None = None
         try:
             async with (
                 self._replica.stream(generation, deadline) as stream,
-                self._pacing.gather(stream.blocks, answers=generation.sampling.n) as blocks,
+                self._pacing.gather(stream.blocks, answers=generation.sampling.n) as gathered,
             ):
-                async for block in blocks:
+                async for block in gathered.pieces:
                     if answer.started:
                         await answer.write(block)
                         continue
@@ -123,8 +125,10 @@ class GenerateDoor:
                 fixed |= retry_after_header(error)
                 await answer.json(status_of(error), self._error_body(error), fixed)
                 return
+            held = b"" if gathered is None else gathered.rest()
+            event = encode_event(self._error_body(error), name=ERROR_EVENT)
             # The blank line ends an event that was cut in the middle.
-            await answer.write(b"\n\n" + encode_event(self._error_body(error), name=ERROR_EVENT))
+            await answer.write(held + b"\n\n" + event)
         await answer.end()
 
     async def _read(self, request: Request) -> GenerateRequest:
