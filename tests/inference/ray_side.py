@@ -74,7 +74,9 @@ async def ray_side(
     **settings: object,
 ) -> AsyncIterator[RaySide]:
     """A Ray provider for these endpoints, closed at the end."""
-    config = InferenceConfig(endpoints=urls, use_ray=True, **settings)
+    config = InferenceConfig(
+        endpoints=urls, use_ray=True, **{"session_affinity": False, **settings}
+    )
     clock = clock or SystemClock()
     observer = RecordingObserver()
     http = HttpPool(config)

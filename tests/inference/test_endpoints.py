@@ -15,7 +15,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def pool(clock: ManualClock) -> EndpointPool:
-    return EndpointPool((A, B), clock=clock, rest_after=2)
+    return EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 1.0)
 
 
 def admitted(pool: EndpointPool, url: str = A) -> Admission:
@@ -29,11 +29,6 @@ async def take_down(pool: EndpointPool, clock: ManualClock) -> None:
     pool.failed(admission, error="endpoint_unreachable", blame="gone")
     pool.release(admission)
     await clock.advance(0.001)
-
-
-def test_requests_start_at_the_next_endpoint_each(pool: EndpointPool) -> None:
-    """Load is spread: every request begins with another endpoint."""
-    assert [pool.order()[0] for _ in range(4)] == [A, B, A, B]
 
 
 async def test_a_floor_is_never_lowered(pool: EndpointPool, clock: ManualClock) -> None:
@@ -50,7 +45,7 @@ async def test_a_floor_is_never_lowered(pool: EndpointPool, clock: ManualClock) 
 async def test_a_dead_endpoint_is_skipped_for_longer_each_time(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """Down times double from one second to ten, so that a dead host costs next to nothing."""
+    """Down times double from five seconds to thirty: a dead host costs next to nothing."""
     pauses = []
     for _ in range(6):
         await take_down(pool, clock)
@@ -59,13 +54,13 @@ async def test_a_dead_endpoint_is_skipped_for_longer_each_time(
         while pool.opens_at(A) == NEVER:
             await clock.advance(0.25)
         pauses.append(round(clock.monotonic() - before))
-    assert pauses == [1, 2, 4, 8, 10, 10]
+    assert pauses == [5, 10, 20, 30, 30, 30]
 
 
 async def test_half_open_admits_exactly_one(pool: EndpointPool, clock: ManualClock) -> None:
     """Of a hundred requests after the down time, one goes and the rest look elsewhere."""
     await take_down(pool, clock)
-    await clock.advance(1.0)
+    await clock.advance(5.0)
     admissions = [admission for _ in range(100) if (admission := pool.admit(A))]
     assert len(admissions) == 1
     assert admissions[0].probe
@@ -76,7 +71,7 @@ async def test_a_probe_that_gives_up_makes_room_for_the_next(
 ) -> None:
     """A caller who leaves while probing does not lock the endpoint for ever."""
     await take_down(pool, clock)
-    await clock.advance(1.0)
+    await clock.advance(5.0)
     pool.release(admitted(pool))
     assert pool.admit(A) is not None
 
@@ -86,14 +81,14 @@ async def test_the_first_token_of_a_probe_opens_the_endpoint(
 ) -> None:
     """Nobody has to wait for the end of a long answer to know that the endpoint is back."""
     await take_down(pool, clock)
-    await clock.advance(1.0)
+    await clock.advance(5.0)
     pool.committed(admitted(pool))
     assert [pool.admit(A) is not None for _ in range(3)] == [True] * 3
 
 
 async def test_cut_answers_add_up(pool: EndpointPool, clock: ManualClock) -> None:
     """An endpoint that begins every answer and finishes none goes down all the same."""
-    for expected in (False, False, True):
+    for expected in (False, False, False, False, True):
         admission = admitted(pool)
         pool.committed(admission)
         assert pool.failed(admission, error="generation_interrupted", blame="mark") is expected
@@ -109,8 +104,8 @@ async def test_failing_together_counts_once(pool: EndpointPool, clock: ManualClo
 
 
 async def test_a_complete_answer_forgives(pool: EndpointPool, clock: ManualClock) -> None:
-    """Two failures, a success, two failures: still up."""
-    for outcome in ("fail", "fail", "succeed", "fail", "fail"):
+    """Failures with successes between them: still up."""
+    for outcome in ("fail", "succeed", "succeed", "fail", "succeed", "succeed", "fail"):
         admission = admitted(pool)
         if outcome == "fail":
             assert not pool.failed(admission, error="inference_failed", blame="mark")
@@ -175,7 +170,7 @@ async def test_the_background_probe_does_not_vouch_for_a_silent_endpoint(
     pool.release(admission)
     assert not pool.probed(A, "ready")
     assert pool.admit(A) is None
-    await clock.advance(1.0)
+    await clock.advance(5.0)
     assert admitted(pool).probe
 
 

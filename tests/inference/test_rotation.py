@@ -16,7 +16,7 @@ class Way:
     def __init__(self, *urls: str, cycles: int = 2) -> None:
         self.clock = ManualClock()
         config = InferenceConfig(endpoints=urls, use_ray=True, max_scale_cycles=cycles)
-        self.pool = EndpointPool(urls, clock=self.clock, rest_after=cycles)
+        self.pool = EndpointPool(urls, clock=self.clock, rest_after=cycles, random=lambda: 0.0)
         self.rotation = Rotation(self.pool, config, clock=self.clock, random=lambda: 0.5)
 
     async def step(self, *, not_after: float = 60.0) -> Step | None:

@@ -41,6 +41,8 @@ class InferenceConfig:
     total_timeout: float = 600.0
     local_reserve: float = 5.0
     seconds_per_1k_prompt_tokens: float = 10.0
+    session_affinity: bool = True
+    """Conversations go to the endpoint that knows their prompt, as far as its load allows."""
     token: str | None = field(default=None, repr=False)
     """Bearer token the Ray endpoints ask for."""
     ollama_host: str | None = None

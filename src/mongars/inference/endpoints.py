@@ -1,46 +1,57 @@
-"""What we know of each Ray endpoint, and whether a request may go there now.
+"""What we know of each Ray endpoint, whether a request may go there now, and which one is best.
 
-An endpoint is *up* until its failures in a row reach `BLAME_LIMIT` (then it is *down*) or it was
-busy `rest_after` times in a row (then it *rests*). Nothing is sent to it before `not_before`,
-which a busy answer may only move later, so that `Retry-After` is never undercut.
+Three things keep a request away: the breaker (it fails), `not_before` (it asked for patience; a
+busy answer may only move it later, so `Retry-After` is never undercut) and an operator (`drain`).
+Only `not_before` is worth waiting for. An endpoint that has as many requests as its concurrency
+limit allows is taken only when every other one has, too; how many go out at all is the `Gate`'s.
 
-While down or resting it is skipped, not waited for. When its time is over, exactly one request is
-admitted as a probe and holds the lease until its first token, its failure or its end; only then
-the others follow. The background prober ends a down time early when the endpoint had been gone or
-not ready, for that is what a readiness route can vouch for; silence and rests run their time.
+An endpoint that was busy `rest_after` times in a row *rests*: it is skipped, not waited for, until
+one request at a time finds out that it has room again.
 
-Requests that were already under way when a verdict fell do not repeat it: ten requests failing
-together are one failure, not ten.
+Among those that are left the cheaper of two random ones is taken: first-token time times requests
+under way (power of two choices on peak EWMA). A conversation goes where its prompt is in the cache,
+by rendezvous hashing, unless that endpoint has more than its share or is much slower.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from mongars.inference.breaker import NEVER, Breaker
+from mongars.inference.latency import PeakEwma
+from mongars.inference.limit import ConcurrencyLimit
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from mongars.core.clock import Clock
 
-BLAME_LIMIT = 3
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 10.0
+FIRST_REST = 1.0
+LONGEST_REST = 10.0
 FIRST_PROBE = 0.5
 PROBE_EVERY = 2.0
 FRESH_FOR = 5.0
 """For so long an endpoint that answered is believed to be there without asking again."""
-PROBE_GRACE = 5.0
-"""After a failed background probe the endpoint stays down this long: until well past the next."""
+FAILURE_PENALTY = 2.0
+"""Seconds added to the latency of a failure, so that failing fast does not look like being fast."""
+UNTRIED_COST = 1e6
+"""Of an endpoint that has requests and no history: one request at a time, until the first answers."""
+LOAD_BOUND = 1.25
+"""A conversation leaves its endpoint when that has this much more than the average load."""
+SLOWER_BOUND = 2.0
+"""It also leaves it when another endpoint is so many times faster."""
 
-NEVER = math.inf
 Blame = Literal["mark", "silent", "gone"]
 """A `mark` counts; `silent` and `gone` take the endpoint for down at once."""
 
 Probe = Literal["ready", "not_ready", "unreachable"]
-State = Literal["unknown", "up", "resting", "down", "probing"]
+State = Literal["unknown", "up", "warming", "resting", "down", "probing", "drained"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Admission:
     """Leave to send one request to an endpoint; to be handed back with `release`."""
 
@@ -51,61 +62,103 @@ class Admission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointStatus:
-    """What is known of one endpoint. `opens_in` is in seconds, None while a probe decides."""
+    """What is known of one endpoint; times in seconds.
 
+    `opens_in` is None while a test decides; `first_token_seconds` is the average that choices are
+    made by, None before the first answer.
+    """
+
+    id: str
     url: str
     state: State
     in_flight: int
+    limit: int
     failures: int
     busy: int
     opens_in: float | None
+    first_token_seconds: float | None
     last_error: str | None
+    adapter_version: str | None
 
 
-@dataclass(slots=True, kw_only=True)
 class _Endpoint:
-    known: bool = False
-    heard_at: float = -math.inf
-    not_before: float = -math.inf
-    down_until: float = -math.inf
-    failures: int = 0
-    busy: int = 0
-    trips: int = 0
-    judged_at: float = -math.inf
-    lease: Admission | None = None
-    probe_at: float = -math.inf
-    probe_decides: bool = False
-    announced: bool = False
-    """Whether its being down was reported, and its return not yet."""
-    in_flight: int = 0
-    last_error: str | None = None
+    """One endpoint: its policies, and what was seen of it."""
+
+    def __init__(self, *, random: Callable[[], float]) -> None:
+        self.breaker = Breaker(random=random)
+        self.latency = PeakEwma()
+        self.limit = ConcurrencyLimit()
+        self.known = False
+        self.drained = False
+        self.heard_at = -math.inf
+        self.not_before = -math.inf
+        self.busy = 0
+        self.busy_at = -math.inf
+        self.rest_lease: Admission | None = None
+        self.probe_at = -math.inf
+        self.probe_decides = False
+        self.announced = False
+        """Whether its being down was reported, and its return not yet."""
+        self.in_flight = 0
+        self.last_error: str | None = None
+        self.adapter_version: str | None = None
 
 
 class EndpointPool:
     """All endpoints of one Serve application, or of several that serve the same."""
 
-    def __init__(self, urls: tuple[str, ...], *, clock: Clock, rest_after: int) -> None:
-        self._endpoints = {url: _Endpoint() for url in urls}
+    def __init__(
+        self,
+        urls: tuple[str, ...],
+        *,
+        clock: Clock,
+        rest_after: int,
+        random: Callable[[], float],
+        only_hope: bool = False,
+    ) -> None:
+        """`only_hope`: nobody else can answer, so that a pool that is mostly down is tried anyway."""
+        self._endpoints = {url: _Endpoint(random=random) for url in urls}
+        self._ids = {f"ray-{number}": url for number, url in enumerate(urls, start=1)}
         self._clock = clock
+        self._random = random
         self._rest_after = max(1, rest_after)
-        self._turn = 0
+        self._only_hope = only_hope
 
-    def order(self) -> tuple[str, ...]:
-        """All endpoints, each call starting with the next one."""
-        urls = tuple(self._endpoints)
-        start = self._turn % len(urls)
-        self._turn += 1
-        return urls[start:] + urls[:start]
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All endpoints, in configured order."""
+        return tuple(self._endpoints)
+
+    def choose(self, urls: Sequence[str], *, session_id: str | None = None) -> str:
+        """The best of these, at least one, for the next request."""
+        roomy = [url for url in urls if self._has_room(self._endpoints[url])] or list(urls)
+        home = None if session_id is None else self._home(roomy, session_id)
+        if home is not None:
+            return home
+        first = self._draw(len(roomy))
+        second = (first + 1 + self._draw(len(roomy) - 1)) % len(roomy) if roomy[1:] else first
+        pair = sorted((first, second))  # of two that are new the one configured first
+        return min((roomy[number] for number in pair), key=self._cost)
 
     def opens_at(self, url: str) -> float:
         """When a request may go there: a past moment for now, `NEVER` while it is skipped."""
-        endpoint = self._endpoints[url]
-        if self._is_up(endpoint):
-            return endpoint.not_before
-        opens = max(endpoint.not_before, endpoint.down_until)
-        if endpoint.lease is not None or opens > self._clock.monotonic():
+        endpoint, now = self._endpoints[url], self._clock.monotonic()
+        if endpoint.drained:
             return NEVER
-        return opens
+        if self._panics(now):
+            return endpoint.not_before
+        opens = endpoint.breaker.opens_at(now)
+        if opens == NEVER or not self._rests(endpoint):
+            return max(opens, endpoint.not_before)
+        if endpoint.rest_lease is not None or endpoint.not_before > now:
+            return NEVER
+        return endpoint.not_before
+
+    @property
+    def capacity(self) -> int | None:
+        """Requests that may be under way in all; None while none can be sent anyway."""
+        usable = [e for e in self._endpoints.values() if self._is_up(e) and not e.drained]
+        return sum(endpoint.limit.value for endpoint in usable) or None
 
     def admit(self, url: str) -> Admission | None:
         """Take leave to send one request there; None if it may not go there now."""
@@ -113,9 +166,12 @@ class EndpointPool:
         if self.opens_at(url) > now:
             return None
         endpoint = self._endpoints[url]
-        admission = Admission(url=url, at=now, probe=not self._is_up(endpoint))
-        if admission.probe:
-            endpoint.lease = admission
+        test = endpoint.breaker.state == "open" or self._rests(endpoint)
+        admission = Admission(url=url, at=now, probe=test)
+        if endpoint.breaker.state == "open":
+            endpoint.breaker.leave(admission, now)
+        if self._rests(endpoint):
+            endpoint.rest_lease = admission
         endpoint.in_flight += 1
         return admission
 
@@ -123,72 +179,95 @@ class EndpointPool:
         """The request is over, whatever came of it. To be called exactly once."""
         endpoint = self._endpoints[admission.url]
         endpoint.in_flight -= 1
-        self._end_lease(endpoint, admission)
+        endpoint.breaker.released(admission)
+        _end_rest_lease(endpoint, admission)
 
-    def committed(self, admission: Admission) -> bool:
+    def committed(self, admission: Admission, *, adapter_version: str | None = None) -> bool:
         """Its first token came: open to everybody. Returns whether that is news."""
-        endpoint = self._endpoints[admission.url]
+        endpoint, now = self._endpoints[admission.url], self._clock.monotonic()
         endpoint.known = True
-        endpoint.heard_at = self._clock.monotonic()
-        endpoint.failures = min(endpoint.failures, BLAME_LIMIT - 1)
+        endpoint.heard_at = now
         endpoint.busy = 0
-        endpoint.down_until = -math.inf
-        self._end_lease(endpoint, admission)
-        return _announce(endpoint, down=False)
+        endpoint.adapter_version = adapter_version or endpoint.adapter_version
+        if admission.probe:
+            endpoint.latency = PeakEwma()  # what it was before it failed says nothing any more
+        endpoint.latency.observe(now - admission.at, now)
+        endpoint.limit.succeeded(endpoint.in_flight)
+        endpoint.breaker.began(admission, now)
+        _end_rest_lease(endpoint, admission)
+        return endpoint.breaker.state == "closed" and _announce(endpoint, down=False)
 
     def completed(self, admission: Admission) -> None:
         """Its answer came to its end: old failures are forgiven."""
-        endpoint = self._endpoints[admission.url]
-        endpoint.heard_at = self._clock.monotonic()
-        endpoint.failures = endpoint.trips = 0
+        endpoint, now = self._endpoints[admission.url], self._clock.monotonic()
+        endpoint.heard_at = now
+        endpoint.breaker.finished(now)
         endpoint.last_error = None
 
     def busy(self, admission: Admission, *, wait: float) -> float:
         """It asked for patience; returns the seconds for which it is now left alone."""
-        endpoint = self._endpoints[admission.url]
-        now = self._clock.monotonic()
+        endpoint, now = self._endpoints[admission.url], self._clock.monotonic()
         endpoint.known = True
         endpoint.heard_at = now
         endpoint.not_before = max(endpoint.not_before, now + wait)
-        if self._is_news(endpoint, admission):
-            endpoint.failures = min(endpoint.failures, BLAME_LIMIT - 1)  # busy, but there
+        endpoint.limit.refused()
+        endpoint.latency.observe(now - admission.at + FAILURE_PENALTY, now)
+        if admission.at >= endpoint.busy_at:
+            endpoint.busy_at = now
+            endpoint.breaker.busy()
             endpoint.busy += 1
             if endpoint.busy >= self._rest_after:
-                rest = _pause(endpoint.busy - self._rest_after)
-                endpoint.not_before = max(endpoint.not_before, now + rest)
+                rest = FIRST_REST * 2.0 ** min(endpoint.busy - self._rest_after, 10)
+                endpoint.not_before = max(endpoint.not_before, now + min(LONGEST_REST, rest))
         return endpoint.not_before - now
 
     def failed(self, admission: Admission, *, error: str, blame: Blame) -> bool:
         """It failed. Returns whether it is news that it is down."""
-        endpoint = self._endpoints[admission.url]
+        endpoint, now = self._endpoints[admission.url], self._clock.monotonic()
         endpoint.known = True
         endpoint.last_error = error
-        if not self._is_news(endpoint, admission):
-            return False
         endpoint.busy = 0
-        endpoint.failures = max(endpoint.failures + 1, 0 if blame == "mark" else BLAME_LIMIT)
-        if endpoint.failures < BLAME_LIMIT:
+        endpoint.latency.observe(now - admission.at + FAILURE_PENALTY, now)
+        if blame == "silent":
+            endpoint.limit.refused()
+        opened = endpoint.breaker.failed(
+            admission, admission.at, now, decisive=blame in {"silent", "gone"}
+        )
+        if not opened:
             return False
-        now = self._clock.monotonic()
-        endpoint.down_until = now + _pause(endpoint.trips)
-        endpoint.trips += 1
         endpoint.probe_at = now + FIRST_PROBE
         endpoint.probe_decides = blame == "gone"
         return _announce(endpoint, down=True)
+
+    def drain(self, endpoint_id: str) -> bool:
+        """Send nothing there any more, until `reset`; False if there is no such endpoint."""
+        url = self._ids.get(endpoint_id)
+        if url is not None:
+            self._endpoints[url].drained = True
+        return url is not None
+
+    def reset(self, endpoint_id: str) -> bool:
+        """Forget what was seen of it, and let requests go there; False if there is none."""
+        url = self._ids.get(endpoint_id)
+        if url is not None:
+            fresh = _Endpoint(random=self._random)
+            fresh.in_flight = self._endpoints[url].in_flight
+            self._endpoints[url] = fresh
+        return url is not None
 
     def due_probes(self) -> tuple[str, ...]:
         """Endpoints a background probe should visit now: down ones, and those never heard of."""
         now = self._clock.monotonic()
         due = []
         for url, endpoint in self._endpoints.items():
-            wanted = not endpoint.known or endpoint.failures >= BLAME_LIMIT
+            wanted = not endpoint.known or endpoint.breaker.state != "closed"
             if wanted and endpoint.probe_at <= now:
                 endpoint.probe_at = now + PROBE_EVERY
                 due.append(url)
         return tuple(due)
 
     def unheard(self) -> tuple[str, ...]:
-        """Endpoints of which nobody knows whether they are there now: new ones, and idle ones."""
+        """Endpoints of which nothing is known that still holds."""
         before = self._clock.monotonic() - FRESH_FOR
         return tuple(
             url
@@ -203,23 +282,22 @@ class EndpointPool:
         An endpoint never heard of is only taken for down if nothing is there; that it is not
         ready yet, it may tell the first request itself, with its `Retry-After`.
         """
-        endpoint = self._endpoints[url]
+        endpoint, now = self._endpoints[url], self._clock.monotonic()
         if endpoint.in_flight and self._is_up(endpoint):
             return False  # a request that goes there now knows better
-        was_down = endpoint.failures >= BLAME_LIMIT
+        was_down = endpoint.breaker.state != "closed"
         if found == "ready":
             endpoint.known = True
-            endpoint.heard_at = self._clock.monotonic()
+            endpoint.heard_at = now
             if was_down and endpoint.probe_decides:
-                endpoint.down_until = -math.inf
+                endpoint.breaker.vouched(now)
                 return _announce(endpoint, down=False)
             return False
         if found == "not_ready" and not was_down:
             return False
         endpoint.known = True
-        endpoint.failures = max(endpoint.failures, BLAME_LIMIT)
-        endpoint.down_until = max(endpoint.down_until, self._clock.monotonic() + PROBE_GRACE)
         endpoint.probe_decides = True
+        endpoint.breaker.trip(now)
         return _announce(endpoint, down=True)
 
     def soonest(self) -> float | None:
@@ -230,48 +308,85 @@ class EndpointPool:
 
     def statuses(self) -> tuple[EndpointStatus, ...]:
         """What is known now, in configured order."""
-        return tuple(self._status(url, endpoint) for url, endpoint in self._endpoints.items())
+        return tuple(self._status(name, url) for name, url in self._ids.items())
 
-    def _status(self, url: str, endpoint: _Endpoint) -> EndpointStatus:
-        opens = max(endpoint.not_before, endpoint.down_until) - self._clock.monotonic()
+    def _status(self, name: str, url: str) -> EndpointStatus:
+        endpoint, now = self._endpoints[url], self._clock.monotonic()
+        opens = max(endpoint.not_before - now, endpoint.breaker.open_for(now), 0.0)
+        state = self._state(endpoint)
         return EndpointStatus(
+            id=name,
             url=url,
-            state=self._state(endpoint),
+            state=state,
             in_flight=endpoint.in_flight,
-            failures=endpoint.failures,
+            limit=endpoint.limit.value,
+            failures=endpoint.breaker.failures,
             busy=endpoint.busy,
-            opens_in=None if endpoint.lease is not None else max(0.0, opens),
+            opens_in=None if state in {"probing", "drained"} else opens,
+            first_token_seconds=endpoint.latency.at(now) if endpoint.latency.known else None,
             last_error=endpoint.last_error,
+            adapter_version=endpoint.adapter_version,
         )
 
     def _state(self, endpoint: _Endpoint) -> State:
+        if endpoint.drained:
+            return "drained"
         if not endpoint.known:
             return "unknown"
-        if endpoint.lease is not None:
+        if endpoint.rest_lease is not None or endpoint.breaker.state == "half_open":
             return "probing"
-        if endpoint.failures >= BLAME_LIMIT:
+        if endpoint.breaker.state == "open":
             return "down"
-        return "up" if self._is_up(endpoint) else "resting"
+        if self._rests(endpoint):
+            return "resting"
+        return "up" if endpoint.breaker.share(self._clock.monotonic()) >= 1 else "warming"
+
+    def _cost(self, url: str) -> float:
+        endpoint, now = self._endpoints[url], self._clock.monotonic()
+        if not endpoint.latency.known and endpoint.in_flight:
+            return UNTRIED_COST * endpoint.in_flight
+        cost = endpoint.latency.at(now) * (endpoint.in_flight + 1)
+        return cost / endpoint.breaker.share(now)
+
+    def _home(self, urls: Sequence[str], session_id: str) -> str | None:
+        """Where a conversation lives, unless it had better go elsewhere this time."""
+        home = max(urls, key=lambda url: hashlib.sha256(f"{session_id} {url}".encode()).digest())
+        endpoint, now = self._endpoints[home], self._clock.monotonic()
+        total = sum(self._endpoints[url].in_flight for url in urls)
+        fastest = min(
+            (e.latency.last for url in urls if (e := self._endpoints[url]).latency.known),
+            default=0.0,
+        )
+        crowded = endpoint.in_flight + 1 > math.ceil(LOAD_BOUND * (total + 1) / len(urls))
+        slow = endpoint.latency.last > SLOWER_BOUND * fastest
+        return None if crowded or slow or endpoint.breaker.share(now) < 1 else home
+
+    def _has_room(self, endpoint: _Endpoint) -> bool:
+        return endpoint.in_flight < endpoint.limit.value
+
+    def _rests(self, endpoint: _Endpoint) -> bool:
+        return endpoint.busy >= self._rest_after
 
     def _is_up(self, endpoint: _Endpoint) -> bool:
-        return endpoint.failures < BLAME_LIMIT and endpoint.busy < self._rest_after
+        return endpoint.breaker.state == "closed" and not self._rests(endpoint)
 
-    def _is_news(self, endpoint: _Endpoint, admission: Admission) -> bool:
-        if admission.at < endpoint.judged_at:
+    def _panics(self, now: float) -> bool:
+        """Most are down and nobody else can answer: then any of them is worth a try."""
+        if not self._only_hope:
             return False
-        endpoint.judged_at = self._clock.monotonic()
-        return True
+        down = sum(e.breaker.opens_at(now) == NEVER for e in self._endpoints.values())
+        return down > len(self._endpoints) / 2
 
-    def _end_lease(self, endpoint: _Endpoint, admission: Admission) -> None:
-        if endpoint.lease is admission:
-            endpoint.lease = None
+    def _draw(self, count: int) -> int:
+        return int(self._random() * count) % count
+
+
+def _end_rest_lease(endpoint: _Endpoint, admission: Admission) -> None:
+    if endpoint.rest_lease is admission:
+        endpoint.rest_lease = None
 
 
 def _announce(endpoint: _Endpoint, *, down: bool) -> bool:
     news = endpoint.announced is not down
     endpoint.announced = down
     return news
-
-
-def _pause(nth: int) -> float:
-    return min(LONGEST_PAUSE, FIRST_PAUSE * float(2 ** min(nth, 10)))

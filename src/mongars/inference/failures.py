@@ -76,6 +76,11 @@ class AttemptError(Exception):
         """Seconds; None when the peer is not busy or did not say."""
         return self.error.retry_after if isinstance(self.error, RetryableLater) else None
 
+    @property
+    def unsent(self) -> bool:
+        """Whether no connection came about, so that the endpoint has had no work from it."""
+        return self.verdict == "gone" and self.status is None
+
 
 # Most specific first.
 _MEANINGS: dict[type[WorldError], tuple[Verdict, AttemptFailure]] = {

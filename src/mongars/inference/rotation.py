@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mongars.inference.backoff import backoff
-from mongars.inference.endpoints import NEVER
+from mongars.inference.breaker import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,12 +44,14 @@ class Rotation:
         *,
         clock: Clock,
         random: Callable[[], float],
+        session_id: str | None = None,
     ) -> None:
         self._pool = pool
+        self._session_id = session_id
         self._clock = clock
         self._random = random
         self._ceilings = config.scaling_backoff
-        self._fresh = list(pool.order())
+        self._fresh = list(pool.urls)
         self._returning: dict[str, float] = {}
         self._cycles_left = max(1, config.max_scale_cycles) - 1
         self._attempts_left = min(len(self._fresh) * (self._cycles_left + 1), MOST_ATTEMPTS)
@@ -60,10 +62,11 @@ class Rotation:
         if self._attempts_left == 0:
             return None
         now = self._clock.monotonic()
-        for url in self._fresh:
-            if self._pool.opens_at(url) <= now:
-                self._fresh.remove(url)
-                return Step(url=url, at=now)
+        open_now = [url for url in self._fresh if self._pool.opens_at(url) <= now]
+        if open_now:
+            url = self._pool.choose(open_now, session_id=self._session_id)
+            self._fresh.remove(url)
+            return Step(url=url, at=now)
         return self._patient_step(now, not_after)
 
     def sent(self) -> None:

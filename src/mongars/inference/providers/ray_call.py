@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest
     from mongars.core.observe import Observer
+    from mongars.inference.budget import RetryBudget
     from mongars.inference.config import InferenceConfig
     from mongars.inference.endpoints import Admission, Blame, EndpointPool
     from mongars.inference.provider import Attempts
@@ -70,6 +71,7 @@ class RayTools:
     clock: Clock
     observer: Observer
     random: Callable[[], float]
+    budget: RetryBudget
 
 
 class _Label(TypedDict):
@@ -93,7 +95,13 @@ class RayCall:
         self._request = request
         self._deadline = deadline
         self._attempts = attempts
-        self._rotation = Rotation(tools.pool, tools.config, clock=tools.clock, random=tools.random)
+        self._rotation = Rotation(
+            tools.pool,
+            tools.config,
+            clock=tools.clock,
+            random=tools.random,
+            session_id=request.session_id if tools.config.session_affinity else None,
+        )
         self._exchange = RayExchange(
             request, config=tools.config, http=tools.http, clock=tools.clock, deadline=deadline
         )
@@ -114,12 +122,22 @@ class RayCall:
             admission = self._pool.admit(step.url)
             if admission is None:
                 continue  # somebody else's answer closed it meanwhile
+            if not self._may_send(last):
+                self._pool.release(admission)
+                break
             self._rotation.sent()
             try:
                 return await stack.enter_async_context(self._attempt(admission, commit_by))
             except AttemptError as failure:
                 last = failure
         raise self._conclusion(last)
+
+    def _may_send(self, last: AttemptError | None) -> bool:
+        """First attempts always; others from the budget, unless nothing has been sent yet."""
+        if last is None:
+            self._tools.budget.request()
+            return True
+        return last.unsent or self._tools.budget.spend()
 
     @asynccontextmanager
     async def _attempt(
@@ -130,7 +148,7 @@ class RayCall:
         try:
             async with self._exchange.open(admission.url, commit_by) as begun:
                 began = self._clock.monotonic()
-                if self._pool.committed(admission):
+                if self._pool.committed(admission, adapter_version=begun.origin.adapter_version):
                     self._changed(admission, "reachable")
                 try:
                     yield ProviderStream(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from mongars.core.errors import Overloaded
+from mongars.inference.budget import RetryBudget
 from mongars.inference.endpoints import EndpointPool
 from mongars.inference.events import split_label
+from mongars.inference.gate import Gate
 from mongars.inference.provider import ProviderName, ProviderState, ProviderStatus
 from mongars.inference.providers.prober import Prober
 from mongars.inference.providers.ray_call import RayCall, RayTools
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from mongars.inference.provider import Attempts, ProviderStream
     from mongars.inference.providers.http import HttpPool
 
-SLOT_PATIENCE = 1.0
-"""How long a request waits for one of `RAY_CLIENT_MAX_CONNECTIONS` before it goes elsewhere."""
+WAITING_SHARE = 0.5
+"""Of the time in which Ray must begin to answer, a request may wait so much before it is sent."""
 
 
 class RayServe:
@@ -43,8 +43,16 @@ class RayServe:
         clock: Clock,
         observer: Observer,
         random: Callable[[], float],
+        only_hope: bool = False,
     ) -> None:
-        self._pool = EndpointPool(config.endpoints, clock=clock, rest_after=config.max_scale_cycles)
+        """`only_hope`: no other provider can answer; see `EndpointPool`."""
+        self._pool = EndpointPool(
+            config.endpoints,
+            clock=clock,
+            rest_after=config.max_scale_cycles,
+            random=random,
+            only_hope=only_hope,
+        )
         self._tools = RayTools(
             config=config,
             http=http,
@@ -52,11 +60,12 @@ class RayServe:
             clock=clock,
             observer=observer,
             random=random,
+            budget=RetryBudget(clock),
         )
         self._prober = Prober(
             self._pool, http, config=config, clock=clock, observer=observer, random=random
         )
-        self._slots = asyncio.Semaphore(config.max_connections)
+        self._gate = Gate(self._capacity, clock=clock)
 
     @asynccontextmanager
     async def open(
@@ -69,7 +78,8 @@ class RayServe:
         """
         deadline.check("ask Ray")
         commit_by = self._tools.config.commit_by(request, deadline)
-        async with self._slot(commit_by), AsyncExitStack() as stack:
+        patience = WAITING_SHARE * commit_by.remaining()
+        async with self._gate.slot(patience), AsyncExitStack() as stack:
             call = RayCall(self._tools, request, deadline=deadline, attempts=attempts)
             yield await call.begin(commit_by, stack)
 
@@ -90,28 +100,28 @@ class RayServe:
         """Close the connections."""
         await self._tools.http.aclose()
 
-    @asynccontextmanager
-    async def _slot(self, commit_by: Deadline) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(min(SLOT_PATIENCE, commit_by.remaining() / 2)):
-                await self._slots.acquire()
-        except TimeoutError as exc:
-            limit = self._tools.config.max_connections
-            detail = f"All {limit} connections to Ray are in use (RAY_CLIENT_MAX_CONNECTIONS)."
-            raise Overloaded(detail, retry_after=SLOT_PATIENCE) from exc
-        try:
-            yield
-        finally:
-            self._slots.release()
+    def drain(self, endpoint_id: str) -> bool:
+        """Send nothing there any more; see `EndpointPool.drain`."""
+        return self._pool.drain(endpoint_id)
+
+    def reset(self, endpoint_id: str) -> bool:
+        """Forget what was seen of it; see `EndpointPool.reset`."""
+        found = self._pool.reset(endpoint_id)
+        self._gate.wake()
+        return found
+
+    def _capacity(self) -> int | None:
+        room = self._pool.capacity
+        return None if room is None else min(room, self._tools.config.max_connections)
 
 
 def _overall(endpoints: tuple[EndpointStatus, ...]) -> ProviderState:
     states = {endpoint.state for endpoint in endpoints}
-    if states & {"up", "resting", "probing"}:
+    if states & {"up", "warming", "resting", "probing"}:
         return "up"
     return "unknown" if "unknown" in states else "down"
 
 
 def _summary(endpoints: tuple[EndpointStatus, ...]) -> str:
-    up = sum(endpoint.state == "up" for endpoint in endpoints)
+    up = sum(endpoint.state in {"up", "warming"} for endpoint in endpoints)
     return f"{up} of {len(endpoints)} endpoints up"

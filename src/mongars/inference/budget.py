@@ -1,0 +1,52 @@
+"""One budget for everything that adds load: retries, hedges, continuations.
+
+When every request fails, retrying all of them multiplies the load on whatever is in trouble. The
+budget allows a share of the requests of the last seconds, and a small floor so that a client with
+few requests may retry at all (the retry budget of Finagle: 20 %, a floor per second, 10 s).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mongars.core.clock import Clock
+
+SHARE = 0.2
+FLOOR_PER_SECOND = 3.0
+MEMORY_SECONDS = 10.0
+
+
+class RetryBudget:
+    """Counts what was sent, over the last `MEMORY_SECONDS`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._requests: deque[float] = deque()
+        self._extra: deque[float] = deque()
+
+    def request(self) -> None:
+        """A request's first attempt goes out."""
+        self._requests.append(self._now())
+
+    def spend(self) -> bool:
+        """Ask to send something beyond a first attempt; counted if the answer is yes."""
+        if self.left < 1:
+            return False
+        self._extra.append(self._now())
+        return True
+
+    @property
+    def left(self) -> float:
+        """What may still be sent now."""
+        self._now()
+        floor = FLOOR_PER_SECOND * MEMORY_SECONDS
+        return floor + SHARE * len(self._requests) - len(self._extra)
+
+    def _now(self) -> float:
+        now = self._clock.monotonic()
+        for times in (self._requests, self._extra):
+            while times and times[0] < now - MEMORY_SECONDS:
+                times.popleft()
+        return now

@@ -1,0 +1,38 @@
+"""How many requests an endpoint gets at once: additive increase, multiplicative decrease.
+
+The rule of TCP (Jacobson and Karels, 1988) on concurrency. Until the endpoint first says "too many",
+each answer that begins makes room for one more; later it takes as many as the limit is. A refusal
+or a silence leaves 0.7 of it. It does not grow while half of it is unused, because then the
+answers say nothing about it. Counted is the beginning of an answer, not its end: a stream that lasts
+minutes has shown with its first token that there was room for it.
+"""
+
+from __future__ import annotations
+
+FIRST = 8
+DECREASE = 0.7
+MOST = 4096
+
+
+class ConcurrencyLimit:
+    """The limit of one endpoint."""
+
+    def __init__(self) -> None:
+        self._limit = float(FIRST)
+        self._searching = True
+
+    @property
+    def value(self) -> int:
+        """Requests that may be under way; at least 1."""
+        return int(self._limit)
+
+    def succeeded(self, in_flight: int) -> None:
+        """An answer began while so many were under way, itself included."""
+        if in_flight >= self._limit / 2:
+            step = 1.0 if self._searching else 1 / self._limit
+            self._limit = min(MOST, self._limit + step)
+
+    def refused(self) -> None:
+        """It was too busy, or did not begin in time."""
+        self._searching = False
+        self._limit = max(1.0, self._limit * DECREASE)
