@@ -185,6 +185,26 @@ async def test_probes_keep_their_distance(pool: EndpointPool, clock: ManualClock
     assert visits == 5
 
 
+async def test_an_application_that_is_starting_is_looked_at_more_often(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """Nobody should be sent elsewhere for seconds after it has become ready."""
+    pool.probed(B, "ready")
+    pool.probed(A, "unreachable")
+    pool.probed(A, "not_ready")
+    assert pool.statuses()[0].state == "down"
+    visits = 0
+    for _ in range(20):
+        await clock.advance(0.1)
+        if A in pool.due_probes():
+            visits += 1
+            pool.probed(A, "not_ready")
+    assert visits == 4
+    pool.probed(A, "ready")
+    assert pool.statuses()[0].state == "untested"
+    assert admitted(pool).probe
+
+
 def test_an_unknown_endpoint_that_is_not_ready_may_say_so_itself(pool: EndpointPool) -> None:
     """At the start, `not ready` is left to the answer with its `Retry-After`; `nothing` is not."""
     assert not pool.probed(A, "not_ready")

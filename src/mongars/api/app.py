@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from mongars.api.conversation import conversation_routes
 from mongars.api.health import health_routes
+from mongars.api.internal import internal_routes
 from mongars.api.login import login_routes
 from mongars.api.openai import openai_routes
 from mongars.api.problems import install_problem_handlers
@@ -32,6 +33,12 @@ def build_app(
         openapi_url=None,  # served by `health_routes`, to those with a key
     )
     install_problem_handlers(app)
-    for routes in (openai_routes, conversation_routes, login_routes, health_routes):
+    for routes in (
+        openai_routes,
+        conversation_routes,
+        login_routes,
+        health_routes,
+        internal_routes,
+    ):
         app.include_router(routes(context))
     return app

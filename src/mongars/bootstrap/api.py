@@ -126,14 +126,20 @@ def build_llm(settings: Settings, *, clock: Clock, observer: Observer) -> LLMInt
     """The provider chain: Ray Serve, Ollama, embedded engine, as far as each is configured."""
     config = settings.inference()
     http = HttpPool(config)
+    engine = embedded_engine(settings, clock=clock, observer=observer)
     providers: list[Provider] = []
     if config.ray_active:
-        providers.append(
-            RayServe(config, http, clock=clock, observer=observer, random=random.random)
+        ray = RayServe(
+            config,
+            http,
+            clock=clock,
+            observer=observer,
+            random=random.random,
+            only_hope=engine is None and config.ollama_host is None,
         )
+        providers.append(ray)
     if config.ollama_host is not None:
         providers.append(Ollama(config, http, clock=clock))
-    engine = embedded_engine(settings, clock=clock, observer=observer)
     if engine is not None:
         providers.append(Embedded(engine, config))
     return LLMIntegration(config, tuple(providers), clock=clock, observer=observer)

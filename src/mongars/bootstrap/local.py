@@ -53,7 +53,12 @@ class LocalPlan:
         async def ready() -> bool:
             return await http_answers(host, config.port, path="/healthz", holds=b'"ok"')
 
+        async def answering() -> bool:
+            holds = b'"status":"ready"'
+            return await http_answers(host, config.port, path="/readyz", holds=holds)
+
         return StackParts(
+            answering=answering,
             provision=self._provision,
             migrate=self._migrate,
             deploy=(python, "-m", "mongars.cli.serve", "--deploy"),

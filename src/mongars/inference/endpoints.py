@@ -33,6 +33,8 @@ FIRST_REST = 1.0
 LONGEST_REST = 10.0
 FIRST_PROBE = 0.5
 PROBE_EVERY = 2.0
+PROBE_STARTING_EVERY = 0.5
+"""For an endpoint that is there and not ready yet: it will be, soon."""
 FRESH_FOR = 5.0
 """For so long an endpoint that answered is believed to be there without asking again."""
 FAILURE_PENALTY = 2.0
@@ -48,7 +50,8 @@ Blame = Literal["mark", "silent", "gone"]
 """A `mark` counts; `silent` and `gone` take the endpoint for down at once."""
 
 Probe = Literal["ready", "not_ready", "unreachable"]
-State = Literal["unknown", "up", "warming", "resting", "down", "probing", "drained"]
+State = Literal["unknown", "up", "warming", "resting", "down", "untested", "probing", "drained"]
+"""`untested`: its down time is over, or a probe found it back, and no request has been there yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -298,6 +301,8 @@ class EndpointPool:
         endpoint.known = True
         endpoint.probe_decides = True
         endpoint.breaker.trip(now)
+        if found == "not_ready":
+            endpoint.probe_at = now + PROBE_STARTING_EVERY
         return _announce(endpoint, down=True)
 
     def soonest(self) -> float | None:
@@ -313,7 +318,7 @@ class EndpointPool:
     def _status(self, name: str, url: str) -> EndpointStatus:
         endpoint, now = self._endpoints[url], self._clock.monotonic()
         opens = max(endpoint.not_before - now, endpoint.breaker.open_for(now), 0.0)
-        state = self._state(endpoint)
+        state = self._state(endpoint, now)
         return EndpointStatus(
             id=name,
             url=url,
@@ -328,7 +333,7 @@ class EndpointPool:
             adapter_version=endpoint.adapter_version,
         )
 
-    def _state(self, endpoint: _Endpoint) -> State:
+    def _state(self, endpoint: _Endpoint, now: float) -> State:
         if endpoint.drained:
             return "drained"
         if not endpoint.known:
@@ -336,10 +341,10 @@ class EndpointPool:
         if endpoint.rest_lease is not None or endpoint.breaker.state == "half_open":
             return "probing"
         if endpoint.breaker.state == "open":
-            return "down"
+            return "down" if endpoint.breaker.opens_at(now) == NEVER else "untested"
         if self._rests(endpoint):
             return "resting"
-        return "up" if endpoint.breaker.share(self._clock.monotonic()) >= 1 else "warming"
+        return "up" if endpoint.breaker.share(now) >= 1 else "warming"
 
     def _cost(self, url: str) -> float:
         endpoint, now = self._endpoints[url], self._clock.monotonic()

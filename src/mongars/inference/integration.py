@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from mongars.core.deadline import Deadline
+from mongars.core.errors import NotFound
 from mongars.core.generation import Sampling
 from mongars.core.observe import Note
 from mongars.inference.chain import ProviderChain
@@ -14,7 +15,7 @@ from mongars.inference.published import prompt_request, published_form, wished_t
 from mongars.protocol.fold import Fold
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from mongars.core.clock import Clock
@@ -136,6 +137,27 @@ class LLMIntegration:
         async with self.open(request) as answer:
             async for chunk in answer:
                 yield chunk
+
+    def drain(self, endpoint_id: str) -> None:
+        """Send nothing to that endpoint any more; what is under way there goes on.
+
+        It lasts until `reset` or the end of this process. Raises `NotFound`.
+        """
+        self._control(endpoint_id, "drained", [p.drain for p in self._providers])
+
+    def reset(self, endpoint_id: str) -> None:
+        """Forget what was seen of that endpoint, and use it again. Raises `NotFound`."""
+        self._control(endpoint_id, "reset", [p.reset for p in self._providers])
+
+    def _control(
+        self, endpoint_id: str, what: str, orders: Sequence[Callable[[str], bool]]
+    ) -> None:
+        if not any(order(endpoint_id) for order in orders):
+            detail = f"There is no endpoint {endpoint_id!r}; see GET /internal/endpoints."
+            raise NotFound(detail)
+        self._observer.observe(
+            Note(name=f"llm.ray.endpoint_{what}", values={"endpoint": endpoint_id})
+        )
 
     async def status(self) -> tuple[ProviderStatus, ...]:
         """What every provider knows of itself, in order of preference."""

@@ -111,6 +111,14 @@ class Provider(Protocol):
         """Its state now. Never raises; bounded to a second or two."""
         ...
 
+    def drain(self, endpoint_id: str) -> bool:
+        """Send nothing to that endpoint any more; False if it has none of that id."""
+        ...
+
+    def reset(self, endpoint_id: str) -> bool:
+        """Forget what was seen of that endpoint and use it again; False if it has none such."""
+        ...
+
     async def aclose(self) -> None:
         """Let go of everything. Safe to call twice."""
         ...

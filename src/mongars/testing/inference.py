@@ -41,7 +41,10 @@ def build(
     chance = random.SystemRandom().random
     providers: list[Provider] = []
     if config.ray_active:
-        providers.append(RayServe(config, http, clock=clock, observer=observer, random=chance))
+        hope = engine is None and config.ollama_host is None
+        providers.append(
+            RayServe(config, http, clock=clock, observer=observer, random=chance, only_hope=hope)
+        )
     if config.ollama_host is not None:
         providers.append(Ollama(config, http, clock=clock))
     if engine is not None:

@@ -73,3 +73,5 @@ class StackParts:
     deploy: tuple[str, ...]
     api: Service
     worker: Service | None = None
+    answering: Probe = at_once
+    """Whether a question asked of the API now would go where it should."""

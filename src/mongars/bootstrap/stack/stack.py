@@ -48,6 +48,7 @@ _DEPLOY_WITHIN_S = 180.0
 _REDEPLOY_DELAYS_S = (0.5, 1.0, 2.0, 5.0)
 _REDEPLOY_LAST_DELAY_S = 10.0
 _REAP_S = 2.0
+_ANSWERING_S, _LOOK_S = 5.0, 0.1
 _GRACE_S = 4.0  # for the services, then once more for Ray; with what follows, less than 15 in all
 _MOST_CPUS = 8  # Ray starts a worker process for each
 
@@ -126,7 +127,17 @@ class LocalStack:
         except BaseExceptionGroup as failures:
             # One part failed and the others were cancelled for it: that one is the news.
             raise _first(failures) from None
+        if self.config.use_ray:
+            await self._wait_for_answers()
         self._watch(self._reap, name="orphans")
+
+    async def _wait_for_answers(self) -> None:
+        """Until the API has found the application; it looks for it every half second."""
+        for _ in range(round(_ANSWERING_S / _LOOK_S)):
+            if await self._parts.answering():
+                return
+            await self._clock.sleep(_LOOK_S)
+        self._listener(Notice(text="The API answers by a fallback; see `mongars status`."))
 
     async def _end_leftovers(self) -> str:
         folders = (self._ray.folder,)

@@ -119,6 +119,14 @@ class Embedded:
         detail = found.detail or words.get(found.state, "")
         return ProviderStatus(name=self.name, state=_STATES[found.state], detail=detail)
 
+    def drain(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
+        """It has no endpoints to choose from."""
+        return False
+
+    def reset(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
+        """It has no endpoints to choose from."""
+        return False
+
     async def aclose(self) -> None:
         """Stop the engine."""
         await self._engine.aclose()

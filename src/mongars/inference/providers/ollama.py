@@ -98,6 +98,14 @@ class Ollama:
             return ProviderStatus(name=self.name, state="up", detail=f"{self._model} is there")
         return ProviderStatus(name=self.name, state="down", detail=self._missing())
 
+    def drain(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
+        """It has no endpoints to choose from."""
+        return False
+
+    def reset(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
+        """It has no endpoints to choose from."""
+        return False
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()

@@ -119,7 +119,7 @@ def _overall(endpoints: tuple[EndpointStatus, ...]) -> ProviderState:
     states = {endpoint.state for endpoint in endpoints}
     if states & {"up", "warming", "resting", "probing"}:
         return "up"
-    return "unknown" if "unknown" in states else "down"
+    return "unknown" if states & {"unknown", "untested"} else "down"
 
 
 def _summary(endpoints: tuple[EndpointStatus, ...]) -> str:

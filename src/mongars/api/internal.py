@@ -1,0 +1,73 @@
+"""The operator's routes: what the client knows of its endpoints, and taking one out of use."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from mongars.api.requests import principal_of
+from mongars.core.errors import Forbidden
+
+if TYPE_CHECKING:
+    from mongars.api.context import ApiContext
+    from mongars.inference.provider import ProviderStatus
+
+
+def internal_routes(context: ApiContext) -> APIRouter:
+    """The router; all of it is for administrators."""
+    door = InternalDoor(context)
+    router = APIRouter(prefix="/internal", tags=["operator"])
+    router.add_api_route("/endpoints", door.endpoints, methods=["GET"], response_model=None)
+    router.add_api_route(
+        "/endpoints/{endpoint_id}/drain", door.drain, methods=["POST"], response_model=None
+    )
+    router.add_api_route(
+        "/endpoints/{endpoint_id}/reset", door.reset, methods=["POST"], response_model=None
+    )
+    return router
+
+
+class InternalDoor:
+    """Handlers of the operator's routes."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+
+    async def endpoints(self, request: Request) -> Response:
+        """`GET /internal/endpoints`: every provider, and of Ray every endpoint."""
+        await self._check(request)
+        return await self._shown()
+
+    async def drain(self, request: Request, endpoint_id: str) -> Response:
+        """`POST /internal/endpoints/{id}/drain`: send nothing there any more."""
+        await self._check(request)
+        self._context.llm.drain(endpoint_id)
+        return await self._shown()
+
+    async def reset(self, request: Request, endpoint_id: str) -> Response:
+        """`POST /internal/endpoints/{id}/reset`: forget its failures and use it again."""
+        await self._check(request)
+        self._context.llm.reset(endpoint_id)
+        return await self._shown()
+
+    async def _check(self, request: Request) -> None:
+        principal = await principal_of(request, self._context.authenticator)
+        if not principal.is_admin:
+            detail = "Only an administrator's key may see or change the endpoints."
+            raise Forbidden(detail)
+
+    async def _shown(self) -> Response:
+        providers = await self._context.llm.status()
+        return JSONResponse({"providers": [_provider(status) for status in providers]})
+
+
+def _provider(status: ProviderStatus) -> dict[str, Any]:
+    return {
+        "name": status.name,
+        "state": status.state,
+        "detail": status.detail,
+        "endpoints": [dataclasses.asdict(endpoint) for endpoint in status.endpoints],
+    }
