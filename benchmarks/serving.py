@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CLOCK = SystemClock()
 SLOTS = 8
-FIRST_TOKENS = 31
+FIRST_TOKENS = 61
 ROUNDS = 5
 TOKENS = 192
 UNARY = 200
@@ -98,7 +98,7 @@ async def first_token(http: aiohttp.ClientSession, url: str, engine: LlamaCppEng
     for _ in range(FIRST_TOKENS):
         bare.append((await engine_stream(engine, unique("Say hello."), 2))[0])
         serve.append((await serve_stream(http, url, unique("Say hello."), max_tokens=2))[0])
-    added = statistics.median(serve) - statistics.median(bare)
+    added = statistics.median(second - first for first, second in zip(bare, serve, strict=True))
     say(f"first token, bare engine          {milliseconds(bare)}")
     say(f"first token, through Serve        {milliseconds(serve)}   added {added * 1000:.1f} ms")
 

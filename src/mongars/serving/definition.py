@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 BUILDER = "mongars.bootstrap.replica:application"
 ROUTER = "mongars.serving.router:SessionRouter"
-HEADROOM = 8
-"""Places a replica keeps for health checks and broadcasts beside its requests."""
+HEADROOM = 64
+"""Places a replica keeps beside its requests: for refusals that wait to be told (`serving.refusals`),
+health checks and broadcasts."""
 
 
 def deploy_schema(config: ServingConfig) -> dict[str, Any]:

@@ -42,7 +42,7 @@ applications:
         {{- else }}
         num_replicas: {{ toJson .replicas }}
         {{- end }}
-        max_ongoing_requests: {{ add $capacity 8 }}
+        max_ongoing_requests: {{ add $capacity 64 }}
         max_queued_requests: {{ mul $capacity $most }}
         backpressure_config:
           status_code: 503
