@@ -33,6 +33,7 @@ class Api:
     url: str
     key: str
     other_key: str
+    admin_key: str
     engine: FakeEngine
     http: aiohttp.ClientSession
 
@@ -62,11 +63,11 @@ def make_context(database: Database, llm: LLMIntegration, metrics: Metrics) -> A
     )
 
 
-async def add_user(database: Database, name: str) -> str:
+async def add_user(database: Database, name: str, *, is_admin: bool = False) -> str:
     store = SqlAccounts(database, CLOCK)
     await create_account(
-        store, Passwords(), username=name, password=f"{name}-password", is_admin=False
+        store, Passwords(), username=name, password=f"{name}-password", is_admin=is_admin
     )
-    issued = Keys().issue(name, "test")
+    issued = Keys().issue(name, "test", is_admin=is_admin)
     await store.create_key(issued.record)
     return issued.plaintext

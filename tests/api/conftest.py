@@ -16,6 +16,8 @@ from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
 from mongars.inference.integration import LLMIntegration
 from mongars.inference.providers.embedded import Embedded
+from mongars.inference.providers.http import HttpPool
+from mongars.inference.providers.ray_serve import RayServe
 from mongars.persistence.config import DatabaseConfig
 from mongars.persistence.database import Database
 from mongars.persistence.migrate import upgrade
@@ -29,24 +31,35 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from mongars.inference.provider import Provider
+
 
 @pytest.fixture
 def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]:
     """Starts an API whose engine follows a plan."""
 
     @asynccontextmanager
-    async def start(plan: FakePlan | None = None) -> AsyncIterator[Api]:
+    async def start(
+        plan: FakePlan | None = None, *, endpoints: tuple[str, ...] = ()
+    ) -> AsyncIterator[Api]:
         database_config = DatabaseConfig(url=f"sqlite:///{tmp_path / 'api.db'}")
         upgrade(database_config)
         metrics = Metrics(version="test")
         engine = FakeEngine(plan or FakePlan(context_tokens=CONTEXT_TOKENS), clock=CLOCK)
-        config = InferenceConfig(endpoints=(), use_ray=False, sampling=Sampling(max_tokens=64))
-        llm = LLMIntegration(
-            config, (Embedded(engine, config),), clock=CLOCK, observer=Several(Silent(), metrics)
+        config = InferenceConfig(
+            endpoints=endpoints, use_ray=bool(endpoints), sampling=Sampling(max_tokens=64)
         )
+        observer = Several(Silent(), metrics)
+        providers: list[Provider] = [Embedded(engine, config)]
+        if endpoints:
+            http = HttpPool(config)
+            ray = RayServe(config, http, clock=CLOCK, observer=observer, random=lambda: 0.5)
+            providers.insert(0, ray)
+        llm = LLMIntegration(config, tuple(providers), clock=CLOCK, observer=observer)
         async with Database(database_config) as database:
             context = make_context(database, llm, metrics)
             keys = [await add_user(database, name) for name in ("alice", "bob")]
+            admin_key = await add_user(database, "carol", is_admin=True)
 
             @asynccontextmanager
             async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -58,7 +71,7 @@ def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]
                 serving(build_app(context, lifespan)) as url,
                 aiohttp.ClientSession() as http,
             ):
-                yield Api(url, keys[0], keys[1], engine, http)
+                yield Api(url, keys[0], keys[1], admin_key, engine, http)
 
     return start
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from engine_kinds import CONTEXT, SLOTS
 
 from mongars.core.errors import ContextLengthExceeded, GenerationInterrupted, NotReady
-from mongars.core.generation import Completion, GenerationRequest, Message, Sampling
+from mongars.core.generation import Begun, Completion, GenerationRequest, Message, Sampling
 from mongars.protocol.fold import Fold
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import DONE, EventSplitter
@@ -50,6 +51,35 @@ async def test_answer_is_complete(engine: Engine) -> None:
     assert completion.usage.prompt_tokens > 0
     assert 0 < completion.usage.completion_tokens <= 12
     assert raw.endswith(DONE)
+
+
+async def test_an_answer_that_was_cut_goes_on_as_if_it_had_not(engine: Engine) -> None:
+    """Cut after any token: beginning and rest together are the uncut answer, counts included.
+
+    An engine that cannot go on begins anew, so that the same holds for its answer alone.
+    """
+    request = ask("Tell me about the sea and the ships that sail on it", max_tokens=24)
+    whole, raw = await read_all(engine, request)
+    pieces = [read_chunk(event).text for event in EventSplitter().feed(raw) if not event.is_done]
+    tokens = [piece for piece in pieces if piece]
+    cuts = range(1, len(tokens)) if engine.origin.engine == "fake" else (1, 2, 7, len(tokens) - 1)
+    for cut in cuts:
+        beginning = "".join(tokens[:cut])
+        origin = engine.origin
+        begun = Begun(
+            text=beginning,
+            model=origin.model,
+            adapter_version=origin.adapter_version,
+            adapter_digest=origin.adapter_digest,
+        )
+        rest, _ = await read_all(engine, replace(request, continue_from=begun))
+        told = beginning + rest.text if engine.continues else rest.text
+        assert told == whole.text, cut
+        assert rest.finish_reason == whole.finish_reason
+        assert rest.usage is not None
+        assert whole.usage is not None
+        assert rest.usage.completion_tokens == whole.usage.completion_tokens
+        assert rest.usage.prompt_tokens == whole.usage.prompt_tokens
 
 
 async def test_same_question_same_answer(engine: Engine) -> None:

@@ -199,7 +199,7 @@ async def test_an_application_that_is_starting_is_looked_at_more_often(
         if A in pool.due_probes():
             visits += 1
             pool.probed(A, "not_ready")
-    assert visits == 4
+    assert visits in {3, 4}
     pool.probed(A, "ready")
     assert pool.statuses()[0].state == "untested"
     assert admitted(pool).probe

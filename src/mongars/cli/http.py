@@ -35,7 +35,7 @@ class ApiClient:
     """Speaks to one API process."""
 
     def __init__(self, url: str, *, key: str | None) -> None:
-        self._url = url
+        self.url = url
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 
     async def get(self, path: str) -> tuple[int, dict[str, Any]]:
@@ -72,7 +72,7 @@ class ApiClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         answered = False
         try:
-            async with session.request(method, self._url + path, json=body) as response:
+            async with session.request(method, self.url + path, json=body) as response:
                 answered = True
                 yield response
         except (aiohttp.ClientError, TimeoutError) as exc:
@@ -80,7 +80,7 @@ class ApiClient:
                 detail = "The connection broke before the answer was complete."
                 raise GenerationInterrupted(detail) from exc
             detail = (
-                f"No API answers at {self._url}. Is `mongars up` running? Another address: --url,"
+                f"No API answers at {self.url}. Is `mongars up` running? Another address: --url,"
                 " or MONGARS_HOST and MONGARS_PORT."
             )
             raise EndpointUnreachable(detail) from exc

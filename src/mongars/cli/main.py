@@ -9,18 +9,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mongars.bootstrap.first_run import CLI_KEY
 from mongars.bootstrap.running import running_url
-from mongars.bootstrap.secrets import read_secret
 from mongars.cli import accounts
 from mongars.cli.chat import ChatSession, converse, once
 from mongars.cli.doctor import doctor
 from mongars.cli.errors import exit_on_error
 from mongars.cli.http import ApiClient
+from mongars.cli.key import api_key
 from mongars.cli.status import status
 from mongars.cli.up import up
 from mongars.core.clock import SystemClock
-from mongars.settings import Settings, load_settings
+from mongars.settings import load_settings
 
 app = typer.Typer(
     help="monGARS: a self-hosted assistant on your own Ray cluster.",
@@ -87,12 +86,6 @@ def options(
 def version() -> None:
     """Print the version."""
     print(installed_version("mongars"))
-
-
-def api_key(settings: Settings) -> str | None:
-    """The key commands use: `MONGARS_API_KEY`, else the one kept in the home folder."""
-    given = settings.environment.api_key
-    return read_secret(settings.home, CLI_KEY) if given is None else given.get_secret_value()
 
 
 def main() -> None:

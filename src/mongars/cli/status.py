@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from rich.table import Table
 from mongars.bootstrap.running import running_url
 from mongars.cli.errors import exit_on_error
 from mongars.cli.http import ApiClient
+from mongars.cli.key import api_key
 from mongars.core.errors import MongarsError
 from mongars.settings import load_settings
 
@@ -31,7 +33,8 @@ def status(
     """
     with exit_on_error():
         settings = load_settings()
-        api = asyncio.run(_api(url or running_url(settings)))
+        client = ApiClient(url or running_url(settings), key=api_key(settings))
+        api = asyncio.run(_api(client))
         serve = _serve(settings) if "ray_serve" in api["parts"] or not api["parts"] else None
         if as_json:
             print(json.dumps({"api": api, "serve": serve}, indent=2))
@@ -40,12 +43,16 @@ def status(
         raise typer.Exit(0 if api["status"] in {"ready", "degraded"} else 1)
 
 
-async def _api(url: str) -> dict[str, Any]:
+async def _api(client: ApiClient) -> dict[str, Any]:
     try:
-        _, body = await ApiClient(url, key=None).get("/readyz")
+        _, body = await client.get("/readyz")
+        code, known = await client.get("/internal/endpoints")
     except MongarsError as error:
-        return {"url": url, "status": "down", "detail": str(error), "parts": {}}
-    return {"url": url, **body}
+        return {"url": client.url, "status": "down", "detail": str(error), "parts": {}}
+    if code == HTTPStatus.OK:  # the key is an administrator's
+        for provider in known["providers"]:
+            body["parts"][provider["name"]]["endpoints"] = provider["endpoints"]
+    return {"url": client.url, **body}
 
 
 def _serve(settings: Settings) -> dict[str, Any]:
@@ -71,6 +78,8 @@ def _show(api: dict[str, Any], serve: dict[str, Any] | None) -> None:
     table.add_row("api", api["status"], api.get("detail") or api["url"])
     for name, part in api["parts"].items():
         table.add_row(f"  {name}", part["state"], part["detail"])
+        for endpoint in part.get("endpoints", ()):
+            table.add_row(f"    {endpoint['id']}", endpoint["state"], _endpoint(endpoint))
     if serve is None:
         Console().print(table)
         return
@@ -78,3 +87,16 @@ def _show(api: dict[str, Any], serve: dict[str, Any] | None) -> None:
     for replica in serve["replicas"]:
         table.add_row(f"  {replica['name']}", replica["state"], replica["node"])
     Console().print(table)
+
+
+def _endpoint(found: dict[str, Any]) -> str:
+    """What matters about one endpoint, in a line."""
+    seconds, opens = found["first_token_seconds"], found["opens_in"]
+    words = [
+        found["url"],
+        f"{found['in_flight']} of {found['limit']} under way",
+        "" if seconds is None else f"first token {seconds * 1000:.0f} ms",
+        "" if not opens else f"again in {opens:.1f} s",
+        "" if found["last_error"] is None else f"last error {found['last_error']}",
+    ]
+    return ", ".join(word for word in words if word)

@@ -65,6 +65,24 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """The beginning of an answer that somebody else was cut off in, and whose it was."""
+
+    text: str
+    model: str
+    adapter_version: str
+    adapter_digest: str | None = None
+
+    def was_from(self, origin: Origin) -> bool:
+        """Whether these weights wrote it: only they may go on in the middle of it."""
+        return (self.model, self.adapter_version, self.adapter_digest) == (
+            origin.model,
+            origin.adapter_version,
+            origin.adapter_digest,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One question to a model: the whole conversation so far and how to answer it."""
 
@@ -75,6 +93,8 @@ class GenerationRequest:
     session_id: str | None = None
     traceparent: str | None = None
     """The caller's W3C trace context, passed on as it came."""
+    continue_from: Begun | None = None
+    """What of the answer was delivered already, if this completes one that was cut."""
 
     @property
     def prompt_bytes(self) -> int:

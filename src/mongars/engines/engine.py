@@ -44,6 +44,14 @@ class Engine(Protocol):
         ...
 
     @property
+    def continues(self) -> bool:
+        """Whether it goes on after a request's `continue_from`; else it ignores that.
+
+        The counts of an answer that was continued are those of the whole answer.
+        """
+        ...
+
+    @property
     def slots(self) -> int:
         """How many requests it works on at once."""
         ...

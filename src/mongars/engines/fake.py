@@ -15,6 +15,7 @@ from mongars.core.errors import (
     ContextLengthExceeded,
     GenerationInterrupted,
     InferenceFailed,
+    InvalidRequest,
     NotReady,
 )
 from mongars.core.generation import GenerationRequest, Origin, Usage
@@ -65,6 +66,11 @@ class FakeEngine:
         return Origin(model="fake", engine="fake")
 
     @property
+    def continues(self) -> bool:
+        """At any word."""
+        return True
+
+    @property
     def slots(self) -> int:
         """As planned."""
         return self._plan.slots
@@ -111,8 +117,9 @@ class FakeEngine:
         name = request.request_id
         room = self._plan.context_tokens - prompt_tokens
         words, finish_reason = planned(request, room=room)
+        said = spoken(words, request)
         yield _event(name, {"role": "assistant", "content": None})
-        for index, word in enumerate(words):
+        for index, word in enumerate(words[said:], start=said):
             if index == self._plan.cut_after_tokens:
                 detail = "The fake engine was told to break off."
                 raise GenerationInterrupted(detail)
@@ -153,6 +160,19 @@ def planned(request: GenerationRequest, *, room: int) -> tuple[list[str], str]:
     words = _tokens(_before_stop(" ".join(script(request)), request.sampling.stop))
     limit = min(request.sampling.max_tokens or room, room)
     return words[:limit], "length" if len(words) > limit else "stop"
+
+
+def spoken(words: list[str], request: GenerationRequest) -> int:
+    """How many of the words were said already. Raises `InvalidRequest` if it was something else."""
+    left = "" if request.continue_from is None else request.continue_from.text
+    for index, word in enumerate(words):
+        if not left:
+            return index
+        if not left.startswith(word):
+            detail = "continue_from: the fake engine would not have said that."
+            raise InvalidRequest(detail)
+        left = left.removeprefix(word)
+    return len(words)
 
 
 def script(request: GenerationRequest) -> list[str]:

@@ -1,11 +1,12 @@
 """The chain of providers: the first that can begin an answer gives it.
 
-Falling back happens only before the first content token. After it the stream belongs to its
-provider: a cut is reported, never papered over with somebody else's words.
+Falling back is invisible before the first content token. After it a cut answer goes on only where the
+new words provably follow the delivered ones (`inference.continuation`); else the cut is reported.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,18 +15,22 @@ from mongars.core.errors import (
     AllProvidersFailed,
     ConfigurationError,
     InferenceFailed,
+    MongarsError,
     WorldError,
 )
+from mongars.core.generation import Begun
+from mongars.inference.continuation import MovingChunks, movable
 from mongars.inference.events import (
     Answered,
     FallbackReason,
     FellBack,
     LocalFailed,
+    Moved,
     Outcome,
     Unanswered,
 )
 from mongars.inference.failures import EmptyAnswer
-from mongars.inference.provider import Attempts, ProviderStream, Route, StreamState
+from mongars.inference.provider import Attempts, Route, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +38,8 @@ if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest, Origin
     from mongars.core.observe import Observer
-    from mongars.inference.provider import ChunkStream, Provider
+    from mongars.inference.continuation import Reopen
+    from mongars.inference.provider import Provider, ProviderStream
 
 _OUTCOMES: dict[StreamState, Outcome] = {
     "complete": "complete",
@@ -51,10 +57,19 @@ class Answer:
 
     origin: Origin
     route: Route
-    chunks: ChunkStream
+    chunks: MovingChunks
 
-    def __aiter__(self) -> ChunkStream:
+    def __aiter__(self) -> MovingChunks:
         return self.chunks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ask:
+    """One question on its way: by when, and how often it was sent."""
+
+    request: GenerationRequest
+    deadline: Deadline
+    attempts: Attempts
 
 
 class ProviderChain:
@@ -75,9 +90,11 @@ class ProviderChain:
         """
         clock = deadline.clock
         start = clock.monotonic()
-        async with AsyncExitStack() as stack:
+        ask = _Ask(request=request, deadline=deadline, attempts=Attempts())
+        async with AsyncExitStack() as ends:
+            stack = AsyncExitStack()
             try:
-                answer = await self._begin(request, deadline, stack)
+                answer = await self._begin(ask, stack)
             except AllProvidersFailed as error:
                 self._observer.observe(
                     Unanswered(
@@ -89,16 +106,15 @@ class ProviderChain:
                 )
                 raise
             began = clock.monotonic()
+            ends.push_async_callback(answer.chunks.aclose)
             try:
                 yield answer
             finally:
                 seconds = (began - start, clock.monotonic() - start)
                 self._observer.observe(_answered(request, answer, seconds))
 
-    async def _begin(
-        self, request: GenerationRequest, deadline: Deadline, stack: AsyncExitStack
-    ) -> Answer:
-        attempts = Attempts()
+    async def _begin(self, ask: _Ask, stack: AsyncExitStack) -> Answer:
+        request, deadline, attempts = ask.request, ask.deadline, ask.attempts
         causes: list[tuple[str, WorldError]] = []
         reason: FallbackReason | None = None
         for provider in self._providers:
@@ -110,11 +126,56 @@ class ProviderChain:
                 causes.append((provider.name, error))
                 reason = self._give_up(provider, request, error) or reason
                 continue
-            return _answer(provider, stream, attempts, reason=reason)
+            route = Route(
+                provider=provider.name,
+                endpoint=stream.endpoint,
+                attempts=attempts.count,
+                fallback=reason is not None,
+                reason=reason,
+            )
+            chunks = MovingChunks(stream, stack, self._mover(ask, stream.origin))
+            return Answer(origin=stream.origin, route=route, chunks=chunks)
         raise AllProvidersFailed(tuple(causes))
 
+    def _mover(self, ask: _Ask, origin: Origin) -> Reopen | None:
+        """What completes the answer if it is cut; None if nobody may."""
+        request, deadline = ask.request, ask.deadline
+        if not movable(request):
+            return None
+
+        async def reopen(delivered: str, stack: AsyncExitStack) -> ProviderStream | None:
+            begun = Begun(
+                text=delivered,
+                model=origin.model,
+                adapter_version=origin.adapter_version,
+                adapter_digest=origin.adapter_digest,
+            )
+            asked = dataclasses.replace(request, continue_from=begun)
+            for provider in self._providers:
+                if deadline.expired():
+                    break
+                try:
+                    opened = provider.open(asked, deadline, ask.attempts)
+                    stream = await stack.enter_async_context(opened)
+                except MongarsError as error:
+                    self._give_up(provider, request, error)
+                    continue
+                self._observer.observe(
+                    Moved(
+                        request_id=request.request_id,
+                        task_type=request.task_type,
+                        provider=provider.name,
+                        endpoint=stream.endpoint,
+                        kind="continued" if stream.continued else "restarted",
+                    )
+                )
+                return stream
+            return None
+
+        return reopen
+
     def _give_up(
-        self, provider: Provider, request: GenerationRequest, error: WorldError
+        self, provider: Provider, request: GenerationRequest, error: MongarsError
     ) -> FallbackReason | None:
         """Report a provider's failure; returns the reason if it was Ray that failed."""
         if provider.name != "ray_serve":
@@ -139,28 +200,11 @@ class ProviderChain:
         return reason
 
 
-def fallback_reason(error: WorldError) -> FallbackReason:
+def fallback_reason(error: MongarsError) -> FallbackReason:
     """The published word for why Ray did not answer."""
     if isinstance(error, EmptyAnswer):
         return "empty_response"
     return "error_response" if isinstance(error, InferenceFailed) else "ray_exception"
-
-
-def _answer(
-    provider: Provider,
-    stream: ProviderStream,
-    attempts: Attempts,
-    *,
-    reason: FallbackReason | None,
-) -> Answer:
-    route = Route(
-        provider=provider.name,
-        endpoint=stream.endpoint,
-        attempts=attempts.count,
-        fallback=reason is not None,
-        reason=reason,
-    )
-    return Answer(origin=stream.origin, route=route, chunks=stream.chunks)
 
 
 def _answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, float]) -> Answered:
@@ -179,4 +223,5 @@ def _answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, 
         seconds=seconds[1],
         prompt_tokens=None if usage is None else usage.prompt_tokens,
         completion_tokens=None if usage is None else usage.completion_tokens,
+        moves=answer.chunks.moves,
     )

@@ -153,6 +153,18 @@ class LocalFailed(_Fields):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moved(_Fields):
+    """An answer was cut in the middle and goes on elsewhere, exactly or from its beginning."""
+
+    request_id: str
+    task_type: str
+    provider: str
+    endpoint: str
+    kind: Literal["continued", "restarted"]
+    name = "llm.moved"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unanswered(_Fields):
     """Every provider failed; `cause` is the error code the caller gets. `seconds` were spent."""
 
@@ -180,6 +192,8 @@ class Answered(_Fields):
     reason: FallbackReason | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    moves: int = 0
+    """How often it was cut and went on elsewhere."""
     name = "llm.answered"
 
 

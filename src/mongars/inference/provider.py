@@ -82,6 +82,8 @@ class ProviderStream:
     origin: Origin
     endpoint: str
     chunks: ChunkStream
+    continued: bool = False
+    """Whether the chunks go on after `continue_from`, and do not begin the answer anew."""
 
 
 class Provider(Protocol):

@@ -6,11 +6,12 @@ Published fields are never renamed, retyped or dropped. Requests of the earlier 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mongars.core.generation import Choice, Completion, GenerationRequest, Message, Origin
+from mongars.core.generation import Begun, Choice, Completion, GenerationRequest, Message, Origin
 from mongars.protocol.openai import ChatMessage, SamplingFields, checked_messages, usage_body
 from mongars.protocol.problems import error_numbers
 
@@ -30,6 +31,21 @@ class AdapterPayload(BaseModel):
     digest: str | None = None
 
 
+class BegunPayload(BaseModel):
+    """What of the answer the caller has already, and which weights it came from.
+
+    The answer goes on after `text` if the same weights would write it, and says so in the header
+    `x-continued`; else it begins anew.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    text: str
+    model: str
+    adapter_version: str
+    adapter_digest: str | None = None
+
+
 class GenerateRequest(SamplingFields):
     """Body of `POST /generate`: either `prompt` or `messages`."""
 
@@ -39,6 +55,7 @@ class GenerateRequest(SamplingFields):
     adapter: AdapterPayload | None = None
     stream: bool = False
     session_id: str | None = Field(default=None, max_length=200)
+    continue_from: BegunPayload | None = None
 
     def to_generation(self, *, request_id: str) -> GenerationRequest:
         """Our own form. Raises `PromptMissing` when there is nothing to answer."""
@@ -46,18 +63,20 @@ class GenerateRequest(SamplingFields):
             messages = tuple(message.to_message() for message in self.messages)
         else:
             messages = (Message(role="user", content=self.prompt or ""),)
+        begun = self.continue_from
         return GenerationRequest(
             messages=checked_messages(messages),
             request_id=request_id,
             task_type=self.task_type,
             sampling=self.to_sampling(),
             session_id=self.session_id,
+            continue_from=None if begun is None else Begun(**begun.model_dump()),
         )
 
 
 def request_body(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
     """What our client sends; `prompt` stays beside `messages` for applications that know only it."""
-    sampling = request.sampling
+    sampling, begun = request.sampling, request.continue_from
     body: dict[str, Any] = {
         "prompt": request.messages[-1].content,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
@@ -77,6 +96,7 @@ def request_body(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
         "response_format": sampling.response_format,
         "n": sampling.n if sampling.n > 1 else None,
         "session_id": request.session_id,
+        "continue_from": None if begun is None else dataclasses.asdict(begun),
     }
     body.update({name: value for name, value in optional.items() if value is not None})
     return body

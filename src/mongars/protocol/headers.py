@@ -16,6 +16,8 @@ SESSION_ID = "x-session-id"
 ADAPTER_VERSION = "x-adapter-version"
 ADAPTER_DIGEST = "x-adapter-digest"
 REPLICA_ID = "x-replica-id"
+CONTINUED = "x-continued"
+"""`true` where an answer goes on after `continue_from` instead of beginning anew."""
 
 PROVIDER = "x-llm-provider"
 ENDPOINT = "x-llm-endpoint"

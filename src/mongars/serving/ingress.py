@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from mongars.core.errors import AdapterUnknown, MongarsError, NotReady
+from mongars.core.errors import AdapterUnknown, MongarsError, NotReady, Overloaded
 from mongars.core.ids import accept_id
 from mongars.protocol import headers
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS, Answer
@@ -26,6 +26,7 @@ from mongars.serving.access import check_token, read_body
 from mongars.serving.answer_response import AnswerResponse
 from mongars.serving.openai_door import OpenAIDoor
 from mongars.serving.pacing import Pacing
+from mongars.serving.refusals import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,6 +64,7 @@ class GenerateDoor:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._pacing = Pacing(replica.clock, longest=replica.config.longest_gathering)
+        self._refusals = Refusals(replica.clock)
 
     async def generate(self, request: Request) -> Response:
         """`POST /generate`: one answer, whole or streamed; see `protocol.generate`."""
@@ -97,8 +99,7 @@ class GenerateDoor:
         try:
             completion, timings = await self._replica.complete(generation, deadline)
         except MongarsError as error:
-            fixed |= retry_after_header(error)
-            await answer.json(status_of(error), self._error_body(error), fixed)
+            await self._refuse(answer, error, fixed)
         else:
             await answer.json(200, answer_body(completion, timings=timings), fixed)
 
@@ -118,18 +119,25 @@ class GenerateDoor:
                         continue
                     # Not before: until here a failure still has its real status, and every
                     # message through Serve takes time from the engine's first token.
+                    if stream.continued:
+                        fixed[headers.CONTINUED] = "true"
                     await answer.start(200, {**EVENT_STREAM_HEADERS, **fixed})
                     await answer.write(meta_event(stream, generation.request_id) + block)
         except MongarsError as error:
             if not answer.started:
-                fixed |= retry_after_header(error)
-                await answer.json(status_of(error), self._error_body(error), fixed)
+                await self._refuse(answer, error, fixed)
                 return
             held = b"" if gathered is None else gathered.rest()
             event = encode_event(self._error_body(error), name=ERROR_EVENT)
             # The blank line ends an event that was cut in the middle.
             await answer.write(held + b"\n\n" + event)
         await answer.end()
+
+    async def _refuse(self, answer: Answer, error: MongarsError, fixed: dict[str, str]) -> None:
+        if isinstance(error, Overloaded):
+            await self._refusals.turn()
+        fixed |= retry_after_header(error)
+        await answer.json(status_of(error), self._error_body(error), fixed)
 
     async def _read(self, request: Request) -> GenerateRequest:
         limit = self._replica.config.max_body_bytes

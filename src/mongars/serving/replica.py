@@ -41,6 +41,7 @@ class ReplicaStream:
 
     origin: Origin
     queue_seconds: float
+    continued: bool
     blocks: AsyncIterator[bytes]
 
 
@@ -167,7 +168,14 @@ class Replica:
         """
         backend = self._backend(request.task_type)
         backend.check_ready()
-        complete = replace(request, sampling=request.sampling.with_defaults(self._defaults))
+        begun = request.continue_from
+        origin = self.origin(request.task_type)
+        continued = begun is not None and backend.engine.continues and begun.was_from(origin)
+        complete = replace(
+            request,
+            sampling=request.sampling.with_defaults(self._defaults),
+            continue_from=begun if continued else None,
+        )
         waits: list[float] = []
 
         @asynccontextmanager
@@ -181,8 +189,12 @@ class Replica:
             self._check_room(backend, request.sampling.n)
         opened = stream_choices(complete, open_one) if several else open_one(complete)
         async with opened as blocks:
-            origin = self.origin(request.task_type)
-            yield ReplicaStream(origin=origin, queue_seconds=max(waits), blocks=blocks)
+            yield ReplicaStream(
+                origin=self.origin(request.task_type),
+                queue_seconds=max(waits),
+                continued=continued,
+                blocks=blocks,
+            )
 
     async def complete(
         self, request: GenerationRequest, deadline: Deadline

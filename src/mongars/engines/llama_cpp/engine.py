@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
+import orjson
 
 from mongars.core.errors import GenerationInterrupted, InferenceFailed
 from mongars.core.generation import Origin
 from mongars.engines.chat import chat_body
+from mongars.engines.llama_cpp.continued import continued_body, whole_counts
 from mongars.engines.llama_cpp.refusal import refusal_of
 from mongars.engines.llama_cpp.supervisor import LlamaCppSupervisor
 from mongars.protocol.sse import DONE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from mongars.core.clock import Clock
     from mongars.core.generation import GenerationRequest
@@ -43,6 +45,11 @@ class LlamaCppEngine:
         return Origin(model=self._config.model_name, engine="llama_cpp")
 
     @property
+    def continues(self) -> bool:
+        """At any token."""
+        return True
+
+    @property
     def slots(self) -> int:
         """How many requests are worked on at once."""
         return self._config.slots
@@ -67,8 +74,13 @@ class LlamaCppEngine:
         # Progress events make llama.cpp write, and so notice a closed connection, between the
         # batches of a long prompt; without them it looks once a second.
         body["return_progress"] = True
+        begun, limit = request.continue_from, request.sampling.max_tokens
+        said = 0
         async with AsyncExitStack() as stack:
             try:
+                if begun is not None:
+                    said = await self._count(begun.text)
+                    body = continued_body(body, begun.text, said=said)
                 opened = self._child.post("/v1/chat/completions", body)
                 response = await stack.enter_async_context(opened)
             except (aiohttp.ClientError, OSError) as exc:
@@ -76,9 +88,21 @@ class LlamaCppEngine:
                 raise InferenceFailed(detail) from exc
             if response.status != HTTPStatus.OK:
                 raise await refusal_of(response)
-            yield self._relay(response)
+            blocks = self._relay(response)
+            if begun is None:
+                yield blocks
+            else:
+                async with aclosing(blocks):
+                    yield whole_counts(blocks, said=said, limit=limit)
 
-    async def _relay(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def _count(self, text: str) -> int:
+        """Tokens of a text."""
+        async with self._child.post("/tokenize", {"content": text}) as response:
+            if response.status != HTTPStatus.OK:
+                raise await refusal_of(response)
+            return len(orjson.loads(await response.read())["tokens"])
+
+    async def _relay(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The engine's bytes as they come; raises unless the last of them are `[DONE]`."""
         head: bytes | None = b""
         tail = b""

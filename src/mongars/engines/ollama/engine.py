@@ -69,6 +69,11 @@ class OllamaEngine:
         return origin_named(self._config.model)
 
     @property
+    def continues(self) -> bool:
+        """No: Ollama begins every answer itself."""
+        return False
+
+    @property
     def slots(self) -> int:
         """How many requests are sent at once."""
         return self._config.slots

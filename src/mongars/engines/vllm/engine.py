@@ -75,6 +75,11 @@ class VllmEngine:
         )
 
     @property
+    def continues(self) -> bool:
+        """No: it begins every answer itself."""
+        return False
+
+    @property
     def slots(self) -> int:
         """How many requests are worked on at once."""
         return self._config.slots

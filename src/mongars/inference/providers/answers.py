@@ -82,6 +82,8 @@ class AnswerReader:
         self._last_chunk_at = 0.0
         self.origin = origin
         self.state: StreamState = "open"
+        self.stalled = False
+        """Whether it was cut because no token came for too long."""
         self.usage: Usage | None = None
 
     async def commit(self) -> None:
@@ -122,6 +124,7 @@ class AnswerReader:
             async with asyncio.timeout(self._patience()):
                 block = await anext(self._blocks, None)
         except TimeoutError:
+            self.stalled = not self._finished and not self._deadline.expired()
             self._break_off(self._silence())
         except MongarsError as error:
             self._break_off(str(error))
@@ -204,6 +207,7 @@ class WholeAnswer:
     def __init__(self, chunks: tuple[Chunk, ...]) -> None:
         self._ready = deque(chunks)
         self.state: StreamState = "open"
+        self.stalled = False
         self.usage: Usage | None = next((c.usage for c in chunks if c.usage is not None), None)
 
     def __aiter__(self) -> Self:

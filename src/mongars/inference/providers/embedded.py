@@ -78,8 +78,13 @@ class Embedded:
 
         Raises what `Admission.slot` raises, too.
         """
+        begun = request.continue_from
+        origin = self._engine.origin
+        continued = begun is not None and self._engine.continues and begun.was_from(origin)
         filled = dataclasses.replace(
-            request, sampling=request.sampling.with_defaults(self._config.sampling)
+            request,
+            sampling=request.sampling.with_defaults(self._config.sampling),
+            continue_from=begun if continued else None,
         )
         async with self._admission.slot(deadline), AsyncExitStack() as stack:
             attempts.add()
@@ -93,7 +98,9 @@ class Embedded:
                 detail = "The embedded engine began no answer before the time was up."
                 raise DeadlineExceeded(detail) from exc
             try:
-                yield ProviderStream(origin=reader.origin, endpoint=ENDPOINT, chunks=reader)
+                yield ProviderStream(
+                    origin=reader.origin, endpoint=ENDPOINT, chunks=reader, continued=continued
+                )
             finally:
                 self._used_at = asyncio.get_running_loop().time()
 

@@ -134,9 +134,11 @@ class RayCall:
 
     def _may_send(self, last: AttemptError | None) -> bool:
         """First attempts always; others from the budget, unless nothing has been sent yet."""
-        if last is None:
+        if last is None and self._request.continue_from is None:
             self._tools.budget.request()
             return True
+        if last is None:
+            return self._tools.budget.spend()
         return last.unsent or self._tools.budget.spend()
 
     @asynccontextmanager
@@ -155,6 +157,7 @@ class RayCall:
                         origin=begun.origin,
                         endpoint=label["endpoint"] + label["path"],
                         chunks=begun.chunks,
+                        continued=begun.continued,
                     )
                 finally:
                     self._ended(admission, label, begun, began=began)
@@ -236,7 +239,7 @@ class RayCall:
             error = GenerationInterrupted()
             self._observer.observe(AttemptFailed(**label, reason="interrupted", error=error.code))
             if not self._deadline.expired():
-                self._blame(admission, error, "mark")
+                self._blame(admission, error, "silent" if begun.chunks.stalled else "mark")
 
     def _conclusion(self, last: AttemptError | None) -> WorldError:
         wait = self._pool.soonest()

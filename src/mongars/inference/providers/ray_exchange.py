@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest, Origin
     from mongars.inference.config import InferenceConfig
-    from mongars.inference.provider import ChunkStream
     from mongars.inference.providers.http import HttpPool, Reply
 
 EVENT_STREAM = "text/event-stream"
@@ -37,7 +36,8 @@ class Begun:
     """An answer whose first content has come."""
 
     origin: Origin
-    chunks: ChunkStream
+    chunks: AnswerReader | WholeAnswer
+    continued: bool = False
 
 
 class RayExchange:
@@ -102,7 +102,20 @@ class RayExchange:
             choices=self._request.sampling.n,
         )
         await reader.commit()
-        return Begun(origin=reader.origin, chunks=reader)
+        return Begun(
+            origin=reader.origin,
+            chunks=reader,
+            continued=self._has_continued(reply, reader.origin),
+        )
+
+    def _has_continued(self, reply: Reply, origin: Origin) -> bool:
+        begun = self._request.continue_from
+        if begun is None or reply.headers.get(headers.CONTINUED) != "true":
+            return False
+        if not begun.was_from(origin):
+            detail = "The endpoint continued an answer that was not its own."
+            raise InvalidAnswer(detail)
+        return True
 
     async def _read_whole(self, reply: Reply) -> Begun:
         body = json_object(await reply.body())

@@ -1,0 +1,121 @@
+"""An answer that goes on when its stream is cut.
+
+The next target is asked for the same answer, and told what has been delivered. It does one of two
+things, and says which:
+
+- it *continues*: same model, same adapter, generation begins where the delivered text ends;
+- it *restarts*: then its text must begin with exactly what was delivered, and that part of it is
+  left out. Where it differs, this target cannot help: no reader gets two answers in one.
+
+Nobody can do either: the cut is raised, and never looks like an end. Answers whose shape depends on
+more than their text (a response format, several choices) are not moved.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from mongars.core.errors import GenerationInterrupted, InvalidAnswer, MongarsError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mongars.core.generation import Chunk, GenerationRequest, Origin, Usage
+    from mongars.inference.provider import ProviderStream, StreamState
+
+    Reopen = Callable[[str, AsyncExitStack], Awaitable[ProviderStream | None]]
+
+MOST_MOVES = 2
+"""Per answer: a third target would more likely share the fault than cure it."""
+
+
+class Diverged(InvalidAnswer):
+    """A target restarted the answer with another text than the one delivered."""
+
+
+def movable(request: GenerationRequest) -> bool:
+    """Whether a cut answer to this request may be completed by somebody else."""
+    return request.sampling.n == 1 and request.sampling.response_format is None
+
+
+class MovingChunks:
+    """A `ChunkStream` over as many targets as it takes.
+
+    `reopen` is given the text delivered so far and a stack that holds the new target open; it
+    returns None when nobody is left to ask.
+    """
+
+    def __init__(self, first: ProviderStream, stack: AsyncExitStack, reopen: Reopen | None) -> None:
+        self._current = first
+        self._stack = stack
+        self._reopen = reopen
+        self._delivered: list[str] = []
+        self._to_skip = ""
+        self._failed = False
+        self.moves = 0
+        self.origin: Origin = first.origin
+
+    @property
+    def state(self) -> StreamState:
+        """How far it is."""
+        return "cut" if self._failed else self._current.chunks.state
+
+    @property
+    def usage(self) -> Usage | None:
+        """The counts of whoever finished; of a restart, they count the whole answer."""
+        return self._current.chunks.usage
+
+    async def aclose(self) -> None:
+        """Let go of the target that is being read."""
+        await self._stack.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while True:
+            try:
+                chunk = self._beyond(await anext(self._current.chunks))
+            except (GenerationInterrupted, Diverged) as cut:
+                await self._move(cut)
+                continue
+            if chunk is not None:
+                self._delivered.append(chunk.text)
+                return chunk
+
+    async def _move(self, cut: MongarsError) -> None:
+        """Go on with the next target, or raise why the answer ends here."""
+        delivered = "".join(self._delivered)
+        while self._reopen is not None and self.moves < MOST_MOVES:
+            self.moves += 1
+            await self._stack.aclose()  # whoever failed hears of it before anybody else is asked
+            self._stack = AsyncExitStack()
+            found = await self._reopen(delivered, self._stack)
+            if found is None:
+                break
+            self._current = found
+            self.origin = found.origin
+            self._to_skip = "" if found.continued else delivered
+            return
+        self._failed = True
+        raise GenerationInterrupted(str(cut)) from cut
+
+    def _beyond(self, chunk: Chunk) -> Chunk | None:
+        """The chunk without what was delivered already; None if nothing is left of it."""
+        if not self._to_skip:
+            return chunk
+        known = min(len(chunk.text), len(self._to_skip))
+        if chunk.text[:known] != self._to_skip[:known]:
+            detail = "The answer begun anew is another one."
+            raise Diverged(detail)
+        self._to_skip = self._to_skip[known:]
+        if self._to_skip and chunk.finish_reason is not None:
+            detail = "The answer begun anew is shorter than what was delivered."
+            raise Diverged(detail)
+        rest = chunk.text[known:]
+        if rest or chunk.finish_reason is not None or chunk.usage is not None:
+            # The event it came in holds the whole text, and log-probabilities cannot be split.
+            return replace(chunk, text=rest, raw=b"", logprobs=() if known else chunk.logprobs)
+        return None
