@@ -15,10 +15,13 @@ from mongars.core.errors import (
     InferenceFailed,
 )
 from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.inference.config import InferenceConfig
+from mongars.inference.events import Moved
 from mongars.protocol.fold import Fold
 from mongars.serving.config import ReplicaConfig
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica
+from mongars.testing.inference import build, question
 from mongars.testing.server import serving
 from support import eventually
 
@@ -59,6 +62,44 @@ async def cluster(
         ray_side(f"{url}/generate", token=sent) as ray,
     ):
         yield engine, ray
+
+
+@asynccontextmanager
+async def ingress(engine: FakeEngine) -> AsyncIterator[str]:
+    """The address of a real ingress before that engine."""
+    replica = Replica(
+        {"general": engine}, ReplicaConfig(), clock=SystemClock(), replica_id=f"r{id(engine)}"
+    )
+    await replica.start()
+    async with serving(build_ingress(replica)) as url:
+        yield f"{url}/generate"
+
+
+async def test_another_replica_continues_at_every_word() -> None:
+    """Cut after any word, the same model elsewhere says only what was missing."""
+    words = " ".join(f"w{number}" for number in range(20))
+    for cut in range(1, 23):
+        cutting = FakeEngine(FakePlan(cut_after_tokens=cut, token_delay=0.002), clock=SystemClock())
+        whole = FakeEngine(FakePlan(), clock=SystemClock())
+        async with ingress(cutting) as first, ingress(whole) as second:
+            config = InferenceConfig(
+                endpoints=(first, second), use_ray=True, session_affinity=False
+            )
+            stack = build(config)
+            stack.integration.drain("ray-2")  # so that the answer begins at the one that cuts it
+            async with stack.integration as llm, llm.open(question(words)) as answer:
+                fold = Fold()
+                fold.add(await anext(answer.chunks))
+                llm.reset("ray-2")
+                llm.drain("ray-1")
+                async for chunk in answer:
+                    fold.add(chunk)
+        completion = fold.completion(answer.origin)
+        assert completion.text == f"[1] you said: {words}", cut
+        assert completion.usage is not None
+        assert completion.usage.completion_tokens == 23
+        moved = [event for event in stack.observer.events if isinstance(event, Moved)]
+        assert [event.kind for event in moved] == ["continued"]
 
 
 async def test_client_and_replica_understand_each_other() -> None:

@@ -120,10 +120,10 @@ class FakeEngine:
         said = spoken(words, request)
         yield _event(name, {"role": "assistant", "content": None})
         for index, word in enumerate(words[said:], start=said):
+            await self._pause(self._plan.token_delay)
             if index == self._plan.cut_after_tokens:
                 detail = "The fake engine was told to break off."
                 raise GenerationInterrupted(detail)
-            await self._pause(self._plan.token_delay)
             logprobs = (LOGPROB,) if request.sampling.logprobs else ()
             yield _event(name, {"content": word}, logprobs=logprobs)
         yield _event(name, {}, finish_reason)

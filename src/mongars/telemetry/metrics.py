@@ -15,6 +15,7 @@ from mongars.inference.events import (
     AttemptStarted,
     AttemptSucceeded,
     FellBack,
+    Moved,
     ScalingSeen,
     Unanswered,
 )
@@ -71,6 +72,8 @@ class Metrics:
                 self._record(names.RAY_FIRST_TOKEN, event.first_token_seconds, _place(event))
             case FellBack():
                 self._add(names.RAY_FALLBACK, {"reason": event.reason})
+            case Moved():
+                self._add(names.MOVES, {"provider": event.provider, "kind": event.kind})
             case Unanswered():
                 self._add(names.REQUESTS, {"outcome": "error"})
             case Answered():

@@ -77,6 +77,13 @@ RAY_FALLBACK = Metric(
     description="Requests that fell back from Ray Serve to a local provider.",
     attributes=("reason",),
 )
+MOVES = Metric(
+    name="llm.moves",
+    kind="counter",
+    unit="{move}",
+    description="Answers that were cut and went on elsewhere: continued exactly, or restarted.",
+    attributes=("provider", "kind"),
+)
 REQUESTS = Metric(
     name="llm.requests",
     kind="counter",
@@ -106,6 +113,7 @@ METRICS = (
     RAY_LATENCY,
     RAY_FIRST_TOKEN,
     RAY_FALLBACK,
+    MOVES,
     REQUESTS,
     DURATION,
     TOKENS,
@@ -128,6 +136,7 @@ LOG_EVENTS = (
     LogEvent(name="llm.provider.crashed", level="error", description="A provider failed inside."),
     LogEvent(name="engine.restart_failed", level="error", description="It does not start again."),
     LogEvent(name="llm.answered", level="info", description="An answer ended; how and from where."),
+    LogEvent(name="llm.moved", level="warning", description="A cut answer goes on elsewhere."),
     LogEvent(name="llm.unanswered", level="error", description="Every provider failed."),
     LogEvent(name="llm.ray.enabled", level="info", description="Ray Serve takes part."),
     LogEvent(name="llm.ray.disabled", level="warning", description="Local providers only."),
@@ -146,6 +155,16 @@ LOG_EVENTS = (
     ),
     LogEvent(name="llm.ray.endpoint_down", level="warning", description="An endpoint is left out."),
     LogEvent(name="llm.ray.endpoint_reachable", level="info", description="It is back."),
+    LogEvent(
+        name="llm.ray.endpoint_drained",
+        level="info",
+        description="An operator took an endpoint out of use.",
+    ),
+    LogEvent(
+        name="llm.ray.endpoint_reset",
+        level="info",
+        description="An operator had an endpoint's history forgotten.",
+    ),
     LogEvent(name="llm.ollama.error", level="warning", description="Ollama could not answer."),
     LogEvent(name="llm.embedded.error", level="warning", description="The embedded engine failed."),
     LogEvent(name="llm.ray.deployment.ready", level="info", description="A replica serves."),
