@@ -7,6 +7,7 @@ new words provably follow the delivered ones (`inference.continuation`); else th
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -133,12 +134,13 @@ class ProviderChain:
                 fallback=reason is not None,
                 reason=reason,
             )
-            chunks = MovingChunks(stream, stack, self._mover(ask, stream.origin))
+            chunks = MovingChunks(stream, stack, self._mover(ask, provider, stream.origin))
             return Answer(origin=stream.origin, route=route, chunks=chunks)
         raise AllProvidersFailed(tuple(causes))
 
-    def _mover(self, ask: _Ask, origin: Origin) -> Reopen | None:
+    def _mover(self, ask: _Ask, first: Provider, origin: Origin) -> Reopen | None:
         """What completes the answer if it is cut; None if nobody may."""
+        given = Counter([first.name])
         request, deadline = ask.request, ask.deadline
         if not movable(request):
             return None
@@ -154,12 +156,15 @@ class ProviderChain:
             for provider in self._providers:
                 if deadline.expired():
                     break
+                if given[provider.name] > 1:
+                    continue  # it was cut twice: once by chance, once more for a reason
                 try:
                     opened = provider.open(asked, deadline, ask.attempts)
                     stream = await stack.enter_async_context(opened)
                 except MongarsError as error:
                     self._give_up(provider, request, error)
                     continue
+                given[provider.name] += 1
                 self._observer.observe(
                     Moved(
                         request_id=request.request_id,

@@ -142,5 +142,7 @@ def silent(seconds: float) -> AttemptError:
 
 
 def _detail(body: dict[str, Any], otherwise: str) -> str:
-    detail = body.get("detail") or body.get("message")
+    nested = body.get("error")
+    inner = nested.get("message") if isinstance(nested, dict) else None
+    detail = inner or body.get("detail") or body.get("message")
     return detail if isinstance(detail, str) else otherwise

@@ -1,0 +1,238 @@
+"""Our re-implementation of a public fault catalogue (FailoverBench v0.1), streamed and whole.
+
+Each scenario is one fault of the first choice; the second one is healthy. Times are shortened with
+the timers that bound them, so these tests prove behaviour, not the published time limits.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.core.clock import SystemClock
+from mongars.core.errors import CallerError, GenerationInterrupted, MongarsError
+from mongars.inference.config import InferenceConfig
+from mongars.protocol.fold import Fold
+from mongars.testing.fake_ollama import FakeOllama
+from mongars.testing.fake_replica import FakeReplica
+from mongars.testing.faults import TEXT, WORDS, Answer, Fault, Reset, Silence, Status
+from mongars.testing.inference import Stack, build, question
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.core.generation import Completion
+    from mongars.inference.provider import Route
+
+CLOCK = SystemClock()
+BUSY = Status(code=429, error="overloaded")
+UNAVAILABLE = Status(code=503, error="overloaded")
+FAILED = Status(code=500, error="inference_failed")
+
+
+@dataclass(frozen=True)
+class World:
+    """The first choice with its faults, the second one, and the client before them."""
+
+    primary: FakeReplica
+    fallback: FakeOllama
+    stack: Stack
+
+    async def ask(self, *, streamed: bool) -> tuple[Completion, Route]:
+        """The answer, by way of a stream or in one piece."""
+        if not streamed:
+            return await self.stack.integration.generate(question())
+        fold = Fold()
+        async with self.stack.integration.open(question()) as answer:
+            async for chunk in answer:
+                fold.add(chunk)
+            return fold.completion(answer.origin), answer.route
+
+    @property
+    def attempts(self) -> int:
+        """What was sent to both."""
+        return len(self.primary.received) + len(self.fallback.received)
+
+
+@asynccontextmanager
+async def world(
+    *faults: Fault, always: Fault | None = None, **settings: float
+) -> AsyncIterator[World]:
+    async with FakeReplica(*faults) as primary, FakeOllama() as fallback:
+        primary.always = always or Answer()
+        config = InferenceConfig(
+            endpoints=(primary.url,),
+            use_ray=True,
+            ollama_host=fallback.base,
+            ollama_model="fake",
+            **{"timeout": 5.0, "scaling_backoff": (0.05, 0.1), **settings},
+        )
+        stack = build(config)
+        async with stack.integration:
+            yield World(primary, fallback, stack)
+
+
+def check(found: tuple[Completion, Route], *, provider: str) -> None:
+    completion, route = found
+    assert completion.text == TEXT
+    assert completion.finish_reason == "stop"
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == WORDS
+    assert route.provider == provider
+
+
+pytestmark = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+
+
+@pytest.mark.slow
+async def test_s01_asked_to_wait_two_seconds(streamed: bool) -> None:
+    patience = Status(code=429, error="overloaded", headers={"Retry-After": "2"})
+    async with world(patience) as it:
+        check(await it.ask(streamed=streamed), provider="ray_serve")
+        first, second = it.primary.received
+        assert second.at - first.at >= 2.0
+        assert it.attempts == 2
+
+
+async def test_s02_busy_without_end(streamed: bool) -> None:
+    async with world(always=BUSY) as it:
+        check(await it.ask(streamed=streamed), provider="ollama")
+        assert len(it.primary.received) <= 4
+        assert it.attempts <= 6
+
+
+async def test_s03_one_server_error(streamed: bool) -> None:
+    async with world(FAILED) as it:
+        check(await it.ask(streamed=streamed), provider="ray_serve")
+        assert len(it.primary.received) == 2
+
+
+async def test_s04_unavailable_without_end(streamed: bool) -> None:
+    async with world(always=UNAVAILABLE) as it:
+        check(await it.ask(streamed=streamed), provider="ollama")
+        assert it.attempts <= 6
+
+
+async def test_s05_reset_before_any_answer(streamed: bool) -> None:
+    async with world(Reset()) as it:
+        check(await it.ask(streamed=streamed), provider="ray_serve")
+
+
+async def test_s06_silence(streamed: bool) -> None:
+    async with world(always=Silence(), timeout=0.5) as it:
+        began = CLOCK.monotonic()
+        check(await it.ask(streamed=streamed), provider="ollama")
+        assert CLOCK.monotonic() - began < 5
+        assert len(it.primary.received) == 1
+
+
+async def test_s07_a_slow_first_token(streamed: bool) -> None:
+    """Comments and the role come at once; neither is a token."""
+    slow = Answer(first_delay=20.0, keepalives=True)
+    async with world(always=slow, timeout=0.5) as it:
+        began = CLOCK.monotonic()
+        check(await it.ask(streamed=streamed), provider="ollama")
+        assert CLOCK.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("cut", ["close", "abort"])
+async def test_s08_cut_after_forty_tokens(streamed: bool, cut: str) -> None:
+    async with world(always=Answer(cut_after=40, cut=cut)) as it:
+        completion, _ = await it.ask(streamed=streamed)
+        assert completion.text == TEXT
+        assert completion.usage is not None
+
+
+async def test_s09_stalled_after_twenty_tokens(streamed: bool) -> None:
+    async with world(always=Answer(stall_after=20), idle_timeout=0.3) as it:
+        began = CLOCK.monotonic()
+        completion, _ = await it.ask(streamed=streamed)
+        assert completion.text == TEXT
+        assert CLOCK.monotonic() - began < 5
+        check(await it.ask(streamed=streamed), provider="ollama")
+
+
+async def test_s10_a_malformed_chunk(streamed: bool) -> None:
+    async with world(Answer(malformed_after=10)) as it:
+        completion, _ = await it.ask(streamed=streamed)
+        assert completion.text == TEXT
+
+
+@pytest.mark.parametrize("ending", [Answer(done=False), Answer(done=False, hold_open=True)])
+async def test_s11_no_done(streamed: bool, ending: Answer) -> None:
+    async with world(always=ending) as it:
+        began = CLOCK.monotonic()
+        check(await it.ask(streamed=streamed), provider="ray_serve")
+        assert CLOCK.monotonic() - began < 8
+
+
+async def test_s13_refused_content(streamed: bool) -> None:
+    refusal = Status(
+        code=400, body={"error": {"code": "content_policy_violation", "message": "Not this."}}
+    )
+    async with world(always=refusal) as it:
+        with pytest.raises(CallerError, match="Not this"):
+            await it.ask(streamed=streamed)
+        assert it.attempts == 1
+
+
+async def test_s14_cut_and_a_fallback_that_refuses_to_continue(streamed: bool) -> None:
+    """Its refusal is not shown; who comes after it answers from the beginning."""
+    refusal = Status(code=400, error="invalid_request", detail="prefill is not supported")
+    async with world(Answer(cut_after=40), always=refusal) as it:
+        completion, _ = await it.ask(streamed=streamed)
+        assert completion.text == TEXT
+        assert len(it.fallback.received) == 1
+
+
+async def test_s14_nobody_is_left(streamed: bool) -> None:
+    """Both refuse: the cut is told, not the refusal."""
+    refusal = Status(code=400, error="invalid_request", detail="prefill is not supported")
+    async with world(Answer(cut_after=40), always=refusal) as it:
+        it.fallback.always = refusal
+        with pytest.raises(GenerationInterrupted, match=r"^(?!.*prefill)"):
+            await it.ask(streamed=streamed)
+
+
+async def test_s15_an_outage_and_its_end(streamed: bool) -> None:
+    """Everybody is answered, the dead one is not asked by everybody, and it is used again soon."""
+    async with world(always=UNAVAILABLE) as it:
+        for _ in range(20):
+            check(await it.ask(streamed=streamed), provider="ollama")
+        assert len(it.primary.received) <= 20
+        it.primary.always = Answer()
+        until = CLOCK.monotonic() + 15
+        while (await it.ask(streamed=streamed))[1].provider != "ray_serve":
+            assert CLOCK.monotonic() < until
+            await CLOCK.sleep(0.2)
+
+
+async def test_s16_who_finished_is_named(streamed: bool) -> None:
+    async with world(always=UNAVAILABLE) as it:
+        completion, route = await it.ask(streamed=streamed)
+        assert completion.origin.model.startswith("fake")
+        assert completion.origin.engine == "ollama"
+        assert completion.usage is not None
+        assert it.attempts <= 6
+        assert route.fallback
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [BUSY, FAILED, UNAVAILABLE, Reset(), Answer(cut_after=40), Answer(malformed_after=10)],
+    ids=["429", "500", "503", "reset", "cut", "malformed"],
+)
+async def test_afterwards_everything_is_as_before(streamed: bool, fault: Fault) -> None:
+    """Nothing is under way any more, and the next answer comes."""
+    async with world(fault) as it:
+        try:
+            await it.ask(streamed=streamed)
+        except MongarsError as error:
+            pytest.fail(f"not answered: {error}")
+        completion, _ = await it.ask(streamed=streamed)
+        assert completion.text == TEXT
+        ray = (await it.stack.integration.status())[0]
+        assert [endpoint.in_flight for endpoint in ray.endpoints] == [0]
