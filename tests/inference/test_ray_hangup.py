@@ -128,6 +128,17 @@ async def test_no_more_connections_than_configured() -> None:
         assert await ray.ask() == TEXT
 
 
+async def test_long_streams_do_not_hold_back_others_for_which_there_is_room() -> None:
+    """The limit grows with first tokens; nobody waits for the end of somebody's long answer."""
+    async with FakeReplica() as replica, ray_side(replica.url, max_connections=100) as ray:
+        replica.always = Answer(token_delay=0.2)  # twelve seconds each
+        async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(ray.ask()) for _ in range(4 * FIRST)]
+            await until(lambda: replica.in_flight == 4 * FIRST)
+            for task in asking:
+                task.cancel()
+
+
 async def test_no_more_idle_connections_than_configured() -> None:
     """Of eight connections in use together, `RAY_CLIENT_MAX_KEEPALIVE` stay open afterwards."""
     async with FakeReplica() as replica, ray_side(replica.url, max_keepalive=3) as ray:

@@ -81,7 +81,9 @@ class RayServe:
         patience = WAITING_SHARE * commit_by.remaining()
         async with self._gate.slot(patience), AsyncExitStack() as stack:
             call = RayCall(self._tools, request, deadline=deadline, attempts=attempts)
-            yield await call.begin(commit_by, stack)
+            stream = await call.begin(commit_by, stack)
+            self._gate.wake()  # an answer that began may have shown that there is room for more
+            yield stream
 
     async def run(self) -> None:
         """Watch the endpoints that are down."""

@@ -1,0 +1,162 @@
+"""Everything fails at random; nobody is lied to and nothing is left behind.
+
+`CHAOS_REQUESTS=10000 pytest tests/inference/test_chaos.py -s` for the long run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from mongars.core.clock import SystemClock
+from mongars.core.errors import AllProvidersFailed, GenerationInterrupted
+from mongars.inference.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, SHARE
+from mongars.inference.config import InferenceConfig
+from mongars.testing.fake_ollama import FakeOllama
+from mongars.testing.fake_replica import FakeReplica
+from mongars.testing.faults import TEXT, Answer, Fault, Reset, Silence, Status
+from mongars.testing.inference import Stack, build, question
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CLOCK = SystemClock()
+REQUESTS = int(os.environ.get("CHAOS_REQUESTS", "400"))  # noqa: TID251 (a test's own knob)
+CALLERS = 16
+LEAVING = 0.05
+"""Share of the callers who hang up in the middle."""
+
+FAULTS: tuple[Fault, ...] = (
+    Reset(),
+    Status(code=500, error="inference_failed"),
+    Status(code=503, error="overloaded", headers={"Retry-After": "0.05"}),
+    Status(code=429, error="overloaded"),
+    Answer(cut_after=0),
+    Answer(cut_after=30),
+    Answer(cut_after=45, cut="abort"),
+    Answer(malformed_after=20),
+    Answer(error_after=10),
+    Answer(stall_after=25),
+    Answer(first_delay=3600.0),
+    Answer(done=False),
+    Answer(block=7),
+    Silence(),
+)
+
+
+class Weather:
+    """Faults, kills and returns at random, from a seed."""
+
+    def __init__(self, replicas: Sequence[FakeReplica], seed: int) -> None:
+        self._replicas = replicas
+        self._random = Random(seed)  # noqa: S311 (weather, not secrets)
+
+    async def blow(self) -> None:
+        """Until cancelled; every replica is up again afterwards."""
+        while True:
+            replica = self._random.choice(self._replicas)
+            await replica.stop()
+            await CLOCK.sleep(self._random.uniform(0.05, 0.4))
+            await replica.start()
+            await CLOCK.sleep(self._random.uniform(0.2, 0.8))
+
+    def next_fault(self) -> Fault:
+        """Three of four answers are healthy."""
+        return self._random.choice(FAULTS) if self._random.random() < 0.25 else Answer()
+
+    def leaves(self) -> bool:
+        return self._random.random() < LEAVING
+
+
+async def ask(stack: Stack, *, leave_after: int | None) -> str:
+    """How one stream ended, after a look at every word of it."""
+    text, finishes = "", 0
+    try:
+        async with stack.integration.open(question()) as answer:
+            chunks = 0
+            async for chunk in answer:
+                text += chunk.text
+                finishes += chunk.finish_reason is not None
+                chunks += 1
+                if chunks == leave_after:
+                    return "left"
+    except GenerationInterrupted:
+        assert finishes == 0
+        assert TEXT.startswith(text)
+        return "cut, and said so"
+    except AllProvidersFailed:
+        assert text == ""
+        return "refused"
+    assert text == TEXT
+    assert finishes == 1
+    return "complete"
+
+
+@pytest.mark.slow
+async def test_chaos_leaves_no_lie_and_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    async with FakeReplica() as a, FakeReplica() as b, FakeReplica() as c, FakeOllama() as local:
+        weather = Weather((a, b, c), seed=11)
+        config = InferenceConfig(
+            endpoints=(a.url, b.url, c.url),
+            use_ray=True,
+            timeout=0.5,
+            idle_timeout=0.3,
+            max_connections=64,
+            scaling_backoff=(0.02, 0.05),
+            ollama_host=local.base,
+            ollama_model="fake",
+        )
+        stack = build(config)
+        outcomes: Counter[str] = Counter()
+        left = iter(range(REQUESTS))
+        began = CLOCK.monotonic()
+
+        async def caller() -> None:
+            for _ in left:
+                for replica in (a, b, c):
+                    if not replica.faults:
+                        replica.faults.append(weather.next_fault())
+                outcomes[await ask(stack, leave_after=20 if weather.leaves() else None)] += 1
+
+        async with stack.integration as llm:
+            before = (len(asyncio.all_tasks()), open_files())
+            async with asyncio.TaskGroup() as group:
+                blowing = group.create_task(weather.blow())
+                async with asyncio.TaskGroup() as callers:
+                    for _ in range(CALLERS):
+                        callers.create_task(caller())
+                blowing.cancel()
+            seconds = CLOCK.monotonic() - began
+            for replica in (a, b, c):
+                await replica.stop()
+                await replica.start()
+            ray = (await llm.status())[0]
+            assert [endpoint.in_flight for endpoint in ray.endpoints] == [0, 0, 0]
+            await CLOCK.sleep(0.5)
+            gc.collect()
+            after = (len(asyncio.all_tasks()), open_files())
+        sent = sum(len(replica.received) for replica in (a, b, c))
+        memory = psutil.Process().memory_info().rss / 1e6
+        with capsys.disabled():
+            print(  # noqa: T201 (the figures of the long run)
+                f"\n  chaos: {REQUESTS} requests in {seconds:.0f} s: {dict(outcomes)}; sent to Ray"
+                f" {sent}, tasks {before[0]} -> {after[0]}, files {before[1]} -> {after[1]},"
+                f" {memory:.0f} MB"
+            )
+        assert outcomes.total() == REQUESTS
+        assert outcomes["complete"] > 0.8 * REQUESTS
+        assert sent <= REQUESTS * (1 + SHARE) + FLOOR_PER_SECOND * (seconds + MEMORY_SECONDS)
+        assert after[0] <= before[0] + 12, "background probes and the servers' own tasks"
+        assert after[1] <= before[1] + 3 * config.max_keepalive + 8
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
