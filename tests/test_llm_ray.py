@@ -47,6 +47,7 @@ def stack(
         use_ray=use_ray,
         timeout=timeout,
         scaling_backoff=(0.01, 0.02),
+        session_affinity=False,
         ollama_host=ollama,
         ollama_model="fake" if ollama else None,
     )
@@ -204,8 +205,9 @@ async def test_without_ray_the_local_model_is_the_first_choice(
 
 @pytest.mark.parametrize("cut", ["close", "abort"])
 async def test_no_fallback_after_the_first_token(cut: str) -> None:
-    """A cut answer is an error; nobody else's words are put behind it."""
-    async with FakeReplica(Answer(cut_after=40, cut=cut)) as replica:
+    """An answer that is cut again and again is an error; nobody else's words are put behind it."""
+    async with FakeReplica() as replica:
+        replica.always = Answer(cut_after=40, cut=cut)
         built = stack(replica.url)
         async with built.integration as llm:
             with pytest.raises(GenerationInterrupted):

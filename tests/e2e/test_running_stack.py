@@ -164,19 +164,19 @@ async def test_everything_listens_on_loopback_or_asks_for_a_token(stack: Stack) 
 async def test_killed_engine_cuts_its_streams_and_is_back_in_seconds(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """Kill -9 of the replica's engine: an error event, no zombie, served again within 5 s."""
+    """Kill -9 of the replica's engine: the answer goes on elsewhere, and Ray is back within 5 s."""
     victim = engine_child(stack, "ServeReplica")
     body = question("Tell me a very long story.", max_tokens=400, stream=True)
     async with http.post(PATH, json=body) as response:
         await response.content.readuntil(b"content")
         victim.send_signal(signal.SIGKILL)
         died = CLOCK.monotonic()
+        await provider_becomes(http, "ray_serve", seconds=5)
+        assert CLOCK.monotonic() - died < 5
         rest = (await response.read()).decode()
-    assert "event: error" in rest
-    assert "generation_interrupted" in rest
-    assert "[DONE]" not in rest
-    await provider_becomes(http, "ray_serve", seconds=5)
-    assert CLOCK.monotonic() - died < 5
+    assert "event: error" not in rest
+    assert rest.count('"finish_reason":"') == 1
+    assert rest.endswith("data: [DONE]\n\n")
     assert not psutil.pid_exists(victim.pid)
 
 
@@ -227,12 +227,12 @@ async def test_crashed_api_is_restarted_and_says_so(
 async def test_without_ray_answers_come_locally_and_return_to_ray_by_themselves(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """Ray dies under a running and a waiting request: cut cleanly, answered locally, then back."""
+    """Ray dies under running and waiting requests: they go on locally, and later ones on Ray."""
     await provider_becomes(http, "ray_serve", seconds=15)
     cluster = [p for p in stack.owned() if "ray" in " ".join([p.name(), *p.cmdline()[:3]])]
     assert len(cluster) > 5
     slots = 4
-    long = question("Tell me a very long story.", max_tokens=600, stream=True)
+    long = question("Tell me a very long story.", max_tokens=60, stream=True)
     running = [await http.post(PATH, json=long) for _ in range(slots)]
     for response in running:
         await response.content.readuntil(b"content")
@@ -255,11 +255,12 @@ async def test_without_ray_answers_come_locally_and_return_to_ray_by_themselves(
                 process.send_signal(signal.SIGKILL)
     first, provider, fallback = waiting.result()
     assert (provider, fallback) == ("embedded", "true")
-    assert first - killed < 2 + 2, "answered locally within 2 s, plus reading the prompt"
+    # It waits for the stories that go on in the two slots there are, while Ray starts again.
+    assert first - killed < 30
     for response in running:
         rest = (await response.read()).decode()
-        assert "event: error" in rest
-        assert "[DONE]" not in rest
+        assert "event: error" not in rest
+        assert rest.endswith("data: [DONE]\n\n")
     async with http.post(PATH, json=question()) as response:
         assert response.status == 200
         assert response.headers["x-llm-fallback"] == "true"

@@ -32,6 +32,7 @@ def test_the_table_has_every_way_and_no_other() -> None:
     assert TRANSITIONS == {
         ("closed", "tripped"): "open",
         ("open", "leased"): "half_open",
+        ("open", "restored"): "closed",
         ("half_open", "succeeded"): "closed",
         ("half_open", "failed"): "open",
         ("half_open", "lost"): "open",

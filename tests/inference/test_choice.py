@@ -11,7 +11,7 @@ import pytest
 from mongars.inference.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, SHARE, RetryBudget
 from mongars.inference.endpoints import Admission, EndpointPool
 from mongars.inference.latency import FORGET_SECONDS, PeakEwma
-from mongars.inference.limit import FIRST, ConcurrencyLimit
+from mongars.inference.limit import ConcurrencyLimit
 from mongars.testing.clock import ManualClock
 
 A, B, C = "http://a/generate", "http://b/generate", "http://c/generate"
@@ -180,12 +180,10 @@ def test_latency_jumps_up_and_fades(seconds: float) -> None:
 
 
 def test_the_limit_follows_refusals() -> None:
-    limit = ConcurrencyLimit()
+    limit = ConcurrencyLimit(64)
     for _ in range(100):
         limit.succeeded(1)
-    assert limit.value == FIRST, "unused room says nothing"
-    while limit.value < 64:
-        limit.succeeded(limit.value)
+    assert limit.value == 64, "unused room says nothing"
     limit.refused()
     assert limit.value == 44
     for _ in range(44):
@@ -215,3 +213,29 @@ async def test_a_client_with_few_requests_may_retry() -> None:
     assert not budget.spend()
     await clock.advance(MEMORY_SECONDS + 0.1)
     assert budget.spend()
+
+
+async def test_refusals_that_come_together_count_once() -> None:
+    clock = ManualClock()
+    pool = EndpointPool((A,), clock=clock, rest_after=99, random=lambda: 0.5, most=48)
+    admissions = [pool.admit(A) for _ in range(40)]
+    await clock.advance(0.1)
+    for admission in admissions[:10]:
+        assert admission is not None
+        pool.busy(admission, wait=0.0)
+    assert pool.statuses()[0].limit == 33
+
+
+async def test_an_endpoint_that_may_be_tested_makes_room_for_one() -> None:
+    """Else nobody would ever be let through to test it while the others are full."""
+    clock = ManualClock()
+    pool = EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 1.0, most=16)
+    admission = pool.admit(B)
+    assert admission is not None
+    pool.failed(admission, error="endpoint_unreachable", blame="gone")
+    pool.release(admission)
+    assert pool.capacity == 8
+    pool.probed(B, "there")
+    assert pool.capacity == 9
+    assert pool.admit(B) is not None
+    assert pool.capacity == 9, "the test itself; nobody else meanwhile"

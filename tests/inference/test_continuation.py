@@ -9,15 +9,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mongars.core.clock import SystemClock
-from mongars.core.errors import GenerationInterrupted, MongarsError
-from mongars.core.generation import Sampling
+from mongars.core.deadline import Deadline
+from mongars.core.errors import (
+    EndpointUnreachable,
+    GenerationInterrupted,
+    MongarsError,
+    WorldError,
+)
+from mongars.core.generation import Chunk, Origin, Sampling
 from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.inference.chain import ProviderChain
 from mongars.inference.config import InferenceConfig
 from mongars.inference.events import Answered, Moved
+from mongars.inference.provider import Attempts, ProviderStream, StreamState
 from mongars.protocol.fold import Fold
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, WORDS, Answer, Fault, Status
 from mongars.testing.inference import Stack, build, question
+from mongars.testing.recording import RecordingObserver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -173,3 +182,98 @@ async def test_the_local_engine_is_no_excuse_for_another_answer() -> None:
         told = await ask(found)
         assert told.error is not None
         assert told.text == " ".join(TEXT.split(" ")[:10])
+
+
+class Script:
+    """A provider that plays prepared streams: who speaks, which words, and how it ends."""
+
+    def __init__(self, name: str, *plays: tuple[Origin, list[str], str] | WorldError) -> None:
+        self.name = name
+        self._plays = list(plays)
+
+    @asynccontextmanager
+    async def open(
+        self, request: GenerationRequest, _deadline: Deadline, _attempts: Attempts
+    ) -> AsyncIterator[ProviderStream]:
+        play = self._plays.pop(0)
+        if isinstance(play, WorldError):
+            raise play
+        origin, words, ending = play
+        begun = request.continue_from
+        yield ProviderStream(
+            origin=origin,
+            endpoint=self.name,
+            chunks=ScriptedStream(words, ending),
+            continued=begun is not None and begun.was_from(origin),
+        )
+
+
+class ScriptedStream:
+    """Chunks from a list."""
+
+    usage = None
+
+    def __init__(self, words: list[str], ending: str) -> None:
+        self._chunks = [Chunk(text=word) for word in words]
+        if ending != "cut":
+            self._chunks.append(Chunk(finish_reason="stop"))
+        self._cut = ending != "complete"
+        self.state: StreamState = "open"
+
+    def __aiter__(self) -> ScriptedStream:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if self._chunks:
+            return self._chunks.pop(0)
+        self.state = "cut" if self._cut else "complete"
+        if self._cut:
+            detail = "cut"
+            raise GenerationInterrupted(detail)
+        raise StopAsyncIteration
+
+
+TUNED = Origin(model="m", engine="ray", adapter_version="v7")
+PLAIN = Origin(model="m", engine="embedded")
+
+
+async def play(*providers: Script) -> tuple[str, Origin, MongarsError | None]:
+    """What a reader sees of an answer by these providers, and who is named."""
+    chain = ProviderChain(providers, observer=RecordingObserver())
+    text, error = "", None
+    async with chain.open(question(), Deadline.after(SystemClock(), 9)) as answer:
+        try:
+            async for chunk in answer:
+                text += chunk.text
+        except GenerationInterrupted as cut:
+            error = cut
+        return text, answer.origin, error
+
+
+async def test_only_who_wrote_the_end_of_it_may_go_on() -> None:
+    """The tuned model must not continue words that the plain one has added meanwhile."""
+    ray = Script(
+        "ray_serve",
+        (TUNED, ["A", "B"], "cut"),
+        EndpointUnreachable("gone"),
+        (TUNED, ["A", "B", "other"], "complete"),
+    )
+    local = Script("embedded", (PLAIN, ["A", "B", "C"], "cut"))
+    text, _, error = await play(ray, local)
+    assert text == "ABC"
+    assert error is not None
+
+
+async def test_who_finished_it_is_named() -> None:
+    newer = Origin(model="m", engine="ray", adapter_version="v8")
+    ray = Script("ray_serve", (TUNED, ["A"], "cut"), (newer, ["A", "B"], "complete"))
+    text, origin, error = await play(ray)
+    assert (text, origin, error) == ("AB", newer, None)
+
+
+async def test_nothing_follows_a_finish() -> None:
+    """A peer that fails after it has finished cannot make the answer longer."""
+    ray = Script("ray_serve", (TUNED, ["A"], "finished, then cut"), (TUNED, ["B"], "complete"))
+    text, _, error = await play(ray)
+    assert text == "A"
+    assert error is not None

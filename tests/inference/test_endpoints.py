@@ -141,8 +141,8 @@ async def test_the_background_probe_ends_a_down_time_but_no_rest(
     await take_down(pool, clock)
     await clock.advance(0.5)
     assert A in pool.due_probes()
-    assert pool.probed(A, "ready")
-    assert admitted(pool, A).probe
+    assert pool.probed(A, "there")
+    assert admitted(pool, A).probe, "somebody is there: one request finds out who"
     resting = admitted(pool, B)
     pool.busy(resting, wait=30.0)
     pool.busy(resting, wait=30.0)
@@ -201,8 +201,8 @@ async def test_an_application_that_is_starting_is_looked_at_more_often(
             pool.probed(A, "not_ready")
     assert visits in {3, 4}
     pool.probed(A, "ready")
-    assert pool.statuses()[0].state == "untested"
-    assert admitted(pool).probe
+    assert pool.statuses()[0].state == "warming"
+    assert [admitted(pool).probe for _ in range(5)] == [False] * 5, "a crowd may come at once"
 
 
 def test_an_unknown_endpoint_that_is_not_ready_may_say_so_itself(pool: EndpointPool) -> None:
@@ -220,3 +220,22 @@ def test_in_flight_returns_to_zero(pool: EndpointPool) -> None:
     for admission in admissions:
         pool.release(admission)
     assert pool.statuses()[0].in_flight == 0
+
+
+async def test_an_endpoint_that_speaks_to_others_is_not_silent(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """It was too busy to begin one answer in time; that is no reason to leave it altogether."""
+    waiting, lucky = admitted(pool), admitted(pool)
+    await clock.advance(3)
+    pool.committed(lucky)
+    await clock.advance(3)
+    limit = pool.statuses()[0].limit
+    assert not pool.failed(waiting, error="deadline_exceeded", blame="silent")
+    assert pool.statuses()[0].state == "up"
+    assert pool.statuses()[0].limit < limit
+    await clock.advance(0.1)
+    unheard = admitted(pool)
+    await clock.advance(6)
+    assert pool.failed(unheard, error="deadline_exceeded", blame="silent")
+    assert pool.statuses()[0].state == "down"

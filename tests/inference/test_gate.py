@@ -150,3 +150,21 @@ async def test_the_queue_is_bounded() -> None:
         with pytest.raises(Overloaded):
             await room.visit(-1, leave)
         leave.set()
+
+
+async def test_a_quiet_time_is_not_taken_for_a_slow_one() -> None:
+    """An hour without requests says nothing about how long the next queue takes."""
+    clock = ManualClock()
+    gate = Gate(lambda: 1, clock=clock)
+
+    async def work() -> None:
+        async with gate.slot(5.0):
+            await clock.sleep(0.1)
+
+    for _ in range(3):
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(work())
+            await clock.advance(1)
+        await clock.advance(3600)
+    assert (gate.active, gate.waiting) == (0, 0)

@@ -1,9 +1,10 @@
 """A circuit breaker for one endpoint: the states, and the only ways between them.
 
-| state       | signal      | next        | because                                              |
-|-------------|-------------|-------------|------------------------------------------------------|
+| state       | signal      | next        | because                                               |
+|-------------|-------------|-------------|-------------------------------------------------------|
 | `closed`    | `tripped`   | `open`      | it failed too often, or in a way that leaves no doubt |
 | `open`      | `leased`    | `half_open` | its time is over, or a background probe vouched for it |
+| `open`      | `restored`  | `closed`    | a background probe found it ready; more follow slowly |
 | `half_open` | `succeeded` | `closed`    | the first token came; more follow slowly              |
 | `half_open` | `failed`    | `open`      | for twice as long                                     |
 | `half_open` | `lost`      | `open`      | the one request that tested it left without a verdict |
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 State = Literal["closed", "open", "half_open"]
-Signal = Literal["tripped", "leased", "succeeded", "failed", "lost"]
+Signal = Literal["tripped", "leased", "restored", "succeeded", "failed", "lost"]
 
 TRANSITIONS: dict[tuple[State, Signal], State] = {
     ("closed", "tripped"): "open",
     ("open", "leased"): "half_open",
+    ("open", "restored"): "closed",
     ("half_open", "succeeded"): "closed",
     ("half_open", "failed"): "open",
     ("half_open", "lost"): "open",
@@ -103,10 +105,7 @@ class Breaker:
         """Its first token came: that ends a test."""
         if self._holds(ticket):
             self._lease = None
-            self._move("succeeded")
-            self._closed_at = now
-            self._outcomes.clear()
-            self._in_a_row = 0
+            self._close("succeeded", now)
 
     def finished(self, now: float) -> None:
         """A stream came to its end."""
@@ -121,7 +120,7 @@ class Breaker:
             self._judged_at = now
             self._open("failed", now)
             return True
-        if self.state != "closed" or sent_at < self._judged_at:
+        if self.state != "closed" or not self.is_news(sent_at):
             return False
         self._judged_at = now
         self._in_a_row += 1
@@ -130,6 +129,10 @@ class Breaker:
             return False
         self._open("tripped", now)
         return True
+
+    def is_news(self, sent_at: float) -> bool:
+        """Whether a failure of a request sent then says more than the last failure did."""
+        return sent_at >= self._judged_at
 
     def trip(self, now: float) -> None:
         """Open at once, or stay open at least until the first open time is over."""
@@ -148,8 +151,13 @@ class Breaker:
             self._lease = None
             self._move("lost")
 
+    def restored(self, now: float) -> None:
+        """A background probe found it ready, and that is what it had failed for."""
+        if self.state == "open":
+            self._close("restored", now)
+
     def vouched(self, now: float) -> None:
-        """A background probe says that it is back: let one request find out."""
+        """A background probe says that somebody is there: let one request find out."""
         if self.state == "open":
             self._open_until = min(self._open_until, now)
 
@@ -160,6 +168,12 @@ class Breaker:
         if self._lease is not None and now - self._lease[1] > LEASE_SECONDS:
             self._lease = None
             self._move("lost")
+
+    def _close(self, signal: Signal, now: float) -> None:
+        self._move(signal)
+        self._closed_at = now
+        self._outcomes.clear()
+        self._in_a_row = 0
 
     def _open(self, signal: Signal, now: float) -> None:
         self._move(signal)

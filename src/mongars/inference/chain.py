@@ -56,9 +56,14 @@ class Answer:
     Iterating raises `GenerationInterrupted` if it is cut; if it just ends, it is complete.
     """
 
-    origin: Origin
     route: Route
+    """The way it began."""
     chunks: MovingChunks
+
+    @property
+    def origin(self) -> Origin:
+        """Who gives it: after a move, who goes on."""
+        return self.chunks.origin
 
     def __aiter__(self) -> MovingChunks:
         return self.chunks
@@ -107,7 +112,7 @@ class ProviderChain:
                 )
                 raise
             began = clock.monotonic()
-            ends.push_async_callback(answer.chunks.aclose)
+            ends.push_async_exit(answer.chunks.leave)
             try:
                 yield answer
             finally:
@@ -134,18 +139,20 @@ class ProviderChain:
                 fallback=reason is not None,
                 reason=reason,
             )
-            chunks = MovingChunks(stream, stack, self._mover(ask, provider, stream.origin))
-            return Answer(origin=stream.origin, route=route, chunks=chunks)
+            chunks = MovingChunks(stream, stack, self._mover(ask, provider))
+            return Answer(route=route, chunks=chunks)
         raise AllProvidersFailed(tuple(causes))
 
-    def _mover(self, ask: _Ask, first: Provider, origin: Origin) -> Reopen | None:
+    def _mover(self, ask: _Ask, first: Provider) -> Reopen | None:
         """What completes the answer if it is cut; None if nobody may."""
         given = Counter([first.name])
         request, deadline = ask.request, ask.deadline
         if not movable(request):
             return None
 
-        async def reopen(delivered: str, stack: AsyncExitStack) -> ProviderStream | None:
+        async def reopen(
+            delivered: str, origin: Origin, stack: AsyncExitStack
+        ) -> ProviderStream | None:
             begun = Begun(
                 text=delivered,
                 model=origin.model,

@@ -21,11 +21,12 @@ from mongars.core.errors import GenerationInterrupted, InvalidAnswer, MongarsErr
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from types import TracebackType
 
     from mongars.core.generation import Chunk, GenerationRequest, Origin, Usage
     from mongars.inference.provider import ProviderStream, StreamState
 
-    Reopen = Callable[[str, AsyncExitStack], Awaitable[ProviderStream | None]]
+    Reopen = Callable[[str, Origin, AsyncExitStack], Awaitable[ProviderStream | None]]
 
 MOST_MOVES = 2
 """Per answer: a third target would more likely share the fault than cure it."""
@@ -43,8 +44,8 @@ def movable(request: GenerationRequest) -> bool:
 class MovingChunks:
     """A `ChunkStream` over as many targets as it takes.
 
-    `reopen` is given the text delivered so far and a stack that holds the new target open; it
-    returns None when nobody is left to ask.
+    `reopen` is given the text delivered so far, who wrote the end of it, and a stack that holds the
+    new target open; it returns None when nobody is left to ask.
     """
 
     def __init__(self, first: ProviderStream, stack: AsyncExitStack, reopen: Reopen | None) -> None:
@@ -53,6 +54,7 @@ class MovingChunks:
         self._reopen = reopen
         self._delivered: list[str] = []
         self._to_skip = ""
+        self._finished = False
         self._failed = False
         self.moves = 0
         self.origin: Origin = first.origin
@@ -67,9 +69,14 @@ class MovingChunks:
         """The counts of whoever finished; of a restart, they count the whole answer."""
         return self._current.chunks.usage
 
-    async def aclose(self) -> None:
-        """Let go of the target that is being read."""
-        await self._stack.aclose()
+    async def leave(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of the target that is being read, which learns how it was left."""
+        await self._stack.__aexit__(kind, error, trace)
 
     def __aiter__(self) -> Self:
         return self
@@ -83,22 +90,22 @@ class MovingChunks:
                 continue
             if chunk is not None:
                 self._delivered.append(chunk.text)
+                self._finished = self._finished or chunk.finish_reason is not None
                 return chunk
 
     async def _move(self, cut: MongarsError) -> None:
         """Go on with the next target, or raise why the answer ends here."""
         delivered = "".join(self._delivered)
-        while self._reopen is not None and self.moves < MOST_MOVES:
+        if self._reopen is not None and self.moves < MOST_MOVES and not self._finished:
             self.moves += 1
             await self._stack.aclose()  # whoever failed hears of it before anybody else is asked
             self._stack = AsyncExitStack()
-            found = await self._reopen(delivered, self._stack)
-            if found is None:
-                break
-            self._current = found
-            self.origin = found.origin
-            self._to_skip = "" if found.continued else delivered
-            return
+            found = await self._reopen(delivered, self.origin, self._stack)
+            if found is not None:
+                self._current = found
+                self.origin = found.origin
+                self._to_skip = "" if found.continued else delivered
+                return
         self._failed = True
         raise GenerationInterrupted(str(cut)) from cut
 

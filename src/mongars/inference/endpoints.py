@@ -46,10 +46,12 @@ LOAD_BOUND = 1.25
 SLOWER_BOUND = 2.0
 """It also leaves it when another endpoint is so many times faster."""
 
-Blame = Literal["mark", "silent", "gone"]
-"""A `mark` counts; `silent` and `gone` take the endpoint for down at once."""
+Blame = Literal["mark", "silent", "stalled", "gone"]
+"""A `mark` counts; the others take the endpoint for down at once: it did not begin an answer, went
+silent in the middle of one, or is not there."""
 
-Probe = Literal["ready", "not_ready", "unreachable"]
+Probe = Literal["ready", "there", "not_ready", "unreachable"]
+"""`there`: something answers that has no readiness route."""
 State = Literal["unknown", "up", "warming", "resting", "down", "untested", "probing", "drained"]
 """`untested`: its down time is over, or a probe found it back, and no request has been there yet."""
 
@@ -87,10 +89,10 @@ class EndpointStatus:
 class _Endpoint:
     """One endpoint: its policies, and what was seen of it."""
 
-    def __init__(self, *, random: Callable[[], float]) -> None:
+    def __init__(self, *, random: Callable[[], float], limit: int) -> None:
         self.breaker = Breaker(random=random)
         self.latency = PeakEwma()
-        self.limit = ConcurrencyLimit()
+        self.limit = ConcurrencyLimit(limit)
         self.known = False
         self.drained = False
         self.heard_at = -math.inf
@@ -103,6 +105,10 @@ class _Endpoint:
         self.announced = False
         """Whether its being down was reported, and its return not yet."""
         self.in_flight = 0
+        self.spoke_at = -math.inf
+        """When it last began or completed an answer."""
+        self.suspect = False
+        """Whether it failed since it last gave a word."""
         self.last_error: str | None = None
         self.adapter_version: str | None = None
 
@@ -117,10 +123,15 @@ class EndpointPool:
         clock: Clock,
         rest_after: int,
         random: Callable[[], float],
+        most: int = 0,
         only_hope: bool = False,
     ) -> None:
-        """`only_hope`: nobody else can answer, so that a pool that is mostly down is tried anyway."""
-        self._endpoints = {url: _Endpoint(random=random) for url in urls}
+        """`most` requests may be under way in all, as far as is known before the first answer.
+
+        `only_hope`: nobody else can answer, so that a pool that is mostly down is tried anyway.
+        """
+        self._first_limit = -(-most // max(1, len(urls)))
+        self._endpoints = {url: _Endpoint(random=random, limit=self._first_limit) for url in urls}
         self._ids = {f"ray-{number}": url for number, url in enumerate(urls, start=1)}
         self._clock = clock
         self._random = random
@@ -159,9 +170,18 @@ class EndpointPool:
 
     @property
     def capacity(self) -> int | None:
-        """Requests that may be under way in all; None while none can be sent anyway."""
-        usable = [e for e in self._endpoints.values() if self._is_up(e) and not e.drained]
-        return sum(endpoint.limit.value for endpoint in usable) or None
+        """Requests that may be under way in all; None while none can be sent anyway.
+
+        An endpoint that is up counts with its limit, one that may be tested with one request.
+        """
+        now = self._clock.monotonic()
+        total = 0
+        for url, endpoint in self._endpoints.items():
+            if self.opens_at(url) <= now:
+                total += endpoint.limit.value if self._is_up(endpoint) else endpoint.in_flight + 1
+            else:
+                total += endpoint.in_flight
+        return total if any(self.opens_at(url) <= now for url in self._endpoints) else None
 
     def admit(self, url: str) -> Admission | None:
         """Take leave to send one request there; None if it may not go there now."""
@@ -189,8 +209,9 @@ class EndpointPool:
         """Its first token came: open to everybody. Returns whether that is news."""
         endpoint, now = self._endpoints[admission.url], self._clock.monotonic()
         endpoint.known = True
-        endpoint.heard_at = now
+        endpoint.heard_at = endpoint.spoke_at = now
         endpoint.busy = 0
+        endpoint.suspect = False
         endpoint.adapter_version = adapter_version or endpoint.adapter_version
         if admission.probe:
             endpoint.latency = PeakEwma()  # what it was before it failed says nothing any more
@@ -203,7 +224,7 @@ class EndpointPool:
     def completed(self, admission: Admission) -> None:
         """Its answer came to its end: old failures are forgiven."""
         endpoint, now = self._endpoints[admission.url], self._clock.monotonic()
-        endpoint.heard_at = now
+        endpoint.heard_at = endpoint.spoke_at = now
         endpoint.breaker.finished(now)
         endpoint.last_error = None
 
@@ -213,10 +234,10 @@ class EndpointPool:
         endpoint.known = True
         endpoint.heard_at = now
         endpoint.not_before = max(endpoint.not_before, now + wait)
-        endpoint.limit.refused()
         endpoint.latency.observe(now - admission.at + FAILURE_PENALTY, now)
         if admission.at >= endpoint.busy_at:
             endpoint.busy_at = now
+            endpoint.limit.refused()
             endpoint.breaker.busy()
             endpoint.busy += 1
             if endpoint.busy >= self._rest_after:
@@ -227,16 +248,17 @@ class EndpointPool:
     def failed(self, admission: Admission, *, error: str, blame: Blame) -> bool:
         """It failed. Returns whether it is news that it is down."""
         endpoint, now = self._endpoints[admission.url], self._clock.monotonic()
-        endpoint.known = True
+        endpoint.known = endpoint.suspect = True
         endpoint.last_error = error
         endpoint.busy = 0
+        endpoint.probe_at = min(endpoint.probe_at, now)
         endpoint.latency.observe(now - admission.at + FAILURE_PENALTY, now)
-        if blame == "silent":
+        # While it speaks to others it is not silent, only too busy to begin this answer in time.
+        silent = blame == "silent" and endpoint.spoke_at <= admission.at
+        if blame == "silent" and endpoint.breaker.is_news(admission.at):
             endpoint.limit.refused()
-        opened = endpoint.breaker.failed(
-            admission, admission.at, now, decisive=blame in {"silent", "gone"}
-        )
-        if not opened:
+        decisive = silent or blame in {"stalled", "gone"}
+        if not endpoint.breaker.failed(admission, admission.at, now, decisive=decisive):
             return False
         endpoint.probe_at = now + FIRST_PROBE
         endpoint.probe_decides = blame == "gone"
@@ -253,17 +275,20 @@ class EndpointPool:
         """Forget what was seen of it, and let requests go there; False if there is none."""
         url = self._ids.get(endpoint_id)
         if url is not None:
-            fresh = _Endpoint(random=self._random)
+            fresh = _Endpoint(random=self._random, limit=self._first_limit)
             fresh.in_flight = self._endpoints[url].in_flight
             self._endpoints[url] = fresh
         return url is not None
 
     def due_probes(self) -> tuple[str, ...]:
-        """Endpoints a background probe should visit now: down ones, and those never heard of."""
+        """Endpoints a background probe should visit now.
+
+        Those that are down, those that failed lately, and those never heard of.
+        """
         now = self._clock.monotonic()
         due = []
         for url, endpoint in self._endpoints.items():
-            wanted = not endpoint.known or endpoint.breaker.state != "closed"
+            wanted = not endpoint.known or endpoint.suspect or endpoint.breaker.state != "closed"
             if wanted and endpoint.probe_at <= now:
                 endpoint.probe_at = now + PROBE_EVERY
                 due.append(url)
@@ -289,11 +314,13 @@ class EndpointPool:
         if endpoint.in_flight and self._is_up(endpoint):
             return False  # a request that goes there now knows better
         was_down = endpoint.breaker.state != "closed"
-        if found == "ready":
+        endpoint.suspect = False
+        if found in {"ready", "there"}:
             endpoint.known = True
             endpoint.heard_at = now
             if was_down and endpoint.probe_decides:
-                endpoint.breaker.vouched(now)
+                judge = endpoint.breaker.restored if found == "ready" else endpoint.breaker.vouched
+                judge(now)
                 return _announce(endpoint, down=False)
             return False
         if found == "not_ready" and not was_down:

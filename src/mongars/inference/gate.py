@@ -31,7 +31,8 @@ class Gate:
         self._capacity = capacity
         self._clock = clock
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._left_at: float | None = None
+        self._since = 0.0
+        """When somebody left last, or began to wait before an empty queue."""
         self._between = 0.0
         self.active = 0
         """Requests that are through and have not ended."""
@@ -67,6 +68,9 @@ class Gate:
 
     async def _turn(self, patience: float) -> None:
         expected = self._between * (len(self._waiting) + 1)
+        if not self._waiting:
+            self._since = self._clock.monotonic()
+            expected = 0.0  # what was measured in an earlier queue need not hold for this one
         if expected > patience or len(self._waiting) >= MOST_WAITING:
             raise self._refusal(expected)
         turn = asyncio.get_running_loop().create_future()
@@ -90,9 +94,9 @@ class Gate:
     def _leave(self) -> None:
         self.active -= 1
         now = self._clock.monotonic()
-        if self._waiting and self._left_at is not None:
-            self._between += SMOOTHING * (now - self._left_at - self._between)
-        self._left_at = now
+        if self._waiting:
+            self._between += SMOOTHING * (now - self._since - self._between)
+            self._since = now
         self.wake()
 
     def _free(self) -> float:

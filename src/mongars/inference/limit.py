@@ -1,15 +1,15 @@
 """How many requests an endpoint gets at once: additive increase, multiplicative decrease.
 
-The rule of TCP (Jacobson and Karels, 1988) on concurrency. Until the endpoint first says "too many",
-each answer that begins makes room for one more; later it takes as many as the limit is. A refusal
-or a silence leaves 0.7 of it. It does not grow while half of it is unused, because then the
+The rule of TCP (Jacobson and Karels, 1988) on concurrency. It begins with what the operator allows
+(`RAY_CLIENT_MAX_CONNECTIONS`, an endpoint's part of it). A refusal or a silence leaves 0.7 of it; as
+many answers as the limit is that begin make room for one more. It does not grow while half of it is unused, because then the
 answers say nothing about it. Counted is the beginning of an answer, not its end: a stream that lasts
 minutes has shown with its first token that there was room for it.
 """
 
 from __future__ import annotations
 
-FIRST = 8
+LEAST_FIRST = 8
 DECREASE = 0.7
 MOST = 4096
 
@@ -17,9 +17,8 @@ MOST = 4096
 class ConcurrencyLimit:
     """The limit of one endpoint."""
 
-    def __init__(self) -> None:
-        self._limit = float(FIRST)
-        self._searching = True
+    def __init__(self, first: int = LEAST_FIRST) -> None:
+        self._limit = float(max(LEAST_FIRST, first))
 
     @property
     def value(self) -> int:
@@ -29,10 +28,8 @@ class ConcurrencyLimit:
     def succeeded(self, in_flight: int) -> None:
         """An answer began while so many were under way, itself included."""
         if in_flight >= self._limit / 2:
-            step = 1.0 if self._searching else 1 / self._limit
-            self._limit = min(MOST, self._limit + step)
+            self._limit = min(MOST, self._limit + 1 / self._limit)
 
     def refused(self) -> None:
         """It was too busy, or did not begin in time."""
-        self._searching = False
         self._limit = max(1.0, self._limit * DECREASE)

@@ -204,7 +204,7 @@ class Replica:
         Raises the same errors as `stream`; a cut answer is an error, never a short one.
         """
         started = self.clock.monotonic()
-        async with self.stream(request, deadline) as answer:
+        async with self.stream(replace(request, continue_from=None), deadline) as answer:
             raw = b"".join([block async for block in answer.blocks])
         fold = Fold(request.sampling.n)
         for event in EventSplitter().feed(raw):

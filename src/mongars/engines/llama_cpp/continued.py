@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from mongars.protocol.body import json_object
 from mongars.protocol.sse import EventSplitter, encode_event
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ async def whole_counts(
 
 
 def _told(event: ServerEvent, said: int, *, full: bool) -> bytes:
-    body = orjson.loads(event.data)
+    body = json_object(event.data)
     for choice in body.get("choices") or () if full else ():
         choice["delta"].pop("content", None)
         if choice.get("finish_reason") is not None:

@@ -46,10 +46,11 @@ class Prober:
         self._observer = observer
         self._random = random
 
-    async def run(self) -> NoReturn:
-        """Probe whatever is due, until cancelled."""
+    async def run(self, looked: Callable[[], None]) -> NoReturn:
+        """Probe whatever is due, until cancelled; `looked` is told after each round."""
         while True:
             await self.visit(self._pool.due_probes())
+            looked()
             await self._clock.sleep(LOOK_EVERY * (0.8 + 0.4 * self._random()))
 
     async def visit(self, urls: Iterable[str]) -> None:
@@ -64,7 +65,9 @@ class Prober:
             host, path = split_label(url)
             self._observer.observe(
                 EndpointChanged(
-                    endpoint=host, path=path, state="reachable" if found == "ready" else "down"
+                    endpoint=host,
+                    path=path,
+                    state="reachable" if found in {"ready", "there"} else "down",
                 )
             )
 
@@ -73,8 +76,9 @@ class Prober:
             status, _ = await self._http.get(url, seconds=PROBE_SECONDS)
         except WorldError:
             return "unreachable"
-        # An application without a readiness route answers 404: somebody is there.
-        return "not_ready" if status >= 500 or status in self._busy else "ready"  # noqa: PLR2004
+        if status >= 500 or status in self._busy:  # noqa: PLR2004
+            return "not_ready"
+        return "ready" if status < 300 else "there"  # noqa: PLR2004
 
 
 def readiness_url(endpoint: str) -> str:

@@ -239,7 +239,7 @@ class RayCall:
             error = GenerationInterrupted()
             self._observer.observe(AttemptFailed(**label, reason="interrupted", error=error.code))
             if not self._deadline.expired():
-                self._blame(admission, error, "silent" if begun.chunks.stalled else "mark")
+                self._blame(admission, error, "stalled" if begun.chunks.stalled else "mark")
 
     def _conclusion(self, last: AttemptError | None) -> WorldError:
         wait = self._pool.soonest()

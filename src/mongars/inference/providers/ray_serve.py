@@ -51,6 +51,7 @@ class RayServe:
             clock=clock,
             rest_after=config.max_scale_cycles,
             random=random,
+            most=config.max_connections,
             only_hope=only_hope,
         )
         self._tools = RayTools(
@@ -65,6 +66,7 @@ class RayServe:
         self._prober = Prober(
             self._pool, http, config=config, clock=clock, observer=observer, random=random
         )
+        self._only_hope = only_hope
         self._gate = Gate(self._capacity, clock=clock)
 
     @asynccontextmanager
@@ -87,7 +89,7 @@ class RayServe:
 
     async def run(self) -> None:
         """Watch the endpoints that are down."""
-        await self._prober.run()
+        await self._prober.run(self._gate.wake)
 
     async def status(self) -> ProviderStatus:
         """By what requests and probes found; endpoints not heard of lately are probed now."""
@@ -104,7 +106,9 @@ class RayServe:
 
     def drain(self, endpoint_id: str) -> bool:
         """Send nothing there any more; see `EndpointPool.drain`."""
-        return self._pool.drain(endpoint_id)
+        found = self._pool.drain(endpoint_id)
+        self._gate.wake()
+        return found
 
     def reset(self, endpoint_id: str) -> bool:
         """Forget what was seen of it; see `EndpointPool.reset`."""
@@ -113,8 +117,10 @@ class RayServe:
         return found
 
     def _capacity(self) -> int | None:
-        room = self._pool.capacity
-        return None if room is None else min(room, self._tools.config.max_connections)
+        room, most = self._pool.capacity, self._tools.config.max_connections
+        if room is None:  # it will be known at once that nobody is there; or they are tried anyway
+            return most if self._only_hope else None
+        return min(room, most)
 
 
 def _overall(endpoints: tuple[EndpointStatus, ...]) -> ProviderState:
