@@ -175,13 +175,18 @@ class EndpointPool:
         An endpoint that is up counts with its limit, one that may be tested with one request.
         """
         now = self._clock.monotonic()
+        open_now = {url for url in self._endpoints if self.opens_at(url) <= now}
+        if not open_now:
+            return None
         total = 0
         for url, endpoint in self._endpoints.items():
-            if self.opens_at(url) <= now:
-                total += endpoint.limit.value if self._is_up(endpoint) else endpoint.in_flight + 1
-            else:
+            if url not in open_now:
                 total += endpoint.in_flight
-        return total if any(self.opens_at(url) <= now for url in self._endpoints) else None
+            elif self._is_up(endpoint):
+                total += endpoint.limit.value
+            else:
+                total += endpoint.in_flight + 1
+        return total
 
     def admit(self, url: str) -> Admission | None:
         """Take leave to send one request there; None if it may not go there now."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 SECONDS_PER_ANSWER = 0.03
 """What each answer beyond the first adds to the time between two pieces of one."""
 
-
 MOST_HELD = 64 * 1024
 """Bytes of one answer that may wait for a slow caller; then its engine waits, too."""
 
@@ -47,8 +46,8 @@ class Pacing:
     ) -> AsyncIterator[Gathered]:
         """The same bytes, in larger pieces while more than one answer is being written.
 
-        `answers` is how many of them are in `blocks`. The first piece and the end never wait. Raises, while iterating, what `blocks` raises,
-        after everything that came before it.
+        `answers` is how many of them are in `blocks`. The first piece and the end never wait.
+        Iterating raises what `blocks` raises, after everything that came before it.
         """
         gathered = Gathered(self, blocks)
         reading = Background(gathered.read, name="gather")

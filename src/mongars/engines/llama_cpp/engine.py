@@ -7,7 +7,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
-import orjson
 
 from mongars.core.errors import GenerationInterrupted, InferenceFailed
 from mongars.core.generation import Origin
@@ -15,6 +14,7 @@ from mongars.engines.chat import chat_body
 from mongars.engines.llama_cpp.continued import continued_body, whole_counts
 from mongars.engines.llama_cpp.refusal import refusal_of
 from mongars.engines.llama_cpp.supervisor import LlamaCppSupervisor
+from mongars.protocol.body import json_object
 from mongars.protocol.sse import DONE
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class LlamaCppEngine:
         async with self._child.post("/tokenize", {"content": text}) as response:
             if response.status != HTTPStatus.OK:
                 raise await refusal_of(response)
-            return len(orjson.loads(await response.read())["tokens"])
+            return len(json_object(await response.read())["tokens"])
 
     async def _relay(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The engine's bytes as they come; raises unless the last of them are `[DONE]`."""

@@ -137,9 +137,7 @@ class RayCall:
         if last is None and self._request.continue_from is None:
             self._tools.budget.request()
             return True
-        if last is None:
-            return self._tools.budget.spend()
-        return last.unsent or self._tools.budget.spend()
+        return (last is not None and last.unsent) or self._tools.budget.spend()
 
     @asynccontextmanager
     async def _attempt(
