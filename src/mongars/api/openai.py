@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from mongars.api.answers import AnswerResponse, answer_headers, error_event, problem_headers
+from mongars.api.relay import Relay
 from mongars.api.requests import (
     deadline_of,
     principal_of,
@@ -23,19 +24,16 @@ from mongars.protocol.asgi import EVENT_STREAM_HEADERS
 from mongars.protocol.fold import Fold
 from mongars.protocol.openai import (
     ChatCompletionRequest,
-    chunk_body,
     completion_body,
     logprob_entries,
     model_card,
-    usage_chunk_body,
 )
 from mongars.protocol.problems import openai_body, status_of
-from mongars.protocol.sse import DONE, encode_event
 
 if TYPE_CHECKING:
     from mongars.api.context import ApiContext
     from mongars.core.deadline import Deadline
-    from mongars.core.generation import Chunk, GenerationRequest
+    from mongars.core.generation import GenerationRequest
     from mongars.protocol.asgi import Answer
 
 MODEL_ALIAS = "mongars"
@@ -115,9 +113,11 @@ class OpenAIDoor:
         entries: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         try:
             async with self._context.llm.open(generation, deadline=ask.deadline) as reply:
-                async for chunk in reply:
-                    fold.add(chunk)
-                    entries[chunk.index] += logprob_entries(chunk)
+                async for first in reply:
+                    for chunk in (first, *reply.chunks.ready()):
+                        fold.add(chunk)
+                        if chunk.logprobs:
+                            entries[chunk.index] += logprob_entries(chunk)
                 completion = fold.completion(reply.origin)
                 fixed = answer_headers(
                     generation.request_id, route=reply.route, origin=reply.origin
@@ -141,78 +141,23 @@ class OpenAIDoor:
                     generation.request_id, route=reply.route, origin=reply.origin
                 )
                 await answer.start(200, {**EVENT_STREAM_HEADERS, **fixed})
-                writer = AnswerWriter(
+                relay = Relay(
                     answer_id=f"chatcmpl-{generation.request_id}",
                     created=int(self._context.clock.now().timestamp()),
                     model=reply.origin.model,
                     with_usage=bool(body.stream_options and body.stream_options.include_usage),
                 )
-                for index in range(generation.sampling.n):
-                    await answer.write(writer.role(index))
                 async for chunk in reply:
-                    if block := writer.chunk(chunk):
+                    come = (chunk, *reply.chunks.ready())
+                    if block := relay.events(come, moved=reply.chunks.moves > 0):
                         await answer.write(block)
-                await answer.write(writer.end())
+                await answer.write(relay.end())
         except MongarsError as error:
             if not answer.started:
                 await _problem(answer, error, generation.request_id)
                 return
             await answer.write(error_event(error))
         await answer.end()
-
-
-class AnswerWriter:
-    """Writes the events of one streamed answer: one role, the text, one finish, maybe usage."""
-
-    def __init__(self, *, answer_id: str, created: int, model: str, with_usage: bool) -> None:
-        self._id = answer_id
-        self._created = created
-        self._model = model
-        self._with_usage = with_usage
-        self._usage: bytes = b""
-
-    def role(self, index: int) -> bytes:
-        """The first event of a choice."""
-        return self._event({"role": "assistant", "content": ""}, index=index)
-
-    def chunk(self, chunk: Chunk) -> bytes:
-        """The event for a chunk; empty when there is nothing to say yet."""
-        if chunk.usage is not None and self._with_usage:
-            body = usage_chunk_body(
-                answer_id=self._id, created=self._created, model=self._model, usage=chunk.usage
-            )
-            self._usage = encode_event(body)
-        written = b""
-        if chunk.text or chunk.logprobs:  # half of a split character has no text yet
-            delta = {"content": chunk.text}
-            written = self._event(delta, index=chunk.index, logprobs=logprob_entries(chunk))
-        if chunk.finish_reason is not None:
-            written += self._event({}, index=chunk.index, finish_reason=chunk.finish_reason)
-        return written
-
-    def end(self) -> bytes:
-        """What ends a complete answer."""
-        return self._usage + DONE
-
-    def _event(
-        self,
-        delta: dict[str, Any],
-        *,
-        index: int,
-        finish_reason: str | None = None,
-        logprobs: list[dict[str, Any]] | None = None,
-    ) -> bytes:
-        body = chunk_body(
-            answer_id=self._id,
-            created=self._created,
-            model=self._model,
-            delta=delta,
-            finish_reason=finish_reason,
-            index=index,
-        )
-        if logprobs:
-            body["choices"][0]["logprobs"] = {"content": logprobs}
-        return encode_event(body)
 
 
 async def _problem(answer: Answer, error: MongarsError, request_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 3
 KEEP_ALIVE_SECONDS = 75
+GARBAGE_THRESHOLD = 10_000
 EMBEDDED_SLOTS = 2
 """Requests the embedded engine answers at once: it is a stand-in, on a machine that does more."""
 
@@ -65,11 +67,23 @@ def api_app(settings: Settings) -> FastAPI:
             stack.callback(metrics.close)
             await stack.enter_async_context(parts.database)
             await stack.enter_async_context(parts.context.llm)
+            _spare_garbage_collection()
             observer.observe(Note(name="api.started"))
             yield
             observer.observe(Note(name="api.stopped"))
 
     return build_app(parts.context, lifespan)
+
+
+def _spare_garbage_collection() -> None:
+    """Look for cycles among new objects only, and more rarely.
+
+    What was loaded at start stays until the end; walking through it again and again is the longest
+    pause an answer meets in this process.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
 
 
 def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None:

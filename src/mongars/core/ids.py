@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 
 _SAFE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def new_id(prefix: str) -> str:
     """A fresh identifier such as `req-4f1c…`, 96 random bits in hexadecimal."""
-    return f"{prefix}-{secrets.token_hex(12)}"
+    return f"{prefix}-{os.urandom(12).hex()}"
 
 
 def accept_id(candidate: str | None, *, prefix: str) -> str:

@@ -89,9 +89,21 @@ class MovingChunks:
                 await self._move(cut)
                 continue
             if chunk is not None:
-                self._delivered.append(chunk.text)
-                self._finished = self._finished or chunk.finish_reason is not None
+                self._note(chunk)
                 return chunk
+
+    def ready(self) -> list[Chunk]:
+        """What has come already. Nothing while a text begun anew is compared with the old one."""
+        if self._to_skip:
+            return []
+        found = self._current.chunks.ready()
+        for chunk in found:
+            self._note(chunk)
+        return found
+
+    def _note(self, chunk: Chunk) -> None:
+        self._delivered.append(chunk.text)
+        self._finished = self._finished or chunk.finish_reason is not None
 
     async def _move(self, cut: MongarsError) -> None:
         """Go on with the next target, or raise why the answer ends here."""

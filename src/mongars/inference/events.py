@@ -6,6 +6,7 @@ No event holds a prompt, an answer or a credential. `name` is the stable name of
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -40,11 +41,16 @@ _FAILURE_NAMES: dict[AttemptFailure, str] = {
 }
 
 
+@functools.cache
+def _names(kind: type[_Fields]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fields:
     def fields(self) -> dict[str, object]:
         """The facts, ready to be logged; None is left out."""
-        found = dataclasses.asdict(self).items()
+        found = ((name, getattr(self, name)) for name in _names(type(self)))
         return {name: value for name, value in found if value is not None}
 
 

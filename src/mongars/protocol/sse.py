@@ -43,18 +43,17 @@ class EventSplitter:
         """Take more bytes; return the events they complete. Comments alone yield none."""
         if self._held or b"\r" in data:
             data = self._unify(data)
+        known = max(0, len(self._buffer) - 1)  # the blank line may have been cut in two
         self._buffer += data
-        events = []
-        while (end := self._buffer.find(b"\n\n")) >= 0:
-            raw = bytes(self._buffer[: end + 2])
+        end = self._buffer.rfind(b"\n\n", known)
+        blocks = []
+        if end >= 0:
+            blocks = bytes(self._buffer[:end]).split(b"\n\n")
             del self._buffer[: end + 2]
-            event = parse_event(raw)
-            if event is not None:
-                events.append(event)
         if len(self._buffer) > MAX_EVENT_BYTES:
             message = f"an event of more than {MAX_EVENT_BYTES} bytes"
             raise EventTooLarge(message)
-        return events
+        return [event for raw in blocks if (event := parse_event(raw + b"\n\n")) is not None]
 
     def _unify(self, data: bytes) -> bytes:
         """CRLF becomes LF; a CR at the very end waits for what follows it."""
@@ -70,6 +69,8 @@ class EventSplitter:
 
 def parse_event(raw: bytes) -> ServerEvent | None:
     """Read one event from its bytes; None when it carries neither name nor data."""
+    if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:  # nearly all of them
+        return ServerEvent("message", raw[6:-2], raw)
     name = "message"
     data = []
     for line in raw.split(b"\n"):

@@ -7,11 +7,14 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+import orjson
 import structlog
 
 from mongars.telemetry.names import LEVEL_OF
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mongars.core.observe import Event
     from mongars.telemetry.names import Level
 
@@ -26,7 +29,7 @@ LEVELS: dict[Level, int] = {
 def configure_logs(*, level: Level = "info", json_lines: bool = True) -> None:
     """Set up structlog for this process. Plain text when a person reads along."""
     renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer(_json) if json_lines else structlog.dev.ConsoleRenderer()
     )
     structlog.configure(
         processors=[
@@ -40,6 +43,10 @@ def configure_logs(*, level: Level = "info", json_lines: bool = True) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _json(event: object, default: Callable[[object], object]) -> str:
+    return orjson.dumps(event, default=default).decode()
 
 
 class LogObserver:

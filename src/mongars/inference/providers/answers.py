@@ -119,6 +119,12 @@ class AnswerReader:
             await self._read_on()
         return self._ready.popleft()
 
+    def ready(self) -> list[Chunk]:
+        """What has come and was not read yet."""
+        found = list(self._ready)
+        self._ready.clear()
+        return found
+
     async def _read_on(self) -> None:
         try:
             async with asyncio.timeout(self._patience()):
@@ -209,6 +215,12 @@ class WholeAnswer:
         self.state: StreamState = "open"
         self.stalled = False
         self.usage: Usage | None = next((c.usage for c in chunks if c.usage is not None), None)
+
+    def ready(self) -> list[Chunk]:
+        """All that was not read yet."""
+        found = list(self._ready)
+        self._ready.clear()
+        return found
 
     def __aiter__(self) -> Self:
         return self

@@ -1,0 +1,96 @@
+"""Passing a streamed answer on: the engine's own bytes, as far as they are right for the caller.
+
+Events are relayed as they came, so the caller gets what the engine said of each token, and writing them
+costs nothing. They are written anew where the engine's would be wrong:
+
+- the answer moved: the events of whoever goes on carry another id, and maybe text the caller has;
+- the caller did not ask for the counts, or the engine did not name the role.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mongars.protocol.openai import chunk_body, logprob_entries, usage_chunk_body
+from mongars.protocol.sse import DONE, encode_event, parse_event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mongars.core.generation import Chunk
+
+_ROLE = b'"role"'
+
+
+class Relay:
+    """The events of one answer: one id, one role per choice, the text, the finish, maybe the counts.
+
+    `answer_id`, `created` and `model` are used until the engine has named its own.
+    """
+
+    def __init__(self, *, answer_id: str, created: int, model: str, with_usage: bool) -> None:
+        self._named = {"answer_id": answer_id, "created": created, "model": model}
+        self._with_usage = with_usage
+        self._naming = b""
+        """The first event, if it is the engine's: its id is the answer's. Read when needed."""
+        self._begun: set[int] = set()
+        self._usage = b""
+
+    def events(self, chunks: Iterable[Chunk], *, moved: bool) -> bytes:
+        """What these chunks say; `moved`: they are not all from whoever began."""
+        return b"".join([self._event(chunk, moved=moved) for chunk in chunks])
+
+    def end(self) -> bytes:
+        """What ends a complete answer."""
+        return self._usage + DONE
+
+    def _event(self, chunk: Chunk, *, moved: bool) -> bytes:
+        own = moved or not chunk.raw
+        if chunk.usage is not None and not chunk.text and chunk.finish_reason is None:
+            if self._with_usage:  # told once, at the end: an engine may send them several times
+                body = usage_chunk_body(**self._name(), usage=chunk.usage)
+                self._usage = encode_event(body) if own else chunk.raw
+            return b""
+        if not self._begun and not own:
+            self._naming = chunk.raw
+        role = b"" if chunk.index in self._begun else self._role(chunk, own=own)
+        return role + (self._written(chunk) if own else chunk.raw)
+
+    def _role(self, chunk: Chunk, *, own: bool) -> bytes:
+        self._begun.add(chunk.index)
+        if not own and _ROLE in chunk.raw:
+            return b""
+        return self._write({"role": "assistant", "content": ""}, chunk.index)
+
+    def _written(self, chunk: Chunk) -> bytes:
+        written = b""
+        if chunk.text or chunk.logprobs:  # half of a split character has no text yet
+            logprobs = logprob_entries(chunk)
+            written = self._write({"content": chunk.text}, chunk.index, logprobs=logprobs)
+        if chunk.finish_reason is not None:
+            written += self._write({}, chunk.index, finish_reason=chunk.finish_reason)
+        return written
+
+    def _write(
+        self,
+        delta: dict[str, Any],
+        index: int,
+        *,
+        finish_reason: str | None = None,
+        logprobs: list[dict[str, Any]] | None = None,
+    ) -> bytes:
+        body = chunk_body(**self._name(), delta=delta, finish_reason=finish_reason, index=index)
+        if logprobs:
+            body["choices"][0]["logprobs"] = {"content": logprobs}
+        return encode_event(body)
+
+    def _name(self) -> dict[str, Any]:
+        """The id, time and model every event of this answer carries."""
+        if self._naming:
+            event, self._naming = parse_event(self._naming), b""
+            body = {} if event is None else orjson.loads(event.data)
+            told = {"answer_id": body.get("id"), **body}
+            self._named = {name: told.get(name) or mine for name, mine in self._named.items()}
+        return self._named
