@@ -9,7 +9,6 @@ which lives in an environment of its own (`make bench` makes it); without it, it
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import secrets
 import socket
@@ -72,7 +71,7 @@ def running(
     argv: list[str], core: int, environment: dict[str, str] | None = None
 ) -> Iterator[psutil.Process]:
     """A process, until the block is left."""
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: S603 - our own command line
         argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     process = psutil.Process(child.pid)
@@ -136,7 +135,9 @@ def litellm(program: Path, model: Target) -> Iterator[Gateway]:
         environment = child_environment({"LITELLM_LOCAL_MODEL_COST_MAP": "True"})
         with running(argv, GATEWAY_CORE, environment) as process:
             headers = {"authorization": f"Bearer {key}"}
-            yield Gateway(target=Target(name="LiteLLM", port=port, headers=headers), process=process)
+            yield Gateway(
+                target=Target(name="LiteLLM", port=port, headers=headers), process=process
+            )
 
 
 async def answers(target: Target) -> bool:
@@ -165,9 +166,9 @@ async def ready(gateway: Gateway) -> None:
 
 async def use(model: Target, mode: str) -> None:
     """Tell the canned server how to answer."""
-    async with aiohttp.ClientSession() as http:
-        async with http.post(f"http://127.0.0.1:{model.port}/mode/{mode}") as response:
-            response.raise_for_status()
+    url = f"http://127.0.0.1:{model.port}/mode/{mode}"
+    async with aiohttp.ClientSession() as http, http.post(url) as response:
+        response.raise_for_status()
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -200,9 +201,7 @@ async def added_latency(world: World) -> None:
         sums: dict[str, list[tuple[float, float]]] = {}
         for _ in range(ROUNDS):
             for way in world.ways:
-                seen, _ = await closed_loop(
-                    way.target, connections=1, requests=400, stream=stream
-                )
+                seen, _ = await closed_loop(way.target, connections=1, requests=400, stream=stream)
                 times = [
                     one.first_content if stream else one.seconds
                     for one in good(seen, way.target.name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 import uvloop
@@ -18,6 +18,9 @@ import uvloop
 from mongars.core.generation import Usage
 from mongars.protocol.openai import chunk_body, usage_body, usage_chunk_body
 from mongars.protocol.sse import DONE, encode_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WORDS = tuple(f" word{n}" for n in range(40))
 USAGE = Usage(prompt_tokens=12, completion_tokens=len(WORDS))
@@ -143,7 +146,7 @@ class Connection(asyncio.Protocol):
 
         asyncio.get_running_loop().call_at(due, write)
 
-    def _later(self, seconds: float, write: Any) -> None:
+    def _later(self, seconds: float, write: Callable[[], None]) -> None:
         if seconds:
             asyncio.get_running_loop().call_later(seconds, write)
         else:

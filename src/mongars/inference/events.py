@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from mongars.core.urls import endpoint_label
@@ -42,7 +42,7 @@ _FAILURE_NAMES: dict[AttemptFailure, str] = {
 
 
 @functools.cache
-def _names(kind: type[_Fields]) -> tuple[str, ...]:
+def _names(kind: type[Any]) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
@@ -50,7 +50,7 @@ def _names(kind: type[_Fields]) -> tuple[str, ...]:
 class _Fields:
     def fields(self) -> dict[str, object]:
         """The facts, ready to be logged; None is left out."""
-        found = ((name, getattr(self, name)) for name in _names(type(self)))
+        found = ((name, getattr(self, name)) for name in _names(type(self)))  # type: ignore[arg-type] # classes are hashable
         return {name: value for name, value in found if value is not None}
 
 

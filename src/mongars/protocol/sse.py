@@ -6,7 +6,7 @@ blank line, lines end in LF or CRLF, comments start with a colon.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 
@@ -18,8 +18,7 @@ class EventTooLarge(ValueError):
     """A peer sent more than `MAX_EVENT_BYTES` without ending the event."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerEvent:
+class ServerEvent(NamedTuple):
     """One event: its name, its data and the exact bytes it came in (blank line included)."""
 
     name: str
