@@ -97,6 +97,7 @@ def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None
         access_log=False,
         log_level="warning",
         server_header=False,
+        proxy_headers=False,  # nothing here depends on the caller's address
         timeout_graceful_shutdown=DRAIN_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )

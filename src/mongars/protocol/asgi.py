@@ -26,20 +26,27 @@ async def run_until_disconnect(
 
     The request body must have been read before.
     """
+    worker = asyncio.current_task()
+    left = False
 
     async def watch() -> None:
+        nonlocal left
         while (await receive())["type"] != "http.disconnect":
             pass
-        worker.cancel()
+        left = True
+        if worker is not None:
+            worker.cancel()
 
+    # It ends below in any case, and a group would need a second task.
+    watcher = asyncio.create_task(watch())  # noqa: TID251
     try:
-        async with asyncio.TaskGroup() as group:
-            worker = group.create_task(work())
-            watcher = group.create_task(watch())
-            worker.add_done_callback(lambda _: watcher.cancel())
-    except BaseExceptionGroup as failures:
-        # One task failed, the other was cancelled for it: the group says nothing more.
-        raise failures.exceptions[0] from failures
+        await work()
+    except asyncio.CancelledError:
+        stopped_too = worker is not None and left and worker.uncancel() > 0
+        if stopped_too or not left:  # it was not, or not only, the client who left
+            raise
+    finally:
+        watcher.cancel()
 
 
 class Answer:

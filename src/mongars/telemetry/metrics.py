@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
@@ -23,11 +25,26 @@ from mongars.telemetry import names
 from mongars.telemetry.names import METRICS, SECONDS, Metric
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Counter, Histogram
+    from opentelemetry.metrics import CallbackOptions, Histogram
 
     from mongars.core.observe import Event, Observer
 
 NAMESPACE = "mongars"
+
+
+class _Tally:
+    """Counts by attributes, kept here until somebody looks: adding one is then a dictionary's work."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[tuple[tuple[str, Any], ...], int] = defaultdict(int)
+
+    def add(self, count: int, attributes: dict[str, Any]) -> None:
+        """Add to the count of these attributes."""
+        self._counts[tuple(attributes.items())] += count
+
+    def observations(self, _: CallbackOptions) -> list[Observation]:
+        """All counts, as OpenTelemetry asks for them."""
+        return [Observation(count, dict(key)) for key, count in self._counts.items()]
 
 
 class Metrics:
@@ -37,7 +54,7 @@ class Metrics:
         reader = PrometheusMetricReader(scope_info_enabled=False)
         resource = Resource.create({"service.name": "mongars-api", "service.version": version})
         self._provider = MeterProvider(metric_readers=[reader], resource=resource)
-        self._counters: dict[str, Counter] = {}
+        self._counters: dict[str, _Tally] = {}
         self._histograms: dict[str, Histogram] = {}
         meter = self._provider.get_meter(NAMESPACE, version)
         for metric in METRICS:
@@ -49,8 +66,12 @@ class Metrics:
                     explicit_bucket_boundaries_advisory=SECONDS,
                 )
             else:
-                self._counters[metric.name] = meter.create_counter(
-                    metric.name, unit=metric.unit, description=metric.description
+                tally = self._counters[metric.name] = _Tally()
+                meter.create_observable_counter(
+                    metric.name,
+                    callbacks=[tally.observations],
+                    unit=metric.unit,
+                    description=metric.description,
                 )
         self._start_at_zero()
 
