@@ -111,10 +111,6 @@ class LineReader:
             detail = "Ollama sent a line that does not end."
             raise InvalidAnswer(detail)
 
-    def closing(self) -> Chunk:
-        """A finish chunk; never needed, since the last line always says why it ended."""
-        return self._writer.finish("stop")
-
     def _read(self, body: dict[str, Any]) -> Iterator[Chunk]:
         if body.get("error"):
             detail = f"Ollama reports: {body['error']}"

@@ -51,10 +51,6 @@ class Decoder(Protocol):
         """The items that this block completes. Raises the error the peer reports in between."""
         ...
 
-    def closing(self) -> Chunk:
-        """A finish chunk for an answer that ended without one."""
-        ...
-
 
 class AnswerReader:
     """One answer; a `ChunkStream` once `commit` has returned."""
@@ -181,7 +177,7 @@ class AnswerReader:
             self._cut("the peer left out an answer that was asked for.")
             return
         if not self._finished:
-            self._ready.append(self._decoder.closing())
+            self._ready.append(Chunk(finish_reason="stop"))
         self.state = "complete"
 
     def _break_off(self, why: str) -> None:

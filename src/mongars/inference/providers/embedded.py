@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import DeadlineExceeded, NotReady, WorldError
-from mongars.core.ids import new_id
 from mongars.engines.admission import Admission
 from mongars.engines.choices import stream_choices
 from mongars.inference.provider import (
@@ -20,7 +19,6 @@ from mongars.inference.provider import (
 )
 from mongars.inference.providers.answers import AnswerReader
 from mongars.inference.providers.wire import SseDecoder
-from mongars.protocol.chunks import ChunkWriter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -147,11 +145,9 @@ class Embedded:
         self, blocks: AsyncIterator[bytes], deadline: Deadline, *, choices: int
     ) -> AnswerReader:
         origin = self._engine.origin
-        created = int(deadline.clock.now().timestamp())
-        writer = ChunkWriter(answer_id=new_id("chatcmpl"), created=created, model=origin.model)
         return AnswerReader(
             blocks,
-            SseDecoder(writer),
+            SseDecoder(),
             origin=origin,
             idle=self._config.idle_timeout,
             deadline=deadline,

@@ -29,10 +29,6 @@ class OllamaDecoder:
         if self._lines.done:
             yield End()
 
-    def closing(self) -> Chunk:
-        """A finish chunk for an answer that ended without one."""
-        return self._lines.closing()
-
     def _name(self) -> Iterator[Origin]:
         if not self._named and self._lines.model is not None:
             self._named = True

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mongars.core.errors import EndpointUnreachable, InvalidAnswer, MongarsError
-from mongars.core.ids import new_id
 from mongars.inference.failures import failure_of, failure_of_status, silent
 from mongars.inference.providers.answers import AnswerReader, WholeAnswer
 from mongars.inference.providers.wire import SseDecoder, origin_of, whole_chunks
 from mongars.inference.retry_after import retry_after
 from mongars.protocol import headers
 from mongars.protocol.body import encode, json_object
-from mongars.protocol.chunks import ChunkWriter
 from mongars.protocol.generate import request_body
 
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ class RayExchange:
         origin = origin_of(reply.headers, {})
         reader = AnswerReader(
             reply.blocks,
-            SseDecoder(self._writer(origin)),
+            SseDecoder(),
             origin=origin,
             idle=self._config.idle_timeout,
             deadline=self._deadline,
@@ -120,12 +118,8 @@ class RayExchange:
     async def _read_whole(self, reply: Reply) -> Begun:
         body = json_object(await reply.body())
         origin = origin_of(reply.headers, body)
-        chunks = whole_chunks(body, self._writer(origin))
+        chunks = whole_chunks(body)
         return Begun(origin=origin, chunks=WholeAnswer(chunks))
-
-    def _writer(self, origin: Origin) -> ChunkWriter:
-        created = int(self._clock.now().timestamp())
-        return ChunkWriter(answer_id=new_id("chatcmpl"), created=created, model=origin.model)
 
     def _headers(self) -> dict[str, str]:
         found = {

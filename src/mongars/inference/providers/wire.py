@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mongars.core.errors import InvalidAnswer
+from mongars.core.generation import Chunk
 from mongars.inference.failures import EmptyAnswer
 from mongars.inference.providers.answers import End
 from mongars.protocol import headers
@@ -16,8 +17,7 @@ from mongars.protocol.sse import EventSplitter, EventTooLarge
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mongars.core.generation import Chunk, Origin, Usage
-    from mongars.protocol.chunks import ChunkWriter
+    from mongars.core.generation import Origin, Usage
 
 _KNOWN_EVENTS = frozenset({"message", META_EVENT, ERROR_EVENT})
 
@@ -25,9 +25,8 @@ _KNOWN_EVENTS = frozenset({"message", META_EVENT, ERROR_EVENT})
 class SseDecoder:
     """Reads the events of `/generate`, or of an engine that speaks the same dialect."""
 
-    def __init__(self, writer: ChunkWriter) -> None:
+    def __init__(self) -> None:
         self._splitter = EventSplitter()
-        self._writer = writer
 
     def feed(self, block: bytes) -> Iterator[Chunk | Origin | End]:
         """The items that this block completes. Raises the error an event carries."""
@@ -44,10 +43,6 @@ class SseDecoder:
             elif event.name in _KNOWN_EVENTS:
                 yield read_chunk(event)
 
-    def closing(self) -> Chunk:
-        """A finish chunk for an answer that ended without one."""
-        return self._writer.finish("stop")
-
 
 def origin_of(found: Mapping[str, str], body: Mapping[str, Any]) -> Origin:
     """Who answers, by the body; what it leaves out, by the headers."""
@@ -59,7 +54,7 @@ def origin_of(found: Mapping[str, str], body: Mapping[str, Any]) -> Origin:
     return origin_from({**told, **body})
 
 
-def whole_chunks(body: dict[str, Any], writer: ChunkWriter) -> tuple[Chunk, ...]:
+def whole_chunks(body: dict[str, Any]) -> tuple[Chunk, ...]:
     """The chunks of an answer in one piece.
 
     Raises the error it carries, whatever its status said, or `EmptyAnswer`.
@@ -72,11 +67,13 @@ def whole_chunks(body: dict[str, Any], writer: ChunkWriter) -> tuple[Chunk, ...]
         raise EmptyAnswer(detail)
     reason = body.get("finish_reason")
     chunks = (
-        writer.text(text),
-        writer.finish(finish_reason_from(reason if isinstance(reason, str) else None) or "stop"),
+        Chunk(text=text),
+        Chunk(
+            finish_reason=finish_reason_from(reason if isinstance(reason, str) else None) or "stop"
+        ),
     )
     usage = _usage_in(body)
-    return chunks if usage is None else (*chunks, writer.usage(usage))
+    return chunks if usage is None else (*chunks, Chunk(usage=usage))
 
 
 def _text_in(body: dict[str, Any]) -> str:

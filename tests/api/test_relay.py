@@ -1,0 +1,116 @@
+"""What a caller reads of a streamed answer that came through a gateway."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mongars.api.relay import Relay
+from mongars.core.generation import Chunk, Usage
+from mongars.protocol.openai import chunk_body
+from mongars.protocol.sse import EventSplitter, encode_event
+from mongars.testing.fake_replica import FakeReplica
+from mongars.testing.faults import TEXT, Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from api_world import Api
+
+USAGE = Usage(prompt_tokens=3, completion_tokens=2)
+
+
+def said(delta: dict[str, Any], **more: Any) -> Chunk:
+    """A chunk as an engine sent it, with a field nobody here knows."""
+    finish = more.get("finish_reason")
+    body = chunk_body(
+        answer_id="theirs", created=7, model="m", delta=delta, finish_reason=finish
+    ) | {"system_fingerprint": "b1"}
+    return Chunk(text=delta.get("content") or "", finish_reason=finish, raw=encode_event(body))
+
+
+def relay(*, with_usage: bool = True) -> Relay:
+    return Relay(answer_id="ours", created=1, model="ours", with_usage=with_usage)
+
+
+def bodies(events: bytes) -> list[dict[str, Any]]:
+    return [json.loads(event.data) for event in EventSplitter().feed(events) if not event.is_done]
+
+
+def test_events_are_passed_on_byte_for_byte() -> None:
+    """What the engine said of each token arrives as it was, its own fields included."""
+    chunks = [said({"role": "assistant", "content": ""}), said({"content": "é"})]
+    assert relay().events(chunks, moved=False) == chunks[0].raw + chunks[1].raw
+
+
+def test_role_is_added_where_the_engine_left_it_out() -> None:
+    """An answer has one role, under the engine's own id."""
+    found = bodies(relay().events([said({"content": "a"}), said({"content": "b"})], moved=False))
+    assert [body["choices"][0]["delta"].get("role") for body in found] == ["assistant", None, None]
+    assert {body["id"] for body in found} == {"theirs"}
+
+
+def test_answer_keeps_its_id_when_it_moves() -> None:
+    """Whoever goes on has another id; the caller still sees the first, and one role."""
+    passing = relay()
+    events = passing.events([said({"role": "assistant", "content": "a"})], moved=False)
+    other = encode_event({"id": "another", "choices": []})
+    rest = [Chunk(text="b", raw=other), Chunk(finish_reason="stop", raw=other)]
+    events += passing.events(rest, moved=True)
+    found = bodies(events)
+    assert {(body["id"], body["created"], body["model"]) for body in found} == {("theirs", 7, "m")}
+    assert [body["choices"][0]["delta"] for body in found] == [
+        {"role": "assistant", "content": "a"},
+        {"content": "b"},
+        {},
+    ]
+    assert found[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_counts_come_last_and_only_if_asked_for(asked: bool) -> None:
+    """Counts that came early, or twice, are told once, after the text."""
+    passing = relay(with_usage=asked)
+    counted = Chunk(usage=USAGE)
+    events = passing.events([counted, said({"content": "a"}), counted], moved=False)
+    found = bodies(events + passing.end())
+    assert ["usage" in body for body in found] == [False, False, True][: 3 if asked else 2]
+    assert (events + passing.end()).endswith(b"data: [DONE]\n\n")
+
+
+def test_chunks_without_bytes_are_written() -> None:
+    """An answer that came in one piece has no events; it gets them, with our id."""
+    chunks = [Chunk(text="Hello"), Chunk(finish_reason="length")]
+    found = bodies(relay().events(chunks, moved=False))
+    assert [body["choices"][0]["delta"].get("content") for body in found] == ["", "Hello", None]
+    assert found[-1]["choices"][0]["finish_reason"] == "length"
+    assert {body["id"] for body in found} == {"ours"}
+
+
+@pytest.mark.parametrize("block", [None, 1, 7])
+async def test_moved_answer_reads_as_one(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]], block: int | None
+) -> None:
+    """Cut in the middle and completed elsewhere: one id, one role, the whole text, the counts."""
+    async with FakeReplica(Answer(cut_after=20, block=block)) as replica:
+        replica.always = Answer(block=block)
+        async with start_api(endpoints=(replica.url,)) as api:
+            body = {
+                "model": "mongars",
+                "messages": [{"role": "user", "content": "Say the words."}],
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+            url = f"{api.url}/v1/chat/completions"
+            async with api.http.post(url, json=body, headers=api.auth) as response:
+                text = await response.read()
+    found = bodies(text)
+    deltas = [body["choices"][0]["delta"] for body in found if body["choices"]]
+    assert "".join(delta.get("content") or "" for delta in deltas) == TEXT
+    assert sum("role" in delta for delta in deltas) == 1
+    assert len({body["id"] for body in found}) == 1
+    assert found[-1]["usage"]["completion_tokens"] > 0
+    assert text.endswith(b"data: [DONE]\n\n")
