@@ -25,7 +25,7 @@ from mongars.inference.latency import PeakEwma
 from mongars.inference.limit import ConcurrencyLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mongars.core.clock import Clock
 
@@ -39,6 +39,9 @@ FRESH_FOR = 5.0
 """For so long an endpoint that answered is believed to be there without asking again."""
 FAILURE_PENALTY = 2.0
 """Seconds added to the latency of a failure, so that failing fast does not look like being fast."""
+FAILURE_FACTOR = 20.0
+"""The penalty is at most so many times the fastest endpoint's latency: what is forgotten with time
+would keep a failure away from a fast pool for a minute, and from a slow one for a few seconds."""
 UNTRIED_COST = 1e6
 """Of an endpoint that has requests and no history: one request at a time, until the first answers."""
 LOAD_BOUND = 1.25
@@ -239,7 +242,7 @@ class EndpointPool:
         endpoint.known = True
         endpoint.heard_at = now
         endpoint.not_before = max(endpoint.not_before, now + wait)
-        endpoint.latency.observe(now - admission.at + FAILURE_PENALTY, now)
+        endpoint.latency.observe(now - admission.at + self._penalty(), now)
         if admission.at >= endpoint.busy_at:
             endpoint.busy_at = now
             endpoint.limit.refused()
@@ -257,7 +260,7 @@ class EndpointPool:
         endpoint.last_error = error
         endpoint.busy = 0
         endpoint.probe_at = min(endpoint.probe_at, now)
-        endpoint.latency.observe(now - admission.at + FAILURE_PENALTY, now)
+        endpoint.latency.observe(now - admission.at + self._penalty(), now)
         # While it speaks to others it is not silent, only too busy to begin this answer in time.
         silent = blame == "silent" and endpoint.spoke_at <= admission.at
         if blame == "silent" and endpoint.breaker.is_news(admission.at):
@@ -326,6 +329,7 @@ class EndpointPool:
             if was_down and endpoint.probe_decides:
                 judge = endpoint.breaker.restored if found == "ready" else endpoint.breaker.vouched
                 judge(now)
+                endpoint.latency = PeakEwma()  # whoever comes back is not known to be slow
                 return _announce(endpoint, down=False)
             return False
         if found == "not_ready" and not was_down:
@@ -390,13 +394,21 @@ class EndpointPool:
         home = max(urls, key=lambda url: hashlib.sha256(f"{session_id} {url}".encode()).digest())
         endpoint, now = self._endpoints[home], self._clock.monotonic()
         total = sum(self._endpoints[url].in_flight for url in urls)
-        fastest = min(
-            (e.latency.last for url in urls if (e := self._endpoints[url]).latency.known),
-            default=0.0,
-        )
+        fastest = self._fastest(urls) or 0.0
         crowded = endpoint.in_flight + 1 > math.ceil(LOAD_BOUND * (total + 1) / len(urls))
         slow = endpoint.latency.last > SLOWER_BOUND * fastest
         return None if crowded or slow or endpoint.breaker.share(now) < 1 else home
+
+    def _fastest(self, urls: Iterable[str]) -> float | None:
+        """Seconds to the first token of the fastest of these; None while none is known."""
+        known = (e.latency.last for url in urls if (e := self._endpoints[url]).latency.known)
+        return min(known, default=None)
+
+    def _penalty(self) -> float:
+        fastest = self._fastest(self._endpoints)
+        if fastest is None:
+            return FAILURE_PENALTY
+        return min(FAILURE_PENALTY, FAILURE_FACTOR * fastest)
 
     def _has_room(self, endpoint: _Endpoint) -> bool:
         return endpoint.in_flight < endpoint.limit.value
