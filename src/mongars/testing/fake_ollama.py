@@ -12,14 +12,14 @@ from aiohttp import web
 from mongars.testing.fake_replica import PROMPT_TOKENS, tokens
 from mongars.testing.fake_server import FakeServer, Received, reset
 from mongars.testing.faults import Answer, Body, Echo, Fault, Reset, Silence, Status
-from mongars.testing.ollama_echo import CREATED_AT, echo
+from mongars.testing.ollama_echo import CREATED_AT, echo, shown_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
 class FakeOllama(FakeServer):
-    """Serves `/api/chat`, `/api/tags` and `/api/version` for the models it was given.
+    """Serves `/api/chat`, `/api/show`, `/api/tags` and `/api/version` for the models it was given.
 
     Each chat takes the next fault from `faults`; once there is none, `always` applies. Of an
     `Answer`, it understands text, delays, `cut_after`, `stall_after`, `error_after`, `block`,
@@ -33,11 +33,17 @@ class FakeOllama(FakeServer):
         self.models = models
         self.tags: Status | Body | Silence | None = None
         """What `/api/tags` answers instead of its models."""
+        self.shown: Status | Body | Silence | None = None
+        """What `/api/show` answers instead of its models."""
+        self.context_tokens = 131_072
+        """What the models could hold; how much of it is loaded is for `num_ctx` to say."""
+        self.shows = 0
         self._parallel: asyncio.Semaphore | None = None
 
     def add_routes(self, app: web.Application) -> None:
         """The routes of the real server that we use."""
         app.router.add_post("/api/chat", self._chat)
+        app.router.add_post("/api/show", self._show)
         app.router.add_get("/api/tags", self._tags)
         app.router.add_get("/api/version", self._version)
 
@@ -51,6 +57,18 @@ class FakeOllama(FakeServer):
             {"name": name, "model": name, "size": 1, "digest": "0" * 64} for name in self.models
         ]
         return web.json_response({"models": found})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        self.shows += 1
+        match self.shown:
+            case Status() | Body():
+                return _instead(self.shown)
+            case Silence():
+                await self.clock.sleep(3600)
+        model = str((await request.json()).get("model"))
+        if not self._has(model):
+            return web.json_response({"error": f"model '{model}' not found"}, status=404)
+        return web.json_response(shown_model(context_tokens=self.context_tokens))
 
     async def _version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": "0.34.1"})
@@ -68,8 +86,7 @@ class FakeOllama(FakeServer):
     async def _act(self, request: web.Request, received: Received) -> web.StreamResponse:
         fault = self.faults.popleft() if self.faults else self.always
         model = str(received.body.get("model"))
-        named = model if ":" in model else f"{model}:latest"
-        if named not in self.models:
+        if not self._has(model):
             return web.json_response({"error": f"model '{model}' not found"}, status=404)
         match fault:
             case Status() | Body():
@@ -83,6 +100,9 @@ class FakeOllama(FakeServer):
             case Answer():
                 return await self._stream(request, fault, model)
         return web.Response()
+
+    def _has(self, model: str) -> bool:
+        return (model if ":" in model else f"{model}:latest") in self.models
 
     async def _echo(
         self, request: web.Request, received: Received, fault: Echo
