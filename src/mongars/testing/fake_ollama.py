@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 from aiohttp import web
 
-from mongars.testing.fake_replica import PROMPT_TOKENS, tokens
+from mongars.testing.fake_answers import PROMPT_TOKENS, tokens
 from mongars.testing.fake_server import FakeServer, Received, reset
-from mongars.testing.faults import Answer, Body, Echo, Fault, Reset, Silence, Status
+from mongars.testing.faults import Answer, Body, Echo, Reset, Silence, Status
 from mongars.testing.ollama_echo import CREATED_AT, echo, shown_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+
+OllamaFault: TypeAlias = Answer | Status | Body | Reset | Silence | Echo
 
 
 class FakeOllama(FakeServer):
@@ -26,10 +29,10 @@ class FakeOllama(FakeServer):
     `hold_open`.
     """
 
-    def __init__(self, *faults: Fault | Echo, models: tuple[str, ...] = ("fake:latest",)) -> None:
+    def __init__(self, *faults: OllamaFault, models: tuple[str, ...] = ("fake:latest",)) -> None:
         super().__init__()
         self.faults = deque(faults)
-        self.always: Fault | Echo = Answer()
+        self.always: OllamaFault = Answer()
         self.models = models
         self.tags: Status | Body | Silence | None = None
         """What `/api/tags` answers instead of its models."""
@@ -94,7 +97,8 @@ class FakeOllama(FakeServer):
             case Reset():
                 reset(request)
             case Silence():
-                await self.clock.sleep(3600)
+                await self.clock.sleep(fault.seconds)
+                reset(request)
             case Echo():
                 return await self._echo(request, received, fault)
             case Answer():
@@ -135,7 +139,8 @@ class FakeOllama(FakeServer):
             if index == fault.error_after:
                 yield {"error": "llama runner process has terminated"}
                 return
-            await self.clock.sleep(3600 if index == fault.stall_after else fault.token_delay)
+            stalls = index == fault.stall_after
+            await self.clock.sleep(fault.stall_seconds if stalls else fault.token_delay)
             yield {**head, "message": {"role": "assistant", "content": token}, "done": False}
         yield {
             **head,
