@@ -1,7 +1,8 @@
 """Our re-implementation of a public fault catalogue (FailoverBench v0.1), streamed and whole.
 
 Each scenario is one fault of the first choice; the second one is healthy. Times are shortened with
-the timers that bound them, so these tests prove behaviour, not the published time limits.
+the timers that bound them, so these tests prove behaviour; `python -m benchmarks.catalogue` plays the
+same scenarios at their published times, with the default timers.
 """
 
 from __future__ import annotations
@@ -203,6 +204,17 @@ async def test_s12_too_long_a_prompt_goes_to_a_larger_model(streamed: bool) -> N
         (event,) = it.stack.observer.of(LargerContext)
         assert (event.prompt_tokens, event.context_tokens) == (5000, 4096)
         assert "llm.ray.fallback_local" not in it.stack.observer.names
+
+
+async def test_s12_numbers_that_are_not_told_are_bounded(streamed: bool) -> None:
+    """A prompt has no more tokens than bytes; a window smaller than that is not tried."""
+    mute = Status(code=400, body={"error": {"code": "context_length_exceeded", "message": "Long."}})
+    async with world(always=mute) as it:
+        check(await it.ask(streamed=streamed), provider="ollama")
+    async with world(always=mute) as it:
+        it.fallback.context_tokens = question().prompt_bytes
+        with pytest.raises(ContextLengthExceeded, match="Long"):
+            await it.ask(streamed=streamed)
 
 
 @pytest.mark.parametrize("window", [5000, None], ids=["as small", "unknown"])

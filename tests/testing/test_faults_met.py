@@ -102,6 +102,7 @@ def name(fault: Fault) -> str:
         (SlowBody(seconds=0.1), "ray_serve", PATIENT),
         (SlowBody(seconds=60), "ollama", HASTY),
         (Silence(seconds=0.05), "ollama", PATIENT),
+        (Answer(stall_after=20, stall_seconds=0.1), "ray_serve", PATIENT),
         (HugeEvent(mib=8), "ollama", PATIENT),
         (Body(data=b'{"content": "' + b"x" * (17 * MIB) + b'"}'), "ollama", PATIENT),
         (WrongLength(by=10), "ray_serve", PATIENT),
