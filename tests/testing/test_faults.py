@@ -239,3 +239,12 @@ async def test_afterwards_the_fake_is_healthy(fault: Fault) -> None:
             assert isinstance(fault, Reset)
         assert text_in((await ask(replica))[1]) == TEXT
         assert [request.met for request in replica.received] == [fault.kind, "answer"]
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b""])
+async def test_what_is_no_request_is_refused_and_costs_no_fault(body: bytes) -> None:
+    """As the real ingress does."""
+    async with FakeReplica(Reset()) as replica, aiohttp.ClientSession() as session:
+        async with session.post(replica.url, data=body) as got:
+            assert (got.status, (await got.json())["error"]) == (400, "invalid_request")
+        assert (len(replica.faults), replica.received) == (1, [])

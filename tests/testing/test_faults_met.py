@@ -138,6 +138,8 @@ async def test_who_answers(fault: Fault, provider: str, patience: float, streame
         HugeEvent(after=10, mib=8),
         WrongLength(by=-3000),
         NoContinuation(otherwise=CUT),
+        NoContinuation(code=409, error="conflict", otherwise=CUT),
+        NoContinuation(code=500, error="inference_failed", otherwise=CUT),
         FalseContinuation(otherwise=CUT),
         InTurn(faults=(CUT, Answer(continues=True))),
         InTurn(faults=(CUT, HugeEvent(after=45, mib=8))),

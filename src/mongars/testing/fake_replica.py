@@ -116,7 +116,11 @@ class FakeReplica(FakeServer):
         return web.json_response({}, status=self.ready)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
-        received = await self.note(request)
+        try:
+            received = await self.note(request)
+        except ValueError:
+            detail = "The request body is not a JSON object."
+            return self._instead(Status(code=400, error="invalid_request", detail=detail))
         deed = self._switchboard.take(continues=received.body.get("continue_from") is not None)
         received.met = deed.kind
         self.in_flight += 1

@@ -92,14 +92,18 @@ class FakeServer:
         raise NotImplementedError
 
     async def note(self, request: web.Request) -> Received:
-        """Remember a request."""
+        """Remember a request. Raises `ValueError` if its body is no JSON object."""
         transport = request.transport
         if transport is None:
             raise ConnectionResetError
+        body = await request.json()
+        if not isinstance(body, dict):
+            detail = "no JSON object"
+            raise ValueError(detail)  # noqa: TRY004 (the same as for no JSON at all)
         if transport not in self._transports:
             self._transports.append(transport)
         received = Received(
-            body=await request.json(),
+            body=body,
             headers={name.lower(): value for name, value in request.headers.items()},
             connection=transport.get_extra_info("peername")[:2],
             at=self.clock.monotonic(),
