@@ -189,6 +189,8 @@ async def test_the_last_try_goes_without_history() -> None:
     await remember(history, 10, 40)
     assert await say(chat(history, speaker), "Hi") == "Hello"
     assert [len(request.messages) for request in speaker.asked] == [21, 9, 1]
+    # Only what cannot be shortened any more is worth a larger model.
+    assert [request.shortens for request in speaker.asked] == [True, True, False]
 
 
 async def test_a_message_that_never_fits_is_an_error() -> None:

@@ -1,11 +1,13 @@
 """Our re-implementation of a public fault catalogue (FailoverBench v0.1), streamed and whole.
 
 Each scenario is one fault of the first choice; the second one is healthy. Times are shortened with
-the timers that bound them, so these tests prove behaviour, not the published time limits.
+the timers that bound them, so these tests prove behaviour; `python -m benchmarks.catalogue` plays the
+same scenarios at their published times, with the default timers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,8 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mongars.core.clock import SystemClock
-from mongars.core.errors import CallerError, GenerationInterrupted, MongarsError
+from mongars.core.errors import (
+    CallerError,
+    ContextLengthExceeded,
+    GenerationInterrupted,
+    MongarsError,
+)
 from mongars.inference.config import InferenceConfig
+from mongars.inference.events import LargerContext
 from mongars.protocol.fold import Fold
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
@@ -24,7 +32,7 @@ from mongars.testing.inference import Stack, build, question
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from mongars.core.generation import Completion
+    from mongars.core.generation import Completion, GenerationRequest
     from mongars.inference.provider import Route
 
 CLOCK = SystemClock()
@@ -41,12 +49,15 @@ class World:
     fallback: FakeOllama
     stack: Stack
 
-    async def ask(self, *, streamed: bool) -> tuple[Completion, Route]:
+    async def ask(
+        self, asked: GenerationRequest | None = None, *, streamed: bool
+    ) -> tuple[Completion, Route]:
         """The answer, by way of a stream or in one piece."""
+        asked = asked or question()
         if not streamed:
-            return await self.stack.integration.generate(question())
+            return await self.stack.integration.generate(asked)
         fold = Fold()
-        async with self.stack.integration.open(question()) as answer:
+        async with self.stack.integration.open(asked) as answer:
             async for chunk in answer:
                 fold.add(chunk)
             return fold.completion(answer.origin), answer.route
@@ -167,6 +178,81 @@ async def test_s11_no_done(streamed: bool, ending: Answer) -> None:
         began = CLOCK.monotonic()
         check(await it.ask(streamed=streamed), provider="ray_serve")
         assert CLOCK.monotonic() - began < 8
+
+
+TOO_LONG = Status(
+    code=400,
+    body={
+        "content": "",
+        "error": "context_length_exceeded",
+        "detail": "too long",
+        "prompt_tokens": 5000,
+        "context_tokens": 4096,
+    },
+)
+
+
+async def test_s12_too_long_a_prompt_goes_to_a_larger_model(streamed: bool) -> None:
+    """Once to the small one; then to who holds it, with room for prompt and answer."""
+    async with world(always=TOO_LONG) as it:
+        found = await it.ask(streamed=streamed)
+        check(found, provider="ollama")
+        assert len(it.primary.received) == 1
+        assert found[1].attempts == 2
+        assert it.fallback.received[0].body["options"]["num_ctx"] == 8192
+        assert not found[1].fallback, "nothing has failed"
+        (event,) = it.stack.observer.of(LargerContext)
+        assert (event.prompt_tokens, event.context_tokens) == (5000, 4096)
+        assert "llm.ray.fallback_local" not in it.stack.observer.names
+
+
+async def test_s12_numbers_that_are_not_told_are_bounded(streamed: bool) -> None:
+    """A prompt has no more tokens than bytes; a window smaller than that is not tried."""
+    mute = Status(code=400, body={"error": {"code": "context_length_exceeded", "message": "Long."}})
+    async with world(always=mute) as it:
+        check(await it.ask(streamed=streamed), provider="ollama")
+    async with world(always=mute) as it:
+        it.fallback.context_tokens = question().prompt_bytes
+        with pytest.raises(ContextLengthExceeded, match="Long"):
+            await it.ask(streamed=streamed)
+
+
+@pytest.mark.parametrize("window", [5000, None], ids=["as small", "unknown"])
+async def test_s12_nobody_holds_the_prompt(streamed: bool, window: int | None) -> None:
+    """The caller learns both numbers, and nobody else's time is spent."""
+    async with world(always=TOO_LONG) as it:
+        it.fallback.context_tokens = window or 0
+        with pytest.raises(ContextLengthExceeded) as failure:
+            await it.ask(streamed=streamed)
+        assert (failure.value.prompt_tokens, failure.value.context_tokens) == (5000, 4096)
+        assert (len(it.primary.received), len(it.fallback.received)) == (1, 0)
+
+
+async def test_s12_the_larger_model_fails(streamed: bool) -> None:
+    """Its trouble is no news to a caller whose prompt is too long."""
+    async with world(always=TOO_LONG) as it:
+        it.fallback.always = FAILED
+        with pytest.raises(ContextLengthExceeded):
+            await it.ask(streamed=streamed)
+        assert it.attempts == 2
+
+
+async def test_s12_a_cut_answer_of_the_larger_model_goes_on_there(streamed: bool) -> None:
+    """Who found the prompt too long is not asked to complete the answer."""
+    async with world(always=TOO_LONG) as it:
+        it.fallback.faults.append(Answer(cut_after=40))
+        check(await it.ask(streamed=streamed), provider="ollama")
+        assert (len(it.primary.received), len(it.fallback.received)) == (1, 2)
+        assert it.fallback.received[1].body["options"]["num_ctx"] == 8192
+
+
+async def test_s12_a_caller_who_shortens_is_told(streamed: bool) -> None:
+    """A conversation leaves out its oldest turns and stays with its own model."""
+    async with world(always=TOO_LONG) as it:
+        asked = dataclasses.replace(question(), shortens=True)
+        with pytest.raises(ContextLengthExceeded):
+            await it.ask(asked, streamed=streamed)
+        assert it.attempts == 1
 
 
 async def test_s13_refused_content(streamed: bool) -> None:

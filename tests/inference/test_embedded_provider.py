@@ -23,6 +23,8 @@ from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
 from mongars.inference.provider import Attempts
 from mongars.inference.providers.embedded import Embedded
+from mongars.testing.fake_replica import FakeReplica
+from mongars.testing.faults import Status
 from mongars.testing.inference import build, question
 from support import eventually
 
@@ -223,3 +225,21 @@ async def test_a_bug_in_a_provider_does_not_end_the_process() -> None:
         await CLOCK.sleep(1.2)
         completion, _ = await llm.generate(question("tell me"))
     assert completion.text == "[1] you said: tell me"
+
+
+async def test_the_embedded_engine_takes_what_is_too_long_for_ray() -> None:
+    """If its window holds the prompt, by Ray's count; else the caller learns the numbers."""
+    told = {"error": "context_length_exceeded", "prompt_tokens": 300, "context_tokens": 256}
+    async with FakeReplica() as replica:
+        replica.always = Status(code=400, body=told)
+        for window in (300, 301):
+            config = InferenceConfig(endpoints=(replica.url,), use_ray=True)
+            engine = FakeEngine(FakePlan(), clock=CLOCK)
+            built = build(config, engine=engine, context_tokens=window)
+            async with built.integration:
+                if window == 300:
+                    with pytest.raises(ContextLengthExceeded):
+                        await built.integration.generate(question())
+                else:
+                    _, route = await built.integration.generate(question())
+                    assert (route.provider, route.attempts) == ("embedded", 2)

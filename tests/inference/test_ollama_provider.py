@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from mongars.protocol.ollama import chat_request, same_model
 from mongars.protocol.openai import logprob_entries
 from mongars.protocol.sse import EventSplitter, encode_event
 from mongars.testing.fake_ollama import FakeOllama
-from mongars.testing.faults import TEXT, Answer, Body, Fault, Reset, Silence, Status
+from mongars.testing.faults import TEXT, Answer, Body, Echo, Fault, Reset, Silence, Status
 from mongars.testing.inference import question
 
 if TYPE_CHECKING:
@@ -251,3 +252,58 @@ async def test_log_probabilities_can_be_shown_whoever_answers() -> None:
     ]
     assert logprob_entries(Chunk(text="Hi", logprobs=(-0.5,))) != []
     assert logprob_entries(Chunk(text="Hi")) == []
+
+
+async def test_the_window_is_the_models_own_and_asked_for_once() -> None:
+    """What the server has loaded is smaller; what it could load counts."""
+    async with FakeOllama() as server, ollama(server.base) as provider:
+        server.context_tokens = 32_768
+        assert [await provider.context_tokens() for _ in range(3)] == [32_768] * 3
+        assert server.shows == 1
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        Status(code=500, error="broken"),
+        Body(data=b"no json"),
+        Body(data=b"{}"),
+        Body(data=b'{"model_info": {"general.architecture": "x", "x.context_length": "many"}}'),
+    ],
+    ids=name,
+)
+async def test_a_window_nobody_tells_is_unknown_and_asked_for_again(told: Status | Body) -> None:
+    async with FakeOllama() as server, ollama(server.base) as provider:
+        server.shown = told
+        assert await provider.context_tokens() is None
+        server.shown = None
+        assert await provider.context_tokens() == server.context_tokens
+    assert await provider.context_tokens() is not None, "once known it stays known"
+
+
+@pytest.mark.slow
+async def test_a_silent_server_does_not_hold_up_the_question_of_its_window() -> None:
+    async with FakeOllama() as server, ollama(server.base) as provider:
+        server.shown = Silence()
+        began = CLOCK.monotonic()
+        assert await provider.context_tokens() is None
+        assert CLOCK.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("window", "room"), [(131_072, 16_384), (9_000, 9_000)], ids=["rounded up", "all there is"]
+)
+async def test_a_prompt_of_known_size_gets_the_room_it_needs(window: int, room: int) -> None:
+    """More than the server's usual window; a fixed size, so that the model is not loaded again."""
+    asked = dataclasses.replace(question("word " * 30), prompt_tokens=8_000)
+    small = Echo(context_tokens=16)
+    async with FakeOllama(small, small) as server, ollama(server.base) as provider:
+        server.context_tokens = window
+        await provider.context_tokens()
+        deadline = Deadline.after(CLOCK, 30)
+        async with provider.open(asked, deadline, Attempts()) as stream:
+            assert "word" in "".join([chunk.text async for chunk in stream.chunks])
+        assert server.received[0].body["options"]["num_ctx"] == room
+        with pytest.raises(InferenceFailed, match="exceeds"):
+            async with provider.open(question("word " * 30), deadline, Attempts()):
+                pytest.fail("the usual window does not hold it")

@@ -156,7 +156,8 @@ def build_llm(settings: Settings, *, clock: Clock, observer: Observer) -> LLMInt
     if config.ollama_host is not None:
         providers.append(Ollama(config, http, clock=clock))
     if engine is not None:
-        providers.append(Embedded(engine, config))
+        window = settings.environment.context_tokens
+        providers.append(Embedded(engine, config, context_tokens=window))
     return LLMIntegration(config, tuple(providers), clock=clock, observer=observer)
 
 

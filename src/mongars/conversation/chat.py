@@ -251,7 +251,7 @@ class Chat:
             if tries < _TRIES:
                 prompt = assemble(turns, message, system=system, budget=budget)
             sampling = Sampling(max_tokens=budget.answer_tokens, logprobs=True)
-            request = replace(question, messages=prompt, sampling=sampling)
+            request = replace(question, messages=prompt, sampling=sampling, shortens=prompt != bare)
             try:
                 opened = self._generator.open(request, deadline=deadline)
                 return await stack.enter_async_context(opened)

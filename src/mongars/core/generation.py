@@ -95,6 +95,10 @@ class GenerationRequest:
     """The caller's W3C trace context, passed on as it came."""
     continue_from: Begun | None = None
     """What of the answer was delivered already, if this completes one that was cut."""
+    prompt_tokens: int | None = None
+    """The prompt's size, if a model it was too long for has counted it: this one makes room."""
+    shortens: bool = False
+    """Whether the caller shortens a prompt that is too long; then no larger model is asked."""
 
     @property
     def prompt_bytes(self) -> int:

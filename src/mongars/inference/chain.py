@@ -1,5 +1,8 @@
 """The chain of providers: the first that can begin an answer gives it.
 
+A `CallerError` ends it, since nobody could do better; but for a prompt that is too long, which a
+later provider with a larger window can answer. That is no fallback: nothing has failed.
+
 Falling back is invisible before the first content token. After it a cut answer goes on only where the
 new words provably follow the delivered ones (`inference.continuation`); else the cut is reported.
 """
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING
 from mongars.core.errors import (
     AllProvidersFailed,
     ConfigurationError,
+    ContextLengthExceeded,
     InferenceFailed,
     MongarsError,
     WorldError,
@@ -25,16 +29,19 @@ from mongars.inference.events import (
     Answered,
     FallbackReason,
     FellBack,
+    LargerContext,
     LocalFailed,
     Moved,
     Outcome,
     Unanswered,
 )
 from mongars.inference.failures import EmptyAnswer
+from mongars.inference.larger import holds, measured
 from mongars.inference.provider import Attempts, Route, StreamState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest, Origin
@@ -76,6 +83,14 @@ class _Ask:
     request: GenerationRequest
     deadline: Deadline
     attempts: Attempts
+
+    def open(self, provider: Provider) -> AbstractAsyncContextManager[ProviderStream]:
+        """Put it to that provider."""
+        return provider.open(self.request, self.deadline, self.attempts)
+
+    def measured(self, error: ContextLengthExceeded) -> _Ask:
+        """The same, for who makes room for it."""
+        return dataclasses.replace(self, request=measured(self.request, error))
 
 
 class ProviderChain:
@@ -120,30 +135,54 @@ class ProviderChain:
                 self._observer.observe(_answered(request, answer, seconds))
 
     async def _begin(self, ask: _Ask, stack: AsyncExitStack) -> Answer:
-        request, deadline, attempts = ask.request, ask.deadline, ask.attempts
         causes: list[tuple[str, WorldError]] = []
         reason: FallbackReason | None = None
-        for provider in self._providers:
-            if causes and deadline.expired():
+        for index, provider in enumerate(self._providers):
+            if causes and ask.deadline.expired():
                 break
             try:
-                stream = await stack.enter_async_context(provider.open(request, deadline, attempts))
+                stream = await stack.enter_async_context(ask.open(provider))
+            except ContextLengthExceeded as error:
+                if not ask.request.shortens:
+                    later = self._providers[index + 1 :]
+                    answer = await self._begin_larger(ask.measured(error), later, stack)
+                    if answer is not None:
+                        self._observer.observe(_larger(ask.request, answer.route, error))
+                        return answer
+                raise
             except WorldError as error:
                 causes.append((provider.name, error))
-                reason = self._give_up(provider, request, error) or reason
+                reason = self._give_up(provider, ask.request, error) or reason
                 continue
-            route = Route(
-                provider=provider.name,
-                endpoint=stream.endpoint,
-                attempts=attempts.count,
-                fallback=reason is not None,
-                reason=reason,
-            )
-            chunks = MovingChunks(stream, stack, self._mover(ask, provider))
-            return Answer(route=route, chunks=chunks)
+            route = _route(provider, stream, ask, reason=reason)
+            mover = self._mover(ask, provider, among=self._providers)
+            return Answer(route=route, chunks=MovingChunks(stream, stack, mover))
         raise AllProvidersFailed(tuple(causes))
 
-    def _mover(self, ask: _Ask, first: Provider) -> Reopen | None:
+    async def _begin_larger(
+        self, ask: _Ask, providers: Sequence[Provider], stack: AsyncExitStack
+    ) -> Answer | None:
+        """The answer of the first of them that holds the prompt and begins one.
+
+        What else goes wrong there is no news to the caller, whose prompt is too long anyway.
+        """
+        for provider in providers:
+            if ask.deadline.expired():
+                break
+            if not await holds(provider, ask.request):
+                continue
+            try:
+                stream = await stack.enter_async_context(ask.open(provider))
+            except MongarsError as error:
+                self._give_up(provider, ask.request, error)
+                continue
+            mover = self._mover(ask, provider, among=(provider,))
+            return Answer(
+                route=_route(provider, stream, ask), chunks=MovingChunks(stream, stack, mover)
+            )
+        return None
+
+    def _mover(self, ask: _Ask, first: Provider, *, among: Sequence[Provider]) -> Reopen | None:
         """What completes the answer if it is cut; None if nobody may."""
         given = Counter([first.name])
         request, deadline = ask.request, ask.deadline
@@ -159,15 +198,16 @@ class ProviderChain:
                 adapter_version=origin.adapter_version,
                 adapter_digest=origin.adapter_digest,
             )
-            asked = dataclasses.replace(request, continue_from=begun)
-            for provider in self._providers:
+            asked = dataclasses.replace(
+                ask, request=dataclasses.replace(request, continue_from=begun)
+            )
+            for provider in among:
                 if deadline.expired():
                     break
                 if given[provider.name] > 1:
                     continue  # it was cut twice: once by chance, once more for a reason
                 try:
-                    opened = provider.open(asked, deadline, ask.attempts)
-                    stream = await stack.enter_async_context(opened)
+                    stream = await stack.enter_async_context(asked.open(provider))
                 except MongarsError as error:
                     self._give_up(provider, request, error)
                     continue
@@ -217,6 +257,31 @@ def fallback_reason(error: MongarsError) -> FallbackReason:
     if isinstance(error, EmptyAnswer):
         return "empty_response"
     return "error_response" if isinstance(error, InferenceFailed) else "ray_exception"
+
+
+def _route(
+    provider: Provider, stream: ProviderStream, ask: _Ask, *, reason: FallbackReason | None = None
+) -> Route:
+    return Route(
+        provider=provider.name,
+        endpoint=stream.endpoint,
+        attempts=ask.attempts.count,
+        fallback=reason is not None,
+        reason=reason,
+    )
+
+
+def _larger(
+    request: GenerationRequest, route: Route, error: ContextLengthExceeded
+) -> LargerContext:
+    return LargerContext(
+        request_id=request.request_id,
+        task_type=request.task_type,
+        provider=route.provider,
+        endpoint=route.endpoint,
+        prompt_tokens=error.prompt_tokens,
+        context_tokens=error.context_tokens,
+    )
 
 
 def _answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, float]) -> Answered:

@@ -171,6 +171,20 @@ class Moved(_Fields):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LargerContext(_Fields):
+    """A prompt of `prompt_tokens` was too long for one model; another, that holds it, answers."""
+
+    request_id: str
+    task_type: str
+    provider: str
+    endpoint: str
+    prompt_tokens: int
+    context_tokens: int
+    """What the first model holds; 0 if it did not say."""
+    name = "llm.larger_context"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unanswered(_Fields):
     """Every provider failed; `cause` is the error code the caller gets. `seconds` were spent."""
 

@@ -109,6 +109,13 @@ class Provider(Protocol):
         """
         ...
 
+    async def context_tokens(self) -> int | None:
+        """How many tokens its model can hold, prompt and answer together; None if nobody knows.
+
+        Never raises; bounded to a second or two.
+        """
+        ...
+
     async def run(self) -> None:
         """Background work, until cancelled; may return at once if there is none."""
         ...

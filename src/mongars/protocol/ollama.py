@@ -65,6 +65,15 @@ def _tagged(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
+def window_in(shown: dict[str, Any]) -> int | None:
+    """The context length in an answer of `POST /api/show`; None if it names none."""
+    info = shown.get("model_info")
+    if not isinstance(info, dict):
+        return None
+    found = info.get(f"{info.get('general.architecture')}.context_length")
+    return found if isinstance(found, int) and found > 0 else None
+
+
 def overflow_in(told: str, *, context_tokens: int) -> ContextLengthExceeded | None:
     """The refusal of a prompt that does not fit, if that is what these words mean.
 

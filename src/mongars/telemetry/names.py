@@ -137,6 +137,11 @@ LOG_EVENTS = (
     LogEvent(name="engine.restart_failed", level="error", description="It does not start again."),
     LogEvent(name="llm.answered", level="info", description="An answer ended; how and from where."),
     LogEvent(name="llm.moved", level="warning", description="A cut answer goes on elsewhere."),
+    LogEvent(
+        name="llm.larger_context",
+        level="info",
+        description="The prompt was too long for one model; a larger one answers.",
+    ),
     LogEvent(name="llm.unanswered", level="error", description="Every provider failed."),
     LogEvent(name="llm.ray.enabled", level="info", description="Ray Serve takes part."),
     LogEvent(name="llm.ray.disabled", level="warning", description="Local providers only."),

@@ -4,40 +4,49 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 from aiohttp import web
 
-from mongars.testing.fake_replica import PROMPT_TOKENS, tokens
+from mongars.testing.fake_answers import PROMPT_TOKENS, tokens
 from mongars.testing.fake_server import FakeServer, Received, reset
-from mongars.testing.faults import Answer, Body, Echo, Fault, Reset, Silence, Status
-from mongars.testing.ollama_echo import CREATED_AT, echo
+from mongars.testing.faults import Answer, Body, Echo, Reset, Silence, Status
+from mongars.testing.ollama_echo import CREATED_AT, echo, shown_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+OllamaFault: TypeAlias = Answer | Status | Body | Reset | Silence | Echo
+
+
 class FakeOllama(FakeServer):
-    """Serves `/api/chat`, `/api/tags` and `/api/version` for the models it was given.
+    """Serves `/api/chat`, `/api/show`, `/api/tags` and `/api/version` for the models it was given.
 
     Each chat takes the next fault from `faults`; once there is none, `always` applies. Of an
     `Answer`, it understands text, delays, `cut_after`, `stall_after`, `error_after`, `block`,
     `hold_open`.
     """
 
-    def __init__(self, *faults: Fault | Echo, models: tuple[str, ...] = ("fake:latest",)) -> None:
+    def __init__(self, *faults: OllamaFault, models: tuple[str, ...] = ("fake:latest",)) -> None:
         super().__init__()
         self.faults = deque(faults)
-        self.always: Fault | Echo = Answer()
+        self.always: OllamaFault = Answer()
         self.models = models
         self.tags: Status | Body | Silence | None = None
         """What `/api/tags` answers instead of its models."""
+        self.shown: Status | Body | Silence | None = None
+        """What `/api/show` answers instead of its models."""
+        self.context_tokens = 131_072
+        """What the models could hold; how much of it is loaded is for `num_ctx` to say."""
+        self.shows = 0
         self._parallel: asyncio.Semaphore | None = None
 
     def add_routes(self, app: web.Application) -> None:
         """The routes of the real server that we use."""
         app.router.add_post("/api/chat", self._chat)
+        app.router.add_post("/api/show", self._show)
         app.router.add_get("/api/tags", self._tags)
         app.router.add_get("/api/version", self._version)
 
@@ -51,6 +60,18 @@ class FakeOllama(FakeServer):
             {"name": name, "model": name, "size": 1, "digest": "0" * 64} for name in self.models
         ]
         return web.json_response({"models": found})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        self.shows += 1
+        match self.shown:
+            case Status() | Body():
+                return _instead(self.shown)
+            case Silence():
+                await self.clock.sleep(3600)
+        model = str((await request.json()).get("model"))
+        if not self._has(model):
+            return web.json_response({"error": f"model '{model}' not found"}, status=404)
+        return web.json_response(shown_model(context_tokens=self.context_tokens))
 
     async def _version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": "0.34.1"})
@@ -68,8 +89,7 @@ class FakeOllama(FakeServer):
     async def _act(self, request: web.Request, received: Received) -> web.StreamResponse:
         fault = self.faults.popleft() if self.faults else self.always
         model = str(received.body.get("model"))
-        named = model if ":" in model else f"{model}:latest"
-        if named not in self.models:
+        if not self._has(model):
             return web.json_response({"error": f"model '{model}' not found"}, status=404)
         match fault:
             case Status() | Body():
@@ -77,12 +97,16 @@ class FakeOllama(FakeServer):
             case Reset():
                 reset(request)
             case Silence():
-                await self.clock.sleep(3600)
+                await self.clock.sleep(fault.seconds)
+                reset(request)
             case Echo():
                 return await self._echo(request, received, fault)
             case Answer():
                 return await self._stream(request, fault, model)
         return web.Response()
+
+    def _has(self, model: str) -> bool:
+        return (model if ":" in model else f"{model}:latest") in self.models
 
     async def _echo(
         self, request: web.Request, received: Received, fault: Echo
@@ -115,7 +139,8 @@ class FakeOllama(FakeServer):
             if index == fault.error_after:
                 yield {"error": "llama runner process has terminated"}
                 return
-            await self.clock.sleep(3600 if index == fault.stall_after else fault.token_delay)
+            stalls = index == fault.stall_after
+            await self.clock.sleep(fault.stall_seconds if stalls else fault.token_delay)
             yield {**head, "message": {"role": "assistant", "content": token}, "done": False}
         yield {
             **head,

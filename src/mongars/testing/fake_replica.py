@@ -1,51 +1,75 @@
-"""A fake Ray Serve application: the real protocol on a real socket, with faults on order."""
+"""A fake Ray Serve application: the real protocol on a real socket, with faults on order.
+
+In tests it is an object; for tests in other languages, `python -m mongars.testing.fake_replica` runs
+one that takes its orders by HTTP (`testing.control`).
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-from collections import deque
-from typing import TYPE_CHECKING, Any
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import orjson
 from aiohttp import web
 
-from mongars.core.errors import InferenceFailed
-from mongars.core.generation import Choice, Completion, Origin, Usage
-from mongars.protocol import headers
-from mongars.protocol.generate import (
-    ERROR_EVENT,
-    META_EVENT,
-    answer_body,
-    error_body,
-    origin_body,
+from mongars.core.errors import InvalidRequest
+from mongars.core.generation import Begun, Origin
+from mongars.testing.control import Control
+from mongars.testing.described import read_fault
+from mongars.testing.fake_answers import (
+    JSON,
+    origin_headers,
+    tokens,
+    whole_body,
 )
-from mongars.protocol.openai import chunk_body, usage_chunk_body
-from mongars.protocol.sse import DONE, encode_event
 from mongars.testing.fake_server import FakeServer, Received, reset
-from mongars.testing.faults import Answer, Body, Fault, Reset, Silence, Status
+from mongars.testing.fake_stream import MIB, EventStream, Hangup
+from mongars.testing.faults import (
+    TEXT,
+    Answer,
+    Body,
+    DisguisedError,
+    FalseContinuation,
+    Fault,
+    HugeEvent,
+    Reset,
+    Silence,
+    SlowBody,
+    Status,
+    TrickledHead,
+    WrongLength,
+)
+from mongars.testing.raw_answers import RawAnswer
+from mongars.testing.switchboard import Deed, Switchboard
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections import deque
 
-KEEPALIVE = b": still here\n\n"
-KEEPALIVE_SECONDS = 0.05
-PROMPT_TOKENS = 7
+    from mongars.core.clock import Clock
 
-
-class _Hangup(Exception):
-    """The fake breaks the connection."""
+PIECES = 20
+"""A slow body comes in so many."""
 
 
 class FakeReplica(FakeServer):
-    """Serves `/generate`, `/healthz` and `/readyz`.
+    """Serves `/generate`, `/healthz` and `/readyz`, and takes orders under `/control`.
 
     Each request takes the next fault from `faults`; once there is none, `always` applies.
     """
 
-    def __init__(self, *faults: Fault, name: str = "fake-replica") -> None:
-        super().__init__()
-        self.faults = deque(faults)
-        self.always: Fault = Answer()
+    def __init__(
+        self,
+        *faults: Fault,
+        name: str = "fake-replica",
+        port: int = 0,
+        clock: Clock | None = None,
+    ) -> None:
+        """`port` 0 finds a free one. `clock` is the machine's own unless given."""
+        super().__init__(port=port, clock=clock)
+        self._switchboard = Switchboard(*faults, clock=self.clock)
         self.ready = 200
         """What `/readyz` answers."""
         self.probes = 0
@@ -63,11 +87,26 @@ class FakeReplica(FakeServer):
         """The endpoint, as one would put it into `RAY_SERVE_URL`."""
         return f"{self.base}/generate"
 
+    @property
+    def faults(self) -> deque[Fault]:
+        """What the next requests meet, one each."""
+        return self._switchboard.faults
+
+    @property
+    def always(self) -> Fault:
+        """What they meet when nothing is queued."""
+        return self._switchboard.always
+
+    @always.setter
+    def always(self, fault: Fault) -> None:
+        self._switchboard.always = fault
+
     def add_routes(self, app: web.Application) -> None:
-        """The routes of the real ingress."""
+        """The routes of the real ingress, and the control plane."""
         app.router.add_post("/generate", self._generate)
         app.router.add_get("/healthz", self._healthy)
         app.router.add_get("/readyz", self._readiness)
+        Control(self._switchboard, self.received, lambda: self.in_flight).add_routes(app)
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -77,15 +116,20 @@ class FakeReplica(FakeServer):
         return web.json_response({}, status=self.ready)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
-        received = await self.note(request)
-        fault = self.faults.popleft() if self.faults else self.always
+        try:
+            received = await self.note(request)
+        except ValueError:
+            detail = "The request body is not a JSON object."
+            return self._instead(Status(code=400, error="invalid_request", detail=detail))
+        deed = self._switchboard.take(continues=received.body.get("continue_from") is not None)
+        received.met = deed.kind
         self.in_flight += 1
         try:
-            response = await self._act(request, received, fault)
+            response = await self._act(request, received, deed)
         except (asyncio.CancelledError, ConnectionError):
             self.left(received)
             raise
-        except _Hangup:
+        except Hangup:
             reset(request)
             return web.Response()
         else:
@@ -95,155 +139,149 @@ class FakeReplica(FakeServer):
             self.in_flight -= 1
 
     async def _act(
-        self, request: web.Request, received: Received, fault: Fault
+        self, request: web.Request, received: Received, deed: Deed
     ) -> web.StreamResponse:
-        match fault:
+        match deed:
             case Reset():
-                raise _Hangup
+                raise Hangup
             case Silence():
-                await self.clock.sleep(3600)
-                raise _Hangup
-            case Status():
-                return self._refusal(fault)
-            case Body():
-                return web.Response(body=fault.data, content_type=fault.media_type)
-            case Answer(whole=True):
-                return await self._whole(fault)
-            case Answer() if not received.body.get("stream"):
-                return await self._whole(fault)
-            case Answer():
-                return await self._stream(request, fault)
+                await self.clock.sleep(deed.seconds)
+                raise Hangup
+            case Status() | Body() | DisguisedError():
+                return self._instead(deed)
+            case TrickledHead() | WrongLength():
+                return await self._raw(request, received, deed)
+            case SlowBody():
+                return await self._slow(request, deed)
+            case Answer() | HugeEvent() | FalseContinuation():
+                return await self._answer(request, received, deed)
 
-    def _refusal(self, fault: Status) -> web.Response:
-        body = fault.body
-        if body is None and fault.error:
-            body = {"content": "", "error": fault.error, "detail": fault.detail}
+    async def _answer(
+        self, request: web.Request, received: Received, deed: Answer | HugeEvent | FalseContinuation
+    ) -> web.StreamResponse:
+        origin = self.origin
+        if not isinstance(deed, HugeEvent) and deed.adapter_version is not None:
+            origin = replace(origin, adapter_version=deed.adapter_version)
+        if _streams(received) and not (isinstance(deed, Answer) and deed.whole):
+            return await self._stream(request, received, deed, origin=origin)
+        if isinstance(deed, Answer):
+            await self.clock.sleep(deed.first_delay)
+        text = "x" * (deed.mib * MIB) if isinstance(deed, HugeEvent) else deed.text
+        body, told = whole_body(origin, text), origin_headers(origin)
+        return web.Response(body=body, content_type=JSON, headers=told)
+
+    def _instead(self, deed: Status | Body | DisguisedError) -> web.Response:
+        if isinstance(deed, Body):
+            return web.Response(body=deed.data, content_type=deed.media_type)
+        code, body, extra = 200, None, {}
+        if isinstance(deed, Status):
+            code, body, extra = deed.code, deed.body, deed.headers
+        if body is None and deed.error:
+            body = {"content": "", "error": deed.error, "detail": deed.detail}
             body["adapter_version"] = self.origin.adapter_version
         data = b"<html>no JSON</html>" if body is None else orjson.dumps(body)
-        media_type = "text/html" if body is None else "application/json"
-        return web.Response(
-            status=fault.code, body=data, content_type=media_type, headers=fault.headers
-        )
+        media_type = "text/html" if body is None else JSON
+        return web.Response(status=code, body=data, content_type=media_type, headers=extra)
 
-    async def _whole(self, fault: Answer) -> web.Response:
-        await self.clock.sleep(fault.first_delay)
-        completion = Completion(
-            choices=(Choice(text=fault.text, finish_reason="stop"),),
-            usage=_usage(fault),
-            origin=self.origin,
-        )
-        return web.Response(
-            body=orjson.dumps(answer_body(completion, timings={})),
-            content_type="application/json",
-            headers=self._headers(),
-        )
+    async def _raw(
+        self, request: web.Request, received: Received, deed: TrickledHead | WrongLength
+    ) -> web.Response:
+        whole = isinstance(deed, WrongLength) and deed.whole
+        stream = _streams(received) and not whole
+        answer = RawAnswer(request, origin=self.origin, clock=self.clock, stream=stream)
+        if isinstance(deed, TrickledHead):
+            await answer.trickle(deed)
+        else:
+            await answer.misjudge(deed)
+        return web.Response()  # goes nowhere: the connection is closed
 
-    async def _stream(self, request: web.Request, fault: Answer) -> web.StreamResponse:
-        response = web.StreamResponse(headers=self._headers())
-        response.content_type = "text/event-stream"
+    async def _slow(self, request: web.Request, deed: SlowBody) -> web.StreamResponse:
+        body = whole_body(self.origin, TEXT)
+        response = web.StreamResponse(headers=origin_headers(self.origin))
+        response.content_type = JSON
+        response.content_length = len(body)
         await response.prepare(request)
-        sent = _Writer(response, fault.block)
-        if fault.meta:
-            await sent.event(origin_body(self.origin), name=META_EVENT)
-        await sent.event(_chunk({"role": "assistant", "content": ""}))
-        await self._wait(sent, fault, fault.first_delay)
-        async for event in self._tokens(sent, fault):
-            await sent.bytes(event)
-        if fault.cut_after is not None:
-            return await _cut(response, fault)
-        await self._ending(sent, fault)
-        await self.clock.sleep(3600 if fault.hold_open else fault.end_delay)
+        size = -(-len(body) // PIECES)
+        for start in range(0, len(body), size):
+            await self.clock.sleep(deed.seconds / PIECES)
+            await response.write(body[start : start + size])
         await response.write_eof()
         return response
 
-    async def _tokens(self, sent: _Writer, fault: Answer) -> AsyncIterator[bytes]:
-        for index, token in enumerate(tokens(fault.text)):
-            if index == fault.cut_after:
-                return
-            if index == fault.stall_after:
-                await self._wait(sent, fault, 3600.0)
-            if index == fault.malformed_after:
-                yield b'data: {"choices": [{"delta": {"content": "lost\n\n'
-                continue
-            if index == fault.error_after:
-                error = InferenceFailed("The engine fell over.")
-                body = error_body(error, adapter_version=self.origin.adapter_version)
-                yield encode_event(body, name=ERROR_EVENT)
-                return
-            if index:
-                await self.clock.sleep(fault.token_delay)
-            yield encode_event(_chunk({"content": token}, logprob=fault.logprob))
-
-    async def _wait(self, sent: _Writer, fault: Answer, seconds: float) -> None:
-        until = self.clock.monotonic() + seconds
-        while fault.keepalives and self.clock.monotonic() + KEEPALIVE_SECONDS < until:
-            await sent.bytes(KEEPALIVE)
-            await self.clock.sleep(KEEPALIVE_SECONDS)
-        await self.clock.sleep(until - self.clock.monotonic())
-
-    async def _ending(self, sent: _Writer, fault: Answer) -> None:
-        if fault.error_after is not None:
-            return
-        if fault.finish:
-            await sent.event(_chunk({}, finish_reason="stop"))
-            usage = usage_chunk_body(
-                answer_id="chatcmpl-fake", created=0, model="fake-135m", usage=_usage(fault)
-            )
-            await sent.event(usage)
-        if fault.done:
-            await sent.bytes(DONE)
-
-    def _headers(self) -> dict[str, str]:
-        return {
-            headers.ADAPTER_VERSION: self.origin.adapter_version,
-            headers.ADAPTER_DIGEST: self.origin.adapter_digest or "",
-            headers.REPLICA_ID: self.origin.replica or "",
-        }
+    async def _stream(
+        self,
+        request: web.Request,
+        received: Received,
+        deed: Answer | HugeEvent | FalseContinuation,
+        *,
+        origin: Origin,
+    ) -> web.StreamResponse:
+        said, continued = 0, isinstance(deed, FalseContinuation)
+        if isinstance(deed, Answer) and deed.continues:
+            said = _said(received, deed.text, origin)
+            continued = said > 0
+        stream = EventStream(request, origin=origin, clock=self.clock, continued=continued)
+        if isinstance(deed, HugeEvent):
+            return await stream.send_huge(deed)
+        answer = deed if isinstance(deed, Answer) else Answer(text=deed.text)
+        return await stream.send(answer, said=said)
 
 
-class _Writer:
-    """Writes to the wire, in blocks of an awkward size if so ordered."""
-
-    def __init__(self, response: web.StreamResponse, block: int | None) -> None:
-        self._response = response
-        self._block = block
-
-    async def event(self, payload: object, *, name: str | None = None) -> None:
-        await self.bytes(encode_event(payload, name=name))
-
-    async def bytes(self, data: bytes) -> None:
-        size = self._block or len(data)
-        for start in range(0, len(data), size):
-            await self._response.write(data[start : start + size])
+def _streams(received: Received) -> bool:
+    return bool(received.body.get("stream"))
 
 
-async def _cut(response: web.StreamResponse, fault: Answer) -> web.StreamResponse:
-    if fault.cut == "abort":
-        raise _Hangup
-    await response.write_eof()
-    return response
+def _said(received: Received, text: str, origin: Origin) -> int:
+    """How many of the text's tokens the caller has from these weights already."""
+    told = received.body.get("continue_from")
+    if not told or not Begun(**told).was_from(origin):
+        return 0
+    far = 0
+    for count, token in enumerate(tokens(text), start=1):
+        far += len(token)
+        if text[:far] == told["text"]:
+            return count
+    return 0
 
 
-def tokens(text: str) -> list[str]:
-    """The text in the fake's tokens: words, each with the space before it."""
-    words = text.split(" ")
-    return words[:1] + [f" {word}" for word in words[1:]] if text else []
+async def _serve(replica: FakeReplica) -> None:
+    async with replica:
+        sys.stdout.write(f"{replica.url}\nOrders: {replica.base}/control\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
 
 
-def _usage(fault: Answer) -> Usage:
-    return Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=len(tokens(fault.text)))
-
-
-def _chunk(
-    delta: dict[str, Any], *, finish_reason: str | None = None, logprob: float | None = None
-) -> dict[str, Any]:
-    body = chunk_body(
-        answer_id="chatcmpl-fake",
-        created=0,
-        model="fake-135m",
-        delta=delta,
-        finish_reason=finish_reason,
+def main() -> int:
+    """Run one until Ctrl-C; 1 if its port is taken."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mongars.testing.fake_replica",
+        description="A fake replica on 127.0.0.1 that fails as told.",
+        epilog="""Example: --port 9001 --fault '{"kind": "answer", "cut_after": 40}'""",
     )
-    if logprob is not None:
-        body["choices"][0]["logprobs"] = {"content": [{"logprob": logprob}]}
-    return body
+    parser.add_argument("--port", type=int, default=9001, help="0 finds a free one (default 9001)")
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="JSON",
+        help="what the next request meets; once for each request",
+    )
+    parser.add_argument("--always", metavar="JSON", help="what all later requests meet")
+    told = parser.parse_args()
+    try:
+        replica = FakeReplica(*map(read_fault, told.fault), port=told.port)
+        if told.always is not None:
+            replica.always = read_fault(told.always)
+        asyncio.run(_serve(replica))
+    except InvalidRequest as error:
+        parser.error(str(error))
+    except OSError as error:
+        sys.stderr.write(f"Cannot listen on port {told.port}: {error.strerror}.\n")
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,11 +6,14 @@ import asyncio
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
 from mongars.core.clock import SystemClock
+
+if TYPE_CHECKING:
+    from mongars.core.clock import Clock
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,17 +29,20 @@ class Received:
     left_at: float | None = None
     answered: bool = False
     """Whether the answer was sent to its end."""
+    met: str = ""
+    """The kind of fault it met, where the server orders faults by kind."""
 
 
 class FakeServer:
     """Starts and stops, on one port for all its life; keeps what it received."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, port: int = 0, clock: Clock | None = None) -> None:
+        """`port` 0 finds a free one. `clock` is the machine's own unless given."""
         self.received: list[Received] = []
-        self.clock = SystemClock()
+        self.clock: Clock = clock or SystemClock()
         self._transports: list[asyncio.Transport] = []
         self._runner: web.AppRunner | None = None
-        self._port = 0
+        self._port = port
         self._stopping = False
 
     @property
@@ -86,14 +92,18 @@ class FakeServer:
         raise NotImplementedError
 
     async def note(self, request: web.Request) -> Received:
-        """Remember a request."""
+        """Remember a request. Raises `ValueError` if its body is no JSON object."""
         transport = request.transport
         if transport is None:
             raise ConnectionResetError
+        body = await request.json()
+        if not isinstance(body, dict):
+            detail = "no JSON object"
+            raise ValueError(detail)  # noqa: TRY004 (the same as for no JSON at all)
         if transport not in self._transports:
             self._transports.append(transport)
         received = Received(
-            body=await request.json(),
+            body=body,
             headers={name.lower(): value for name, value in request.headers.items()},
             connection=transport.get_extra_info("peername")[:2],
             at=self.clock.monotonic(),

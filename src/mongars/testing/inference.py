@@ -32,9 +32,16 @@ class Stack:
 
 
 def build(
-    config: InferenceConfig, *, engine: Engine | None = None, clock: Clock | None = None
+    config: InferenceConfig,
+    *,
+    engine: Engine | None = None,
+    context_tokens: int | None = None,
+    clock: Clock | None = None,
 ) -> Stack:
-    """Ray if active, Ollama if it has a host, the engine if there is one: in that order."""
+    """Ray if active, Ollama if it has a host, the engine if there is one: in that order.
+
+    `context_tokens` is the engine's window.
+    """
     clock = clock or SystemClock()
     observer = RecordingObserver()
     http = HttpPool(config)
@@ -48,7 +55,7 @@ def build(
     if config.ollama_host is not None:
         providers.append(Ollama(config, http, clock=clock))
     if engine is not None:
-        providers.append(Embedded(engine, config))
+        providers.append(Embedded(engine, config, context_tokens=context_tokens))
     integration = LLMIntegration(config, tuple(providers), clock=clock, observer=observer)
     return Stack(integration=integration, observer=observer)
 

@@ -21,7 +21,8 @@ async def echo(
     request: web.Request, body: dict[str, Any], fault: Echo, *, clock: Clock
 ) -> web.StreamResponse:
     """Answer a chat, within the window and the limits that the body asks for."""
-    asked, window = _generation(body), fault.context_tokens
+    asked = _generation(body)
+    window = (body.get("options") or {}).get("num_ctx") or fault.context_tokens
     prompt = count_prompt(asked)
     if prompt >= window and body.get("truncate") is False:
         return web.json_response({"error": _overflow(prompt, window)}, status=400)
@@ -48,6 +49,32 @@ async def echo(
     await _line(response, end)
     await response.write_eof()
     return response
+
+
+def shown_model(*, context_tokens: int) -> dict[str, Any]:
+    """What `POST /api/show` tells of a model, in the real server's shape."""
+    return {
+        "modelfile": "FROM fake",
+        "parameters": 'stop "<|im_end|>"',
+        "template": "{{ .Prompt }}",
+        "details": {
+            "parent_model": "",
+            "format": "gguf",
+            "family": "llama",
+            "families": ["llama"],
+            "parameter_size": "135M",
+            "quantization_level": "Q8_0",
+        },
+        "model_info": {
+            "general.architecture": "llama",
+            "general.parameter_count": 134_515_008,
+            "llama.block_count": 30,
+            "llama.context_length": context_tokens,
+            "llama.embedding_length": 576,
+        },
+        "capabilities": ["completion"],
+        "modified_at": CREATED_AT,
+    }
 
 
 def _generation(body: dict[str, Any]) -> GenerationRequest:

@@ -56,11 +56,14 @@ class Embedded:
         engine: Engine,
         config: InferenceConfig,
         *,
+        context_tokens: int | None = None,
         waiting: int = WAITING,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
+        """`context_tokens`: what the engine was configured to hold."""
         self._engine = engine
         self._config = config
+        self._context_tokens = context_tokens
         self._idle_seconds = idle_seconds
         self._used_at = 0.0
         self._changing = asyncio.Lock()
@@ -101,6 +104,10 @@ class Embedded:
                 )
             finally:
                 self._used_at = asyncio.get_running_loop().time()
+
+    async def context_tokens(self) -> int | None:
+        """As configured."""
+        return self._context_tokens
 
     async def run(self) -> None:
         """Start the engine whenever somebody waits for it, stop it when nobody has for long."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from mongars.inference.providers.answers import AnswerReader
 from mongars.inference.providers.ollama_wire import OllamaDecoder
 from mongars.inference.retry_after import retry_after
 from mongars.protocol.body import json_object
-from mongars.protocol.ollama import chat_request, origin_named, same_model
+from mongars.protocol.ollama import chat_request, origin_named, same_model, window_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from mongars.inference.providers.http import HttpPool, Reply
 
 STATUS_SECONDS = 1.5
+ANSWER_TOKENS = 1024
+"""Room for an answer whose length nobody has bounded."""
 _OK = 200
 _NOT_FOUND = 404
 _BUSY = frozenset({TOO_MANY_REQUESTS, 503})
@@ -60,6 +63,7 @@ class Ollama:
         self._model = config.ollama_model
         self._http = http
         self._clock = clock
+        self._window: int | None = None
 
     @asynccontextmanager
     async def open(
@@ -81,6 +85,14 @@ class Ollama:
                 raise DeadlineExceeded(detail) from exc
             yield ProviderStream(origin=reader.origin, endpoint=self._label, chunks=reader)
             reply.settled = reader.state == "complete"
+
+    async def context_tokens(self) -> int | None:
+        """The model's own window, by the server; asked once, when first needed."""
+        if self._window is None:
+            with contextlib.suppress(TimeoutError, WorldError):
+                async with asyncio.timeout(STATUS_SECONDS):
+                    self._window = await self._shown_window()
+        return self._window
 
     async def run(self) -> None:
         """Nothing to do in the background."""
@@ -113,7 +125,17 @@ class Ollama:
     def _post(self, request: GenerationRequest) -> AbstractAsyncContextManager[Reply]:
         sampling = request.sampling.with_defaults(self._config.sampling)
         body = chat_request(dataclasses.replace(request, sampling=sampling), model=self._model)
+        if request.prompt_tokens is not None:
+            answer = sampling.max_tokens or ANSWER_TOKENS
+            body["options"]["num_ctx"] = _room_for(request.prompt_tokens, answer, self._window)
         return self._http.post(f"{self._host}/api/chat", orjson.dumps(body), {})
+
+    async def _shown_window(self) -> int | None:
+        order = orjson.dumps({"model": self._model})
+        async with self._http.post(f"{self._host}/api/show", order, {}) as reply:
+            body = await reply.body()
+            reply.settled = True
+            return window_in(json_object(body)) if reply.status == _OK else None
 
     async def _begin(self, reply: Reply, deadline: Deadline) -> AnswerReader:
         if reply.status != _OK:
@@ -147,3 +169,13 @@ class Ollama:
             f"Ollama at {self._label} has no model {self._model!r}."
             f" Get it with: ollama pull {self._model}"
         )
+
+
+def _room_for(prompt: int, answer: int, window: int | None) -> int:
+    """A window for both, and a quarter more, since each model counts tokens its own way.
+
+    A power of two: each change of it makes Ollama load the model again.
+    """
+    needed = (prompt + answer) * 5 // 4
+    room = 1 << (needed - 1).bit_length()
+    return room if window is None else min(room, window)

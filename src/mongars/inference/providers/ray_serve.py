@@ -87,6 +87,10 @@ class RayServe:
             self._gate.wake()  # an answer that began may have shown that there is room for more
             yield stream
 
+    async def context_tokens(self) -> int | None:
+        """Not known: each application has its own, and says so when a prompt is too long."""
+        return None
+
     async def run(self) -> None:
         """Watch the endpoints that are down."""
         await self._prober.run(self._gate.wake)

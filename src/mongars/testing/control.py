@@ -1,0 +1,91 @@
+"""Orders to a fake by HTTP, for tests that are not written in Python.
+
+| | |
+| --- | --- |
+| `GET /control` | what is ordered, what was received |
+| `PUT /control/always` | a fault for every request |
+| `POST /control/faults` | a fault, or a list of them: one for each of the next requests |
+| `DELETE /control` | healthy again, and nothing received |
+
+Each answers with the state. What cannot be read is a 422 that names what is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from mongars.core.errors import InvalidRequest
+from mongars.testing.described import described, read_fault, read_faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mongars.testing.fake_server import Received
+    from mongars.testing.switchboard import Switchboard
+
+
+class Control:
+    """The routes under `/control`; they keep nothing themselves."""
+
+    def __init__(
+        self, switchboard: Switchboard, received: list[Received], in_flight: Callable[[], int]
+    ) -> None:
+        self._switchboard = switchboard
+        self._received = received
+        self._in_flight = in_flight
+
+    def add_routes(self, app: web.Application) -> None:
+        """Add them."""
+        app.router.add_get("/control", self._state)
+        app.router.add_put("/control/always", self._always)
+        app.router.add_post("/control/faults", self._faults)
+        app.router.add_delete("/control", self._reset)
+
+    async def _state(self, _: web.Request) -> web.Response:
+        state = {
+            "always": described(self._switchboard.always),
+            "faults": [described(fault) for fault in self._switchboard.faults],
+            "in_flight": self._in_flight(),
+            "received": [_shown(request, self._received[0].at) for request in self._received],
+        }
+        return web.json_response(state)
+
+    async def _always(self, request: web.Request) -> web.Response:
+        try:
+            self._switchboard.always = read_fault(await request.read())
+        except InvalidRequest as error:
+            return _refused(error)
+        return await self._state(request)
+
+    async def _faults(self, request: web.Request) -> web.Response:
+        try:
+            self._switchboard.faults.extend(read_faults(await request.read()))
+        except InvalidRequest as error:
+            return _refused(error)
+        return await self._state(request)
+
+    async def _reset(self, request: web.Request) -> web.Response:
+        self._switchboard.reset()
+        self._received.clear()
+        return await self._state(request)
+
+
+def _refused(error: InvalidRequest) -> web.Response:
+    return web.json_response({"error": error.code, "detail": str(error)}, status=422)
+
+
+def _shown(request: Received, start: float) -> dict[str, Any]:
+    """What kind of request it was and how it went; nothing of what was said."""
+    return {
+        "seconds": round(request.at - start, 3),
+        "connection": request.connection[1],
+        "stream": bool(request.body.get("stream")),
+        "continues": request.body.get("continue_from") is not None,
+        "messages": len(request.body.get("messages") or ()),
+        "task_type": request.body.get("task_type"),
+        "met": request.met,
+        "answered": request.answered,
+        "left": request.left_at is not None,
+    }

@@ -1,0 +1,63 @@
+"""Faults as JSON: `{"kind": "answer", "cut_after": 40}`."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields, is_dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
+
+from mongars.core.errors import InvalidRequest
+from mongars.protocol.body import describe
+from mongars.testing.faults import Fault
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_FAULT: TypeAdapter[Fault] = TypeAdapter(Fault)
+_FAULTS: TypeAdapter[list[Fault]] = TypeAdapter(list[Fault])
+
+
+def read_fault(data: bytes | str) -> Fault:
+    """The fault that this JSON describes. Raises `InvalidRequest` that names what is wrong."""
+    try:
+        return _FAULT.validate_json(data)
+    except ValidationError as exc:
+        raise InvalidRequest(describe(exc)) from exc
+
+
+def read_faults(data: bytes) -> list[Fault]:
+    """One fault or a list of them. Raises `InvalidRequest` that names what is wrong."""
+    if not data.lstrip().startswith(b"["):
+        return [read_fault(data)]
+    try:
+        return _FAULTS.validate_json(data)
+    except ValidationError as exc:
+        raise InvalidRequest(describe(exc)) from exc
+
+
+def described(fault: Fault) -> dict[str, object]:
+    """Its kind, and whatever is not as usual."""
+    return _unusual(fault)
+
+
+def _unusual(fault: DataclassInstance) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for entry in fields(fault):
+        value = getattr(fault, entry.name)
+        usual = entry.default
+        if entry.default_factory is not MISSING:
+            usual = entry.default_factory()
+        if value != usual or entry.name == "kind":
+            found[entry.name] = _told(value)
+    return found
+
+
+def _told(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, tuple):
+        return [_told(entry) for entry in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return _unusual(value)
+    return value

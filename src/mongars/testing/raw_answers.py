@@ -1,0 +1,63 @@
+"""Answers that no HTTP library would send: written to the connection itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from mongars.testing.fake_answers import (
+    EVENT_STREAM,
+    JSON,
+    origin_headers,
+    stream_body,
+    whole_body,
+)
+from mongars.testing.faults import FOREVER, TEXT, TrickledHead, WrongLength
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mongars.core.clock import Clock
+    from mongars.core.generation import Origin
+
+
+AFTERTHOUGHT = 0.05
+"""What is sent beyond the announced length comes so much later."""
+
+
+class RawAnswer:
+    """A healthy answer of which only the way it is sent is wrong; closes the connection."""
+
+    def __init__(self, request: web.Request, *, origin: Origin, clock: Clock, stream: bool) -> None:
+        if not isinstance(request.transport, asyncio.WriteTransport):
+            raise ConnectionResetError
+        self._transport = request.transport
+        self._origin = origin
+        self._clock = clock
+        self._body = stream_body(origin, TEXT) if stream else whole_body(origin, TEXT)
+        self._media_type = EVENT_STREAM if stream else JSON
+
+    async def trickle(self, fault: TrickledHead) -> None:
+        """The head byte by byte, the body at once."""
+        for byte in self._head({"Connection": "close"}):
+            self._transport.write(bytes((byte,)))
+            await self._clock.sleep(fault.byte_delay)
+        self._transport.write(self._body)
+        self._transport.close()
+
+    async def misjudge(self, fault: WrongLength) -> None:
+        """The head with a wrong `Content-Length`, and the body."""
+        announced = max(0, len(self._body) + fault.by)
+        self._transport.write(self._head({"Content-Length": str(announced)}))
+        self._transport.write(self._body[:announced])
+        if fault.by < 0:
+            await self._clock.sleep(AFTERTHOUGHT)
+            self._transport.write(self._body[announced:])
+        if fault.hold_open:
+            await self._clock.sleep(FOREVER)
+        self._transport.close()
+
+    def _head(self, framing: dict[str, str]) -> bytes:
+        told = {"Content-Type": self._media_type, **origin_headers(self._origin), **framing}
+        lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in told.items())]
+        return "\r\n".join((*lines, "", "")).encode("ascii")

@@ -1,0 +1,35 @@
+"""The catalogue at its published times takes minutes; that its verdicts are worth something, seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from benchmarks import catalogue
+from benchmarks.catalogue_cases import CASES
+
+from mongars.testing.faults import Reset
+
+QUICK = ["S03", "S12", "S13"]
+
+
+@pytest.mark.slow
+def test_it_ends_well_where_every_limit_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert catalogue.main(QUICK) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| S")]
+    assert [row.split(" | ")[:3] for row in rows] == [
+        [f"| {name}", "pass", "pass"] for name in QUICK
+    ]
+
+
+@pytest.mark.slow
+def test_it_ends_badly_and_says_why_where_one_does_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Another fault than the catalogue's, so that its limits cannot hold."""
+    (refused,) = (case for case in CASES if case.id == "S13")
+    script = dataclasses.replace(refused.script, always=Reset())
+    assert catalogue.report((dataclasses.replace(refused, script=script),)) == 1
+    said = capsys.readouterr().out
+    assert "| S13 | FAIL | FAIL |" in said
+    assert "S13 streamed: not held: the refusal is told" in said
