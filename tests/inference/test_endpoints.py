@@ -239,3 +239,41 @@ async def test_an_endpoint_that_speaks_to_others_is_not_silent(
     await clock.advance(6)
     assert pool.failed(unheard, error="deadline_exceeded", blame="silent")
     assert pool.statuses()[0].state == "down"
+
+
+async def test_an_endpoint_that_is_back_is_used_at_once(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """Before a fast pool, too: what was slow about its death is not held against its return."""
+    busy = [admitted(pool, B) for _ in range(12)]
+    await clock.advance(0.002)
+    for admission in busy:
+        pool.committed(admission)
+    cut = admitted(pool)
+    await clock.advance(0.3)
+    pool.failed(cut, error="generation_interrupted", blame="gone")
+    pool.release(cut)
+    await clock.advance(3.0)
+    pool.probed(A, "ready")
+    assert pool.choose([A, B]) == A
+
+
+async def test_one_failure_does_not_keep_a_fast_endpoint_out_for_long(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """Failing must not look fast, but a pool that answers in 2 ms forgives in seconds."""
+    for url in (A, B):
+        admission = admitted(pool, url)
+        await clock.advance(0.002)
+        pool.committed(admission)
+        pool.release(admission)
+    failed = admitted(pool)
+    pool.failed(failed, error="inference_failed", blame="mark")
+    pool.release(failed)
+    assert pool.choose([A, B]) == B
+    await clock.advance(15.0)
+    busy = [admitted(pool, B) for _ in range(8)]
+    await clock.advance(0.002)
+    for admission in busy:
+        pool.committed(admission)
+    assert pool.choose([A, B]) == A
