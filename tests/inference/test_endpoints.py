@@ -245,7 +245,7 @@ async def test_an_endpoint_that_is_back_is_used_at_once(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
     """Before a fast pool, too: what was slow about its death is not held against its return."""
-    busy = [admitted(pool, B) for _ in range(12)]
+    busy = [admitted(pool, B) for _ in range(6)]
     await clock.advance(0.002)
     for admission in busy:
         pool.committed(admission)
@@ -272,7 +272,7 @@ async def test_one_failure_does_not_keep_a_fast_endpoint_out_for_long(
     pool.release(failed)
     assert pool.choose([A, B]) == B
     await clock.advance(15.0)
-    busy = [admitted(pool, B) for _ in range(8)]
+    busy = [admitted(pool, B) for _ in range(6)]
     await clock.advance(0.002)
     for admission in busy:
         pool.committed(admission)
