@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 CLOCK = SystemClock()
 ROUNDS = 5
 MEMORY_REQUESTS = 100_000
-STREAMS = (32, 64, 128, 256)
+STREAMS = (32, 64, 128, 256, 512)
 GATEWAY_CORE, LOAD_CORE = 0, 1
 START_SECONDS = 90.0
 
@@ -94,17 +94,18 @@ def upstream() -> Iterator[Target]:
 
 
 @contextmanager
-def mongars(model: Target) -> Iterator[Gateway]:
-    """The API process as `mongars api` starts it, with the canned server as its Ray endpoint."""
+def mongars(endpoints: str, **variables: str) -> Iterator[Gateway]:
+    """The API process as `mongars api` starts it, before these endpoints, with these variables."""
     port, key = free_port(), secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as home:
         changes = {
             "MONGARS_HOME": home,
             "MONGARS_BOOTSTRAP_API_KEY": key,
             "USE_RAY_SERVE": "true",
-            "RAY_SERVE_URL": f"http://127.0.0.1:{model.port}/generate",
+            "RAY_SERVE_URL": endpoints,
             "RAY_CLIENT_MAX_CONNECTIONS": "1024",
             "RAY_CLIENT_MAX_KEEPALIVE": "1024",
+            **variables,
         }
         prepare_database(load_settings(changes))
         argv = [sys.executable, "-m", "mongars", "api", "--port", str(port)]
@@ -317,7 +318,7 @@ def main() -> None:
     pin(psutil.Process(), LOAD_CORE)
     with ExitStack() as stack:
         model = stack.enter_context(upstream())
-        ways = [Gateway(target=model), stack.enter_context(mongars(model))]
+        ways = [Gateway(target=model), stack.enter_context(mongars(f"http://127.0.0.1:{model.port}/generate"))]
         if chosen.litellm is not None:
             ways.append(stack.enter_context(litellm(chosen.litellm, model)))
         else:
