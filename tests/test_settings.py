@@ -110,6 +110,17 @@ def test_dot_env_is_read_below_the_environment(tmp_path: Path) -> None:
     assert done.stdout.split() == [URL, "9002"]
 
 
+def test_given_variables_replace_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a caller passes is all there is: neither the process's variables nor `.env` shine through."""
+    monkeypatch.setenv("MONGARS_PORT", "9001")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("MONGARS_SLOTS=9\n")
+    values = load_settings({}).environment
+    assert (values.port, values.slots) == (8080, 4)
+
+
 def test_published_defaults() -> None:
     """The defaults of the published variables are the documented ones."""
     config = load_settings({}).inference()
