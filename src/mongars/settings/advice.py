@@ -17,6 +17,8 @@ def complaint(error: dict[str, Any]) -> str:
         error["msg"] = f"needs at least {error['ctx']['min_length']} characters"
     name = ".".join(str(part) for part in error["loc"][:1])
     reason = str(error["msg"]).removeprefix("Value error, ")
+    if not name:
+        return reason  # it is about several variables, and names them
     secret = any(word in name for word in ("KEY", "SECRET", "PASSWORD", "TOKEN", "DATABASE_URL"))
     shown = "" if secret else f" (got {error.get('input')!r})"
     return f"{name}: {reason}{shown}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mongars.core.generation import Sampling
 from mongars.core.urls import local_url
 from mongars.engines.provisioning.spec import ProvisioningConfig, parse_model_spec
-from mongars.inference.config import InferenceConfig
+from mongars.inference.config import InferenceConfig, TlsConfig
 from mongars.persistence.config import DatabaseConfig
 from mongars.settings.parsing import backoff_schedule
 
@@ -35,6 +35,11 @@ class Settings:
     def cache(self) -> Path:
         """Folder of base models."""
         return self.environment.cache.expanduser().absolute()
+
+    @property
+    def registry(self) -> Path:
+        """Folder of the adapters, shared with the Serve application."""
+        return _absolute(self.environment.registry) or self.home / "registry"
 
     @property
     def log_level(self) -> Level:
@@ -109,10 +114,20 @@ class Settings:
             scaling_status_codes=frozenset(int(code) for code in values.ray_scaling_status_codes),
             scaling_backoff=backoff_schedule(values.ray_scaling_backoff),
             max_scale_cycles=values.ray_max_scale_cycles,
+            session_affinity=values.ray_session_affinity,
             token=None if token is None else token.get_secret_value(),
+            tls=TlsConfig(
+                ca_file=_absolute(values.ray_client_ca_file),
+                cert_file=_absolute(values.ray_client_cert_file),
+                key_file=_absolute(values.ray_client_key_file),
+            ),
             ollama_host=values.ollama_host,
             ollama_model=values.ollama_model,
             sampling=Sampling(
                 temperature=values.temperature, top_p=values.top_p, max_tokens=values.max_tokens
             ),
         )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from mongars.core.urls import http_url, ollama_url
 from mongars.engines.provisioning.spec import EMBEDDING_MODEL
@@ -108,6 +108,19 @@ class Environment(BaseModel):
         "Bearer token the Serve application asks for and the API sends; unset: none is asked for.",
         min_length=16,
     )
+    ray_client_ca_file: Annotated[Path | None, Optional] = variable(
+        "RAY_CLIENT_CA_FILE",
+        None,
+        "CA certificates (PEM) that https:// endpoints are checked with; unset: the system's.",
+    )
+    ray_client_cert_file: Annotated[Path | None, Optional] = variable(
+        "RAY_CLIENT_CERT_FILE",
+        None,
+        "Certificate (PEM) the API shows to https:// endpoints; needs RAY_CLIENT_KEY_FILE.",
+    )
+    ray_client_key_file: Annotated[Path | None, Optional] = variable(
+        "RAY_CLIENT_KEY_FILE", None, "Its private key (PEM, without a passphrase)."
+    )
     ray_client_timeout: float = variable(
         "RAY_CLIENT_TIMEOUT",
         10.0,
@@ -132,6 +145,11 @@ class Environment(BaseModel):
         "RAY_SCALING_BACKOFF",
         ("0.5", "1", "2", "4"),
         "Longest wait in seconds before each further round through the endpoints.",
+    )
+    ray_session_affinity: Boolean = variable(
+        "RAY_SESSION_AFFINITY",
+        default=True,
+        description="Keep a conversation at one of several endpoints, where its prompt is cached.",
     )
     ray_max_scale_cycles: int = variable(
         "RAY_MAX_SCALE_CYCLES",
@@ -212,7 +230,7 @@ class Environment(BaseModel):
     db_startup_retry_interval: float = variable(
         "DB_STARTUP_RETRY_INTERVAL", 3.0, "Seconds between its tries.", gt=0
     )
-    registry: Path | None = variable(
+    registry: Annotated[Path | None, Optional] = variable(
         "LLM_ADAPTER_REGISTRY_PATH", None, "Adapter registry; default: `registry` in MONGARS_HOME."
     )
 
@@ -220,6 +238,13 @@ class Environment(BaseModel):
     @classmethod
     def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(http_url(url) for url in value)
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.ray_client_cert_file is None) != (self.ray_client_key_file is None):
+            message = "RAY_CLIENT_CERT_FILE and RAY_CLIENT_KEY_FILE go together; only one is set"
+            raise ValueError(message)
+        return self
 
     @field_validator("ollama_host")
     @classmethod

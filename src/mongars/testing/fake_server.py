@@ -6,11 +6,14 @@ import asyncio
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
 from mongars.core.clock import SystemClock
+
+if TYPE_CHECKING:
+    import ssl
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,6 +37,8 @@ class FakeServer:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.clock = SystemClock()
+        self.tls: ssl.SSLContext | None = None
+        """Set before the start, it serves `https://`."""
         self._transports: list[asyncio.Transport] = []
         self._runner: web.AppRunner | None = None
         self._port = 0
@@ -41,8 +46,9 @@ class FakeServer:
 
     @property
     def base(self) -> str:
-        """`http://127.0.0.1:port`; stays the same over stop and start."""
-        return f"http://127.0.0.1:{self._port}"
+        """`http://127.0.0.1:port`, or `https://`; stays the same over stop and start."""
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._port}"
 
     @property
     def connections(self) -> int:
@@ -70,7 +76,9 @@ class FakeServer:
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        site = web.TCPSite(
+            self._runner, "127.0.0.1", self._port, reuse_address=True, ssl_context=self.tls
+        )
         await site.start()
         self._port = self._runner.addresses[0][1]
 

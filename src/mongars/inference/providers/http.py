@@ -16,6 +16,7 @@ import aiohttp
 from mongars.core.errors import EndpointUnreachable, InvalidAnswer, WorldError
 from mongars.inference.events import split_label
 from mongars.inference.failures import ConnectFailed
+from mongars.inference.providers.tls import Trust
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -84,6 +85,8 @@ class HttpPool:
     """
 
     def __init__(self, config: InferenceConfig) -> None:
+        """Read the certificates; nothing is opened yet. Raises `ConfigurationError`, see `Trust`."""
+        self._trust = Trust(config)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout)
         self._max_keepalive = config.max_keepalive
         self._kept: Counter[str] = Counter()
@@ -139,12 +142,29 @@ class HttpPool:
     async def _send(
         self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
+        host = split_label(url)[0]
         try:
             return await self._opened().request(
-                method, url, data=body, headers=headers, allow_redirects=False
+                method,
+                url,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                ssl=self._trust.context(host),
             )
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise _translated(exc, split_label(url)[0]) from exc
+            raise self._trust.failure(exc, host) or self._translated(exc, host) from exc
+
+    def _translated(self, exc: Exception, host: str) -> WorldError:
+        name = type(exc).__name__
+        dialled = not isinstance(exc, _NO_CONNECTION)
+        hint = self._trust.hint(host) if dialled or isinstance(exc.__cause__, _HUNG_UP) else ""
+        if not dialled:
+            return ConnectFailed(f"No connection to {host} ({name}).{hint}")
+        if isinstance(exc, aiohttp.ClientConnectionError | OSError):
+            detail = f"{host} closed the connection before it answered ({name}).{hint}"
+            return EndpointUnreachable(detail)
+        return InvalidAnswer(f"{host} did not answer in HTTP ({name}).")
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -168,18 +188,10 @@ async def _settle(reply: Reply) -> None:
         return  # not worth more patience: the caller closes the connection
 
 
+_HUNG_UP = (ConnectionResetError, ConnectionAbortedError)
 _NO_CONNECTION = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.ServerFingerprintMismatch,
     aiohttp.InvalidURL,
 )
-
-
-def _translated(exc: Exception, host: str) -> WorldError:
-    name = type(exc).__name__
-    if isinstance(exc, _NO_CONNECTION):
-        return ConnectFailed(f"No connection to {host} ({name}).")
-    if isinstance(exc, aiohttp.ClientConnectionError | OSError):
-        return EndpointUnreachable(f"{host} closed the connection before it answered ({name}).")
-    return InvalidAnswer(f"{host} did not answer in HTTP ({name}).")
