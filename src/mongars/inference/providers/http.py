@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
@@ -20,6 +21,7 @@ from mongars.inference.providers.tls import Trust
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from types import SimpleNamespace
 
     from mongars.inference.config import InferenceConfig
 
@@ -82,6 +84,9 @@ class HttpPool:
     of those in use at the same time, that many may be reused, the others are closed after use.
     How many may be in use at all is for the providers to bound: waiting for a free one is our own
     pressure, never a server's failure.
+
+    A server may close an idle connection in the very moment in which it is used again. That is
+    nobody's failure: the request goes out once more, on another connection.
     """
 
     def __init__(self, config: InferenceConfig) -> None:
@@ -143,17 +148,24 @@ class HttpPool:
         self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         host = split_label(url)[0]
-        try:
-            return await self._opened().request(
-                method,
-                url,
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-                ssl=self._trust.context(host),
-            )
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise self._trust.failure(exc, host) or self._translated(exc, host) from exc
+        idle_at_most = self._max_keepalive
+        while True:
+            connection = _Connection()
+            try:
+                return await self._opened().request(
+                    method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    ssl=self._trust.context(host),
+                    trace_request_ctx=connection,
+                )
+            except (aiohttp.ClientError, OSError, ValueError) as exc:
+                idle_at_most -= 1
+                if connection.reused and isinstance(exc, _CLOSED) and idle_at_most >= 0:
+                    continue
+                raise self._trust.failure(exc, host) or self._translated(exc, host) from exc
 
     def _translated(self, exc: Exception, host: str) -> WorldError:
         name = type(exc).__name__
@@ -173,9 +185,28 @@ class HttpPool:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"user-agent": "monGARS", "accept-encoding": "identity"},
                 timeout=self._timeout,
+                trace_configs=[_tracing()],
                 trust_env=False,
             )
         return self._session
+
+
+@dataclass(slots=True)
+class _Connection:
+    """What a request went out on."""
+
+    reused: bool = False
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Lets aiohttp tell whether a request got a connection that had been used before."""
+
+    async def note(_: object, context: SimpleNamespace, __: object) -> None:
+        context.trace_request_ctx.reused = True
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(note)
+    return config
 
 
 async def _settle(reply: Reply) -> None:
@@ -188,6 +219,7 @@ async def _settle(reply: Reply) -> None:
         return  # not worth more patience: the caller closes the connection
 
 
+_CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 _HUNG_UP = (ConnectionResetError, ConnectionAbortedError)
 _NO_CONNECTION = (
     aiohttp.ClientConnectorError,
