@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from mongars.settings.environment import Environment
+from mongars.settings.parsing import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,11 +49,9 @@ def backoff_warnings(environment: Environment) -> tuple[str, ...]:
     """What was dropped from RAY_SCALING_BACKOFF, which is read leniently by contract."""
     warnings = []
     for entry in environment.ray_scaling_backoff:
-        try:
-            negative = float(entry) < 0
-        except ValueError:
+        number = seconds(entry)
+        if number is None:
             warnings.append(f"RAY_SCALING_BACKOFF: {entry!r} is no number; using the default list.")
-        else:
-            if negative:
-                warnings.append(f"RAY_SCALING_BACKOFF: {entry!r} is negative; dropped.")
+        elif number < 0:
+            warnings.append(f"RAY_SCALING_BACKOFF: {entry!r} is negative; dropped.")
     return tuple(warnings)

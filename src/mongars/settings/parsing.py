@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -55,8 +56,16 @@ def variable(name: str, default: Any, description: str, **limits: Any) -> Any:  
 
 def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:
     """The schedule in seconds; a non-number resets the list to the default, negatives drop out."""
-    try:
-        numbers = tuple(float(entry) for entry in entries)
-    except ValueError:
+    numbers = [seconds(entry) for entry in entries]
+    if None in numbers:
         return DEFAULT_BACKOFF
-    return tuple(number for number in numbers if number >= 0) or DEFAULT_BACKOFF
+    return tuple(each for each in numbers if each is not None and each >= 0) or DEFAULT_BACKOFF
+
+
+def seconds(entry: str) -> float | None:
+    """A finite number; None for anything else."""
+    try:
+        number = float(entry)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -20,7 +20,7 @@ from mongars.inference.failures import ConnectFailed
 from mongars.inference.providers.tls import Trust
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from types import SimpleNamespace
 
     from mongars.inference.config import InferenceConfig
@@ -104,14 +104,9 @@ class HttpPool:
         Raises `ConnectFailed`, `EndpointUnreachable` or `InvalidAnswer`. Leaving closes the
         connection at once, unless the answer was read to its end.
         """
-        host = split_label(url)[0]
-        keep = self._kept[host] < self._max_keepalive
-        self._kept[host] += keep
-        extra = {"content-type": "application/json", **headers}
-        if not keep:
-            extra["connection"] = "close"
-        try:
-            response = await self._send("POST", url, body=body, headers=extra)
+        with self._keeping(url) as connection:
+            sent = {"content-type": "application/json", **headers, **connection}
+            response = await self._send("POST", url, body=body, headers=sent)
             reply = Reply(response)
             try:
                 yield reply
@@ -119,8 +114,6 @@ class HttpPool:
                     await _settle(reply)
             finally:
                 response.close()
-        finally:
-            self._kept[host] -= keep
 
     async def get(self, url: str, *, seconds: float) -> tuple[int, bytes]:
         """Status and body, within that time.
@@ -128,12 +121,13 @@ class HttpPool:
         Raises `ConnectFailed`, `EndpointUnreachable` or `InvalidAnswer`.
         """
         try:
-            async with asyncio.timeout(seconds):
-                response = await self._send("GET", url, body=None, headers={})
-                try:
-                    return response.status, await Reply(response).body()
-                finally:
-                    response.close()
+            with self._keeping(url) as connection:
+                async with asyncio.timeout(seconds):
+                    response = await self._send("GET", url, body=None, headers=connection)
+                    try:
+                        return response.status, await Reply(response).body()
+                    finally:
+                        response.close()
         except TimeoutError as exc:
             detail = f"{split_label(url)[0]} did not answer within {seconds:g} s."
             raise EndpointUnreachable(detail) from exc
@@ -143,6 +137,17 @@ class HttpPool:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    @contextmanager
+    def _keeping(self, url: str) -> Iterator[dict[str, str]]:
+        """The header that tells a server what becomes of the connection after use."""
+        host = split_label(url)[0]
+        keep = self._kept[host] < self._max_keepalive
+        self._kept[host] += keep
+        try:
+            yield {} if keep else {"connection": "close"}
+        finally:
+            self._kept[host] -= keep
 
     async def _send(
         self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str]
