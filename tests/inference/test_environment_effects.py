@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from support import eventually
 
 from mongars.bootstrap.checks import registry_check
 from mongars.core.clock import SystemClock
@@ -23,6 +22,7 @@ from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Silence, Status
 from mongars.testing.inference import Stack, build, question
+from support import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
