@@ -9,13 +9,26 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from mongars.core.urls import http_url, ollama_url
 from mongars.engines.provisioning.spec import EMBEDDING_MODEL
-from mongars.settings.parsing import Boolean, Level, Optional, Port, Switch, Words, variable
+from mongars.settings.parsing import Boolean, Level, Port, Switch, Words, variable
+
+MEANT_BLANK = frozenset({"RAY_EMBEDDING_MODEL"})
+"""What is switched off by being empty."""
 
 
 class Environment(BaseModel):
     """Every variable monGARS reads; made from what is given, it reads nothing by itself."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_unset(cls, given: dict[str, object]) -> dict[str, object]:
+        """An empty variable counts as not set: templates and Compose files pass many of them."""
+        return {
+            name: value
+            for name, value in given.items()
+            if name in MEANT_BLANK or not isinstance(value, str) or value.strip()
+        }
 
     home: Path = variable(
         "MONGARS_HOME",
@@ -30,7 +43,7 @@ class Environment(BaseModel):
     replicas: int = variable(
         "MONGARS_REPLICAS", 1, "Serve replicas `mongars up` and `--deploy` ask for.", ge=1, le=1000
     )
-    max_replicas: Annotated[Annotated[int, Field(ge=1, le=1000)] | None, Optional] = variable(
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = variable(
         "MONGARS_MAX_REPLICAS", None, "Replicas at most, following the load; unset: no scaling."
     )
     cpus_per_replica: float = variable(
@@ -52,7 +65,7 @@ class Environment(BaseModel):
     vllm_gpu_memory: float = variable(
         "MONGARS_VLLM_GPU_MEMORY", 0.9, "Share of a GPU's memory vLLM takes.", gt=0, le=1
     )
-    vllm_kv_cache_mib: Annotated[int | None, Optional] = variable(
+    vllm_kv_cache_mib: int | None = variable(
         "MONGARS_VLLM_KV_CACHE_MIB",
         None,
         "Size of vLLM's key-value cache in MiB instead of that share; set it on a CPU.",
@@ -80,13 +93,13 @@ class Environment(BaseModel):
         "MONGARS_SYSTEM_PROMPT", None, "System message put before every conversation."
     )
     log_level: Level = variable("MONGARS_LOG_LEVEL", "info", "debug, info, warning or error.")
-    bootstrap_api_key: Annotated[SecretStr | None, Optional] = variable(
+    bootstrap_api_key: SecretStr | None = variable(
         "MONGARS_BOOTSTRAP_API_KEY", None, "Presets one admin API key (16 characters or more)."
     )
-    api_key: Annotated[SecretStr | None, Optional] = variable(
+    api_key: SecretStr | None = variable(
         "MONGARS_API_KEY", None, "Key `mongars chat` uses; default: the local one."
     )
-    secret_key: Annotated[SecretStr | None, Optional] = variable(
+    secret_key: SecretStr | None = variable(
         "SECRET_KEY",
         None,
         "Signs access tokens (32 characters or more); default: made once and kept in MONGARS_HOME.",
@@ -96,29 +109,29 @@ class Environment(BaseModel):
         "ACCESS_TOKEN_EXPIRE_MINUTES", 60, "How long an access token is valid.", ge=1
     )
 
-    use_ray_serve: Annotated[Boolean | None, Optional] = variable(
+    use_ray_serve: Boolean | None = variable(
         "USE_RAY_SERVE", None, "Use Ray Serve; default: true when RAY_SERVE_URL names an endpoint."
     )
     ray_serve_url: Words = variable(
         "RAY_SERVE_URL", (), "Comma-separated Serve endpoints, e.g. http://ray-head:8000/generate."
     )
-    ray_serve_token: Annotated[SecretStr | None, Optional] = variable(
+    ray_serve_token: SecretStr | None = variable(
         "RAY_SERVE_TOKEN",
         None,
         "Bearer token the Serve application asks for and the API sends; unset: none is asked for.",
         min_length=16,
     )
-    ray_client_ca_file: Annotated[Path | None, Optional] = variable(
+    ray_client_ca_file: Path | None = variable(
         "RAY_CLIENT_CA_FILE",
         None,
         "CA certificates (PEM) that https:// endpoints are checked with; unset: the system's.",
     )
-    ray_client_cert_file: Annotated[Path | None, Optional] = variable(
+    ray_client_cert_file: Path | None = variable(
         "RAY_CLIENT_CERT_FILE",
         None,
         "Certificate (PEM) the API shows to https:// endpoints; needs RAY_CLIENT_KEY_FILE.",
     )
-    ray_client_key_file: Annotated[Path | None, Optional] = variable(
+    ray_client_key_file: Path | None = variable(
         "RAY_CLIENT_KEY_FILE", None, "Its private key (PEM, without a passphrase)."
     )
     ray_client_timeout: float = variable(
@@ -131,10 +144,13 @@ class Environment(BaseModel):
         "RAY_CLIENT_CONNECT_TIMEOUT", 5.0, "Seconds to open a connection to an endpoint.", gt=0
     )
     ray_client_max_connections: int = variable(
-        "RAY_CLIENT_MAX_CONNECTIONS", 10, "Connections to Serve endpoints, per API process.", ge=1
+        "RAY_CLIENT_MAX_CONNECTIONS",
+        10,
+        "Requests to Ray under way at once, per API process.",
+        ge=1,
     )
     ray_client_max_keepalive: int = variable(
-        "RAY_CLIENT_MAX_KEEPALIVE", 5, "Idle connections kept open for reuse.", ge=1
+        "RAY_CLIENT_MAX_KEEPALIVE", 5, "Idle connections kept open for reuse, per endpoint.", ge=1
     )
     ray_scaling_status_codes: Words = variable(
         "RAY_SCALING_STATUS_CODES",
@@ -176,20 +192,20 @@ class Environment(BaseModel):
         default=False,
         description="Ray's own: HAProxy before the replicas. No session affinity then.",
     )
-    compose_profiles: Annotated[Words | None, Optional] = variable(
+    compose_profiles: Words | None = variable(
         "COMPOSE_PROFILES",
         None,
         "Compose's own: where set and USE_RAY_SERVE is not, Ray is used if `ray` is among them.",
     )
-    ray_address: Annotated[str | None, Optional] = variable(
+    ray_address: str | None = variable(
         "RAY_DASHBOARD_ADDRESS",
         None,
         "Dashboard URL of a given cluster, for --deploy and --status.",
     )
-    ray_auth_token: Annotated[SecretStr | None, Optional] = variable(
+    ray_auth_token: SecretStr | None = variable(
         "RAY_AUTH_TOKEN", None, "Token of a Ray cluster started with RAY_AUTH_MODE=token."
     )
-    ray_auth_token_path: Annotated[Path | None, Optional] = variable(
+    ray_auth_token_path: Path | None = variable(
         "RAY_AUTH_TOKEN_PATH", None, "File with that token."
     )
     general_model: str = variable(
@@ -197,7 +213,7 @@ class Environment(BaseModel):
         "smollm2-135m-instruct",
         "Base model: the built-in one, a path (GGUF file; folder for vllm), or ollama:TAG.",
     )
-    coding_model: Annotated[str | None, Optional] = variable(
+    coding_model: str | None = variable(
         "RAY_CODING_MODEL",
         None,
         "Base model for `task_type` code, coding and developer; unset: the general one answers.",
@@ -211,14 +227,14 @@ class Environment(BaseModel):
     temperature: float = variable("RAY_MODEL_TEMPERATURE", 0.7, "Sampling default.", ge=0, le=2)
     top_p: float = variable("RAY_MODEL_TOP_P", 0.9, "Sampling default.", gt=0, le=1)
     max_tokens: int = variable("RAY_MODEL_MAX_TOKENS", 512, "Longest answer by default.", ge=1)
-    ollama_host: Annotated[str | None, Optional] = variable(
+    ollama_host: str | None = variable(
         "OLLAMA_HOST",
         None,
         "Ollama server, e.g. http://127.0.0.1:11434; unset: Ollama is not used.",
     )
     ollama_model: str = variable("OLLAMA_MODEL", "smollm2:135m", "Ollama tag used for fallback.")
 
-    database_url: Annotated[str | None, Optional] = variable(
+    database_url: str | None = variable(
         "DATABASE_URL", None, "PostgreSQL or SQLite URL; default: SQLite in MONGARS_HOME."
     )
     db_pool_size: int = variable("DB_POOL_SIZE", 5, "Pooled database connections.", ge=1)
@@ -230,7 +246,7 @@ class Environment(BaseModel):
     db_startup_retry_interval: float = variable(
         "DB_STARTUP_RETRY_INTERVAL", 3.0, "Seconds between its tries.", gt=0
     )
-    registry: Annotated[Path | None, Optional] = variable(
+    registry: Path | None = variable(
         "LLM_ADAPTER_REGISTRY_PATH", None, "Adapter registry; default: `registry` in MONGARS_HOME."
     )
 

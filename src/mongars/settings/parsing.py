@@ -31,18 +31,12 @@ def split_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-def blank_is_none(value: object) -> object:
-    """An empty variable is an unset one."""
-    return None if isinstance(value, str) and not value.strip() else value
-
-
 def none_is_none(value: object) -> object:
     """An empty variable, or the word `none`, switches off what has a default."""
     return None if isinstance(value, str) and value.strip().lower() in {"", "none"} else value
 
 
 Boolean = Annotated[bool, BeforeValidator(read_boolean)]
-Optional = BeforeValidator(blank_is_none)
 Switch = BeforeValidator(none_is_none)
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 Level = Literal["debug", "info", "warning", "error"]
