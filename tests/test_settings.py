@@ -74,6 +74,15 @@ def test_wrong_values_stop_the_start_and_name_the_variable(
     assert ("short" in message) is False
 
 
+def test_an_empty_variable_is_an_unset_one() -> None:
+    """Templates and Compose files pass many of them; only the embedding model is meant blank."""
+    known = [str(field.validation_alias) for field in Environment.model_fields.values()]
+    blank = load_settings(dict.fromkeys(known, " "))
+    assert blank.inference() == load_settings({}).inference()
+    assert blank.environment.host == "127.0.0.1"
+    assert blank.embedding_model is None
+
+
 def test_every_wrong_value_is_named_at_once() -> None:
     """A person mends all mistakes in one go."""
     with pytest.raises(ConfigurationError) as caught:
@@ -108,6 +117,17 @@ def test_dot_env_is_read_below_the_environment(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.split() == [URL, "9002"]
+
+
+def test_given_variables_replace_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a caller passes is all there is: neither the process's variables nor `.env` shine through."""
+    monkeypatch.setenv("MONGARS_PORT", "9001")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("MONGARS_SLOTS=9\n")
+    values = load_settings({}).environment
+    assert (values.port, values.slots) == (8080, 4)
 
 
 def test_published_defaults() -> None:

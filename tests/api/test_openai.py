@@ -266,6 +266,48 @@ async def test_callers_deadline_is_kept(
             assert response.status == 400
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/v1/conversation/chat"])
+async def test_the_read_timeout_of_an_openai_client_bounds_a_whole_answer(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]], path: str
+) -> None:
+    """Nobody reads on after it, so nothing is generated on; the longer limit stays in force."""
+    async with start_api(FakePlan(first_token_delay=5)) as api:
+        url, body = f"{api.url}{path}", {"messages": QUESTION, "message": "Say hello."}
+        hurry = {**api.auth, "x-stainless-read-timeout": "0.2"}
+        async with asyncio.timeout(3), api.http.post(url, json=body, headers=hurry) as response:
+            assert response.status == 504
+        both = {**hurry, "x-stainless-read-timeout": "600", "X-Request-Timeout-Ms": "200"}
+        async with asyncio.timeout(3), api.http.post(url, json=body, headers=both) as response:
+            assert response.status == 504
+
+
+@pytest.mark.parametrize(
+    ("stream", "more"),
+    [
+        pytest.param(False, {"X-Request-Timeout-Ms": "60000"}, id="the-other-header-wins"),
+        pytest.param(False, {"x-stainless-read-timeout": "soon"}, id="nonsense"),
+        pytest.param(False, {"x-stainless-read-timeout": "-1"}, id="negative"),
+        pytest.param(False, {"x-stainless-read-timeout": "nan"}, id="not-a-number"),
+        pytest.param(False, {"x-stainless-read-timeout": "inf"}, id="for-ever"),
+        pytest.param(True, {}, id="streamed"),
+    ],
+)
+async def test_the_read_timeout_of_an_openai_client_is_only_a_hint(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]],
+    *,
+    stream: bool,
+    more: dict[str, str],
+) -> None:
+    """An answer that takes longer is given all the same: a stream is read on as long as it goes on."""
+    async with start_api(FakePlan(first_token_delay=0.3)) as api:
+        body = {"messages": QUESTION, "stream": stream}
+        given = {**api.auth, "x-stainless-read-timeout": "0.2", **more}
+        url = f"{api.url}/v1/chat/completions"
+        async with api.http.post(url, json=body, headers=given) as response:
+            assert response.status == 200
+            assert await response.read()
+
+
 async def test_the_description_of_the_api_needs_a_key(api: Api) -> None:
     """`/openapi.json` lists every route, to those who may come in."""
     async with api.http.get(f"{api.url}/openapi.json") as response:

@@ -25,6 +25,7 @@ INSTALLATIONS: dict[str, ExportConfig] = {
         ray={"workers": {"nodes_min": 0, "nodes_max": 9, "node_selector": {"pool": "replicas"}}},
     ),
     "external-database": _config(
+        api={"environment": {"RAY_CLIENT_TIMEOUT": "30", "OLLAMA_HOST": "http://ollama:11434"}},
         database={"port": 6432},
         registry={"existing_claim": "adapters", "storage_class": "nfs"},
         secrets={"name": "elsewhere"},

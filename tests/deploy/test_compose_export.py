@@ -11,6 +11,7 @@ from validation import ROOT, compose_problems, documents, resolved
 
 from mongars.bootstrap.serving import serving_config
 from mongars.core.errors import ConfigurationError
+from mongars.core.generation import Sampling
 from mongars.serving.definition import deploy_schema
 from mongars.serving.exports.compose import SECRETS
 from mongars.serving.exports.config import ExportConfig, for_cluster
@@ -130,6 +131,36 @@ def test_the_switch_beats_the_profile(project: dict[str, Any]) -> None:
     """USE_RAY_SERVE decides where it is given."""
     settings = api_settings(project, COMPOSE_PROFILES="ray", USE_RAY_SERVE="false")
     assert settings.inference().use_ray is False
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("RAY_CLIENT_TIMEOUT", "30", "timeout", 30.0),
+        ("RAY_CLIENT_CONNECT_TIMEOUT", "2", "connect_timeout", 2.0),
+        ("RAY_CLIENT_MAX_CONNECTIONS", "64", "max_connections", 64),
+        ("RAY_CLIENT_MAX_KEEPALIVE", "32", "max_keepalive", 32),
+        ("RAY_SCALING_STATUS_CODES", "503", "scaling_status_codes", {503}),
+        ("RAY_SCALING_BACKOFF", "1,3", "scaling_backoff", (1.0, 3.0)),
+        ("RAY_MAX_SCALE_CYCLES", "3", "max_scale_cycles", 3),
+        ("RAY_SESSION_AFFINITY", "no", "session_affinity", False),
+        (
+            "RAY_MODEL_MAX_TOKENS",
+            "99",
+            "sampling",
+            Sampling(temperature=0.7, top_p=0.9, max_tokens=99),
+        ),
+    ],
+)
+def test_what_env_says_about_the_client_reaches_the_api(
+    project: dict[str, Any], name: str, value: str, field: str, expected: object
+) -> None:
+    """A variable in `.env` counts inside the container; left out, the default does."""
+    given = api_settings(project, **{name: value}).inference()
+    default = load_settings({}).inference()
+    assert getattr(given, field) == expected
+    unset = api_settings(project).inference()
+    assert getattr(unset, field) == getattr(default, field) != expected
 
 
 def api_settings(project: dict[str, Any], **given: str) -> Any:

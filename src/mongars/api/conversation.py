@@ -16,6 +16,7 @@ from mongars.api.requests import (
     read_json,
     request_id_of,
     traceparent_of,
+    whole_deadline_of,
 )
 from mongars.conversation.speech import speech_turn
 from mongars.core.errors import Forbidden, InvalidRequest, MongarsError
@@ -88,6 +89,8 @@ class ConversationDoor:
         deadline = deadline_of(request, clock=self._context.clock, limit=config.answer_timeout)
         limit = config.max_body_bytes
         body = await read_json(request, ChatMessage, limit=limit)
+        if not body.stream:
+            deadline = whole_deadline_of(request, deadline)
         ask = _Ask(
             principal=principal,
             body=body,

@@ -18,6 +18,7 @@ from mongars.api.requests import (
     read_json,
     request_id_of,
     traceparent_of,
+    whole_deadline_of,
 )
 from mongars.core.errors import ModelUnknown, MongarsError
 from mongars.protocol import headers
@@ -107,6 +108,8 @@ class OpenAIDoor:
             session_id=request.headers.get(headers.SESSION_ID),
             traceparent=traceparent_of(request),
         )
+        if not body.stream:
+            deadline = whole_deadline_of(request, deadline)
         ask = _Ask(generation=generation, body=body, deadline=deadline)
         serve = self._stream if body.stream else self._whole
         return AnswerResponse(lambda answer: serve(answer, ask))

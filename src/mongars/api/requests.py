@@ -43,6 +43,20 @@ def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
     return Deadline.after(clock, limit if given is None else min(given / 1000, limit))
 
 
+def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
+    """The same for an answer in one piece, which an OpenAI client stops waiting for by itself.
+
+    `x-stainless-read-timeout` is a hint: nonsense in it is ignored, and `X-Request-Timeout-Ms`
+    beats it. It says nothing about a stream, whose every event begins that time anew.
+    """
+    if headers.REQUEST_TIMEOUT_MS in request.headers:
+        return deadline
+    patience = headers.positive_number(request.headers.get(headers.READ_TIMEOUT, ""))
+    if patience is None or patience >= deadline.remaining():
+        return deadline
+    return Deadline.after(deadline.clock, patience)
+
+
 def traceparent_of(request: Request) -> str | None:
     """The caller's trace context, if it is well-formed (W3C Trace Context, section 3.2)."""
     given = request.headers.get(headers.TRACEPARENT, "")

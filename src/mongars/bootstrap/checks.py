@@ -9,6 +9,8 @@ from mongars.bootstrap.model import configured_model
 from mongars.core.errors import ConfigurationError, StorageUnavailable
 from mongars.core.optional import require
 from mongars.engines.provisioning.spec import FileSource, OllamaSource
+from mongars.inference.events import split_label
+from mongars.inference.providers.tls import Trust
 from mongars.persistence.database import Database
 from mongars.persistence.migrate import current, head
 from mongars.persistence.url import masked
@@ -44,6 +46,23 @@ def engine_check(settings: Settings) -> str:
     engine = settings.environment.engine
     require({"llama_cpp": "xllamacpp"}.get(engine, engine), extra=EXTRAS[engine])
     return engine
+
+
+def ray_check(settings: Settings) -> str:
+    """Where Ray is asked; its certificates are usable. Raises `ConfigurationError`."""
+    config = settings.inference()
+    Trust(config)
+    if not config.ray_active:
+        return "not used: RAY_SERVE_URL is empty or USE_RAY_SERVE is false"
+    return ", ".join("".join(split_label(url)) for url in config.endpoints)
+
+
+def registry_check(settings: Settings) -> str:
+    """Where adapters are kept. Raises `ConfigurationError` if no folder can be there."""
+    if settings.registry.exists() and not settings.registry.is_dir():
+        detail = f"LLM_ADAPTER_REGISTRY_PATH: {settings.registry} is not a folder"
+        raise ConfigurationError(detail)
+    return f"{settings.registry}{'' if settings.registry.exists() else ' (no adapter yet)'}"
 
 
 def database_check(settings: Settings) -> str:

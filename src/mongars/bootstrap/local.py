@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mongars.bootstrap.checks import ray_check
 from mongars.bootstrap.first_run import prepare_database
 from mongars.bootstrap.secrets import RAY_TOKEN, SERVE_TOKEN, ensure_secret, secret_file
 from mongars.bootstrap.stack.config import Service, StackConfig, StackParts
@@ -92,6 +93,7 @@ class LocalPlan:
 def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
     """The stack these settings and options describe. Raises `ConfigurationError`."""
     values = settings.environment
+    ray_check(settings)  # the API would find that out only after everything else has started
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     external = bool(values.ray_serve_url) or values.use_ray_serve is False
     use_ray = options.use_ray and not external

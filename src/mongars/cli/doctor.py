@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from mongars.bootstrap.checks import database_check, engine_check, model_check
+from mongars.bootstrap.checks import (
+    database_check,
+    engine_check,
+    model_check,
+    ray_check,
+    registry_check,
+)
 from mongars.bootstrap.running import running_url
 from mongars.cli.errors import exit_on_error
 from mongars.cli.http import ApiClient
@@ -70,6 +76,8 @@ def examine(settings: Settings) -> list[Finding]:
         ("disk", _disk),
         ("engine", engine_check),
         ("models", model_check),
+        ("ray", ray_check),
+        ("registry", registry_check),
         ("database", database_check),
         ("api", _api),
     ]

@@ -9,6 +9,8 @@ from mongars.core.deadline import Deadline
 from mongars.core.generation import Sampling
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mongars.core.generation import GenerationRequest
 
 BYTES_PER_TOKEN = 3
@@ -16,6 +18,23 @@ BYTES_PER_TOKEN = 3
 
 RESERVE_SHARE = 1 / 3
 """Of a deadline too short for the whole local reserve, the local tier keeps this much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig:
+    """Certificates for `https://` Ray endpoints, as PEM files; other servers get the system's trust.
+
+    `cert_file` and `key_file` go together. None: the system's CAs, no certificate of ours.
+    """
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is anything to read."""
+        return self.ca_file is not None or self.cert_file is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +64,7 @@ class InferenceConfig:
     """Conversations go to the endpoint that knows their prompt, as far as its load allows."""
     token: str | None = field(default=None, repr=False)
     """Bearer token the Ray endpoints ask for."""
+    tls: TlsConfig = TlsConfig()
     ollama_host: str | None = None
     ollama_model: str | None = None
     sampling: Sampling = field(default_factory=Sampling)

@@ -312,8 +312,8 @@ class EndpointPool:
             or (self._is_up(endpoint) and not endpoint.in_flight and endpoint.heard_at < before)
         )
 
-    def probed(self, url: str, found: Probe) -> bool:
-        """The outcome of a background probe. Returns whether that is news.
+    def probed(self, url: str, found: Probe, *, error: str | None = None) -> bool:
+        """The outcome of a background probe, and its error. Returns whether that is news.
 
         An endpoint never heard of is only taken for down if nothing is there; that it is not
         ready yet, it may tell the first request itself, with its `Retry-After`.
@@ -323,6 +323,7 @@ class EndpointPool:
             return False  # a request that goes there now knows better
         was_down = endpoint.breaker.state != "closed"
         endpoint.suspect = False
+        endpoint.last_error = error or endpoint.last_error
         if found in {"ready", "there"}:
             endpoint.known = True
             endpoint.heard_at = now

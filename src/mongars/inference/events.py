@@ -102,6 +102,8 @@ class AttemptFailed(_Attempt):
     reason: AttemptFailure
     error: str
     status_code: int | None = None
+    detail: str | None = None
+    """Why no connection came about or it broke, and what to do."""
 
     @property
     def name(self) -> str:
@@ -125,6 +127,8 @@ class EndpointChanged(_Fields):
     endpoint: str
     path: str
     state: Literal["down", "reachable"]
+    detail: str | None = None
+    """Why it cannot be reached, if a background probe found that out."""
 
     @property
     def name(self) -> str:

@@ -11,6 +11,8 @@ REQUEST_ID = "x-request-id"
 TRACEPARENT = "traceparent"
 REQUEST_TIMEOUT_MS = "x-request-timeout-ms"
 """Milliseconds the caller will still wait; the receiver gives up by then."""
+READ_TIMEOUT = "x-stainless-read-timeout"
+"""Seconds the OpenAI clients wait for the next bytes; 600 unless their user chose otherwise."""
 SESSION_ID = "x-session-id"
 
 ADAPTER_VERSION = "x-adapter-version"
@@ -31,9 +33,17 @@ def timeout_milliseconds(text: str | None) -> float | None:
     """The value of `x-request-timeout-ms`. Raises `InvalidRequest` unless a positive number."""
     if text is None:
         return None
+    value = positive_number(text)
+    if value is None:
+        detail = f"Header {REQUEST_TIMEOUT_MS} must be a positive number, got {text[:40]!r}."
+        raise InvalidRequest(detail)
+    return value
+
+
+def positive_number(text: str) -> float | None:
+    """The number, finite and above zero; None for anything else."""
     with contextlib.suppress(ValueError):
         value = float(text)
         if value > 0 and math.isfinite(value):
             return value
-    detail = f"Header {REQUEST_TIMEOUT_MS} must be a positive number, got {text[:40]!r}."
-    raise InvalidRequest(detail)
+    return None

@@ -13,6 +13,8 @@ from aiohttp import web
 from mongars.core.clock import SystemClock
 
 if TYPE_CHECKING:
+    import ssl
+
     from mongars.core.clock import Clock
 
 
@@ -40,6 +42,8 @@ class FakeServer:
         """`port` 0 finds a free one. `clock` is the machine's own unless given."""
         self.received: list[Received] = []
         self.clock: Clock = clock or SystemClock()
+        self.tls: ssl.SSLContext | None = None
+        """Set before the start, it serves `https://`."""
         self._transports: list[asyncio.Transport] = []
         self._runner: web.AppRunner | None = None
         self._port = port
@@ -47,8 +51,9 @@ class FakeServer:
 
     @property
     def base(self) -> str:
-        """`http://127.0.0.1:port`; stays the same over stop and start."""
-        return f"http://127.0.0.1:{self._port}"
+        """`http://127.0.0.1:port`, or `https://`; stays the same over stop and start."""
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._port}"
 
     @property
     def connections(self) -> int:
@@ -76,7 +81,9 @@ class FakeServer:
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        site = web.TCPSite(
+            self._runner, "127.0.0.1", self._port, reuse_address=True, ssl_context=self.tls
+        )
         await site.start()
         self._port = self._runner.addresses[0][1]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
@@ -16,9 +17,11 @@ import aiohttp
 from mongars.core.errors import EndpointUnreachable, InvalidAnswer, WorldError
 from mongars.inference.events import split_label
 from mongars.inference.failures import ConnectFailed
+from mongars.inference.providers.tls import Trust
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
+    from types import SimpleNamespace
 
     from mongars.inference.config import InferenceConfig
 
@@ -81,9 +84,14 @@ class HttpPool:
     of those in use at the same time, that many may be reused, the others are closed after use.
     How many may be in use at all is for the providers to bound: waiting for a free one is our own
     pressure, never a server's failure.
+
+    A server may close an idle connection in the very moment in which it is used again. That is
+    nobody's failure: the request goes out once more, on another connection.
     """
 
     def __init__(self, config: InferenceConfig) -> None:
+        """Read the certificates; nothing is opened yet. Raises `ConfigurationError`, see `Trust`."""
+        self._trust = Trust(config)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout)
         self._max_keepalive = config.max_keepalive
         self._kept: Counter[str] = Counter()
@@ -96,14 +104,9 @@ class HttpPool:
         Raises `ConnectFailed`, `EndpointUnreachable` or `InvalidAnswer`. Leaving closes the
         connection at once, unless the answer was read to its end.
         """
-        host = split_label(url)[0]
-        keep = self._kept[host] < self._max_keepalive
-        self._kept[host] += keep
-        extra = {"content-type": "application/json", **headers}
-        if not keep:
-            extra["connection"] = "close"
-        try:
-            response = await self._send("POST", url, body=body, headers=extra)
+        with self._keeping(url) as connection:
+            sent = {"content-type": "application/json", **headers, **connection}
+            response = await self._send("POST", url, body=body, headers=sent)
             reply = Reply(response)
             try:
                 yield reply
@@ -111,8 +114,6 @@ class HttpPool:
                     await _settle(reply)
             finally:
                 response.close()
-        finally:
-            self._kept[host] -= keep
 
     async def get(self, url: str, *, seconds: float) -> tuple[int, bytes]:
         """Status and body, within that time.
@@ -120,12 +121,13 @@ class HttpPool:
         Raises `ConnectFailed`, `EndpointUnreachable` or `InvalidAnswer`.
         """
         try:
-            async with asyncio.timeout(seconds):
-                response = await self._send("GET", url, body=None, headers={})
-                try:
-                    return response.status, await Reply(response).body()
-                finally:
-                    response.close()
+            with self._keeping(url) as connection:
+                async with asyncio.timeout(seconds):
+                    response = await self._send("GET", url, body=None, headers=connection)
+                    try:
+                        return response.status, await Reply(response).body()
+                    finally:
+                        response.close()
         except TimeoutError as exc:
             detail = f"{split_label(url)[0]} did not answer within {seconds:g} s."
             raise EndpointUnreachable(detail) from exc
@@ -136,15 +138,50 @@ class HttpPool:
             await self._session.close()
             self._session = None
 
+    @contextmanager
+    def _keeping(self, url: str) -> Iterator[dict[str, str]]:
+        """The header that tells a server what becomes of the connection after use."""
+        host = split_label(url)[0]
+        keep = self._kept[host] < self._max_keepalive
+        self._kept[host] += keep
+        try:
+            yield {} if keep else {"connection": "close"}
+        finally:
+            self._kept[host] -= keep
+
     async def _send(
         self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
-        try:
-            return await self._opened().request(
-                method, url, data=body, headers=headers, allow_redirects=False
-            )
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise _translated(exc, split_label(url)[0]) from exc
+        host = split_label(url)[0]
+        idle_at_most = self._max_keepalive
+        while True:
+            connection = _Connection()
+            try:
+                return await self._opened().request(
+                    method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    ssl=self._trust.context(host),
+                    trace_request_ctx=connection,
+                )
+            except (aiohttp.ClientError, OSError, ValueError) as exc:
+                idle_at_most -= 1
+                if connection.reused and isinstance(exc, _CLOSED) and idle_at_most >= 0:
+                    continue
+                raise self._trust.failure(exc, host) or self._translated(exc, host) from exc
+
+    def _translated(self, exc: Exception, host: str) -> WorldError:
+        name = type(exc).__name__
+        dialled = not isinstance(exc, _NO_CONNECTION)
+        hint = self._trust.hint(host) if dialled or isinstance(exc.__cause__, _HUNG_UP) else ""
+        if not dialled:
+            return ConnectFailed(f"No connection to {host} ({name}).{hint}")
+        if isinstance(exc, aiohttp.ClientConnectionError | OSError):
+            detail = f"{host} closed the connection before it answered ({name}).{hint}"
+            return EndpointUnreachable(detail)
+        return InvalidAnswer(f"{host} did not answer in HTTP ({name}).")
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -153,9 +190,28 @@ class HttpPool:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"user-agent": "monGARS", "accept-encoding": "identity"},
                 timeout=self._timeout,
+                trace_configs=[_tracing()],
                 trust_env=False,
             )
         return self._session
+
+
+@dataclass(slots=True)
+class _Connection:
+    """What a request went out on."""
+
+    reused: bool = False
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Lets aiohttp tell whether a request got a connection that had been used before."""
+
+    async def note(_: object, context: SimpleNamespace, __: object) -> None:
+        context.trace_request_ctx.reused = True
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(note)
+    return config
 
 
 async def _settle(reply: Reply) -> None:
@@ -168,18 +224,11 @@ async def _settle(reply: Reply) -> None:
         return  # not worth more patience: the caller closes the connection
 
 
+_CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+_HUNG_UP = (ConnectionResetError, ConnectionAbortedError)
 _NO_CONNECTION = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.ServerFingerprintMismatch,
     aiohttp.InvalidURL,
 )
-
-
-def _translated(exc: Exception, host: str) -> WorldError:
-    name = type(exc).__name__
-    if isinstance(exc, _NO_CONNECTION):
-        return ConnectFailed(f"No connection to {host} ({name}).")
-    if isinstance(exc, aiohttp.ClientConnectionError | OSError):
-        return EndpointUnreachable(f"{host} closed the connection before it answered ({name}).")
-    return InvalidAnswer(f"{host} did not answer in HTTP ({name}).")

@@ -60,25 +60,27 @@ class Prober:
                 group.create_task(self._probe(url))
 
     async def _probe(self, url: str) -> None:
-        found = await self._look(readiness_url(url))
-        if self._pool.probed(url, found):
+        found, detail = await self._look(readiness_url(url))
+        if self._pool.probed(url, found, error=detail):
             host, path = split_label(url)
             self._observer.observe(
                 EndpointChanged(
                     endpoint=host,
                     path=path,
                     state="reachable" if found in {"ready", "there"} else "down",
+                    detail=detail,
                 )
             )
 
-    async def _look(self, url: str) -> Probe:
+    async def _look(self, url: str) -> tuple[Probe, str | None]:
+        """What was found, and why nothing was."""
         try:
             status, _ = await self._http.get(url, seconds=PROBE_SECONDS)
-        except WorldError:
-            return "unreachable"
+        except WorldError as error:
+            return "unreachable", str(error)
         if status >= 500 or status in self._busy:  # noqa: PLR2004
-            return "not_ready"
-        return "ready" if status < 300 else "there"  # noqa: PLR2004
+            return "not_ready", None
+        return "ready" if status < 300 else "there", None  # noqa: PLR2004
 
 
 def readiness_url(endpoint: str) -> str:

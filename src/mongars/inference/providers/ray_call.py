@@ -184,16 +184,18 @@ class RayCall:
         if failure.verdict == "busy":
             self._leave_alone(admission, label, failure)
             return
+        detail = str(failure) if failure.reason == "transport_error" else None
         self._observer.observe(
             AttemptFailed(
                 **label,
                 reason=failure.reason,
                 error=failure.error.code,
                 status_code=failure.status,
+                detail=detail,
             )
         )
         if self._is_its_fault(failure, fair=fair):
-            self._blame(admission, failure.error, _BLAME[failure.verdict])
+            self._blame(admission, detail or failure.error.code, _BLAME[failure.verdict])
 
     def _leave_alone(self, admission: Admission, label: _Label, failure: AttemptError) -> None:
         wait = failure.retry_after
@@ -215,8 +217,8 @@ class RayCall:
             return first
         return True
 
-    def _blame(self, admission: Admission, error: WorldError, blame: Blame) -> None:
-        if self._pool.failed(admission, error=error.code, blame=blame):
+    def _blame(self, admission: Admission, error: str, blame: Blame) -> None:
+        if self._pool.failed(admission, error=error, blame=blame):
             self._changed(admission, "down")
 
     def _changed(self, admission: Admission, state: Literal["down", "reachable"]) -> None:
@@ -237,7 +239,7 @@ class RayCall:
             error = GenerationInterrupted()
             self._observer.observe(AttemptFailed(**label, reason="interrupted", error=error.code))
             if not self._deadline.expired():
-                self._blame(admission, error, "stalled" if begun.chunks.stalled else "mark")
+                self._blame(admission, error.code, "stalled" if begun.chunks.stalled else "mark")
 
     def _conclusion(self, last: AttemptError | None) -> WorldError:
         wait = self._pool.soonest()

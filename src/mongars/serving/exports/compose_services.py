@@ -8,6 +8,8 @@ from mongars.serving.exports.config import API_PORT, EVERY_INTERFACE, RAY_BASE_I
 from mongars.serving.exports.objects.pods import HOME_PATH, REGISTRY_PATH
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mongars.serving.exports.config import ExportConfig, Image
 
 Data = dict[str, Any]
@@ -17,6 +19,20 @@ DASHBOARD = "http://ray-head:8265"
 SMALL_TMP = "/tmp:mode=1777,size=256m"  # noqa: S108 (a volume of the container's own)
 RAY_TMP = "/tmp:exec,mode=1777,size=4g"  # noqa: S108 (as above)
 ASK = "run once: sh deploy/compose/secrets.sh"
+CLIENT_VARIABLES = (
+    "RAY_CLIENT_TIMEOUT",
+    "RAY_CLIENT_CONNECT_TIMEOUT",
+    "RAY_CLIENT_MAX_CONNECTIONS",
+    "RAY_CLIENT_MAX_KEEPALIVE",
+    "RAY_SCALING_STATUS_CODES",
+    "RAY_SCALING_BACKOFF",
+    "RAY_MAX_SCALE_CYCLES",
+    "RAY_SESSION_AFFINITY",
+    "RAY_MODEL_TEMPERATURE",
+    "RAY_MODEL_TOP_P",
+    "RAY_MODEL_MAX_TOKENS",
+)
+"""How the API asks for answers: what `.env` says about it must reach the container."""
 
 
 def services(config: ExportConfig) -> dict[str, Data]:
@@ -82,6 +98,7 @@ def _api(config: ExportConfig) -> Data:
         "RAY_SERVE_URL": f"${{RAY_SERVE_URL:-{endpoint}}}",
         "OLLAMA_HOST": "${OLLAMA_HOST:-}",
         "OLLAMA_MODEL": "${OLLAMA_MODEL:-smollm2:135m}",
+        **_passed_on(CLIENT_VARIABLES),
         **_required("RAY_SERVE_TOKEN", "SECRET_KEY", "MONGARS_BOOTSTRAP_API_KEY"),
     }
     return _service(
@@ -242,6 +259,11 @@ def _database_url() -> str:
 
 def _required(*names: str) -> dict[str, str]:
     return {name: f"${{{name}:?{ASK}}}" for name in names}
+
+
+def _passed_on(names: Iterable[str]) -> dict[str, str]:
+    """As they are set for Compose; empty where they are not, which the settings read as unset."""
+    return {name: f"${{{name}:-}}" for name in names}
 
 
 def _optional(name: str, value: object) -> dict[str, str]:

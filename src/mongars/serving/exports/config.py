@@ -84,6 +84,8 @@ class Api(Part):
     """Average use of the requested CPU at which another process is added."""
     size: Size = Size(cpu="500m", memory="2Gi")
     """The embedded fallback engine runs inside this memory."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Further variables, e.g. RAY_CLIENT_TIMEOUT: \"30\"; secrets belong into the Secret."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:

@@ -61,6 +61,7 @@ def _container(config: ExportConfig) -> Data:
             USE_RAY_SERVE="true",
             RAY_SERVE_URL=config.endpoint,
         ),
+        *pods.plain(**dict(sorted(config.api.environment.items()))),
         *pods.secret(config, "RAY_SERVE_TOKEN", "SECRET_KEY", "MONGARS_BOOTSTRAP_API_KEY"),
         *pods.database_url(config),
     ]

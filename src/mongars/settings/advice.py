@@ -1,0 +1,57 @@
+"""What a person is told about their variables: errors stop the start, warnings do not."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from mongars.settings.environment import Environment
+from mongars.settings.parsing import seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def complaint(error: dict[str, Any]) -> str:
+    """What is wrong with which variable; a secret's value is not repeated."""
+    if error["type"] == "too_short":
+        error["msg"] = f"needs at least {error['ctx']['min_length']} characters"
+    name = ".".join(str(part) for part in error["loc"][:1])
+    reason = str(error["msg"]).removeprefix("Value error, ")
+    if not name:
+        return reason  # it is about several variables, and names them
+    secret = any(word in name for word in ("KEY", "SECRET", "PASSWORD", "TOKEN", "DATABASE_URL"))
+    shown = "" if secret else f" (got {error.get('input')!r})"
+    return f"{name}: {reason}{shown}"
+
+
+def unknown_names(names: Mapping[str, str]) -> tuple[str, ...]:
+    """Warnings for names that look like ours and are not.
+
+    Ray itself has hundreds of `RAY_` variables, so those are reported only when close to one of
+    ours.
+    """
+    known = {str(field.validation_alias) for field in Environment.model_fields.values()}
+    known |= {"MONGARS_STACK_ID", "MONGARS_STACK_PART"}
+    warnings = []
+    for name in sorted(set(names) - known):
+        if not name.startswith(("MONGARS_", "RAY_")):
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if near:
+            warnings.append(f"{name} is not a variable of monGARS; did you mean {near[0]}?")
+        elif name.startswith("MONGARS_") and not name.startswith("MONGARS_TEST_"):
+            warnings.append(f"{name} is not a variable of monGARS.")
+    return tuple(warnings)
+
+
+def backoff_warnings(environment: Environment) -> tuple[str, ...]:
+    """What was dropped from RAY_SCALING_BACKOFF, which is read leniently by contract."""
+    warnings = []
+    for entry in environment.ray_scaling_backoff:
+        number = seconds(entry)
+        if number is None:
+            warnings.append(f"RAY_SCALING_BACKOFF: {entry!r} is no number; using the default list.")
+        elif number < 0:
+            warnings.append(f"RAY_SCALING_BACKOFF: {entry!r} is negative; dropped.")
+    return tuple(warnings)

@@ -1,0 +1,133 @@
+"""From variables to the configuration objects that the rest of the program takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mongars.core.generation import Sampling
+from mongars.core.urls import local_url
+from mongars.engines.provisioning.spec import ProvisioningConfig, parse_model_spec
+from mongars.inference.config import InferenceConfig, TlsConfig
+from mongars.persistence.config import DatabaseConfig
+from mongars.settings.parsing import backoff_schedule
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mongars.settings.environment import Environment
+    from mongars.settings.parsing import Level
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the environment says, as the configuration objects the rest of the program takes."""
+
+    environment: Environment
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def home(self) -> Path:
+        """Folder of everything that is not rebuildable."""
+        return self.environment.home.expanduser().absolute()
+
+    @property
+    def cache(self) -> Path:
+        """Folder of base models."""
+        return self.environment.cache.expanduser().absolute()
+
+    @property
+    def registry(self) -> Path:
+        """Folder of the adapters, shared with the Serve application."""
+        return _absolute(self.environment.registry) or self.home / "registry"
+
+    @property
+    def log_level(self) -> Level:
+        """The quietest level that is written."""
+        return self.environment.log_level
+
+    @property
+    def embedding_model(self) -> str | None:
+        """What is behind `/v1/embeddings`; beside vLLM only what was asked for.
+
+        llama.cpp serves it, which an installation for vLLM need not have.
+        """
+        values = self.environment
+        if values.engine == "vllm" and "embedding_model" not in values.model_fields_set:
+            return None
+        return values.embedding_model
+
+    @property
+    def api_url(self) -> str:
+        """Where the API of this home is reached from this machine."""
+        return local_url(self.environment.host, self.environment.port)
+
+    def database(self) -> DatabaseConfig:
+        """Where the database is; SQLite in the home folder unless `DATABASE_URL` says otherwise."""
+        values = self.environment
+        return DatabaseConfig(
+            url=values.database_url or f"sqlite:///{self.home / 'mongars.db'}",
+            pool_size=values.db_pool_size,
+            max_overflow=values.db_max_overflow,
+            pool_timeout=values.db_pool_timeout,
+            startup_timeout=values.db_startup_timeout,
+            startup_retry_interval=values.db_startup_retry_interval,
+        )
+
+    def database_url(self) -> str:
+        """The database's URL, password included."""
+        return self.database().url
+
+    def provisioning(self) -> ProvisioningConfig:
+        """Which base model plays which role. Raises `ConfigurationError` for an unusable one."""
+        values = self.environment
+        models = {
+            "general": parse_model_spec(values.general_model),
+            "coding": parse_model_spec(values.coding_model or values.general_model),
+        }
+        if self.embedding_model is not None:
+            models["embedding"] = parse_model_spec(self.embedding_model)
+        if values.ollama_host is None:
+            return ProvisioningConfig(cache=self.cache, models=models)
+        return ProvisioningConfig(cache=self.cache, models=models, ollama_host=values.ollama_host)
+
+    def _use_ray(self) -> bool:
+        """As told; else by the Compose profile; else where there is an endpoint."""
+        values = self.environment
+        if values.use_ray_serve is not None:
+            return values.use_ray_serve
+        profiles = values.compose_profiles
+        chosen = profiles is None or not {"ray", "*"}.isdisjoint(profiles)
+        return bool(values.ray_serve_url) and chosen
+
+    def inference(self) -> InferenceConfig:
+        """How questions reach a model."""
+        values = self.environment
+        token = values.ray_serve_token
+        return InferenceConfig(
+            endpoints=values.ray_serve_url,
+            use_ray=self._use_ray(),
+            timeout=values.ray_client_timeout,
+            connect_timeout=values.ray_client_connect_timeout,
+            max_connections=values.ray_client_max_connections,
+            max_keepalive=values.ray_client_max_keepalive,
+            scaling_status_codes=frozenset(int(code) for code in values.ray_scaling_status_codes),
+            scaling_backoff=backoff_schedule(values.ray_scaling_backoff),
+            max_scale_cycles=values.ray_max_scale_cycles,
+            session_affinity=values.ray_session_affinity,
+            token=None if token is None else token.get_secret_value(),
+            tls=TlsConfig(
+                ca_file=_absolute(values.ray_client_ca_file),
+                cert_file=_absolute(values.ray_client_cert_file),
+                key_file=_absolute(values.ray_client_key_file),
+            ),
+            ollama_host=values.ollama_host,
+            ollama_model=values.ollama_model,
+            sampling=Sampling(
+                temperature=values.temperature, top_p=values.top_p, max_tokens=values.max_tokens
+            ),
+        )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute()

@@ -1,0 +1,65 @@
+"""How the text of a variable becomes a value."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+TRUE = {"1", "true", "yes", "on"}
+FALSE = {"0", "false", "no", "off"}
+DEFAULT_BACKOFF = (0.5, 1.0, 2.0, 4.0)
+
+
+def read_boolean(value: object) -> object:
+    """The one rule for booleans: 1/true/yes/on and 0/false/no/off, any case, trimmed."""
+    if not isinstance(value, str):
+        return value
+    word = value.strip().lower()
+    if word in TRUE | FALSE:
+        return word in TRUE
+    message = "must be one of 1/true/yes/on or 0/false/no/off"
+    raise ValueError(message)
+
+
+def split_list(value: object) -> object:
+    """A comma-separated list without its blanks."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def none_is_none(value: object) -> object:
+    """An empty variable, or the word `none`, switches off what has a default."""
+    return None if isinstance(value, str) and value.strip().lower() in {"", "none"} else value
+
+
+Boolean = Annotated[bool, BeforeValidator(read_boolean)]
+Switch = BeforeValidator(none_is_none)
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+Level = Literal["debug", "info", "warning", "error"]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def variable(name: str, default: Any, description: str, **limits: Any) -> Any:  # noqa: ANN401
+    """One environment variable; the description feeds the generated reference."""
+    return Field(default=default, validation_alias=name, description=description, **limits)
+
+
+def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:
+    """The schedule in seconds; a non-number resets the list to the default, negatives drop out."""
+    numbers = [seconds(entry) for entry in entries]
+    if None in numbers:
+        return DEFAULT_BACKOFF
+    return tuple(each for each in numbers if each is not None and each >= 0) or DEFAULT_BACKOFF
+
+
+def seconds(entry: str) -> float | None:
+    """A finite number; None for anything else."""
+    try:
+        number = float(entry)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,58 @@
+"""The one place that reads the process environment, and `.env` in the working directory below it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mongars.core.errors import ConfigurationError
+from mongars.settings.advice import backoff_warnings, complaint, unknown_names
+from mongars.settings.configuration import Settings
+from mongars.settings.environment import Environment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class _ProcessEnvironment(Environment, BaseSettings):
+    """The same variables, read from where a process finds them."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", case_sensitive=True
+    )
+
+
+def read_environment(
+    source: Mapping[str, str] | None = None,
+) -> tuple[Environment, tuple[str, ...]]:
+    """All variables and the warnings about them.
+
+    Raises:
+        ConfigurationError: a value is wrong; the message names each such variable.
+    """
+    try:
+        environment = (
+            _ProcessEnvironment() if source is None else Environment.model_validate(dict(source))
+        )
+    except ValidationError as exc:
+        lines = [complaint(dict(error)) for error in exc.errors()]
+        raise ConfigurationError("\n".join(lines)) from exc
+    names = os.environ if source is None else source
+    return environment, (*unknown_names(names), *backoff_warnings(environment))
+
+
+def load_settings(source: Mapping[str, str] | None = None) -> Settings:
+    """Read everything once; `source` replaces the environment and `.env`, for tests.
+
+    Raises `ConfigurationError` naming every variable whose value is wrong.
+    """
+    environment, warnings = read_environment(source)
+    return Settings(environment=environment, warnings=warnings)
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with changes, for the processes it starts."""
+    return {**os.environ, **changes}

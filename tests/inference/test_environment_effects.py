@@ -1,0 +1,340 @@
+"""What each environment variable of the client changes, as somebody sees it who asks a question.
+
+From variables through the settings to real sockets; the certificates are in `test_tls.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.bootstrap.checks import registry_check
+from mongars.core.clock import SystemClock
+from mongars.core.errors import CallerError, ConfigurationError
+from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.inference.events import AttemptFailed, ScalingSeen
+from mongars.settings import load_settings
+from mongars.testing.fake_ollama import FakeOllama
+from mongars.testing.fake_replica import FakeReplica
+from mongars.testing.faults import TEXT, Answer, Silence, Status
+from mongars.testing.inference import Stack, build, question
+from support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aiohttp import web
+
+    from mongars.testing.fake_server import Received
+
+CLOCK = SystemClock()
+BUSY = Status(code=503, error="overloaded")
+REFUSED = "http://127.0.0.1:9/generate"
+
+
+def configured(**variables: object) -> Stack:
+    """What these variables make, with an embedded engine as the last resort."""
+    given = {name: str(value) for name, value in variables.items()}
+    return build(load_settings(given).inference(), engine=FakeEngine(FakePlan(), clock=CLOCK))
+
+
+async def provider(built: Stack) -> str:
+    """Who answers one question."""
+    return (await built.integration.generate(question()))[1].provider
+
+
+async def all_at_once(built: Stack, count: int) -> list[str]:
+    """Who answers each of so many questions."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(provider(built)) for _ in range(count)]
+    return [task.result() for task in tasks]
+
+
+class Counting(FakeReplica):
+    """Remembers the most requests that were under way at once."""
+
+    peak = 0
+
+    async def note(self, request: web.Request) -> Received:
+        self.peak = max(self.peak, self.in_flight + 1)
+        return await super().note(request)
+
+
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [("false", "embedded"), (" OFF ", "embedded"), ("1", "ray_serve"), ("Yes", "ray_serve")],
+)
+async def test_use_ray_serve(value: str, answers: str) -> None:
+    """It switches Ray off although an endpoint is there; nothing is sent then."""
+    async with FakeReplica() as replica:
+        built = configured(RAY_SERVE_URL=replica.url, USE_RAY_SERVE=value)
+        async with built.integration:
+            assert await provider(built) == answers
+        assert len(replica.received) == (answers == "ray_serve")
+
+
+async def test_ray_serve_url_is_a_list() -> None:
+    """Blanks drop out; where the first endpoint is gone, the second one answers."""
+    async with FakeReplica() as replica:
+        built = configured(RAY_SERVE_URL=f" {REFUSED}, , {replica.url}/ ")
+        async with built.integration:
+            assert await all_at_once(built, 3) == ["ray_serve"] * 3
+
+
+@pytest.mark.parametrize("variables", [{}, {"RAY_SERVE_URL": " , "}], ids=["unset", "blank"])
+async def test_without_a_url_answers_are_local(variables: dict[str, str]) -> None:
+    """No endpoint, no Ray; nobody is asked by default."""
+    built = configured(**variables)
+    async with built.integration:
+        assert await provider(built) == "embedded"
+
+
+async def test_ray_client_timeout_bounds_silence() -> None:
+    """After so many seconds without a token somebody else answers."""
+    start = CLOCK.monotonic()
+    async with FakeReplica() as replica:
+        replica.always = Silence()
+        built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_TIMEOUT="0.2")
+        async with built.integration:
+            assert await provider(built) == "embedded"
+    assert CLOCK.monotonic() - start < 8  # by default it would be 10 s
+
+
+@pytest.mark.slow
+async def test_ray_client_timeout_is_no_total() -> None:
+    """A stream that has begun goes on for longer than that."""
+    async with FakeReplica() as replica:
+        replica.always = Answer(token_delay=0.04)
+        built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_TIMEOUT="2")
+        async with built.integration:
+            completion, route = await built.integration.generate(question())
+    assert (completion.text, route.provider) == (TEXT, "ray_serve")
+
+
+async def test_ray_client_connect_timeout_bounds_dialling() -> None:
+    """A host that never takes the connection is passed over long before the answer's time is up."""
+    start = CLOCK.monotonic()
+    with deaf_host() as url:
+        variables = {"RAY_CLIENT_CONNECT_TIMEOUT": "0.2", "RAY_CLIENT_TIMEOUT": "30"}
+        built = configured(RAY_SERVE_URL=url, **variables)
+        async with built.integration:
+            assert await provider(built) == "embedded"
+    assert CLOCK.monotonic() - start < 4.5  # by default 5 s
+
+
+@contextmanager
+def deaf_host() -> Iterator[str]:
+    """A port whose queue of connections is full: further ones are neither taken nor refused."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/generate"
+
+
+async def test_ray_client_max_connections_bounds_what_is_under_way() -> None:
+    """Six questions at once, two connections: all are answered by Ray, two at a time."""
+    async with Counting() as replica:
+        replica.always = Answer(first_delay=0.05)
+        built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_MAX_CONNECTIONS=2)
+        async with built.integration:
+            assert await all_at_once(built, 6) == ["ray_serve"] * 6
+        assert replica.peak == 2
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+async def test_ray_client_max_keepalive_bounds_what_stays_open(kept: int) -> None:
+    """After a burst so many connections stay, as the server sees it, and the next question uses one."""
+    async with FakeReplica() as replica:
+        replica.always = Answer(first_delay=0.05)
+        built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_MAX_KEEPALIVE=kept)
+        async with built.integration:
+            await all_at_once(built, 6)
+            await eventually(lambda: replica.open_connections <= kept, seconds=3)
+            assert replica.open_connections == kept
+            before = replica.connections
+            assert await provider(built) == "ray_serve"
+            assert replica.connections == before
+
+
+async def test_ray_scaling_status_codes_name_who_is_only_busy() -> None:
+    """425 is then no refusal but a request for patience, which is obeyed."""
+    early = Status(code=425, headers={"Retry-After": "0.3"})
+    async with FakeReplica(early) as replica:
+        built = configured(RAY_SERVE_URL=replica.url, RAY_SCALING_STATUS_CODES="425, 503")
+        async with built.integration:
+            assert await provider(built) == "ray_serve"
+        first, second = replica.received
+        assert second.at - first.at >= 0.3
+        assert [event.status_code for event in built.observer.of(ScalingSeen)] == [425]
+
+
+async def test_statuses_that_are_not_listed_are_no_scaling() -> None:
+    """Where 503 is left out it is a failure of the endpoint; by default 425 is the caller's."""
+    async with FakeReplica(BUSY) as replica:
+        built = configured(RAY_SERVE_URL=replica.url, RAY_SCALING_STATUS_CODES="409")
+        async with built.integration:
+            assert await provider(built) == "ray_serve"
+        assert [event.status_code for event in built.observer.of(AttemptFailed)] == [503]
+    async with FakeReplica(Status(code=425)) as replica:
+        built = configured(RAY_SERVE_URL=replica.url)
+        async with built.integration:
+            with pytest.raises(CallerError):
+                await provider(built)
+
+
+async def test_ray_scaling_backoff_bounds_each_wait() -> None:
+    """The waits of a busy endpoint without `Retry-After` are no longer than the list says."""
+    async with FakeReplica(BUSY, BUSY, BUSY) as replica:
+        variables = {"RAY_SCALING_BACKOFF": "0.001, -5, 0.002", "RAY_MAX_SCALE_CYCLES": "4"}
+        built = configured(RAY_SERVE_URL=replica.url, **variables)
+        async with built.integration:
+            assert await provider(built) == "ray_serve"
+        waits = [event.delay_seconds for event in built.observer.of(ScalingSeen)]
+        assert len(waits) == 3
+        assert max(waits) <= 0.002
+
+
+@pytest.mark.parametrize("cycles", [1, 3])
+async def test_ray_max_scale_cycles_bounds_the_rounds(cycles: int) -> None:
+    """So often a busy endpoint is asked by one question before somebody else answers it."""
+    async with FakeReplica() as replica:
+        replica.always = BUSY
+        variables = {"RAY_SCALING_BACKOFF": "0.01", "RAY_MAX_SCALE_CYCLES": cycles}
+        built = configured(RAY_SERVE_URL=replica.url, **variables)
+        async with built.integration:
+            assert await provider(built) == "embedded"
+        assert len(replica.received) == cycles
+
+
+@pytest.mark.parametrize(("value", "used"), [(None, 1), ("true", 1), ("off", 2)])
+async def test_ray_session_affinity(value: str | None, used: int) -> None:
+    """A conversation stays at one of two endpoints, unless that is switched off."""
+    given = {} if value is None else {"RAY_SESSION_AFFINITY": value}
+    async with FakeReplica() as one, FakeReplica() as two:
+        built = configured(RAY_SERVE_URL=f"{one.url},{two.url}", **given)
+        async with built.integration:
+            for _ in range(4):
+                await provider(built)
+    assert sum(bool(replica.received) for replica in (one, two)) == used
+
+
+@pytest.mark.parametrize("token", ["a-token-of-16-chars", None])
+async def test_ray_serve_token(token: str | None) -> None:
+    """It is sent as a bearer token; without one no credentials are."""
+    given = {} if token is None else {"RAY_SERVE_TOKEN": token}
+    async with FakeReplica() as replica:
+        built = configured(RAY_SERVE_URL=replica.url, **given)
+        async with built.integration:
+            await provider(built)
+        expected = None if token is None else f"Bearer {token}"
+        assert replica.received[0].headers.get("authorization") == expected
+
+
+async def test_ollama_host_is_the_first_fallback_and_asked_for_ollama_model() -> None:
+    """Host and port do; the tag is the one that is asked for, and Ray still comes first."""
+    async with FakeOllama(models=("tiny:1b",)) as ollama, FakeReplica() as replica:
+        variables = {"OLLAMA_HOST": ollama.base.removeprefix("http://"), "OLLAMA_MODEL": "tiny:1b"}
+        built = configured(RAY_SERVE_URL=replica.url, **variables)
+        async with built.integration:
+            assert await provider(built) == "ray_serve"
+            assert ollama.received == []
+            await replica.stop()
+            assert await provider(built) == "ollama"
+        assert ollama.received[0].body["model"] == "tiny:1b"
+
+
+async def test_an_ollama_model_that_is_not_there_is_passed_over() -> None:
+    """The embedded engine answers instead."""
+    async with FakeOllama(models=("tiny:1b",)) as ollama:
+        built = configured(OLLAMA_HOST=ollama.base, OLLAMA_MODEL="huge:70b")
+        async with built.integration:
+            assert await provider(built) == "embedded"
+
+
+async def test_ray_model_sampling_defaults_hold_for_the_fallback_too() -> None:
+    """What a question leaves open is drawn by Ollama as the Serve application would."""
+    async with FakeOllama(models=("smollm2:135m",)) as ollama:
+        defaults = {"TEMPERATURE": "0.25", "TOP_P": "0.5", "MAX_TOKENS": "33"}
+        variables = {f"RAY_MODEL_{name}": value for name, value in defaults.items()}
+        built = configured(OLLAMA_HOST=ollama.base, **variables)
+        async with built.integration:
+            assert await provider(built) == "ollama"
+        options = ollama.received[0].body["options"]
+        assert (options["temperature"], options["top_p"], options["num_predict"]) == (0.25, 0.5, 33)
+
+
+def test_llm_adapter_registry_path(tmp_path: Path) -> None:
+    """`mongars doctor` shows the folder, and stops at a file in its place."""
+    name = "LLM_ADAPTER_REGISTRY_PATH"
+    assert registry_check(load_settings({name: str(tmp_path)})) == str(tmp_path)
+    by_default = registry_check(load_settings({"MONGARS_HOME": str(tmp_path)}))
+    assert by_default.startswith(str(tmp_path / "registry"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=name):
+        registry_check(load_settings({name: str(tmp_path / "file")}))
+
+
+async def test_dot_env_counts_and_the_process_environment_wins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`.env` in the working directory names the endpoint; the process's token beats the one there."""
+    for name in ("RAY_SERVE_URL", "USE_RAY_SERVE", "OLLAMA_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_SERVE_TOKEN", "the-one-of-the-process")
+    monkeypatch.chdir(tmp_path)
+    async with FakeReplica() as replica:
+        lines = (f"RAY_SERVE_URL={replica.url}", "RAY_SERVE_TOKEN=the-one-of-the-file")
+        (tmp_path / ".env").write_text("\n".join(lines))
+        built = build(load_settings().inference())
+        async with built.integration:
+            assert await provider(built) == "ray_serve"
+        sent = replica.received[0].headers["authorization"]
+        assert sent == "Bearer the-one-of-the-process"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("USE_RAY_SERVE", "perhaps"),
+        ("RAY_SERVE_URL", "ray-head:8000/generate"),
+        ("RAY_SERVE_URL", "http://ok/generate,ftp://no/generate"),
+        ("RAY_SERVE_TOKEN", "short"),
+        ("RAY_CLIENT_TIMEOUT", "0"),
+        ("RAY_CLIENT_TIMEOUT", "inf"),
+        ("RAY_CLIENT_CONNECT_TIMEOUT", "-1"),
+        ("RAY_CLIENT_CONNECT_TIMEOUT", "soon"),
+        ("RAY_CLIENT_MAX_CONNECTIONS", "0"),
+        ("RAY_CLIENT_MAX_CONNECTIONS", "2.5"),
+        ("RAY_CLIENT_MAX_KEEPALIVE", "many"),
+        ("RAY_SCALING_STATUS_CODES", "503;409"),
+        ("RAY_SCALING_STATUS_CODES", "200"),
+        ("RAY_MAX_SCALE_CYCLES", "0"),
+        ("RAY_SESSION_AFFINITY", "sometimes"),
+        ("RAY_MODEL_TEMPERATURE", "nan"),
+        ("RAY_MODEL_TOP_P", "1.1"),
+        ("RAY_MODEL_MAX_TOKENS", "0"),
+        ("OLLAMA_HOST", "ftp://host"),
+    ],
+)
+def test_a_bad_value_stops_the_start_and_is_named(name: str, value: str) -> None:
+    """Nothing is guessed, and the message begins with the variable."""
+    with pytest.raises(ConfigurationError, match=f"^{name}: "):
+        load_settings({name: value})
+
+
+@pytest.mark.parametrize("entry", ["soon", "inf", "nan"])
+def test_a_backoff_that_is_no_number_resets_the_list(entry: str) -> None:
+    """This one list is read leniently, by contract: the default list, and a warning."""
+    settings = load_settings({"RAY_SCALING_BACKOFF": f"0.1,{entry}"})
+    assert settings.inference().scaling_backoff == (0.5, 1.0, 2.0, 4.0)
+    assert any(repr(entry) in warning for warning in settings.warnings)
