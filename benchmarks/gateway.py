@@ -318,7 +318,10 @@ def main() -> None:
     pin(psutil.Process(), LOAD_CORE)
     with ExitStack() as stack:
         model = stack.enter_context(upstream())
-        ways = [Gateway(target=model), stack.enter_context(mongars(f"http://127.0.0.1:{model.port}/generate"))]
+        ways = [
+            Gateway(target=model),
+            stack.enter_context(mongars(f"http://127.0.0.1:{model.port}/generate")),
+        ]
         if chosen.litellm is not None:
             ways.append(stack.enter_context(litellm(chosen.litellm, model)))
         else:

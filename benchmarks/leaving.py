@@ -20,7 +20,7 @@ from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import Answer, Fault, Silence, Status
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from benchmarks.gateway import Gateway
 

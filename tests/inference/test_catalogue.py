@@ -26,7 +26,7 @@ from mongars.inference.events import LargerContext
 from mongars.protocol.fold import Fold
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, WORDS, Answer, Fault, Reset, Silence, Status
+from mongars.testing.faults import TEXT, WORDS, Answer, Echo, Fault, Reset, Silence, Status
 from mongars.testing.inference import Stack, build, question
 
 if TYPE_CHECKING:
@@ -244,6 +244,26 @@ async def test_s12_a_cut_answer_of_the_larger_model_goes_on_there(streamed: bool
         check(await it.ask(streamed=streamed), provider="ollama")
         assert (len(it.primary.received), len(it.fallback.received)) == (1, 2)
         assert it.fallback.received[1].body["options"]["num_ctx"] == 8192
+
+
+async def test_s12_ollama_makes_room_for_what_its_usual_window_does_not_hold(
+    streamed: bool,
+) -> None:
+    """In place of a Ray that is down: a long prompt costs a second attempt, not the answer."""
+    asked = question("word " * 40)
+    async with world(always=Reset()) as it:
+        it.fallback.always = Echo(context_tokens=16)
+        completion, route = await it.ask(asked, streamed=streamed)
+        assert completion.text.endswith("word word")
+        assert (route.provider, route.fallback) == ("ollama", True)
+        assert [request.body["options"].get("num_ctx") for request in it.fallback.received] == [
+            None,
+            2048,
+        ]
+        it.fallback.context_tokens = 32  # known already, and not asked for again
+        it.fallback.always = Echo(context_tokens=3000)
+        await it.ask(asked, streamed=streamed)
+        assert len(it.fallback.received) == 3
 
 
 async def test_s12_a_caller_who_shortens_is_told(streamed: bool) -> None:

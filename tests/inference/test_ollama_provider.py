@@ -11,6 +11,7 @@ from mongars.core.clock import SystemClock
 from mongars.core.deadline import Deadline
 from mongars.core.errors import (
     ConfigurationError,
+    ContextLengthExceeded,
     DeadlineExceeded,
     EndpointUnreachable,
     GenerationInterrupted,
@@ -304,6 +305,7 @@ async def test_a_prompt_of_known_size_gets_the_room_it_needs(window: int, room: 
         async with provider.open(asked, deadline, Attempts()) as stream:
             assert "word" in "".join([chunk.text async for chunk in stream.chunks])
         assert server.received[0].body["options"]["num_ctx"] == room
-        with pytest.raises(InferenceFailed, match="exceeds"):
+        with pytest.raises(ContextLengthExceeded) as failure:
             async with provider.open(question("word " * 30), deadline, Attempts()):
                 pytest.fail("the usual window does not hold it")
+        assert (failure.value.prompt_tokens, failure.value.context_tokens) == (31, 16)

@@ -25,6 +25,7 @@ from mongars.testing.faults import (
     Silence,
     SlowBody,
     Status,
+    StrayAnswer,
     TrickledHead,
     WrongLength,
 )
@@ -45,6 +46,7 @@ EVERY_KIND: tuple[Fault, ...] = (
     SlowBody(seconds=2),
     HugeEvent(after=1, mib=9),
     WrongLength(by=-4, whole=True),
+    StrayAnswer(text="x"),
     NoContinuation(otherwise=Answer(cut_after=40)),
     FalseContinuation(text="x"),
     Flapping(up=1, down=2, when_down=Reset()),

@@ -31,6 +31,7 @@ from mongars.testing.faults import (
     Silence,
     SlowBody,
     Status,
+    StrayAnswer,
     TrickledHead,
     WrongLength,
 )
@@ -61,8 +62,10 @@ async def ask(replica: FakeReplica, **extra: Any) -> tuple[int, bytes]:
         return reply.status, await reply.read()
 
 
-async def raw(replica: FakeReplica, *, stream: bool = True) -> list[bytes]:
-    """Everything that comes back on the connection, piece by piece."""
+async def raw(
+    replica: FakeReplica, *, stream: bool = True, until: bytes | None = None
+) -> list[bytes]:
+    """Everything that comes back on the connection, piece by piece; or up to those words."""
     parts = urlsplit(replica.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     body = orjson.dumps({"prompt": "Hi", "stream": stream})
@@ -72,6 +75,8 @@ async def raw(replica: FakeReplica, *, stream: bool = True) -> list[bytes]:
     try:
         while piece := await reader.read(65_536):
             pieces.append(piece)
+            if until is not None and until in b"".join(pieces):
+                break
     finally:
         writer.close()
     return pieces
@@ -135,6 +140,16 @@ async def test_who_waits_for_the_rest_waits() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await got.read()
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_a_stray_answer_follows_a_right_one(stream: bool) -> None:
+    """Each with a length of its own, on the same connection."""
+    async with FakeReplica(StrayAnswer(text="Not yours.")) as replica:
+        pieces = await raw(replica, stream=stream, until=b"Not yours.")
+    first, second = b"".join(pieces).split(b"HTTP/1.1 200 OK")[1:]
+    assert b"fin." in first
+    assert b"Not yours." in second
 
 
 async def test_a_slow_body_follows_a_quick_head() -> None:

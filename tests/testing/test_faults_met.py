@@ -33,6 +33,7 @@ from mongars.testing.faults import (
     Silence,
     SlowBody,
     Status,
+    StrayAnswer,
     TrickledHead,
     WrongLength,
 )
@@ -187,6 +188,19 @@ async def test_bytes_of_one_answer_are_not_read_as_the_next(
         assert (routes[0].provider, routes[2].provider) == ("ray_serve", "ray_serve")
         first, *_, last = (request.connection for request in it.primary.received)
         assert first != last
+
+
+@both
+async def test_an_answer_nobody_asked_for_is_nobodys(streamed: bool) -> None:
+    """It is not read as the answer to the next request, which may be another person's."""
+    async with world() as it:
+        it.primary.faults.append(StrayAnswer())
+        for _ in range(3):
+            assert (await it.ask(streamed=streamed)).provider == "ray_serve"
+            for _ in range(10):  # many small turns: whatever is under way arrives
+                await CLOCK.sleep(0.03)
+        first, second, third = (request.connection for request in it.primary.received)
+        assert first != second == third
 
 
 @both

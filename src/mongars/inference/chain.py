@@ -1,7 +1,7 @@
 """The chain of providers: the first that can begin an answer gives it.
 
 A `CallerError` ends it, since nobody could do better; but for a prompt that is too long, which a
-later provider with a larger window can answer. That is no fallback: nothing has failed.
+provider with a larger window can answer. That alone is no fallback: nothing has failed.
 
 Falling back is invisible before the first content token. After it a cut answer goes on only where the
 new words provably follow the delivered ones (`inference.continuation`); else the cut is reported.
@@ -144,8 +144,9 @@ class ProviderChain:
                 stream = await stack.enter_async_context(ask.open(provider))
             except ContextLengthExceeded as error:
                 if not ask.request.shortens:
-                    later = self._providers[index + 1 :]
-                    answer = await self._begin_larger(ask.measured(error), later, stack)
+                    rest = self._providers[index:]  # it may make room itself, now that it must
+                    larger = self._begin_larger(ask.measured(error), stack, rest, reason=reason)
+                    answer = await larger
                     if answer is not None:
                         self._observer.observe(_larger(ask.request, answer.route, error))
                         return answer
@@ -160,7 +161,12 @@ class ProviderChain:
         raise AllProvidersFailed(tuple(causes))
 
     async def _begin_larger(
-        self, ask: _Ask, providers: Sequence[Provider], stack: AsyncExitStack
+        self,
+        ask: _Ask,
+        stack: AsyncExitStack,
+        providers: Sequence[Provider],
+        *,
+        reason: FallbackReason | None,
     ) -> Answer | None:
         """The answer of the first of them that holds the prompt and begins one.
 
@@ -176,10 +182,9 @@ class ProviderChain:
             except MongarsError as error:
                 self._give_up(provider, ask.request, error)
                 continue
+            route = _route(provider, stream, ask, reason=reason)
             mover = self._mover(ask, provider, among=(provider,))
-            return Answer(
-                route=_route(provider, stream, ask), chunks=MovingChunks(stream, stack, mover)
-            )
+            return Answer(route=route, chunks=MovingChunks(stream, stack, mover))
         return None
 
     def _mover(self, ask: _Ask, first: Provider, *, among: Sequence[Provider]) -> Reopen | None:
@@ -260,7 +265,7 @@ def fallback_reason(error: MongarsError) -> FallbackReason:
 
 
 def _route(
-    provider: Provider, stream: ProviderStream, ask: _Ask, *, reason: FallbackReason | None = None
+    provider: Provider, stream: ProviderStream, ask: _Ask, *, reason: FallbackReason | None
 ) -> Route:
     return Route(
         provider=provider.name,

@@ -39,6 +39,7 @@ from mongars.testing.faults import (
     Silence,
     SlowBody,
     Status,
+    StrayAnswer,
     TrickledHead,
     WrongLength,
 )
@@ -149,7 +150,7 @@ class FakeReplica(FakeServer):
                 raise Hangup
             case Status() | Body() | DisguisedError():
                 return self._instead(deed)
-            case TrickledHead() | WrongLength():
+            case TrickledHead() | WrongLength() | StrayAnswer():
                 return await self._raw(request, received, deed)
             case SlowBody():
                 return await self._slow(request, deed)
@@ -184,15 +185,21 @@ class FakeReplica(FakeServer):
         return web.Response(status=code, body=data, content_type=media_type, headers=extra)
 
     async def _raw(
-        self, request: web.Request, received: Received, deed: TrickledHead | WrongLength
+        self,
+        request: web.Request,
+        received: Received,
+        deed: TrickledHead | WrongLength | StrayAnswer,
     ) -> web.Response:
         whole = isinstance(deed, WrongLength) and deed.whole
         stream = _streams(received) and not whole
         answer = RawAnswer(request, origin=self.origin, clock=self.clock, stream=stream)
-        if isinstance(deed, TrickledHead):
-            await answer.trickle(deed)
-        else:
-            await answer.misjudge(deed)
+        match deed:
+            case TrickledHead():
+                await answer.trickle(deed)
+            case WrongLength():
+                await answer.misjudge(deed)
+            case StrayAnswer():
+                await answer.repeat(deed)
         return web.Response()  # goes nowhere: the connection is closed
 
     async def _slow(self, request: web.Request, deed: SlowBody) -> web.StreamResponse:

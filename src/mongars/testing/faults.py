@@ -149,6 +149,14 @@ class WrongLength(_Described):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StrayAnswer(_Described):
+    """Answer, and a moment later send a second answer on the same connection that nobody asked for."""
+
+    kind: Literal["stray_answer"] = "stray_answer"
+    text: str = "This is somebody else's answer."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoContinuation(_Described):
     """Refuse every request that would go on after `continue_from`."""
 
@@ -216,6 +224,7 @@ Fault = Annotated[
     | SlowBody
     | HugeEvent
     | WrongLength
+    | StrayAnswer
     | NoContinuation
     | FalseContinuation
     | Flapping

@@ -12,7 +12,7 @@ from mongars.testing.fake_answers import (
     stream_body,
     whole_body,
 )
-from mongars.testing.faults import FOREVER, TEXT, TrickledHead, WrongLength
+from mongars.testing.faults import FOREVER, TEXT, StrayAnswer, TrickledHead, WrongLength
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 AFTERTHOUGHT = 0.05
-"""What is sent beyond the announced length comes so much later."""
+"""What nobody was told to wait for comes so much later."""
 
 
 class RawAnswer:
@@ -55,6 +55,16 @@ class RawAnswer:
             self._transport.write(self._body[announced:])
         if fault.hold_open:
             await self._clock.sleep(FOREVER)
+        self._transport.close()
+
+    async def repeat(self, fault: StrayAnswer) -> None:
+        """One answer, and after it another; the connection stays open."""
+        stray = whole_body(self._origin, fault.text)
+        self._transport.write(self._head({"Content-Length": str(len(self._body))}) + self._body)
+        await self._clock.sleep(AFTERTHOUGHT)
+        self._media_type = JSON
+        self._transport.write(self._head({"Content-Length": str(len(stray))}) + stray)
+        await self._clock.sleep(FOREVER)
         self._transport.close()
 
     def _head(self, framing: dict[str, str]) -> bytes:

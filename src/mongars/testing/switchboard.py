@@ -20,6 +20,7 @@ from mongars.testing.faults import (
     Silence,
     SlowBody,
     Status,
+    StrayAnswer,
     TrickledHead,
     WrongLength,
 )
@@ -38,6 +39,7 @@ Deed: TypeAlias = (
     | SlowBody
     | HugeEvent
     | WrongLength
+    | StrayAnswer
     | FalseContinuation
 )
 """A fault that leaves nothing open: what is done with one request."""

@@ -17,6 +17,7 @@ import aiohttp
 from mongars.core.errors import EndpointUnreachable, InvalidAnswer, WorldError
 from mongars.inference.events import split_label
 from mongars.inference.failures import ConnectFailed
+from mongars.inference.providers.connector import CleanConnector
 from mongars.inference.providers.tls import Trust
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class HttpPool:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+                connector=CleanConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"user-agent": "monGARS", "accept-encoding": "identity"},
                 timeout=self._timeout,

@@ -16,6 +16,7 @@ from mongars.core.errors import (
     EndpointUnreachable,
     InferenceFailed,
     InvalidAnswer,
+    MongarsError,
     NotReady,
     Overloaded,
     WorldError,
@@ -28,7 +29,7 @@ from mongars.inference.providers.answers import AnswerReader
 from mongars.inference.providers.ollama_wire import OllamaDecoder
 from mongars.inference.retry_after import retry_after
 from mongars.protocol.body import json_object
-from mongars.protocol.ollama import chat_request, origin_named, same_model, window_in
+from mongars.protocol.ollama import chat_request, origin_named, overflow_in, same_model, window_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,6 +45,7 @@ STATUS_SECONDS = 1.5
 ANSWER_TOKENS = 1024
 """Room for an answer whose length nobody has bounded."""
 _OK = 200
+_BAD_REQUEST = 400
 _NOT_FOUND = 404
 _BUSY = frozenset({TOO_MANY_REQUESTS, 503})
 
@@ -69,7 +71,11 @@ class Ollama:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Begin an answer; see `Provider.open`. Raises `NotReady` if the model is not there."""
+        """Begin an answer; see `Provider.open`.
+
+        Raises `NotReady` if the model is not there, and `ContextLengthExceeded` for a prompt that does
+        not fit the window the server has loaded, which may be less than `context_tokens`.
+        """
         if request.sampling.n > 1:
             detail = "Ollama draws one answer per request."
             raise InferenceFailed(detail)
@@ -152,7 +158,7 @@ class Ollama:
         await reader.commit()
         return reader
 
-    async def _refusal(self, reply: Reply) -> WorldError:
+    async def _refusal(self, reply: Reply) -> MongarsError:
         try:
             told = str(json_object(await reply.body()).get("error") or "")
         except (InvalidAnswer, EndpointUnreachable):
@@ -162,6 +168,9 @@ class Ollama:
         if reply.status in _BUSY:
             wait = retry_after(reply.headers, now=self._clock.now())
             return Overloaded(f"Ollama at {self._label} is busy.", retry_after=wait)
+        overflow = overflow_in(told, context_tokens=0) if reply.status == _BAD_REQUEST else None
+        if overflow is not None:
+            return overflow
         return InferenceFailed(f"Ollama at {self._label} answered {reply.status}: {told}")
 
     def _missing(self) -> str:
