@@ -193,6 +193,11 @@ class Environment(BaseSettings):
     ray_client_max_keepalive: int = variable(
         "RAY_CLIENT_MAX_KEEPALIVE", 5, "Idle connections kept open for reuse.", ge=1
     )
+    ray_client_hedge: Boolean = variable(
+        "RAY_CLIENT_HEDGE",
+        default=False,
+        description="Ask a second endpoint, too, when the first token is late; 5 % more load at most.",
+    )
     ray_scaling_status_codes: Words = variable(
         "RAY_SCALING_STATUS_CODES",
         ("503", "409"),
@@ -470,6 +475,7 @@ class Settings:
             connect_timeout=values.ray_client_connect_timeout,
             max_connections=values.ray_client_max_connections,
             max_keepalive=values.ray_client_max_keepalive,
+            hedge=values.ray_client_hedge,
             scaling_status_codes=frozenset(int(code) for code in values.ray_scaling_status_codes),
             scaling_backoff=backoff_schedule(values.ray_scaling_backoff),
             max_scale_cycles=values.ray_max_scale_cycles,

@@ -43,6 +43,8 @@ class InferenceConfig:
     seconds_per_1k_prompt_tokens: float = 10.0
     session_affinity: bool = True
     """Conversations go to the endpoint that knows their prompt, as far as its load allows."""
+    hedge: bool = False
+    """A request whose first token is late is asked of a second endpoint as well."""
     token: str | None = field(default=None, repr=False)
     """Bearer token the Ray endpoints ask for."""
     ollama_host: str | None = None

@@ -113,6 +113,19 @@ class AttemptSucceeded(_Attempt):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hedged(_Fields):
+    """A second attempt went to this endpoint, `after_seconds`; it `won` if it gave the answer."""
+
+    request_id: str
+    task_type: str
+    endpoint: str
+    path: str
+    after_seconds: float
+    outcome: Literal["won", "lost"]
+    name = "llm.ray.hedge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointChanged(_Fields):
     """A Ray endpoint went down, or was found to be reachable again."""
 

@@ -15,6 +15,7 @@ from mongars.inference.events import (
     AttemptStarted,
     AttemptSucceeded,
     FellBack,
+    Hedged,
     Moved,
     ScalingSeen,
     Unanswered,
@@ -70,6 +71,8 @@ class Metrics:
             case AttemptSucceeded():
                 self._record(names.RAY_LATENCY, event.seconds, _place(event, status="success"))
                 self._record(names.RAY_FIRST_TOKEN, event.first_token_seconds, _place(event))
+            case Hedged():
+                self._add(names.RAY_HEDGES, _place(event, outcome=event.outcome))
             case FellBack():
                 self._add(names.RAY_FALLBACK, {"reason": event.reason})
             case Moved():
@@ -119,7 +122,8 @@ class Metrics:
 
 
 def _place(
-    event: AttemptStarted | AttemptFailed | ScalingSeen | AttemptSucceeded, **more: str | int
+    event: AttemptStarted | AttemptFailed | ScalingSeen | AttemptSucceeded | Hedged,
+    **more: str | int,
 ) -> dict[str, Any]:
     path = {} if event.path == "/" else {"path": event.path}
     return {"endpoint": event.endpoint, **path, **more}
