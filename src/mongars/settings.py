@@ -137,6 +137,15 @@ class Environment(BaseSettings):
         "MONGARS_PROMPT_CACHE_MIB", 0, "Host memory for prompts of finished requests, MiB.", ge=0
     )
     slots: int = variable("MONGARS_SLOTS", 4, "Requests one engine answers at once.", ge=1, le=256)
+    answer_cache_mib: int = variable(
+        "MONGARS_ANSWER_CACHE_MIB",
+        0,
+        "Memory of the API process for answers that would come out the same again, MiB; 0: off.",
+        ge=0,
+    )
+    answer_cache_seconds: float = variable(
+        "MONGARS_ANSWER_CACHE_SECONDS", 300.0, "Seconds for which such an answer is kept.", gt=0
+    )
     context_tokens: int = variable(
         "MONGARS_CONTEXT_TOKENS",
         4096,
@@ -476,6 +485,8 @@ class Settings:
             max_connections=values.ray_client_max_connections,
             max_keepalive=values.ray_client_max_keepalive,
             hedge=values.ray_client_hedge,
+            answer_cache_bytes=values.answer_cache_mib * 1024 * 1024,
+            answer_cache_seconds=values.answer_cache_seconds,
             scaling_status_codes=frozenset(int(code) for code in values.ray_scaling_status_codes),
             scaling_backoff=backoff_schedule(values.ray_scaling_backoff),
             max_scale_cycles=values.ray_max_scale_cycles,

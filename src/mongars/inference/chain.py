@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mongars.core.generation import GenerationRequest, Origin
     from mongars.core.observe import Observer
     from mongars.inference.continuation import Reopen
-    from mongars.inference.provider import Provider, ProviderStream
+    from mongars.inference.provider import CacheUse, Provider, ProviderStream
 
 _OUTCOMES: dict[StreamState, Outcome] = {
     "complete": "complete",
@@ -76,6 +76,7 @@ class _Ask:
     request: GenerationRequest
     deadline: Deadline
     attempts: Attempts
+    cache: CacheUse | None
 
 
 class ProviderChain:
@@ -89,14 +90,16 @@ class ProviderChain:
         self._observer = observer
 
     @asynccontextmanager
-    async def open(self, request: GenerationRequest, deadline: Deadline) -> AsyncIterator[Answer]:
-        """Begin an answer with the first provider that can.
+    async def open(
+        self, request: GenerationRequest, deadline: Deadline, *, cache: CacheUse | None = None
+    ) -> AsyncIterator[Answer]:
+        """Begin an answer with the first provider that can; `cache` is for its route.
 
         Raises a `CallerError` at once, or `AllProvidersFailed` with the cause of each.
         """
         clock = deadline.clock
         start = clock.monotonic()
-        ask = _Ask(request=request, deadline=deadline, attempts=Attempts())
+        ask = _Ask(request=request, deadline=deadline, attempts=Attempts(), cache=cache)
         async with AsyncExitStack() as ends:
             stack = AsyncExitStack()
             try:
@@ -117,7 +120,7 @@ class ProviderChain:
                 yield answer
             finally:
                 seconds = (began - start, clock.monotonic() - start)
-                self._observer.observe(_answered(request, answer, seconds))
+                self._observer.observe(answered(request, answer, seconds))
 
     async def _begin(self, ask: _Ask, stack: AsyncExitStack) -> Answer:
         request, deadline, attempts = ask.request, ask.deadline, ask.attempts
@@ -138,6 +141,7 @@ class ProviderChain:
                 attempts=attempts.count,
                 fallback=reason is not None,
                 reason=reason,
+                cache=ask.cache,
             )
             chunks = MovingChunks(stream, stack, self._mover(ask, provider))
             return Answer(route=route, chunks=chunks)
@@ -219,7 +223,8 @@ def fallback_reason(error: MongarsError) -> FallbackReason:
     return "error_response" if isinstance(error, InferenceFailed) else "ray_exception"
 
 
-def _answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, float]) -> Answered:
+def answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, float]) -> Answered:
+    """What is told of an answer at its end; `seconds` to its first content, and in all."""
     usage = answer.chunks.usage
     return Answered(
         request_id=request.request_id,
@@ -236,4 +241,5 @@ def _answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, 
         prompt_tokens=None if usage is None else usage.prompt_tokens,
         completion_tokens=None if usage is None else usage.completion_tokens,
         moves=answer.chunks.moves,
+        cache=answer.route.cache,
     )

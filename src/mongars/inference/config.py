@@ -45,6 +45,9 @@ class InferenceConfig:
     """Conversations go to the endpoint that knows their prompt, as far as its load allows."""
     hedge: bool = False
     """A request whose first token is late is asked of a second endpoint as well."""
+    answer_cache_bytes: int = 0
+    """Memory for answers to questions that may be asked again; 0 keeps none and shares none."""
+    answer_cache_seconds: float = 300.0
     token: str | None = field(default=None, repr=False)
     """Bearer token the Ray endpoints ask for."""
     ollama_host: str | None = None

@@ -207,6 +207,8 @@ class Answered(_Fields):
     completion_tokens: int | None = None
     moves: int = 0
     """How often it was cut and went on elsewhere."""
+    cache: Literal["hit", "shared", "miss"] | None = None
+    """Of a question whose answer may be kept: whether it was stored, in the making, or asked for."""
     name = "llm.answered"
 
 

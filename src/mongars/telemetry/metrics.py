@@ -100,6 +100,10 @@ class Metrics:
             self._add(names.REQUESTS, {"outcome": outcome})
         where = {"provider": event.provider, "outcome": event.outcome}
         self._record(names.DURATION, event.seconds, where)
+        if event.cache is not None:
+            self._add(names.CACHE, {"outcome": event.cache})
+        if event.cache in {"hit", "shared"}:
+            return  # no engine wrote these tokens for this question
         counts = (("input", event.prompt_tokens), ("output", event.completion_tokens))
         for kind, count in counts:
             if count is not None:

@@ -91,6 +91,13 @@ MOVES = Metric(
     description="Answers that were cut and went on elsewhere: continued exactly, or restarted.",
     attributes=("provider", "kind"),
 )
+CACHE = Metric(
+    name="llm.cache",
+    kind="counter",
+    unit="{answer}",
+    description="Answers that may be kept: stored ones (hit), shared while made, and new ones (miss).",
+    attributes=("outcome",),
+)
 REQUESTS = Metric(
     name="llm.requests",
     kind="counter",
@@ -122,6 +129,7 @@ METRICS = (
     RAY_FALLBACK,
     RAY_HEDGES,
     MOVES,
+    CACHE,
     REQUESTS,
     DURATION,
     TOKENS,
