@@ -239,3 +239,13 @@ async def test_an_endpoint_that_may_be_tested_makes_room_for_one() -> None:
     assert pool.capacity == 9
     assert pool.admit(B) is not None
     assert pool.capacity == 9, "the test itself; nobody else meanwhile"
+
+
+def test_a_wait_that_was_given_up_only_ever_raises_the_average() -> None:
+    """It bounds the first-token time from below: a short one says nothing, a long one all it had."""
+    average = PeakEwma()
+    average.observe(0.5, 0.0)
+    average.at_least(0.1, 1.0)
+    assert average.last == 0.5
+    average.at_least(2.0, 1.0)
+    assert average.last == 2.0

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mongars.core.generation import Begun, Sampling
@@ -83,11 +83,12 @@ def test_what_costs_more_is_never_hedged(changes: dict[str, object]) -> None:
     assert hedging.delay(dataclasses.replace(question(), **changes)) is None
 
 
+@settings(deadline=None)  # a slow machine is no failure
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 40), st.integers(0, 5)), max_size=40))
 def test_hedges_stay_within_5_percent_and_a_small_floor(
     bursts: list[tuple[float, int, int]],
 ) -> None:
-    """In every window of the budget, whatever the traffic and however often it is asked."""
+    """Of the window of the budget, with every hedge sent, however often it is asked."""
 
     async def scenario() -> None:
         clock = ManualClock()
@@ -100,10 +101,12 @@ def test_hedges_stay_within_5_percent_and_a_small_floor(
             for _ in range(arriving):
                 hedging.request()
                 requests.append(now)
-            hedges += [now for _ in range(late) if hedging.spend()]
             window = now - MEMORY_SECONDS
-            sent = sum(at >= window for at in hedges)
-            assert sent <= FLOOR + SHARE * sum(at >= window for at in requests)
+            bound = FLOOR + SHARE * sum(at >= window for at in requests)
+            for _ in range(late):
+                if hedging.spend():
+                    hedges.append(now)
+                    assert sum(at >= window for at in hedges) <= bound
 
     asyncio.run(scenario())
 

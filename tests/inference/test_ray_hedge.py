@@ -12,10 +12,22 @@ from ray_side import RaySide, ray_side
 
 from mongars.core.clock import SystemClock
 from mongars.core.errors import InvalidRequest
+from mongars.core.generation import Chunk, Origin
+from mongars.inference.budget import RetryBudget
+from mongars.inference.config import InferenceConfig
+from mongars.inference.endpoints import Admission, EndpointPool
 from mongars.inference.events import AttemptFailed, Hedged
-from mongars.inference.hedging import LEAST_SAMPLES
+from mongars.inference.gate import Gate
+from mongars.inference.hedging import LEAST_SAMPLES, Hedging
+from mongars.inference.provider import ProviderStream
+from mongars.inference.providers.answers import WholeAnswer
+from mongars.inference.providers.ray_hedge import HedgeTools, RayHedge
+from mongars.inference.rotation import Rotation
+from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Fault, Status
+from mongars.testing.inference import question
+from mongars.testing.recording import RecordingObserver
 from support import eventually
 
 if TYPE_CHECKING:
@@ -113,9 +125,9 @@ async def test_the_overtaken_endpoint_is_not_chosen_next() -> None:
     async with hedging() as side:
         side.order(NEVER)
         assert await side.ray.ask() == TEXT
-        slow = side.new[0].body["messages"] and side.replicas[0].received[-1] is side.new[0]
+        first_was_slow = side.new[0] in side.replicas[0].received
         times = [endpoint.first_token_seconds for endpoint in await side.ray.endpoints()]
-        assert (times[0] > times[1]) is slow
+        assert (times[0] > times[1]) is first_was_slow
 
 
 async def test_the_first_may_still_win() -> None:
@@ -142,6 +154,66 @@ async def test_the_first_fails_and_the_second_goes_on() -> None:
             "transport_error"
         ]
         assert sorted(e.failures for e in await side.ray.endpoints()) == [0, 0, 1]
+
+
+async def test_a_first_attempt_that_fails_early_is_no_case_for_a_hedge() -> None:
+    """The next endpoint is asked at once, not when the first would have been late."""
+    async with hedging(warm=0, max_connections=64) as side:
+        side.order(*[Answer(first_delay=1.5)] * LEAST_SAMPLES)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(LEAST_SAMPLES):
+                group.create_task(side.ray.ask())
+        side.order(Status(code=500))
+        assert await side.ray.ask() == TEXT
+        assert len(side.new) == 2
+        assert side.new[1].at - side.new[0].at < 1.0
+        assert side.outcomes == []
+
+
+async def test_both_may_begin_in_the_same_moment() -> None:
+    """One of them answers; the other one is closed before a word of it is read."""
+    clock, begin = ManualClock(), asyncio.Event()
+    urls = ("http://one/generate", "http://two/generate")
+    config = InferenceConfig(endpoints=urls, use_ray=True)
+    pool = EndpointPool(urls, clock=clock, rest_after=2, random=lambda: 0.5)
+    rotation = Rotation(pool, config, clock=clock, random=lambda: 0.5)
+    tools = HedgeTools(
+        hedging=Hedging(clock, RetryBudget(clock)),
+        pool=pool,
+        gate=Gate(lambda: None, clock=clock),
+        clock=clock,
+        observer=RecordingObserver(),
+    )
+    opened: list[str] = []
+
+    @asynccontextmanager
+    async def attempt(admission: Admission) -> AsyncIterator[ProviderStream]:
+        await begin.wait()
+        opened.append(admission.url)
+        try:
+            yield ProviderStream(
+                origin=Origin(model="m", engine="e"),
+                endpoint=admission.url,
+                chunks=WholeAnswer((Chunk(text="Hello"), Chunk(finish_reason="stop"))),
+            )
+        finally:
+            opened.remove(admission.url)
+
+    async def ask() -> None:
+        step = rotation.next(not_after=9)
+        assert step is not None
+        admission = pool.admit(step.url)
+        assert admission is not None
+        hedge = RayHedge(tools, question(), rotation=rotation, attempt=attempt)
+        async with hedge.open(admission, delay=1.0) as stream:
+            assert opened == [stream.endpoint]
+        assert opened == []
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(ask())
+        await clock.advance(1.0)
+        assert [pool.statuses()[number].in_flight for number in (0, 1)] == [1, 1]
+        begin.set()
 
 
 async def test_the_second_fails_and_the_first_goes_on() -> None:

@@ -181,10 +181,32 @@ async def test_an_answer_that_moved_is_not_kept() -> None:
         assert len(replica.received) == 3
 
 
+async def test_who_goes_on_with_an_answer_is_named() -> None:
+    """The first of them to ask and the one who shares: both learn whose words the last ones are."""
+    async with FakeReplica() as one, FakeReplica() as two, stack(one, two) as found:
+        two.faults = one.faults
+        one.faults.append(Answer(token_delay=0.01, cut_after=20))
+        two.origin = dataclasses.replace(two.origin, adapter_version="v8")
+
+        async def versions() -> tuple[str, str]:
+            async with found.integration.open(greedy()) as answer:
+                before = answer.origin.adapter_version
+                assert "".join([chunk.text async for chunk in answer]) == TEXT
+                return before, answer.origin.adapter_version
+
+        async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(versions()) for _ in range(2)]
+        began, last = ("v7", "v8") if one.received[0].at < two.received[0].at else ("v8", "v7")
+        assert [task.result() for task in asking] == [(began, last)] * 2
+
+
 async def test_a_local_answer_is_not_kept_for_ray() -> None:
-    """The embedded engine stood in once; when Ray is back, Ray is asked."""
+    """Even if it names the same weights: it stood in once; when Ray is back, Ray is asked."""
     engine = FakeEngine(FakePlan(), clock=CLOCK)
-    async with FakeReplica(Reset(), Reset()) as replica, stack(replica, engine=engine) as found:
+    async with FakeReplica() as replica, stack(replica, engine=engine) as found:
+        replica.origin = engine.origin
+        assert await use_of(found, question("Something else.")) is None
+        replica.faults.extend((Reset(), Reset()))
         completion, route = await found.integration.generate(greedy())
         assert (route.provider, route.cache, route.fallback) == ("embedded", "miss", True)
         assert completion.text != TEXT
@@ -197,6 +219,8 @@ async def test_ray_s_answers_outlive_ray() -> None:
     async with FakeReplica() as replica, stack(replica, engine=engine) as found:
         assert await use_of(found) == "miss"
         await replica.stop()
+        _, route = await found.integration.generate(greedy("Something else."))
+        assert (route.provider, route.cache) == ("embedded", "miss")
         assert await use_of(found) == "hit"
 
 
