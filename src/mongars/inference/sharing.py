@@ -117,7 +117,7 @@ class SharedAnswers:
         answer = flight.answer
         if answer is None or not flight.complete or answer.chunks.moves:
             return
-        if answer.route.provider != self._preferred or answer.origin.degraded:
+        if answer.route.provider != self._preferred:
             return
         kept = Stored(chunks=tuple(flight.chunks), origin=answer.origin, route=answer.route)
         self._cache.put(key, kept)
