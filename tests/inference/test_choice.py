@@ -249,3 +249,27 @@ def test_a_wait_that_was_given_up_only_ever_raises_the_average() -> None:
     assert average.last == 0.5
     average.at_least(2.0, 1.0)
     assert average.last == 2.0
+
+
+async def test_who_was_overtaken_is_not_preferred_next() -> None:
+    """What it had waited counts as its first-token time; nothing else is held against it."""
+    clock = ManualClock()
+    pool = EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 0.0)
+    for url in (A, B):
+        admission = pool.admit(url)
+        assert admission is not None
+        await clock.advance(0.2)
+        pool.committed(admission)
+        pool.completed(admission)
+        pool.release(admission)
+    assert pool.choose((A, B)) == A
+    slow = pool.admit(A)
+    assert slow is not None
+    before = pool.statuses()[0]
+    await clock.advance(0.5)
+    pool.overtaken(slow)
+    pool.release(slow)
+    assert pool.choose((A, B)) == B
+    after = pool.statuses()[0]
+    assert (after.state, after.failures, after.limit) == ("up", 0, before.limit)
+    assert (after.first_token_seconds, after.in_flight) == (0.5, 0)

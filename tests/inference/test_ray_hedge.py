@@ -22,7 +22,7 @@ from mongars.inference.hedging import LEAST_SAMPLES, Hedging
 from mongars.inference.provider import ProviderStream
 from mongars.inference.providers.answers import WholeAnswer
 from mongars.inference.providers.ray_hedge import HedgeTools, RayHedge
-from mongars.inference.rotation import Rotation
+from mongars.inference.rotation import Rotation, Step
 from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Fault, Status
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 AT_ONCE = 0.2
 CLOCK = SystemClock()
 NEVER = Answer(first_delay=3600)
+FIRST, SECOND = "http://one/generate", "http://two/generate"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,7 +102,7 @@ async def left_at_once(received: Received, since: float) -> None:
 
 
 async def test_a_second_endpoint_answers_for_a_slow_one() -> None:
-    """The slow one sees its caller leave at once, has failed in nothing and is known to be slow."""
+    """The slow one sees its caller leave at once, and has failed in nothing."""
     async with hedging() as side:
         side.order(NEVER)
         async with side.ray.open() as stream:
@@ -118,16 +119,6 @@ async def test_a_second_endpoint_answers_for_a_slow_one() -> None:
         assert {(e.in_flight, e.failures, e.busy, e.state) for e in endpoints} == {(0, 0, 0, "up")}
         limits = {endpoint.limit for endpoint in endpoints}
         assert len(limits) == 1
-
-
-async def test_the_overtaken_endpoint_is_not_chosen_next() -> None:
-    """What it had waited counts as its first-token time, so that others are preferred."""
-    async with hedging() as side:
-        side.order(NEVER)
-        assert await side.ray.ask() == TEXT
-        first_was_slow = side.new[0] in side.replicas[0].received
-        times = [endpoint.first_token_seconds for endpoint in await side.ray.endpoints()]
-        assert (times[0] > times[1]) is first_was_slow
 
 
 async def test_the_first_may_still_win() -> None:
@@ -170,26 +161,29 @@ async def test_a_first_attempt_that_fails_early_is_no_case_for_a_hedge() -> None
         assert side.outcomes == []
 
 
-async def test_both_may_begin_in_the_same_moment() -> None:
-    """One of them answers; the other one is closed before a word of it is read."""
-    clock, begin = ManualClock(), asyncio.Event()
-    urls = ("http://one/generate", "http://two/generate")
-    config = InferenceConfig(endpoints=urls, use_ray=True)
-    pool = EndpointPool(urls, clock=clock, rest_after=2, random=lambda: 0.5)
-    rotation = Rotation(pool, config, clock=clock, random=lambda: 0.5)
-    tools = HedgeTools(
-        hedging=Hedging(clock, RetryBudget(clock)),
-        pool=pool,
-        gate=Gate(lambda: None, clock=clock),
-        clock=clock,
-        observer=RecordingObserver(),
-    )
-    opened: list[str] = []
+class Course:
+    """A race between two endpoints that begin when the test says so, on a clock in its hand."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.begin = {FIRST: asyncio.Event(), SECOND: asyncio.Event()}
+        self.opened: list[str] = []
+        urls = (FIRST, SECOND)
+        config = InferenceConfig(endpoints=urls, use_ray=True)
+        self.pool = EndpointPool(urls, clock=self.clock, rest_after=2, random=lambda: 0.5)
+        self._rotation = Rotation(self.pool, config, clock=self.clock, random=lambda: 0.5)
+        self._tools = HedgeTools(
+            hedging=Hedging(self.clock, RetryBudget(self.clock)),
+            pool=self.pool,
+            gate=Gate(lambda: None, clock=self.clock),
+            clock=self.clock,
+            observer=RecordingObserver(),
+        )
 
     @asynccontextmanager
-    async def attempt(admission: Admission) -> AsyncIterator[ProviderStream]:
-        await begin.wait()
-        opened.append(admission.url)
+    async def attempt(self, admission: Admission) -> AsyncIterator[ProviderStream]:
+        await self.begin[admission.url].wait()
+        self.opened.append(admission.url)
         try:
             yield ProviderStream(
                 origin=Origin(model="m", engine="e"),
@@ -197,23 +191,40 @@ async def test_both_may_begin_in_the_same_moment() -> None:
                 chunks=WholeAnswer((Chunk(text="Hello"), Chunk(finish_reason="stop"))),
             )
         finally:
-            opened.remove(admission.url)
+            self.opened.remove(admission.url)
 
-    async def ask() -> None:
-        step = rotation.next(not_after=9)
-        assert step is not None
-        admission = pool.admit(step.url)
+    async def run(self) -> None:
+        """The winner is the only one that is open while its answer is read."""
+        step = self._rotation.next(not_after=9)
+        assert step == Step(url=FIRST, at=0.0)
+        admission = self.pool.admit(FIRST)
         assert admission is not None
-        hedge = RayHedge(tools, question(), rotation=rotation, attempt=attempt)
+        hedge = RayHedge(self._tools, question(), rotation=self._rotation, attempt=self.attempt)
         async with hedge.open(admission, delay=1.0) as stream:
-            assert opened == [stream.endpoint]
-        assert opened == []
+            assert self.opened == [stream.endpoint]
+        assert self.opened == []
 
+
+async def test_both_may_begin_in_the_same_moment() -> None:
+    """One of them answers; the other one is closed before a word of it is read."""
+    course = Course()
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
-        group.create_task(ask())
-        await clock.advance(1.0)
-        assert [pool.statuses()[number].in_flight for number in (0, 1)] == [1, 1]
-        begin.set()
+        group.create_task(course.run())
+        await course.clock.advance(1.0)
+        assert [endpoint.in_flight for endpoint in course.pool.statuses()] == [1, 1]
+        for begin in course.begin.values():
+            begin.set()
+
+
+async def test_who_was_overtaken_is_known_to_be_slow() -> None:
+    """By all it had waited; the one that won has no such mark."""
+    course = Course()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(course.run())
+        await course.clock.advance(1.5)
+        course.begin[SECOND].set()
+    times = [endpoint.first_token_seconds for endpoint in course.pool.statuses()]
+    assert times == [1.5, None]
 
 
 async def test_the_second_fails_and_the_first_goes_on() -> None:

@@ -244,7 +244,7 @@ async def test_different_users_do_not_share() -> None:
         assert len(replica.received) == 2
 
 
-@pytest.mark.parametrize("fault", [Answer(first_delay=0.3), Answer(token_delay=0.01)])
+@pytest.mark.parametrize("fault", [Answer(first_delay=1.0), Answer(token_delay=0.02)])
 async def test_others_go_on_when_who_asked_first_leaves(fault: Answer) -> None:
     """Before the first token or after it: their answer comes, complete, from the same call."""
     async with FakeReplica() as replica, stack(replica) as found:
@@ -286,7 +286,7 @@ async def test_the_call_ends_when_nobody_listens_any_more(fault: Answer) -> None
 async def test_who_comes_later_gets_it_from_the_start() -> None:
     """And a reader who dawdles holds up nobody."""
     async with FakeReplica() as replica, stack(replica) as found, AsyncExitStack() as readers:
-        replica.always = Answer(token_delay=0.005)
+        replica.always = Answer(token_delay=0.02)
         slow = await readers.enter_async_context(found.integration.open(greedy()))
         seen = [(await anext(slow.chunks)).text for _ in range(10)]
         assert await use_of(found) == "shared"
@@ -323,7 +323,7 @@ async def test_who_has_more_time_asks_again(first: Answer, kind: type[Exception]
     """The short-lived question fails alone; the others ask once more, together."""
     async with FakeReplica(first) as replica, stack(replica) as found:
         async with asyncio.TaskGroup() as group:
-            hasty = group.create_task(failure_of(found, seconds=0.6))
+            hasty = group.create_task(failure_of(found, seconds=1.0))
             await eventually(lambda: bool(replica.received))
             patient = [group.create_task(use_of(found)) for _ in range(3)]
         assert isinstance(hasty.result(), kind)
@@ -344,8 +344,8 @@ async def test_who_has_as_little_time_does_not_ask_again() -> None:
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
-        (Answer(first_delay=1.5), AllProvidersFailed),
-        (Answer(token_delay=0.03), GenerationInterrupted),
+        (Answer(first_delay=2.5), AllProvidersFailed),
+        (Answer(token_delay=0.05), GenerationInterrupted),
     ],
     ids=["before the first token", "in the middle"],
 )
@@ -354,7 +354,7 @@ async def test_who_has_less_time_fails_alone(fault: Answer, kind: type[Exception
         async with asyncio.TaskGroup() as group:
             patient = group.create_task(use_of(found))
             await eventually(lambda: bool(replica.received))
-            hasty = group.create_task(failure_of(found, seconds=0.4))
+            hasty = group.create_task(failure_of(found, seconds=1.0))
         assert isinstance(hasty.result(), kind)
         assert patient.result() == "miss"
         assert len(replica.received) == 1
