@@ -176,3 +176,28 @@ def test_ray_is_used_as_the_compose_profile_says_unless_told(
     """In a Compose project the profile decides; USE_RAY_SERVE has the last word."""
     settings = load_settings({"RAY_SERVE_URL": "http://ray-head:8000/generate", **variables})
     assert settings.inference().use_ray is used
+
+
+def test_hedging_and_the_answer_cache_are_off_unless_asked_for() -> None:
+    """Both cost something: a little load, and people's words in memory."""
+    plain = load_settings({}).inference()
+    assert (plain.hedge, plain.answer_cache_bytes) == (False, 0)
+    chosen = load_settings(
+        {
+            "RAY_CLIENT_HEDGE": "on",
+            "MONGARS_ANSWER_CACHE_MIB": "64",
+            "MONGARS_ANSWER_CACHE_SECONDS": "60",
+        }
+    ).inference()
+    assert (chosen.hedge, chosen.answer_cache_bytes) == (True, 64 * 1024 * 1024)
+    assert chosen.answer_cache_seconds == 60
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"MONGARS_ANSWER_CACHE_MIB": "-1"}, {"MONGARS_ANSWER_CACHE_SECONDS": "0"}],
+    ids=str,
+)
+def test_a_cache_of_less_than_nothing_is_refused(variables: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(variables))):
+        load_settings(variables)

@@ -40,14 +40,17 @@ def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]
 
     @asynccontextmanager
     async def start(
-        plan: FakePlan | None = None, *, endpoints: tuple[str, ...] = ()
+        plan: FakePlan | None = None, *, endpoints: tuple[str, ...] = (), cache_bytes: int = 0
     ) -> AsyncIterator[Api]:
         database_config = DatabaseConfig(url=f"sqlite:///{tmp_path / 'api.db'}")
         upgrade(database_config)
         metrics = Metrics(version="test")
         engine = FakeEngine(plan or FakePlan(context_tokens=CONTEXT_TOKENS), clock=CLOCK)
         config = InferenceConfig(
-            endpoints=endpoints, use_ray=bool(endpoints), sampling=Sampling(max_tokens=64)
+            endpoints=endpoints,
+            use_ray=bool(endpoints),
+            sampling=Sampling(max_tokens=64),
+            answer_cache_bytes=cache_bytes,
         )
         observer = Several(Silent(), metrics)
         providers: list[Provider] = [Embedded(engine, config)]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import os
 from collections import Counter
@@ -18,6 +19,7 @@ import pytest
 
 from mongars.core.clock import SystemClock
 from mongars.core.errors import AllProvidersFailed, GenerationInterrupted
+from mongars.core.generation import Sampling
 from mongars.inference.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, SHARE
 from mongars.inference.config import InferenceConfig
 from mongars.testing.fake_ollama import FakeOllama
@@ -27,6 +29,8 @@ from mongars.testing.inference import Stack, build, question
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mongars.core.generation import GenerationRequest
 
 CLOCK = SystemClock()
 REQUESTS = int(os.environ.get("CHAOS_REQUESTS", "400"))  # noqa: TID251 (a test's own knob)
@@ -75,12 +79,17 @@ class Weather:
     def leaves(self) -> bool:
         return self._random.random() < LEAVING
 
+    def question(self) -> GenerationRequest:
+        """One of a few that somebody else may be asking at the same time."""
+        asked = question(f"Say the words, number {self._random.randrange(8)}.")
+        return dataclasses.replace(asked, scope="somebody", sampling=Sampling(temperature=0))
 
-async def ask(stack: Stack, *, leave_after: int | None) -> str:
+
+async def ask(stack: Stack, asked: GenerationRequest, *, leave_after: int | None) -> str:
     """How one stream ended, after a look at every word of it."""
     text, finishes = "", 0
     try:
-        async with stack.integration.open(question()) as answer:
+        async with stack.integration.open(asked) as answer:
             chunks = 0
             async for chunk in answer:
                 text += chunk.text
@@ -101,7 +110,14 @@ async def ask(stack: Stack, *, leave_after: int | None) -> str:
 
 
 @pytest.mark.slow
-async def test_chaos_leaves_no_lie_and_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"hedge": True}, {"hedge": True, "answer_cache_bytes": 1}],
+    ids=["plain", "hedged", "shared"],
+)
+async def test_chaos_leaves_no_lie_and_no_trace(
+    capsys: pytest.CaptureFixture[str], settings: dict[str, float]
+) -> None:
     async with FakeReplica() as a, FakeReplica() as b, FakeReplica() as c, FakeOllama() as local:
         weather = Weather((a, b, c), seed=11)
         config = InferenceConfig(
@@ -113,6 +129,7 @@ async def test_chaos_leaves_no_lie_and_no_trace(capsys: pytest.CaptureFixture[st
             scaling_backoff=(0.02, 0.05),
             ollama_host=local.base,
             ollama_model="fake",
+            **settings,
         )
         stack = build(config)
         outcomes: Counter[str] = Counter()
@@ -124,7 +141,8 @@ async def test_chaos_leaves_no_lie_and_no_trace(capsys: pytest.CaptureFixture[st
                 for replica in (a, b, c):
                     if not replica.faults:
                         replica.faults.append(weather.next_fault())
-                outcomes[await ask(stack, leave_after=20 if weather.leaves() else None)] += 1
+                leave_after = 20 if weather.leaves() else None
+                outcomes[await ask(stack, weather.question(), leave_after=leave_after)] += 1
 
         async with stack.integration as llm:
             before = (len(asyncio.all_tasks()), open_files())
@@ -144,11 +162,12 @@ async def test_chaos_leaves_no_lie_and_no_trace(capsys: pytest.CaptureFixture[st
             gc.collect()
             after = (len(asyncio.all_tasks()), open_files())
         sent = sum(len(replica.received) for replica in (a, b, c))
+        names = Counter(stack.observer.names)
         memory = psutil.Process().memory_info().rss / 1e6
         with capsys.disabled():
             print(  # noqa: T201 (the figures of the long run)
                 f"\n  chaos: {REQUESTS} requests in {seconds:.0f} s: {dict(outcomes)}; sent to Ray"
-                f" {sent}, tasks {before[0]} -> {after[0]}, files {before[1]} -> {after[1]},"
+                f" {sent}, hedged {names['llm.ray.hedge']}, tasks {before[0]} -> {after[0]}, files {before[1]} -> {after[1]},"
                 f" {memory:.0f} MB"
             )
         assert outcomes.total() == REQUESTS

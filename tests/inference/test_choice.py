@@ -239,3 +239,37 @@ async def test_an_endpoint_that_may_be_tested_makes_room_for_one() -> None:
     assert pool.capacity == 9
     assert pool.admit(B) is not None
     assert pool.capacity == 9, "the test itself; nobody else meanwhile"
+
+
+def test_a_wait_that_was_given_up_only_ever_raises_the_average() -> None:
+    """It bounds the first-token time from below: a short one says nothing, a long one all it had."""
+    average = PeakEwma()
+    average.observe(0.5, 0.0)
+    average.at_least(0.1, 1.0)
+    assert average.last == 0.5
+    average.at_least(2.0, 1.0)
+    assert average.last == 2.0
+
+
+async def test_who_was_overtaken_is_not_preferred_next() -> None:
+    """What it had waited counts as its first-token time; nothing else is held against it."""
+    clock = ManualClock()
+    pool = EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 0.0)
+    for url in (A, B):
+        admission = pool.admit(url)
+        assert admission is not None
+        await clock.advance(0.2)
+        pool.committed(admission)
+        pool.completed(admission)
+        pool.release(admission)
+    assert pool.choose((A, B)) == A
+    slow = pool.admit(A)
+    assert slow is not None
+    before = pool.statuses()[0]
+    await clock.advance(0.5)
+    pool.overtaken(slow)
+    pool.release(slow)
+    assert pool.choose((A, B)) == B
+    after = pool.statuses()[0]
+    assert (after.state, after.failures, after.limit) == ("up", 0, before.limit)
+    assert (after.first_token_seconds, after.in_flight) == (0.5, 0)

@@ -168,3 +168,25 @@ async def test_a_quiet_time_is_not_taken_for_a_slow_one() -> None:
             await clock.advance(1)
         await clock.advance(3600)
     assert (gate.active, gate.waiting) == (0, 0)
+
+
+async def test_a_second_place_is_given_only_where_one_is_spare() -> None:
+    """It counts like any other, is never waited for, and never taken from somebody who waits."""
+    room, leave = Room(2), asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(room.visit(0, leave))
+        await eventually(lambda: room.gate.active == 1)
+        with room.gate.spare() as first:
+            assert first
+            assert room.gate.active == 2
+            with room.gate.spare() as second:
+                assert not second
+            group.create_task(room.visit(1, leave))
+            await eventually(lambda: room.gate.waiting == 1)
+            room.capacity = 3
+            with room.gate.spare() as third:
+                assert not third
+            room.capacity = 2
+        await eventually(lambda: room.order == [0, 1])
+        leave.set()
+    assert (room.gate.active, room.gate.waiting) == (0, 0)

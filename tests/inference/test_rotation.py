@@ -105,3 +105,30 @@ async def test_a_down_endpoint_is_neither_tried_nor_waited_for() -> None:
     way.pool.failed(admission, error="endpoint_unreachable", blame="gone")
     step = await way.step()
     assert step == Step(url=B, at=0.0)
+
+
+async def test_a_second_attempt_takes_an_endpoint_out_of_the_cycle() -> None:
+    """It goes to another endpoint with room, counts as an attempt, and is not repeated there."""
+    way = Way(A, B, C, cycles=1)
+    first = await way.step()
+    second = way.rotation.beside()
+    assert first is not None
+    assert second not in {None, first.url}
+    way.rotation.hedged(second)
+    third = await way.step()
+    assert third is not None
+    assert {first.url, second, third.url} == {A, B, C}
+    assert way.rotation.beside() is None
+    assert await way.step() is None
+
+
+async def test_no_second_attempt_where_there_is_no_room() -> None:
+    """Full, busy and drained endpoints are not bothered for somebody's convenience."""
+    way = Way(A, B, C)
+    assert await way.step() == Step(url=A, at=0.0)
+    admissions = [way.pool.admit(B) for _ in range(8)]
+    assert None not in admissions
+    way.pool.drain("ray-3")
+    assert way.rotation.beside() is None
+    way.pool.reset("ray-3")
+    assert way.rotation.beside() == C

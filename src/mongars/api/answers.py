@@ -31,6 +31,8 @@ def answer_headers(request_id: str, *, route: Route, origin: Origin) -> dict[str
         headers.FALLBACK: "true" if route.fallback else "false",
         headers.ADAPTER_VERSION: origin.adapter_version,
     }
+    if route.cache is not None:
+        found[headers.CACHE] = route.cache
     if origin.adapter_digest is not None:
         found[headers.ADAPTER_DIGEST] = origin.adapter_digest
     if origin.replica is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -95,7 +95,7 @@ class OpenAIDoor:
 
     async def chat_completions(self, request: Request) -> Response:
         """`POST /v1/chat/completions`, whole or streamed."""
-        await principal_of(request, self._context.authenticator)
+        principal = await principal_of(request, self._context.authenticator)
         config = self._context.config
         deadline = deadline_of(request, clock=self._context.clock, limit=config.answer_timeout)
         limit = config.max_body_bytes
@@ -110,6 +110,7 @@ class OpenAIDoor:
         )
         if not body.stream:
             deadline = whole_deadline_of(request, deadline)
+        generation = replace(generation, scope=principal.username)
         ask = _Ask(generation=generation, body=body, deadline=deadline)
         serve = self._stream if body.stream else self._whole
         return AnswerResponse(lambda answer: serve(answer, ask))

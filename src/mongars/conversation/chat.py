@@ -57,6 +57,11 @@ class Route(Protocol):
         """Whether a preferred provider had failed."""
         ...
 
+    @property
+    def cache(self) -> str | None:
+        """How the cache took part; None where it did not."""
+        ...
+
 
 class Answer(Protocol):
     """A streamed answer. Iterating raises what `Generator` raises; a normal end is complete."""
@@ -224,6 +229,7 @@ class Chat:
             task_type=task_type,
             session_id=session_id,
             traceparent=traceparent,
+            scope=principal.username,
         )
         async with AsyncExitStack() as stack:
             answer = await self._enter(stack, turns, question, deadline=deadline)

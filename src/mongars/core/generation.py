@@ -93,6 +93,8 @@ class GenerationRequest:
     session_id: str | None = None
     traceparent: str | None = None
     """The caller's W3C trace context, passed on as it came."""
+    scope: str | None = None
+    """Whose question it is: its answer may be kept for them, and for nobody if it is None."""
     continue_from: Begun | None = None
     """What of the answer was delivered already, if this completes one that was cut."""
     prompt_tokens: int | None = None

@@ -21,8 +21,12 @@ MEMORY_SECONDS = 10.0
 class RetryBudget:
     """Counts what was sent, over the last `MEMORY_SECONDS`."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(
+        self, clock: Clock, *, share: float = SHARE, floor_per_second: float = FLOOR_PER_SECOND
+    ) -> None:
         self._clock = clock
+        self._share = share
+        self._floor = floor_per_second * MEMORY_SECONDS
         self._requests: deque[float] = deque()
         self._extra: deque[float] = deque()
 
@@ -41,8 +45,7 @@ class RetryBudget:
     def left(self) -> float:
         """What may still be sent now."""
         self._now()
-        floor = FLOOR_PER_SECOND * MEMORY_SECONDS
-        return floor + SHARE * len(self._requests) - len(self._extra)
+        return self._floor + self._share * len(self._requests) - len(self._extra)
 
     def _now(self) -> float:
         now = self._clock.monotonic()

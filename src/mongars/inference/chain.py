@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from mongars.core.generation import GenerationRequest, Origin
     from mongars.core.observe import Observer
     from mongars.inference.continuation import Reopen
-    from mongars.inference.provider import Provider, ProviderStream
+    from mongars.inference.provider import CacheUse, Provider, ProviderStream
 
 _OUTCOMES: dict[StreamState, Outcome] = {
     "complete": "complete",
@@ -83,6 +83,7 @@ class _Ask:
     request: GenerationRequest
     deadline: Deadline
     attempts: Attempts
+    cache: CacheUse | None
 
     def open(self, provider: Provider) -> AbstractAsyncContextManager[ProviderStream]:
         """Put it to that provider."""
@@ -104,14 +105,16 @@ class ProviderChain:
         self._observer = observer
 
     @asynccontextmanager
-    async def open(self, request: GenerationRequest, deadline: Deadline) -> AsyncIterator[Answer]:
-        """Begin an answer with the first provider that can.
+    async def open(
+        self, request: GenerationRequest, deadline: Deadline, *, cache: CacheUse | None = None
+    ) -> AsyncIterator[Answer]:
+        """Begin an answer with the first provider that can; `cache` is for its route.
 
         Raises a `CallerError` at once, or `AllProvidersFailed` with the cause of each.
         """
         clock = deadline.clock
         start = clock.monotonic()
-        ask = _Ask(request=request, deadline=deadline, attempts=Attempts())
+        ask = _Ask(request=request, deadline=deadline, attempts=Attempts(), cache=cache)
         async with AsyncExitStack() as ends:
             stack = AsyncExitStack()
             try:
@@ -132,7 +135,7 @@ class ProviderChain:
                 yield answer
             finally:
                 seconds = (began - start, clock.monotonic() - start)
-                self._observer.observe(_answered(request, answer, seconds))
+                self._observer.observe(answered(request, answer, seconds))
 
     async def _begin(self, ask: _Ask, stack: AsyncExitStack) -> Answer:
         causes: list[tuple[str, WorldError]] = []
@@ -273,6 +276,7 @@ def _route(
         attempts=ask.attempts.count,
         fallback=reason is not None,
         reason=reason,
+        cache=ask.cache,
     )
 
 
@@ -289,7 +293,8 @@ def _larger(
     )
 
 
-def _answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, float]) -> Answered:
+def answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, float]) -> Answered:
+    """What is told of an answer at its end; `seconds` to its first content, and in all."""
     usage = answer.chunks.usage
     return Answered(
         request_id=request.request_id,
@@ -306,4 +311,5 @@ def _answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, 
         prompt_tokens=None if usage is None else usage.prompt_tokens,
         completion_tokens=None if usage is None else usage.completion_tokens,
         moves=answer.chunks.moves,
+        cache=answer.route.cache,
     )

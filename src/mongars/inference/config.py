@@ -62,6 +62,11 @@ class InferenceConfig:
     seconds_per_1k_prompt_tokens: float = 10.0
     session_affinity: bool = True
     """Conversations go to the endpoint that knows their prompt, as far as its load allows."""
+    hedge: bool = False
+    """A request whose first token is late is asked of a second endpoint as well."""
+    answer_cache_bytes: int = 0
+    """Memory for answers to questions that may be asked again; 0 keeps none and shares none."""
+    answer_cache_seconds: float = 300.0
     token: str | None = field(default=None, repr=False)
     """Bearer token the Ray endpoints ask for."""
     tls: TlsConfig = TlsConfig()

@@ -57,7 +57,11 @@ class MovingChunks:
         self._finished = False
         self._failed = False
         self.moves = 0
-        self.origin: Origin = first.origin
+
+    @property
+    def origin(self) -> Origin:
+        """Who gives the answer now."""
+        return self._current.origin
 
     @property
     def state(self) -> StreamState:
@@ -115,7 +119,6 @@ class MovingChunks:
             found = await self._reopen(delivered, self.origin, self._stack)
             if found is not None:
                 self._current = found
-                self.origin = found.origin
                 self._to_skip = "" if found.continued else delivered
                 return
         self._failed = True

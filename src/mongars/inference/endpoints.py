@@ -171,6 +171,10 @@ class EndpointPool:
             return NEVER
         return endpoint.not_before
 
+    def has_room(self, url: str) -> bool:
+        """Whether it has fewer requests than its limit."""
+        return self._has_room(self._endpoints[url])
+
     @property
     def capacity(self) -> int | None:
         """Requests that may be under way in all; None while none can be sent anyway.
@@ -228,6 +232,11 @@ class EndpointPool:
         endpoint.breaker.began(admission, now)
         _end_rest_lease(endpoint, admission)
         return endpoint.breaker.state == "closed" and _announce(endpoint, down=False)
+
+    def overtaken(self, admission: Admission) -> None:
+        """Another endpoint began first and this one is given up: slow so far, and no failure."""
+        now = self._clock.monotonic()
+        self._endpoints[admission.url].latency.at_least(now - admission.at, now)
 
     def completed(self, admission: Admission) -> None:
         """Its answer came to its end: old failures are forgiven."""

@@ -121,6 +121,19 @@ class AttemptSucceeded(_Attempt):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hedged(_Fields):
+    """A second attempt went to this endpoint, `after_seconds`; it `won` if it gave the answer."""
+
+    request_id: str
+    task_type: str
+    endpoint: str
+    path: str
+    after_seconds: float
+    outcome: Literal["won", "lost"]
+    name = "llm.ray.hedge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointChanged(_Fields):
     """A Ray endpoint went down, or was found to be reachable again."""
 
@@ -218,6 +231,8 @@ class Answered(_Fields):
     completion_tokens: int | None = None
     moves: int = 0
     """How often it was cut and went on elsewhere."""
+    cache: Literal["hit", "shared", "miss"] | None = None
+    """Of a question whose answer may be kept: whether it was stored, in the making, or asked for."""
     name = "llm.answered"
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import Overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from mongars.core.clock import Clock
 
@@ -57,6 +57,17 @@ class Gate:
             yield self._clock.monotonic() - arrived
         finally:
             self._leave()
+
+    @contextmanager
+    def spare(self) -> Iterator[bool]:
+        """A second place for a request that is through; yields whether there was one to spare."""
+        found = not self._waiting and self._free() >= 1
+        self.active += found
+        try:
+            yield found
+        finally:
+            if found:
+                self._leave()
 
     def wake(self) -> None:
         """Let those through for whom there is room; to be called when the capacity has grown."""

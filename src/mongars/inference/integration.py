@@ -12,6 +12,7 @@ from mongars.core.observe import Note
 from mongars.inference.chain import ProviderChain
 from mongars.inference.events import ray_event
 from mongars.inference.published import prompt_request, published_form, wished_task
+from mongars.inference.sharing import SharedAnswers
 from mongars.protocol.fold import Fold
 
 if TYPE_CHECKING:
@@ -49,7 +50,14 @@ class LLMIntegration:
         self._providers = providers
         self._clock = clock
         self._observer = observer
-        self._chain = ProviderChain(providers, observer=observer)
+        chain = ProviderChain(providers, observer=observer)
+        self._door = (
+            SharedAnswers(
+                chain, config, clock=clock, observer=observer, preferred=providers[0].name
+            )
+            if config.answer_cache_bytes
+            else chain
+        )
         self._tasks = asyncio.TaskGroup()
         self._background: list[asyncio.Task[None]] = []
         observer.observe(ray_event(config))
@@ -87,7 +95,7 @@ class LLMIntegration:
         it is cut. Leaving stops the work. The default deadline is the configured total time.
         """
         limit = deadline or Deadline.after(self._clock, self._config.total_timeout)
-        return self._chain.open(request, limit)
+        return self._door.open(request, limit)
 
     async def generate(
         self, request: GenerationRequest, *, deadline: Deadline | None = None

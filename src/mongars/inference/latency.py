@@ -28,6 +28,11 @@ class PeakEwma:
         self._value = max(seconds, faded) if seconds > faded else self._mix(seconds, now)
         self._at = now
 
+    def at_least(self, seconds: float, now: float) -> None:
+        """A request had waited so long when it was given up: its first token took longer."""
+        if seconds > self._faded(now):
+            self.observe(seconds, now)
+
     @property
     def last(self) -> float:
         """The average when the last sample came."""

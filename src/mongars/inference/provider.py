@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 ProviderName = Literal["ray_serve", "ollama", "embedded"]
 ProviderState = Literal["up", "down", "unknown", "off"]
 StreamState = Literal["open", "complete", "cut"]
+CacheUse = Literal["hit", "shared", "miss"]
+"""A stored answer, one in the making that somebody else had asked for, or a new one to be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """Which way an answer came. `attempts` counts what was sent, over all providers.
 
-    `fallback` says that Ray was asked first and could not answer; `reason` says why.
+    `fallback` says that Ray was asked first and could not answer; `reason` says why. `cache` is None
+    where answers are not kept.
     """
 
     provider: ProviderName
@@ -30,6 +33,7 @@ class Route:
     attempts: int
     fallback: bool = False
     reason: FallbackReason | None = None
+    cache: CacheUse | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

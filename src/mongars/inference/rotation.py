@@ -69,6 +69,21 @@ class Rotation:
             return Step(url=url, at=now)
         return self._patient_step(now, not_after)
 
+    def beside(self) -> str | None:
+        """Where a second attempt could go now, beside the first; None if there is no such place."""
+        now = self._clock.monotonic()
+        able = [
+            url
+            for url in self._fresh
+            if self._pool.opens_at(url) <= now and self._pool.has_room(url)
+        ]
+        return self._pool.choose(able) if able and self._attempts_left > 0 else None
+
+    def hedged(self, url: str) -> None:
+        """The second attempt was sent there."""
+        self._fresh.remove(url)
+        self._attempts_left -= 1
+
     def sent(self) -> None:
         """The step was really taken."""
         self._attempts_left -= 1

@@ -25,6 +25,8 @@ PROVIDER = "x-llm-provider"
 ENDPOINT = "x-llm-endpoint"
 ATTEMPTS = "x-llm-attempts"
 FALLBACK = "x-llm-fallback"
+CACHE = "x-llm-cache"
+"""`hit`, `shared` or `miss`, where an answer may be kept."""
 SHOULD_RETRY = "x-should-retry"
 """`false` tells the OpenAI clients not to repeat a request whose answer is final."""
 

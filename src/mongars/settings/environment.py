@@ -80,6 +80,15 @@ class Environment(BaseModel):
         "MONGARS_PROMPT_CACHE_MIB", 0, "Host memory for prompts of finished requests, MiB.", ge=0
     )
     slots: int = variable("MONGARS_SLOTS", 4, "Requests one engine answers at once.", ge=1, le=256)
+    answer_cache_mib: int = variable(
+        "MONGARS_ANSWER_CACHE_MIB",
+        0,
+        "Memory of the API process for answers that would come out the same again, MiB; 0: off.",
+        ge=0,
+    )
+    answer_cache_seconds: float = variable(
+        "MONGARS_ANSWER_CACHE_SECONDS", 300.0, "Seconds for which such an answer is kept.", gt=0
+    )
     context_tokens: int = variable(
         "MONGARS_CONTEXT_TOKENS",
         4096,
@@ -151,6 +160,11 @@ class Environment(BaseModel):
     )
     ray_client_max_keepalive: int = variable(
         "RAY_CLIENT_MAX_KEEPALIVE", 5, "Idle connections kept open for reuse, per endpoint.", ge=1
+    )
+    ray_client_hedge: Boolean = variable(
+        "RAY_CLIENT_HEDGE",
+        default=False,
+        description="Ask a second endpoint, too, when the first token is late; 5 % more load at most.",
     )
     ray_scaling_status_codes: Words = variable(
         "RAY_SCALING_STATUS_CODES",

@@ -17,6 +17,7 @@ from mongars.inference.events import (
     AttemptStarted,
     AttemptSucceeded,
     FellBack,
+    Hedged,
     Moved,
     ScalingSeen,
     Unanswered,
@@ -91,6 +92,8 @@ class Metrics:
             case AttemptSucceeded():
                 self._record(names.RAY_LATENCY, event.seconds, _place(event, status="success"))
                 self._record(names.RAY_FIRST_TOKEN, event.first_token_seconds, _place(event))
+            case Hedged():
+                self._add(names.RAY_HEDGES, _place(event, outcome=event.outcome))
             case FellBack():
                 self._add(names.RAY_FALLBACK, {"reason": event.reason})
             case Moved():
@@ -118,6 +121,10 @@ class Metrics:
             self._add(names.REQUESTS, {"outcome": outcome})
         where = {"provider": event.provider, "outcome": event.outcome}
         self._record(names.DURATION, event.seconds, where)
+        if event.cache is not None:
+            self._add(names.CACHE, {"outcome": event.cache})
+        if event.cache in {"hit", "shared"}:
+            return  # no engine wrote these tokens for this question
         counts = (("input", event.prompt_tokens), ("output", event.completion_tokens))
         for kind, count in counts:
             if count is not None:
@@ -140,7 +147,8 @@ class Metrics:
 
 
 def _place(
-    event: AttemptStarted | AttemptFailed | ScalingSeen | AttemptSucceeded, **more: str | int
+    event: AttemptStarted | AttemptFailed | ScalingSeen | AttemptSucceeded | Hedged,
+    **more: str | int,
 ) -> dict[str, Any]:
     path = {} if event.path == "/" else {"path": event.path}
     return {"endpoint": event.endpoint, **path, **more}

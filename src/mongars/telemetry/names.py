@@ -77,12 +77,26 @@ RAY_FALLBACK = Metric(
     description="Requests that fell back from Ray Serve to a local provider.",
     attributes=("reason",),
 )
+RAY_HEDGES = Metric(
+    name="llm.ray.hedges",
+    kind="counter",
+    unit="{attempt}",
+    description="Second attempts beside a first one that was late, by whether they gave the answer.",
+    attributes=("endpoint", "path", "outcome"),
+)
 MOVES = Metric(
     name="llm.moves",
     kind="counter",
     unit="{move}",
     description="Answers that were cut and went on elsewhere: continued exactly, or restarted.",
     attributes=("provider", "kind"),
+)
+CACHE = Metric(
+    name="llm.cache",
+    kind="counter",
+    unit="{answer}",
+    description="Answers that may be kept: stored ones (hit), shared while made, and new ones (miss).",
+    attributes=("outcome",),
 )
 REQUESTS = Metric(
     name="llm.requests",
@@ -113,7 +127,9 @@ METRICS = (
     RAY_LATENCY,
     RAY_FIRST_TOKEN,
     RAY_FALLBACK,
+    RAY_HEDGES,
     MOVES,
+    CACHE,
     REQUESTS,
     DURATION,
     TOKENS,
@@ -148,6 +164,11 @@ LOG_EVENTS = (
     LogEvent(name="llm.ray.dispatch", level="info", description="An attempt goes out."),
     LogEvent(name="llm.ray.success", level="debug", description="An attempt was answered."),
     LogEvent(name="llm.ray.scaling", level="info", description="An endpoint asks for patience."),
+    LogEvent(
+        name="llm.ray.hedge",
+        level="info",
+        description="A first token was late and a second endpoint was asked as well.",
+    ),
     LogEvent(name="llm.ray.server_error", level="warning", description="An endpoint answered 5xx."),
     LogEvent(name="llm.ray.transport_error", level="warning", description="No answer came."),
     LogEvent(name="llm.ray.error_response", level="warning", description="The answer is an error."),

@@ -2,6 +2,7 @@
 
 1. The rotation names an endpoint; the pool admits the request there, or does not.
 2. One exchange, up to the first content token: the commit gate.
+   Is that late, a second endpoint may be asked beside the first (`ray_hedge`).
 3. Before it, a failure sends the request on, with what the failure means for the endpoint.
 4. After it, the stream is the caller's; how it ends is reported to the pool.
 """
@@ -31,10 +32,12 @@ from mongars.inference.events import (
 from mongars.inference.failures import AttemptError, Verdict
 from mongars.inference.provider import ProviderStream
 from mongars.inference.providers.ray_exchange import Begun, RayExchange
+from mongars.inference.providers.ray_hedge import RayHedge
 from mongars.inference.rotation import Rotation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from mongars.inference.endpoints import Admission, Blame, EndpointPool
     from mongars.inference.provider import Attempts
     from mongars.inference.providers.http import HttpPool
+    from mongars.inference.providers.ray_hedge import HedgeTools
 
 LEAST_SHARE = 0.1
 """No attempt is begun with less than this share of the time; it could not succeed."""
@@ -72,6 +76,8 @@ class RayTools:
     observer: Observer
     random: Callable[[], float]
     budget: RetryBudget
+    hedge: HedgeTools | None
+    """None where no request is hedged."""
 
 
 class _Label(TypedDict):
@@ -127,7 +133,8 @@ class RayCall:
                 break
             self._rotation.sent()
             try:
-                return await stack.enter_async_context(self._attempt(admission, commit_by))
+                opening = self._opening(admission, commit_by, first=last is None)
+                return await stack.enter_async_context(opening)
             except AttemptError as failure:
                 last = failure
         raise self._conclusion(last)
@@ -136,8 +143,27 @@ class RayCall:
         """First attempts always; others from the budget, unless nothing has been sent yet."""
         if last is None and self._request.continue_from is None:
             self._tools.budget.request()
+            if self._tools.hedge is not None:
+                self._tools.hedge.hedging.request()
             return True
         return (last is not None and last.unsent) or self._tools.budget.spend()
+
+    def _opening(
+        self, admission: Admission, commit_by: Deadline, *, first: bool
+    ) -> AbstractAsyncContextManager[ProviderStream]:
+        """One attempt; or, for a first one that may be late, up to two side by side."""
+        tools = self._tools.hedge if first else None
+        delay = None if tools is None else tools.hedging.delay(self._request)
+        latest = (1 - LEAST_SHARE) * commit_by.remaining()
+        if tools is None or delay is None or delay >= latest:
+            return self._attempt(admission, commit_by)
+        hedge = RayHedge(
+            tools,
+            self._request,
+            rotation=self._rotation,
+            attempt=lambda admitted: self._attempt(admitted, commit_by),
+        )
+        return hedge.open(admission, delay=delay)
 
     @asynccontextmanager
     async def _attempt(
@@ -148,6 +174,8 @@ class RayCall:
         try:
             async with self._exchange.open(admission.url, commit_by) as begun:
                 began = self._clock.monotonic()
+                if self._tools.hedge is not None:
+                    self._tools.hedge.hedging.waited(began - admission.at)
                 if self._pool.committed(admission, adapter_version=begun.origin.adapter_version):
                     self._changed(admission, "reachable")
                 try:

@@ -10,9 +10,11 @@ from mongars.inference.budget import RetryBudget
 from mongars.inference.endpoints import EndpointPool
 from mongars.inference.events import split_label
 from mongars.inference.gate import Gate
+from mongars.inference.hedging import Hedging
 from mongars.inference.provider import ProviderName, ProviderState, ProviderStatus
 from mongars.inference.providers.prober import Prober
 from mongars.inference.providers.ray_call import RayCall, RayTools
+from mongars.inference.providers.ray_hedge import HedgeTools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -54,6 +56,17 @@ class RayServe:
             most=config.max_connections,
             only_hope=only_hope,
         )
+        self._config = config
+        self._only_hope = only_hope
+        self._gate = Gate(self._capacity, clock=clock)
+        budget = RetryBudget(clock)
+        hedge = HedgeTools(
+            hedging=Hedging(clock, budget),
+            pool=self._pool,
+            gate=self._gate,
+            clock=clock,
+            observer=observer,
+        )
         self._tools = RayTools(
             config=config,
             http=http,
@@ -61,13 +74,12 @@ class RayServe:
             clock=clock,
             observer=observer,
             random=random,
-            budget=RetryBudget(clock),
+            budget=budget,
+            hedge=hedge if config.hedge else None,
         )
         self._prober = Prober(
             self._pool, http, config=config, clock=clock, observer=observer, random=random
         )
-        self._only_hope = only_hope
-        self._gate = Gate(self._capacity, clock=clock)
 
     @asynccontextmanager
     async def open(
@@ -121,7 +133,7 @@ class RayServe:
         return found
 
     def _capacity(self) -> int | None:
-        room, most = self._pool.capacity, self._tools.config.max_connections
+        room, most = self._pool.capacity, self._config.max_connections
         if room is None:  # it will be known at once that nobody is there; or they are tried anyway
             return most if self._only_hope else None
         return min(room, most)

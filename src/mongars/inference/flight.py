@@ -1,0 +1,190 @@
+"""One answer in the making, for everybody who asks the same meanwhile.
+
+The answer is read in a task that belongs to the flight, not to whoever asked first: it goes on as
+long as anybody listens, and is cancelled when the last one leaves. Chunks are kept in one list.
+Each listener reads it from the start at their own pace, so that a slow one holds up nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
+
+from mongars.core.background import Background
+from mongars.core.errors import (
+    AllProvidersFailed,
+    DeadlineExceeded,
+    GenerationInterrupted,
+    MongarsError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import Chunk, Origin, Usage
+    from mongars.inference.chain import Answer
+    from mongars.inference.provider import StreamState
+
+
+class Flight:
+    """Reads one answer from its beginning to its end; `listening` keeps it going."""
+
+    def __init__(
+        self,
+        opening: AbstractAsyncContextManager[Answer],
+        *,
+        deadline: Deadline,
+        began: Callable[[Answer], None],
+        ended: Callable[[Flight], None],
+    ) -> None:
+        """`began` and `ended` are called once each, `ended` also if nobody listens any more."""
+        self._opening = opening
+        self._deadline = deadline
+        self._began = began
+        self._ended = ended
+        self._changed = asyncio.Event()
+        self._listeners = 0
+        self._work = Background(self._fly, name="answer-flight")
+        self._over = False
+        self.span = deadline.remaining()
+        """Seconds it had in all."""
+        self.answer: Answer | None = None
+        """Set once its first content is here."""
+        self.chunks: list[Chunk] = []
+        self.complete = False
+        self.failure: MongarsError | None = None
+
+    @property
+    def late(self) -> bool:
+        """Whether it failed because its time was up, so that more time might have helped."""
+        error = self.failure
+        causes = (
+            [cause for _, cause in error.causes] if isinstance(error, AllProvidersFailed) else []
+        )
+        slow = any(isinstance(cause, DeadlineExceeded) for cause in (error, *causes))
+        return error is not None and (slow or self._deadline.expired())
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[Flight]:
+        """Keep it going, and start it if it is new."""
+        self._listeners += 1
+        if not self._over:
+            self._work.start()
+        try:
+            yield self
+        finally:
+            self._listeners -= 1
+            if not self._listeners:
+                await self._close()
+
+    async def begun(self, deadline: Deadline) -> Answer:
+        """The answer, once its first content is here.
+
+        Raises why there is none, or `DeadlineExceeded` if this listener's own time was up first.
+        """
+        while self.answer is None:
+            if self.failure is not None:
+                raise self.failure
+            await self.news(deadline)
+        return self.answer
+
+    async def news(self, deadline: Deadline) -> None:
+        """Wait until there is more of it, or its end.
+
+        Raises `DeadlineExceeded`, or the bug that ended it. Who has at least as much time as the
+        flight need not look at the clock: it ends in time by itself.
+        """
+        if self._over:
+            await self._work.finished()
+        patience = None if deadline.at >= self._deadline.at else deadline.remaining()
+        try:
+            async with asyncio.timeout(patience):
+                await self._changed.wait()
+        except TimeoutError as exc:
+            detail = "No time left to wait for the answer to an equal question."
+            raise DeadlineExceeded(detail) from exc
+
+    async def _fly(self) -> None:
+        try:
+            async with self._opening as answer:
+                self._began(answer)
+                self.answer = answer
+                self._tell()
+                async for chunk in answer:
+                    self.chunks.append(chunk)
+                    self._tell()
+                self.complete = True
+                self._end()  # listeners need not wait until the connection is put away
+        except MongarsError as error:
+            self.failure = error
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if not self._over:
+            self._over = True
+            self._ended(self)
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wake whoever waits now; who comes later waits for the next time."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _close(self) -> None:
+        if self.complete:
+            await self._work.finished()
+            return
+        self._end()
+        await self._work.aclose()
+
+
+class Listener:
+    """The flight's answer from its start, as a `ChunkStream`."""
+
+    def __init__(self, flight: Flight, deadline: Deadline) -> None:
+        self._flight = flight
+        self._deadline = deadline
+        self._next = 0
+        self.state: StreamState = "open"
+        self.usage: Usage | None = None
+
+    @property
+    def origin(self) -> Origin | None:
+        """Who gives the answer now; None before it has begun."""
+        answer = self._flight.answer
+        return None if answer is None else answer.origin
+
+    def ready(self) -> list[Chunk]:
+        """What the flight has and this listener has not."""
+        found = self._flight.chunks[self._next :]
+        self._next += len(found)
+        self.usage = next((c.usage for c in reversed(found) if c.usage is not None), self.usage)
+        return found
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        flight = self._flight
+        while self._next == len(flight.chunks):
+            if flight.complete:
+                self.state = "complete"
+                raise StopAsyncIteration
+            await self._wait(flight)
+        chunk = flight.chunks[self._next]
+        self._next += 1
+        self.usage = chunk.usage or self.usage
+        return chunk
+
+    async def _wait(self, flight: Flight) -> None:
+        try:
+            if flight.failure is not None:
+                raise flight.failure
+            await flight.news(self._deadline)
+        except MongarsError as error:
+            self.state = "cut"
+            raise GenerationInterrupted(str(error)) from error
