@@ -178,7 +178,7 @@ PARTS: tuple[Callable[[], Coroutine[None, None, None]], ...] = (
     phases,
     queue,
     between_attempts,
-    # hedge,
+    hedge,
 )
 
 

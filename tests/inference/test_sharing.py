@@ -206,8 +206,9 @@ async def test_a_local_answer_is_not_kept_for_ray() -> None:
     async with FakeReplica() as replica, stack(replica, engine=engine) as found:
         replica.origin = engine.origin
         assert await use_of(found, question("Something else.")) is None
-        replica.faults.extend((Reset(), Reset()))
+        replica.always = Reset()
         completion, route = await found.integration.generate(greedy())
+        replica.always = Answer()
         assert (route.provider, route.cache, route.fallback) == ("embedded", "miss", True)
         assert completion.text != TEXT
         assert await use_of(found) == "miss"

@@ -93,6 +93,11 @@ class FakeReplica(FakeServer):
         """What the next requests meet, one each."""
         return self._switchboard.faults
 
+    @faults.setter
+    def faults(self, queue: deque[Fault]) -> None:
+        """Several fakes may share one queue."""
+        self._switchboard.faults = queue
+
     @property
     def always(self) -> Fault:
         """What they meet when nothing is queued."""
