@@ -40,6 +40,11 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[ServerEvent]:
         """Take more bytes; return the events they complete. Comments alone yield none."""
+        found = map(parse_event, self.blocks(data))
+        return [event for event in found if event is not None]
+
+    def blocks(self, data: bytes) -> list[bytes]:
+        """Take more bytes; return those of each event they complete, its blank line included."""
         if self._held or b"\r" in data:
             data = self._unify(data)
         known = max(0, len(self._buffer) - 1)  # the blank line may have been cut in two
@@ -52,7 +57,7 @@ class EventSplitter:
         if len(self._buffer) > MAX_EVENT_BYTES:
             message = f"an event of more than {MAX_EVENT_BYTES} bytes"
             raise EventTooLarge(message)
-        return [event for raw in blocks if (event := parse_event(raw + b"\n\n")) is not None]
+        return [block + b"\n\n" for block in blocks]
 
     def _unify(self, data: bytes) -> bytes:
         """CRLF becomes LF; a CR at the very end waits for what follows it."""

@@ -49,13 +49,15 @@ def _json(event: object, default: Callable[[object], object]) -> str:
 
 
 class LogObserver:
-    """Writes every event as one log line."""
+    """Writes every event as one log line. To be made after `configure_logs`."""
 
     def __init__(self) -> None:
-        self._log = structlog.get_logger()
+        self._log = structlog.get_logger().bind()
 
     def observe(self, event: Event) -> None:
         """Write it."""
         level = LEVELS[LEVEL_OF.get(event.name, "info")]
+        if not self._log.is_enabled_for(level):
+            return
         with contextlib.suppress(OSError):  # a full disk must not fail an answer that needs none
             self._log.log(level, event.name, **event.fields())

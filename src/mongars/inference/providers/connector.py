@@ -1,15 +1,30 @@
-"""Connections that are used again only where nothing unasked has arrived on them meanwhile."""
+"""Connections that are used again: only where nothing unasked has arrived on them, and not unnoticed."""
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import aiohttp
 
 if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
+
+
+@dataclass(slots=True)
+class Use:
+    """What a request went out on."""
+
+    reused: bool = False
+
+
+USE: ContextVar[Use] = ContextVar("use")
+"""Set it before a request to learn of its connection. aiohttp's tracing tells it too, at a price."""
 
 
 class CleanConnector(aiohttp.TCPConnector):
@@ -17,6 +32,11 @@ class CleanConnector(aiohttp.TCPConnector):
 
     aiohttp would take those bytes for the next answer, and each later answer for the one after.
     """
+
+    def __init__(self, *, keepalive_timeout: float) -> None:
+        """As many connections as are asked for; idle ones are closed after so many seconds."""
+        super().__init__(limit=0, keepalive_timeout=keepalive_timeout)
+        self._used: WeakSet[ResponseHandler] = WeakSet()
 
     async def connect(
         self,
@@ -27,6 +47,11 @@ class CleanConnector(aiohttp.TCPConnector):
         """A connection with nothing to read on it."""
         while True:
             connection = await super().connect(req, traces, timeout)
-            if connection.protocol is None or not connection.protocol.should_close:
+            protocol = connection.protocol
+            if protocol is None:
+                return connection
+            if not protocol.should_close:
+                USE.get().reused = protocol in self._used
+                self._used.add(protocol)
                 return connection
             connection.close()

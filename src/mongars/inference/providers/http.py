@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
@@ -17,12 +16,11 @@ import aiohttp
 from mongars.core.errors import EndpointUnreachable, InvalidAnswer, WorldError
 from mongars.inference.events import split_label
 from mongars.inference.failures import ConnectFailed
-from mongars.inference.providers.connector import CleanConnector
+from mongars.inference.providers.connector import USE, CleanConnector, Use
 from mongars.inference.providers.tls import Trust
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
-    from types import SimpleNamespace
 
     from mongars.inference.config import InferenceConfig
 
@@ -156,7 +154,8 @@ class HttpPool:
         host = split_label(url)[0]
         idle_at_most = self._max_keepalive
         while True:
-            connection = _Connection()
+            use = Use()
+            USE.set(use)
             try:
                 return await self._opened().request(
                     method,
@@ -165,11 +164,10 @@ class HttpPool:
                     headers=headers,
                     allow_redirects=False,
                     ssl=self._trust.context(host),
-                    trace_request_ctx=connection,
                 )
             except (aiohttp.ClientError, OSError, ValueError) as exc:
                 idle_at_most -= 1
-                if connection.reused and isinstance(exc, _CLOSED) and idle_at_most >= 0:
+                if use.reused and isinstance(exc, _CLOSED) and idle_at_most >= 0:
                     continue
                 raise self._trust.failure(exc, host) or self._translated(exc, host) from exc
 
@@ -187,32 +185,13 @@ class HttpPool:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=CleanConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+                connector=CleanConnector(keepalive_timeout=KEEPALIVE_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"user-agent": "monGARS", "accept-encoding": "identity"},
                 timeout=self._timeout,
-                trace_configs=[_tracing()],
                 trust_env=False,
             )
         return self._session
-
-
-@dataclass(slots=True)
-class _Connection:
-    """What a request went out on."""
-
-    reused: bool = False
-
-
-def _tracing() -> aiohttp.TraceConfig:
-    """Lets aiohttp tell whether a request got a connection that had been used before."""
-
-    async def note(_: object, context: SimpleNamespace, __: object) -> None:
-        context.trace_request_ctx.reused = True
-
-    config = aiohttp.TraceConfig()
-    config.on_connection_reuseconn.append(note)
-    return config
 
 
 async def _settle(reply: Reply) -> None:

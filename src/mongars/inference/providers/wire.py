@@ -12,7 +12,8 @@ from mongars.protocol import headers
 from mongars.protocol.body import json_object
 from mongars.protocol.generate import ERROR_EVENT, META_EVENT, origin_from
 from mongars.protocol.openai import error_in, finish_reason_from, read_chunk, usage_from
-from mongars.protocol.sse import EventSplitter, EventTooLarge
+from mongars.protocol.repeated import RepeatedEvents
+from mongars.protocol.sse import EventSplitter, EventTooLarge, parse_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,21 +28,35 @@ class SseDecoder:
 
     def __init__(self) -> None:
         self._splitter = EventSplitter()
+        self._repeated = RepeatedEvents()
 
-    def feed(self, block: bytes) -> Iterator[Chunk | Origin | End]:
-        """The items that this block completes. Raises the error an event carries."""
+    def feed(self, data: bytes) -> Iterator[Chunk | Origin | End]:
+        """The items that these bytes complete. Raises the error an event carries."""
         try:
-            events = self._splitter.feed(block)
+            blocks = self._splitter.blocks(data)
         except EventTooLarge as exc:
             detail = f"The peer sent {exc}."
             raise InvalidAnswer(detail) from exc
-        for event in events:
-            if event.is_done:
-                yield End()
-            elif event.name == META_EVENT:
-                yield origin_from(json_object(event.data))
-            elif event.name in _KNOWN_EVENTS:
-                yield read_chunk(event)
+        for raw in blocks:
+            text = self._repeated.text(raw)
+            item = self._item(raw) if text is None else Chunk(text=text, raw=raw)
+            if item is not None:
+                yield item
+
+    def _item(self, raw: bytes) -> Chunk | Origin | End | None:
+        event = parse_event(raw)
+        if event is None:
+            return None
+        if event.is_done:
+            return End()
+        if event.name == META_EVENT:
+            return origin_from(json_object(event.data))
+        if event.name not in _KNOWN_EVENTS:
+            return None
+        chunk = read_chunk(event)
+        if chunk.text and chunk == Chunk(text=chunk.text, raw=raw):
+            self._repeated.learn(raw, chunk.text)
+        return chunk
 
 
 def origin_of(found: Mapping[str, str], body: Mapping[str, Any]) -> Origin:
