@@ -10,8 +10,9 @@ from mongars.api.conversation import conversation_routes
 from mongars.api.health import health_routes
 from mongars.api.internal import internal_routes
 from mongars.api.login import login_routes
-from mongars.api.openai import openai_routes
+from mongars.api.openai import CHAT_COMPLETIONS, OpenAIDoor, openai_routes
 from mongars.api.problems import install_problem_handlers
+from mongars.api.shortcut import Shortcut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +34,10 @@ def build_app(
         openapi_url=None,  # served by `health_routes`, to those with a key
     )
     install_problem_handlers(app)
+    openai = OpenAIDoor(context)
+    app.add_middleware(Shortcut, path=CHAT_COMPLETIONS, endpoint=openai.chat_completions)
+    app.include_router(openai_routes(openai))
     for routes in (
-        openai_routes,
         conversation_routes,
         login_routes,
         health_routes,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
 
 from mongars.api.answers import AnswerResponse, answer_headers, error_event, problem_headers
 from mongars.api.relay import Relay
@@ -33,13 +32,12 @@ from mongars.protocol.openai import (
 from mongars.protocol.problems import openai_body, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     from mongars.api.context import ApiContext
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest
     from mongars.protocol.asgi import Answer
 
+CHAT_COMPLETIONS = "/v1/chat/completions"
 MODEL_ALIAS = "mongars"
 """Always names the model this stack serves, whatever it is."""
 
@@ -51,24 +49,11 @@ class _Ask:
     deadline: Deadline
 
 
-class _PlainRoute(APIRoute):
-    """Hands the request over as it is: reading parameters that are not there takes time too."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler itself."""
-        return self.endpoint
-
-
-def openai_routes(context: ApiContext) -> APIRouter:
+def openai_routes(door: OpenAIDoor) -> APIRouter:
     """The router of the dialect."""
-    door = OpenAIDoor(context)
     router = APIRouter(prefix="/v1", tags=["openai"])
     router.add_api_route(
-        "/chat/completions",
-        door.chat_completions,
-        methods=["POST"],
-        response_model=None,
-        route_class_override=_PlainRoute,
+        "/chat/completions", door.chat_completions, methods=["POST"], response_model=None
     )
     router.add_api_route("/models", door.models, methods=["GET"], response_model=None)
     router.add_api_route("/models/{name}", door.model, methods=["GET"], response_model=None)

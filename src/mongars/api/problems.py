@@ -21,7 +21,7 @@ OPENAI_PREFIX = "/v1/"
 
 def install_problem_handlers(app: FastAPI) -> None:
     """Make every expected error of a route an answer with a real status and a helpful body."""
-    app.add_exception_handler(MongarsError, _expected)
+    app.add_exception_handler(MongarsError, expected)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework)
 
@@ -41,7 +41,8 @@ def problem_body(path: str, error: MongarsError) -> dict[str, Any]:
     return {"detail": str(error), "error": error.code, **error_numbers(error)}
 
 
-async def _expected(request: Request, exc: Exception) -> Response:
+async def expected(request: Request, exc: Exception) -> Response:
+    """The answer to one of our own errors."""
     error = exc if isinstance(exc, MongarsError) else MongarsError()
     status = status_of(error)
     if isinstance(error, InvalidRequest) and not request.url.path.startswith(OPENAI_PREFIX):
