@@ -1,8 +1,9 @@
 """Measures what the API costs as a gateway, beside LiteLLM's proxy and a direct connection.
 
 `python -m benchmarks.gateway [PART ...]` starts a canned model server and one worker of each gateway,
-and asks them in turn, round after round. On Linux each gateway has the first core to itself; the
-load and the model server share the second. `--litellm PATH` names the program of LiteLLM's proxy,
+and asks them in turn, round after round. On Linux the gateways have the first core, one at a time; the
+load and the model server share the second. The direct connection goes to a model server on the
+first core, so that it, too, crosses from one core to the other and back. `--litellm PATH` names the program of LiteLLM's proxy,
 which lives in an environment of its own (`make bench` makes it); without it, it is left out.
 """
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 CLOCK = SystemClock()
 ROUNDS = 5
+THROUGHPUT_SECONDS = 1.5
+LATENCY_REQUESTS = 400
 MEMORY_REQUESTS = 100_000
 STREAMS = (32, 64, 128, 256, 512)
 GATEWAY_CORE, LOAD_CORE = 0, 1
@@ -85,11 +88,11 @@ def running(
 
 
 @contextmanager
-def upstream() -> Iterator[Target]:
-    """The canned model server, asked directly."""
+def upstream(core: int) -> Iterator[Target]:
+    """A canned model server."""
     port = free_port()
     argv = [sys.executable, "-m", "benchmarks.gateway_upstream", str(port)]
-    with running(argv, LOAD_CORE):
+    with running(argv, core):
         yield Target(name="direct", port=port)
 
 
@@ -141,6 +144,15 @@ def litellm(program: Path, model: Target) -> Iterator[Gateway]:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Everything that is compared."""
+
+    model: Target
+    ways: tuple[Gateway, ...]
+    """The direct connection first."""
+
+
 async def answers(target: Target) -> bool:
     """Whether it is there and right."""
     try:
@@ -165,11 +177,12 @@ async def ready(gateway: Gateway) -> None:
         await closed_loop(gateway.target, connections=4, requests=100, stream=stream)
 
 
-async def use(model: Target, mode: str) -> None:
-    """Tell the canned server how to answer."""
-    url = f"http://127.0.0.1:{model.port}/mode/{mode}"
-    async with aiohttp.ClientSession() as http, http.post(url) as response:
-        response.raise_for_status()
+async def use(world: World, mode: str) -> None:
+    """Tell the canned servers how to answer."""
+    for port in (world.model.port, world.ways[0].target.port):
+        url = f"http://127.0.0.1:{port}/mode/{mode}"
+        async with aiohttp.ClientSession() as http, http.post(url) as response:
+            response.raise_for_status()
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -186,23 +199,16 @@ def good(seen: list[Seen], name: str) -> list[Seen]:
     return [one for one in seen if one.ok]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """Everything that is compared."""
-
-    model: Target
-    ways: tuple[Gateway, ...]
-    """The direct connection first."""
-
-
 async def added_latency(world: World) -> None:
     """One connection, instant answers: what each way adds to the direct one."""
-    await use(world.model, "instant")
+    await use(world, "instant")
     for stream, what in ((False, "whole answer"), (True, "first token")):
         sums: dict[str, list[tuple[float, float]]] = {}
         for _ in range(ROUNDS):
             for way in world.ways:
-                seen, _ = await closed_loop(way.target, connections=1, requests=400, stream=stream)
+                seen, _ = await closed_loop(
+                    way.target, connections=1, requests=LATENCY_REQUESTS, stream=stream
+                )
                 times = [
                     one.first_content if stream else one.seconds
                     for one in good(seen, way.target.name)
@@ -224,15 +230,13 @@ async def added_latency(world: World) -> None:
 async def throughput(world: World) -> None:
     """Requests per second at several numbers of connections, and the ratio to LiteLLM."""
     for mode in ("instant", "20ms"):
-        await use(world.model, mode)
+        await use(world, mode)
         for connections in (1, 16, 64):
             rates: dict[str, list[float]] = {}
             for _ in range(ROUNDS):
                 for way in world.ways:
-                    quick = way.target.name != "LiteLLM"
-                    count = (60 if not quick else 600) * min(connections, 4)
                     seen, seconds = await closed_loop(
-                        way.target, connections=connections, requests=count
+                        way.target, connections=connections, seconds=THROUGHPUT_SECONDS
                     )
                     rate = len(good(seen, way.target.name)) / seconds
                     rates.setdefault(way.target.name, []).append(rate)
@@ -245,7 +249,7 @@ async def throughput(world: World) -> None:
 
 async def stalls(world: World) -> None:
     """How many paced streams at once come through without a stall."""
-    await use(world.model, "paced")
+    await use(world, "paced")
     pace = MODES["paced"].between
     for way in world.ways:
         best = 0
@@ -262,12 +266,12 @@ async def stalls(world: World) -> None:
                 break
             best = streams
         say(f"stall-free streams, {way.target.name}: {best}")
-    await use(world.model, "instant")
+    await use(world, "instant")
 
 
 async def memory(world: World) -> None:
     """Resident memory before, during and after many requests."""
-    await use(world.model, "instant")
+    await use(world, "instant")
     for way in world.ways:
         if way.process is None or way.target.name == "LiteLLM":
             continue
@@ -296,8 +300,8 @@ def resident(process: psutil.Process) -> float:
 PARTS: dict[str, Callable[[World], object]] = {
     "latency": added_latency,
     "throughput": throughput,
-    "stalls": stalls,
     "memory": memory,
+    "stalls": stalls,
 }
 
 
@@ -317,9 +321,10 @@ def main() -> None:
     chosen = parser.parse_args()
     pin(psutil.Process(), LOAD_CORE)
     with ExitStack() as stack:
-        model = stack.enter_context(upstream())
+        model = stack.enter_context(upstream(LOAD_CORE))
+        direct = stack.enter_context(upstream(GATEWAY_CORE))
         ways = [
-            Gateway(target=model),
+            Gateway(target=direct),
             stack.enter_context(mongars(f"http://127.0.0.1:{model.port}/generate")),
         ]
         if chosen.litellm is not None:

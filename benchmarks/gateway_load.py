@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -142,17 +143,22 @@ async def connect(target: Target) -> Client:
 
 
 async def closed_loop(
-    target: Target, *, connections: int, requests: int, stream: bool = False
+    target: Target,
+    *,
+    connections: int,
+    requests: int | None = None,
+    seconds: float = math.inf,
+    stream: bool = False,
 ) -> tuple[list[Seen], float]:
-    """So many requests over so many connections, each busy all the time; answers and seconds."""
+    """So many requests, or for so long, each connection busy all the time; answers and seconds."""
     request = target.request(stream=stream)
-    left = requests
+    left = math.inf if requests is None else requests
     seen: list[Seen] = []
 
     async def work() -> None:
         nonlocal left
         client = await connect(target)
-        while left > 0:
+        while left > 0 and CLOCK.monotonic() - began < seconds:
             left -= 1
             answer = await client.ask(request)
             seen.append(answer)

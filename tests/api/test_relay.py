@@ -12,7 +12,7 @@ from mongars.core.generation import Chunk, Usage
 from mongars.protocol.openai import chunk_body
 from mongars.protocol.sse import EventSplitter, encode_event
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer
+from mongars.testing.faults import TEXT, Answer, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,3 +114,29 @@ async def test_moved_answer_reads_as_one(
     assert len({body["id"] for body in found}) == 1
     assert found[-1]["usage"]["completion_tokens"] > 0
     assert text.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_overhead_is_what_the_replica_did_not_take(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]], stream: bool
+) -> None:
+    """Half a second of the replica's is none of ours; the second it asked us to wait is."""
+    slow = Answer(first_delay=0.5)
+    busy = Status(code=503, error="overloaded", headers={"Retry-After": "1"})
+    async with (
+        FakeReplica(slow, busy, slow) as replica,
+        start_api(endpoints=(replica.url,)) as api,
+    ):
+        found = []
+        for _ in range(2):
+            body = {
+                "model": "mongars",
+                "messages": [{"role": "user", "content": "Say the words."}],
+                "stream": stream,
+            }
+            url = f"{api.url}/v1/chat/completions"
+            async with api.http.post(url, json=body, headers=api.auth) as response:
+                await response.read()
+                found.append(float(response.headers["x-llm-overhead-ms"]))
+    assert found[0] < 450
+    assert found[1] > 950

@@ -47,7 +47,10 @@ class RaySide:
     provider: RayServe
     clock: Clock
     observer: RecordingObserver
-    attempts: Attempts = field(default_factory=Attempts)
+    attempts: Attempts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attempts = Attempts(self.clock)
 
     @asynccontextmanager
     async def open(self, *, seconds: float = 60.0) -> AsyncIterator[ProviderStream]:

@@ -23,6 +23,7 @@ from mongars.inference.config import InferenceConfig
 from mongars.inference.events import Answered, Moved
 from mongars.inference.provider import Attempts, ProviderStream, StreamState
 from mongars.protocol.fold import Fold
+from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, WORDS, Answer, Fault, Status
 from mongars.testing.inference import Stack, build, question
@@ -277,3 +278,21 @@ async def test_nothing_follows_a_finish() -> None:
     text, _, error = await play(ray)
     assert text == "A"
     assert error is not None
+
+
+async def test_a_whole_answer_names_who_finished_it() -> None:
+    """Cut at Ray and completed by Ollama: route, model and event say Ollama, and that Ray failed."""
+    async with FakeReplica() as replica, FakeOllama() as ollama:
+        replica.always = Answer(cut_after=20)
+        config = InferenceConfig(
+            endpoints=(replica.url,), use_ray=True, ollama_host=ollama.base, ollama_model="fake"
+        )
+        stack = build(config)
+        async with stack.integration:
+            completion, route = await stack.integration.generate(question())
+        [answered] = stack.observer.of(Answered)
+    assert completion.text == TEXT
+    assert (route.provider, route.fallback, route.reason) == ("ollama", True, "ray_exception")
+    assert route.attempts == len(replica.received) + len(ollama.received)
+    assert (answered.provider, answered.fallback) == ("ollama", True)
+    assert completion.origin.engine == "ollama"

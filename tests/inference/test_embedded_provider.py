@@ -63,7 +63,7 @@ async def running(
 
 async def ask(provider: Embedded, text: str = "tell me", *, seconds: float = 5.0) -> str:
     deadline = Deadline.after(CLOCK, seconds)
-    async with provider.open(question(text), deadline, Attempts()) as stream:
+    async with provider.open(question(text), deadline, Attempts(CLOCK)) as stream:
         return "".join([chunk.text async for chunk in stream.chunks])
 
 

@@ -55,7 +55,7 @@ async def ollama(host: str, *, model: str = "fake", **settings: object) -> Async
 
 @asynccontextmanager
 async def opened(provider: Ollama) -> AsyncIterator[ProviderStream]:
-    async with provider.open(question(), Deadline.after(CLOCK, 30), Attempts()) as stream:
+    async with provider.open(question(), Deadline.after(CLOCK, 30), Attempts(CLOCK)) as stream:
         yield stream
 
 
@@ -302,10 +302,10 @@ async def test_a_prompt_of_known_size_gets_the_room_it_needs(window: int, room: 
         server.context_tokens = window
         await provider.context_tokens()
         deadline = Deadline.after(CLOCK, 30)
-        async with provider.open(asked, deadline, Attempts()) as stream:
+        async with provider.open(asked, deadline, Attempts(CLOCK)) as stream:
             assert "word" in "".join([chunk.text async for chunk in stream.chunks])
         assert server.received[0].body["options"]["num_ctx"] == room
         with pytest.raises(ContextLengthExceeded) as failure:
-            async with provider.open(question("word " * 30), deadline, Attempts()):
+            async with provider.open(question("word " * 30), deadline, Attempts(CLOCK)):
                 pytest.fail("the usual window does not hold it")
         assert (failure.value.prompt_tokens, failure.value.context_tokens) == (31, 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
@@ -13,6 +14,7 @@ from mongars.protocol.sse import encode_event
 
 if TYPE_CHECKING:
     from mongars.conversation.chat import Route
+    from mongars.core.clock import Clock
     from mongars.core.errors import MongarsError
     from mongars.core.generation import Origin
 
@@ -21,13 +23,33 @@ class AnswerResponse(AnswerApp, Response):
     """`AnswerApp` in the shape FastAPI accepts from a handler."""
 
 
-def answer_headers(request_id: str, *, route: Route, origin: Origin) -> dict[str, str]:
-    """Who answered and how it was reached."""
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a request came in."""
+
+    clock: Clock
+    at: float
+
+    def overhead(self, route: Route) -> float:
+        """Seconds since then, without those in which whoever had been asked was waited for."""
+        return self.clock.monotonic() - self.at - route.waited
+
+
+def arrival(clock: Clock) -> Arrival:
+    """Now."""
+    return Arrival(clock, clock.monotonic())
+
+
+def answer_headers(
+    request_id: str, *, route: Route, origin: Origin, overhead: float
+) -> dict[str, str]:
+    """Who answered and how it was reached; `overhead` are our own seconds until it began."""
     found = {
         headers.REQUEST_ID: request_id,
         headers.PROVIDER: route.provider,
         headers.ENDPOINT: route.endpoint,
         headers.ATTEMPTS: str(route.attempts),
+        headers.OVERHEAD_MS: f"{max(0.0, overhead) * 1000:.1f}",
         headers.FALLBACK: "true" if route.fallback else "false",
         headers.ADAPTER_VERSION: origin.adapter_version,
     }

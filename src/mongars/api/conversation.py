@@ -9,7 +9,14 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mongars.api.answers import AnswerResponse, answer_headers, error_event, problem_headers
+from mongars.api.answers import (
+    AnswerResponse,
+    Arrival,
+    answer_headers,
+    arrival,
+    error_event,
+    problem_headers,
+)
 from mongars.api.requests import (
     deadline_of,
     principal_of,
@@ -65,6 +72,7 @@ class _Ask:
     request_id: str
     traceparent: str | None
     deadline: Deadline
+    arrived: Arrival
 
 
 def conversation_routes(context: ApiContext) -> APIRouter:
@@ -84,6 +92,7 @@ class ConversationDoor:
 
     async def chat(self, request: Request) -> Response:
         """Answer a message with the memory of the conversation; whole, or as events."""
+        arrived = arrival(self._context.clock)
         principal = await principal_of(request, self._context.authenticator)
         config = self._context.config
         deadline = deadline_of(request, clock=self._context.clock, limit=config.answer_timeout)
@@ -97,6 +106,7 @@ class ConversationDoor:
             request_id=request_id_of(request),
             traceparent=traceparent_of(request),
             deadline=deadline,
+            arrived=arrived,
         )
         serve = self._stream if body.stream else self._whole
         return AnswerResponse(lambda answer: serve(answer, ask))
@@ -135,17 +145,25 @@ class ConversationDoor:
     async def _whole(self, answer: Answer, ask: _Ask) -> None:
         try:
             async with self._open(ask) as reply:
+                overhead = ask.arrived.overhead(reply.route)
                 logprobs = [value async for chunk in reply for value in chunk.logprobs]
         except MongarsError as error:
             await _problem(answer, error, ask.request_id)
             return
-        headers = answer_headers(ask.request_id, route=reply.route, origin=reply.origin)
+        headers = answer_headers(
+            ask.request_id, route=reply.route, origin=reply.origin, overhead=overhead
+        )
         await answer.json(200, _reply_body(reply, logprobs), headers)
 
     async def _stream(self, answer: Answer, ask: _Ask) -> None:
         try:
             async with self._open(ask) as reply:
-                headers = answer_headers(ask.request_id, route=reply.route, origin=reply.origin)
+                headers = answer_headers(
+                    ask.request_id,
+                    route=reply.route,
+                    origin=reply.origin,
+                    overhead=ask.arrived.overhead(reply.route),
+                )
                 await answer.start(200, {**EVENT_STREAM_HEADERS, **headers})
                 logprobs: list[float] = []
                 async for chunk in reply:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from mongars.api.answers import AnswerResponse, answer_headers, error_event, problem_headers
+from mongars.api.answers import (
+    AnswerResponse,
+    Arrival,
+    answer_headers,
+    arrival,
+    error_event,
+    problem_headers,
+)
 from mongars.api.relay import Relay
 from mongars.api.requests import (
     deadline_of,
@@ -47,6 +54,7 @@ class _Ask:
     generation: GenerationRequest
     body: ChatCompletionRequest
     deadline: Deadline
+    arrived: Arrival
 
 
 def openai_routes(door: OpenAIDoor) -> APIRouter:
@@ -80,6 +88,7 @@ class OpenAIDoor:
 
     async def chat_completions(self, request: Request) -> Response:
         """`POST /v1/chat/completions`, whole or streamed."""
+        arrived = arrival(self._context.clock)
         principal = await principal_of(request, self._context.authenticator)
         config = self._context.config
         deadline = deadline_of(request, clock=self._context.clock, limit=config.answer_timeout)
@@ -96,7 +105,7 @@ class OpenAIDoor:
         if not body.stream:
             deadline = whole_deadline_of(request, deadline)
         generation = replace(generation, scope=principal.username)
-        ask = _Ask(generation=generation, body=body, deadline=deadline)
+        ask = _Ask(generation=generation, body=body, deadline=deadline, arrived=arrived)
         serve = self._stream if body.stream else self._whole
         return AnswerResponse(lambda answer: serve(answer, ask))
 
@@ -117,6 +126,7 @@ class OpenAIDoor:
         entries: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         try:
             async with self._context.llm.open(generation, deadline=ask.deadline) as reply:
+                overhead = ask.arrived.overhead(reply.route)
                 async for first in reply:
                     for chunk in (first, *reply.chunks.ready()):
                         fold.add(chunk)
@@ -124,7 +134,10 @@ class OpenAIDoor:
                             entries[chunk.index] += logprob_entries(chunk)
                 completion = fold.completion(reply.origin)
                 fixed = answer_headers(
-                    generation.request_id, route=reply.route, origin=reply.origin
+                    generation.request_id,
+                    route=reply.route,
+                    origin=reply.origin,
+                    overhead=overhead,
                 )
         except MongarsError as error:
             await _problem(answer, error, generation.request_id)
@@ -142,7 +155,10 @@ class OpenAIDoor:
         try:
             async with self._context.llm.open(generation, deadline=ask.deadline) as reply:
                 fixed = answer_headers(
-                    generation.request_id, route=reply.route, origin=reply.origin
+                    generation.request_id,
+                    route=reply.route,
+                    origin=reply.origin,
+                    overhead=ask.arrived.overhead(reply.route),
                 )
                 await answer.start(200, {**EVENT_STREAM_HEADERS, **fixed})
                 relay = Relay(

@@ -58,6 +58,11 @@ class Route(Protocol):
         ...
 
     @property
+    def waited(self) -> float:
+        """Seconds until it began in which somebody who had been asked was waited for."""
+        ...
+
+    @property
     def cache(self) -> str | None:
         """How the cache took part; None where it did not."""
         ...

@@ -63,9 +63,12 @@ class Answer:
     Iterating raises `GenerationInterrupted` if it is cut; if it just ends, it is complete.
     """
 
-    route: Route
-    """The way it began."""
     chunks: MovingChunks
+
+    @property
+    def route(self) -> Route:
+        """Which way it comes: after a move, of whoever goes on."""
+        return self.chunks.route
 
     @property
     def origin(self) -> Origin:
@@ -114,7 +117,7 @@ class ProviderChain:
         """
         clock = deadline.clock
         start = clock.monotonic()
-        ask = _Ask(request=request, deadline=deadline, attempts=Attempts(), cache=cache)
+        ask = _Ask(request=request, deadline=deadline, attempts=Attempts(clock), cache=cache)
         async with AsyncExitStack() as ends:
             stack = AsyncExitStack()
             try:
@@ -159,8 +162,8 @@ class ProviderChain:
                 reason = self._give_up(provider, ask.request, error) or reason
                 continue
             route = _route(provider, stream, ask, reason=reason)
-            mover = self._mover(ask, provider, among=self._providers)
-            return Answer(route=route, chunks=MovingChunks(stream, stack, mover))
+            mover = self._mover(ask, route, among=self._providers)
+            return Answer(chunks=MovingChunks(stream, stack, mover, route=route))
         raise AllProvidersFailed(tuple(causes))
 
     async def _begin_larger(
@@ -186,20 +189,20 @@ class ProviderChain:
                 self._give_up(provider, ask.request, error)
                 continue
             route = _route(provider, stream, ask, reason=reason)
-            mover = self._mover(ask, provider, among=(provider,))
-            return Answer(route=route, chunks=MovingChunks(stream, stack, mover))
+            mover = self._mover(ask, route, among=(provider,))
+            return Answer(chunks=MovingChunks(stream, stack, mover, route=route))
         return None
 
-    def _mover(self, ask: _Ask, first: Provider, *, among: Sequence[Provider]) -> Reopen | None:
+    def _mover(self, ask: _Ask, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
         """What completes the answer if it is cut; None if nobody may."""
-        given = Counter([first.name])
+        given = Counter([first.provider])
         request, deadline = ask.request, ask.deadline
         if not movable(request):
             return None
 
         async def reopen(
             delivered: str, origin: Origin, stack: AsyncExitStack
-        ) -> ProviderStream | None:
+        ) -> tuple[ProviderStream, Route] | None:
             begun = Begun(
                 text=delivered,
                 model=origin.model,
@@ -229,7 +232,9 @@ class ProviderChain:
                         kind="continued" if stream.continued else "restarted",
                     )
                 )
-                return stream
+                left_ray = first.provider == "ray_serve" != provider.name
+                reason = "ray_exception" if left_ray else first.reason
+                return stream, _route(provider, stream, ask, reason=reason)
             return None
 
         return reopen
@@ -277,6 +282,7 @@ def _route(
         fallback=reason is not None,
         reason=reason,
         cache=ask.cache,
+        waited=ask.attempts.waited,
     )
 
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mongars.core.generation import Chunk, GenerationRequest, Origin, Usage
-    from mongars.inference.provider import ProviderStream, StreamState
+    from mongars.inference.provider import ProviderStream, Route, StreamState
 
-    Reopen = Callable[[str, Origin, AsyncExitStack], Awaitable[ProviderStream | None]]
+    Reopen = Callable[[str, Origin, AsyncExitStack], Awaitable[tuple[ProviderStream, Route] | None]]
 
 MOST_MOVES = 2
 """Per answer: a third target would more likely share the fault than cure it."""
@@ -48,15 +48,28 @@ class MovingChunks:
     new target open; it returns None when nobody is left to ask.
     """
 
-    def __init__(self, first: ProviderStream, stack: AsyncExitStack, reopen: Reopen | None) -> None:
+    def __init__(
+        self,
+        first: ProviderStream,
+        stack: AsyncExitStack,
+        reopen: Reopen | None,
+        *,
+        route: Route,
+    ) -> None:
         self._current = first
         self._stack = stack
         self._reopen = reopen
+        self._route = route
         self._delivered: list[str] = []
         self._to_skip = ""
         self._finished = False
         self._failed = False
         self.moves = 0
+
+    @property
+    def route(self) -> Route:
+        """Which way it comes: after a move, of whoever goes on."""
+        return self._route
 
     @property
     def origin(self) -> Origin:
@@ -118,8 +131,8 @@ class MovingChunks:
             self._stack = AsyncExitStack()
             found = await self._reopen(delivered, self.origin, self._stack)
             if found is not None:
-                self._current = found
-                self._to_skip = "" if found.continued else delivered
+                self._current, self._route = found
+                self._to_skip = "" if self._current.continued else delivered
                 return
         self._failed = True
         raise GenerationInterrupted(str(cut)) from cut

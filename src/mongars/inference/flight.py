@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from mongars.core.deadline import Deadline
-    from mongars.core.generation import Chunk, Origin, Usage
+    from mongars.core.generation import Chunk, Usage
     from mongars.inference.chain import Answer
     from mongars.inference.provider import StreamState
 
@@ -153,10 +153,9 @@ class Listener:
         self.usage: Usage | None = None
 
     @property
-    def origin(self) -> Origin | None:
-        """Who gives the answer now; None before it has begun."""
-        answer = self._flight.answer
-        return None if answer is None else answer.origin
+    def answer(self) -> Answer | None:
+        """The flight's own; None before it has begun."""
+        return self._flight.answer
 
     def ready(self) -> list[Chunk]:
         """What the flight has and this listener has not."""

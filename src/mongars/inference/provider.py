@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager
 
+    from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
     from mongars.core.generation import Chunk, GenerationRequest, Origin, Usage
     from mongars.inference.endpoints import EndpointStatus
@@ -34,6 +37,8 @@ class Route:
     fallback: bool = False
     reason: FallbackReason | None = None
     cache: CacheUse | None = None
+    waited: float = field(default=0.0, compare=False)
+    """Seconds until it began in which somebody who had been asked was waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +52,33 @@ class ProviderStatus:
 
 
 class Attempts:
-    """Counts what one request sent out, whichever provider sent it."""
+    """What one request sent out, whichever provider sent it, and how long it was waited for."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting = 0
+        self._since = 0.0
         self.count = 0
+        self.waited = 0.0
+        """Seconds in which at least one of them was waited for."""
 
     def add(self) -> int:
         """One more goes out; returns how many that makes."""
         self.count += 1
         return self.count
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Somebody who was asked is waited for; maybe several at once."""
+        if not self._waiting:
+            self._since = self._clock.monotonic()
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self.waited += self._clock.monotonic() - self._since
 
 
 class ChunkStream(Protocol):

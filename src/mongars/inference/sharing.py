@@ -89,7 +89,7 @@ class SharedAnswers:
             return None
         route = _without_work(found.route, "hit")
         stream = ProviderStream(origin=found.origin, endpoint=route.endpoint, chunks=Replay(found))
-        return Answer(route=route, chunks=MovingChunks(stream, AsyncExitStack(), None))
+        return Answer(chunks=MovingChunks(stream, AsyncExitStack(), None, route=route))
 
     def flight(
         self, request: GenerationRequest, *, key: bytes, deadline: Deadline
@@ -163,7 +163,8 @@ class _Seat:
             raise
         route = answer.route if self._use == "miss" else _without_work(answer.route, "shared")
         reopen = self._reopen if movable(self._request) else None
-        return Answer(route=route, chunks=SharedChunks(self._stream(flight, answer), stack, reopen))
+        chunks = SharedChunks(self._stream(flight, answer), stack, reopen, route=route)
+        return Answer(chunks=chunks)
 
     async def _board(self, stack: AsyncExitStack) -> tuple[Flight, Answer]:
         while True:
@@ -186,13 +187,14 @@ class _Seat:
 
     async def _reopen(
         self, _delivered: str, _origin: Origin, stack: AsyncExitStack
-    ) -> ProviderStream | None:
+    ) -> tuple[ProviderStream, Route] | None:
         if self._flight is None or not self._has_more_time(self._flight):
             return None
         try:
-            return self._stream(*await self._board(stack))
+            flight, answer = await self._board(stack)
         except WorldError:
             return None
+        return self._stream(flight, answer), _without_work(answer.route, "shared")
 
     def _has_more_time(self, flight: Flight) -> bool:
         return flight.late and self._deadline.remaining() > flight.span
@@ -209,13 +211,25 @@ class SharedChunks(MovingChunks):
     """The chunks of a flight; its answer may move while it is read."""
 
     @property
+    def route(self) -> Route:
+        """Which way it comes now; what was sent for it was the flight's."""
+        answer = self._answer
+        if answer is None or answer.route.provider == self._route.provider:
+            return self._route
+        return _without_work(answer.route, self._route.cache)
+
+    @property
     def origin(self) -> Origin:
         """Who gives the answer now."""
+        answer = self._answer
+        return self._current.origin if answer is None else answer.origin
+
+    @property
+    def _answer(self) -> Answer | None:
         heard = self._current.chunks
-        moved = heard.origin if isinstance(heard, Listener) else None
-        return moved or self._current.origin
+        return heard.answer if isinstance(heard, Listener) else None
 
 
-def _without_work(route: Route, cache: CacheUse) -> Route:
+def _without_work(route: Route, cache: CacheUse | None) -> Route:
     """The route of an answer for which this question has sent nothing."""
-    return dataclasses.replace(route, attempts=0, cache=cache)
+    return dataclasses.replace(route, attempts=0, waited=0.0, cache=cache)

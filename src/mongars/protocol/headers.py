@@ -27,6 +27,8 @@ ATTEMPTS = "x-llm-attempts"
 FALLBACK = "x-llm-fallback"
 CACHE = "x-llm-cache"
 """`hit`, `shared` or `miss`, where an answer may be kept."""
+OVERHEAD_MS = "x-llm-overhead-ms"
+"""Milliseconds until the first token in which no model server was waited for: ours."""
 SHOULD_RETRY = "x-should-retry"
 """`false` tells the OpenAI clients not to repeat a request whose answer is final."""
 

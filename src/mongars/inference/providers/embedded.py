@@ -90,11 +90,12 @@ class Embedded:
         async with self._admission.slot(deadline), AsyncExitStack() as stack:
             attempts.add()
             try:
-                async with asyncio.timeout(deadline.remaining()):
-                    await self._ready()
-                    blocks = await stack.enter_async_context(self._stream(filled))
-                    reader = self._reader(blocks, deadline, choices=filled.sampling.n)
-                    await reader.commit()
+                with attempts.waiting():
+                    async with asyncio.timeout(deadline.remaining()):
+                        await self._ready()
+                        blocks = await stack.enter_async_context(self._stream(filled))
+                        reader = self._reader(blocks, deadline, choices=filled.sampling.n)
+                        await reader.commit()
             except TimeoutError as exc:
                 detail = "The embedded engine began no answer before the time was up."
                 raise DeadlineExceeded(detail) from exc

@@ -83,9 +83,10 @@ class Ollama:
         async with AsyncExitStack() as stack:
             attempts.add()
             try:
-                async with asyncio.timeout(patience):
-                    reply = await stack.enter_async_context(self._post(request))
-                    reader = await self._begin(reply, deadline)
+                with attempts.waiting():
+                    async with asyncio.timeout(patience):
+                        reply = await stack.enter_async_context(self._post(request))
+                        reader = await self._begin(reply, deadline)
             except TimeoutError as exc:
                 detail = f"Ollama at {self._label} began no answer within {patience:.3g} s."
                 raise DeadlineExceeded(detail) from exc

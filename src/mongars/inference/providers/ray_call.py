@@ -109,7 +109,12 @@ class RayCall:
             session_id=request.session_id if tools.config.session_affinity else None,
         )
         self._exchange = RayExchange(
-            request, config=tools.config, http=tools.http, clock=tools.clock, deadline=deadline
+            request,
+            config=tools.config,
+            http=tools.http,
+            clock=tools.clock,
+            deadline=deadline,
+            attempts=attempts,
         )
         self._cap = tools.config.first_token_cap(request)
         self._busy = Counter[str]()

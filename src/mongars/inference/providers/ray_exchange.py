@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest, Origin
     from mongars.inference.config import InferenceConfig
+    from mongars.inference.provider import Attempts
     from mongars.inference.providers.http import HttpPool, Reply
 
 EVENT_STREAM = "text/event-stream"
@@ -49,12 +50,14 @@ class RayExchange:
         http: HttpPool,
         clock: Clock,
         deadline: Deadline,
+        attempts: Attempts,
     ) -> None:
         self._request = request
         self._config = config
         self._http = http
         self._clock = clock
         self._deadline = deadline
+        self._attempts = attempts
         self._body = encode(request_body(request, stream=True))
 
     @asynccontextmanager
@@ -66,10 +69,11 @@ class RayExchange:
         patience = commit_by.remaining()
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(patience):
-                    post = self._http.post(url, self._body, self._headers())
-                    reply = await stack.enter_async_context(post)
-                    begun = await self._read(reply)
+                with self._attempts.waiting():
+                    async with asyncio.timeout(patience):
+                        post = self._http.post(url, self._body, self._headers())
+                        reply = await stack.enter_async_context(post)
+                        begun = await self._read(reply)
             except TimeoutError as exc:
                 raise silent(patience) from exc
             except MongarsError as exc:
