@@ -5,13 +5,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 VLLM   := .venv-vllm
+LITELLM := .venv-litellm
 LOCKS  := requirements/build.lock requirements/runtime.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help run install dev model test test-fast test-vllm check format docs lock bench clean
+.PHONY: help run install dev model test test-fast test-vllm check format docs lock bench bench-serving bench-client clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 run: install ## From a fresh clone to a running assistant: install, model, database, Ray, API
 	@exec $(BIN)/mongars up
@@ -88,10 +89,26 @@ lock: dev ## Resolve and pin every dependency anew
 	  --no-emit-index-url --no-emit-find-links --unsafe-package torchaudio --unsafe-package torchcodec \
 	  --unsafe-package torchvision --unsafe-package triton \
 	  -o requirements/vllm.lock requirements/vllm.in pyproject.toml
+	@$(BIN)/python -m piptools compile --quiet --upgrade --generate-hashes --strip-extras \
+	  --no-emit-index-url --no-emit-find-links -o requirements/litellm.lock requirements/litellm.in
 
-bench: install model ## Measure: engine, cancellation, the way through Ray and the API
+bench: bench-serving bench-client ## Every benchmark, half an hour: what is measured, and how, is in docs/reference
+
+bench-serving: install model ## Measure: engine, cancellation, the way through Ray and the API, 12 minutes
 	@$(BIN)/python -m benchmarks.foundation
 	@$(BIN)/python -m benchmarks.serving
+
+bench-client: install model $(LITELLM)/.installed ## Measure: the gateway beside LiteLLM's proxy, and every fault, 15 minutes
+	@$(BIN)/python -m benchmarks.gateway --litellm $(LITELLM)/bin/litellm
+	@$(BIN)/python -m benchmarks.leaving
+	@$(BIN)/python -m benchmarks.resilience
+	@$(BIN)/python -m benchmarks.catalogue
+
+$(LITELLM)/.installed: requirements/litellm.lock
+	@test -x $(LITELLM)/bin/python || $(PYTHON) -m venv $(LITELLM)
+	@echo "Installing LiteLLM, to compare with, into $(LITELLM) ..."
+	@$(LITELLM)/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements/litellm.lock
+	@touch $@
 
 clean: ## Remove the virtual environment and every cache in this folder
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info src/*.egg-info

@@ -277,3 +277,18 @@ async def test_one_failure_does_not_keep_a_fast_endpoint_out_for_long(
     for admission in busy:
         pool.committed(admission)
     assert pool.choose([A, B]) == A
+
+
+async def test_what_was_sent_before_a_reset_says_nothing(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
+    """The operator has mended it; requests that still fail from before do not close it again."""
+    before = [admitted(pool) for _ in range(6)]
+    await clock.advance(1.0)
+    pool.reset("ray-1")
+    for admission in before[:5]:
+        assert pool.failed(admission, error="inference_failed", blame="gone") is False
+        pool.release(admission)
+    pool.busy(before[5], wait=30.0)
+    pool.release(before[5])
+    assert pool.admit(A) is not None

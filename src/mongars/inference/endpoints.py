@@ -112,6 +112,8 @@ class _Endpoint:
         """When it last began or completed an answer."""
         self.suspect = False
         """Whether it failed since it last gave a word."""
+        self.since = -math.inf
+        """What was sent before says nothing about it: an operator said so."""
         self.last_error: str | None = None
         self.adapter_version: str | None = None
 
@@ -248,6 +250,8 @@ class EndpointPool:
     def busy(self, admission: Admission, *, wait: float) -> float:
         """It asked for patience; returns the seconds for which it is now left alone."""
         endpoint, now = self._endpoints[admission.url], self._clock.monotonic()
+        if admission.at < endpoint.since:
+            return 0.0
         endpoint.known = True
         endpoint.heard_at = now
         endpoint.not_before = max(endpoint.not_before, now + wait)
@@ -265,6 +269,8 @@ class EndpointPool:
     def failed(self, admission: Admission, *, error: str, blame: Blame) -> bool:
         """It failed. Returns whether it is news that it is down."""
         endpoint, now = self._endpoints[admission.url], self._clock.monotonic()
+        if admission.at < endpoint.since:
+            return False
         endpoint.known = endpoint.suspect = True
         endpoint.last_error = error
         endpoint.busy = 0
@@ -294,6 +300,7 @@ class EndpointPool:
         if url is not None:
             fresh = _Endpoint(random=self._random, limit=self._first_limit)
             fresh.in_flight = self._endpoints[url].in_flight
+            fresh.since = self._clock.monotonic()
             self._endpoints[url] = fresh
         return url is not None
 
