@@ -245,6 +245,7 @@ def ray_event(config: InferenceConfig) -> RayEnabled | RayDisabled:
     return RayDisabled(reason="disabled_by_configuration")
 
 
+@functools.lru_cache(maxsize=64)
 def split_label(url: str) -> tuple[str, str]:
     """Host with port, and path, of an endpoint; never its credentials or query."""
     return endpoint_label(url), urlsplit(url).path or "/"

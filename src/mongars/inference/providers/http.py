@@ -38,6 +38,11 @@ class Blocks:
     def __init__(self, content: aiohttp.StreamReader) -> None:
         self._content = content
 
+    @property
+    def ended(self) -> bool:
+        """Whether all of it has been read."""
+        return self._content.at_eof()
+
     def __aiter__(self) -> Self:
         return self
 
@@ -196,6 +201,8 @@ class HttpPool:
 
 async def _settle(reply: Reply) -> None:
     """Read the end of a finished answer, so that its connection can be used again."""
+    if reply.blocks.ended:
+        return
     try:
         async with asyncio.timeout(SETTLE_SECONDS):
             async for _ in reply.blocks:
