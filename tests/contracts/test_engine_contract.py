@@ -12,6 +12,7 @@ from engine_kinds import CONTEXT, SLOTS
 
 from mongars.core.errors import ContextLengthExceeded, GenerationInterrupted, NotReady
 from mongars.core.generation import Begun, Completion, GenerationRequest, Message, Sampling
+from mongars.inference.continuation import anchor
 from mongars.protocol.fold import Fold
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import DONE, EventSplitter
@@ -80,6 +81,36 @@ async def test_an_answer_that_was_cut_goes_on_as_if_it_had_not(engine: Engine) -
         assert whole.usage is not None
         assert rest.usage.completion_tokens == whole.usage.completion_tokens
         assert rest.usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+async def test_an_answer_that_was_cut_before_a_stop_sequence_still_ends_there(
+    engine: Engine,
+) -> None:
+    """Wherever it was cut, the last word before it included: nothing of the sequence comes out."""
+    request = ask("Tell me about the sea and the ships that sail on it", max_tokens=24)
+    free, _ = await read_all(engine, request)
+    words = free.text.split(" ")
+    middle = len(words) // 2
+    stop = " ".join(words[middle : middle + 2])
+    request = replace(request, sampling=replace(request.sampling, stop=(stop,)))
+    whole, raw = await read_all(engine, request)
+    assert whole.finish_reason == "stop"
+    assert free.text.startswith(whole.text)
+    assert stop not in whole.text
+    pieces = [read_chunk(event).text for event in EventSplitter().feed(raw) if not event.is_done]
+    tokens = [piece for piece in pieces if piece]
+    for cut in {1, len(tokens) - 2, len(tokens) - 1, len(tokens)} - {0, -1}:
+        beginning = "".join(tokens[:cut])
+        begun = Begun(
+            text=anchor(beginning, (stop,)),
+            model=engine.origin.model,
+            adapter_version=engine.origin.adapter_version,
+            adapter_digest=engine.origin.adapter_digest,
+        )
+        there = begun if begun.was_from(engine.origin) else None
+        rest, _ = await read_all(engine, replace(request, continue_from=there))
+        assert (begun.text if engine.continues else "") + rest.text == whole.text, cut
+        assert rest.finish_reason == "stop"
 
 
 async def test_same_question_same_answer(engine: Engine) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from mongars.core.errors import (
     GenerationInterrupted,
     InferenceFailed,
 )
+from mongars.core.generation import Sampling
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
 from mongars.inference.events import Moved
@@ -75,9 +77,15 @@ async def ingress(engine: FakeEngine) -> AsyncIterator[str]:
         yield f"{url}/generate"
 
 
-async def test_another_replica_continues_at_every_word() -> None:
-    """Cut after any word, the same model elsewhere says only what was missing."""
-    words = " ".join(f"w{number}" for number in range(20))
+@pytest.mark.parametrize("stop", [(), ("never said",)])
+async def test_another_replica_continues_at_every_word(stop: tuple[str, ...]) -> None:
+    """Cut after any word, the same model elsewhere says only what was missing.
+
+    With a stop sequence, that begins with the last word: the cut may have been in the middle of it.
+    """
+    asked = question(" ".join(f"w{number}" for number in range(20)))
+    asked = dataclasses.replace(asked, sampling=Sampling(stop=stop))
+    words = asked.messages[0].content
     for cut in range(1, 23):
         cutting = FakeEngine(FakePlan(cut_after_tokens=cut, token_delay=0.002), clock=SystemClock())
         whole = FakeEngine(FakePlan(), clock=SystemClock())
@@ -87,7 +95,7 @@ async def test_another_replica_continues_at_every_word() -> None:
             )
             stack = build(config)
             stack.integration.drain("ray-2")  # so that the answer begins at the one that cuts it
-            async with stack.integration as llm, llm.open(question(words)) as answer:
+            async with stack.integration as llm, llm.open(asked) as answer:
                 fold = Fold()
                 fold.add(await anext(answer.chunks))
                 llm.reset("ray-2")
@@ -99,7 +107,8 @@ async def test_another_replica_continues_at_every_word() -> None:
         assert completion.usage is not None
         assert completion.usage.completion_tokens == 23
         moved = [event for event in stack.observer.events if isinstance(event, Moved)]
-        assert [event.kind for event in moved] == ["continued"]
+        begins_anew = bool(stop) and cut == 1  # there is nothing before the first word
+        assert [event.kind for event in moved] == ["restarted" if begins_anew else "continued"]
 
 
 async def test_client_and_replica_understand_each_other() -> None:

@@ -20,6 +20,7 @@ from mongars.core.generation import Chunk, Origin, Sampling
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.chain import ProviderChain
 from mongars.inference.config import InferenceConfig
+from mongars.inference.continuation import anchor
 from mongars.inference.events import Answered, Moved
 from mongars.inference.provider import Attempts, ProviderStream, StreamState
 from mongars.protocol.fold import Fold
@@ -296,3 +297,20 @@ async def test_a_whole_answer_names_who_finished_it() -> None:
     assert route.attempts == len(replica.received) + len(ollama.received)
     assert (answered.provider, answered.fallback) == ("ollama", True)
     assert completion.origin.engine == "ollama"
+
+
+@pytest.mark.parametrize(
+    ("delivered", "there"),
+    [
+        ("The sea is", "The sea"),
+        ("The sea ", "The sea"),
+        ("The  \n sea", "The"),
+        ("The", ""),
+        (" The", ""),
+        ("", ""),
+    ],
+)
+def test_with_a_stop_sequence_one_goes_on_before_the_last_word(delivered: str, there: str) -> None:
+    """There a token surely ends; without stop sequences it does wherever an answer was cut."""
+    assert anchor(delivered, ("stop",)) == there
+    assert anchor(delivered, ()) == delivered

@@ -74,8 +74,8 @@ class Begun:
     adapter_digest: str | None = None
 
     def was_from(self, origin: Origin) -> bool:
-        """Whether these weights wrote it: only they may go on in the middle of it."""
-        return (self.model, self.adapter_version, self.adapter_digest) == (
+        """Whether these weights wrote it, if there is any of it: only they may go on there."""
+        return self.text != "" and (self.model, self.adapter_version, self.adapter_digest) == (
             origin.model,
             origin.adapter_version,
             origin.adapter_digest,

@@ -24,7 +24,7 @@ from mongars.core.errors import (
     WorldError,
 )
 from mongars.core.generation import Begun
-from mongars.inference.continuation import MovingChunks, movable
+from mongars.inference.continuation import MovingChunks, Resumed, anchor, movable
 from mongars.inference.events import (
     Answered,
     FallbackReason,
@@ -200,11 +200,9 @@ class ProviderChain:
         if not movable(request):
             return None
 
-        async def reopen(
-            delivered: str, origin: Origin, stack: AsyncExitStack
-        ) -> tuple[ProviderStream, Route] | None:
+        async def reopen(delivered: str, origin: Origin, stack: AsyncExitStack) -> Resumed | None:
             begun = Begun(
-                text=delivered,
+                text=anchor(delivered, request.sampling.stop),
                 model=origin.model,
                 adapter_version=origin.adapter_version,
                 adapter_digest=origin.adapter_digest,
@@ -234,7 +232,11 @@ class ProviderChain:
                 )
                 left_ray = first.provider == "ray_serve" != provider.name
                 reason = "ray_exception" if left_ray else first.reason
-                return stream, _route(provider, stream, ask, reason=reason)
+                return Resumed(
+                    stream=stream,
+                    route=_route(provider, stream, ask, reason=reason),
+                    known=delivered[len(begun.text) :] if stream.continued else delivered,
+                )
             return None
 
         return reopen

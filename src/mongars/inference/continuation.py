@@ -13,8 +13,9 @@ more than their text (a response format, several choices) are not moved.
 
 from __future__ import annotations
 
+import re
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from mongars.core.errors import GenerationInterrupted, InvalidAnswer, MongarsError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mongars.core.generation import Chunk, GenerationRequest, Origin, Usage
     from mongars.inference.provider import ProviderStream, Route, StreamState
 
-    Reopen = Callable[[str, Origin, AsyncExitStack], Awaitable[tuple[ProviderStream, Route] | None]]
+    Reopen = Callable[[str, Origin, AsyncExitStack], Awaitable["Resumed | None"]]
 
 MOST_MOVES = 2
 """Per answer: a third target would more likely share the fault than cure it."""
@@ -39,6 +40,28 @@ class Diverged(InvalidAnswer):
 def movable(request: GenerationRequest) -> bool:
     """Whether a cut answer to this request may be completed by somebody else."""
     return request.sampling.n == 1 and request.sampling.response_format is None
+
+
+def anchor(delivered: str, stop: tuple[str, ...]) -> str:
+    """As much of the delivered text as surely ends where a token ends: only there can one go on.
+
+    Engines send whole tokens, unless a token may hold the beginning of a stop sequence: then they send
+    what is before it, and the cut may have come in between. So the last word is given up, together with
+    the space that tokens begin with.
+    """
+    if not stop:
+        return delivered
+    words = re.match(r"(.*\S)\s+\S*$", delivered, re.DOTALL)
+    return "" if words is None else words[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """Who goes on with an answer, and which end of the delivered text will be said again."""
+
+    stream: ProviderStream
+    route: Route
+    known: str
 
 
 class MovingChunks:
@@ -131,8 +154,8 @@ class MovingChunks:
             self._stack = AsyncExitStack()
             found = await self._reopen(delivered, self.origin, self._stack)
             if found is not None:
-                self._current, self._route = found
-                self._to_skip = "" if self._current.continued else delivered
+                self._current, self._route = found.stream, found.route
+                self._to_skip = found.known
                 return
         self._failed = True
         raise GenerationInterrupted(str(cut)) from cut

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mongars.core.errors import AllProvidersFailed, DeadlineExceeded, WorldError
 from mongars.inference.cache import AnswerCache, Replay, Reported, Stored, answer_key
 from mongars.inference.chain import Answer, answered
-from mongars.inference.continuation import MovingChunks, movable
+from mongars.inference.continuation import MovingChunks, Resumed, movable
 from mongars.inference.events import Unanswered
 from mongars.inference.flight import Flight, Listener
 from mongars.inference.provider import ProviderStream
@@ -186,15 +186,19 @@ class _Seat:
                     return flight, answer
 
     async def _reopen(
-        self, _delivered: str, _origin: Origin, stack: AsyncExitStack
-    ) -> tuple[ProviderStream, Route] | None:
+        self, delivered: str, _origin: Origin, stack: AsyncExitStack
+    ) -> Resumed | None:
         if self._flight is None or not self._has_more_time(self._flight):
             return None
         try:
             flight, answer = await self._board(stack)
         except WorldError:
             return None
-        return self._stream(flight, answer), _without_work(answer.route, "shared")
+        return Resumed(
+            stream=self._stream(flight, answer),
+            route=_without_work(answer.route, "shared"),
+            known=delivered,
+        )
 
     def _has_more_time(self, flight: Flight) -> bool:
         return flight.late and self._deadline.remaining() > flight.span
