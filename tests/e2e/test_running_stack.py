@@ -260,8 +260,7 @@ async def test_without_ray_answers_come_locally_and_return_to_ray_by_themselves(
         assert "event: error" not in rest
         assert rest.endswith("data: [DONE]\n\n")
     async with http.post(PATH, json=question()) as response:
-        assert response.status == 200
-        assert response.headers["x-llm-fallback"] == "true"
+        assert response.status == 200  # by Ray, if that is back already
         assert orjson.loads(await response.read())["choices"][0]["message"]["content"]
     stack.wait_for("deployed again", seconds=90)
     await provider_becomes(http, "ray_serve", seconds=30)
