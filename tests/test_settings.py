@@ -60,6 +60,9 @@ def test_lists_are_read_leniently_as_documented() -> None:
         ("MONGARS_PORT", "70000", "65535"),
         ("SECRET_KEY", "short", "32"),
         ("MONGARS_LOG_LEVEL", "loud", "debug"),
+        ("RAY_SERVE_URL", "ftp://user:short@host/x", "http://"),
+        ("OLLAMA_HOST", "ftp://user:short@host", "http"),
+        ("MONGARS_ANSWER_CACHE_SECONDS", "86400", "3600"),
     ],
 )
 def test_wrong_values_stop_the_start_and_name_the_variable(
@@ -117,6 +120,21 @@ def test_dot_env_is_read_below_the_environment(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.split() == [URL, "9002"]
+
+
+def test_unknown_names_in_dot_env_are_told(tmp_path: Path) -> None:
+    """A misspelt line there is as easily overlooked as a misspelt variable."""
+    (tmp_path / ".env").write_text("MONGARS_PROT=9001\n")
+    program = "from mongars.settings import load_settings as l; print(*l().warnings)"
+    done = subprocess.run(  # noqa: S603 (our own interpreter)
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "MONGARS_PROT is not a variable of monGARS; did you mean MONGARS_PORT?" in done.stdout
 
 
 def test_given_variables_replace_the_environment(

@@ -43,12 +43,12 @@ def bodies(events: bytes) -> list[dict[str, Any]]:
 def test_events_are_passed_on_byte_for_byte() -> None:
     """What the engine said of each token arrives as it was, its own fields included."""
     chunks = [said({"role": "assistant", "content": ""}), said({"content": "é"})]
-    assert relay().events(chunks, moved=False) == chunks[0].raw + chunks[1].raw
+    assert relay().events(chunks) == chunks[0].raw + chunks[1].raw
 
 
 def test_role_is_added_where_the_engine_left_it_out() -> None:
     """An answer has one role, under the engine's own id."""
-    found = bodies(relay().events([said({"content": "a"}), said({"content": "b"})], moved=False))
+    found = bodies(relay().events([said({"content": "a"}), said({"content": "b"})]))
     assert [body["choices"][0]["delta"].get("role") for body in found] == ["assistant", None, None]
     assert {body["id"] for body in found} == {"theirs"}
 
@@ -56,12 +56,13 @@ def test_role_is_added_where_the_engine_left_it_out() -> None:
 def test_answer_keeps_its_id_when_it_moves() -> None:
     """Whoever goes on has another id; the caller still sees the first, and one role."""
     passing = relay()
-    events = passing.events([said({"role": "assistant", "content": "a"})], moved=False)
+    events = passing.events([said({"role": "assistant", "content": "a"})])
     other = encode_event({"id": "another", "choices": []})
     rest = [Chunk(text="b", raw=other), Chunk(finish_reason="stop", raw=other)]
-    events += passing.events(rest, moved=True)
+    events += passing.events(rest, moved_to="other")
     found = bodies(events)
-    assert {(body["id"], body["created"], body["model"]) for body in found} == {("theirs", 7, "m")}
+    assert {(body["id"], body["created"]) for body in found} == {("theirs", 7)}
+    assert [body["model"] for body in found] == ["m", "other", "other"]
     assert [body["choices"][0]["delta"] for body in found] == [
         {"role": "assistant", "content": "a"},
         {"content": "b"},
@@ -75,32 +76,49 @@ def test_counts_come_last_and_only_if_asked_for(asked: bool) -> None:
     """Counts that came early, or twice, are told once, after the text."""
     passing = relay(with_usage=asked)
     counted = Chunk(usage=USAGE)
-    events = passing.events([counted, said({"content": "a"}), counted], moved=False)
+    events = passing.events([counted, said({"content": "a"}), counted])
     found = bodies(events + passing.end())
     assert ["usage" in body for body in found] == [False, False, True][: 3 if asked else 2]
     assert (events + passing.end()).endswith(b"data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("moved_to", [None, "other"])
+@pytest.mark.parametrize("asked", [True, False])
+def test_counts_on_the_finish_are_told_apart_and_only_if_asked_for(
+    asked: bool, moved_to: str | None
+) -> None:
+    """Some engines send them with the finish reason; the protocol has an event for them."""
+    passing = relay(with_usage=asked)
+    raw = encode_event({"id": "x", "choices": [{"delta": {}}], "usage": {"total_tokens": 5}})
+    finish = Chunk(finish_reason="stop", usage=USAGE, raw=raw)
+    events = passing.events([said({"content": "a"}), finish], moved_to=moved_to) + passing.end()
+    found = bodies(events)
+    assert found[2]["choices"][0]["finish_reason"] == "stop"
+    assert ["usage" in body for body in found] == [False, False, False, True][: 4 if asked else 3]
+
+
 def test_chunks_without_bytes_are_written() -> None:
     """An answer that came in one piece has no events; it gets them, with our id."""
     chunks = [Chunk(text="Hello"), Chunk(finish_reason="length")]
-    found = bodies(relay().events(chunks, moved=False))
+    found = bodies(relay().events(chunks))
     assert [body["choices"][0]["delta"].get("content") for body in found] == ["", "Hello", None]
     assert found[-1]["choices"][0]["finish_reason"] == "length"
     assert {body["id"] for body in found} == {"ours"}
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 1_000_000])
 @pytest.mark.parametrize("block", [None, 1, 7])
 async def test_moved_answer_reads_as_one(
-    start_api: Callable[..., AbstractAsyncContextManager[Api]], block: int | None
+    start_api: Callable[..., AbstractAsyncContextManager[Api]], block: int | None, cache_bytes: int
 ) -> None:
     """Cut in the middle and completed elsewhere: one id, one role, the whole text, the counts."""
     async with FakeReplica(Answer(cut_after=20, block=block)) as replica:
         replica.always = Answer(block=block)
-        async with start_api(endpoints=(replica.url,)) as api:
+        async with start_api(endpoints=(replica.url,), cache_bytes=cache_bytes) as api:
             body = {
                 "model": "mongars",
                 "messages": [{"role": "user", "content": "Say the words."}],
+                "temperature": 0,
                 "stream": True,
                 "stream_options": {"include_usage": True},
             }

@@ -21,7 +21,7 @@ from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.chain import ProviderChain
 from mongars.inference.config import InferenceConfig
 from mongars.inference.continuation import anchor
-from mongars.inference.events import Answered, Moved
+from mongars.inference.events import Answered, FellBack, Moved
 from mongars.inference.provider import Attempts, ProviderStream, StreamState
 from mongars.protocol.fold import Fold
 from mongars.testing.fake_ollama import FakeOllama
@@ -297,6 +297,8 @@ async def test_a_whole_answer_names_who_finished_it() -> None:
     assert route.attempts == len(replica.received) + len(ollama.received)
     assert (answered.provider, answered.fallback) == ("ollama", True)
     assert completion.origin.engine == "ollama"
+    [fallen] = stack.observer.of(FellBack)
+    assert (fallen.reason, fallen.cause) == ("ray_exception", "generation_interrupted")
 
 
 @pytest.mark.parametrize(
@@ -305,6 +307,7 @@ async def test_a_whole_answer_names_who_finished_it() -> None:
         ("The sea is", "The sea"),
         ("The sea ", "The sea"),
         ("The  \n sea", "The"),
+        ("The end.\n\nNew", "The end"),
         ("The", ""),
         (" The", ""),
         ("", ""),

@@ -6,7 +6,7 @@ import pytest
 from ray_side import RaySide, ray_side
 
 from mongars.core.clock import SystemClock
-from mongars.core.errors import Overloaded
+from mongars.core.errors import EndpointUnreachable, Overloaded
 from mongars.inference.events import ScalingSeen
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Fault, Silence, Status
@@ -151,3 +151,18 @@ async def test_small_pieces_are_not_held_back() -> None:
             async with ray.open():
                 waits.append(CLOCK.monotonic() - start)
     assert sorted(waits)[2] < 0.03
+
+
+async def test_a_connection_that_breaks_late_was_not_idle() -> None:
+    """A server that works on a question and then breaks is not asked once per idle connection."""
+    async with FakeReplica() as replica, ray_side(replica.url, scaling_backoff=(0.01,)) as ray:
+        replica.always = Answer(first_delay=0.2)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(ray.ask())
+        assert replica.open_connections == 5
+        replica.always = Silence(seconds=0.6)
+        before, asked = len(replica.received), ray.attempts.count
+        with pytest.raises(EndpointUnreachable):
+            await ray.ask()
+        assert len(replica.received) - before == ray.attempts.count - asked

@@ -330,6 +330,8 @@ async def test_who_has_more_time_asks_again(first: Answer, kind: type[Exception]
         assert isinstance(hasty.result(), kind)
         assert {task.result() for task in patient} <= {"miss", "shared"}
         assert len(replica.received) == 2
+    ends = [*found.observer.of(Answered), *found.observer.of(Unanswered)]
+    assert len({event.request_id for event in ends}) == len(ends) == 4
 
 
 async def test_who_has_as_little_time_does_not_ask_again() -> None:

@@ -169,7 +169,8 @@ class OpenAIDoor:
                 )
                 async for chunk in reply:
                     come = (chunk, *reply.chunks.ready())
-                    if block := relay.events(come, moved=reply.chunks.moves > 0):
+                    moved_to = reply.origin.model if reply.chunks.moves else None
+                    if block := relay.events(come, moved_to=moved_to):
                         await answer.write(block)
                 await answer.write(relay.end())
         except MongarsError as error:

@@ -3,7 +3,8 @@
 Events are relayed as they came, so the caller gets what the engine said of each token, and writing them
 costs nothing. They are written anew where the engine's would be wrong:
 
-- the answer moved: the events of whoever goes on carry another id, and maybe text the caller has;
+- the answer moved: the events of whoever goes on carry another id, and maybe text the caller has. The
+  id stays the first one's; the model is that of whoever goes on;
 - the caller did not ask for the counts, or the engine did not name the role.
 """
 
@@ -19,7 +20,7 @@ from mongars.protocol.sse import DONE, encode_event, parse_event
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mongars.core.generation import Chunk
+    from mongars.core.generation import Chunk, Usage
 
 _ROLE = b'"role"'
 
@@ -36,27 +37,38 @@ class Relay:
         self._naming = b""
         """The first event, if it is the engine's: its id is the answer's. Read when needed."""
         self._begun: set[int] = set()
+        self._moved_to: str | None = None
         self._usage = b""
 
-    def events(self, chunks: Iterable[Chunk], *, moved: bool) -> bytes:
-        """What these chunks say; `moved`: they are not all from whoever began."""
-        return b"".join([self._event(chunk, moved=moved) for chunk in chunks])
+    def events(self, chunks: Iterable[Chunk], *, moved_to: str | None = None) -> bytes:
+        """What these chunks say; `moved_to` is the model of whoever goes on, once somebody has to."""
+        self._moved_to = moved_to
+        return b"".join([self._event(chunk) for chunk in chunks])
 
     def end(self) -> bytes:
         """What ends a complete answer."""
         return self._usage + DONE
 
-    def _event(self, chunk: Chunk, *, moved: bool) -> bytes:
-        own = moved or not chunk.raw
-        if chunk.usage is not None and not chunk.text and chunk.finish_reason is None:
-            if self._with_usage:  # told once, at the end: an engine may send them several times
-                body = usage_chunk_body(**self._name(), usage=chunk.usage)
-                self._usage = encode_event(body) if own else chunk.raw
-            return b""
+    def _event(self, chunk: Chunk) -> bytes:
+        own = self._moved_to is not None or not chunk.raw
+        if chunk.usage is not None:
+            self._count(chunk, chunk.usage, own=own)
+            if not chunk.text and chunk.finish_reason is None:
+                return b""
+            own = True  # the counts are told in an event of their own
         if not self._begun and not own:
             self._naming = chunk.raw
         role = b"" if chunk.index in self._begun else self._role(chunk, own=own)
         return role + (self._written(chunk) if own else chunk.raw)
+
+    def _count(self, chunk: Chunk, usage: Usage, *, own: bool) -> None:
+        """Remember the counts, if they are asked for; an engine may send them several times."""
+        if not self._with_usage:
+            return
+        if own or chunk.text or chunk.finish_reason is not None:
+            self._usage = encode_event(usage_chunk_body(**self._name(), usage=usage))
+        else:
+            self._usage = chunk.raw
 
     def _role(self, chunk: Chunk, *, own: bool) -> bytes:
         self._begun.add(chunk.index)
@@ -93,4 +105,6 @@ class Relay:
             body = {} if event is None else orjson.loads(event.data)
             told = {"answer_id": body.get("id"), **body}
             self._named = {name: told.get(name) or mine for name, mine in self._named.items()}
+        if self._moved_to is not None:
+            return {**self._named, "model": self._moved_to}
         return self._named

@@ -82,7 +82,7 @@ class _Merge:
         if not body["choices"]:
             return
         body["choices"][0]["index"] = index
-        body["id"] = self._request.request_id
+        body["id"] = f"chatcmpl-{self._request.request_id}"
         body.pop("usage", None)
         self._ready.put_nowait(encode_event(body))
 

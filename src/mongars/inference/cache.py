@@ -47,7 +47,13 @@ def answer_key(request: GenerationRequest, defaults: Sampling) -> bytes | None:
     if request.scope is None or request.continue_from is not None or not repeatable:
         return None
     messages = [[message.role, message.content] for message in request.messages]
-    asked = [request.scope, messages, dataclasses.asdict(sampling), request.task_type]
+    asked = [
+        request.scope,
+        messages,
+        dataclasses.asdict(sampling),
+        request.task_type,
+        request.shortens,
+    ]
     return hashlib.sha256(encode(asked)).digest()
 
 

@@ -19,6 +19,7 @@ from mongars.core.errors import (
     AllProvidersFailed,
     ConfigurationError,
     ContextLengthExceeded,
+    GenerationInterrupted,
     InferenceFailed,
     MongarsError,
     WorldError,
@@ -196,6 +197,7 @@ class ProviderChain:
     def _mover(self, ask: _Ask, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
         """What completes the answer if it is cut; None if nobody may."""
         given = Counter([first.provider])
+        told = first.fallback
         request, deadline = ask.request, ask.deadline
         if not movable(request):
             return None
@@ -207,6 +209,7 @@ class ProviderChain:
                 adapter_version=origin.adapter_version,
                 adapter_digest=origin.adapter_digest,
             )
+            nonlocal told
             asked = dataclasses.replace(
                 ask, request=dataclasses.replace(request, continue_from=begun)
             )
@@ -218,7 +221,7 @@ class ProviderChain:
                 try:
                     stream = await stack.enter_async_context(asked.open(provider))
                 except MongarsError as error:
-                    self._give_up(provider, request, error)
+                    told = self._give_up(provider, request, error) is not None or told
                     continue
                 given[provider.name] += 1
                 self._observer.observe(
@@ -232,6 +235,9 @@ class ProviderChain:
                 )
                 left_ray = first.provider == "ray_serve" != provider.name
                 reason = "ray_exception" if left_ray else first.reason
+                if left_ray and not told:
+                    self._give_up(self._providers[0], request, GenerationInterrupted())
+                    told = True
                 return Resumed(
                     stream=stream,
                     route=_route(provider, stream, ask, reason=reason),
@@ -271,7 +277,8 @@ def fallback_reason(error: MongarsError) -> FallbackReason:
     """The published word for why Ray did not answer."""
     if isinstance(error, EmptyAnswer):
         return "empty_response"
-    return "error_response" if isinstance(error, InferenceFailed) else "ray_exception"
+    told = isinstance(error, InferenceFailed) and not isinstance(error, GenerationInterrupted)
+    return "error_response" if told else "ray_exception"
 
 
 def _route(

@@ -3,7 +3,8 @@
 The next target is asked for the same answer, and told what has been delivered. It does one of two
 things, and says which:
 
-- it *continues*: same model, same adapter, generation begins where the delivered text ends;
+- it *continues*: same model, same adapter, generation begins where the delivered text ends, or a
+  word before (`anchor`), which must then come out the same;
 - it *restarts*: then its text must begin with exactly what was delivered, and that part of it is
   left out. Where it differs, this target cannot help: no reader gets two answers in one.
 
@@ -34,7 +35,7 @@ MOST_MOVES = 2
 
 
 class Diverged(InvalidAnswer):
-    """A target restarted the answer with another text than the one delivered."""
+    """A target said something else where it had to repeat what was delivered."""
 
 
 def movable(request: GenerationRequest) -> bool:
@@ -43,15 +44,16 @@ def movable(request: GenerationRequest) -> bool:
 
 
 def anchor(delivered: str, stop: tuple[str, ...]) -> str:
-    """As much of the delivered text as surely ends where a token ends: only there can one go on.
+    """As much of the delivered text as ends where a token ends: only there can one go on.
 
     Engines send whole tokens, unless a token may hold the beginning of a stop sequence: then they send
-    what is before it, and the cut may have come in between. So the last word is given up, together with
-    the space that tokens begin with.
+    what is before it, and the cut may have come in between. So the last word is given up, and all
+    that is between it and the word before: tokens begin with a space, and punctuation may be one with
+    the lines that follow it.
     """
     if not stop:
         return delivered
-    words = re.match(r"(.*\S)\s+\S*$", delivered, re.DOTALL)
+    words = re.match(r"(.*\w)\W*\s\S*$", delivered, re.DOTALL)
     return "" if words is None else words[1]
 
 
@@ -87,12 +89,17 @@ class MovingChunks:
         self._to_skip = ""
         self._finished = False
         self._failed = False
-        self.moves = 0
+        self._moves = 0
 
     @property
     def route(self) -> Route:
         """Which way it comes: after a move, of whoever goes on."""
         return self._route
+
+    @property
+    def moves(self) -> int:
+        """How often it was cut and went on elsewhere."""
+        return self._moves
 
     @property
     def origin(self) -> Origin:
@@ -148,8 +155,8 @@ class MovingChunks:
     async def _move(self, cut: MongarsError) -> None:
         """Go on with the next target, or raise why the answer ends here."""
         delivered = "".join(self._delivered)
-        if self._reopen is not None and self.moves < MOST_MOVES and not self._finished:
-            self.moves += 1
+        if self._reopen is not None and self._moves < MOST_MOVES and not self._finished:
+            self._moves += 1
             await self._stack.aclose()  # whoever failed hears of it before anybody else is asked
             self._stack = AsyncExitStack()
             found = await self._reopen(delivered, self.origin, self._stack)

@@ -161,7 +161,10 @@ class _Seat:
                 seconds = self._deadline.clock.monotonic() - start
                 self._shared.unanswered(self._request, error, seconds)
             raise
-        route = answer.route if self._use == "miss" else _without_work(answer.route, "shared")
+        route = answer.route
+        if self._use == "shared":
+            waited = self._deadline.clock.monotonic() - start
+            route = dataclasses.replace(_without_work(route, "shared"), waited=waited)
         reopen = self._reopen if movable(self._request) else None
         chunks = SharedChunks(self._stream(flight, answer), stack, reopen, route=route)
         return Answer(chunks=chunks)
@@ -196,7 +199,7 @@ class _Seat:
             return None
         return Resumed(
             stream=self._stream(flight, answer),
-            route=_without_work(answer.route, "shared"),
+            route=answer.route if self._use == "miss" else _without_work(answer.route, "shared"),
             known=delivered,
         )
 
@@ -221,6 +224,11 @@ class SharedChunks(MovingChunks):
         if answer is None or answer.route.provider == self._route.provider:
             return self._route
         return _without_work(answer.route, self._route.cache)
+
+    @property
+    def moves(self) -> int:
+        """This question's own, and the flight's."""
+        return self._moves + (0 if self._answer is None else self._answer.chunks.moves)
 
     @property
     def origin(self) -> Origin:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mongars.core.errors import InvalidAnswer
 from mongars.core.generation import Begun, Choice, Completion, GenerationRequest, Message, Origin
 from mongars.protocol.openai import ChatMessage, SamplingFields, checked_messages, usage_body
 from mongars.protocol.problems import error_numbers
@@ -96,7 +97,7 @@ def request_body(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
         "response_format": sampling.response_format,
         "n": sampling.n if sampling.n > 1 else None,
         "session_id": request.session_id,
-        "continue_from": None if begun is None else dataclasses.asdict(begun),
+        "continue_from": dataclasses.asdict(begun) if begun is not None and begun.text else None,
     }
     body.update({name: value for name, value in optional.items() if value is not None})
     return body
@@ -115,7 +116,10 @@ def origin_body(origin: Origin) -> dict[str, Any]:
 
 
 def origin_from(body: dict[str, Any]) -> Origin:
-    """Read back what `origin_body` wrote; absent fields take the defaults of a plain base model."""
+    """Read back what `origin_body` wrote; absent fields take the defaults of a plain base model.
+
+    Raises `InvalidAnswer` for a name that could not be passed on in a header.
+    """
     adapter = body.get("adapter")
     digest = adapter.get("digest") if isinstance(adapter, dict) else None
     replica = body.get("replica")
@@ -124,11 +128,19 @@ def origin_from(body: dict[str, Any]) -> Origin:
     return Origin(
         model=str(body.get("model") or named or "unknown"),
         engine=str(body.get("engine") or "unknown"),
-        adapter_version=str(body.get("adapter_version") or "baseline"),
-        adapter_digest=None if digest is None else str(digest),
-        replica=None if replica is None else str(replica),
+        adapter_version=_name(body.get("adapter_version") or "baseline"),
+        adapter_digest=None if digest is None else _name(digest),
+        replica=None if replica is None else _name(replica),
         degraded=bool(body.get("degraded")),
     )
+
+
+def _name(value: object) -> str:
+    name = str(value)
+    if not (name.isascii() and name.isprintable()):
+        detail = "The answer names its adapter or replica in other characters than printable ASCII."
+        raise InvalidAnswer(detail)
+    return name
 
 
 def answer_body(completion: Completion, *, timings: dict[str, float]) -> dict[str, Any]:

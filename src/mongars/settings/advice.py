@@ -9,7 +9,10 @@ from mongars.settings.environment import Environment
 from mongars.settings.parsing import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
+
+
+_SECRET = ("KEY", "SECRET", "PASSWORD", "TOKEN", "DATABASE_URL")
 
 
 def complaint(error: dict[str, Any]) -> str:
@@ -20,12 +23,12 @@ def complaint(error: dict[str, Any]) -> str:
     reason = str(error["msg"]).removeprefix("Value error, ")
     if not name:
         return reason  # it is about several variables, and names them
-    secret = any(word in name for word in ("KEY", "SECRET", "PASSWORD", "TOKEN", "DATABASE_URL"))
+    secret = any(word in name for word in _SECRET) or "@" in str(error.get("input"))
     shown = "" if secret else f" (got {error.get('input')!r})"
     return f"{name}: {reason}{shown}"
 
 
-def unknown_names(names: Mapping[str, str]) -> tuple[str, ...]:
+def unknown_names(names: AbstractSet[str]) -> tuple[str, ...]:
     """Warnings for names that look like ours and are not.
 
     Ray itself has hundreds of `RAY_` variables, so those are reported only when close to one of
@@ -34,7 +37,7 @@ def unknown_names(names: Mapping[str, str]) -> tuple[str, ...]:
     known = {str(field.validation_alias) for field in Environment.model_fields.values()}
     known |= {"MONGARS_STACK_ID", "MONGARS_STACK_PART"}
     warnings = []
-    for name in sorted(set(names) - known):
+    for name in sorted(names - known):
         if not name.startswith(("MONGARS_", "RAY_")):
             continue
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)

@@ -87,7 +87,11 @@ class Environment(BaseModel):
         ge=0,
     )
     answer_cache_seconds: float = variable(
-        "MONGARS_ANSWER_CACHE_SECONDS", 300.0, "Seconds for which such an answer is kept.", gt=0
+        "MONGARS_ANSWER_CACHE_SECONDS",
+        300.0,
+        "Seconds for which such an answer is kept.",
+        gt=0,
+        le=3600,
     )
     context_tokens: int = variable(
         "MONGARS_CONTEXT_TOKENS",

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from mongars.core.errors import ConfigurationError
 from mongars.settings.advice import backoff_warnings, complaint, unknown_names
@@ -40,7 +40,10 @@ def read_environment(
     except ValidationError as exc:
         lines = [complaint(dict(error)) for error in exc.errors()]
         raise ConfigurationError("\n".join(lines)) from exc
-    names = os.environ if source is None else source
+    if source is None:
+        names = {*DotEnvSettingsSource(_ProcessEnvironment).env_vars, *os.environ}
+    else:
+        names = set(source)
     return environment, (*unknown_names(names), *backoff_warnings(environment))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -45,7 +46,10 @@ def configure_logs(*, level: Level = "info", json_lines: bool = True) -> None:
 
 
 def _json(event: object, default: Callable[[object], object]) -> str:
-    return orjson.dumps(event, default=default).decode()
+    try:
+        return orjson.dumps(event, default=default).decode()
+    except TypeError:  # a number or a character that orjson refuses: a peer may have sent it
+        return json.dumps(event, default=str)
 
 
 class LogObserver:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 KEEPALIVE_SECONDS = 4.0
 """Shorter than any usual server's own (uvicorn: 5 s), or a reused connection breaks under a POST."""
 
+IDLE_CLOSE_SECONDS = 0.25
+"""A connection that breaks later than that after a request was sent had been there for it."""
+
 LARGEST_BODY = 16 * 1024 * 1024
 SETTLE_SECONDS = 0.25
 """How long a finished answer may take to send its last, empty bytes before we hang up."""
@@ -158,7 +161,9 @@ class HttpPool:
     ) -> aiohttp.ClientResponse:
         host = split_label(url)[0]
         idle_at_most = self._max_keepalive
+        loop = asyncio.get_running_loop()
         while True:
+            sent_at = loop.time()
             use = Use()
             USE.set(use)
             try:
@@ -172,7 +177,8 @@ class HttpPool:
                 )
             except (aiohttp.ClientError, OSError, ValueError) as exc:
                 idle_at_most -= 1
-                if use.reused and isinstance(exc, _CLOSED) and idle_at_most >= 0:
+                at_once = loop.time() - sent_at < IDLE_CLOSE_SECONDS
+                if use.reused and at_once and isinstance(exc, _CLOSED) and idle_at_most >= 0:
                     continue
                 raise self._trust.failure(exc, host) or self._translated(exc, host) from exc
 

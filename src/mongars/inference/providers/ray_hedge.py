@@ -61,9 +61,14 @@ class _Runner:
             self.outcome = failure
 
     @property
-    def decides(self) -> bool:
-        """Whether nobody else need be waited for: it began, or found the caller's own mistake."""
-        return isinstance(self.outcome, ProviderStream | CallerError)
+    def began(self) -> bool:
+        """Whether its answer has."""
+        return isinstance(self.outcome, ProviderStream)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it found a mistake of the caller's."""
+        return isinstance(self.outcome, CallerError)
 
 
 class RayHedge:
@@ -128,9 +133,10 @@ class RayHedge:
 
     async def _decided(self, first: asyncio.Task[None], second: asyncio.Task[None]) -> _Runner:
         await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
-        if first.done() and (self._first.decides or self._second.admission is None):
+        over = self._first.began or self._first.refused or self._second.admission is None
+        if first.done() and over:
             return self._first
-        if self._second.decides:
+        if self._second.began:
             return self._second
         # One has failed, or was not to be sent: the other one goes on.
         late, task = (self._second, second) if first.done() else (self._first, first)
