@@ -308,6 +308,7 @@ async def test_a_whole_answer_names_who_finished_it() -> None:
         ("The sea ", "The sea"),
         ("The  \n sea", "The"),
         ("The end.\n\nNew", "The end"),
+        ("The end. New", "The end."),
         ("The", ""),
         (" The", ""),
         ("", ""),

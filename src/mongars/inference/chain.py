@@ -138,6 +138,10 @@ class ProviderChain:
             try:
                 yield answer
             finally:
+                reason = answer.route.reason
+                ended = answer.chunks.state == "complete"
+                if ended and reason is not None and not ask.attempts.fell_back:  # cut at Ray
+                    self._fell_back(ask, reason, cause=GenerationInterrupted.code)
                 seconds = (began - start, clock.monotonic() - start)
                 self._observer.observe(answered(request, answer, seconds))
 
@@ -160,7 +164,7 @@ class ProviderChain:
                 raise
             except WorldError as error:
                 causes.append((provider.name, error))
-                reason = self._give_up(provider, ask.request, error) or reason
+                reason = self._give_up(provider, ask, error) or reason
                 continue
             route = _route(provider, stream, ask, reason=reason)
             mover = self._mover(ask, route, among=self._providers)
@@ -187,7 +191,7 @@ class ProviderChain:
             try:
                 stream = await stack.enter_async_context(ask.open(provider))
             except MongarsError as error:
-                self._give_up(provider, ask.request, error)
+                self._give_up(provider, ask, error)
                 continue
             route = _route(provider, stream, ask, reason=reason)
             mover = self._mover(ask, route, among=(provider,))
@@ -197,7 +201,6 @@ class ProviderChain:
     def _mover(self, ask: _Ask, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
         """What completes the answer if it is cut; None if nobody may."""
         given = Counter([first.provider])
-        told = first.fallback
         request, deadline = ask.request, ask.deadline
         if not movable(request):
             return None
@@ -209,7 +212,6 @@ class ProviderChain:
                 adapter_version=origin.adapter_version,
                 adapter_digest=origin.adapter_digest,
             )
-            nonlocal told
             asked = dataclasses.replace(
                 ask, request=dataclasses.replace(request, continue_from=begun)
             )
@@ -221,7 +223,7 @@ class ProviderChain:
                 try:
                     stream = await stack.enter_async_context(asked.open(provider))
                 except MongarsError as error:
-                    told = self._give_up(provider, request, error) is not None or told
+                    self._give_up(provider, ask, error)
                     continue
                 given[provider.name] += 1
                 self._observer.observe(
@@ -235,9 +237,6 @@ class ProviderChain:
                 )
                 left_ray = first.provider == "ray_serve" != provider.name
                 reason = "ray_exception" if left_ray else first.reason
-                if left_ray and not told:
-                    self._give_up(self._providers[0], request, GenerationInterrupted())
-                    told = True
                 return Resumed(
                     stream=stream,
                     route=_route(provider, stream, ask, reason=reason),
@@ -247,10 +246,9 @@ class ProviderChain:
 
         return reopen
 
-    def _give_up(
-        self, provider: Provider, request: GenerationRequest, error: MongarsError
-    ) -> FallbackReason | None:
+    def _give_up(self, provider: Provider, ask: _Ask, error: MongarsError) -> FallbackReason | None:
         """Report a provider's failure; returns the reason if it was Ray that failed."""
+        request = ask.request
         if provider.name != "ray_serve":
             self._observer.observe(
                 LocalFailed(
@@ -262,23 +260,26 @@ class ProviderChain:
             )
             return None
         reason = fallback_reason(error)
+        self._fell_back(ask, reason, cause=error.code)
+        return reason
+
+    def _fell_back(self, ask: _Ask, reason: FallbackReason, *, cause: str) -> None:
+        ask.attempts.fell_back = True
         self._observer.observe(
             FellBack(
-                request_id=request.request_id,
-                task_type=request.task_type,
+                request_id=ask.request.request_id,
+                task_type=ask.request.task_type,
                 reason=reason,
-                cause=error.code,
+                cause=cause,
             )
         )
-        return reason
 
 
 def fallback_reason(error: MongarsError) -> FallbackReason:
     """The published word for why Ray did not answer."""
     if isinstance(error, EmptyAnswer):
         return "empty_response"
-    told = isinstance(error, InferenceFailed) and not isinstance(error, GenerationInterrupted)
-    return "error_response" if told else "ray_exception"
+    return "error_response" if isinstance(error, InferenceFailed) else "ray_exception"
 
 
 def _route(

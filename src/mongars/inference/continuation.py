@@ -47,14 +47,16 @@ def anchor(delivered: str, stop: tuple[str, ...]) -> str:
     """As much of the delivered text as ends where a token ends: only there can one go on.
 
     Engines send whole tokens, unless a token may hold the beginning of a stop sequence: then they send
-    what is before it, and the cut may have come in between. So the last word is given up, and all
-    that is between it and the word before: tokens begin with a space, and punctuation may be one with
-    the lines that follow it.
+    what is before it, and the cut may have come in between. So the last word is given up with the space
+    before it, which tokens begin with; and punctuation with it that ends a line, since it may be
+    one token with the end of the line.
     """
     if not stop:
         return delivered
-    words = re.match(r"(.*\w)\W*\s\S*$", delivered, re.DOTALL)
-    return "" if words is None else words[1]
+    found = re.match(r"(.*\S)(\s+)\S*$", delivered, re.DOTALL)
+    if found is None:
+        return ""
+    return re.sub(r"\W+$", "", found[1]) if "\n" in found[2] else found[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,8 @@ class Attempts:
         self._waiting = 0
         self._since = 0.0
         self.count = 0
+        self.fell_back = False
+        """Whether it was reported that Ray could not answer."""
         self.waited = 0.0
         """Seconds in which at least one of them was waited for."""
 
