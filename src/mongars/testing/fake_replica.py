@@ -132,9 +132,12 @@ class FakeReplica(FakeServer):
         self.in_flight += 1
         try:
             response = await self._act(request, received, deed)
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError:
             self.left(received)
             raise
+        except ConnectionError:
+            self.left(received)
+            return web.Response()  # to nobody
         except Hangup:
             reset(request)
             return web.Response()
