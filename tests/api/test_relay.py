@@ -46,6 +46,25 @@ def test_events_are_passed_on_byte_for_byte() -> None:
     assert relay().events(chunks) == chunks[0].raw + chunks[1].raw
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        encode_event({"id": "theirs", "choices": [{"delta": {"role": "assistant"}}]}),
+        encode_event({"id": "another", "choices": [{"delta": {}}]}),
+        b"id: \xff\n" + encode_event({"id": "theirs", "choices": [{"delta": {}}]}),
+        encode_event({"id": "theirs", "choices": [{"delta": {}}]}, name="message"),
+    ],
+    ids=["second role", "another id", "a field of its own", "a name"],
+)
+def test_what_an_answer_does_not_hold_is_not_passed_on(odd: bytes) -> None:
+    """The text in such an event arrives, in an event as it should be."""
+    events = relay().events([said({"role": "assistant", "content": "a"}), Chunk(text="b", raw=odd)])
+    first, second = bodies(events)
+    assert second["choices"][0]["delta"] == {"content": "b"}
+    assert (first["id"], second["id"]) == ("theirs", "theirs")
+    assert odd not in events
+
+
 def test_role_is_added_where_the_engine_left_it_out() -> None:
     """An answer has one role, under the engine's own id."""
     found = bodies(relay().events([said({"content": "a"}), said({"content": "b"})]))

@@ -197,8 +197,45 @@ async def test_unknown_events_and_comments_are_passed_over() -> None:
 
 async def test_a_peer_that_leaves_out_an_answer_has_not_completed() -> None:
     """Asked for two answers, one with its finish and `[DONE]` is a cut stream, not a whole one."""
-    answer = reader(META, ROLE, text("Hello"), FINISH, FINISH, USAGE, DONE, choices=2)
+    answer = reader(META, ROLE, text("Hello"), FINISH, USAGE, DONE, choices=2)
     await answer.commit()
     with pytest.raises(GenerationInterrupted, match="left out"):
         await read_into(Fold(2), answer)
     assert answer.state == "cut"
+
+
+def counted(count: object) -> bytes:
+    usage = {"prompt_tokens": 1, "completion_tokens": count}
+    return encode_event({"choices": [], "usage": usage})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        encode_event({"choices": [{"delta": {"content": ["a", "list"]}}]}),
+        encode_event({"choices": [{"delta": {"content": "a"}}, {"delta": {"content": "b"}}]}),
+        counted(1e30),
+        counted(-1),
+        counted("many"),
+        encode_event({"choices": [{"index": 1, "delta": {"content": "unasked"}}]}),
+        encode_event({"adapter_version": "v" * 300, "model": "m"}, name="meta"),
+    ],
+    ids=["list", "two", "huge", "negative", "words", "unasked", "long name"],
+)
+async def test_what_no_engine_says_is_a_failure_of_the_peer(odd: bytes) -> None:
+    """It is never passed on, and never an error of ours."""
+    with pytest.raises(InvalidAnswer):
+        await reader(META, odd, text("Hello"), FINISH, DONE).commit()
+
+
+async def test_what_follows_the_end_is_left_out() -> None:
+    """A second end, or text behind the first one: streamed and whole answers are the same."""
+    answer = reader(text("Hello"), FINISH, text(" more"), FINISH, DONE)
+    assert await read(answer) == "Hello"
+    assert answer.state == "complete"
+
+
+async def test_blanks_without_a_word_are_no_answer() -> None:
+    """They are kept for what follows them, but not without end."""
+    with pytest.raises(InvalidAnswer, match="blanks"):
+        await reader(*[text(" ") * 100] * 100).commit()

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from mongars.api.answers import problem_headers
 from mongars.api.requests import request_id_of
-from mongars.core.errors import InvalidRequest, MongarsError, NotFound
+from mongars.core.errors import InferenceFailed, InvalidRequest, MongarsError, NotFound
 from mongars.protocol.problems import error_numbers, openai_body, status_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(MongarsError, expected)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework)
+    app.add_exception_handler(Exception, _unexpected)
 
 
 def problem_response(request: Request, error: MongarsError, *, status: int) -> Response:
@@ -56,6 +57,11 @@ async def _invalid(request: Request, exc: Exception) -> Response:
         parts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in exc.errors()]
         detail = "; ".join(parts) + "."
     return problem_response(request, InvalidRequest(detail), status=422)
+
+
+async def _unexpected(request: Request, _: Exception) -> Response:
+    """A defect of ours: the log has it, the caller gets a body like any other."""
+    return problem_response(request, InferenceFailed("Internal error."), status=500)
 
 
 async def _framework(request: Request, exc: Exception) -> Response:

@@ -5,7 +5,8 @@ costs nothing. They are written anew where the engine's would be wrong:
 
 - the answer moved: the events of whoever goes on carry another id, and maybe text the caller has. The
   id stays the first one's; the model is that of whoever goes on;
-- the caller did not ask for the counts, or the engine did not name the role.
+- the caller did not ask for the counts, or the engine did not name the role;
+- they hold more than the protocol has: other lines than `data`, a second role, another id.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mongars.protocol.openai import chunk_body, logprob_entries, usage_chunk_body
-from mongars.protocol.sse import DONE, encode_event, parse_event
+from mongars.protocol.sse import DONE, encode_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,10 +33,14 @@ class Relay:
     """
 
     def __init__(self, *, answer_id: str, created: int, model: str, with_usage: bool) -> None:
-        self._named = {"answer_id": answer_id, "created": created, "model": model}
+        self._named: dict[str, Any] = {
+            "answer_id": answer_id,
+            "created": created,
+            "model": model,
+        }
         self._with_usage = with_usage
-        self._naming = b""
-        """The first event, if it is the engine's: its id is the answer's. Read when needed."""
+        self._id = b""
+        """As it stands in every event, once the engine has named one."""
         self._begun: set[int] = set()
         self._moved_to: str | None = None
         self._usage = b""
@@ -50,16 +55,35 @@ class Relay:
         return self._usage + DONE
 
     def _event(self, chunk: Chunk) -> bytes:
-        own = self._moved_to is not None or not chunk.raw
+        own = self._moved_to is not None or not self._is_plain(chunk)
         if chunk.usage is not None:
             self._count(chunk, chunk.usage, own=own)
             if not chunk.text and chunk.finish_reason is None:
                 return b""
             own = True  # the counts are told in an event of their own
-        if not self._begun and not own:
-            self._naming = chunk.raw
         role = b"" if chunk.index in self._begun else self._role(chunk, own=own)
         return role + (self._written(chunk) if own else chunk.raw)
+
+    def _is_plain(self, chunk: Chunk) -> bool:
+        """Whether the event holds nothing but a chunk of this answer."""
+        raw = chunk.raw
+        if not raw.startswith(b"data: ") or raw.find(b"\n") != len(raw) - 2:
+            return False
+        if not self._begun and not self._id:
+            self._adopt(raw)
+        twice = chunk.index in self._begun and _ROLE in raw
+        return bool(self._id) and self._id in raw and not twice
+
+    def _adopt(self, raw: bytes) -> None:
+        """Take id, time and model from the engine's first event, as far as it has them."""
+        body = orjson.loads(raw[len(b"data: ") :])
+        told = {"answer_id": body.get("id"), **body}
+        named = {name: told.get(name) for name in self._named}
+        if isinstance(named["answer_id"], str) and named["answer_id"]:
+            self._id = orjson.dumps(named["answer_id"])
+            kinds = {name: type(mine) for name, mine in self._named.items()}
+            right = {n: v for n, v in named.items() if isinstance(v, kinds[n])}
+            self._named = {**self._named, **right}
 
     def _count(self, chunk: Chunk, usage: Usage, *, own: bool) -> None:
         """Remember the counts, if they are asked for; an engine may send them several times."""
@@ -100,11 +124,6 @@ class Relay:
 
     def _name(self) -> dict[str, Any]:
         """The id, time and model every event of this answer carries."""
-        if self._naming:
-            event, self._naming = parse_event(self._naming), b""
-            body = {} if event is None else orjson.loads(event.data)
-            told = {"answer_id": body.get("id"), **body}
-            self._named = {name: told.get(name) or mine for name, mine in self._named.items()}
         if self._moved_to is not None:
             return {**self._named, "model": self._moved_to}
         return self._named

@@ -6,8 +6,10 @@ import re
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from mongars.core.deadline import Deadline
+from mongars.core.errors import InvalidRequest
 from mongars.core.ids import accept_id
 from mongars.protocol import headers
 from mongars.protocol.body import parse_model, read_limited
@@ -74,6 +76,10 @@ async def read_json(request: Request, model: type[Model], *, limit: int) -> Mode
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:
-    """The whole body. Raises `TooLarge` beyond `limit` bytes."""
+    """The whole body. Raises `TooLarge` beyond `limit` bytes, `InvalidRequest` if it breaks off."""
     declared = request.headers.get("content-length")
-    return await read_limited(request.stream(), declared=declared, limit=limit)
+    try:
+        return await read_limited(request.stream(), declared=declared, limit=limit)
+    except ClientDisconnect as exc:
+        detail = "The connection was closed before the request was complete."
+        raise InvalidRequest(detail) from exc

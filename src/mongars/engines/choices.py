@@ -98,7 +98,7 @@ class _Merge:
             per_choice=tuple(each.completion_tokens for each in drawn),
         )
         body = usage_chunk_body(
-            answer_id=self._request.request_id,
+            answer_id=f"chatcmpl-{self._request.request_id}",
             created=int(self._last.get("created") or 0),
             model=str(self._last.get("model") or ""),
             usage=usage,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 META_EVENT = "meta"
 ERROR_EVENT = "error"
+LONGEST_NAME = 256
+"""Of an adapter or a replica, in characters."""
 
 
 class AdapterPayload(BaseModel):
@@ -137,8 +139,8 @@ def origin_from(body: dict[str, Any]) -> Origin:
 
 def _name(value: object) -> str:
     name = str(value)
-    if not (name.isascii() and name.isprintable()):
-        detail = "The answer names its adapter or replica in other characters than printable ASCII."
+    if not (name.isascii() and name.isprintable() and len(name) <= LONGEST_NAME):
+        detail = "The answer names its adapter or replica in a way that fits no header."
         raise InvalidAnswer(detail)
     return name
 

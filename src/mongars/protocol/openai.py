@@ -18,7 +18,7 @@ from mongars.core.generation import (
     Sampling,
     Usage,
 )
-from mongars.protocol.problems import error_from
+from mongars.protocol.problems import error_from, read_count
 from mongars.protocol.response_format import check_response_format
 from mongars.protocol.sse import parse_event
 
@@ -257,9 +257,13 @@ def _chunk_from(body: dict[str, Any], raw: bytes) -> Chunk:
     usage = usage_from(body.get("usage"))
     if not body["choices"]:
         return Chunk(usage=usage, raw=raw)
-    choice = body["choices"][0]
+    (choice,) = body["choices"]
+    text = choice["delta"].get("content") or ""
+    if not isinstance(text, str):
+        detail = "content is no text"
+        raise TypeError(detail)
     return Chunk(
-        text=choice["delta"].get("content") or "",
+        text=text,
         finish_reason=finish_reason_from(choice.get("finish_reason")),
         usage=usage,
         logprobs=_logprobs_from(choice.get("logprobs")),
@@ -280,10 +284,10 @@ def usage_from(body: dict[str, Any] | None) -> Usage | None:
         return None
     details = body.get("prompt_tokens_details") or {}
     return Usage(
-        prompt_tokens=int(body["prompt_tokens"]),
-        completion_tokens=int(body["completion_tokens"]),
-        cached_tokens=int(details.get("cached_tokens") or 0),
-        per_choice=tuple(map(int, body.get("completion_tokens_per_generation") or ())),
+        prompt_tokens=read_count(body["prompt_tokens"]),
+        completion_tokens=read_count(body["completion_tokens"]),
+        cached_tokens=read_count(details.get("cached_tokens") or 0),
+        per_choice=tuple(map(read_count, body.get("completion_tokens_per_generation") or ())),
     )
 
 

@@ -35,6 +35,10 @@ STATUS: dict[type[MongarsError], int] = {
 _BY_CODE: dict[str, type[MongarsError]] = {kind.code: kind for kind in STATUS}
 
 
+MOST_TOKENS = 2**53
+"""Larger numbers are no counts, and JSON cannot hold them everywhere."""
+
+
 def status_of(error: MongarsError) -> int:
     """The HTTP status for an error; 500 for one that has no place in the table."""
     if isinstance(error, errors.AllProvidersFailed):
@@ -66,21 +70,42 @@ def retry_after_header(error: MongarsError) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
+def read_count(value: object) -> int:
+    """A number of tokens. Raises `ValueError` or `TypeError` for what is none."""
+    if not isinstance(value, int | float):
+        detail = "a count is no number"
+        raise TypeError(detail)
+    if not 0 <= value <= MOST_TOKENS:
+        detail = f"a count is not between 0 and {MOST_TOKENS}"
+        raise ValueError(detail)
+    return int(value)
+
+
+def _count_or_0(value: object) -> int:
+    try:
+        return read_count(value)
+    except (TypeError, ValueError):
+        return 0
+
+
 def error_from(
     code: str,
     detail: str,
     *,
     retry_after: float | None = None,
-    numbers: dict[str, int] | None = None,
+    numbers: dict[str, Any] | None = None,
 ) -> MongarsError:
-    """The exception a received error code stands for; unknown codes become `InferenceFailed`."""
+    """The exception a received error code stands for; unknown codes become `InferenceFailed`.
+
+    `numbers` are what the peer says they are; what is no count becomes 0.
+    """
     kind = _BY_CODE.get(code, errors.InferenceFailed)
     if issubclass(kind, errors.ContextLengthExceeded):
         found = numbers or {}
         return kind(
             detail,
-            prompt_tokens=found.get("prompt_tokens", 0),
-            context_tokens=found.get("context_tokens", 0),
+            prompt_tokens=_count_or_0(found.get("prompt_tokens")),
+            context_tokens=_count_or_0(found.get("context_tokens")),
         )
     if issubclass(kind, errors.RetryableLater):
         return kind(detail, retry_after=retry_after)

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 AFTERCARE_SECONDS = 2.0
 """After the finish reason, this long for usage and `[DONE]`; then the answer is closed for them."""
 
+MOST_BLANK = 4096
+"""Chunks of blank text kept before the first word; an answer with more is none."""
+
 MOST_HELD = 64
 """Blank chunks kept for later; more are dropped, since they carry no text."""
 
@@ -73,6 +76,7 @@ class AnswerReader:
         self._ready: deque[Chunk] = deque()
         self._failure: GenerationInterrupted | None = None
         self._committed = False
+        self._choices = choices
         self._unfinished = set(range(choices))
         self._several = choices > 1
         self._last_chunk_at = 0.0
@@ -156,6 +160,7 @@ class AnswerReader:
                 self._end()
 
     def _take_chunk(self, chunk: Chunk) -> None:
+        self._check(chunk)
         self.usage = chunk.usage or self.usage
         self._last_chunk_at = self._clock.monotonic()
         if self._committed:
@@ -169,6 +174,20 @@ class AnswerReader:
             self._unfinished.discard(chunk.index)
         if self._finished and self.usage is not None and self.usage.completion_tokens > 0:
             self._committed = True
+
+    def _check(self, chunk: Chunk) -> None:
+        """Raises `InvalidAnswer` for what no answer to this request says."""
+        if chunk.index in self._unfinished:
+            if not self._committed and len(self._ready) >= MOST_BLANK:
+                detail = "The answer begins with nothing but blanks."
+                raise InvalidAnswer(detail)
+            return
+        if not 0 <= chunk.index < self._choices:
+            detail = f"The answer has a choice {chunk.index}; asked for were {self._choices}."
+            raise InvalidAnswer(detail)
+        if chunk.text or chunk.finish_reason is not None:
+            detail = "The answer goes on after its end."
+            raise InvalidAnswer(detail)
 
     def _end(self) -> None:
         if not self._committed:
