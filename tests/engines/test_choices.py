@@ -55,7 +55,7 @@ async def test_every_choice_is_whole_and_they_are_counted_together() -> None:
     assert completion.usage.per_choice == (7, 7, 7)
     assert raw.count(DONE) == 1
     assert raw.endswith(DONE)
-    assert {orjson.loads(event.data)["id"] for event in events[:-1]} == {"req-1"}
+    assert {orjson.loads(event.data)["id"] for event in events[:-1]} == {"chatcmpl-req-1"}
 
 
 async def test_seed_differs_from_choice_to_choice() -> None:
