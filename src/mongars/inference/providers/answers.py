@@ -78,7 +78,6 @@ class AnswerReader:
         self._committed = False
         self._choices = choices
         self._unfinished = set(range(choices))
-        self._several = choices > 1
         self._last_chunk_at = 0.0
         self.origin = origin
         self.state: StreamState = "open"
@@ -192,7 +191,7 @@ class AnswerReader:
     def _end(self) -> None:
         if not self._committed:
             raise _empty()
-        if not self._finished and self._several:
+        if not self._finished and self._choices > 1:
             self._cut("the peer left out an answer that was asked for.")
             return
         if not self._finished:
