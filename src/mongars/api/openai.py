@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -101,10 +101,10 @@ class OpenAIDoor:
             request_id=request_id_of(request),
             session_id=request.headers.get(headers.SESSION_ID),
             traceparent=traceparent_of(request),
+            scope=principal.username,
         )
         if not body.stream:
             deadline = whole_deadline_of(request, deadline)
-        generation = replace(generation, scope=principal.username)
         ask = _Ask(generation=generation, body=body, deadline=deadline, arrived=arrived)
         serve = self._stream if body.stream else self._whole
         return AnswerResponse(lambda answer: serve(answer, ask))

@@ -115,9 +115,15 @@ class ChatCompletionRequest(SamplingFields):
     user: str | None = None
 
     def to_generation(
-        self, *, request_id: str, task_type: str, session_id: str | None, traceparent: str | None
+        self,
+        *,
+        request_id: str,
+        task_type: str,
+        session_id: str | None,
+        traceparent: str | None,
+        scope: str,
     ) -> GenerationRequest:
-        """Our own form. Raises `PromptMissing` when there is nothing to answer."""
+        """Our own form; `scope` names whose question it is. Raises `PromptMissing` when there is nothing to answer."""
         messages = tuple(message.to_message() for message in self.messages)
         return GenerationRequest(
             messages=checked_messages(messages),
@@ -126,6 +132,7 @@ class ChatCompletionRequest(SamplingFields):
             sampling=self.to_sampling(max_tokens=self.max_completion_tokens),
             session_id=session_id,
             traceparent=traceparent,
+            scope=scope,
         )
 
 
