@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def ask(api: Api) -> dict[str, str]:
-    body = {"messages": [{"role": "user", "content": "Say the words."}]}
+    body = {"model": "mongars", "messages": [{"role": "user", "content": "Say the words."}]}
     async with api.http.post(
         f"{api.url}/v1/chat/completions", json=body, headers=api.auth
     ) as response:

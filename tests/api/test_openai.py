@@ -77,7 +77,6 @@ async def test_odd_values_of_real_clients_are_tolerated(api: Api) -> None:
                 {"role": "developer", "content": "be brief"},
                 {"role": "user", "content": [{"type": "text", "text": "good morning"}]},
             ],
-            max_tokens=0,
             extra_body={"prediction": None, "metadata": {"a": "b"}, "service_tier": "auto"},
         )
     assert answer.choices[0].message.content == "[2] you said: good morning"
@@ -103,25 +102,31 @@ async def test_answers_say_where_they_came_from(api: Api) -> None:
     [
         pytest.param(b"{oops", 400, "invalid_request", "parse JSON", id="malformed"),
         pytest.param(b"{}", 400, "invalid_request", "messages", id="no-messages"),
-        pytest.param(b'{"messages": []}', 400, "prompt_missing", "no message", id="empty"),
         pytest.param(
-            b'{"messages": [{"role": "user", "content": " "}]}',
+            b'{"model": "fake", "messages": []}', 400, "prompt_missing", "no message", id="empty"
+        ),
+        pytest.param(
+            b'{"model": "fake", "messages": [{"role": "user", "content": " "}]}',
             *(400, "prompt_missing", "no message"),
             id="blank",
         ),
         pytest.param(b'{"messages": "hi"}', 400, "invalid_request", "messages", id="wrong-type"),
         pytest.param(
             b'{"model": "gpt-9", "messages": [{"role": "user", "content": "x"}]}',
-            *(404, "model_unknown", "gpt-9"),
+            *(404, "model_not_found", "gpt-9"),
             id="unknown-model",
         ),
         pytest.param(
-            b'{"messages": [{"role": "user", "content": "' + b"word " * 300 + b'"}]}',
+            b'{"model": "fake", "messages": [{"role": "user", "content": "'
+            + b"word " * 300
+            + b'"}]}',
             *(400, "context_length_exceeded", "200"),
             id="beyond-context",
         ),
         pytest.param(
-            b'{"messages": [{"role": "user", "content": "' + b"x" * 1_000_000 + b'"}]}',
+            b'{"model": "fake", "messages": [{"role": "user", "content": "'
+            + b"x" * 1_000_000
+            + b'"}]}',
             *(413, "too_large", "1000000"),
             id="one-megabyte",
         ),
@@ -145,12 +150,60 @@ async def test_bad_input_gets_a_status_and_a_reason(
 
 async def test_context_error_carries_both_numbers(api: Api) -> None:
     """Too long a prompt is answered with its size and the limit, as numbers."""
-    body = {"messages": [{"role": "user", "content": "word " * 300}]}
+    body = {"model": "fake", "messages": [{"role": "user", "content": "word " * 300}]}
     url = f"{api.url}/v1/chat/completions"
     async with api.http.post(url, json=body, headers=api.auth) as response:
         error = (await response.json())["error"]
     assert error["prompt_tokens"] == 301
     assert error["context_tokens"] == 200
+
+
+@pytest.mark.parametrize(
+    ("demanded", "param"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"function_call": {"name": "f"}}, "function_call"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"extra_body": {"grammar": 'root ::= "x"'}}, "grammar"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+    ],
+)
+async def test_a_demand_that_cannot_be_met_is_refused_by_name(
+    api: Api, demanded: dict[str, object], param: str
+) -> None:
+    """The official client raises its error for a bad request, with the parameter's name."""
+    async with client_of(api) as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.create(model="mongars", messages=QUESTION, **demanded)
+    assert caught.value.param == param
+
+
+async def test_tools_that_need_not_be_called_are_answered_with_text(api: Api) -> None:
+    """What an agent sends by default, a history with calls included, does not fail."""
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    async with client_of(api) as client:
+        answer = await client.chat.completions.create(
+            model="mongars",
+            messages=[
+                *QUESTION,
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "c", "content": "rain"},
+            ],
+            tools=[{"type": "function", "function": {"name": "look", "parameters": {}}}],
+            tool_choice="auto",
+        )
+    assert answer.choices[0].message.content == "[3] you said: [Result of look] rain"
+
+
+async def test_a_bias_reaches_the_engine(api: Api) -> None:
+    """The fake's token 1 is the second word of its answer."""
+    async with client_of(api) as client:
+        answer = await client.chat.completions.create(
+            model="mongars", messages=QUESTION, logit_bias={"1": -100}
+        )
+    assert answer.choices[0].message.content == "[1] said: good morning"
 
 
 @pytest.mark.parametrize("key", ["mg-wrong", ""], ids=["unknown", "empty"])
@@ -170,7 +223,7 @@ async def test_cut_stream_ends_with_an_error_event(
     """A stream cut after its first token ends with an error event and without `[DONE]`."""
     plan = FakePlan(cut_after_tokens=2)
     async with start_api(plan) as api:
-        body = {"messages": QUESTION, "stream": True}
+        body = {"model": "mongars", "messages": QUESTION, "stream": True}
         url = f"{api.url}/v1/chat/completions"
         async with api.http.post(url, json=body, headers=api.auth) as response:
             events = EventSplitter().feed(await response.read())
@@ -199,7 +252,7 @@ async def test_client_that_leaves_stops_the_engine(
     async with start_api(plan) as api:
 
         async def read() -> None:
-            body = {"messages": QUESTION, "stream": stream}
+            body = {"model": "mongars", "messages": QUESTION, "stream": stream}
             url = f"{api.url}/v1/chat/completions"
             async with api.http.post(url, json=body, headers=api.auth) as response:
                 await response.read()
@@ -217,7 +270,7 @@ async def test_overload_is_503_with_retry_after_and_nothing_hangs(
     async with start_api(FakePlan(slots=2, token_delay=0.01)) as api:
 
         async def ask() -> tuple[int, str | None]:
-            body = {"messages": QUESTION}
+            body = {"model": "mongars", "messages": QUESTION}
             url = f"{api.url}/v1/chat/completions"
             async with api.http.post(url, json=body, headers=api.auth) as response:
                 await response.read()
@@ -240,7 +293,9 @@ async def test_busy_answers_invite_to_come_back(
 
         async def ask() -> tuple[int, str | None, str | None]:
             url = f"{api.url}/v1/chat/completions"
-            async with api.http.post(url, json={"messages": QUESTION}, headers=api.auth) as answer:
+            async with api.http.post(
+                url, json={"model": "mongars", "messages": QUESTION}, headers=api.auth
+            ) as answer:
                 headers = answer.headers
                 return answer.status, headers.get("Retry-After"), headers.get("x-should-retry")
 
@@ -257,7 +312,10 @@ async def test_callers_deadline_is_kept(
 ) -> None:
     """`X-Request-Timeout-Ms` bounds the whole answer; nonsense in it is refused."""
     async with start_api(FakePlan(first_token_delay=5)) as api:
-        url, body = f"{api.url}/v1/chat/completions", {"messages": QUESTION, "stream": stream}
+        url, body = (
+            f"{api.url}/v1/chat/completions",
+            {"model": "mongars", "messages": QUESTION, "stream": stream},
+        )
         hurry = {**api.auth, "X-Request-Timeout-Ms": "200"}
         async with asyncio.timeout(2), api.http.post(url, json=body, headers=hurry) as response:
             assert response.status == 504
@@ -272,7 +330,10 @@ async def test_the_read_timeout_of_an_openai_client_bounds_a_whole_answer(
 ) -> None:
     """Nobody reads on after it, so nothing is generated on; the longer limit stays in force."""
     async with start_api(FakePlan(first_token_delay=5)) as api:
-        url, body = f"{api.url}{path}", {"messages": QUESTION, "message": "Say hello."}
+        url, body = (
+            f"{api.url}{path}",
+            {"model": "mongars", "messages": QUESTION, "message": "Say hello."},
+        )
         hurry = {**api.auth, "x-stainless-read-timeout": "0.2"}
         async with asyncio.timeout(3), api.http.post(url, json=body, headers=hurry) as response:
             assert response.status == 504
@@ -300,7 +361,7 @@ async def test_the_read_timeout_of_an_openai_client_is_only_a_hint(
 ) -> None:
     """An answer that takes longer is given all the same: a stream is read on as long as it goes on."""
     async with start_api(FakePlan(first_token_delay=0.3)) as api:
-        body = {"messages": QUESTION, "stream": stream}
+        body = {"model": "mongars", "messages": QUESTION, "stream": stream}
         given = {**api.auth, "x-stainless-read-timeout": "0.2", **more}
         url = f"{api.url}/v1/chat/completions"
         async with api.http.post(url, json=body, headers=given) as response:

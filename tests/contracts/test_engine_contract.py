@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from engine_kinds import CONTEXT, SLOTS
 
-from mongars.core.errors import ContextLengthExceeded, GenerationInterrupted, NotReady
+from mongars.core.errors import (
+    ContextLengthExceeded,
+    GenerationInterrupted,
+    NotReady,
+    ParameterUnsupported,
+)
 from mongars.core.generation import Begun, Completion, GenerationRequest, Message, Sampling
 from mongars.inference.continuation import anchor
 from mongars.protocol.fold import Fold
@@ -227,3 +233,31 @@ async def test_engine_that_is_not_running_says_so(engine: Engine) -> None:
     with pytest.raises(NotReady):
         await read_all(engine, ask("Say hello"))
     await engine.aclose()
+
+
+@pytest.mark.parametrize("more", [{}, {"top_k": 40, "min_p": 0.05}], ids=["alone", "with-others"])
+async def test_a_repetition_penalty_changes_what_is_said(
+    engine: Engine, more: dict[str, float]
+) -> None:
+    """It reaches the engine, whatever name it has there; so do its neighbours."""
+    text = "Say la la la la la la la la la"
+    plain, _ = await read_all(engine, ask(text))
+    punished, _ = await read_all(engine, ask(text, repetition_penalty=1.8, **more))
+    assert punished.text != plain.text
+
+
+async def test_a_token_that_is_banned_does_not_come(engine: Engine) -> None:
+    """`logit_bias` reaches the engine, or is refused with both names."""
+    said, raw = await read_all(engine, ask("Say hello", logprobs=True, top_logprobs=1))
+    if engine.origin.engine == "ollama":
+        with pytest.raises(ParameterUnsupported, match=engine.origin.engine) as caught:
+            await read_all(engine, ask("Say hello", logit_bias=((1, -100.0),)))
+        assert caught.value.param == "logit_bias"
+        return
+    if engine.origin.engine == "vllm":
+        pytest.skip("its events do not say the number of a token; tests/vllm_engine/test_words.py")
+    found = re.search(rb'"id":(\d+),"token"', raw)
+    token = int(found[1]) if found else 0
+    banned, _ = await read_all(engine, ask("Say hello", logit_bias=((token, -100.0),)))
+    assert banned.text.strip()
+    assert banned.text.split()[0] != said.text.split()[0]

@@ -40,7 +40,7 @@ async def started(**plan: object) -> FakeEngine:
 async def test_every_choice_is_whole_and_they_are_counted_together() -> None:
     """Three choices: three texts, three finish reasons, one usage, one `[DONE]`."""
     engine = await started(slots=2, token_delay=0.001)
-    async with stream_choices(ask(3), engine.stream) as blocks:
+    async with stream_choices(ask(3), engine.stream, at_once=3) as blocks:
         raw = b"".join([block async for block in blocks])
     fold = Fold(3)
     events = EventSplitter().feed(raw)
@@ -69,7 +69,7 @@ async def test_seed_differs_from_choice_to_choice() -> None:
             yield blocks
 
     engine = await started()
-    async with stream_choices(ask(3, seed=7), note) as blocks:
+    async with stream_choices(ask(3, seed=7), note, at_once=3) as blocks:
         async for _ in blocks:
             pass
     assert sorted(seeds) == [(7, 1), (8, 1), (9, 1)]
@@ -84,7 +84,7 @@ async def test_refusal_before_the_first_word_is_raised_on_entering() -> None:
         yield
 
     with pytest.raises(Overloaded):
-        async with stream_choices(ask(2), full):
+        async with stream_choices(ask(2), full, at_once=3):
             pass
 
 
@@ -97,7 +97,7 @@ async def test_one_cut_choice_cuts_the_answer() -> None:
         async for block in blocks:
             read.append(block)  # noqa: PERF401 (what came before the cut counts, too)
 
-    async with stream_choices(ask(2), engine.stream) as blocks:
+    async with stream_choices(ask(2), engine.stream, at_once=3) as blocks:
         with pytest.raises(GenerationInterrupted):
             await read_on(blocks)
     assert read
@@ -107,7 +107,7 @@ async def test_one_cut_choice_cuts_the_answer() -> None:
 async def test_leaving_stops_every_choice() -> None:
     """A caller who leaves frees all the slots the choices held."""
     engine = await started(slots=3, token_delay=10.0)
-    async with stream_choices(ask(3), engine.stream) as blocks:
+    async with stream_choices(ask(3), engine.stream, at_once=3) as blocks:
         await anext(blocks)
         assert engine.busy == 3
     await eventually(lambda: engine.busy == 0, seconds=1)
@@ -123,7 +123,7 @@ async def test_unexpected_failure_of_a_choice_is_raised_not_waited_for() -> None
 
     async with asyncio.timeout(5):
         with pytest.raises(KeyError):
-            async with stream_choices(ask(2), broken):
+            async with stream_choices(ask(2), broken, at_once=3):
                 pass
 
 
@@ -140,7 +140,7 @@ async def test_passed_deadline_stays_a_passed_deadline() -> None:
 
         yield blocks()
 
-    async with stream_choices(ask(2), late) as merged:
+    async with stream_choices(ask(2), late, at_once=3) as merged:
         with pytest.raises(DeadlineExceeded):
             await drain(merged)
 

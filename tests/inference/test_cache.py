@@ -70,6 +70,20 @@ def test_what_does_not_change_the_answer_does_not_change_the_key(
     assert asked(**changes) == asked()
 
 
+@pytest.mark.parametrize("field", dataclasses.fields(Sampling), ids=lambda field: field.name)
+def test_every_sampling_parameter_changes_the_key(field: dataclasses.Field[object]) -> None:
+    """Whatever reaches the engine may change the answer."""
+    seeded = dataclasses.replace(GREEDY, seed=9)
+    values = {
+        "stop": ("x",),
+        "logit_bias": ((5, 1.0),),
+        "n": 2,
+        "response_format": {"type": "text"},
+    }
+    changed = dataclasses.replace(seeded, **{field.name: values.get(field.name, 1)})
+    assert asked(sampling=changed) != asked(sampling=seeded)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

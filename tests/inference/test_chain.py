@@ -14,6 +14,7 @@ from mongars.core.errors import (
     EndpointUnreachable,
     InvalidRequest,
     NotReady,
+    ParameterUnsupported,
 )
 from mongars.core.generation import Chunk, Origin
 from mongars.inference.chain import ProviderChain
@@ -42,7 +43,7 @@ class Scripted:
         self.asked = 0
         self.open_answers = 0
         self._clock = clock
-        self._error = error
+        self.error = error
 
     @asynccontextmanager
     async def open(
@@ -54,8 +55,8 @@ class Scripted:
         try:
             if self.takes:
                 await self._clock.sleep(self.takes)
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             yield ProviderStream(
                 origin=Origin(model="m", engine="e"),
                 endpoint="here",
@@ -112,6 +113,18 @@ async def test_the_callers_mistake_ends_the_chain() -> None:
     with pytest.raises(CallerError):
         await chain.ask()
     assert chain.ollama.asked == 0
+
+
+async def test_a_parameter_one_engine_lacks_is_left_to_the_next() -> None:
+    """No fallback, since nothing failed; 400 only where no engine supports it."""
+    lacking = ParameterUnsupported.by(engine="ollama", param="logit_bias")
+    chain = Chain(lacking, lacking)
+    assert await chain.ask() == "embedded 3: Hello"
+    assert not chain.observer.of(FellBack)
+    nowhere = Chain(lacking, lacking)
+    nowhere.embedded.error = lacking  # no engine is left
+    with pytest.raises(ParameterUnsupported, match="logit_bias"):
+        await nowhere.ask()
 
 
 async def test_nobody_is_asked_after_the_deadline() -> None:

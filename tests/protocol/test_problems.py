@@ -21,9 +21,7 @@ from mongars.protocol.problems import (
 )
 def test_every_error_survives_the_wire(kind: type[errors.MongarsError]) -> None:
     """An error written by the replica or the API is read back as the same kind."""
-    error = error_from(
-        kind.code, "what happened", numbers={"prompt_tokens": 9, "context_tokens": 4}
-    )
+    error = error_from(kind.code, "what happened", body={"prompt_tokens": 9, "context_tokens": 4})
     assert type(error_in(error_body(error, adapter_version="v1"))) is kind
     assert type(error_in(openai_body(error))) is kind
     assert status_of(error) == STATUS[kind]

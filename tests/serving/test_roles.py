@@ -113,7 +113,7 @@ async def test_several_answers_are_streamed_side_by_side() -> None:
     assert [event.is_done for event in events].count(True) == 1
 
 
-@pytest.mark.parametrize("n", [0, 17, "x"])
+@pytest.mark.parametrize("n", [0, 129, "x"])
 async def test_impossible_numbers_of_answers_are_refused(n: object) -> None:
     """`n` out of range is the caller's error, named."""
     async with door() as it:
@@ -127,7 +127,10 @@ async def test_vectors_come_in_order_in_both_encodings() -> None:
     texts = ["good morning", "bad weather", "good morning"]
     async with door() as it:
         _, plain = await it.json("/v1/embeddings", {"input": texts, "model": "fake-embedding"})
-        _, packed = await it.json("/v1/embeddings", {"input": texts, "encoding_format": "base64"})
+        _, packed = await it.json(
+            "/v1/embeddings",
+            {"input": texts, "model": "fake-embedding", "encoding_format": "base64"},
+        )
     vectors = [entry["embedding"] for entry in plain["data"]]
     assert [entry["index"] for entry in plain["data"]] == [0, 1, 2]
     assert vectors[0] == vectors[2] != vectors[1]
@@ -143,9 +146,11 @@ async def test_vectors_come_in_order_in_both_encodings() -> None:
         pytest.param({}, 400, "invalid_request", "input", id="nothing"),
         pytest.param({"input": []}, 400, "invalid_request", "no text", id="empty-list"),
         pytest.param({"input": ["a", " "]}, 400, "invalid_request", "empty", id="blank"),
-        pytest.param({"input": [1, 2]}, 400, "invalid_request", "input", id="token-ids"),
-        pytest.param({"input": ["a"] * 257}, 400, "invalid_request", "256", id="many"),
-        pytest.param({"input": "a", "model": "x"}, 404, "model_unknown", "fake", id="model"),
+        pytest.param({"input": [1, 2]}, 400, "invalid_request", "send the text", id="token-ids"),
+        pytest.param({"input": [[1], [2]]}, 400, "invalid_request", "send the text", id="tokens"),
+        pytest.param({"input": "a", "truncate": True}, 400, "invalid_request", "cut", id="cut"),
+        pytest.param({"input": ["a"] * 2049}, 400, "invalid_request", "2048", id="many"),
+        pytest.param({"input": "a", "model": "x"}, 404, "model_not_found", "fake", id="model"),
         pytest.param(
             {"input": "a", "dimensions": 3}, 400, "invalid_request", "dimensions", id="dimensions"
         ),
@@ -155,19 +160,29 @@ async def test_vectors_come_in_order_in_both_encodings() -> None:
     ],
 )
 async def test_bad_embedding_requests_say_what_is_wrong(
-    body: object, status: int, code: str, says: str
+    body: dict[str, Any], status: int, code: str, says: str
 ) -> None:
     """Each kind of bad input: a real status, OpenAI's body, the reason."""
     async with door() as it:
-        found, answer = await it.json("/v1/embeddings", body)
+        found, answer = await it.json("/v1/embeddings", {"model": "fake-embedding", **body})
     assert (found, answer["error"]["code"]) == (status, code)
     assert says in answer["error"]["message"]
+
+
+async def test_as_many_texts_as_openai_reads_are_read_at_once() -> None:
+    """2,048 texts in one request: a vector each, in their order; null fields count as left out."""
+    texts = [f"text {index}" for index in range(2048)]
+    body = {"input": texts, "model": "fake-embedding", "dimensions": None, "encoding_format": None}
+    async with door() as it:
+        status, answer = await it.json("/v1/embeddings", body)
+    assert status == 200
+    assert [entry["index"] for entry in answer["data"]] == list(range(2048))
 
 
 async def test_without_an_embedding_model_the_door_says_so() -> None:
     """404 naming the setting, not an error of the machine."""
     async with door(embedding=False) as it:
-        status, answer = await it.json("/v1/embeddings", {"input": "a"})
+        status, answer = await it.json("/v1/embeddings", {"input": "a", "model": "fake-embedding"})
     assert status == 404
     assert "RAY_EMBEDDING_MODEL" in answer["error"]["message"]
 
@@ -256,12 +271,19 @@ async def test_ordinary_patterns_pass(pattern: str) -> None:
     assert status == 200, body
 
 
-async def test_more_answers_than_a_replica_holds_are_refused_for_good() -> None:
-    """Trying again would never help, so no status says that it might."""
-    async with door(max_waiting=2) as it:
-        status, body = await it.json("/generate", {"prompt": "x", "n": 7})
-    assert (status, body["error"]) == (400, "invalid_request")
-    assert "6" in body["detail"]
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_more_answers_than_slots_are_drawn_in_turn(stream: bool) -> None:
+    """`n` of 128 on a replica of a few slots and a short queue: every answer comes, in its place."""
+    async with door(max_waiting=1) as it:
+        _, data = await it.post("/generate", {"prompt": "good day", "n": 128, "stream": stream})
+    if not stream:
+        texts = [choice["content"] for choice in orjson.loads(data)["choices"]]
+        assert texts == ["[1] you said: good day"] * 128
+        return
+    fold = Fold(128)
+    for event in EventSplitter().feed(data)[1:-1]:
+        fold.add(read_chunk(event))
+    assert fold.finished
 
 
 async def test_chat_model_makes_no_vectors() -> None:

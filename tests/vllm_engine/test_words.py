@@ -108,7 +108,15 @@ async def test_answer_that_vllm_broke_off_is_interrupted(reason: str | None) -> 
 def test_open_parameters_are_the_models_own() -> None:
     """What the request leaves open comes from the model's defaults, the token limit never."""
     arguments = sampling_arguments(
-        Sampling(temperature=0.0, stop=("a",), seed=0, logprobs=True),
+        Sampling(
+            temperature=0.0,
+            stop=("a",),
+            seed=0,
+            logprobs=True,
+            repetition_penalty=1.2,
+            min_p=0.1,
+            logit_bias=((5, -100.0),),
+        ),
         {"temperature": 0.7, "top_k": 20, "max_tokens": 5},
     )
     assert arguments == {
@@ -116,6 +124,9 @@ def test_open_parameters_are_the_models_own() -> None:
         "top_k": 20,
         "stop": ["a"],
         "seed": 0,
+        "repetition_penalty": 1.2,
+        "min_p": 0.1,
+        "logit_bias": {5: -100.0},
         "logprobs": 0,
         "max_tokens": None,
     }

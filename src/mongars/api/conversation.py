@@ -30,7 +30,7 @@ from mongars.core.errors import Forbidden, InvalidRequest, MongarsError
 from mongars.core.generation import confidence
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
 from mongars.protocol.openai import usage_body
-from mongars.protocol.problems import error_numbers, status_of
+from mongars.protocol.problems import error_facts, status_of
 from mongars.protocol.sse import DONE, encode_event
 
 if TYPE_CHECKING:
@@ -213,5 +213,5 @@ def _turn_body(turn: Turn) -> dict[str, Any]:
 
 
 async def _problem(answer: Answer, error: MongarsError, request_id: str) -> None:
-    body = {"detail": str(error), "error": error.code, **error_numbers(error)}
+    body = {"detail": str(error), "error": error.code, **error_facts(error)}
     await answer.json(status_of(error), body, problem_headers(error, request_id))

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from mongars.api.answers import problem_headers
 from mongars.api.requests import request_id_of
 from mongars.core.errors import InferenceFailed, InvalidRequest, MongarsError, NotFound
-from mongars.protocol.problems import error_numbers, openai_body, status_of
+from mongars.protocol.problems import error_facts, openai_body, status_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -39,7 +39,7 @@ def problem_body(path: str, error: MongarsError) -> dict[str, Any]:
     """The body of an error in the dialect of a path."""
     if path.startswith(OPENAI_PREFIX):
         return openai_body(error)
-    return {"detail": str(error), "error": error.code, **error_numbers(error)}
+    return {"detail": str(error), "error": error.code, **error_facts(error)}
 
 
 async def expected(request: Request, exc: Exception) -> Response:

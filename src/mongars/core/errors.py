@@ -4,6 +4,7 @@
 MongarsError
 ├── CallerError                 the caller's mistake: never retried, shown as it is
 │   ├── InvalidRequest          invalid_request
+│   │   └── ParameterUnsupported    unsupported_parameter: another engine may support it
 │   ├── PromptMissing           prompt_missing
 │   ├── ContextLengthExceeded   context_length_exceeded (carries both numbers)
 │   ├── TooLarge                too_large
@@ -57,9 +58,26 @@ class CallerError(MongarsError):
 
     code = "invalid_request"
 
+    def __init__(self, detail: str = "", *, param: str | None = None) -> None:
+        """`param`: the field that is at fault, such as `messages[0].content`."""
+        super().__init__(detail)
+        self.param = param
+
 
 class InvalidRequest(CallerError):
     """Malformed or wrongly typed."""
+
+
+class ParameterUnsupported(InvalidRequest):
+    """The engine cannot do what a parameter demands; another one may."""
+
+    code = "unsupported_parameter"
+
+    @classmethod
+    def by(cls, *, engine: str, param: str) -> ParameterUnsupported:
+        """That engine has nothing like that parameter."""
+        detail = f"{param}: the {engine} engine does not support it. Leave it out."
+        return cls(detail, param=param)
 
 
 class PromptMissing(CallerError):
@@ -76,10 +94,13 @@ class ContextLengthExceeded(CallerError):
     def __init__(
         self, detail: str = "", *, prompt_tokens: int = 0, context_tokens: int = 0
     ) -> None:
+        # The first words are those by which client libraries recognise this error.
         super().__init__(
             detail
-            or f"The prompt is {prompt_tokens} tokens long; the model's context holds"
-            f" {context_tokens} tokens, prompt and answer together. Shorten the prompt."
+            or f"This model's maximum context length is {context_tokens} tokens, prompt and answer"
+            f" together. However, the prompt is {prompt_tokens} tokens long. Please reduce the"
+            " length of the messages.",
+            param="messages",
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens

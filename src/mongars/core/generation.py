@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant", "tool"]
 TaskRole = Literal["general", "coding"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "function_call"]
+"""The last three come from upstream servers only."""
 
 BASE_ADAPTER = "baseline"
 """The adapter version reported when the bare base model answered."""
@@ -50,6 +51,12 @@ class Sampling:
     top_logprobs: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    top_k: int | None = None
+    """Draw among so many tokens; 0 or less: among all."""
+    min_p: float | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token numbers of the model and what is added to their logits."""
     response_format: dict[str, Any] | None = None
     n: int = 1
     """How many answers to draw."""

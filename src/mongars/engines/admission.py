@@ -44,14 +44,18 @@ class Admission:
         return (self._service_time or 0.0) * (self.waiting + 1) / self._slots
 
     @asynccontextmanager
-    async def slot(self, deadline: Deadline) -> AsyncIterator[float]:
+    async def slot(self, deadline: Deadline, *, admitted: bool = False) -> AsyncIterator[float]:
         """Hold a slot; yields the seconds it was waited for.
+
+        `admitted`: it is a further answer to a request that was not refused, so it waits its turn
+        however long the queue is.
 
         Raises:
             Overloaded: the queue is full, or too long for the deadline; says when to come back.
             DeadlineExceeded: the deadline passed while waiting.
         """
-        self._refuse_hopeless(deadline)
+        if not admitted:
+            self._refuse_hopeless(deadline)
         waited = await self._wait(deadline)
         clock = deadline.clock
         started = clock.monotonic()

@@ -1,4 +1,4 @@
-"""The chat-completion body that llama.cpp, and most OpenAI-compatible engines, are sent."""
+"""The chat-completion body that llama.cpp is sent."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def chat_body(request: GenerationRequest, *, model: str) -> dict[str, Any]:
         "seed": sampling.seed,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
+        "repeat_penalty": sampling.repetition_penalty,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
         "response_format": sampling.response_format,
     }
     body.update({name: value for name, value in optional.items() if value is not None})

@@ -39,7 +39,8 @@ Open = Callable[["GenerationRequest"], AbstractAsyncContextManager[AsyncIterator
 class _Merge:
     """What the choices have said and not been read yet; an error ends all of them."""
 
-    def __init__(self, request: GenerationRequest, open_one: Open) -> None:
+    def __init__(self, request: GenerationRequest, open_one: Open, at_once: int) -> None:
+        self._turns = asyncio.Semaphore(at_once)
         self._request = request
         self._open = open_one
         self._ready: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
@@ -53,7 +54,7 @@ class _Merge:
         one = replace(self._request, sampling=replace(sampling, n=1, seed=seed))
         splitter = EventSplitter()
         try:
-            async with self._open(one) as blocks:
+            async with self._turns, self._open(one) as blocks:
                 async for block in blocks:
                     for event in splitter.feed(block):
                         self._take(index, event)
@@ -108,14 +109,15 @@ class _Merge:
 
 @asynccontextmanager
 async def stream_choices(
-    request: GenerationRequest, open_one: Open
+    request: GenerationRequest, open_one: Open, *, at_once: int
 ) -> AsyncIterator[AsyncIterator[bytes]]:
     """Draw `request.sampling.n` answers as one stream, as `Engine.stream` promises it.
 
-    `open_one` opens the stream of one choice; what it raises before the first event is raised on
+    At most `at_once` are drawn at the same time, in the order of their numbers; the first choice is
+    opened first. `open_one` opens the stream of one choice; what it raises before the first event is raised on
     entering. Leaving stops every choice.
     """
-    merge = _Merge(request, open_one)
+    merge = _Merge(request, open_one, at_once)
     async with AsyncExitStack() as stack:
         for index in range(request.sampling.n):
             work = Background(partial(merge.draw, index), name=f"choice-{index}")

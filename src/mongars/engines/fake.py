@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
 
 
+BANNED = -100.0
+"""The bias that keeps a token out."""
 LOGPROB = -0.5
 """Of every token, where log-probabilities are asked for."""
 
@@ -157,7 +159,7 @@ def count_prompt(request: GenerationRequest) -> int:
 
 def planned(request: GenerationRequest, *, room: int) -> tuple[list[str], str]:
     """The tokens of the answer and why it ends, with room for so many tokens."""
-    words = _tokens(_before_stop(" ".join(script(request)), request.sampling.stop))
+    words = _tokens(_before_stop(" ".join(_drawn(request)), request.sampling.stop))
     limit = min(request.sampling.max_tokens or room, room)
     return words[:limit], "length" if len(words) > limit else "stop"
 
@@ -179,6 +181,18 @@ def script(request: GenerationRequest) -> list[str]:
     """The words of the answer: a count of the conversation, then the last message, repeated."""
     last = request.messages[-1].content.split()
     return [f"[{len(request.messages)}]", "you", "said:", *last]
+
+
+def _drawn(request: GenerationRequest) -> list[str]:
+    """The script without what its sampling forbids.
+
+    The vocabulary is the script itself: token i is its word i, and a bias of -100 bans it. A repetition
+    penalty above 1 bans what was said before.
+    """
+    sampling = request.sampling
+    banned = {token for token, bias in sampling.logit_bias if bias <= BANNED}
+    words = [word for index, word in enumerate(script(request)) if index not in banned]
+    return list(dict.fromkeys(words)) if (sampling.repetition_penalty or 1) > 1 else words
 
 
 def _tokens(text: str) -> list[str]:

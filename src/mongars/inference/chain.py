@@ -1,7 +1,8 @@
 """The chain of providers: the first that can begin an answer gives it.
 
-A `CallerError` ends it, since nobody could do better; but for a prompt that is too long, which a
-provider with a larger window can answer. That alone is no fallback: nothing has failed.
+A `CallerError` ends it, since no other provider could do better; but for a prompt that is too long, which
+a provider with a larger window can answer, and for a parameter that an engine does not support, which
+the next one may. That alone is no fallback: nothing has failed.
 
 Falling back is invisible before the first content token. After it a cut answer goes on only where the
 new words provably follow the delivered ones (`inference.continuation`); else the cut is reported.
@@ -22,6 +23,7 @@ from mongars.core.errors import (
     GenerationInterrupted,
     InferenceFailed,
     MongarsError,
+    ParameterUnsupported,
     WorldError,
 )
 from mongars.core.generation import Begun
@@ -147,6 +149,7 @@ class ProviderChain:
 
     async def _begin(self, ask: _Ask, stack: AsyncExitStack) -> Answer:
         causes: list[tuple[str, WorldError]] = []
+        unsupported: ParameterUnsupported | None = None
         reason: FallbackReason | None = None
         for index, provider in enumerate(self._providers):
             if causes and ask.deadline.expired():
@@ -162,6 +165,9 @@ class ProviderChain:
                         self._observer.observe(_larger(ask.request, answer.route, error))
                         return answer
                 raise
+            except ParameterUnsupported as error:
+                unsupported = error
+                continue
             except WorldError as error:
                 causes.append((provider.name, error))
                 reason = self._give_up(provider, ask, error) or reason
@@ -169,6 +175,8 @@ class ProviderChain:
             route = _route(provider, stream, ask, reason=reason)
             mover = self._mover(ask, route, among=self._providers)
             return Answer(chunks=MovingChunks(stream, stack, mover, route=route))
+        if unsupported is not None and not causes:
+            raise unsupported
         raise AllProvidersFailed(tuple(causes))
 
     async def _begin_larger(

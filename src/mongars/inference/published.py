@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mongars.core.generation import GenerationRequest, Message, confidence
+from mongars.core.generation import GenerationRequest, confidence
 from mongars.core.ids import new_id
-from mongars.protocol.openai import checked_messages, usage_body
+from mongars.protocol.messages import ChatMessage, told
+from mongars.protocol.openai import usage_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,7 @@ def prompt_request(
 ) -> GenerationRequest:
     """A request of a single prompt. Raises `PromptMissing` if it says nothing."""
     return GenerationRequest(
-        messages=checked_messages((Message(role="user", content=prompt),)),
+        messages=told([ChatMessage(role="user", content=prompt)]),
         request_id=new_id("req"),
         task_type=task_type,
         sampling=sampling,

@@ -64,7 +64,7 @@ def parse_model(raw: bytes, model: type[Model]) -> Model:
     try:
         return model.model_validate(payload)
     except ValidationError as exc:
-        raise InvalidRequest(describe(exc)) from exc
+        raise InvalidRequest(describe(exc), param=first_param(exc)) from exc
 
 
 def encode(body: object) -> bytes:
@@ -84,6 +84,16 @@ def describe(error: ValidationError) -> str:
         reason = str(entry["msg"]).removeprefix("Value error, ")
         parts.append(f"{where}: {reason}" if where else reason)
     return "; ".join(parts) + "."
+
+
+def first_param(error: ValidationError) -> str | None:
+    """The first field that is wrong, as OpenAI writes it: `messages[0].content`."""
+    first = error.errors()[0]
+    if not first["loc"]:  # a rule about several fields, whose message begins with one
+        name = str(first["msg"]).removeprefix("Value error, ").partition(":")[0]
+        return name if name.isidentifier() else None
+    written = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    return written.removeprefix(".")
 
 
 def json_object(data: bytes) -> dict[str, Any]:

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import base64
 import struct
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from mongars.core.errors import InvalidRequest
+from mongars.protocol.parameters import EMBEDDINGS_REFUSED, Refused
+from mongars.protocol.wire_model import WireModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MOST_TEXTS = 256
+MOST_TEXTS = 2048
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(WireModel):
     """A text or a list of texts; token ids are not understood, since they name no tokenizer."""
 
-    model_config = ConfigDict(extra="ignore")
+    refused: ClassVar[dict[str, Refused]] = EMBEDDINGS_REFUSED
 
     input: str | list[str]
-    model: str = ""
+    model: str = Field(min_length=1)
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, ge=1)
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _texts_only(cls, value: object) -> object:
+        entries = value if isinstance(value, list) else [value]
+        if entries and all(isinstance(entry, int | list) for entry in entries):
+            message = "holds token numbers, which are those of one tokenizer; send the text itself"
+            raise ValueError(message)
+        return value
 
     @field_validator("input")
     @classmethod
@@ -55,7 +66,7 @@ def embeddings_body(
     found = len(vectors[0])
     if request.dimensions not in {None, found}:
         detail = f"dimensions: {model} gives {found}, not {request.dimensions}."
-        raise InvalidRequest(detail)
+        raise InvalidRequest(detail, param="dimensions")
     encode = _base64 if request.encoding_format == "base64" else list
     data = [
         {"object": "embedding", "index": index, "embedding": encode(vector)}

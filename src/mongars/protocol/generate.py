@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mongars.core.errors import InvalidAnswer
-from mongars.core.generation import Begun, Choice, Completion, GenerationRequest, Message, Origin
-from mongars.protocol.openai import ChatMessage, SamplingFields, checked_messages, usage_body
-from mongars.protocol.problems import error_numbers
+from mongars.core.generation import Begun, Choice, Completion, GenerationRequest, Origin
+from mongars.protocol.messages import ChatMessage, told
+from mongars.protocol.openai import usage_body
+from mongars.protocol.problems import error_facts
+from mongars.protocol.sampling_fields import SamplingFields
+from mongars.protocol.wire_model import WireModel
 
 if TYPE_CHECKING:
     from mongars.core.errors import MongarsError
@@ -25,23 +28,19 @@ LONGEST_NAME = 256
 """Of an adapter or a replica, in characters."""
 
 
-class AdapterPayload(BaseModel):
+class AdapterPayload(WireModel):
     """The adapter a caller asks for; identity is the version, paths are never followed."""
-
-    model_config = ConfigDict(extra="ignore")
 
     version: str | None = None
     digest: str | None = None
 
 
-class BegunPayload(BaseModel):
+class BegunPayload(WireModel):
     """What of the answer the caller has already, and which weights it came from.
 
     The answer goes on after `text` if the same weights would write it, and says so in the header
     `x-continued`; else it begins anew.
     """
-
-    model_config = ConfigDict(extra="ignore")
 
     text: str
     model: str
@@ -62,13 +61,10 @@ class GenerateRequest(SamplingFields):
 
     def to_generation(self, *, request_id: str) -> GenerationRequest:
         """Our own form. Raises `PromptMissing` when there is nothing to answer."""
-        if self.messages:
-            messages = tuple(message.to_message() for message in self.messages)
-        else:
-            messages = (Message(role="user", content=self.prompt or ""),)
+        messages = self.messages or [ChatMessage(role="user", content=self.prompt or "")]
         begun = self.continue_from
         return GenerationRequest(
-            messages=checked_messages(messages),
+            messages=told(messages),
             request_id=request_id,
             task_type=self.task_type,
             sampling=self.to_sampling(),
@@ -96,6 +92,10 @@ def request_body(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
         "top_logprobs": sampling.top_logprobs,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
         "response_format": sampling.response_format,
         "n": sampling.n if sampling.n > 1 else None,
         "session_id": request.session_id,
@@ -176,5 +176,5 @@ def error_body(error: MongarsError, *, adapter_version: str) -> dict[str, Any]:
         "error": error.code,
         "detail": str(error),
         "adapter_version": adapter_version,
-        **error_numbers(error),
+        **error_facts(error),
     }

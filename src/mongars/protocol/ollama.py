@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mongars.core.errors import ContextLengthExceeded, InferenceFailed, InvalidAnswer
+from mongars.core.errors import (
+    ContextLengthExceeded,
+    InferenceFailed,
+    InvalidAnswer,
+    ParameterUnsupported,
+)
 from mongars.core.generation import Chunk, Origin, Usage
 from mongars.protocol.body import json_object
 from mongars.protocol.chunks import ChunkWriter
@@ -23,8 +28,10 @@ LONGEST_LINE = 4 * 1024 * 1024
 
 
 def chat_request(request: GenerationRequest, *, model: str) -> dict[str, Any]:
-    """The body of `POST /api/chat`."""
+    """The body of `POST /api/chat`. Raises `ParameterUnsupported` for what it has no word for."""
     sampling = request.sampling
+    if sampling.logit_bias:
+        raise ParameterUnsupported.by(engine="ollama", param="logit_bias")
     options = {
         "num_predict": sampling.max_tokens,
         "temperature": sampling.temperature,
@@ -33,6 +40,9 @@ def chat_request(request: GenerationRequest, *, model: str) -> dict[str, Any]:
         "seed": sampling.seed,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
+        "repeat_penalty": sampling.repetition_penalty,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
     }
     body: dict[str, Any] = {
         "model": model,
@@ -87,7 +97,10 @@ def overflow_in(told: str, *, context_tokens: int) -> ContextLengthExceeded | No
     except InvalidAnswer:
         found = None
     if not isinstance(found, dict):
-        detail = f"The prompt does not fit the model's context of {context_tokens} tokens."
+        detail = (
+            f"This model's maximum context length is {context_tokens} tokens; the prompt does not"
+            " fit. Please reduce the length of the messages."
+        )
         return ContextLengthExceeded(detail, context_tokens=context_tokens)
     return ContextLengthExceeded(
         prompt_tokens=int(found.get("n_prompt_tokens") or 0),

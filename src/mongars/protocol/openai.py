@@ -2,117 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
-from mongars.core.errors import InferenceFailed, InvalidAnswer, MongarsError, PromptMissing
-from mongars.core.generation import (
-    Chunk,
-    Completion,
-    FinishReason,
-    GenerationRequest,
-    Message,
-    Role,
-    Sampling,
-    Usage,
-)
+from mongars.core.errors import InferenceFailed, InvalidAnswer, MongarsError
+from mongars.core.generation import Chunk, Completion, FinishReason, GenerationRequest, Usage
+from mongars.protocol.messages import ChatMessage, told
 from mongars.protocol.problems import error_from, read_count
-from mongars.protocol.response_format import check_response_format
+from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, SamplingFields
 from mongars.protocol.sse import parse_event
+from mongars.protocol.wire_model import WireModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mongars.protocol.sse import ServerEvent
 
-MAX_TOKENS_LIMIT = 1_000_000
-MOST_CHOICES = 16
 
-
-class TextPart(BaseModel):
-    """One part of a multi-part message; only text is understood."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """A message as OpenAI clients send it."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-
-    def to_message(self) -> Message:
-        """Our own form: `developer` is `system`, text parts are joined, no content is empty."""
-        role: Role = "system" if self.role == "developer" else self.role
-        if isinstance(self.content, list):
-            return Message(role=role, content="".join(part.text for part in self.content))
-        return Message(role=role, content=self.content or "")
-
-
-class StreamOptions(BaseModel):
+class StreamOptions(WireModel):
     """What a streaming client asks for besides the text."""
 
-    model_config = ConfigDict(extra="ignore")
-
     include_usage: bool = False
-
-
-class SamplingFields(BaseModel):
-    """The sampling parameters `/generate` and the OpenAI dialect share; unknown ones are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    max_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS_LIMIT)
-    temperature: float | None = Field(default=None, ge=0.0, le=2.0)
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    stop: str | list[str] | None = None
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    presence_penalty: float | None = Field(default=None, ge=-2.0, le=2.0)
-    frequency_penalty: float | None = Field(default=None, ge=-2.0, le=2.0)
-    response_format: dict[str, Any] | None = None
-    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
-
-    @field_validator("response_format")
-    @classmethod
-    def _usable(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None:
-            check_response_format(value)
-        return value
-
-    def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
-        """Our own form; `max_tokens` 0 means unset, as some clients send it."""
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return Sampling(
-            max_tokens=(max_tokens or self.max_tokens) or None,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            stop=tuple(entry for entry in stop if entry),
-            seed=self.seed,
-            logprobs=bool(self.logprobs),
-            top_logprobs=self.top_logprobs,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            response_format=self.response_format,
-            n=self.n or 1,
-        )
 
 
 class ChatCompletionRequest(SamplingFields):
     """`POST /v1/chat/completions`."""
 
-    model: str = ""
+    model: str = Field(min_length=1)
     messages: list[ChatMessage]
-    max_completion_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS_LIMIT)
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS_LIMIT)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS_LIMIT)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = None
 
     def to_generation(
         self,
@@ -124,9 +47,8 @@ class ChatCompletionRequest(SamplingFields):
         scope: str,
     ) -> GenerationRequest:
         """Our own form; `scope` names whose question it is. Raises `PromptMissing` when there is nothing to answer."""
-        messages = tuple(message.to_message() for message in self.messages)
         return GenerationRequest(
-            messages=checked_messages(messages),
+            messages=told(self.messages),
             request_id=request_id,
             task_type=task_type,
             sampling=self.to_sampling(max_tokens=self.max_completion_tokens),
@@ -134,14 +56,6 @@ class ChatCompletionRequest(SamplingFields):
             traceparent=traceparent,
             scope=scope,
         )
-
-
-def checked_messages(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The messages, if any of them says anything; else `PromptMissing`."""
-    if not any(message.content.strip() for message in messages if message.role != "system"):
-        detail = "The request holds no message with text to answer."
-        raise PromptMissing(detail)
-    return messages
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -298,11 +212,14 @@ def usage_from(body: dict[str, Any] | None) -> Usage | None:
     )
 
 
+_FINISH_REASONS: dict[str, FinishReason] = {reason: reason for reason in get_args(FinishReason)}
+
+
 def finish_reason_from(value: str | None) -> FinishReason | None:
-    """Our finish reason; anything but a cut at the token limit is a plain stop."""
+    """Our finish reason; words of other servers for a natural end are a plain stop."""
     if value is None:
         return None
-    return "length" if value == "length" else "stop"
+    return _FINISH_REASONS.get(value, "stop")
 
 
 def error_in(body: dict[str, Any]) -> MongarsError:
@@ -310,8 +227,8 @@ def error_in(body: dict[str, Any]) -> MongarsError:
     error = body.get("error")
     if isinstance(error, dict):
         code = str(error.get("code") or error.get("type") or "")
-        return error_from(code, str(error.get("message", "")), numbers=error)
+        return error_from(code, str(error.get("message", "")), body=error)
     detail = body.get("detail") or body.get("message") or str(error)
     if isinstance(error, str):
-        return error_from(error, str(detail), numbers=body)
+        return error_from(error, str(detail), body=body)
     return InferenceFailed(str(detail))

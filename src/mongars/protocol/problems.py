@@ -10,6 +10,7 @@ from mongars.core.errors import CallerError, MongarsError
 
 STATUS: dict[type[MongarsError], int] = {
     errors.InvalidRequest: 400,
+    errors.ParameterUnsupported: 400,
     errors.PromptMissing: 400,
     errors.ContextLengthExceeded: 400,
     errors.NotAuthenticated: 401,
@@ -32,6 +33,14 @@ STATUS: dict[type[MongarsError], int] = {
     errors.DeadlineExceeded: 504,
 }
 
+OPENAI_CODES = {
+    errors.NotAuthenticated.code: "invalid_api_key",
+    errors.ModelUnknown.code: "model_not_found",
+    errors.TooManyRequests.code: "rate_limit_exceeded",
+}
+"""Where OpenAI's clients know an error by another code than ours."""
+
+_OURS = {theirs: ours for ours, theirs in OPENAI_CODES.items()}
 _BY_CODE: dict[str, type[MongarsError]] = {kind.code: kind for kind in STATUS}
 
 
@@ -93,20 +102,23 @@ def error_from(
     detail: str,
     *,
     retry_after: float | None = None,
-    numbers: dict[str, Any] | None = None,
+    body: dict[str, Any] | None = None,
 ) -> MongarsError:
     """The exception a received error code stands for; unknown codes become `InferenceFailed`.
 
-    `numbers` are what the peer says they are; what is no count becomes 0.
+    `body` holds what else the peer says of it; what is no count becomes 0.
     """
-    kind = _BY_CODE.get(code, errors.InferenceFailed)
+    kind = _BY_CODE.get(_OURS.get(code, code), errors.InferenceFailed)
+    found = body or {}
     if issubclass(kind, errors.ContextLengthExceeded):
-        found = numbers or {}
         return kind(
             detail,
             prompt_tokens=_count_or_0(found.get("prompt_tokens")),
             context_tokens=_count_or_0(found.get("context_tokens")),
         )
+    if issubclass(kind, CallerError):
+        param = found.get("param")
+        return kind(detail, param=param if isinstance(param, str) else None)
     if issubclass(kind, errors.RetryableLater):
         return kind(detail, retry_after=retry_after)
     if issubclass(kind, errors.AllProvidersFailed):
@@ -114,18 +126,26 @@ def error_from(
     return kind(detail)
 
 
-def error_numbers(error: MongarsError) -> dict[str, int]:
-    """The figures an error carries, for the body."""
+def error_facts(error: MongarsError) -> dict[str, Any]:
+    """What an error carries beside its text, for the body: the field at fault, and numbers."""
+    facts: dict[str, Any] = {}
+    if isinstance(error, CallerError) and error.param is not None:
+        facts["param"] = error.param
     if isinstance(error, errors.ContextLengthExceeded):
-        return {"prompt_tokens": error.prompt_tokens, "context_tokens": error.context_tokens}
-    return {}
+        facts["prompt_tokens"] = error.prompt_tokens
+        facts["context_tokens"] = error.context_tokens
+    return facts
 
 
 def openai_body(error: MongarsError) -> dict[str, Any]:
     """The error body OpenAI clients understand."""
     kind = "invalid_request_error" if isinstance(error, CallerError) else "server_error"
-    if isinstance(error, errors.NotAuthenticated):
-        kind = "authentication_error"
-    body: dict[str, Any] = {"message": str(error), "type": kind, "param": None, "code": error.code}
-    body.update(error_numbers(error))
-    return {"error": body}
+    if isinstance(error, errors.TooManyRequests):
+        kind = "requests"
+    body: dict[str, Any] = {
+        "message": str(error),
+        "type": kind,
+        "param": None,
+        "code": OPENAI_CODES.get(error.code, error.code),
+    }
+    return {"error": {**body, **error_facts(error)}}

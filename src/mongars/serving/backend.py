@@ -33,13 +33,15 @@ class Backend:
 
     @asynccontextmanager
     async def stream(
-        self, request: GenerationRequest, deadline: Deadline
+        self, request: GenerationRequest, deadline: Deadline, *, admitted: bool = False
     ) -> AsyncIterator[tuple[float, AsyncIterator[bytes]]]:
         """Answer one request; yields the seconds it waited, and its bytes.
 
+        `admitted`: as for `Admission.slot`.
+
         Raises what `Admission.slot` and `Engine.stream` raise; `DeadlineExceeded` at any time.
         """
-        async with self.admission.slot(deadline) as waited:
+        async with self.admission.slot(deadline, admitted=admitted) as waited:
             try:
                 async with (
                     asyncio.timeout(deadline.remaining()),

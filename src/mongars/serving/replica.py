@@ -11,7 +11,6 @@ from mongars.core.deadline import Deadline
 from mongars.core.errors import (
     DeadlineExceeded,
     GenerationInterrupted,
-    InvalidRequest,
     NotFound,
 )
 from mongars.core.generation import task_role
@@ -177,17 +176,21 @@ class Replica:
             continue_from=begun if continued else None,
         )
         waits: list[float] = []
+        opened_one = False
 
         @asynccontextmanager
         async def open_one(one: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-            async with backend.stream(one, deadline) as (waited, blocks):
+            nonlocal opened_one
+            admitted, opened_one = opened_one, True
+            async with backend.stream(one, deadline, admitted=admitted) as (waited, blocks):
                 waits.append(waited)
                 yield blocks
 
         several = request.sampling.n > 1
-        if several:
-            self._check_room(backend, request.sampling.n)
-        opened = stream_choices(complete, open_one) if several else open_one(complete)
+        slots = backend.engine.slots
+        opened = (
+            stream_choices(complete, open_one, at_once=slots) if several else open_one(complete)
+        )
         async with opened as blocks:
             yield ReplicaStream(
                 origin=self.origin(request.task_type),
@@ -218,12 +221,6 @@ class Replica:
             "total": round(self.clock.monotonic() - started, 6),
         }
         return fold.completion(answer.origin), timings
-
-    def _check_room(self, backend: Backend, choices: int) -> None:
-        most = backend.engine.slots + self._config.max_waiting
-        if choices > most:
-            detail = f"n: {choices} answers at once are more than this replica holds ({most})."
-            raise InvalidRequest(detail)
 
     def _backend(self, task_type: str) -> Backend:
         return self._backends.get(task_role(task_type)) or self._backends["general"]

@@ -83,7 +83,9 @@ def _generation(body: dict[str, Any]) -> GenerationRequest:
         messages=tuple(Message(role=m["role"], content=m["content"]) for m in body["messages"]),
         request_id="ollama",
         sampling=Sampling(
-            max_tokens=options.get("num_predict"), stop=tuple(options.get("stop") or ())
+            max_tokens=options.get("num_predict"),
+            stop=tuple(options.get("stop") or ()),
+            repetition_penalty=options.get("repeat_penalty"),
         ),
     )
 

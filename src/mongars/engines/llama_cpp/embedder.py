@@ -120,7 +120,10 @@ class LlamaCppEmbedder:
 
     def _too_long(self, found: int) -> ContextLengthExceeded:
         most = self._config.context_tokens
-        detail = f"A text is {found} tokens long; {self.model} reads {most} at most. Split it."
+        detail = (
+            f"This model's maximum context length is {most} tokens. However, a text is {found}"
+            " tokens long. Split it."
+        )
         return ContextLengthExceeded(detail, prompt_tokens=found, context_tokens=most)
 
 

@@ -19,6 +19,10 @@ def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str
         "seed": sampling.seed,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "logit_bias": dict(sampling.logit_bias) or None,
         "logprobs": (sampling.top_logprobs or 0) if sampling.logprobs else None,
     }
     arguments = defaults | {name: value for name, value in given.items() if value is not None}

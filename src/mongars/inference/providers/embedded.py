@@ -146,7 +146,7 @@ class Embedded:
 
     def _stream(self, request: GenerationRequest) -> ByteStream:
         if request.sampling.n > 1:
-            return stream_choices(request, self._engine.stream)
+            return stream_choices(request, self._engine.stream, at_once=self._engine.slots)
         return self._engine.stream(request)
 
     def _reader(

@@ -19,6 +19,7 @@ from mongars.core.errors import (
     MongarsError,
     NotReady,
     Overloaded,
+    ParameterUnsupported,
     WorldError,
 )
 from mongars.core.ids import new_id
@@ -73,12 +74,11 @@ class Ollama:
     ) -> AsyncIterator[ProviderStream]:
         """Begin an answer; see `Provider.open`.
 
-        Raises `NotReady` if the model is not there, and `ContextLengthExceeded` for a prompt that does
+        Raises `ParameterUnsupported` for what Ollama has no word for, `NotReady` if the model is not there, and `ContextLengthExceeded` for a prompt that does
         not fit the window the server has loaded, which may be less than `context_tokens`.
         """
         if request.sampling.n > 1:
-            detail = "Ollama draws one answer per request."
-            raise InferenceFailed(detail)
+            raise ParameterUnsupported.by(engine=self.name, param="n")
         patience = self._config.local_commit_by(request, deadline).remaining()
         async with AsyncExitStack() as stack:
             attempts.add()

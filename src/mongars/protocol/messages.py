@@ -1,0 +1,157 @@
+"""Messages as OpenAI clients send them, and the texts that a model is given of them.
+
+Tools are not called yet, but agents send histories in which another model has called some. Calls and
+results become text (ADR 0019): a call stands at the end of the assistant's message, results that
+follow each other are one message of the user, which every chat template accepts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from mongars.core.errors import PromptMissing
+from mongars.core.generation import Message, Role
+from mongars.protocol.parameters import MESSAGE_REFUSED, Refused
+from mongars.protocol.wire_model import WireModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_MEDIA = {
+    "image_url": "an image; images are",
+    "input_image": "an image; images are",
+    "image": "an image; images are",
+    "input_audio": "audio; audio is",
+    "audio_url": "audio; audio is",
+    "video_url": "a video; videos are",
+    "file": "a file; files are",
+    "input_file": "a file; files are",
+}
+
+
+def _text_of(content: object) -> object:
+    """The text of a message's content. Raises `ValueError` naming the part that is no text."""
+    if not isinstance(content, list):
+        return content
+    return "".join([_text_of_part(index, part) for index, part in enumerate(content)])
+
+
+def _text_of_part(index: int, part: object) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    text = part.get(kind) if isinstance(part, dict) and kind in {"text", "refusal"} else None
+    if isinstance(text, str):
+        return text
+    if isinstance(kind, str) and kind in _MEDIA:
+        message = f"part {index} is {_MEDIA[kind]} not supported, send text"
+    else:
+        message = f"part {index} must be {{'type': 'text', 'text': '...'}}"
+    raise ValueError(message)
+
+
+Text = Annotated[str, BeforeValidator(_text_of, json_schema_input_type=str | list[dict[str, Any]])]
+"""A text, or a list of its parts."""
+
+
+class CalledFunction(WireModel):
+    """A function and its arguments, as JSON in a text."""
+
+    name: str
+    arguments: str = ""
+
+
+class CustomTool(WireModel):
+    """A tool that takes any text."""
+
+    name: str
+    input: str = ""
+
+
+class ToolCall(WireModel):
+    """A call in an assistant's message."""
+
+    id: str = ""
+    type: Literal["function", "custom"] = "function"
+    function: CalledFunction | None = None
+    custom: CustomTool | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if self.function is None and self.custom is None:
+            message = f"{self.type}: must say what was called"
+            raise ValueError(message)
+        return self
+
+    def as_text(self) -> str:
+        """How the model is told of it."""
+        if self.custom is not None:
+            return _call(self.custom.name, self.custom.input)
+        return "" if self.function is None else _call(self.function.name, self.function.arguments)
+
+    @property
+    def name(self) -> str:
+        """Of what was called."""
+        called = self.custom or self.function
+        return "" if called is None else called.name
+
+
+class ChatMessage(WireModel):
+    """A message as OpenAI clients send it."""
+
+    refused: ClassVar[dict[str, Refused]] = MESSAGE_REFUSED
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Text = ""
+    refusal: str = ""
+    name: str = ""
+    tool_calls: list[ToolCall] = Field(default_factory=list)
+    tool_call_id: str = ""
+    function_call: CalledFunction | None = None
+
+    def as_text(self) -> str:
+        """The content, and what else the message says."""
+        if self.role != "assistant":
+            return self.content
+        calls = [call.as_text() for call in self.tool_calls]
+        if self.function_call is not None:
+            calls.append(_call(self.function_call.name, self.function_call.arguments))
+        return "\n\n".join(filter(None, [self.content or self.refusal, *calls]))
+
+
+def _call(name: str, arguments: str) -> str:
+    return f"[Called {name} with {arguments or 'nothing'}]"
+
+
+def told(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    """What the model is told. Raises `PromptMissing` when there is nothing to answer."""
+    found = tuple(_told(messages))
+    if not any(message.content.strip() for message in found):
+        detail = "The request holds no message with text to answer."
+        raise PromptMissing(detail, param="messages")
+    return found
+
+
+def _told(messages: Iterable[ChatMessage]) -> Iterable[Message]:
+    names: dict[str, str] = {}
+    results: list[str] = []
+    for message in messages:
+        if message.role in {"tool", "function"}:
+            tool = names.get(message.tool_call_id) or message.name or "the tool"
+            results.append(f"[Result of {tool}]\n{message.content}")
+            continue
+        if results:
+            yield Message(role="user", content="\n\n".join(results))
+            results = []
+        names.update((call.id, call.name) for call in message.tool_calls)
+        yield Message(role=_ROLES[message.role], content=message.as_text())
+    if results:
+        yield Message(role="user", content="\n\n".join(results))
+
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}

@@ -1,0 +1,32 @@
+"""The base of every request model: what holds for each field of each of them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from mongars.protocol.parameters import Refused, check_parameters
+
+
+class WireModel(BaseModel):
+    """An object in a request. Null means that a field was left out; unknown fields are ignored.
+
+    `refused` are the fields that are neither: the caller would not get what they demand.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    refused: ClassVar[dict[str, Refused]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: object) -> object:
+        """The fields that say something. Raises `ValueError` for one that is refused."""
+        if not isinstance(data, dict):
+            return data
+        if None in data.values():
+            data = {name: value for name, value in data.items() if value is not None}
+        if cls.refused:
+            check_parameters(data, cls.refused)
+        return data

@@ -1,0 +1,242 @@
+"""Request parameters: read, ignored or refused; null as good as left out; what becomes of messages."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import orjson
+import pytest
+
+from mongars.core.errors import CallerError, InvalidRequest, PromptMissing
+from mongars.core.generation import GenerationRequest, Message, Sampling
+from mongars.protocol.body import parse_model
+from mongars.protocol.embeddings import EmbeddingRequest
+from mongars.protocol.generate import GenerateRequest, request_body
+from mongars.protocol.openai import ChatCompletionRequest
+from mongars.protocol.parameters import (
+    EMBEDDINGS_REFUSED,
+    GENERATION_REFUSED,
+    IGNORED,
+    READ,
+    Refused,
+)
+
+HELLO = [{"role": "user", "content": "hello"}]
+CHAT = {"model": "m", "messages": HELLO}
+DEMANDS: dict[str, Any] = {
+    "tool_choice": "required",
+    "function_call": {"name": "f"},
+    "modalities": ["text", "audio"],
+}
+"""Of the refused parameters, a value of the right type that demands something."""
+
+
+def chat(**fields: Any) -> ChatCompletionRequest:
+    return parse_model(orjson.dumps({**CHAT, **fields}), ChatCompletionRequest)
+
+
+def generate(**fields: Any) -> GenerateRequest:
+    return parse_model(orjson.dumps({"prompt": "hello", **fields}), GenerateRequest)
+
+
+def told(*messages: dict[str, Any]) -> list[tuple[str, str]]:
+    generation = chat(messages=messages).to_generation(
+        request_id="r", task_type="general", session_id=None, traceparent=None, scope="u"
+    )
+    return [(message.role, message.content) for message in generation.messages]
+
+
+@pytest.mark.parametrize("parse", [chat, generate], ids=["openai", "generate"])
+@pytest.mark.parametrize("name", sorted(GENERATION_REFUSED))
+def test_what_the_answer_would_depend_on_is_refused_by_name(name: str, parse: Any) -> None:
+    """A demand nothing fulfils is 400 with the parameter's name; null and neutral values pass."""
+    with pytest.raises(InvalidRequest, match=f"^{name}: ") as caught:
+        parse(**{name: DEMANDS.get(name, {"type": "demanded"})})
+    assert caught.value.param == name
+    for value in (None, *GENERATION_REFUSED[name].neutral):
+        parse(**{name: value})
+
+
+@pytest.mark.parametrize("name", sorted(EMBEDDINGS_REFUSED))
+def test_embeddings_refuse_what_they_cannot_do(name: str) -> None:
+    """The same for vectors."""
+    body = {"model": "m", "input": "a", name: "demanded"}
+    with pytest.raises(InvalidRequest, match=f"^{name}: "):
+        parse_model(orjson.dumps(body), EmbeddingRequest)
+    for value in (None, *EMBEDDINGS_REFUSED[name].neutral):
+        parse_model(orjson.dumps({**body, name: value}), EmbeddingRequest)
+
+
+@pytest.mark.parametrize("name", sorted(IGNORED))
+def test_what_the_answer_does_not_depend_on_is_accepted(name: str) -> None:
+    """Tools without a demand to call one, hints and records of the caller's pass."""
+    chat(**{name: [{"type": "function", "function": {"name": "f"}}]})
+
+
+@pytest.mark.parametrize(
+    "choice", ["auto", "none", {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}]
+)
+def test_tools_that_need_not_be_called_may_be_sent(choice: object) -> None:
+    """`auto` allows an answer in text, in each of its forms."""
+    chat(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice=choice)
+
+
+def test_the_table_names_what_is_read() -> None:
+    """The models read the fields of the table, and none stands in two of its parts."""
+    own = {"task_type", "adapter", "session_id", "continue_from"}
+    read = ChatCompletionRequest.model_fields.keys() | GenerateRequest.model_fields.keys()
+    assert read - own == READ
+    assert not READ & GENERATION_REFUSED.keys()
+    assert not READ & IGNORED.keys()
+    assert not GENERATION_REFUSED.keys() & IGNORED.keys()
+    assert all(isinstance(rule, Refused) and rule.reason for rule in GENERATION_REFUSED.values())
+
+
+def test_null_is_as_good_as_left_out_at_every_level() -> None:
+    """Every field of the reference that may be null may be null."""
+    nothing = dict.fromkeys(
+        ChatCompletionRequest.model_fields.keys() | GENERATION_REFUSED.keys() | IGNORED.keys()
+    )
+    message = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "name": None,
+        "audio": None,
+        "function_call": None,
+        "tool_calls": None,
+    }
+    body = {
+        **nothing,
+        **CHAT,
+        "messages": [*HELLO, message],
+        "stream_options": {"include_usage": None},
+    }
+    assert not parse_model(orjson.dumps(body), ChatCompletionRequest).stream
+    empty = dict.fromkeys(GenerateRequest.model_fields)
+    body = {**empty, "prompt": "hello", "adapter": {"version": None, "digest": None}}
+    found = parse_model(orjson.dumps(body), GenerateRequest)
+    assert (found.task_type, found.stream) == ("general", False)
+    body = {"input": "a", "model": "m", "encoding_format": None, "dimensions": None, "user": None}
+    parse_model(orjson.dumps(body), EmbeddingRequest)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        pytest.param({"max_tokens": 0}, "max_tokens", id="no-tokens"),
+        pytest.param({"max_completion_tokens": 0}, "max_completion_tokens", id="none-at-all"),
+        pytest.param({"top_logprobs": 3}, "top_logprobs", id="alternatives-of-nothing"),
+        pytest.param({"model": None}, "model", id="no-model"),
+        pytest.param({"model": ""}, "model", id="empty-model"),
+        pytest.param({"n": 129}, "n", id="many"),
+        pytest.param({"logit_bias": {"50": 101}}, "logit_bias.50", id="strong-bias"),
+        pytest.param({"logit_bias": {"x": 1}}, "logit_bias.x.[key]", id="bias-of-no-token"),
+        pytest.param({"messages": [None]}, "messages[0]", id="no-message"),
+        pytest.param({"stream_options": {"include_usage": "x"}}, *["stream_options.include_usage"]),
+    ],
+)
+def test_the_parameter_at_fault_is_named(fields: dict[str, Any], param: str) -> None:
+    """Clients find it in `param`."""
+    with pytest.raises(InvalidRequest) as caught:
+        chat(**fields)
+    assert caught.value.param == param
+
+
+def test_what_our_client_sends_is_read_as_it_was_meant() -> None:
+    """Every sampling parameter survives the way to a replica."""
+    sampling = Sampling(
+        max_tokens=5,
+        temperature=0.5,
+        top_p=0.5,
+        stop=("x",),
+        seed=1,
+        logprobs=True,
+        top_logprobs=2,
+        presence_penalty=0.5,
+        frequency_penalty=0.5,
+        repetition_penalty=1.5,
+        top_k=5,
+        min_p=0.25,
+        logit_bias=((5, -100.0), (7, 1.5)),
+        response_format={"type": "text"},
+        n=2,
+    )
+    assert all(getattr(sampling, f.name) != f.default for f in dataclasses.fields(Sampling))
+    request = GenerationRequest(
+        messages=(Message(role="user", content="hello"),), request_id="r", sampling=sampling
+    )
+    body = orjson.dumps(request_body(request, stream=True))
+    assert parse_model(body, GenerateRequest).to_generation(request_id="r") == request
+
+
+def test_zero_tokens_mean_the_default_on_generate() -> None:
+    """As the earlier monGARS client sends it."""
+    assert generate(max_tokens=0).to_generation(request_id="r").sampling.max_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        pytest.param(
+            {"type": "image_url", "image_url": {"url": "x"}}, "images are not", id="image"
+        ),
+        pytest.param({"type": "input_audio", "input_audio": {}}, "audio is not", id="audio"),
+        pytest.param({"type": "file", "file": {}}, "files are not", id="file"),
+        pytest.param({"type": "text"}, "must be", id="empty"),
+        pytest.param("hello", "must be", id="bare"),
+    ],
+)
+def test_a_part_that_is_no_text_is_named(part: object, says: str) -> None:
+    """Which message, which part, what it is."""
+    with pytest.raises(InvalidRequest, match=says) as caught:
+        told({"role": "user", "content": [{"type": "text", "text": "a"}, part]})
+    assert "messages.0.content: part 1" in str(caught.value)
+    assert caught.value.param == "messages[0].content"
+
+
+def test_a_message_of_the_system_alone_can_be_answered() -> None:
+    """Legal in the reference; nothing but blanks is not."""
+    assert told({"role": "system", "content": "Be brief."}) == [("system", "Be brief.")]
+    with pytest.raises(PromptMissing):
+        told({"role": "system", "content": " "})
+
+
+def test_a_refusal_of_the_assistant_stays_its_words() -> None:
+    """As a part and as a field."""
+    part = {"type": "refusal", "refusal": "I cannot."}
+    assert told({"role": "assistant", "content": [part]}) == [("assistant", "I cannot.")]
+    assert told({"role": "assistant", "refusal": "No."}) == [("assistant", "No.")]
+
+
+def test_tool_calls_and_results_of_the_history_become_text() -> None:
+    """An agent's history keeps what was called and what came back (ADR 0019)."""
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "sum", "arguments": '{"of": [1, 2]}'}},
+        {"id": "b", "type": "custom", "custom": {"name": "note", "input": "three"}},
+    ]
+    assert told(
+        {"role": "user", "content": "Add."},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "3"}]},
+        {"role": "tool", "tool_call_id": "b", "content": "kept"},
+        {"role": "assistant", "content": "Once more.", "function_call": {"name": "sum"}},
+        {"role": "function", "name": "sum", "content": "0"},
+    ) == [
+        ("user", "Add."),
+        ("assistant", '[Called sum with {"of": [1, 2]}]\n\n[Called note with three]'),
+        ("user", "[Result of sum]\n3\n\n[Result of note]\nkept"),
+        ("assistant", "Once more.\n\n[Called sum with nothing]"),
+        ("user", "[Result of sum]\n0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "call", [{"id": "a"}, {"type": "function", "function": {}}, {"type": "web", "web": {}}, "f"]
+)
+def test_a_tool_call_that_names_nothing_is_refused(call: object) -> None:
+    """It would vanish."""
+    with pytest.raises(CallerError) as caught:
+        told({"role": "assistant", "tool_calls": [call]})
+    assert "messages.0.tool_calls.0" in str(caught.value)
