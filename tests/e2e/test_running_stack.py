@@ -161,6 +161,15 @@ async def test_everything_listens_on_loopback_or_asks_for_a_token(stack: Stack) 
     writer.close()
 
 
+@pytest.mark.parametrize("port", ["MONGARS_PORT", "RAY_HTTP_PORT"])
+async def test_header_floods_are_refused_at_both_doors(stack: Stack, port: str) -> None:
+    """Neither the API nor the proxy of Ray Serve collects headers from callers without a key."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.environment[port]))
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"x: y\r\n" * 20_000)
+    assert b" 431 " in await reader.readline()
+    writer.close()
+
+
 async def test_killed_engine_cuts_its_streams_and_is_back_in_seconds(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:

@@ -29,6 +29,7 @@ def build_app(
         title="monGARS",
         version=context.config.version,
         lifespan=lifespan,
+        redirect_slashes=False,  # the redirect would repeat the Host header
         docs_url=None,  # both pages load scripts from a CDN
         redoc_url=None,
         openapi_url=None,  # served by `health_routes`, to those with a key

@@ -17,6 +17,7 @@ from mongars.api.context import ApiConfig, ApiContext
 from mongars.api.credentials import Passwords, TokenConfig, Tokens
 from mongars.api.key_cache import KeyCache
 from mongars.api.throttle import LoginThrottle
+from mongars.bootstrap.connections import guarded_protocol
 from mongars.bootstrap.model import configured_model
 from mongars.bootstrap.secrets import ensure_secret
 from mongars.conversation.chat import Chat, ChatConfig
@@ -88,12 +89,14 @@ def _spare_garbage_collection() -> None:
 
 def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None:
     """Serve until SIGTERM or SIGINT. Raises `ConfigurationError`."""
+    app = api_app(settings)
     uvicorn.run(
-        api_app(settings),
+        app,
         host=host or settings.environment.host,
         port=port or settings.environment.port,
         loop="uvloop",
-        http="httptools",
+        http=guarded_protocol(settings, LogObserver(), hosts=settings.environment.allowed_hosts),
+        ws="none",
         access_log=False,
         log_level="warning",
         server_header=False,

@@ -185,11 +185,19 @@ def _model_folder(spec: ModelSpec, role: str) -> Path:
 def serve_control(settings: Settings, address: str | None) -> ServeControl:
     """The way to a cluster: the given address, else the configured one, else the local one."""
     require("ray", extra="serve")
-    given = address or settings.environment.ray_address
-    if given is not None:
-        return ServeControl(given, token=ray_token(settings))
-    local = running_dashboard(settings)
-    return ServeControl(local, token=ray_token(settings) or read_secret(settings.home, RAY_TOKEN))
+    token = ray_token(settings)
+    if token is None and not _given(settings, address):
+        token = read_secret(settings.home, RAY_TOKEN)
+    return ServeControl(dashboard_of(settings, address), token=token)
+
+
+def dashboard_of(settings: Settings, address: str | None) -> str:
+    """The dashboard of that cluster."""
+    return _given(settings, address) or running_dashboard(settings)
+
+
+def _given(settings: Settings, address: str | None) -> str | None:
+    return address or settings.environment.ray_address
 
 
 def ray_token(settings: Settings) -> str | None:

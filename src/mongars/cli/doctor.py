@@ -20,6 +20,7 @@ from mongars.bootstrap.checks import (
     ray_check,
     registry_check,
 )
+from mongars.bootstrap.connections import descriptor_advice, raise_descriptor_limit
 from mongars.bootstrap.running import running_url
 from mongars.cli.errors import exit_on_error
 from mongars.cli.http import ApiClient
@@ -74,6 +75,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("packages", _packages),
         ("home", _home),
         ("disk", _disk),
+        ("open files", _descriptors),
         ("engine", engine_check),
         ("models", model_check),
         ("ray", ray_check),
@@ -119,6 +121,14 @@ def _disk(settings: Settings) -> str:
         detail = f"only {free // 1_000_000} MB free at {folder}"
         raise _Warning(detail)
     return f"{free // 1_000_000_000} GB free"
+
+
+def _descriptors(settings: Settings) -> str:
+    available = raise_descriptor_limit()
+    advice = descriptor_advice(settings, available)
+    if advice is not None:
+        raise _Warning(advice)
+    return f"{available}, enough for {settings.environment.max_connections} connections"
 
 
 def _api(settings: Settings) -> str:

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mongars.bootstrap.serving import exported_config, serve_control, serving_config
+from mongars.bootstrap.proxy import proxy_advice
+from mongars.bootstrap.serving import dashboard_of, exported_config, serve_control, serving_config
 from mongars.cli.errors import exit_on_error
 from mongars.serving.definition import deploy_schema
 from mongars.serving.exports.config import installation
@@ -87,6 +88,9 @@ def _deploy(address: str | None, *, timeout: float, as_json: bool) -> None:
     if not as_json:
         path = config.replica.generate_path
         print(f"Endpoint: http://{config.host}:{config.port}{path}")
+    advice = proxy_advice(config, dashboard_of(settings, address))
+    if advice is not None:
+        console.print(f"Warning: {advice}", highlight=False, markup=False)
 
 
 def _export(kind: Kind, out: Path, *, force: bool) -> None:

@@ -26,6 +26,10 @@ For manifests, which are made where the token is not known. No token has this di
 """
 
 
+PROXY_GUARD = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "mongars.bootstrap.proxy.guard_proxy"}
+"""What Ray's processes need in their environment for Serve's proxy to bound its connections."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False

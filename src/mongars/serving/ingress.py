@@ -45,7 +45,12 @@ def build_ingress(replica: Replica) -> FastAPI:
         yield
         await replica.aclose()
 
-    app = FastAPI(title="monGARS replica", lifespan=lifespan, openapi_url=None)
+    app = FastAPI(
+        title="monGARS replica",
+        lifespan=lifespan,
+        openapi_url=None,
+        redirect_slashes=False,  # the redirect would repeat the Host header
+    )
     door = GenerateDoor(replica)
     app.add_api_route(
         replica.config.generate_path, door.generate, methods=["POST"], response_model=None

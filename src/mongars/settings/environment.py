@@ -102,6 +102,21 @@ class Environment(BaseModel):
     max_body_bytes: int = variable(
         "MONGARS_MAX_BODY_BYTES", 1_000_000, "Largest request body read.", ge=1024
     )
+    max_connections: int = variable(
+        "MONGARS_MAX_CONNECTIONS",
+        4096,
+        "Connections the API, or Serve's proxy, keeps open; fewer where open files are limited.",
+        ge=16,
+        le=60_000,
+    )
+    max_header_bytes: int = variable(
+        "MONGARS_MAX_HEADER_BYTES", 32_768, "Largest request line and headers read.", ge=1024
+    )
+    allowed_hosts: Words = variable(
+        "MONGARS_ALLOWED_HOSTS",
+        (),
+        "Comma-separated names the API accepts in the Host header; unset: any.",
+    )
     system_prompt: str | None = variable(
         "MONGARS_SYSTEM_PROMPT", None, "System message put before every conversation."
     )

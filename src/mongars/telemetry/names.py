@@ -139,6 +139,16 @@ LOG_EVENTS = (
     LogEvent(name="api.started", level="info", description="The API listens."),
     LogEvent(name="api.stopped", level="info", description="The API stopped."),
     LogEvent(name="settings.warning", level="warning", description="A setting looks wrong."),
+    LogEvent(
+        name="http.refused",
+        level="warning",
+        description="Requests and connections refused before they were read, by reason; a sum.",
+    ),
+    LogEvent(
+        name="http.descriptors",
+        level="warning",
+        description="The limit of open files leaves room for fewer connections than configured.",
+    ),
     LogEvent(name="engine.died", level="warning", description="An engine process ended."),
     LogEvent(
         name="engine.stuck",

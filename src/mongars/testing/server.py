@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import uvicorn
 
@@ -12,17 +12,22 @@ from mongars.core.background import Background
 from mongars.core.clock import SystemClock
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator
 
     from uvicorn._types import ASGIApplication
 
 
 @asynccontextmanager
-async def serving(app: ASGIApplication) -> AsyncIterator[str]:
+async def serving(
+    app: ASGIApplication, *, http: type[asyncio.Protocol] | Literal["auto"] = "auto"
+) -> AsyncIterator[str]:
     """Serve the application on a free port; yields its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app, http=http, log_level="error", access_log=False, timeout_graceful_shutdown=2
+    )
     server = uvicorn.Server(config)
     clock = SystemClock()
     task = Background(lambda: server.serve(sockets=[listener]), name="test-server")

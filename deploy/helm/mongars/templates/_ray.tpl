@@ -16,6 +16,8 @@ env:
     value: /tmp/mongars
   - name: LLM_ADAPTER_REGISTRY_PATH
     value: /var/lib/mongars-registry
+  - name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH
+    value: mongars.bootstrap.proxy.guard_proxy
   {{- if .values.serving.haproxy }}
   - name: RAY_SERVE_ENABLE_HA_PROXY
     value: "1"

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from mongars.bootstrap.stack.probe import http_answers
 from mongars.core.errors import ConfigurationError
+from mongars.serving.config import PROXY_GUARD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,6 +97,7 @@ class RayHead:
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "DASHBOARD_METRIC_PORT": "0",
             "PYTHONUNBUFFERED": "1",
+            **PROXY_GUARD,
             # Else a dead proxy is replaced after half a minute only.
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         }

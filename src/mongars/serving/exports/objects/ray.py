@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mongars.serving.config import PROXY_GUARD
 from mongars.serving.definition import deploy_schema
 from mongars.serving.exports.config import EVERY_INTERFACE, RAY_VERSION, Size
 from mongars.serving.exports.objects import pods
@@ -145,6 +146,7 @@ def _container(config: ExportConfig, name: str, ports: dict[str, int], *, resour
         RAY_worker_niceness="0",
         MONGARS_HOME=f"{_TMP}/mongars",
         LLM_ADAPTER_REGISTRY_PATH=pods.REGISTRY_PATH,
+        **PROXY_GUARD,
     )
     if config.serving.haproxy:
         environment += pods.plain(RAY_SERVE_ENABLE_HA_PROXY="1")

@@ -1,0 +1,81 @@
+"""How many connections this process may hold, and the protocol class that keeps to it."""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING
+
+from mongars.core.observe import Note
+from mongars.protocol.http1.connections import Connections
+from mongars.protocol.http1.limits import HttpLimits
+from mongars.protocol.http1.server import guarded
+
+if TYPE_CHECKING:
+    from mongars.core.observe import Observer
+    from mongars.protocol.http1.server import GuardedHttp
+    from mongars.settings import Settings
+
+RESERVED = 160
+"""Descriptors beside those of clients: files, database, event loop, and refusals under way."""
+OWN_NAMES = ("127.0.0.1", "[::1]", "localhost")
+MOST = 65_536
+"""No more is ever needed, and some programs prepare for every descriptor they might open."""
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the limit of open files as far as this process may; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return MOST if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
+
+
+def descriptor_advice(settings: Settings, available: int) -> str | None:
+    """What to do when the limit of open files is too low for the connections configured."""
+    wanted, upstream = settings.environment.max_connections, _upstream(settings)
+    if connections_within(settings, available) >= wanted:
+        return None
+    return (
+        f"the limit of open files is {available}: {connections_within(settings, available)}"
+        f" connections instead of {wanted} (MONGARS_MAX_CONNECTIONS); for all of them raise it to"
+        f" {wanted + upstream + RESERVED}: `ulimit -Hn`, LimitNOFILE= of systemd, or"
+        " `ulimits: nofile` of Compose"
+    )
+
+
+def connections_within(settings: Settings, available: int) -> int:
+    """The most connections of clients that `available` descriptors leave room for."""
+    room = available - RESERVED - _upstream(settings)
+    return max(16, min(settings.environment.max_connections, room))
+
+
+def guarded_protocol(
+    settings: Settings, observer: Observer, *, hosts: tuple[str, ...] = ()
+) -> type[GuardedHttp]:
+    """The protocol class of this process's HTTP server; raises its descriptor limit.
+
+    `hosts` are the only names accepted in `Host`, beside those of this machine; none: any.
+    """
+    available = raise_descriptor_limit()
+    advice = descriptor_advice(settings, available)
+    if advice is not None:
+        observer.observe(Note(name="http.descriptors", values={"detail": advice}))
+    values = settings.environment
+    limits = HttpLimits(
+        connections=connections_within(settings, available),
+        head_bytes=values.max_header_bytes,
+        hosts=frozenset(host.lower() for host in (*hosts, *OWN_NAMES)) if hosts else frozenset(),
+    )
+    return guarded(
+        Connections(
+            limits, lambda refused: observer.observe(Note(name="http.refused", values=refused))
+        )
+    )
+
+
+def _upstream(settings: Settings) -> int:
+    """Descriptors of connections to model servers and the database, at most."""
+    values = settings.environment
+    return values.ray_client_max_connections + values.db_pool_size + values.db_max_overflow

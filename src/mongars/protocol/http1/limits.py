@@ -1,0 +1,64 @@
+"""What one connection may cost before its request is known to be worth anything."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mongars.protocol.http1.refused import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_HOST = re.compile(
+    rb"(?:[a-z0-9._~!$&'()*+,;=-]|%[0-9a-f]{2})+(?::[0-9]{0,5})?"
+    rb"|\[[0-9a-f:.]+(?:%25[a-z0-9._~-]+)?\](?::[0-9]{0,5})?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLimits:
+    """Bounds of the connections of one server."""
+
+    connections: int = 4096
+    """Open at once; idle ones are closed for new ones, then new ones get 503."""
+    head_bytes: int = 32_768
+    """Request line and header fields, or the trailer fields, of one request."""
+    fields: int = 100
+    """Header fields, or trailer fields, of one request."""
+    head_seconds: float = 15.0
+    """From the opening of a connection, or the first byte of a later request, to its last header."""
+    linger_bytes: int = 64 << 20
+    linger_seconds: float = 10.0
+    """What is read and thrown away after an early response, so that the client can read that."""
+    unread_bytes: int = 65_536
+    """A connection is kept after an early response if no more of the request body can follow."""
+    pipelined: int = 32
+    """Requests waiting for the response to an earlier one of the same connection."""
+    hosts: frozenset[str] = frozenset()
+    """Names accepted in `Host`, lower case, without a port; empty: any well-formed one."""
+
+
+def check_host(values: list[bytes], *, version: str, hosts: Iterable[str]) -> None:
+    """Raise `Refused` unless the `Host` fields of a request are what RFC 9112 section 3.2 asks for.
+
+    `hosts` are the only names accepted, if there are any.
+    """
+    if len(values) > 1:
+        raise Refused(400, "The request has more than one Host header.")
+    if not values:
+        if version == "1.1" or hosts:
+            raise Refused(400, "The request has no Host header.")
+        return
+    host = values[0]
+    if not _HOST.fullmatch(host):
+        raise Refused(400, "The Host header is not a host name with an optional port.")
+    if hosts and _name(host) not in hosts:
+        raise Refused(400, "The Host header names a host this server does not answer for.")
+
+
+def _name(host: bytes) -> str:
+    name = host if host.endswith(b"]") else host.rpartition(b":")[0] or host
+    return name.decode("ascii").lower()

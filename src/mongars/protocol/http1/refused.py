@@ -1,0 +1,44 @@
+"""Requests that get a status without being looked at."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Refused(Exception):
+    """A request that gets this status, after which its connection is closed."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+    def response(self, headers: Headers) -> bytes:
+        """The whole response; `headers` go before its own."""
+        server = self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        error = {
+            "message": self.detail,
+            "type": "server_error" if server else "invalid_request_error",
+            "param": None,
+            "code": "overloaded" if server else "invalid_request",
+        }
+        body = orjson.dumps({"error": error})
+        fields = [
+            *headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            *([(b"retry-after", b"1")] if server else []),
+        ]
+        status = HTTPStatus(self.status)
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode()]
+        lines += [b"%s: %s" % field for field in fields]
+        return b"\r\n".join([*lines, b"", body])

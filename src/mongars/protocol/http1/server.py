@@ -1,0 +1,332 @@
+"""uvicorn's HTTP/1.1 protocol with bounds on what a client may send before it is authenticated.
+
+```
+opened ──► head ──► answering ──► idle ──► head …          due: head_seconds, none, keep-alive
+             │          └─ response complete, body is not ─► drained, or lingering
+             └─ refused ─► lingering ─► closed             due: linger_seconds
+```
+Lingering (RFC 9112, section 9.6): the response is sent, our direction is shut, and what the client
+still sends is read and thrown away. If it were closed at once, the kernel would answer the rest with
+a reset, and that removes the response from the client's buffer before it has been read.
+
+The parser collects a header field until it is complete, so bytes are counted here as they arrive:
+those since the parser last got anywhere are what it holds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from mongars.protocol.http1.limits import check_host
+from mongars.protocol.http1.refused import Refused
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+    from mongars.protocol.http1.connections import Connections
+
+_HOP = (b"upgrade", b"connection")
+
+
+class GuardedHttp(HttpToolsProtocol):
+    """One connection. Use `guarded` to get a class with limits."""
+
+    guard: ClassVar[Connections]
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.due = math.inf
+        self._first = True
+        self._unanswered = 0  # requests whose head is complete and whose response is not
+        self._begun = False  # the head of a request has begun and is not complete
+        self._in_head = True  # also between two requests
+        self._upgrading = False
+        self._progress = False
+        self._held = 0  # bytes the parser holds, or skips, since it last got anywhere
+        self._trailers = 0
+        self._keep_alive_after_body = False
+        self._lingering = False
+        self._discarded = 0
+        self._refusal: Refused | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
+        """A client connected."""
+        super().connection_made(transport)
+        self._outgoing = _Outgoing(self)
+        self.due = self.loop.time() + self.guard.limits.head_seconds
+        admitted = self.guard.admit(self, self.connections, self.loop)
+        if admitted is None:
+            transport.abort()
+        elif not admitted:
+            self._reply(Refused(503, "All connections of this server are in use; try again."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self.guard.forget(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self._lingering:
+            self._discard(len(data))
+            return
+        self._progress = False
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgraded(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or Refused(400, "This is not a valid HTTP request."))
+        else:
+            if self._progress:
+                self._held = 0
+                return
+            self._held += len(data)
+            if self._held > self.guard.limits.head_bytes:
+                self._refuse(self._too_large())
+
+    def eof_received(self) -> None:
+        """The client will send no more; the transport closes itself."""
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._progress = self._begun = True
+        self._trailers = 0
+        if self._first:
+            self._first = False
+        elif self._resting:
+            self.due = self.loop.time() + self.guard.limits.head_seconds
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header field, or one trailer field, which is not a header."""
+        if not self._in_head:
+            self._trailers += 1
+            if self._trailers > self.guard.limits.fields:
+                raise self._no(self._too_large())
+            return
+        if len(self.headers) >= self.guard.limits.fields:
+            raise self._no(self._too_large())
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head of a request is complete: its answer begins."""
+        parser = self.parser
+        body = self._check_head()
+        self._progress = True
+        self._begun = False
+        if parser.should_upgrade():
+            self._upgrading = True
+            self.scope["method"] = parser.get_method().decode("ascii")
+            return
+        if len(self.pipeline) >= self.guard.limits.pipelined:
+            raise self._no(Refused(400, "Too many requests were sent before their responses."))
+        self._in_head = False
+        self._keep_alive_after_body = False
+        self._unanswered += 1
+        self.due = math.inf
+        self.guard.idle.pop(self, None)
+        super().on_headers_complete()
+        cycle = self.cycle
+        cycle.transport = self._outgoing  # type: ignore[assignment] # all that it uses
+        if body > self.guard.limits.unread_bytes and cycle.keep_alive:
+            cycle.keep_alive = False
+            self._keep_alive_after_body = True
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the request body."""
+        self._progress = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete, trailers included."""
+        self._progress = True
+        if self._upgrading:
+            return
+        self._in_head = True
+        if self._keep_alive_after_body:
+            self._keep_alive_after_body = False
+            self.cycle.keep_alive = True
+        super().on_message_complete()
+        if self._resting:  # its response was early
+            self._rest()
+
+    # What the response calls
+
+    def on_response_complete(self) -> None:
+        """A response is written: the next request of the connection is answered, or awaited."""
+        self.server_state.total_requests += 1
+        self._unanswered -= 1
+        if self._lingering or self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self._rest()
+
+    def close_after_response(self) -> None:
+        """Close in stages if the client is still sending, else at once."""
+        if self._lingering or self.transport.is_closing():
+            return
+        if self._in_head:
+            self.transport.close()
+        else:
+            self._linger()
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        self._keep_alive_after_body = False
+        if self._lingering:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    def expire(self) -> None:
+        """It is overdue."""
+        if self._begun and not self._lingering and not self.transport.is_closing():
+            self.guard.count("408 before the request was read")
+            self._reply(Refused(408, "The request head did not arrive in time."))
+        else:
+            self.evict()
+
+    def evict(self) -> None:
+        """Its place is needed, or it has lingered long enough."""
+        if self._lingering or self.transport.is_closing():
+            self.transport.abort()
+        else:
+            self.due = self.loop.time() + self.guard.limits.linger_seconds
+            self.transport.close()
+
+    @property
+    def _resting(self) -> bool:
+        """Whether no response is being written."""
+        return self._unanswered == 0
+
+    def _rest(self) -> None:
+        now, limits = self.loop.time(), self.guard.limits
+        self.due = now + (self.timeout_keep_alive if self._in_head else limits.linger_seconds)
+        self.guard.idle[self] = None
+
+    def _no(self, refusal: Refused) -> Refused:
+        """The parser replaces what its callbacks raise, so it is kept here."""
+        self._refusal = refusal
+        return refusal
+
+    def _too_large(self) -> Refused:
+        limits = self.guard.limits
+        if self._in_head and not self.headers:
+            return Refused(414, f"The request line is larger than {limits.head_bytes} bytes.")
+        what = "header" if self._in_head else "trailer"
+        detail = (
+            f"The {what} fields are more than {limits.fields} or {limits.head_bytes} bytes in all."
+        )
+        return Refused(431, detail)
+
+    def _check_head(self) -> float:
+        """The most bytes of body that can follow. Raises `Refused`."""
+        size, body = len(self.url), 0.0
+        hosts: list[bytes] = []
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"content-length":
+                body = int(value)
+            elif name == b"transfer-encoding":
+                body = math.inf
+        if size > self.guard.limits.head_bytes:
+            raise self._no(self._too_large())
+        if self.parser.get_method() == b"CONNECT":
+            raise self._no(Refused(400, "This server is no proxy."))
+        try:
+            version = self.parser.get_http_version()
+            check_host(hosts, version=version, hosts=self.guard.limits.hosts)
+        except Refused as refusal:
+            raise self._no(refusal) from None
+        return body
+
+    def _upgraded(self, rest: bytes) -> None:
+        """The client would rather speak another protocol; `rest` is what follows the head."""
+        self._upgrading = False
+        websocket = self.scope["method"] == "GET" and self._should_upgrade()
+        if websocket and self._resting and not rest:
+            self.guard.forget(self)
+            self.handle_websocket_upgrade()
+            return
+        # RFC 9110, section 7.8: the offer may be ignored. The parser has skipped the body.
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.scope["method"].encode(), self.url, version)]
+        lines += [b"%s: %s" % pair for pair in self.headers if pair[0] not in _HOP]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([*lines, b"connection: close", b"\r\n"]) + rest)
+
+    def _refuse(self, refusal: Refused) -> None:
+        """Answer a request that is not looked at, where that answer cannot be taken for another."""
+        self.guard.count(f"{refusal.status} before the request was read")
+        may_reply = True
+        if not self._resting:
+            cycle = self.cycle
+            may_reply = not (self._in_head or self.pipeline or cycle.response_started)
+            cycle.disconnected = True
+            cycle.message_event.set()
+        elif not self._in_head:  # it has had its response
+            may_reply = False
+        if may_reply:
+            self._reply(refusal)
+        else:
+            self.transport.close()
+
+    def _reply(self, refusal: Refused) -> None:
+        self.transport.write(refusal.response(self.server_state.default_headers))
+        self._linger()
+
+    def _linger(self) -> None:
+        if not self.transport.can_write_eof():  # TLS
+            self.transport.close()
+            return
+        self._lingering = True
+        self.due = self.loop.time() + self.guard.limits.linger_seconds
+        self.guard.idle[self] = None
+        self.flow.resume_reading()
+        self.transport.write_eof()
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > self.guard.limits.linger_bytes:
+            self.transport.abort()
+
+
+class _Outgoing:
+    """The transport as a response uses it, but closed in stages."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, protocol: GuardedHttp) -> None:
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+        self.close = protocol.close_after_response
+
+
+def guarded(connections: Connections) -> type[GuardedHttp]:
+    """The protocol class of one server, whose connections `connections` watches over."""
+    return type("GuardedHttp", (GuardedHttp,), {"guard": connections})

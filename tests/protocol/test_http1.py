@@ -1,0 +1,302 @@
+"""Connections of both deployables: bounded before anybody is authenticated, closed in stages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import FastAPI, Request
+
+from mongars.core.clock import SystemClock
+from mongars.protocol.http1.connections import Connections
+from mongars.protocol.http1.limits import HttpLimits
+from mongars.protocol.http1.server import guarded
+from mongars.testing.server import serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+CLOCK = SystemClock()
+HEAD = b"GET /seen HTTP/1.1\r\nHost: a\r\n"
+POST = b"POST /seen HTTP/1.1\r\nHost: a\r\n"
+
+
+@dataclass(slots=True)
+class Server:
+    """A server under test, and what it reported."""
+
+    port: int
+    connections: Connections
+    reports: list[Mapping[str, int]] = field(default_factory=list)
+
+    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def ask(self, *parts: bytes) -> bytes:
+        """Everything the server answers to these bytes until it closes; nothing if it resets."""
+        reader, writer = await self.open()
+        answer = b""
+        try:
+            async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+                sending = group.create_task(_send(writer, *parts))
+                with suppress(ConnectionError):
+                    answer = await reader.read()
+                sending.cancel()
+        finally:
+            writer.close()
+        return answer
+
+
+async def _send(writer: asyncio.StreamWriter, *parts: bytes) -> None:
+    with suppress(ConnectionError):  # the server has had enough
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+
+
+def _app() -> FastAPI:
+    app = FastAPI(redirect_slashes=False)
+
+    @app.api_route("/seen", methods=["GET", "POST"])
+    async def seen(request: Request) -> dict[str, Any]:
+        body = await request.body()
+        return {"headers": dict(request.headers), "body": body.decode()[:9]}
+
+    @app.post("/early")
+    async def early() -> dict[str, str]:
+        return {"early": "response"}
+
+    @app.get("/slow")
+    async def slow() -> dict[str, str]:
+        await CLOCK.sleep(1)
+        return {"slow": "response"}
+
+    return app
+
+
+@asynccontextmanager
+async def start(**limits: Any) -> AsyncIterator[Server]:
+    """A real uvicorn with the guarded protocol."""
+    server = Server(0, Connections(HttpLimits(**limits), lambda refused: None))
+    async with serving(_app(), http=guarded(server.connections)) as url:
+        server.port = int(url.rpartition(":")[2])
+        yield server
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1]) if answer else 0
+
+
+def body(answer: bytes) -> Any:
+    return json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+async def test_many_short_headers_are_refused_without_being_kept() -> None:
+    """A flood of header fields gets 431 after the first hundred."""
+    async with start() as server:
+        block = b"x: y\r\n" * 10_000
+        answer = await server.ask(HEAD, *[block] * 100)
+    assert status(answer) == 431
+    assert b"connection: close" in answer
+    assert "header fields" in body(answer)["error"]["message"]
+
+
+async def test_one_huge_header_is_refused_while_it_arrives() -> None:
+    """A header field that never ends gets 431 soon, not when it is complete."""
+    async with start() as server:
+        answer = await server.ask(HEAD + b"x: ", *[b"y" * 65_536] * 200)
+    assert status(answer) == 431
+
+
+async def test_one_huge_header_name_and_line_are_refused_too() -> None:
+    """Neither a field's name nor the request line is collected without end."""
+    async with start() as server:
+        assert status(await server.ask(HEAD, *[b"y" * 65_536] * 50)) == 431
+        assert status(await server.ask(b"GET /", *[b"y" * 65_536] * 50)) == 414
+        assert status(await server.ask(*[b"\r\n" * 30_000] * 50)) in {400, 414}
+
+
+async def test_large_headers_within_one_packet_are_refused() -> None:
+    """The bound holds for a head that arrives whole, too."""
+    async with start(head_bytes=4096) as server:
+        assert status(await server.ask(HEAD + b"x: " + b"y" * 5000 + b"\r\n\r\n")) == 431
+        small = HEAD + b"connection: close\r\nx: " + b"y" * 3000 + b"\r\n\r\n"
+        assert status(await server.ask(small)) == 200
+
+
+async def test_trailer_fields_are_not_headers() -> None:
+    """What follows the body cannot authenticate a request."""
+    chunked = b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n2\r\nhi\r\n0\r\n"
+    async with start() as server:
+        answer = await server.ask(POST + chunked + b"authorization: Bearer x\r\n\r\n")
+    assert status(answer) == 200
+    assert "authorization" not in body(answer)["headers"]
+    assert body(answer)["body"] == "hi"
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [b"x: y\r\n" * 10_000, b"y" * 60_000],
+    ids=["many", "one"],
+)
+async def test_trailers_are_bounded(flood: bytes) -> None:
+    """A flood behind the body is refused like one before it."""
+    async with start() as server:
+        head = POST + b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx: "
+        answer = await server.ask(head, *[flood] * 100)
+    assert status(answer) == 431
+    assert "trailer" in body(answer)["error"]["message"]
+
+
+async def test_a_chunk_extension_without_end_is_refused() -> None:
+    """The line that announces a chunk is bounded as well."""
+    async with start() as server:
+        head = POST + b"transfer-encoding: chunked\r\n\r\n2;"
+        assert status(await server.ask(head, *[b"y" * 60_000] * 100)) == 431
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"GET /seen HTTP/1.1\r\n", 400),
+        (b"GET /seen HTTP/1.0\r\n", 200),
+        (b"GET /seen HTTP/1.1\r\nhost: a\r\nHost: b\r\n", 400),
+        (b"GET /seen HTTP/1.1\r\nHost: a/b\r\n", 400),
+        (b"GET /seen HTTP/1.1\r\nHost: user@a\r\n", 400),
+        (b"GET /seen HTTP/1.1\r\nHost: a b\r\n", 400),
+        (b"GET /seen HTTP/1.1\r\nHost:\r\n", 400),
+        (b"GET /seen HTTP/1.1\r\nHost: [::1]:8080\r\n", 200),
+        (b"GET /seen HTTP/1.1\r\nHost: ray-head_1.svc:8000\r\n", 200),
+    ],
+)
+async def test_host(head: bytes, expected: int) -> None:
+    """`Host` is there once and well-formed, or the request is refused."""
+    async with start() as server:
+        assert status(await server.ask(head + b"connection: close\r\n\r\n")) == expected
+
+
+async def test_allowed_hosts() -> None:
+    """An operator can name the hosts; others are refused."""
+    async with start(hosts=frozenset({"chat.example", "[::1]"})) as server:
+        for host, expected in ((b"Chat.Example:80", 200), (b"[::1]", 200), (b"evil.example", 400)):
+            request = b"GET /seen HTTP/1.1\r\nconnection: close\r\nHost: " + host + b"\r\n\r\n"
+            assert status(await server.ask(request)) == expected
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
+async def test_an_upgrade_may_be_ignored(protocol: bytes) -> None:
+    """A POST that offers another protocol is answered, body and all, instead of hanging."""
+    upgrade = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: " + protocol + b"\r\n"
+    async with start() as server:
+        head = POST + upgrade + b"content-length: 5\r\n\r\n"
+        for parts in ((head + b"hello",), (head, b"he", b"llo")):
+            answer = await server.ask(*parts)
+            assert status(answer) == 200
+            assert body(answer)["body"] == "hello"
+            assert "upgrade" not in body(answer)["headers"]
+
+
+async def test_connect_is_refused() -> None:
+    """This is no proxy."""
+    async with start() as server:
+        assert status(await server.ask(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n")) == 400
+
+
+@pytest.mark.parametrize("path", [b"/early", b"/nowhere"])
+@pytest.mark.parametrize("close", [b"", b"connection: close\r\n"], ids=["keep", "close"])
+async def test_an_early_response_arrives_whole(path: bytes, close: bytes) -> None:
+    """A client that is still sending 20 MB reads the whole response, not a reset."""
+    async with start() as server:
+        head = b"POST " + path + b" HTTP/1.1\r\nHost: a\r\n" + close
+        head += b"content-length: 20000000\r\n\r\n"
+        answer = await server.ask(head, *[b"x" * 100_000] * 200)
+    assert status(answer) in {200, 404}
+    assert body(answer)
+
+
+async def test_reading_on_is_bounded() -> None:
+    """A client that ignores the response is cut off."""
+    async with start(linger_bytes=1_000_000) as server:
+        reader, writer = await server.open()
+        writer.write(b"POST /early HTTP/1.1\r\nHost: a\r\ncontent-length: 99999999\r\n\r\n")
+        await _send(writer, *[b"x" * 100_000] * 200)
+        assert writer.transport.is_closing()
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+
+async def test_a_small_body_after_an_early_response_keeps_the_connection() -> None:
+    """An early response to an ordinary request does not cost its connection."""
+    async with start() as server:
+        reader, writer = await server.open()
+        writer.write(b"POST /early HTTP/1.1\r\nHost: a\r\ncontent-length: 5\r\n\r\n")
+        await reader.readuntil(b"}")
+        writer.write(b"hello" + HEAD + b"connection: close\r\n\r\n")
+        assert status(await reader.read()) == 200
+        writer.close()
+
+
+async def test_a_large_body_keeps_the_connection_when_it_was_read() -> None:
+    """Only a response that overtakes its request costs the connection."""
+    async with start() as server:
+        reader, writer = await server.open()
+        writer.write(POST + b"content-length: 300000\r\n\r\n" + b"x" * 300_000)
+        await reader.readuntil(b'x"}')
+        writer.write(HEAD + b"connection: close\r\n\r\n")
+        assert status(await reader.read()) == 200
+        writer.close()
+
+
+async def test_an_unfinished_head_is_timed_out() -> None:
+    """A head that trickles in gets 408; an unused connection is closed."""
+    async with start(head_seconds=0.3) as server:
+        assert status(await server.ask(HEAD)) == 408
+        assert await server.ask() == b""
+
+
+async def test_idle_connections_make_way_for_new_ones() -> None:
+    """With every place taken by idle connections a new client is served all the same."""
+    async with start(connections=20) as server:
+        idle = [await server.open() for _ in range(60)]
+        answer = await server.ask(HEAD + b"connection: close\r\n\r\n")
+        assert status(answer) == 200
+        assert await idle[0][0].read() == b""
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_a_full_server_refuses_at_once() -> None:
+    """With every place taken by requests a new client gets 503 instead of waiting."""
+    async with start(connections=5) as server:
+        busy = [await server.open() for _ in range(5)]
+        for _, writer in busy:
+            writer.write(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        await CLOCK.sleep(0.2)
+        answer = await server.ask(HEAD + b"\r\n")
+        assert status(answer) == 503
+        assert b"retry-after" in answer
+        for reader, writer in busy:
+            assert b"slow" in await reader.readuntil(b"}")
+            writer.close()
+
+
+async def test_pipelined_requests_are_answered_in_order_and_bounded() -> None:
+    """A few requests sent ahead are served; thousands of them end the connection."""
+    async with start() as server:
+        few = HEAD + b"\r\n" + b"GET /slow HTTP/1.1\r\nHost: a\r\nconnection: close\r\n\r\n"
+        answer = await server.ask(few)
+        assert answer.index(b"headers") < answer.index(b"slow")
+        assert b"200" not in await server.ask((HEAD + b"\r\n") * 5000)
+
+
+async def test_bytes_that_are_no_request() -> None:
+    """Garbage gets 400, and an answer under way is never followed by one for garbage."""
+    async with start() as server:
+        assert status(await server.ask(b"\x16\x03\x01 hello\r\n\r\n")) == 400
+        behind = await server.ask(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n\x16\x03\x01\r\n\r\n")
+        assert b"400" not in behind
