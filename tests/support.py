@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from mongars.core.background import Background
 from mongars.core.clock import SystemClock
+from mongars.protocol.fold import Fold
+from mongars.protocol.openai import read_chunk
+from mongars.protocol.sse import EventSplitter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from mongars.core.generation import Completion, GenerationRequest
+    from mongars.engines.engine import ByteStream, Engine
 
 
 async def eventually(condition: Callable[[], bool], *, seconds: float = 1.0) -> None:
@@ -19,6 +25,35 @@ async def eventually(condition: Callable[[], bool], *, seconds: float = 1.0) -> 
     async with asyncio.timeout(seconds):
         while not condition():
             await clock.sleep(0.005)
+
+
+async def read_all(engine: Engine, request: GenerationRequest) -> tuple[Completion, bytes]:
+    """An engine's whole answer, and the bytes it came in."""
+    return await read_stream(engine, engine.stream(request))
+
+
+async def read_stream(
+    engine: Engine, stream: ByteStream, *, choices: int = 1
+) -> tuple[Completion, bytes]:
+    """The same for a stream of so many answers."""
+    splitter, fold, raw = EventSplitter(), Fold(choices), b""
+    async with stream as blocks:
+        async for block in blocks:
+            raw += block
+            for event in splitter.feed(block):
+                if not event.is_done:
+                    fold.add(read_chunk(event))
+    return fold.completion(engine.origin), raw
+
+
+@asynccontextmanager
+async def started(engine: Engine) -> AsyncIterator[Engine]:
+    """An engine for one test."""
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
 
 
 class Impatient:

@@ -16,6 +16,7 @@ from mongars.engines.ollama.config import OllamaConfig
 from mongars.engines.ollama.engine import OllamaEngine
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.faults import Echo
+from support import started
 from vllm_pool import CONTEXT, SLOTS, VLLM
 
 if TYPE_CHECKING:
@@ -36,16 +37,6 @@ class EngineKind:
     marks: tuple[pytest.MarkDecorator, ...] = ()
     only_with: str = ""
     """The marker that `-m` must name for this kind to run at all; "" for always."""
-
-
-@asynccontextmanager
-async def started(engine: Engine) -> AsyncIterator[Engine]:
-    """An engine for one test."""
-    await engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.aclose()
 
 
 @asynccontextmanager

@@ -17,12 +17,11 @@ from mongars.core.errors import (
     NotReady,
     ParameterUnsupported,
 )
-from mongars.core.generation import Begun, Completion, GenerationRequest, Message, Sampling
+from mongars.core.generation import Begun, GenerationRequest, Message, Sampling
 from mongars.inference.continuation import anchor
-from mongars.protocol.fold import Fold
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import DONE, EventSplitter
-from support import impatient
+from support import impatient, read_all
 
 if TYPE_CHECKING:
     from mongars.engines.engine import Engine
@@ -37,17 +36,6 @@ def ask(text: str, **sampling: object) -> GenerationRequest:
         request_id="req-test",
         sampling=Sampling(**{"temperature": 0.0, "max_tokens": 12, **sampling}),
     )
-
-
-async def read_all(engine: Engine, request: GenerationRequest) -> tuple[Completion, bytes]:
-    splitter, fold, raw = EventSplitter(), Fold(), b""
-    async with engine.stream(request) as blocks:
-        async for block in blocks:
-            raw += block
-            for event in splitter.feed(block):
-                if not event.is_done:
-                    fold.add(read_chunk(event))
-    return fold.completion(engine.origin), raw
 
 
 async def test_answer_is_complete(engine: Engine) -> None:

@@ -13,6 +13,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 TaskRole = Literal["general", "coding"]
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "function_call"]
 """The last three come from upstream servers only."""
+PromptCacheScope = Literal["user", "shared"]
+"""Whether an engine reuses prompts within a request's `scope` only, or among all requests."""
 
 BASE_ADAPTER = "baseline"
 """The adapter version reported when the bare base model answered."""
@@ -101,7 +103,8 @@ class GenerationRequest:
     traceparent: str | None = None
     """The caller's W3C trace context, passed on as it came."""
     scope: str | None = None
-    """Whose question it is: its answer may be kept for them, and for nobody if it is None."""
+    """The account it belongs to: its answer, and the engine's work on its prompt, may be reused for
+    requests of the same scope. None: for no other request."""
     continue_from: Begun | None = None
     """What of the answer was delivered already, if this completes one that was cut."""
     prompt_tokens: int | None = None

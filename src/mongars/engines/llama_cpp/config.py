@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mongars.core.generation import PromptCacheScope
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaCppConfig:
@@ -25,8 +27,11 @@ class LlamaCppConfig:
     threads: int | None = None
     """None: every core this process may use to read prompts, one less to write (ADR 0007)."""
     prompt_batch_tokens: int = 16
+    prompt_cache_scope: PromptCacheScope = "user"
+    """Whose prompts a request may reuse: those of its own scope, or everybody's."""
     prompt_cache_mib: int = 0
-    """Host memory for prompts of finished requests; each slot keeps its own last prompt anyway."""
+    """Host memory for prompts of finished requests, with the scope `shared` only; each slot keeps
+    its own last prompt anyway."""
     start_timeout: float = 60.0
     """Seconds until the model must be loaded."""
     stuck_after: float = 30.0

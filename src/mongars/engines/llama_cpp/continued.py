@@ -1,7 +1,7 @@
-"""An answer that goes on after its beginning, told as if it had never been cut.
+"""An answer that continues after its beginning, reported as if it had never been cut.
 
-llama.cpp takes a conversation that ends with the assistant's words for one whose last message is to
-be completed. For it, the beginning is part of the prompt; for the caller it is part of the answer.
+llama.cpp completes the last message of a conversation that ends with one of the assistant. For it,
+the beginning is part of the prompt; for the caller it is part of the answer.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ from mongars.protocol.body import json_object
 from mongars.protocol.sse import EventSplitter, encode_event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from mongars.protocol.sse import ServerEvent
 
 
-def continued_body(body: dict[str, Any], text: str, *, said: int) -> dict[str, Any]:
-    """The request for what follows `text`, which is `said` tokens long."""
+def continued_body(body: dict[str, Any], text: str, *, begun_tokens: int) -> dict[str, Any]:
+    """The request for what follows `text`, which is `begun_tokens` tokens long."""
     ending = {"role": "assistant", "content": text}
     limit = body.get("max_tokens")
-    left = {} if limit is None else {"max_tokens": max(1, limit - said)}
+    left = {} if limit is None else {"max_tokens": max(1, limit - begun_tokens)}
     return {**body, "messages": [*body["messages"], ending], **left}
 
 
 async def whole_counts(
-    blocks: AsyncIterator[bytes], *, said: int, limit: int | None
-) -> AsyncIterator[bytes]:
+    blocks: AsyncIterator[bytes], *, begun_tokens: int, limit: int | None
+) -> AsyncGenerator[bytes, None]:
     """The same events, with the beginning's tokens counted to the answer.
 
     Where the beginning is as long as the answer may be, nothing is added to it.
     """
-    full = limit is not None and said >= limit
+    full = limit is not None and begun_tokens >= limit
     splitter = EventSplitter()
     async for block in blocks:
         for event in splitter.feed(block):
-            yield event.raw if event.is_done else _told(event, said, full=full)
+            yield event.raw if event.is_done else _recounted(event, begun_tokens, full=full)
 
 
-def _told(event: ServerEvent, said: int, *, full: bool) -> bytes:
+def _recounted(event: ServerEvent, begun_tokens: int, *, full: bool) -> bytes:
     body = json_object(event.data)
     for choice in body.get("choices") or () if full else ():
         choice["delta"].pop("content", None)
@@ -47,8 +47,8 @@ def _told(event: ServerEvent, said: int, *, full: bool) -> bytes:
             choice["finish_reason"] = "length"
     usage = body.get("usage")
     if usage:
-        written = said if full else usage["completion_tokens"] + said
-        usage["prompt_tokens"] -= said
+        written = begun_tokens if full else usage["completion_tokens"] + begun_tokens
+        usage["prompt_tokens"] -= begun_tokens
         usage["completion_tokens"] = written
         usage["total_tokens"] = usage["prompt_tokens"] + written
     return encode_event(body)

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from mongars.core.control_tokens import Markers
 from mongars.core.errors import ContextLengthExceeded, InferenceFailed, ProvisioningFailed
 from mongars.engines.embedder import Embeddings
+from mongars.engines.llama_cpp.literal_prompt import text_tokens
 from mongars.engines.llama_cpp.refusal import refusal_of
 from mongars.engines.llama_cpp.supervisor import LlamaCppSupervisor
+from mongars.engines.llama_cpp.vocabulary import Vocabulary
 from mongars.engines.llama_cpp.wordpiece import WordPiece
 from mongars.engines.provisioning.gguf import gguf_values
 from mongars.protocol.body import json_object
@@ -45,6 +48,7 @@ class LlamaCppEmbedder:
         self._config = config
         self._child = LlamaCppSupervisor(config, clock=clock, observer=observer)
         self._wordpiece: WordPiece | None = None
+        self._markers = Markers(())
 
     @property
     def model(self) -> str:
@@ -63,6 +67,7 @@ class LlamaCppEmbedder:
         except ProvisioningFailed as exc:
             raise InferenceFailed(str(exc)) from exc
         self._wordpiece = WordPiece.of(values)
+        self._markers = Vocabulary.of(values).markers
         await self._child.start()
 
     async def aclose(self) -> None:
@@ -72,7 +77,7 @@ class LlamaCppEmbedder:
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         """One vector of unit length per text; see the port for errors."""
         _ = self._child.session  # raises where there is none
-        inputs = await asyncio.to_thread(self._inputs, texts)
+        inputs = await self._inputs(texts)
         vectors: list[tuple[float, ...]] = []
         tokens = 0
         for start in range(0, len(inputs), AT_ONCE):
@@ -81,15 +86,28 @@ class LlamaCppEmbedder:
             tokens += read
         return Embeddings(vectors=tuple(vectors), prompt_tokens=tokens, model=self.model)
 
-    def _inputs(self, texts: Sequence[str]) -> Sequence[Input]:
-        """What the child is sent: texts, or their tokens where we know better how to cut them."""
-        if self._wordpiece is None:
-            return texts
-        tokens = [self._wordpiece.encode(text) for text in texts]
+    async def _inputs(self, texts: Sequence[str]) -> Sequence[Input]:
+        """What the child is sent: texts, or their tokens where its own would be others."""
+        if self._wordpiece is not None:
+            return await asyncio.to_thread(self._word_pieces, self._wordpiece, texts)
+        return [
+            await self._plain_tokens(text) if self._markers.may_occur_in(text) else text
+            for text in texts
+        ]
+
+    def _word_pieces(self, wordpiece: WordPiece, texts: Sequence[str]) -> Sequence[Input]:
+        tokens = [wordpiece.encode(text) for text in texts]
         longest = max(map(len, tokens), default=0)
         if longest > self._config.context_tokens:
             raise self._too_long(longest)
         return tokens
+
+    async def _plain_tokens(self, text: str) -> list[int]:
+        """The tokens of a text that holds characters of control tokens."""
+        try:
+            return await text_tokens(self._child, text, add_special=True)
+        except (aiohttp.ClientError, OSError) as exc:
+            raise _broken_connection(exc) from exc
 
     async def _ask(self, inputs: Sequence[Input]) -> tuple[list[tuple[float, ...]], int]:
         body = {"model": self.model, "input": list(inputs), "encoding_format": "float"}
@@ -100,8 +118,7 @@ class LlamaCppEmbedder:
                         raise self._refusal(await refusal_of(response))
                     answer = json_object(await response.read())
         except (aiohttp.ClientError, OSError) as exc:
-            detail = f"The embedding engine broke the connection: {exc}"
-            raise InferenceFailed(detail) from exc
+            raise _broken_connection(exc) from exc
         try:
             entries = sorted(answer["data"], key=lambda entry: int(entry["index"]))
             vectors = [_unit(entry["embedding"]) for entry in entries]
@@ -125,6 +142,10 @@ class LlamaCppEmbedder:
             " tokens long. Split it."
         )
         return ContextLengthExceeded(detail, prompt_tokens=found, context_tokens=most)
+
+
+def _broken_connection(error: Exception) -> InferenceFailed:
+    return InferenceFailed(f"The embedding engine broke the connection: {error}")
 
 
 def _unit(vector: Sequence[float]) -> tuple[float, ...]:

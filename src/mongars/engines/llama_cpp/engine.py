@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
 
-from mongars.core.errors import GenerationInterrupted, InferenceFailed
+from mongars.core.errors import GenerationInterrupted, InferenceFailed, ProvisioningFailed
 from mongars.core.generation import Origin
 from mongars.engines.chat import chat_body
 from mongars.engines.llama_cpp.continued import continued_body, whole_counts
+from mongars.engines.llama_cpp.literal_prompt import (
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    as_chat,
+    text_tokens,
+    without_control_tokens,
+)
 from mongars.engines.llama_cpp.refusal import refusal_of
+from mongars.engines.llama_cpp.slots import SlotTable
 from mongars.engines.llama_cpp.supervisor import LlamaCppSupervisor
-from mongars.protocol.body import json_object
+from mongars.engines.llama_cpp.vocabulary import Vocabulary
+from mongars.engines.provisioning.gguf import gguf_values
 from mongars.protocol.sse import DONE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
+    from pathlib import Path
 
     from mongars.core.clock import Clock
     from mongars.core.generation import GenerationRequest
     from mongars.core.observe import Observer
     from mongars.engines.engine import EngineStatus
     from mongars.engines.llama_cpp.config import LlamaCppConfig
+    from mongars.engines.llama_cpp.slots import HeldSlot
 
 EVENT_END = b"\n\n"
 PROGRESS = b'"prompt_progress"'
@@ -38,6 +50,8 @@ class LlamaCppEngine:
     ) -> None:
         self._config = config
         self._child = LlamaCppSupervisor(config, clock=clock, observer=observer)
+        self._vocabulary: Vocabulary | None = None
+        self._slots = SlotTable(config.slots) if config.prompt_cache_scope == "user" else None
 
     @property
     def origin(self) -> Origin:
@@ -61,7 +75,16 @@ class LlamaCppEngine:
 
     async def start(self) -> None:
         """Load the model. Raises `InferenceFailed` with the engine's own words if it cannot."""
+        # Beside each other: the child reads the file in a process of its own.
+        reading = asyncio.get_running_loop().run_in_executor(
+            None, _vocabulary_in, self._config.model_path
+        )
         await self._child.start()
+        vocabulary = await reading
+        if isinstance(vocabulary, ProvisioningFailed):
+            await self._child.aclose()
+            raise InferenceFailed(str(vocabulary)) from vocabulary
+        self._vocabulary = vocabulary
 
     async def aclose(self) -> None:
         """Kill the child; nothing of it is left afterwards."""
@@ -70,37 +93,45 @@ class LlamaCppEngine:
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         """Answer one request; leaving the context closes the connection, which frees the slot."""
-        body = chat_body(request, model=self._config.model_name)
-        # Progress events make llama.cpp write, and so notice a closed connection, between the
-        # batches of a long prompt; without them it looks once a second.
-        body["return_progress"] = True
         begun, limit = request.continue_from, request.sampling.max_tokens
-        said = 0
+        begun_tokens = 0
         async with AsyncExitStack() as stack:
+            slot = await self._slot(request, stack)
+            body = chat_body(request, model=self._config.model_name)
+            # Progress events make llama.cpp write, and so notice a closed connection, between the
+            # batches of a long prompt; without them it looks once a second.
+            body["return_progress"] = True
+            if slot is not None:
+                body |= slot.parameters
             try:
                 if begun is not None:
-                    said = await self._count(begun.text)
-                    body = continued_body(body, begun.text, said=said)
-                opened = self._child.post("/v1/chat/completions", body)
-                response = await stack.enter_async_context(opened)
+                    begun_tokens = len(await text_tokens(self._child, begun.text))
+                    body = continued_body(body, begun.text, begun_tokens=begun_tokens)
+                path = CHAT_COMPLETIONS
+                if self._vocabulary is not None:
+                    path, body = await without_control_tokens(self._child, body, self._vocabulary)
+                response = await stack.enter_async_context(self._child.post(path, body))
             except (aiohttp.ClientError, OSError) as exc:
                 detail = f"The engine broke the connection: {exc}"
                 raise InferenceFailed(detail) from exc
             if response.status != HTTPStatus.OK:
                 raise await refusal_of(response)
-            blocks = self._relay(response)
-            if begun is None:
-                yield blocks
-            else:
-                async with aclosing(blocks):
-                    yield whole_counts(blocks, said=said, limit=limit)
+            if slot is not None:
+                slot.prompt_begun()
+            blocks = await stack.enter_async_context(aclosing(self._relay(response)))
+            if path == COMPLETIONS:
+                blocks = await stack.enter_async_context(aclosing(as_chat(blocks)))
+            if begun is not None:
+                whole = whole_counts(blocks, begun_tokens=begun_tokens, limit=limit)
+                blocks = await stack.enter_async_context(aclosing(whole))
+            yield blocks
 
-    async def _count(self, text: str) -> int:
-        """Tokens of a text."""
-        async with self._child.post("/tokenize", {"content": text}) as response:
-            if response.status != HTTPStatus.OK:
-                raise await refusal_of(response)
-            return len(json_object(await response.read())["tokens"])
+    async def _slot(self, request: GenerationRequest, stack: AsyncExitStack) -> HeldSlot | None:
+        """The slot to use; None where llama.cpp chooses among all, whoever used them last."""
+        if self._slots is None:
+            return None
+        held = self._slots.hold(request.scope, request.messages, process=self.status.pid)
+        return await stack.enter_async_context(held)
 
     async def _relay(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The engine's bytes as they come; raises unless the last of them are `[DONE]`."""
@@ -126,6 +157,14 @@ class LlamaCppEngine:
         if tail != DONE:
             detail = "The engine stopped before the answer was complete."
             raise GenerationInterrupted(detail)
+
+
+def _vocabulary_in(path: Path) -> Vocabulary | ProvisioningFailed:
+    """The vocabulary of the model file, or why there is none: a raised error needs a reader."""
+    try:
+        return Vocabulary.of(gguf_values(path))
+    except ProvisioningFailed as error:
+        return error
 
 
 def _after_progress(head: bytes) -> bytes:

@@ -95,7 +95,10 @@ class LlamaCppProcess:
             threads=config.threads or max(1, usable_cores() - 1),
             prompt_threads=config.threads or usable_cores(),
             prompt_batch_tokens=config.prompt_batch_tokens,
-            prompt_cache_mib=config.prompt_cache_mib,
+            # llama.cpp fills this memory from any slot, and any slot from it.
+            prompt_cache_mib=config.prompt_cache_mib
+            if config.prompt_cache_scope == "shared"
+            else 0,
             embedding=config.embedding,
         )
         with contextlib.suppress(ConnectionError):  # it died; the next line says so

@@ -2,12 +2,13 @@
 
 llama.cpp has one of its own that reads most texts the same way. It does not take Hangul apart, drops
 the vowel signs of Indic scripts, and cuts words into pieces however long they are; each of these
-gives another vector than the model's authors get. So texts are cut here and go there as numbers.
+gives another vector than the model's authors get. So texts are tokenized here and sent as numbers.
+
+Unlike the authors' own, it never makes `[SEP]` or another control token from characters in a text.
 """
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from typing import TYPE_CHECKING, Self
 
@@ -43,7 +44,6 @@ class WordPiece:
         self._pieces = {token: ids[token] for token in tokens if not token.startswith(_WORD)}
         special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
         self._special = {token: self._pieces.pop(token) for token in special}
-        self._apart = re.compile(f"({'|'.join(map(re.escape, special))})")
         self._longest = max(map(len, tokens))
         self._letters = _Letters()
 
@@ -55,12 +55,8 @@ class WordPiece:
     def encode(self, text: str) -> list[int]:
         """The tokens, with the two that enclose every text."""
         found = [self._special["[CLS]"]]
-        for part in self._apart.split(text):
-            if part in self._special:
-                found.append(self._special[part])
-            else:
-                for word in unicodedata.normalize("NFD", part).translate(self._letters).split():
-                    found += self._cut(word)
+        for word in unicodedata.normalize("NFD", text).translate(self._letters).split():
+            found += self._cut(word)
         return [*found, self._special["[SEP]"]]
 
     def _cut(self, word: str) -> list[int]:

@@ -1,0 +1,78 @@
+"""The special tokens of a GGUF model, as llama.cpp recognises them in a text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from mongars.core.control_tokens import (
+    Marker,
+    Markers,
+    Placeholders,
+    literal_parts,
+    vocabulary_markers,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mongars.engines.provisioning.gguf import Found
+
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+"""Token types of GGUF. llama.cpp finds the first two only where control tokens are wanted."""
+_ALWAYS_CONTROL = frozenset(
+    {
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<EOT>",
+        "< EOT >",
+        "_<EOT>",
+        "[EOT]",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    }
+)
+"""Ends of a turn that llama.cpp counts as control tokens whatever type the file gives them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """The control tokens of a model: their texts and ids."""
+
+    markers: Markers
+    """What a text must not become."""
+    others: Markers
+    """Those of them that are found in plain text, too."""
+    ids: Mapping[str, int]
+    reasons: bool
+    """Whether its template provides for reasoning before the answer."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Found]) -> Self:
+        """The vocabulary of the model with this head."""
+        kinds, ids = {}, {}
+        for index, (token, kind) in enumerate(_tokens(values)):
+            known = token in _ALWAYS_CONTROL
+            if known or kind in {_UNKNOWN, _CONTROL, _USER_DEFINED}:
+                kinds[token] = known or kind != _USER_DEFINED
+                ids[token] = index
+        template = str(values.get("tokenizer.chat_template", ""))
+        markers, others = vocabulary_markers(kinds, template)
+        reasons = "think" in template or "reasoning" in template
+        return cls(markers=markers, others=others, ids=ids, reasons=reasons)
+
+    def mixed_prompt(self, rendered: str, placeholders: Placeholders) -> list[str | int]:
+        """The prompt for `/tokenize`: ids of the template's control tokens, and plain texts."""
+        parts = literal_parts(rendered, placeholders, markers=self.markers, others=self.others)
+        return [self.ids[part.text] if isinstance(part, Marker) else part for part in parts]
+
+
+def _tokens(values: Mapping[str, Found]) -> list[tuple[str, Found]]:
+    tokens, types = values.get("tokenizer.ggml.tokens"), values.get("tokenizer.ggml.token_type")
+    if not (isinstance(tokens, list) and isinstance(types, list)):
+        return []
+    return [(str(token), kind) for token, kind in zip(tokens, types, strict=False)]

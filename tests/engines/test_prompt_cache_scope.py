@@ -1,0 +1,229 @@
+"""The engine's prompt cache serves the account that filled it, and tells no other what it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from mongars.core.clock import SystemClock
+from mongars.core.errors import ContextLengthExceeded
+from mongars.core.generation import GenerationRequest, Message, Sampling, Usage
+from mongars.engines.choices import stream_choices
+from mongars.engines.llama_cpp.config import LlamaCppConfig
+from mongars.engines.llama_cpp.engine import LlamaCppEngine
+from mongars.engines.llama_cpp.slots import SlotTable
+from support import eventually, read_all, read_stream, started
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from mongars.engines.engine import Engine
+
+SECRET = "I was born on 3 May 1961 and earn 5,217 euros a month. What should I save?"
+WRONG_DAY = SECRET.replace("3 May", "4 May")
+WRONG_SUM = SECRET.replace("5,217", "6,000")
+STRANGER = "Which sea is the deepest of all, and how deep is it there?"
+WINDOW = 512
+
+
+def asked(scope: str | None, *texts: str, **sampling: object) -> GenerationRequest:
+    """A conversation whose turns alternate, beginning with the user."""
+    roles = ("user", "assistant") * len(texts)
+    return GenerationRequest(
+        messages=tuple(
+            Message(role="user" if role == "user" else "assistant", content=text)
+            for role, text in zip(roles, texts, strict=False)
+        ),
+        request_id="req-test",
+        scope=scope,
+        sampling=Sampling(**{"temperature": 0.0, "max_tokens": 4, **sampling}),
+    )
+
+
+async def folded(engine: Engine, request: GenerationRequest) -> tuple[str, Usage]:
+    completion, _ = await read_all(engine, request)
+    assert completion.usage is not None
+    return completion.text, completion.usage
+
+
+async def cached(engine: Engine, request: GenerationRequest) -> int:
+    """The tokens of the prompt that the engine says it had already."""
+    _, usage = await folded(engine, request)
+    return usage.cached_tokens
+
+
+def running(base_model: Path, **options: object) -> AbstractAsyncContextManager[Engine]:
+    defaults = {"model_name": "m", "slots": 2, "context_tokens": WINDOW}
+    config = LlamaCppConfig(model_path=base_model, **{**defaults, **options})
+    return started(LlamaCppEngine(config, clock=SystemClock()))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("slots", [1, 2])
+async def test_guessing_what_another_user_asked_reads_nothing(base_model: Path, slots: int) -> None:
+    """An exact guess, a wrong one and a stranger's question look alike to another account."""
+    async with running(base_model, slots=slots) as engine:
+        for guess in (SECRET, WRONG_DAY, WRONG_SUM, STRANGER):
+            await cached(engine, asked("anna", SECRET))
+            assert await cached(engine, asked(f"ben {guess}", guess)) == 0, guess
+            assert await cached(engine, asked(None, guess)) == 0, guess
+
+
+@pytest.mark.model
+async def test_own_conversation_is_read_once(base_model: Path) -> None:
+    """The second turn reuses the first, also after another account's turn on another slot."""
+    async with running(base_model) as engine:
+        text, usage = await folded(engine, asked("anna", SECRET))
+        assert await cached(engine, asked("ben", SECRET)) == 0
+        again = await cached(engine, asked("anna", SECRET, text, "And if I have children?"))
+        assert again >= usage.prompt_tokens
+        assert await cached(engine, asked("ben", SECRET)) > 0
+
+
+@pytest.mark.model
+async def test_refused_request_does_not_make_anothers_prompt_its_own(base_model: Path) -> None:
+    """A prompt that is too long leaves the slot as it was; the next one of its account reads none."""
+    async with running(base_model, slots=1) as engine:
+        await cached(engine, asked("anna", SECRET))
+        with pytest.raises(ContextLengthExceeded):
+            await cached(engine, asked("ben", "word " * WINDOW * 2))
+        assert await cached(engine, asked("ben", SECRET)) == 0
+
+
+@pytest.mark.model
+async def test_request_without_an_account_reuses_nothing_and_leaves_nothing(
+    base_model: Path,
+) -> None:
+    """Two of them have nothing to do with each other."""
+    async with running(base_model, slots=1) as engine:
+        for scope in (None, None, "ben", None):
+            assert await cached(engine, asked(scope, SECRET)) == 0
+
+
+@pytest.mark.model
+async def test_operator_may_share_prompts_among_all(base_model: Path) -> None:
+    """With the scope `shared`, a prompt is read once for everybody."""
+    async with running(base_model, slots=1, prompt_cache_scope="shared") as engine:
+        await cached(engine, asked("anna", SECRET))
+        assert await cached(engine, asked("ben", SECRET)) > 20
+
+
+@pytest.mark.model
+async def test_memory_for_finished_prompts_is_not_shared_either(base_model: Path) -> None:
+    """What llama.cpp keeps beside the slots comes back to no other account."""
+    async with running(base_model, slots=1, prompt_cache_mib=64) as engine:
+        await cached(engine, asked("anna", SECRET))
+        await cached(engine, asked("cleo", STRANGER))
+        assert await cached(engine, asked("ben", SECRET)) == 0
+
+
+@pytest.mark.model
+async def test_four_accounts_on_two_slots_are_all_answered(base_model: Path) -> None:
+    """Each gets the answer it gets alone, in a bounded time; leaving frees a slot for the others."""
+    async with running(base_model) as engine:
+        questions = {scope: f"Repeat the word {scope} three times" for scope in "abcd"}
+        alone = {
+            scope: (await folded(engine, asked(scope, text)))[0]
+            for scope, text in questions.items()
+        }
+
+        async def turns(scope: str) -> None:
+            for _ in range(3):
+                leaving = engine.stream(asked(scope, STRANGER, max_tokens=200))
+                async with leaving as blocks:
+                    await anext(blocks)
+                text, _ = await folded(engine, asked(scope, questions[scope]))
+                assert text == alone[scope]
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for scope in questions:
+                group.create_task(turns(scope))
+
+
+@pytest.mark.model
+async def test_several_answers_use_several_slots_of_one_account(base_model: Path) -> None:
+    """`n` answers come from `n` slots; another account's guess afterwards reads nothing."""
+    async with running(base_model) as engine:
+        request = asked("anna", SECRET, n=2)
+        both, _ = await read_stream(
+            engine, stream_choices(request, engine.stream, at_once=2), choices=2
+        )
+        assert both.usage is not None
+        assert both.usage.cached_tokens == 0
+        assert await cached(engine, asked("ben", SECRET)) == 0
+
+
+@pytest.mark.model
+async def test_engine_that_was_killed_begins_with_empty_slots(base_model: Path) -> None:
+    """Nothing is claimed of slots that are gone, and requests are answered as before."""
+    async with running(base_model, slots=1) as engine:
+        await cached(engine, asked("anna", SECRET))
+        assert engine.status.pid is not None
+        before = psutil.Process(engine.status.pid)
+        before.send_signal(signal.SIGKILL)
+        await eventually(
+            lambda: engine.status.state == "ready" and engine.status.pid != before.pid, seconds=10
+        )
+        assert await cached(engine, asked("ben", SECRET)) == 0
+        assert await cached(engine, asked("ben", SECRET)) > 0
+
+
+async def place(
+    table: SlotTable, request: GenerationRequest, *, process: int = 1
+) -> tuple[int, bool]:
+    """Use a slot; returns which, and whether its prompt may be reused."""
+    async with table.hold(request.scope, request.messages, process=process) as held:
+        held.prompt_begun()
+        return held.parameters["id_slot"], held.parameters["cache_prompt"]
+
+
+async def test_conversation_finds_its_slot_among_others() -> None:
+    """Two conversations of one account keep a slot each, while there are enough."""
+    table = SlotTable(3)
+    assert await place(table, asked("anna", "sea")) == (0, False)
+    assert await place(table, asked("anna", "sky")) == (1, False)
+    assert await place(table, asked("ben", "sea")) == (2, False)
+    assert await place(table, asked("anna", "sea", "deep", "how?")) == (0, True)
+    assert await place(table, asked("anna", "sky", "blue", "why?")) == (1, True)
+    assert await place(table, asked("ben", "sea", "deep", "how?")) == (2, True)
+
+
+async def test_slot_used_least_recently_is_taken_over() -> None:
+    """What was in it is not reused."""
+    table = SlotTable(2)
+    await place(table, asked("anna", "sea"))
+    await place(table, asked("ben", "sky"))
+    assert await place(table, asked("cleo", "sea")) == (0, False)
+    assert await place(table, asked("anna", "sea")) == (1, False)
+
+
+async def test_prompt_that_was_never_begun_is_not_in_the_slot() -> None:
+    """A request that was cancelled or refused leaves unknown content, which nobody reuses."""
+    table = SlotTable(1)
+    await place(table, asked("anna", "sea"))
+    async with table.hold("ben", asked("ben", "sky").messages, process=1):
+        pass
+    assert await place(table, asked("ben", "sky")) == (0, False)
+    assert await place(table, asked("anna", "sea")) == (0, False)
+
+
+async def test_new_process_has_empty_slots() -> None:
+    """The table of a killed process says nothing of the next one."""
+    table = SlotTable(1)
+    await place(table, asked("anna", "sea"), process=1)
+    assert await place(table, asked("anna", "sea"), process=2) == (0, False)
+
+
+async def test_busy_slots_are_waited_for() -> None:
+    """More requests than slots take turns, and one that leaves while waiting holds nothing."""
+    table, request = SlotTable(1), asked("anna", "sea")
+    async with table.hold(request.scope, request.messages, process=1):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await place(table, request)
+    assert (await place(table, request))[0] == 0
