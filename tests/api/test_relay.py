@@ -177,3 +177,22 @@ async def test_overhead_is_what_the_replica_did_not_take(
                 found.append(float(response.headers["x-llm-overhead-ms"]))
     assert found[0] < 450
     assert found[1] > 950
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking"])
+async def test_reasoning_reaches_openai_clients_apart_from_the_text(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]], field: str
+) -> None:
+    """Whole and streamed, thoughts stand in a field of their own and never in the content."""
+    thinking = Answer(reasoning="let me see", reasoning_field=field)
+    async with FakeReplica() as replica, start_api(endpoints=(replica.url,)) as api:
+        replica.always = thinking
+        ask = {"model": "mongars", "messages": [{"role": "user", "content": "Say the words."}]}
+        url = f"{api.url}/v1/chat/completions"
+        async with api.http.post(url, json=ask, headers=api.auth) as response:
+            message = (await response.json())["choices"][0]["message"]
+        async with api.http.post(url, json={**ask, "stream": True}, headers=api.auth) as response:
+            deltas = [body["choices"][0]["delta"] for body in bodies(await response.read())]
+    assert (message["content"], message["reasoning_content"]) == (TEXT, "let me see")
+    assert "".join(delta.get("content") or "" for delta in deltas) == TEXT
+    assert "".join(delta.get(field) or "" for delta in deltas) == "let me see"

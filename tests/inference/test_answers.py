@@ -204,23 +204,15 @@ async def test_a_peer_that_leaves_out_an_answer_has_not_completed() -> None:
     assert answer.state == "cut"
 
 
-def counted(count: object) -> bytes:
-    usage = {"prompt_tokens": 1, "completion_tokens": count}
-    return encode_event({"choices": [], "usage": usage})
-
-
 @pytest.mark.parametrize(
     "odd",
     [
         encode_event({"choices": [{"delta": {"content": ["a", "list"]}}]}),
         encode_event({"choices": [{"delta": {"content": "a"}}, {"delta": {"content": "b"}}]}),
-        counted(1e30),
-        counted(-1),
-        counted("many"),
         encode_event({"choices": [{"index": 1, "delta": {"content": "unasked"}}]}),
         encode_event({"adapter_version": "v" * 300, "model": "m"}, name="meta"),
     ],
-    ids=["list", "two", "huge", "negative", "words", "unasked", "long name"],
+    ids=["list", "two", "unasked", "long name"],
 )
 async def test_what_no_engine_says_is_a_failure_of_the_peer(odd: bytes) -> None:
     """It is never passed on, and never an error of ours."""
@@ -239,3 +231,59 @@ async def test_blanks_without_a_word_are_no_answer() -> None:
     """They are kept for what follows them, but not without end."""
     with pytest.raises(InvalidAnswer, match="blanks"):
         await reader(*[text(" ") * 100] * 100).commit()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+async def test_byte_order_mark_and_line_ends_cost_no_text(size: int, end: bytes) -> None:
+    """A mark before the first event, and each kind of line end, read the same in any cut."""
+    whole = (text("Hello") + text(" you") + FINISH + DONE).replace(b"\n", end)
+    data = b"\xef\xbb\xbf" + whole
+    parts = [data[start : start + size] for start in range(0, len(data), size)]
+    assert await read(reader(*parts)) == "Hello you"
+
+
+def odd(**changes: object) -> bytes:
+    """A chunk with an unusual choice."""
+    body = chunk_body(answer_id="x", created=0, model="m", delta={})
+    return encode_event({**body, "choices": [{"index": 0, **changes}]})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        odd(),
+        odd(delta=None),
+        odd(delta={"content": None}),
+        odd(delta={}, logprobs={"content": [{"token": "a", "logprob": None}]}),
+        odd(delta={}, logprobs={"content": None}),
+        odd(delta={}, logprobs=[]),
+        encode_event({"id": "x", "choices": None}),
+        encode_event({"type": "ping"}),
+        encode_event({"id": "x", "choices": [], "usage": {"total_tokens": 3}}),
+        encode_event({"id": "x", "choices": [], "usage": {"prompt_tokens": None}}),
+        b"dat: {}\n\n",
+        b"id: 7\nretry: 10\n\n",
+        b": comment\n\n",
+    ],
+    ids=lambda event: event.decode().strip()[-50:],
+)
+async def test_what_carries_no_text_costs_no_answer(event: bytes) -> None:
+    """Unusual details before, between and after the text leave the text as it is."""
+    answer = reader(event, text("Hello"), event, text(" you"), event, FINISH, event, DONE)
+    assert await read(answer) == "Hello you"
+
+
+@pytest.mark.parametrize(
+    "count", [1e30, -1, "many", None], ids=["huge", "negative", "words", "null"]
+)
+async def test_counts_that_cannot_be_read_are_left_out(count: object) -> None:
+    """Impossible counts of a peer cost no text, and are passed on neither as usage nor in an event."""
+    usage = {"prompt_tokens": 1, "completion_tokens": count}
+    event = encode_event({"id": "x", "choices": [], "usage": usage})
+    answer = reader(event, text("Hello"), FINISH, event, DONE)
+    await answer.commit()
+    chunks = [chunk async for chunk in answer]
+    assert "".join(chunk.text for chunk in chunks) == "Hello"
+    assert answer.usage is None
+    assert b"usage" not in b"".join(chunk.raw for chunk in chunks)

@@ -168,6 +168,9 @@ class ConversationDoor:
                 logprobs: list[float] = []
                 async for chunk in reply:
                     logprobs += chunk.logprobs
+                    if chunk.reasoning:
+                        event = encode_event({"delta": chunk.reasoning}, name="reasoning")
+                        await answer.write(event)
                     if chunk.text:
                         await answer.write(encode_event({"delta": chunk.text}, name="chunk"))
                 await answer.write(encode_event(_reply_body(reply, logprobs), name="complete"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mongars.protocol.openai import chunk_body, logprob_entries, usage_chunk_body
+from mongars.protocol.openai import REASONING, chunk_body, logprob_entries, usage_chunk_body
 from mongars.protocol.sse import DONE, encode_event
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Relay:
         own = self._moved_to is not None or not self._is_plain(chunk)
         if chunk.usage is not None:
             self._count(chunk, chunk.usage, own=own)
-            if not chunk.text and chunk.finish_reason is None:
+            if not (chunk.text or chunk.reasoning) and chunk.finish_reason is None:
                 return b""
             own = True  # the counts are told in an event of their own
         role = b"" if chunk.index in self._begun else self._role(chunk, own=own)
@@ -89,7 +89,7 @@ class Relay:
         """Remember the counts, if they are asked for; an engine may send them several times."""
         if not self._with_usage:
             return
-        if own or chunk.text or chunk.finish_reason is not None:
+        if own or chunk.text or chunk.reasoning or chunk.finish_reason is not None:
             self._usage = encode_event(usage_chunk_body(**self._name(), usage=usage))
         else:
             self._usage = chunk.raw
@@ -102,9 +102,11 @@ class Relay:
 
     def _written(self, chunk: Chunk) -> bytes:
         written = b""
+        if chunk.reasoning:
+            written = self._write({REASONING: chunk.reasoning}, chunk.index)
         if chunk.text or chunk.logprobs:  # half of a split character has no text yet
             logprobs = logprob_entries(chunk)
-            written = self._write({"content": chunk.text}, chunk.index, logprobs=logprobs)
+            written += self._write({"content": chunk.text}, chunk.index, logprobs=logprobs)
         if chunk.finish_reason is not None:
             written += self._write({}, chunk.index, finish_reason=chunk.finish_reason)
         return written

@@ -157,6 +157,8 @@ class Chunk:
     """
 
     text: str = ""
+    reasoning: str = ""
+    """What a thinking model writes before its answer; it is no part of the answer's text."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[float, ...] = ()
@@ -172,6 +174,7 @@ class Choice:
     text: str
     finish_reason: FinishReason
     logprobs: tuple[float, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -174,5 +174,5 @@ class Replay:
 
 
 def _size(chunk: Chunk) -> int:
-    parts = (chunk, chunk.text, chunk.raw, chunk.logprobs, *chunk.logprobs)
+    parts = (chunk, chunk.text, chunk.reasoning, chunk.raw, chunk.logprobs, *chunk.logprobs)
     return sum(sys.getsizeof(part) for part in parts)

@@ -8,8 +8,8 @@ things, and says which:
 - it *restarts*: then its text must begin with exactly what was delivered, and that part of it is
   left out. Where it differs, this target cannot help: no reader gets two answers in one.
 
-Nobody can do either: the cut is raised, and never looks like an end. Answers whose shape depends on
-more than their text (a response format, several choices) are not moved.
+Nobody can do either: the cut is raised, and never looks like an end. Answers that depend on
+more than their text (a response format, several choices, delivered reasoning) are not moved.
 """
 
 from __future__ import annotations
@@ -151,6 +151,8 @@ class MovingChunks:
         return found
 
     def _note(self, chunk: Chunk) -> None:
+        if chunk.reasoning:
+            self._reopen = None  # another model's answer would not follow from these thoughts
         self._delivered.append(chunk.text)
         self._finished = self._finished or chunk.finish_reason is not None
 

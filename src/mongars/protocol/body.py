@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
@@ -99,7 +100,7 @@ def first_param(error: ValidationError) -> str | None:
 def json_object(data: bytes) -> dict[str, Any]:
     """The object that these bytes are. Raises `InvalidAnswer` if they are none."""
     try:
-        body = orjson.loads(data)
+        body = orjson.loads(data.removeprefix(BOM_UTF8))
     except orjson.JSONDecodeError as exc:
         detail = "The answer is not JSON."
         raise InvalidAnswer(detail) from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mongars.core.generation import Chunk
-from mongars.protocol.openai import chunk_body, usage_chunk_body
+from mongars.protocol.openai import REASONING, chunk_body, usage_chunk_body
 from mongars.protocol.sse import encode_event
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ class ChunkWriter:
             logprobs=logprobs,
             raw=self._raw(delta, logprobs=logprob_body(text, logprobs)),
         )
+
+    def reasoning(self, text: str) -> Chunk:
+        """A piece of what the model writes while thinking."""
+        delta, self._delta = {**self._delta, REASONING: text}, {}
+        return Chunk(reasoning=text, raw=self._raw(delta))
 
     def finish(self, reason: FinishReason) -> Chunk:
         """The end of the text."""

@@ -16,6 +16,7 @@ class _Part:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.reasoning: list[str] = []
         self.logprobs: list[float] = []
         self.finish_reason: FinishReason | None = None
 
@@ -35,6 +36,8 @@ class Fold:
             raise InvalidAnswer(detail)
         part = self._parts[chunk.index]
         part.texts.append(chunk.text)
+        if chunk.reasoning:
+            part.reasoning.append(chunk.reasoning)
         part.logprobs.extend(chunk.logprobs)
         part.finish_reason = chunk.finish_reason or part.finish_reason
 
@@ -69,6 +72,7 @@ class Fold:
                 text="".join(part.texts),
                 finish_reason=part.finish_reason,
                 logprobs=tuple(part.logprobs),
+                reasoning="".join(part.reasoning),
             )
             choices.append(choice)
         return Completion(choices=tuple(choices), usage=self._usage, origin=origin)

@@ -14,7 +14,7 @@ from pydantic import Field
 from mongars.core.errors import InvalidAnswer
 from mongars.core.generation import Begun, Choice, Completion, GenerationRequest, Origin
 from mongars.protocol.messages import ChatMessage, told
-from mongars.protocol.openai import usage_body
+from mongars.protocol.openai import message_body, usage_body
 from mongars.protocol.problems import error_facts
 from mongars.protocol.sampling_fields import SamplingFields
 from mongars.protocol.wire_model import WireModel
@@ -153,7 +153,7 @@ def answer_body(completion: Completion, *, timings: dict[str, float]) -> dict[st
         usage.update(usage_body(completion.usage))
     return {
         "content": completion.text,
-        "message": {"role": "assistant", "content": completion.text},
+        "message": {**message_body(choices[0]), "content": completion.text},
         **origin_body(completion.origin),
         "usage": usage,
         "finish_reason": completion.finish_reason,

@@ -13,7 +13,7 @@ from mongars.core.errors import (
 from mongars.core.generation import Chunk, Origin, Usage
 from mongars.protocol.body import json_object
 from mongars.protocol.chunks import ChunkWriter
-from mongars.protocol.openai import finish_reason_from
+from mongars.protocol.openai import finish_reason_from, reasoning_in
 from mongars.protocol.response_format import schema_of
 
 if TYPE_CHECKING:
@@ -153,6 +153,9 @@ class LineReader:
         if text is not None and not isinstance(text, str):
             detail = "A line of Ollama's answer holds content that is not text."
             raise InvalidAnswer(detail)
+        reasoning = reasoning_in(body["message"])
+        if reasoning:
+            yield self._writer.reasoning(reasoning)
         if text or logprobs:
             yield self._writer.text(text or "", logprobs)
         if body.get("done"):

@@ -8,7 +8,14 @@ import orjson
 from pydantic import Field
 
 from mongars.core.errors import InferenceFailed, InvalidAnswer, MongarsError
-from mongars.core.generation import Chunk, Completion, FinishReason, GenerationRequest, Usage
+from mongars.core.generation import (
+    Choice,
+    Chunk,
+    Completion,
+    FinishReason,
+    GenerationRequest,
+    Usage,
+)
 from mongars.protocol.messages import ChatMessage, told
 from mongars.protocol.problems import error_from, read_count
 from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, SamplingFields
@@ -19,6 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mongars.protocol.sse import ServerEvent
+
+REASONING = "reasoning_content"
+"""The field in which clients look for the text a model wrote while thinking."""
+_REASONING_FIELDS = (REASONING, "reasoning", "thinking")
+"""Servers disagree on its name: llama.cpp and DeepSeek, vLLM and OpenRouter, Ollama."""
 
 
 class StreamOptions(WireModel):
@@ -87,7 +99,7 @@ def completion_body(
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": choice.text},
+            "message": message_body(choice),
             "finish_reason": choice.finish_reason,
             "logprobs": None if logprobs is None else {"content": logprobs.get(index, [])},
         }
@@ -103,6 +115,12 @@ def completion_body(
     if completion.usage is not None:
         body["usage"] = usage_body(completion.usage)
     return body
+
+
+def message_body(choice: Choice) -> dict[str, Any]:
+    """The message of a whole answer; the text a model wrote while thinking stands beside it."""
+    body = {"role": "assistant", "content": choice.text}
+    return {**body, REASONING: choice.reasoning} if choice.reasoning else body
 
 
 def chunk_body(
@@ -175,28 +193,57 @@ def read_chunk(event: ServerEvent) -> Chunk:
 
 
 def _chunk_from(body: dict[str, Any], raw: bytes) -> Chunk:
-    usage = usage_from(body.get("usage"))
-    if not body["choices"]:
-        return Chunk(usage=usage, raw=raw)
-    (choice,) = body["choices"]
-    text = choice["delta"].get("content") or ""
-    if not isinstance(text, str):
-        detail = "content is no text"
-        raise TypeError(detail)
+    """Only text of the wrong type is an error: what carries no text must not cost the answer."""
+    usage, readable = _usage_in(body)
+    choices = body.get("choices")
+    if not choices:
+        return Chunk(usage=usage, raw=raw if readable else b"")
+    (choice,) = choices
+    delta = choice.get("delta") or {}
+    logprobs, complete = _logprobs_from(choice.get("logprobs"))
     return Chunk(
-        text=text,
+        text=_text_of(delta.get("content"), "content"),
+        reasoning=reasoning_in(delta),
         finish_reason=finish_reason_from(choice.get("finish_reason")),
         usage=usage,
-        logprobs=_logprobs_from(choice.get("logprobs")),
+        logprobs=logprobs,
         index=int(choice.get("index") or 0),
-        raw=raw,
+        # An event with details that cannot be read is written anew, not passed on.
+        raw=raw if readable and complete else b"",
     )
 
 
-def _logprobs_from(logprobs: dict[str, Any] | None) -> tuple[float, ...]:
-    if not logprobs:
-        return ()
-    return tuple(float(entry["logprob"]) for entry in logprobs.get("content") or ())
+def _usage_in(body: dict[str, Any]) -> tuple[Usage | None, bool]:
+    """The counts, and whether what stands there could be read."""
+    try:
+        return usage_from(body.get("usage")), True
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return None, False
+
+
+def reasoning_in(message: dict[str, Any]) -> str:
+    """What a thinking model wrote before its answer, whichever name its server has for it."""
+    found = (message.get(name) for name in _REASONING_FIELDS)
+    return next((text for text in found if isinstance(text, str) and text), "")
+
+
+def _text_of(value: object, name: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        detail = f"{name} is no text"
+        raise TypeError(detail)
+    return value
+
+
+def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
+    """The log-probabilities, and whether every entry has one; all or none are used."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(content, list):
+        return (), True
+    found = [entry.get("logprob") for entry in content if isinstance(entry, dict)]
+    values = tuple(float(value) for value in found if isinstance(value, int | float))
+    return (values, True) if len(values) == len(content) else ((), False)
 
 
 def usage_from(body: dict[str, Any] | None) -> Usage | None:

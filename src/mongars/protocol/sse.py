@@ -1,11 +1,12 @@
 """Server-sent events: cutting a byte stream at event boundaries, and writing events.
 
-The splitter follows the WHATWG event-stream format as far as HTTP APIs use it: events end at a
-blank line, lines end in LF or CRLF, comments start with a colon.
+The splitter follows the WHATWG event-stream format: one byte order mark may come first, events end at a
+blank line, lines end in LF, CRLF or CR, comments start with a colon, unknown fields are ignored.
 """
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import NamedTuple
 
 import orjson
@@ -37,6 +38,8 @@ class EventSplitter:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._held = b""
+        self._head: bytes | None = b""
+        """The first bytes, until it is known whether they are a byte order mark."""
 
     def feed(self, data: bytes) -> list[ServerEvent]:
         """Take more bytes; return the events they complete. Comments alone yield none."""
@@ -45,6 +48,8 @@ class EventSplitter:
 
     def blocks(self, data: bytes) -> list[bytes]:
         """Take more bytes; return those of each event they complete, its blank line included."""
+        if self._head is not None:
+            data = self._without_mark(self._head + data)
         if self._held or b"\r" in data:
             data = self._unify(data)
         known = max(0, len(self._buffer) - 1)  # the blank line may have been cut in two
@@ -59,11 +64,17 @@ class EventSplitter:
             raise EventTooLarge(message)
         return [block + b"\n\n" for block in blocks]
 
+    def _without_mark(self, data: bytes) -> bytes:
+        """The first bytes of a stream, less a byte order mark; none while there may be one."""
+        undecided = len(data) < len(BOM_UTF8) and BOM_UTF8.startswith(data)
+        self._head = data if undecided else None
+        return b"" if undecided else data.removeprefix(BOM_UTF8)
+
     def _unify(self, data: bytes) -> bytes:
-        """CRLF becomes LF; a CR at the very end waits for what follows it."""
+        """CRLF and a lone CR become LF; a CR at the very end waits for what follows it."""
         data = self._held + data
         self._held = b"\r" if data.endswith(b"\r") else b""
-        return data.removesuffix(b"\r").replace(b"\r\n", b"\n")
+        return data.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     @property
     def unfinished(self) -> bool:

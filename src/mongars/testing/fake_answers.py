@@ -49,6 +49,11 @@ def token_event(token: str, *, logprob: float | None = None) -> bytes:
     return _chunk({"content": token}, logprob=logprob)
 
 
+def reasoning_event(token: str, *, field: str) -> bytes:
+    """One token of what a model writes while thinking."""
+    return _chunk({field: token})
+
+
 def finish_events(text: str) -> Iterator[bytes]:
     """The finish reason, and the counts."""
     yield _chunk({}, finish_reason="stop")

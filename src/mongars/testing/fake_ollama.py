@@ -25,7 +25,7 @@ class FakeOllama(FakeServer):
     """Serves `/api/chat`, `/api/show`, `/api/tags` and `/api/version` for the models it was given.
 
     Each chat takes the next fault from `faults`; once there is none, `always` applies. Of an
-    `Answer`, it understands text, delays, `cut_after`, `stall_after`, `error_after`, `block`,
+    `Answer`, it understands text, reasoning, delays, `cut_after`, `stall_after`, `error_after`, `block`,
     `hold_open`.
     """
 
@@ -133,6 +133,10 @@ class FakeOllama(FakeServer):
     async def _lines(self, fault: Answer, model: str) -> AsyncIterator[dict[str, Any]]:
         head = {"model": model, "created_at": CREATED_AT}
         parts = tokens(fault.text)
+        for token in tokens(fault.reasoning):
+            await self.clock.sleep(fault.token_delay)
+            message = {"role": "assistant", "content": "", "thinking": token}
+            yield {**head, "message": message, "done": False}
         for index, token in enumerate(parts):
             if index == fault.cut_after:
                 return

@@ -15,6 +15,7 @@ from mongars.testing.fake_answers import (
     finish_events,
     opening,
     origin_headers,
+    reasoning_event,
     token_event,
     tokens,
 )
@@ -56,6 +57,9 @@ class EventStream:
         for event in opening(self._origin if fault.meta else None):
             await self._write(event, fault.block)
         await self._wait(fault, fault.first_delay)
+        for token in tokens(fault.reasoning):
+            await self._write(reasoning_event(token, field=fault.reasoning_field), fault.block)
+            await self._clock.sleep(fault.token_delay)
         async for event in self._tokens(fault, said):
             await self._write(event, fault.block)
         if fault.cut_after is None:

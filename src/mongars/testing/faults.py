@@ -38,6 +38,9 @@ class Answer(_Described):
 
     kind: Literal["answer"] = "answer"
     text: str = TEXT
+    reasoning: str = ""
+    """What it writes before the text, as thinking models do; `token_delay` applies."""
+    reasoning_field: Literal["reasoning_content", "reasoning", "thinking"] = "reasoning_content"
     first_delay: Seconds = 0.0
     token_delay: Seconds = 0.0
     whole: bool = False

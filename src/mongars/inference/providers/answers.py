@@ -164,7 +164,7 @@ class AnswerReader:
         self._last_chunk_at = self._clock.monotonic()
         if self._committed:
             self._ready.append(chunk)
-        elif chunk.text.strip():
+        elif chunk.reasoning or chunk.text.strip():
             self._committed = True
             self._ready.append(chunk)
         elif len(self._ready) < MOST_HELD or chunk.text or chunk.finish_reason is not None:
@@ -184,7 +184,7 @@ class AnswerReader:
         if not 0 <= chunk.index < self._choices:
             detail = f"The answer has a choice {chunk.index}; asked for were {self._choices}."
             raise InvalidAnswer(detail)
-        if chunk.text or chunk.finish_reason is not None:
+        if chunk.text or chunk.reasoning or chunk.finish_reason is not None:
             detail = "The answer goes on after its end."
             raise InvalidAnswer(detail)
 

@@ -11,7 +11,13 @@ from mongars.inference.providers.answers import End
 from mongars.protocol import headers
 from mongars.protocol.body import json_object
 from mongars.protocol.generate import ERROR_EVENT, META_EVENT, origin_from
-from mongars.protocol.openai import error_in, finish_reason_from, read_chunk, usage_from
+from mongars.protocol.openai import (
+    error_in,
+    finish_reason_from,
+    read_chunk,
+    reasoning_in,
+    usage_from,
+)
 from mongars.protocol.repeated import RepeatedEvents
 from mongars.protocol.sse import EventSplitter, EventTooLarge, parse_event
 
@@ -80,9 +86,11 @@ def whole_chunks(body: dict[str, Any]) -> tuple[Chunk, ...]:
     if not text:
         detail = "The answer holds no text."
         raise EmptyAnswer(detail)
+    message = body.get("message")
+    reasoning = reasoning_in(message) if isinstance(message, dict) else ""
     reason = body.get("finish_reason")
     chunks = (
-        Chunk(text=text),
+        Chunk(text=text, reasoning=reasoning),
         Chunk(
             finish_reason=finish_reason_from(reason if isinstance(reason, str) else None) or "stop"
         ),
