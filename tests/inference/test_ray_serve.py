@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -25,6 +27,7 @@ from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Body, Fault, Reset, Silence, Status
 from mongars.testing.inference import question
+from support import eventually
 
 BUSY = Status(code=503, error="overloaded", detail="full")
 REFUSED = "http://127.0.0.1:9/generate"
@@ -133,7 +136,7 @@ async def test_retry_after_is_never_undercut(form: str) -> None:
 
 @pytest.mark.parametrize("patience", ["3600", "Fri, 31 Dec 2077 23:59:59 GMT"])
 async def test_a_retry_after_beyond_the_time_left_is_not_waited_for(patience: str) -> None:
-    """An hour's patience is refused at once, and the caller is told about the hour."""
+    """An hour is refused at once; the caller is told the bound, and the state says how long."""
     clock = ManualClock()
     async with (
         FakeReplica(Status(code=503, headers={"Retry-After": patience})) as replica,
@@ -141,9 +144,41 @@ async def test_a_retry_after_beyond_the_time_left_is_not_waited_for(patience: st
     ):
         with pytest.raises(Overloaded) as refusal:
             await ray.ask()
-        assert refusal.value.retry_after is not None
-        assert refusal.value.retry_after >= 3600
+        assert refusal.value.retry_after == pytest.approx(60.0)
         assert clock.slept == []
+        (endpoint,) = await ray.endpoints()
+        assert endpoint.state == "resting"
+        assert endpoint.opens_in == pytest.approx(60.0)
+        status = await ray.provider.status()
+        assert (status.state, status.detail) == (
+            "resting",
+            "0 of 1 endpoints up, 1 resting (returned Retry-After), again in 60 s",
+        )
+
+
+async def test_one_request_tests_an_endpoint_after_a_long_wait() -> None:
+    """Once the bound is over a single request goes there; when it is answered, all may."""
+    clock = ManualClock()
+    busy = Status(code=503, headers={"Retry-After": "86400"})
+    async with (
+        FakeReplica(busy, Answer(first_delay=0.5)) as replica,
+        ray_side(replica.url, clock=clock) as ray,
+    ):
+        with pytest.raises(Overloaded):
+            await ray.ask()
+        await clock.advance(45)
+        with pytest.raises(Overloaded):
+            await ray.ask()
+        assert len(replica.received) == 1
+        await clock.advance(16)
+        test = asyncio.create_task(ray.ask())
+        await eventually(lambda: len(replica.received) == 2)
+        with pytest.raises(WorldError):
+            await ray.ask()
+        assert len(replica.received) == 2
+        assert [endpoint.state for endpoint in await ray.endpoints()] == ["probing"]
+        assert await test == TEXT
+        assert [endpoint.state for endpoint in await ray.endpoints()] == ["up"]
 
 
 async def test_409_means_not_ready() -> None:

@@ -56,6 +56,8 @@ class InferenceConfig:
     scaling_status_codes: frozenset[int] = frozenset({503, 409})
     scaling_backoff: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     max_scale_cycles: int = 2
+    retry_after_max: float = 60.0
+    """No `Retry-After` of a peer is obeyed for longer; then one request tests it."""
     idle_timeout: float = 30.0
     total_timeout: float = 600.0
     local_reserve: float = 5.0

@@ -5,8 +5,9 @@ busy answer may only move it later, so `Retry-After` is never undercut) and an o
 Only `not_before` is worth waiting for. An endpoint that has as many requests as its concurrency
 limit allows is taken only when every other one has, too; how many go out at all is the `Gate`'s.
 
-An endpoint that was busy `rest_after` times in a row *rests*: it is skipped, not waited for, until
-one request at a time finds out that it has room again.
+An endpoint that was busy `rest_after` times in a row is skipped, not waited for, until one request at a
+time finds out that it has room again. After a wait longer than `LONGEST_REST`, one request finds out too.
+While `not_before` lies ahead, or until that request has its answer, the state shown is `resting`.
 
 Among those that are left the cheaper of two random ones is taken: first-token time times requests
 under way (power of two choices on peak EWMA). A conversation goes where its prompt is in the cache,
@@ -103,6 +104,8 @@ class _Endpoint:
         self.busy = 0
         self.busy_at = -math.inf
         self.rest_lease: Admission | None = None
+        self.long_wait = False
+        """Whether its last wait was so long that one request tests it first."""
         self.probe_at = -math.inf
         self.probe_decides = False
         self.announced = False
@@ -167,11 +170,11 @@ class EndpointPool:
         if self._panics(now):
             return endpoint.not_before
         opens = endpoint.breaker.opens_at(now)
-        if opens == NEVER or not self._rests(endpoint):
-            return max(opens, endpoint.not_before)
-        if endpoint.rest_lease is not None or endpoint.not_before > now:
+        under_test = endpoint.rest_lease is not None
+        skipped = self._rests(endpoint) and endpoint.not_before > now
+        if opens == NEVER or under_test or skipped:
             return NEVER
-        return endpoint.not_before
+        return max(opens, endpoint.not_before)
 
     def has_room(self, url: str) -> bool:
         """Whether it has fewer requests than its limit."""
@@ -203,11 +206,12 @@ class EndpointPool:
         if self.opens_at(url) > now:
             return None
         endpoint = self._endpoints[url]
-        test = endpoint.breaker.state == "open" or self._rests(endpoint)
+        alone = self._is_tested_alone(endpoint)
+        test = endpoint.breaker.state == "open" or alone
         admission = Admission(url=url, at=now, probe=test)
         if endpoint.breaker.state == "open":
             endpoint.breaker.leave(admission, now)
-        if self._rests(endpoint):
+        if alone:
             endpoint.rest_lease = admission
         endpoint.in_flight += 1
         return admission
@@ -225,7 +229,7 @@ class EndpointPool:
         endpoint.known = True
         endpoint.heard_at = endpoint.spoke_at = now
         endpoint.busy = 0
-        endpoint.suspect = False
+        endpoint.long_wait = endpoint.suspect = False
         endpoint.adapter_version = adapter_version or endpoint.adapter_version
         if admission.probe:
             endpoint.latency = PeakEwma()  # what it was before it failed says nothing any more
@@ -255,6 +259,7 @@ class EndpointPool:
         endpoint.known = True
         endpoint.heard_at = now
         endpoint.not_before = max(endpoint.not_before, now + wait)
+        endpoint.long_wait = endpoint.long_wait or wait > LONGEST_REST
         endpoint.latency.observe(now - admission.at + self._penalty(), now)
         if admission.at >= endpoint.busy_at:
             endpoint.busy_at = now
@@ -274,6 +279,7 @@ class EndpointPool:
         endpoint.known = endpoint.suspect = True
         endpoint.last_error = error
         endpoint.busy = 0
+        endpoint.long_wait = False
         endpoint.probe_at = min(endpoint.probe_at, now)
         endpoint.latency.observe(now - admission.at + self._penalty(), now)
         # While it speaks to others it is not silent, only too busy to begin this answer in time.
@@ -395,7 +401,7 @@ class EndpointPool:
             return "probing"
         if endpoint.breaker.state == "open":
             return "down" if endpoint.breaker.opens_at(now) == NEVER else "untested"
-        if self._rests(endpoint):
+        if self._is_tested_alone(endpoint) or endpoint.not_before > now:
             return "resting"
         return "up" if endpoint.breaker.share(now) >= 1 else "warming"
 
@@ -433,8 +439,11 @@ class EndpointPool:
     def _rests(self, endpoint: _Endpoint) -> bool:
         return endpoint.busy >= self._rest_after
 
+    def _is_tested_alone(self, endpoint: _Endpoint) -> bool:
+        return endpoint.long_wait or self._rests(endpoint)
+
     def _is_up(self, endpoint: _Endpoint) -> bool:
-        return endpoint.breaker.state == "closed" and not self._rests(endpoint)
+        return endpoint.breaker.state == "closed" and not self._is_tested_alone(endpoint)
 
     def _panics(self, now: float) -> bool:
         """Most are down and nobody else can answer: then any of them is worth a try."""

@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     from mongars.inference.provider import Provider
 
 
+TEMPLATE_TOKENS = 256
+"""What a chat template may add, for each message and once."""
+
+
 def measured(request: GenerationRequest, error: ContextLengthExceeded) -> GenerationRequest:
-    """The request, with the size of its prompt."""
-    return replace(request, prompt_tokens=error.prompt_tokens or request.prompt_bytes)
+    """The request, with the size of its prompt; a count beyond what its bytes allow is not believed."""
+    most = request.prompt_bytes + TEMPLATE_TOKENS * (1 + len(request.messages))
+    return replace(request, prompt_tokens=min(error.prompt_tokens or request.prompt_bytes, most))
 
 
 async def holds(provider: Provider, request: GenerationRequest) -> bool:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mongars.inference.events import FallbackReason
 
 ProviderName = Literal["ray_serve", "ollama", "embedded"]
-ProviderState = Literal["up", "down", "unknown", "off"]
+ProviderState = Literal["up", "resting", "down", "unknown", "off"]
+"""`resting`: it is there, and returned `Retry-After`; it is not used until that time is over."""
 StreamState = Literal["open", "complete", "cut"]
 CacheUse = Literal["hit", "shared", "miss"]
 """A stored answer, one in the making that somebody else had asked for, or a new one to be kept."""

@@ -14,6 +14,7 @@ from mongars.core.generation import Chunk, Origin, Usage
 from mongars.protocol.body import json_object
 from mongars.protocol.chunks import ChunkWriter
 from mongars.protocol.openai import finish_reason_from, reasoning_in
+from mongars.protocol.problems import count_or_0
 from mongars.protocol.response_format import schema_of
 
 if TYPE_CHECKING:
@@ -103,8 +104,8 @@ def overflow_in(told: str, *, context_tokens: int) -> ContextLengthExceeded | No
         )
         return ContextLengthExceeded(detail, context_tokens=context_tokens)
     return ContextLengthExceeded(
-        prompt_tokens=int(found.get("n_prompt_tokens") or 0),
-        context_tokens=int(found.get("n_ctx") or context_tokens),
+        prompt_tokens=count_or_0(found.get("n_prompt_tokens")),
+        context_tokens=count_or_0(found.get("n_ctx")) or context_tokens,
     )
 
 
@@ -164,11 +165,11 @@ class LineReader:
             self.done = True
 
     def _counts(self, body: dict[str, Any]) -> Iterator[Chunk]:
-        if "eval_count" in body:
+        written = count_or_0(body.get("eval_count"))
+        if written:
             # Ollama leaves the prompt's count out when all of it came from its cache.
-            prompt = int(body.get("prompt_eval_count") or 0)
-            usage = Usage(prompt_tokens=prompt, completion_tokens=int(body["eval_count"]))
-            yield self._writer.usage(usage)
+            prompt = count_or_0(body.get("prompt_eval_count"))
+            yield self._writer.usage(Usage(prompt_tokens=prompt, completion_tokens=written))
 
 
 def _logprobs(body: dict[str, Any]) -> tuple[float, ...]:

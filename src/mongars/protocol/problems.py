@@ -44,6 +44,9 @@ _OURS = {theirs: ours for ours, theirs in OPENAI_CODES.items()}
 _BY_CODE: dict[str, type[MongarsError]] = {kind.code: kind for kind in STATUS}
 
 
+LONGEST_WAIT = 3600.0
+"""Seconds; no `Retry-After` of ours is longer, whatever it was computed from."""
+
 MOST_TOKENS = 2**53
 """Larger numbers are no counts, and JSON cannot hold them everywhere."""
 
@@ -76,7 +79,7 @@ def retry_after_header(error: MongarsError) -> dict[str, str]:
     if isinstance(error, errors.AllProvidersFailed) and not error.busy:
         return {}
     seconds = 1.0 if error.retry_after is None else error.retry_after
-    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+    return {"Retry-After": str(math.ceil(min(LONGEST_WAIT, max(1.0, seconds))))}
 
 
 def read_count(value: object) -> int:
@@ -90,7 +93,8 @@ def read_count(value: object) -> int:
     return int(value)
 
 
-def _count_or_0(value: object) -> int:
+def count_or_0(value: object) -> int:
+    """A number of tokens; 0 for what is none."""
     try:
         return read_count(value)
     except (TypeError, ValueError):
@@ -113,8 +117,8 @@ def error_from(
     if issubclass(kind, errors.ContextLengthExceeded):
         return kind(
             detail,
-            prompt_tokens=_count_or_0(found.get("prompt_tokens")),
-            context_tokens=_count_or_0(found.get("context_tokens")),
+            prompt_tokens=count_or_0(found.get("prompt_tokens")),
+            context_tokens=count_or_0(found.get("context_tokens")),
         )
     if issubclass(kind, CallerError):
         param = found.get("param")

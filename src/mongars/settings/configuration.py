@@ -117,6 +117,7 @@ class Settings:
             scaling_status_codes=frozenset(int(code) for code in values.ray_scaling_status_codes),
             scaling_backoff=backoff_schedule(values.ray_scaling_backoff),
             max_scale_cycles=values.ray_max_scale_cycles,
+            retry_after_max=values.ray_retry_after_max,
             session_affinity=values.ray_session_affinity,
             token=None if token is None else token.get_secret_value(),
             tls=TlsConfig(

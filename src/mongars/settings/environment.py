@@ -195,6 +195,13 @@ class Environment(BaseModel):
         ("0.5", "1", "2", "4"),
         "Longest wait in seconds before each further round through the endpoints.",
     )
+    ray_retry_after_max: float = variable(
+        "RAY_RETRY_AFTER_MAX",
+        60.0,
+        "Seconds for which a `Retry-After` of a model server is obeyed at most; then one request tests it.",
+        gt=0,
+        le=3600,
+    )
     ray_session_affinity: Boolean = variable(
         "RAY_SESSION_AFFINITY",
         default=True,

@@ -15,6 +15,7 @@ from mongars.core.errors import (
     MongarsError,
     NotReady,
 )
+from mongars.protocol.problems import count_or_0
 
 RETRY_AFTER = 1.0
 
@@ -29,8 +30,8 @@ async def refusal_of(response: aiohttp.ClientResponse) -> MongarsError:
     message = str(error.get("message") or f"The engine answered {response.status}.")
     if error.get("type") == "exceed_context_size_error":
         return ContextLengthExceeded(
-            prompt_tokens=int(str(error.get("n_prompt_tokens") or 0)),
-            context_tokens=int(str(error.get("n_ctx") or 0)),
+            prompt_tokens=count_or_0(error.get("n_prompt_tokens")),
+            context_tokens=count_or_0(error.get("n_ctx")),
         )
     if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
         return NotReady(message, retry_after=RETRY_AFTER)

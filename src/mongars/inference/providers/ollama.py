@@ -167,7 +167,8 @@ class Ollama:
         if reply.status == _NOT_FOUND:
             return NotReady(self._missing())
         if reply.status in _BUSY:
-            wait = retry_after(reply.headers, now=self._clock.now())
+            most = self._config.retry_after_max
+            wait = retry_after(reply.headers, now=self._clock.now(), most=most)
             return Overloaded(f"Ollama at {self._label} is busy.", retry_after=wait)
         overflow = overflow_in(told, context_tokens=0) if reply.status == _BAD_REQUEST else None
         if overflow is not None:

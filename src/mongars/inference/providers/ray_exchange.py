@@ -87,7 +87,9 @@ class RayExchange:
                 reply.status,
                 await _error_body(reply),
                 scaling=self._config.scaling_status_codes,
-                wait=retry_after(reply.headers, now=self._clock.now()),
+                wait=retry_after(
+                    reply.headers, now=self._clock.now(), most=self._config.retry_after_max
+                ),
             )
         if reply.media_type == EVENT_STREAM:
             return await self._read_stream(reply)

@@ -141,11 +141,17 @@ class RayServe:
 
 def _overall(endpoints: tuple[EndpointStatus, ...]) -> ProviderState:
     states = {endpoint.state for endpoint in endpoints}
-    if states & {"up", "warming", "resting", "probing"}:
+    if states & {"up", "warming", "probing"}:
         return "up"
+    if "resting" in states:
+        return "resting"
     return "unknown" if states & {"unknown", "untested"} else "down"
 
 
 def _summary(endpoints: tuple[EndpointStatus, ...]) -> str:
     up = sum(endpoint.state in {"up", "warming"} for endpoint in endpoints)
-    return f"{up} of {len(endpoints)} endpoints up"
+    told = f"{up} of {len(endpoints)} endpoints up"
+    rests = [e.opens_in for e in endpoints if e.state == "resting" and e.opens_in is not None]
+    if not rests:
+        return told
+    return f"{told}, {len(rests)} resting (returned Retry-After), again in {min(rests):.0f} s"
