@@ -213,7 +213,7 @@ async def test_no_fallback_after_the_first_token(cut: str) -> None:
             with pytest.raises(GenerationInterrupted):
                 await llm.generate_response("Say the words.")
     assert built.observer.of(FellBack) == []
-    assert [event.outcome for event in built.observer.of(Answered)] == ["interrupted"]
+    assert [event.outcome for event in built.observer.of(Answered)] == ["error"]
 
 
 async def test_the_callers_mistake_is_not_retried_and_does_not_fall_back() -> None:
@@ -293,7 +293,7 @@ async def test_an_answer_is_counted_with_what_it_took() -> None:
         async with built.integration as llm:
             await llm.generate(question())
     (event,) = built.observer.of(Answered)
-    assert (event.provider, event.outcome, event.fallback) == ("ray_serve", "complete", False)
+    assert (event.provider, event.outcome, event.fallback) == ("ray_serve", "success", False)
     assert (event.prompt_tokens, event.completion_tokens) == (7, 60)
     assert 0.05 <= event.first_token_seconds < event.seconds
 

@@ -151,7 +151,7 @@ async def test_leaving_early_closes_the_provider() -> None:
         assert (await anext(answer.chunks)).text == "Hello"
         assert chain.ray.open_answers == 1
     assert chain.ray.open_answers == 0
-    assert [event.outcome for event in chain.observer.of(Answered)] == ["abandoned"]
+    assert [event.outcome for event in chain.observer.of(Answered)] == ["cancelled"]
 
 
 async def test_cancelling_while_a_provider_works_closes_it() -> None:

@@ -132,7 +132,7 @@ async def test_another_text_is_not_mixed_in() -> None:
         assert TEXT.startswith(told.text) or told.text == ""
         assert "other" not in told.text
         outcome = [event for event in found.observer.events if isinstance(event, Answered)]
-        assert outcome[0].outcome == "interrupted"
+        assert outcome[0].outcome == "error"
 
 
 async def test_a_shorter_text_does_not_end_it() -> None:

@@ -82,8 +82,8 @@ async def test_an_equal_question_is_not_asked_again() -> None:
         assert len(replica.received) == 1
         events = found.observer.of(Answered)
         assert [(e.cache, e.attempts, e.outcome) for e in events] == [
-            ("miss", 1, "complete"),
-            ("hit", 0, "complete"),
+            ("miss", 1, "success"),
+            ("hit", 0, "success"),
         ]
         assert events[0].completion_tokens == events[1].completion_tokens
 

@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     from mongars.inference.provider import CacheUse, Provider, ProviderStream
 
 _OUTCOMES: dict[StreamState, Outcome] = {
-    "complete": "complete",
-    "cut": "interrupted",
-    "open": "abandoned",
+    "complete": "success",
+    "cut": "error",
+    "open": "cancelled",
 }
 
 
@@ -328,7 +328,7 @@ def answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, f
         attempts=answer.route.attempts,
         fallback=answer.route.fallback,
         reason=answer.route.reason,
-        outcome=_OUTCOMES[answer.chunks.state],
+        outcome=_outcome(answer),
         adapter_version=answer.origin.adapter_version,
         first_token_seconds=seconds[0],
         seconds=seconds[1],
@@ -337,3 +337,8 @@ def answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, f
         moves=answer.chunks.moves,
         cache=answer.route.cache,
     )
+
+
+def _outcome(answer: Answer) -> Outcome:
+    outcome = _OUTCOMES[answer.chunks.state]
+    return "fallback" if outcome == "success" and answer.route.fallback else outcome

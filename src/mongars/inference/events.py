@@ -27,7 +27,8 @@ AttemptFailure = Literal[
     "interrupted",
 ]
 FallbackReason = Literal["ray_exception", "error_response", "empty_response"]
-Outcome = Literal["complete", "interrupted", "abandoned"]
+Outcome = Literal["success", "fallback", "error", "cancelled"]
+"""How a request ended; the same words in every metric and log line. `cancelled`: the client left."""
 
 _FAILURE_NAMES: dict[AttemptFailure, str] = {
     "server_error": "llm.ray.server_error",
@@ -84,6 +85,18 @@ class AttemptStarted(_Attempt):
     """A request goes out to a Ray endpoint."""
 
     name = "llm.ray.dispatch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptSkipped(_Fields):
+    """A request was not sent to this endpoint, and to no other: by `reason`, its state."""
+
+    request_id: str
+    task_type: str
+    endpoint: str
+    path: str
+    reason: str
+    name = "llm.ray.skipped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +227,7 @@ class Unanswered(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(_Fields):
-    """An answer began, and ended as `outcome` says; times run from the question's arrival."""
+    """A response began, and ended as `outcome` says; times run from the request's arrival."""
 
     request_id: str
     task_type: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import Observation
@@ -14,11 +14,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from mongars.inference.events import (
     Answered,
     AttemptFailed,
+    AttemptSkipped,
     AttemptStarted,
     AttemptSucceeded,
     FellBack,
     Hedged,
     Moved,
+    Outcome,
+    RayEnabled,
     ScalingSeen,
     Unanswered,
 )
@@ -34,7 +37,7 @@ NAMESPACE = "mongars"
 
 
 class _Tally:
-    """Counts by attributes, kept here until somebody looks: adding one is then a dictionary's work."""
+    """Counts by attributes, read when the page is rendered: adding one is a dictionary's work."""
 
     def __init__(self) -> None:
         self._counts: defaultdict[tuple[tuple[str, Any], ...], int] = defaultdict(int)
@@ -86,6 +89,12 @@ class Metrics:
             case AttemptFailed():
                 where = _place(event, status="failure", reason=event.reason)
                 self._add(names.RAY_FAILURES, _with_code(where, event.status_code))
+            case AttemptSkipped():
+                where = _place(event, status="skipped")
+                self._add(names.RAY_REQUESTS, {**where, "attempt": 0})
+                self._add(names.RAY_FAILURES, {**where, "reason": f"endpoint_{event.reason}"})
+            case RayEnabled():
+                self._start_endpoints(event)
             case ScalingSeen():
                 where = _place(event, status="scaling", reason="status_code")
                 self._add(names.RAY_SCALING, _with_code(where, event.status_code))
@@ -100,6 +109,9 @@ class Metrics:
                 self._add(names.MOVES, {"provider": event.provider, "kind": event.kind})
             case Unanswered():
                 self._add(names.REQUESTS, {"outcome": "error"})
+                self._record(
+                    names.DURATION, event.seconds, {"provider": "none", "outcome": "error"}
+                )
             case Answered():
                 self._answered(event)
             case _:
@@ -114,11 +126,7 @@ class Metrics:
         self._provider.shutdown()
 
     def _answered(self, event: Answered) -> None:
-        outcome = "fallback" if event.fallback else "success"
-        if event.outcome == "interrupted":
-            outcome = "error"
-        if event.outcome != "abandoned":
-            self._add(names.REQUESTS, {"outcome": outcome})
+        self._add(names.REQUESTS, {"outcome": event.outcome})
         where = {"provider": event.provider, "outcome": event.outcome}
         self._record(names.DURATION, event.seconds, where)
         if event.cache is not None:
@@ -134,10 +142,19 @@ class Metrics:
     def _start_at_zero(self) -> None:
         # A counter without a first value has no series: ratios over it are empty, and `increase`
         # misses the first event.
-        for outcome in ("success", "fallback", "error"):
+        for outcome in get_args(Outcome):
             self._counters[names.REQUESTS.name].add(0, {"outcome": outcome})
         for reason in ("ray_exception", "error_response", "empty_response"):
             self._counters[names.RAY_FALLBACK.name].add(0, {"reason": reason})
+
+    def _start_endpoints(self, event: RayEnabled) -> None:
+        for label in event.endpoints:
+            endpoint, _, rest = label.partition("/")
+            where = {"endpoint": endpoint, **({"path": f"/{rest}"} if rest else {})}
+            attempt = {**where, "status": "attempt", "attempt": 1}
+            failure = {**where, "status": "failure", "reason": "transport_error"}
+            self._counters[names.RAY_REQUESTS.name].add(0, attempt)
+            self._counters[names.RAY_FAILURES.name].add(0, failure)
 
     def _add(self, metric: Metric, attributes: dict[str, Any]) -> None:
         self._counters[metric.name].add(1, attributes)
@@ -147,7 +164,12 @@ class Metrics:
 
 
 def _place(
-    event: AttemptStarted | AttemptFailed | ScalingSeen | AttemptSucceeded | Hedged,
+    event: AttemptStarted
+    | AttemptFailed
+    | AttemptSkipped
+    | ScalingSeen
+    | AttemptSucceeded
+    | Hedged,
     **more: str | int,
 ) -> dict[str, Any]:
     path = {} if event.path == "/" else {"path": event.path}

@@ -39,14 +39,15 @@ RAY_REQUESTS = Metric(
     name="llm.ray.requests",
     kind="counter",
     unit="{request}",
-    description="Attempts sent to Ray Serve endpoints.",
+    description="Attempts sent to Ray Serve endpoints; `status` is `skipped` for a request that was"
+    " sent to none, once for each endpoint.",
     attributes=("endpoint", "path", "status", "attempt"),
 )
 RAY_FAILURES = Metric(
     name="llm.ray.failures",
     kind="counter",
     unit="{failure}",
-    description="Attempts on Ray Serve that failed.",
+    description="Attempts on Ray Serve that failed, and requests that were sent to none.",
     attributes=("endpoint", "path", "status", "reason", "status_code"),
 )
 RAY_SCALING = Metric(
@@ -102,14 +103,15 @@ REQUESTS = Metric(
     name="llm.requests",
     kind="counter",
     unit="{request}",
-    description="Questions, by how they ended: success, fallback or error.",
+    description="Requests, by how they ended: success, fallback, error or cancelled (the client left).",
     attributes=("outcome",),
 )
 DURATION = Metric(
     name="llm.request.duration",
     kind="histogram",
     unit="s",
-    description="Time from a question's arrival to the end of its answer.",
+    description="Time from a request's arrival to the end of its response; `provider` is `none` where"
+    " every provider failed.",
     attributes=("provider", "outcome"),
 )
 TOKENS = Metric(
@@ -172,6 +174,11 @@ LOG_EVENTS = (
     LogEvent(name="llm.ray.enabled", level="info", description="Ray Serve takes part."),
     LogEvent(name="llm.ray.disabled", level="warning", description="Local providers only."),
     LogEvent(name="llm.ray.dispatch", level="info", description="An attempt goes out."),
+    LogEvent(
+        name="llm.ray.skipped",
+        level="debug",
+        description="A request was sent to no endpoint; each one's state is the reason.",
+    ),
     LogEvent(name="llm.ray.success", level="debug", description="An attempt was answered."),
     LogEvent(name="llm.ray.scaling", level="info", description="An endpoint asks for patience."),
     LogEvent(

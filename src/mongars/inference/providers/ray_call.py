@@ -23,6 +23,7 @@ from mongars.core.errors import (
 )
 from mongars.inference.events import (
     AttemptFailed,
+    AttemptSkipped,
     AttemptStarted,
     AttemptSucceeded,
     EndpointChanged,
@@ -276,10 +277,25 @@ class RayCall:
 
     def _conclusion(self, last: AttemptError | None) -> WorldError:
         wait = self._pool.soonest()
+        if last is None:
+            self._skipped()
         if last is None and wait is None:
             return EndpointUnreachable("Every Ray endpoint is known to be down.")
         if last is None:
-            return Overloaded("Every Ray endpoint asks for patience.", retry_after=wait)
+            return Overloaded("Every Ray endpoint returned Retry-After.", retry_after=wait)
         if isinstance(last.error, RetryableLater):
             return type(last.error)(str(last.error), retry_after=wait)
         return last.error
+
+    def _skipped(self) -> None:
+        for status in self._pool.statuses():
+            endpoint, path = split_label(status.url)
+            self._observer.observe(
+                AttemptSkipped(
+                    request_id=self._request.request_id,
+                    task_type=self._request.task_type,
+                    endpoint=endpoint,
+                    path=path,
+                    reason=status.state,
+                )
+            )

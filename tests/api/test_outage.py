@@ -1,0 +1,62 @@
+"""What an operator sees while Ray is away."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from api_world import Api
+
+REFUSED = "http://127.0.0.1:9/generate"
+"""The discard port: nothing listens there."""
+QUESTION = {"model": "mongars", "messages": [{"role": "user", "content": "good morning"}]}
+
+
+async def page_of(api: Api) -> str:
+    async with api.http.get(api.url + "/metrics", headers=api.auth) as response:
+        return await response.text()
+
+
+def series(page: str, name: str) -> dict[str, float]:
+    """The values of one metric by their labels."""
+    return {
+        labels: float(value)
+        for labels, value in re.findall(rf"^{name}\{{(.*)\}} (\S+)$", page, re.MULTILINE)
+    }
+
+
+async def test_ray_series_exist_before_the_first_request(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]],
+) -> None:
+    """Each endpoint has its requests and failures at zero, so that the first failure is an increase."""
+    async with start_api(endpoints=(REFUSED,)) as api:
+        page = await page_of(api)
+    for name in ("llm_ray_requests_total", "llm_ray_failures_total"):
+        found = series(page, name)
+        assert found
+        assert set(found.values()) == {0.0}
+        assert all('endpoint="127.0.0.1:9"' in labels for labels in found)
+
+
+async def test_total_outage_is_counted_request_by_request(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]],
+) -> None:
+    """Three requests without a reachable endpoint: each counts as attempted or skipped, and failed."""
+    async with start_api(endpoints=(REFUSED,)) as api:
+        for _ in range(3):
+            url = f"{api.url}/v1/chat/completions"
+            async with api.http.post(url, json=QUESTION, headers=api.auth) as response:
+                assert response.headers["x-llm-fallback"] == "true"
+        page = await page_of(api)
+    requests = series(page, "llm_ray_requests_total")
+    failures = series(page, "llm_ray_failures_total")
+    assert sum(requests.values()) == 3
+    assert sum(failures.values()) == 3
+    assert sum(v for labels, v in failures.items() if 'reason="endpoint_down"' in labels) >= 2
+    assert series(page, "llm_requests_total")['outcome="fallback"'] == 3
+    durations = series(page, "llm_request_duration_seconds_count")
+    assert durations == {'outcome="fallback",provider="embedded"': 3.0}
