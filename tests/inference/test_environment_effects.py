@@ -178,6 +178,17 @@ async def test_ray_scaling_status_codes_name_who_is_only_busy() -> None:
         assert [event.status_code for event in built.observer.of(ScalingSeen)] == [425]
 
 
+async def test_ray_retry_after_max_bounds_what_is_obeyed() -> None:
+    """An hour asked for by a busy endpoint is a third of a second where the operator says so."""
+    busy = Status(code=503, headers={"Retry-After": "3600"})
+    async with FakeReplica(busy) as replica:
+        built = configured(RAY_SERVE_URL=replica.url, RAY_RETRY_AFTER_MAX="0.3")
+        async with built.integration:
+            assert await provider(built) == "ray_serve"
+        first, second = replica.received
+        assert second.at - first.at >= 0.3
+
+
 async def test_statuses_that_are_not_listed_are_no_scaling() -> None:
     """Where 503 is left out it is a failure of the endpoint; by default 425 is the caller's."""
     async with FakeReplica(BUSY) as replica:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -171,13 +170,14 @@ async def test_one_request_tests_an_endpoint_after_a_long_wait() -> None:
             await ray.ask()
         assert len(replica.received) == 1
         await clock.advance(16)
-        test = asyncio.create_task(ray.ask())
-        await eventually(lambda: len(replica.received) == 2)
-        with pytest.raises(WorldError):
-            await ray.ask()
-        assert len(replica.received) == 2
-        assert [endpoint.state for endpoint in await ray.endpoints()] == ["probing"]
-        assert await test == TEXT
+        async with asyncio.TaskGroup() as group:
+            test = group.create_task(ray.ask())
+            await eventually(lambda: len(replica.received) == 2)
+            with pytest.raises(WorldError):
+                await ray.ask()
+            assert len(replica.received) == 2
+            assert [endpoint.state for endpoint in await ray.endpoints()] == ["probing"]
+        assert test.result() == TEXT
         assert [endpoint.state for endpoint in await ray.endpoints()] == ["up"]
 
 

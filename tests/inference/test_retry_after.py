@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from email.utils import format_datetime
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mongars.inference.retry_after import retry_after
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 NOW = datetime(2025, 1, 8, 12, 0, tzinfo=UTC)
 MOST = 1e9

@@ -37,6 +37,8 @@ class ApiConfig:
     coding_model: str | None = None
     """The model for tasks about code, where it is another one."""
     version: str
+    no_fallback: str = ""
+    """Why nothing answers when Ray cannot; empty where a local provider is there."""
     max_body_bytes: int = 1_000_000
     answer_timeout: float = 600.0
     """Seconds any answer may take when its caller names no deadline."""

@@ -39,7 +39,8 @@ class HealthDoor:
     async def ready(self) -> Response:
         """Whether a chat sent now would be answered and remembered, and which parts are up.
 
-        `ready`: by the first choice. `degraded`: by a fallback. `unavailable` (503): not at all.
+        `ready`: by the first choice. `degraded`: by a fallback, or once an endpoint that returned
+        `Retry-After` is used again. `unavailable` (503): not at all.
         """
         database = await self._database()
         providers = {status.name: status for status in await self._context.llm.status()}
@@ -51,6 +52,8 @@ class HealthDoor:
         parts: dict[str, Any] = {"database": database}
         for name, provider in providers.items():
             parts[name] = {"state": provider.state, "detail": provider.detail}
+        if self._context.config.no_fallback:
+            parts["embedded"] = {"state": "off", "detail": self._context.config.no_fallback}
         code = 503 if status == "unavailable" else 200
         return JSONResponse({"status": status, "parts": parts}, status_code=code)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,7 @@ from mongars.api.credentials import Passwords, TokenConfig, Tokens
 from mongars.api.key_cache import KeyCache
 from mongars.api.throttle import LoginThrottle
 from mongars.bootstrap.connections import guarded_protocol
-from mongars.bootstrap.model import configured_model
+from mongars.bootstrap.model import configured_model, no_fallback
 from mongars.bootstrap.secrets import ensure_secret
 from mongars.conversation.chat import Chat, ChatConfig
 from mongars.core.clock import SystemClock
@@ -60,6 +61,8 @@ def api_app(settings: Settings) -> FastAPI:
     observer = Several(LogObserver(), metrics)
     for warning in settings.warnings:
         observer.observe(Note(name="settings.warning", values={"detail": warning}))
+    if missing := no_fallback(settings):
+        observer.observe(Note(name="llm.no_fallback", values={"detail": missing}))
     parts = ApiParts.make(settings, observer=observer, metrics=metrics)
 
     @asynccontextmanager
@@ -127,6 +130,7 @@ class ApiParts:
                 if settings.environment.coding_model is None
                 else model_name(settings, "coding"),
                 version=version("mongars"),
+                no_fallback=no_fallback(settings),
                 max_body_bytes=settings.environment.max_body_bytes,
             ),
             clock=clock,
@@ -142,7 +146,7 @@ class ApiParts:
 
 def build_llm(settings: Settings, *, clock: Clock, observer: Observer) -> LLMIntegration:
     """The provider chain: Ray Serve, Ollama, embedded engine, as far as each is configured."""
-    config = settings.inference()
+    config = dataclasses.replace(settings.inference(), no_fallback=no_fallback(settings))
     http = HttpPool(config)
     engine = embedded_engine(settings, clock=clock, observer=observer)
     providers: list[Provider] = []

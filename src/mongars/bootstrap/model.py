@@ -47,3 +47,14 @@ def node_model(role: str, name: str) -> Path:
         message = f"The {role} model on this node is {found.name!r}, not {name!r}. {way_out}"
         raise ConfigurationError(message)
     return found.path
+
+
+def no_fallback(settings: Settings) -> str:
+    """Why this host answers nothing when Ray cannot, and what to do; empty if it would answer."""
+    config = settings.inference()
+    if config.ollama_host is not None or configured_model(settings) is not None:
+        return ""
+    return (
+        f"No local model in {settings.cache}: while Ray Serve cannot answer, every request fails with"
+        " 502. Run on this host: python -m scripts.provision_models (then restart), or set OLLAMA_HOST."
+    )

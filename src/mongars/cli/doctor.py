@@ -21,6 +21,7 @@ from mongars.bootstrap.checks import (
     registry_check,
 )
 from mongars.bootstrap.connections import descriptor_advice, raise_descriptor_limit
+from mongars.bootstrap.model import no_fallback
 from mongars.bootstrap.running import running_url
 from mongars.cli.errors import exit_on_error
 from mongars.cli.http import ApiClient
@@ -78,6 +79,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("open files", _descriptors),
         ("engine", engine_check),
         ("models", model_check),
+        ("fallback", _fallback),
         ("ray", ray_check),
         ("registry", registry_check),
         ("database", database_check),
@@ -129,6 +131,13 @@ def _descriptors(settings: Settings) -> str:
     if advice is not None:
         raise _Warning(advice)
     return f"{available}, enough for {settings.environment.max_connections} connections"
+
+
+def _fallback(settings: Settings) -> str:
+    if missing := no_fallback(settings):
+        raise _Warning(missing)
+    host = settings.inference().ollama_host
+    return "the embedded engine" if host is None else f"Ollama at {host}, then the embedded engine"
 
 
 def _api(settings: Settings) -> str:

@@ -221,12 +221,16 @@ class ProvisioningFailed(WorldError):
 
 
 class AllProvidersFailed(WorldError):
-    """Every provider of the chain failed; `causes` holds one error per provider, in order."""
+    """Every provider of the chain failed; `causes` holds one error per provider, in order.
+
+    `cure` says what an operator can do about it, if that is known.
+    """
 
     code = "all_providers_failed"
 
-    def __init__(self, causes: tuple[tuple[str, WorldError], ...]) -> None:
-        super().__init__("; ".join(f"{name}: {error.code} ({error})" for name, error in causes))
+    def __init__(self, causes: tuple[tuple[str, WorldError], ...], *, cure: str = "") -> None:
+        told = [f"{name}: {error.code} ({error})" for name, error in causes]
+        super().__init__("; ".join([*told, cure] if cure else told))
         self.causes = causes
         waits = [
             error.retry_after

@@ -103,12 +103,16 @@ class _Ask:
 class ProviderChain:
     """Providers in order of preference."""
 
-    def __init__(self, providers: tuple[Provider, ...], *, observer: Observer) -> None:
+    def __init__(
+        self, providers: tuple[Provider, ...], *, observer: Observer, cure: str = ""
+    ) -> None:
+        """`cure` is what to do about a total failure, for its message."""
         if not providers:
             detail = "No provider can answer: configure RAY_SERVE_URL or a local model."
             raise ConfigurationError(detail)
         self._providers = providers
         self._observer = observer
+        self._cure = cure
 
     @asynccontextmanager
     async def open(
@@ -177,7 +181,7 @@ class ProviderChain:
             return Answer(chunks=MovingChunks(stream, stack, mover, route=route))
         if unsupported is not None and not causes:
             raise unsupported
-        raise AllProvidersFailed(tuple(causes))
+        raise AllProvidersFailed(tuple(causes), cure=self._cure)
 
     async def _begin_larger(
         self,

@@ -72,6 +72,8 @@ class InferenceConfig:
     token: str | None = field(default=None, repr=False)
     """Bearer token the Ray endpoints ask for."""
     tls: TlsConfig = TlsConfig()
+    no_fallback: str = ""
+    """Why nothing answers when Ray cannot, and what to do; empty where a local provider is there."""
     ollama_host: str | None = None
     ollama_model: str | None = None
     sampling: Sampling = field(default_factory=Sampling)

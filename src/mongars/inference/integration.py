@@ -50,7 +50,7 @@ class LLMIntegration:
         self._providers = providers
         self._clock = clock
         self._observer = observer
-        chain = ProviderChain(providers, observer=observer)
+        chain = ProviderChain(providers, observer=observer, cure=config.no_fallback)
         self._door = (
             SharedAnswers(
                 chain, config, clock=clock, observer=observer, preferred=providers[0].name

@@ -82,22 +82,8 @@ class Metrics:
     def observe(self, event: Event) -> None:
         """Count one event."""
         match event:
-            case AttemptStarted():
-                self._add(
-                    names.RAY_REQUESTS, _place(event, status="attempt", attempt=event.attempt)
-                )
-            case AttemptFailed():
-                where = _place(event, status="failure", reason=event.reason)
-                self._add(names.RAY_FAILURES, _with_code(where, event.status_code))
-            case AttemptSkipped():
-                where = _place(event, status="skipped")
-                self._add(names.RAY_REQUESTS, {**where, "attempt": 0})
-                self._add(names.RAY_FAILURES, {**where, "reason": f"endpoint_{event.reason}"})
-            case RayEnabled():
-                self._start_endpoints(event)
-            case ScalingSeen():
-                where = _place(event, status="scaling", reason="status_code")
-                self._add(names.RAY_SCALING, _with_code(where, event.status_code))
+            case AttemptStarted() | AttemptFailed() | AttemptSkipped() | ScalingSeen():
+                self._attempted(event)
             case AttemptSucceeded():
                 self._record(names.RAY_LATENCY, event.seconds, _place(event, status="success"))
                 self._record(names.RAY_FIRST_TOKEN, event.first_token_seconds, _place(event))
@@ -107,13 +93,14 @@ class Metrics:
                 self._add(names.RAY_FALLBACK, {"reason": event.reason})
             case Moved():
                 self._add(names.MOVES, {"provider": event.provider, "kind": event.kind})
-            case Unanswered():
-                self._add(names.REQUESTS, {"outcome": "error"})
-                self._record(
-                    names.DURATION, event.seconds, {"provider": "none", "outcome": "error"}
-                )
             case Answered():
                 self._answered(event)
+            case Unanswered():
+                self._add(names.REQUESTS, {"outcome": "error"})
+                where = {"provider": "none", "outcome": "error"}
+                self._record(names.DURATION, event.seconds, where)
+            case RayEnabled():
+                self._start_endpoints(event)
             case _:
                 pass
 
@@ -124,6 +111,24 @@ class Metrics:
     def close(self) -> None:
         """Unregister from the process-wide Prometheus registry."""
         self._provider.shutdown()
+
+    def _attempted(
+        self, event: AttemptStarted | AttemptFailed | AttemptSkipped | ScalingSeen
+    ) -> None:
+        match event:
+            case AttemptStarted():
+                where = _place(event, status="attempt", attempt=event.attempt)
+                self._add(names.RAY_REQUESTS, where)
+            case AttemptFailed():
+                where = _place(event, status="failure", reason=event.reason)
+                self._add(names.RAY_FAILURES, _with_code(where, event.status_code))
+            case AttemptSkipped():
+                self._add(names.RAY_REQUESTS, _place(event, status="skipped", attempt=0))
+                reason = f"endpoint_{event.reason}"
+                self._add(names.RAY_FAILURES, _place(event, status="skipped", reason=reason))
+            case ScalingSeen():
+                where = _place(event, status="scaling", reason="status_code")
+                self._add(names.RAY_SCALING, _with_code(where, event.status_code))
 
     def _answered(self, event: Answered) -> None:
         self._add(names.REQUESTS, {"outcome": event.outcome})

@@ -151,6 +151,11 @@ LOG_EVENTS = (
         level="warning",
         description="The limit of open files leaves room for fewer connections than configured.",
     ),
+    LogEvent(
+        name="llm.no_fallback",
+        level="warning",
+        description="This host has no local model: nothing answers while Ray Serve cannot.",
+    ),
     LogEvent(name="engine.died", level="warning", description="An engine process ended."),
     LogEvent(
         name="engine.stuck",
