@@ -77,6 +77,36 @@ async def test_history_is_newest_first_and_the_owners_only(api: Api) -> None:
         assert response.status == 403
 
 
+@pytest.mark.parametrize("unnamed", [{}, {"session_id": None}, {"session_id": ""}])
+async def test_a_message_without_a_session_begins_a_new_one(
+    api: Api, unnamed: dict[str, str | None]
+) -> None:
+    """It is answered without the turns of any session, and its reply names the new one to go on with."""
+    await say(api, "secret plan", session_id="a")
+    first = await say(api, "hello", **unnamed)
+    assert first["response"] == "[1] you said: hello"
+    other = await say(api, "hello again", **unnamed)
+    assert other["response"] == "[1] you said: hello again"
+    assert len({"a", first["session_id"], other["session_id"]}) == 3
+    second = await say(api, "and again", session_id=first["session_id"])
+    assert second["response"] == "[3] you said: and again"
+    assert len(await history(api)) == 4
+
+
+async def test_the_session_header_names_a_conversation(api: Api) -> None:
+    """`x-session-id` does what `session_id` in the body does, and one too long is refused by name."""
+    named = {**api.auth, "x-session-id": "from-a-header"}
+    for message, count in (("one", 1), ("two", 3)):
+        async with api.http.post(api.url + CHAT, json={"message": message}, headers=named) as reply:
+            body = await reply.json()
+        assert body["response"] == f"[{count}] you said: {message}"
+        assert body["session_id"] == "from-a-header"
+    long = {**api.auth, "x-session-id": "s" * 101}
+    async with api.http.post(api.url + CHAT, json={"message": "x"}, headers=long) as reply:
+        assert reply.status == 422
+        assert "x-session-id" in (await reply.json())["detail"]
+
+
 async def test_sessions_are_kept_apart(api: Api) -> None:
     """One conversation does not leak into another of the same person."""
     await say(api, "secret plan", session_id="a")

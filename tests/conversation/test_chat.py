@@ -30,7 +30,7 @@ def chat(history: History, speaker: Speaker, **config: object) -> Chat:
     return Chat(history, speaker, clock=SteppingClock(), config=ChatConfig(**config))
 
 
-async def say(chat: Chat, message: str, session: str | None = None) -> str:
+async def say(chat: Chat, message: str, session: str = "s") -> str:
     """Send a message and read the whole answer."""
     async with chat.open(ADA, message, request_id="req-1", session_id=session) as reply:
         async for _ in reply:
@@ -155,7 +155,7 @@ async def remember(history: ListHistory, count: int, size: int) -> None:
     """Fill the history."""
     for number in range(count):
         text = f"{number}" * size
-        await history.append(NewTurn(user_id="ada", query=text, response=text))
+        await history.append(NewTurn(user_id="ada", query=text, response=text, session_id="s"))
 
 
 async def test_a_refused_prompt_is_tried_again_with_less_history() -> None:

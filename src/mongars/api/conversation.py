@@ -22,6 +22,7 @@ from mongars.api.requests import (
     principal_of,
     read_json,
     request_id_of,
+    session_id_of,
     traceparent_of,
     whole_deadline_of,
 )
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mongars.protocol.asgi import Answer
 
 HISTORY_CAP = 100
+LONGEST_SESSION_ID = 100
 
 
 class ChatMessage(BaseModel):
@@ -52,7 +54,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     message: str = Field(min_length=1, max_length=100_000)
-    session_id: str | None = Field(default=None, max_length=100)
+    session_id: str | None = Field(default=None, max_length=LONGEST_SESSION_ID)
     stream: bool = False
     task_type: str = Field(default="general", max_length=50)
 
@@ -69,6 +71,7 @@ class ChatMessage(BaseModel):
 class _Ask:
     principal: Principal
     body: ChatMessage
+    session_id: str | None
     request_id: str
     traceparent: str | None
     deadline: Deadline
@@ -91,7 +94,11 @@ class ConversationDoor:
         self._context = context
 
     async def chat(self, request: Request) -> Response:
-        """Answer a message with the memory of the conversation; whole, or as events."""
+        """Answer a message, whole or as events, with the turns of its session before it.
+
+        The session is named by `session_id` or the header `x-session-id`; without one a new session
+        begins, and the response names it.
+        """
         arrived = arrival(self._context.clock)
         principal = await principal_of(request, self._context.authenticator)
         config = self._context.config
@@ -103,6 +110,7 @@ class ConversationDoor:
         ask = _Ask(
             principal=principal,
             body=body,
+            session_id=body.session_id or session_id_of(request, longest=LONGEST_SESSION_ID),
             request_id=request_id_of(request),
             traceparent=traceparent_of(request),
             deadline=deadline,
@@ -117,9 +125,9 @@ class ConversationDoor:
         *,
         user_id: Annotated[str | None, Query()] = None,
         limit: Annotated[int, Query()] = 10,
-        session_id: Annotated[str | None, Query(max_length=100)] = None,
+        session_id: Annotated[str | None, Query(max_length=LONGEST_SESSION_ID)] = None,
     ) -> Response:
-        """The caller's own turns, newest first."""
+        """The caller's own turns, newest first; of all sessions unless one is named."""
         principal = await principal_of(request, self._context.authenticator)
         if user_id is not None and user_id != principal.username:
             detail = "Forbidden: a history is shown to its owner only."
@@ -127,7 +135,7 @@ class ConversationDoor:
         if limit <= 0:
             return JSONResponse({"detail": "limit must be positive"}, status_code=400)
         turns = await self._context.history.latest(
-            principal.username, limit=min(limit, HISTORY_CAP), session_id=session_id
+            principal.username, limit=min(limit, HISTORY_CAP), session_id=session_id or None
         )
         return JSONResponse([_turn_body(turn) for turn in turns])
 
@@ -136,7 +144,7 @@ class ConversationDoor:
             ask.principal,
             ask.body.message,
             request_id=ask.request_id,
-            session_id=ask.body.session_id,
+            session_id=ask.session_id,
             task_type=ask.body.task_type,
             traceparent=ask.traceparent,
             deadline=ask.deadline,

@@ -36,6 +36,20 @@ def request_id_of(request: Request) -> str:
     return found
 
 
+def session_id_of(request: Request, *, longest: int) -> str | None:
+    """The session the header `x-session-id` names; None without one.
+
+    Raises `InvalidRequest` naming the header if it has more than `longest` characters.
+    """
+    given = request.headers.get(headers.SESSION_ID) or None
+    if given is not None and len(given) > longest:
+        detail = (
+            f"Header {headers.SESSION_ID} has {len(given)} characters; at most {longest} are read."
+        )
+        raise InvalidRequest(detail)
+    return given
+
+
 def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
     """When the caller stops waiting: what `X-Request-Timeout-Ms` says, at most `limit` seconds.
 

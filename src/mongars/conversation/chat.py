@@ -20,6 +20,7 @@ from mongars.conversation.history import NewTurn
 from mongars.conversation.prompt import ContextBudget, assemble, shrink
 from mongars.core.errors import ContextLengthExceeded, GenerationInterrupted, PromptMissing
 from mongars.core.generation import GenerationRequest, Message, Sampling
+from mongars.core.ids import new_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -206,6 +207,9 @@ class Chat:
     ) -> AsyncIterator[Reply]:
         """Answer `message`; see `Reply`. Leaving early abandons the answer and stores nothing.
 
+        The turns of that session come before it. Without a session id, or with a blank one, a new
+        session begins: nothing is remembered from others, and the stored turn names the new id.
+
         Raises `PromptMissing` for a blank message, `ContextLengthExceeded` if it does not fit
         even without history, `StorageUnavailable` if the history cannot be read, and whatever
         the generator raises.
@@ -214,9 +218,13 @@ class Chat:
             msg = "The message is blank."
             raise PromptMissing(msg)
         began = self._clock.monotonic()
-        turns = await self._history.latest(
-            principal.username, limit=self._config.history_turns, session_id=session_id
-        )
+        turns: Sequence[Turn] = ()
+        if session_id:
+            turns = await self._history.latest(
+                principal.username, limit=self._config.history_turns, session_id=session_id
+            )
+        else:
+            session_id = new_id("session")
 
         async def store(text: str) -> Turn:
             return await self._history.append(
