@@ -219,3 +219,16 @@ def test_hedging_and_the_answer_cache_are_off_unless_asked_for() -> None:
 def test_a_cache_of_less_than_nothing_is_refused(variables: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(variables))):
         load_settings(variables)
+
+
+def test_prompts_are_not_shared_between_users_unless_asked_for() -> None:
+    """The safe scope is the default; memory that it leaves unused is pointed out."""
+    plain = load_settings({})
+    assert plain.environment.prompt_cache_scope == "user"
+    assert not plain.warnings
+    unused = load_settings({"MONGARS_PROMPT_CACHE_MIB": "64"})
+    assert any("MONGARS_PROMPT_CACHE_SCOPE=shared" in warning for warning in unused.warnings)
+    chosen = {"MONGARS_PROMPT_CACHE_MIB": "64", "MONGARS_PROMPT_CACHE_SCOPE": "shared"}
+    assert not load_settings(chosen).warnings
+    with pytest.raises(ConfigurationError, match="MONGARS_PROMPT_CACHE_SCOPE"):
+        load_settings({"MONGARS_PROMPT_CACHE_SCOPE": "everybody"})

@@ -103,6 +103,7 @@ replicas = st.fixed_dictionaries(
         "coding": st.none() | engines,
         "embedding": st.none() | embeddings,
         "sampling": samplings,
+        "prompt_cache_scope": st.sampled_from(["user", "shared"]),
         "max_waiting": st.integers(0, 10**6),
         "max_body_bytes": st.integers(1024, 10**9),
         "answer_timeout": eighths,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import hmac
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -146,7 +147,11 @@ class ApiParts:
 
 def build_llm(settings: Settings, *, clock: Clock, observer: Observer) -> LLMIntegration:
     """The provider chain: Ray Serve, Ollama, embedded engine, as far as each is configured."""
-    config = dataclasses.replace(settings.inference(), no_fallback=no_fallback(settings))
+    config = dataclasses.replace(
+        settings.inference(),
+        no_fallback=no_fallback(settings),
+        cache_salt_key=_cache_salt_key(settings),
+    )
     http = HttpPool(config)
     engine = embedded_engine(settings, clock=clock, observer=observer)
     providers: list[Provider] = []
@@ -180,8 +185,19 @@ def embedded_engine(
         model_name=found.name,
         slots=EMBEDDED_SLOTS,
         context_tokens=settings.environment.context_tokens,
+        prompt_cache_scope=settings.environment.prompt_cache_scope,
     )
     return LlamaCppEngine(config, clock=clock, observer=observer)
+
+
+def _secret_key(settings: Settings) -> str:
+    """What all API processes of a deployment have in common, and nobody else knows."""
+    given = settings.environment.secret_key
+    return ensure_secret(settings.home, "jwt") if given is None else given.get_secret_value()
+
+
+def _cache_salt_key(settings: Settings) -> bytes:
+    return hmac.digest(_secret_key(settings).encode(), b"cache_salt", "sha256")
 
 
 def model_name(settings: Settings, role: str) -> str:
@@ -201,12 +217,7 @@ def chat_config(settings: Settings) -> ChatConfig:
 
 def build_authenticator(settings: Settings, database: Database, *, clock: Clock) -> Authenticator:
     """Who may come in."""
-    values = settings.environment
-    secret = values.secret_key
-    config = TokenConfig(
-        secret=ensure_secret(settings.home, "jwt") if secret is None else secret.get_secret_value(),
-        minutes=values.token_minutes,
-    )
+    config = TokenConfig(secret=_secret_key(settings), minutes=settings.environment.token_minutes)
     return Authenticator(
         SqlAccounts(database, clock),
         tokens=Tokens(config, clock),

@@ -89,7 +89,7 @@ def build_engine(
             )
             return OllamaEngine(ollama, clock=clock, observer=observer)
         case "vllm":
-            return _vllm(spec, observer=observer)
+            return _vllm(spec, config, observer=observer)
         case "llama_cpp":
             llama = _llama_config(spec, config, role=role, embedding=False)
             return LlamaCppEngine(llama, clock=clock, observer=observer)
@@ -113,13 +113,14 @@ def _llama_config(
         context_tokens=spec.context_tokens,
         threads=spec.threads,
         prompt_batch_tokens=spec.prompt_batch_tokens,
+        prompt_cache_scope=config.prompt_cache_scope,
         prompt_cache_mib=spec.prompt_cache_mib,
         stuck_after=config.stuck_after,
         embedding=embedding,
     )
 
 
-def _vllm(spec: EngineSpec, *, observer: Observer) -> Engine:
+def _vllm(spec: EngineSpec, replica: ReplicaConfig, *, observer: Observer) -> Engine:
     require("vllm", extra="vllm")
     from mongars.engines.vllm.config import VllmConfig  # noqa: PLC0415 (its own environment)
     from mongars.engines.vllm.engine import VllmEngine  # noqa: PLC0415
@@ -130,6 +131,7 @@ def _vllm(spec: EngineSpec, *, observer: Observer) -> Engine:
         model_name=spec.model_name,
         slots=spec.slots,
         context_tokens=spec.context_tokens,
+        prompt_cache_scope=replica.prompt_cache_scope,
         dtype=options.dtype,
         gpu_memory_utilization=options.gpu_memory_utilization,
         kv_cache_mib=options.kv_cache_mib,

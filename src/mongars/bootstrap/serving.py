@@ -80,6 +80,7 @@ def _replica_config(settings: Settings, *, find: Find) -> ReplicaConfig:
         engine=engine_spec(settings, "general", find),
         coding=coding,
         embedding=embedding,
+        prompt_cache_scope=environment.prompt_cache_scope,
         sampling=SamplingDefaults(
             temperature=environment.temperature,
             top_p=environment.top_p,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -69,6 +71,10 @@ class InferenceConfig:
     answer_cache_bytes: int = 0
     """Memory for answers to questions that may be asked again; 0 keeps none and shares none."""
     answer_cache_seconds: float = 300.0
+    cache_salt_key: bytes = field(
+        default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False
+    )
+    """Turns an account's name into a `cache_salt`; the same in all API processes of a deployment."""
     token: str | None = field(default=None, repr=False)
     """Bearer token the Ray endpoints ask for."""
     tls: TlsConfig = TlsConfig()
@@ -82,6 +88,12 @@ class InferenceConfig:
     def ray_active(self) -> bool:
         """Whether Ray takes part at all."""
         return self.use_ray and bool(self.endpoints)
+
+    def cache_salt(self, scope: str | None) -> str | None:
+        """What replicas know an account by: it names nobody, and no other account can make it."""
+        if scope is None:
+            return None
+        return hmac.digest(self.cache_salt_key, scope.encode(), "sha256").hex()[:32]
 
     def first_token_cap(self, request: GenerationRequest) -> float:
         """How long the first content token of this request may take on Ray."""

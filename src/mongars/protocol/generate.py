@@ -57,6 +57,10 @@ class GenerateRequest(SamplingFields):
     adapter: AdapterPayload | None = None
     stream: bool = False
     session_id: str | None = Field(default=None, max_length=200)
+    cache_salt: str | None = Field(default=None, max_length=200)
+    """An opaque name of the account a request is for: the work on its prompt may be reused for
+    requests with the same one. Without it, nothing is reused; a `session_id` does not count, since
+    clients choose that themselves."""
     continue_from: BegunPayload | None = None
 
     def to_generation(self, *, request_id: str) -> GenerationRequest:
@@ -69,11 +73,14 @@ class GenerateRequest(SamplingFields):
             task_type=self.task_type,
             sampling=self.to_sampling(),
             session_id=self.session_id,
+            scope=self.cache_salt or None,
             continue_from=None if begun is None else Begun(**begun.model_dump()),
         )
 
 
-def request_body(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
+def request_body(
+    request: GenerationRequest, *, stream: bool, cache_salt: str | None = None
+) -> dict[str, Any]:
     """What our client sends; `prompt` stays beside `messages` for applications that know only it."""
     sampling, begun = request.sampling, request.continue_from
     body: dict[str, Any] = {
@@ -99,6 +106,7 @@ def request_body(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
         "response_format": sampling.response_format,
         "n": sampling.n if sampling.n > 1 else None,
         "session_id": request.session_id,
+        "cache_salt": cache_salt,
         "continue_from": dataclasses.asdict(begun) if begun is not None and begun.text else None,
     }
     body.update({name: value for name, value in optional.items() if value is not None})

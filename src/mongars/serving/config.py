@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mongars.core.generation import Sampling
+from mongars.core.generation import PromptCacheScope, Sampling
 from mongars.engines.provisioning.spec import EMBEDDING_MODEL
 
 APPLICATION = "mongars"
@@ -63,7 +63,8 @@ class EngineSpec(_Part):
     threads: int | None = Field(default=None, ge=1)
     prompt_batch_tokens: int = Field(default=16, ge=8)
     prompt_cache_mib: int = Field(default=0, ge=0)
-    """Host memory for the prompts of finished requests (llama_cpp); each slot keeps its last."""
+    """Host memory for the prompts of finished requests (llama_cpp, with the scope `shared` only);
+    each slot keeps its last."""
     url: str = ""
     """The Ollama server; reached from every node."""
     token_delay: float = Field(default=0.0, ge=0.0)
@@ -112,6 +113,8 @@ class ReplicaConfig(_Part):
     embedding: EmbeddingSpec | None = None
     """The model behind `/v1/embeddings`; None: that door is closed."""
     sampling: SamplingDefaults = Field(default_factory=SamplingDefaults)
+    prompt_cache_scope: PromptCacheScope = "user"
+    """Whose prompts engines reuse: those of requests with the same `cache_salt`, or everybody's."""
     max_waiting: int = Field(default=16, ge=0)
     """Requests that may wait for a slot of an engine; one more is refused with 503."""
     max_body_bytes: int = Field(default=1_000_000, ge=1024)

@@ -48,6 +48,16 @@ def unknown_names(names: AbstractSet[str]) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+def prompt_cache_warnings(environment: Environment) -> tuple[str, ...]:
+    """A size for memory that the scope leaves unused."""
+    if not environment.prompt_cache_mib or environment.prompt_cache_scope == "shared":
+        return ()
+    return (
+        "MONGARS_PROMPT_CACHE_MIB is not used: llama.cpp cannot keep that memory apart by user."
+        " Leave it out, or set MONGARS_PROMPT_CACHE_SCOPE=shared where all users trust each other.",
+    )
+
+
 def backoff_warnings(environment: Environment) -> tuple[str, ...]:
     """What was dropped from RAY_SCALING_BACKOFF, which is read leniently by contract."""
     warnings = []

@@ -76,8 +76,16 @@ class Environment(BaseModel):
         "llama_cpp",
         "What runs base models: llama_cpp (GGUF files) or vllm (model folders; needs its extra).",
     )
+    prompt_cache_scope: Literal["user", "shared"] = variable(
+        "MONGARS_PROMPT_CACHE_SCOPE",
+        "user",
+        "Whose prompts an engine reuses: user, or shared; faster, but tells users of each other.",
+    )
     prompt_cache_mib: int = variable(
-        "MONGARS_PROMPT_CACHE_MIB", 0, "Host memory for prompts of finished requests, MiB.", ge=0
+        "MONGARS_PROMPT_CACHE_MIB",
+        0,
+        "Host memory for prompts of finished requests, MiB; with the scope shared only.",
+        ge=0,
     )
     slots: int = variable("MONGARS_SLOTS", 4, "Requests one engine answers at once.", ge=1, le=256)
     answer_cache_mib: int = variable(

@@ -9,7 +9,12 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from mongars.core.errors import ConfigurationError
-from mongars.settings.advice import backoff_warnings, complaint, unknown_names
+from mongars.settings.advice import (
+    backoff_warnings,
+    complaint,
+    prompt_cache_warnings,
+    unknown_names,
+)
 from mongars.settings.configuration import Settings
 from mongars.settings.environment import Environment
 
@@ -44,7 +49,8 @@ def read_environment(
         names = {*DotEnvSettingsSource(_ProcessEnvironment).env_vars, *os.environ}
     else:
         names = set(source)
-    return environment, (*unknown_names(names), *backoff_warnings(environment))
+    warnings = (*backoff_warnings(environment), *prompt_cache_warnings(environment))
+    return environment, (*unknown_names(names), *warnings)
 
 
 def load_settings(source: Mapping[str, str] | None = None) -> Settings:

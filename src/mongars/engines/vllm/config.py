@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mongars.core.generation import PromptCacheScope
     from mongars.engines.adapter_folder import AdapterFolder
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -25,6 +26,8 @@ class VllmConfig:
     """Requests worked on at once; further ones wait inside vLLM."""
     context_tokens: int = 4096
     """Prompt and answer of one request together."""
+    prompt_cache_scope: PromptCacheScope = "user"
+    """Whose prompts a request may reuse: those of its own scope, or everybody's."""
     dtype: Dtype = "auto"
     gpu_memory_utilization: float = 0.9
     """Share of the device's memory for weights and key-value cache."""

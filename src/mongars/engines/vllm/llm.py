@@ -33,6 +33,7 @@ from mongars.core.errors import (
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.engines.vllm import environment
 from mongars.engines.vllm.adapter_ids import ADAPTER_IDS
+from mongars.engines.vllm.prompt import ChatPrompts, token_prompt
 from mongars.engines.vllm.sampling import sampling_arguments, structure_arguments
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Llm:
     def __init__(self, llm: AsyncLLM, config: VllmConfig) -> None:
         self._llm = llm
         self._config = config
+        self._prompts = ChatPrompts.of(llm.get_tokenizer())
         self._lora: LoRARequest | None = None
         self._defaults = llm.model_config.get_diff_sampling_param()
         cores = llm.engine_core.resources.engine_manager.processes
@@ -173,18 +175,15 @@ class Llm:
             InvalidRequest: the model's chat template refuses the conversation.
             ContextLengthExceeded: no room is left for an answer.
         """
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
         try:
-            tokens = self._llm.get_tokenizer().apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
+            tokens = self._prompts.tokens(request.messages)
         except (TemplateError, ValueError) as exc:
             detail = f"The model's chat template refuses this conversation: {exc}"
             raise InvalidRequest(detail) from exc
         limit = self._llm.model_config.max_model_len
         if len(tokens) >= limit:
             raise ContextLengthExceeded(prompt_tokens=len(tokens), context_tokens=limit)
-        return list(tokens)
+        return tokens
 
     @asynccontextmanager
     async def answer(
@@ -195,7 +194,7 @@ class Llm:
         Entering waits for the first output, and so raises what is wrong with the request.
         """
         outputs = self._llm.generate(
-            {"prompt_token_ids": tokens},
+            token_prompt(tokens, request, cache_scope=self._config.prompt_cache_scope),
             self._parameters(request),
             request.request_id,
             lora_request=self._lora,

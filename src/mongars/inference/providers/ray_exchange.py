@@ -58,7 +58,9 @@ class RayExchange:
         self._clock = clock
         self._deadline = deadline
         self._attempts = attempts
-        self._body = encode(request_body(request, stream=True))
+        self._body = encode(
+            request_body(request, stream=True, cache_salt=config.cache_salt(request.scope))
+        )
 
     @asynccontextmanager
     async def open(self, url: str, commit_by: Deadline) -> AsyncIterator[Begun]:

@@ -34,6 +34,7 @@ CARRIED = {
     "replica.engine.slots",
     "replica.generate_path",
     "replica.log_level",
+    "replica.prompt_cache_scope",
     "replica.sampling.max_tokens",
     "replica.sampling.temperature",
     "replica.sampling.top_p",

@@ -105,6 +105,7 @@ def _api(config: ExportConfig) -> Data:
         "RAY_SERVE_URL": f"${{RAY_SERVE_URL:-{endpoint}}}",
         "OLLAMA_HOST": "${OLLAMA_HOST:-}",
         "OLLAMA_MODEL": "${OLLAMA_MODEL:-smollm2:135m}",
+        **_optional("MONGARS_PROMPT_CACHE_SCOPE", config.serving.replica.prompt_cache_scope),
         **_passed_on(CLIENT_VARIABLES),
         **_required("RAY_SERVE_TOKEN", "SECRET_KEY", "MONGARS_BOOTSTRAP_API_KEY"),
     }
@@ -197,6 +198,7 @@ def _ray_deploy(config: ExportConfig) -> Data:
         **_optional("MONGARS_MAX_REPLICAS", "" if scaling is None else scaling.max_replicas),
         **_optional("MONGARS_SLOTS", replica.engine.slots),
         **_optional("MONGARS_CONTEXT_TOKENS", replica.engine.context_tokens),
+        **_optional("MONGARS_PROMPT_CACHE_SCOPE", replica.prompt_cache_scope),
         **_optional("MONGARS_PROMPT_CACHE_MIB", replica.engine.prompt_cache_mib),
         **_optional("MONGARS_CPUS_PER_REPLICA", serving.cpus_per_replica),
         **_optional("MONGARS_GPUS_PER_REPLICA", serving.gpus_per_replica),

@@ -60,6 +60,7 @@ def _container(config: ExportConfig) -> Data:
             LLM_ADAPTER_REGISTRY_PATH=pods.REGISTRY_PATH,
             USE_RAY_SERVE="true",
             RAY_SERVE_URL=config.endpoint,
+            MONGARS_PROMPT_CACHE_SCOPE=config.serving.replica.prompt_cache_scope,
         ),
         *pods.plain(**dict(sorted(config.api.environment.items()))),
         *pods.secret(config, "RAY_SERVE_TOKEN", "SECRET_KEY", "MONGARS_BOOTSTRAP_API_KEY"),

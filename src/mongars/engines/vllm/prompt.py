@@ -1,0 +1,111 @@
+"""The prompt as vLLM gets it: tokens of which none is a control token typed in a text."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from mongars.core.control_tokens import (
+    Marker,
+    Markers,
+    Placeholders,
+    literal_parts,
+    vocabulary_markers,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mongars.core.generation import GenerationRequest, Message, PromptCacheScope
+
+
+class AddedToken(Protocol):
+    """A token beside the vocabulary proper; `special` for control tokens."""
+
+    content: str
+    special: bool
+
+
+class Tokenizer(Protocol):
+    """What is used of a tokenizer of the transformers library."""
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
+        """Tokens recognised as a whole, by id."""
+        ...
+
+    def get_chat_template(self) -> str:
+        """The template's source."""
+        ...
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:  # noqa: ANN401 (text or tokens)
+        """The conversation as the model reads it."""
+        ...
+
+    def encode(self, text: str, **options: Any) -> list[int]:  # noqa: ANN401 (theirs)
+        """The tokens of a text."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatPrompts:
+    """Renders conversations with one tokenizer."""
+
+    tokenizer: Tokenizer
+    markers: Markers
+    others: Markers
+    ids: Mapping[str, int]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Self:
+        """With the control tokens that this tokenizer knows; Mistral's own has none in texts."""
+        if not hasattr(tokenizer, "added_tokens_decoder"):
+            return cls(tokenizer=tokenizer, markers=Markers(()), others=Markers(()), ids={})
+        added = tokenizer.added_tokens_decoder
+        kinds = {token.content: token.special for token in added.values()}
+        markers, others = vocabulary_markers(kinds, tokenizer.get_chat_template())
+        ids = {token.content: index for index, token in added.items()}
+        return cls(tokenizer=tokenizer, markers=markers, others=others, ids=ids)
+
+    def tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The conversation as the model reads it. Raises what the template raises."""
+        texts = [message.content for message in messages]
+        if not any(map(self.markers.may_occur_in, texts)):
+            return list(self._rendered(messages, texts, tokenize=True))
+        placeholders = Placeholders.instead_of(texts)
+        rendered = self._rendered(messages, placeholders.contents(), tokenize=False)
+        found: list[int] = []
+        for part in literal_parts(rendered, placeholders, markers=self.markers, others=self.others):
+            found += [self.ids[part.text]] if isinstance(part, Marker) else self._plain(part)
+        return found
+
+    def _rendered(
+        self, messages: Sequence[Message], texts: Sequence[str], *, tokenize: bool
+    ) -> Any:  # noqa: ANN401 (text or tokens)
+        pairs = zip(messages, texts, strict=True)
+        conversation = [{"role": message.role, "content": text} for message, text in pairs]
+        options = {"return_dict": False} if tokenize else {}
+        return self.tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=True, tokenize=tokenize, **options
+        )
+
+    def _plain(self, text: str) -> list[int]:
+        tokens = self._encoded(text)
+        if not {self.ids[marker] for marker in self.markers.texts}.isdisjoint(tokens):
+            # A tokenizer that does not know the option still finds no marker that is cut in two.
+            tokens = [token for piece in self.markers.cut(text) for token in self._encoded(piece)]
+        return tokens
+
+    def _encoded(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def token_prompt(
+    tokens: list[int], request: GenerationRequest, *, cache_scope: PromptCacheScope
+) -> dict[str, Any]:
+    """The prompt in vLLM's form; blocks of its cache are reused for the same salt only."""
+    if cache_scope == "shared":
+        return {"prompt_token_ids": tokens}
+    salt = secrets.token_hex(16) if request.scope is None else f"scope {request.scope}"
+    return {"prompt_token_ids": tokens, "cache_salt": salt}
