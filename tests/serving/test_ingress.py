@@ -161,6 +161,33 @@ async def test_bad_input_gets_a_status_and_a_reason(
         assert answer["adapter_version"] == "baseline"
 
 
+@pytest.mark.parametrize(
+    ("adapter", "status"),
+    [
+        ({"version": "v7", "adapter_path": "/registry/v7", "updated_at": "2025-01-08"}, 200),
+        ({"version": "baseline", "adapter_path": "", "weights_path": None}, 200),
+        ({"version": "baseline"}, 200),
+        ({"version": "base"}, 200),
+        ({"version": None, "digest": None}, 200),
+        ({"version": "v7", "adapter_path": None}, 404),
+        ({"digest": "sha256:0"}, 404),
+        ({"version": "baseline", "digest": "sha256:0"}, 404),
+    ],
+)
+async def test_a_pinned_adapter_is_served_or_refused(
+    adapter: dict[str, str | None], status: int
+) -> None:
+    """The earlier client's registry entry gets the served model; a pin of another adapter gets 404."""
+    async with (
+        served(FakePlan()) as it,
+        it.post({"prompt": "good morning", "adapter": adapter}) as response,
+    ):
+        body = await response.json()
+        assert response.status == status
+        assert body["adapter_version"] == "baseline"
+        assert body["content"] == ("[1] you said: good morning" if status == 200 else "")
+
+
 async def test_unreadable_deadline_header_is_named() -> None:
     """A deadline that is no number is the caller's error, not silently ignored."""
     async with (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from mongars.core.errors import InvalidAnswer
+from mongars.core.errors import AdapterUnknown, InvalidAnswer
 from mongars.core.generation import Begun, Choice, Completion, GenerationRequest, Origin
 from mongars.protocol.messages import ChatMessage, told
 from mongars.protocol.openai import message_body, usage_body
@@ -24,15 +24,34 @@ if TYPE_CHECKING:
 
 META_EVENT = "meta"
 ERROR_EVENT = "error"
+NO_ADAPTER = frozenset({"base", "baseline"})
+"""The words for the bare base model: Ollama's, and every other engine's."""
 LONGEST_NAME = 256
 """Of an adapter or a replica, in characters."""
 
 
 class AdapterPayload(WireModel):
-    """The adapter a caller asks for; identity is the version, paths are never followed."""
+    """The adapter a caller pins, by version, digest or both; paths are never followed.
+
+    With `adapter_path` it is no pin: the earlier monGARS client sends the entry of its own registry
+    with every request, and expects an answer whatever is served.
+    """
 
     version: str | None = None
     digest: str | None = None
+    adapter_path: str | None = None
+
+    def check(self, origin: Origin) -> None:
+        """Raise `AdapterUnknown` if another adapter than that of `origin` is pinned."""
+        if self.adapter_path is not None:
+            return
+        served = (origin.adapter_version, origin.adapter_digest)
+        bare = self.version in NO_ADAPTER and origin.adapter_version in NO_ADAPTER
+        same = self.version in {None, origin.adapter_version} or bare
+        if not (same and self.digest in {None, origin.adapter_digest}):
+            pinned = " ".join(part for part in (self.version, self.digest) if part is not None)
+            detail = f"This replica does not serve adapter {pinned!r}; it serves {served[0]!r}."
+            raise AdapterUnknown(detail)
 
 
 class BegunPayload(WireModel):

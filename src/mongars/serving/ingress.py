@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from mongars.core.errors import AdapterUnknown, MongarsError, NotReady, Overloaded
+from mongars.core.errors import MongarsError, NotReady, Overloaded
 from mongars.core.ids import accept_id
 from mongars.protocol import headers
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS, Answer
@@ -147,10 +147,8 @@ class GenerateDoor:
     async def _read(self, request: Request) -> GenerateRequest:
         limit = self._replica.config.max_body_bytes
         body = await read_body(request, GenerateRequest, limit=limit)
-        asked = body.adapter.version if body.adapter else None
-        if asked is not None and asked != self._replica.origin(body.task_type).adapter_version:
-            detail = f"This replica does not serve adapter {asked!r}."
-            raise AdapterUnknown(detail)
+        if body.adapter is not None:
+            body.adapter.check(self._replica.origin(body.task_type))
         return body
 
     def _problem(self, error: MongarsError) -> Response:
