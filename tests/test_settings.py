@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mongars.core.errors import ConfigurationError
+from mongars.core.secrecy import OWN_SECRETS, is_secret
 from mongars.settings import Environment, load_settings
 
 if TYPE_CHECKING:
@@ -232,3 +233,17 @@ def test_prompts_are_not_shared_between_users_unless_asked_for() -> None:
     assert not load_settings(chosen).warnings
     with pytest.raises(ConfigurationError, match="MONGARS_PROMPT_CACHE_SCOPE"):
         load_settings({"MONGARS_PROMPT_CACHE_SCOPE": "everybody"})
+
+
+def test_every_secret_is_known_by_its_name() -> None:
+    """Processes started by others get no secret of ours, and every other variable."""
+    fields = Environment.model_fields.values()
+    secret = {str(f.validation_alias) for f in fields if "SecretStr" in str(f.annotation)} | {
+        "DATABASE_URL"
+    }
+    assert secret == OWN_SECRETS
+    others = {str(f.validation_alias) for f in fields} - secret
+    assert not [name for name in others if is_secret(name)]
+    assert is_secret("OPENAI_API_KEY")
+    assert is_secret("AWS_SECRET_ACCESS_KEY")
+    assert not is_secret("TOKENIZERS_PARALLELISM")

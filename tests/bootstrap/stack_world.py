@@ -50,7 +50,7 @@ class World:
         return StackParts(
             provision=provision or (lambda progress: "tiny"),
             migrate=migrate or (lambda progress: "at head"),
-            deploy=argv(self.deploy, str(self.home / "deployments")),
+            deploy=Service(argv=argv(self.deploy, str(self.home / "deployments"))),
             api=Service(argv=argv(self.api, str(self.config.port)), ready=answers, ready_within=10),
         )
 

@@ -18,7 +18,7 @@ from bootstrap.stack_bench import (
     eventually,
     marked,
 )
-from mongars.bootstrap.stack.log_file import open_log, tail
+from mongars.bootstrap.stack.log_file import open_log, rotate, tail
 from mongars.core.background import Background
 from mongars.core.clock import SystemClock
 from mongars.core.errors import NotReady
@@ -147,12 +147,28 @@ async def test_a_task_that_hangs_is_ended(tmp_path, recorder):
 
 
 def test_a_large_log_is_put_aside(tmp_path):
-    """At a start, not while somebody writes."""
+    """At a start its file is moved."""
     path = tmp_path / "it.log"
     path.write_bytes(b"x" * (11 << 20))
     open_log(path).close()
     assert path.stat().st_size == 0
     assert path.with_name("it.log.1").stat().st_size == 11 << 20
+
+
+def test_a_large_log_is_put_aside_while_its_child_writes(tmp_path):
+    """A child that logs a lot fills no disk, and its next lines are in the log again."""
+    path = tmp_path / "it.log"
+    with open_log(path) as log:
+        for _ in range(3):
+            log.write(b"x" * (11 << 20))
+            log.flush()
+            rotate(path)
+        log.write(b"next\n")
+        log.flush()
+    assert path.read_bytes() == b"next\n"
+    assert path.with_name("it.log.1").stat().st_size == 11 << 20
+    assert path.with_name("it.log.1").stat().st_mode & 0o077 == 0
+    rotate(tmp_path / "none.log")
 
 
 def test_the_end_of_a_missing_log_is_empty(tmp_path):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
-from stack_runner import Stack, provider_becomes, running_stack
+from stack_runner import SECRETS, Stack, provider_becomes, running_stack
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -21,7 +21,8 @@ def model_cache(base_model: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("stack") / "home", model_cache) as started:
+    home = tmp_path_factory.mktemp("stack") / "home"
+    with running_stack(home, model_cache, **SECRETS) as started:
         yield started
 
 

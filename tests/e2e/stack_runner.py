@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     import psutil
 
 ROOT = Path(__file__).parents[2]
+SECRETS = {
+    "SOMEBODYS_BOOTSTRAP_API_KEY": "key-of-another-installation",
+    "SECRET_KEY": "signs-the-tokens-of-the-tests-123456",
+    "SOMEBODYS_API_KEY": "sk-of-another-program",
+}
 START_SECONDS = 120
 STOP_SECONDS = 15
 

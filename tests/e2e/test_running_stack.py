@@ -12,7 +12,7 @@ import openai
 import orjson
 import psutil
 import pytest
-from stack_runner import provider_becomes, question
+from stack_runner import SECRETS, provider_becomes, question
 
 from mongars.core.clock import SystemClock
 from mongars.core.generation import GenerationRequest, Message, Sampling
@@ -159,6 +159,24 @@ async def test_everything_listens_on_loopback_or_asks_for_a_token(stack: Stack) 
     writer.write(b"GET /api/serve/applications/ HTTP/1.0\r\n\r\n")
     assert b" 401 " in await reader.readline()
     writer.close()
+
+
+async def test_no_process_has_a_secret_it_does_not_need(
+    stack: Stack, http: aiohttp.ClientSession
+) -> None:
+    """Only the API has the key that signs tokens; nothing has keys of other programs."""
+    async with http.post(PATH, json=question()) as response:
+        assert response.status == 200
+    seen = set()
+    for process in stack.owned():
+        environment = process.environ()
+        is_api = process.cmdline()[2:4] == ["mongars", "api"]
+        for name, value in SECRETS.items():
+            assert value not in environment.values() or (is_api and name == "SECRET_KEY")
+        if not is_api:
+            assert "RAY_SERVE_TOKEN" not in environment
+        seen |= set(process.cmdline())
+    assert {"api", "mongars.engines.llama_cpp.child"} <= seen
 
 
 @pytest.mark.parametrize("port", ["MONGARS_PORT", "RAY_HTTP_PORT"])

@@ -297,6 +297,7 @@ async def test_pipelined_requests_are_answered_in_order_and_bounded() -> None:
 async def test_bytes_that_are_no_request() -> None:
     """Garbage gets 400, and an answer under way is never followed by one for garbage."""
     async with start() as server:
-        assert status(await server.ask(b"\x16\x03\x01 hello\r\n\r\n")) == 400
+        for garbage in (b"\x16\x03\x01 hello", b"GET http://[ HTTP/1.1\r\nHost: a"):
+            assert status(await server.ask(garbage + b"\r\n\r\n")) == 400
         behind = await server.ask(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n\x16\x03\x01\r\n\r\n")
         assert b"400" not in behind

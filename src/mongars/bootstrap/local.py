@@ -16,13 +16,19 @@ from mongars.core.urls import reachable_host
 from mongars.engines.provisioning.provision import provision, require_ready
 from mongars.persistence.url import masked
 from mongars.serving.config import ReplicaConfig
-from mongars.settings import child_environment
+from mongars.settings import child_environment, passed_on
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mongars.api.first_run import FirstRun
     from mongars.bootstrap.stack.stage import Progress
     from mongars.engines.provisioning.spec import Step
     from mongars.settings import Settings
+
+
+API_SECRETS = ("DATABASE_URL", "PGPASSWORD", "SECRET_KEY")
+"""What the API alone needs; the bootstrap key is used before it starts, by `mongars up` itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +47,8 @@ class LocalPlan:
 
     settings: Settings
     config: StackConfig
+    serve_token: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the API sends to the Serve application, for the two processes that need it."""
     use_given_ray: bool = True
     """Whether endpoints in the settings may be used; not under `--no-ray`."""
     first_run: FirstRun | None = field(default=None, repr=False)
@@ -62,8 +70,12 @@ class LocalPlan:
             answering=answering,
             provision=self._provision,
             migrate=self._migrate,
-            deploy=(python, "-m", "mongars.cli.serve", "--deploy"),
-            api=Service(argv=argv, ready=ready),
+            deploy=Service(
+                argv=(python, "-m", "mongars.cli.serve", "--deploy"), secrets=self.serve_token
+            ),
+            api=Service(
+                argv=argv, ready=ready, secrets={**passed_on(API_SECRETS), **self.serve_token}
+            ),
         )
 
     def _provision(self, progress: Progress) -> str:
@@ -111,7 +123,13 @@ def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
         environment=child_environment(_changes(settings, options, use_ray=use_ray)),
         ray_token=ensure_secret(settings.home, RAY_TOKEN) if use_ray else None,
     )
-    return LocalPlan(settings=settings, config=config, use_given_ray=options.use_ray)
+    if use_ray:
+        token = {"RAY_SERVE_TOKEN": ensure_secret(settings.home, SERVE_TOKEN)}
+    else:
+        token = passed_on(["RAY_SERVE_TOKEN"])
+    return LocalPlan(
+        settings=settings, config=config, serve_token=token, use_given_ray=options.use_ray
+    )
 
 
 def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[str, str]:
@@ -131,7 +149,6 @@ def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[s
     changes |= {
         "USE_RAY_SERVE": "true",
         "RAY_SERVE_URL": f"http://127.0.0.1:{values.ray_http_port}/generate",
-        "RAY_SERVE_TOKEN": ensure_secret(settings.home, SERVE_TOKEN),
     }
     if "ray_client_max_connections" not in values.model_fields_set:
         # As many as the replicas can hold: the pool must not be the hidden limit.

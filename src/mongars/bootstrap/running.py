@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from mongars.settings import passed_on
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -36,6 +38,27 @@ def running_dashboard(settings: Settings) -> str:
     """The same for the dashboard of its Ray cluster."""
     local = f"http://127.0.0.1:{settings.environment.ray_dashboard_port}"
     return _said(settings).get("dashboard") or local
+
+
+def is_own_api(settings: Settings, url: str) -> bool:
+    """Whether that is where the stack of this home listens.
+
+    It is if the running stack wrote it down, or on loopback at the port that this process's own
+    environment names: a `.env` in the current folder may be anybody's.
+    """
+    return _is_own(url, _said(settings).get("url"), passed_on(["MONGARS_PORT"]), default=8080)
+
+
+def is_own_dashboard(settings: Settings, url: str) -> bool:
+    """The same for the dashboard of its Ray cluster."""
+    recorded = _said(settings).get("dashboard")
+    return _is_own(url, recorded, passed_on(["RAY_DASHBOARD_PORT"]), default=8265)
+
+
+def _is_own(url: str, recorded: str | None, port: dict[str, str], *, default: int) -> bool:
+    local = next(iter(port.values()), "") or str(default)
+    own = {recorded, *(f"http://{name}:{local}" for name in ("127.0.0.1", "localhost", "[::1]"))}
+    return url.rstrip("/") in own
 
 
 def _said(settings: Settings, *, by: int | None = None) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mongars.bootstrap.model import configured_model
-from mongars.bootstrap.running import running_dashboard
+from mongars.bootstrap.running import is_own_dashboard, running_dashboard
 from mongars.bootstrap.secrets import RAY_TOKEN, digest_of, read_secret
 from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
@@ -186,10 +186,10 @@ def _model_folder(spec: ModelSpec, role: str) -> Path:
 def serve_control(settings: Settings, address: str | None) -> ServeControl:
     """The way to a cluster: the given address, else the configured one, else the local one."""
     require("ray", extra="serve")
-    token = ray_token(settings)
-    if token is None and not _given(settings, address):
+    token, dashboard = ray_token(settings), dashboard_of(settings, address)
+    if token is None and not _given(settings, address) and is_own_dashboard(settings, dashboard):
         token = read_secret(settings.home, RAY_TOKEN)
-    return ServeControl(dashboard_of(settings, address), token=token)
+    return ServeControl(dashboard, token=token)
 
 
 def dashboard_of(settings: Settings, address: str | None) -> str:

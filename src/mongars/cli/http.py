@@ -72,7 +72,9 @@ class ApiClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         answered = False
         try:
-            async with session.request(method, self.url + path, json=body) as response:
+            async with session.request(
+                method, self.url + path, json=body, allow_redirects=False
+            ) as response:
                 answered = True
                 yield response
         except (aiohttp.ClientError, TimeoutError) as exc:

@@ -5,13 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mongars.bootstrap.first_run import CLI_KEY
-from mongars.bootstrap.secrets import read_secret
+from mongars.bootstrap.running import is_own_api
+from mongars.bootstrap.secrets import read_secret, secret_file
+from mongars.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from mongars.settings import Settings
 
 
-def api_key(settings: Settings) -> str | None:
-    """The key commands use: `MONGARS_API_KEY`, else the one kept in the home folder."""
+def api_key(settings: Settings, url: str) -> str | None:
+    """The key for the API at `url`: `MONGARS_API_KEY`, else the one kept in the home folder.
+
+    The kept one is an administrator's, and `.env` in the current folder, which may be anybody's,
+    can name any host. So it goes to the stack of its own home only.
+
+    Raises `ConfigurationError` if there is a kept one and `url` is not that stack's.
+    """
     given = settings.environment.api_key
-    return read_secret(settings.home, CLI_KEY) if given is None else given.get_secret_value()
+    if given is not None:
+        return given.get_secret_value()
+    kept = read_secret(settings.home, CLI_KEY)
+    if kept is None:
+        return None
+    elsewhere = secret_file(settings.home, CLI_KEY).resolve().parents[1] != settings.home.resolve()
+    if elsewhere or not is_own_api(settings, url):
+        detail = (
+            f"{url} is not the stack of {settings.home}, so its local key is not sent there. Set"
+            " MONGARS_API_KEY to a key of that server, or look for a foreign .env in this folder."
+        )
+        raise ConfigurationError(detail)
+    return kept

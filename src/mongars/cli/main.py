@@ -45,7 +45,8 @@ def chat(
     """Chat in the terminal."""
     with exit_on_error():
         settings = load_settings()
-        client = ApiClient(url or running_url(settings), key=api_key(settings))
+        address = url or running_url(settings)
+        client = ApiClient(address, key=api_key(settings, address))
         session = ChatSession(client, clock=SystemClock())
         console = Console(stderr=True)
         if text is None:

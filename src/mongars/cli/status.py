@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mongars.bootstrap.running import running_url
-from mongars.cli.errors import exit_on_error
+from mongars.cli.errors import complain, exit_on_error
 from mongars.cli.http import ApiClient
 from mongars.cli.key import api_key
-from mongars.core.errors import MongarsError
+from mongars.core.errors import ConfigurationError, MongarsError
 from mongars.settings import load_settings
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def status(
     """
     with exit_on_error():
         settings = load_settings()
-        client = ApiClient(url or running_url(settings), key=api_key(settings))
+        address = url or running_url(settings)
+        client = ApiClient(address, key=_key(settings, address))
         api = asyncio.run(_api(client))
         serve = _serve(settings) if "ray_serve" in api["parts"] or not api["parts"] else None
         if as_json:
@@ -41,6 +42,15 @@ def status(
         else:
             _show(api, serve)
         raise typer.Exit(0 if api["status"] in {"ready", "degraded"} else 1)
+
+
+def _key(settings: Settings, address: str) -> str | None:
+    """The key, if it may be sent there; the state of a server is shown without one, too."""
+    try:
+        return api_key(settings, address)
+    except ConfigurationError as error:
+        complain(error)
+        return None
 
 
 async def _api(client: ApiClient) -> dict[str, Any]:

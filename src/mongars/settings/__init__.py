@@ -6,6 +6,6 @@ are read once; the rest of the program receives the frozen configuration objects
 
 from mongars.settings.configuration import Settings
 from mongars.settings.environment import Environment
-from mongars.settings.reading import child_environment, load_settings
+from mongars.settings.reading import child_environment, load_settings, passed_on
 
-__all__ = ["Environment", "Settings", "child_environment", "load_settings"]
+__all__ = ["Environment", "Settings", "child_environment", "load_settings", "passed_on"]

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from mongars.core.errors import ConfigurationError
+from mongars.core.secrecy import is_secret
 from mongars.settings.advice import (
     backoff_warnings,
     complaint,
@@ -19,7 +20,7 @@ from mongars.settings.configuration import Settings
 from mongars.settings.environment import Environment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 class _ProcessEnvironment(Environment, BaseSettings):
@@ -63,5 +64,11 @@ def load_settings(source: Mapping[str, str] | None = None) -> Settings:
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with changes, for the processes it starts."""
-    return {**os.environ, **changes}
+    """This process's environment without its secrets, with changes, for the processes it starts."""
+    kept = {name: value for name, value in os.environ.items() if not is_secret(name)}
+    return {**kept, **changes}
+
+
+def passed_on(names: Iterable[str]) -> dict[str, str]:
+    """Those variables of this process's environment, as far as they are set: for one child."""
+    return {name: os.environ[name] for name in names if name in os.environ}

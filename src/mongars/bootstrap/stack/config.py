@@ -23,6 +23,8 @@ class Service:
     argv: tuple[str, ...]
     ready: Probe = at_once
     ready_within: float = 60.0
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables that only this process gets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +68,11 @@ class StackConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackParts:
-    """What the stack runs: two pieces of work, the deployment's command line, the services."""
+    """What the stack runs: two pieces of work, the deployment, the services."""
 
     provision: Work
     migrate: Work
-    deploy: tuple[str, ...]
+    deploy: Service
     api: Service
     worker: Service | None = None
     answering: Probe = at_once

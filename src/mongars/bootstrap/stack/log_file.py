@@ -1,8 +1,15 @@
-"""The log of a child: appended to, private, and put aside at a start once it is large."""
+"""The log of a child: appended to, private, and put aside once it is large.
+
+The child holds the file open and knows nothing of this, so a log that is put aside while it runs is
+copied and emptied. What is written in between is lost; both files together stay below 20 MB and a
+little.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
@@ -16,8 +23,18 @@ def open_log(path: Path) -> BinaryIO:
     """Open for appending; a log over 10 MB becomes `<name>.1` first, replacing an older one."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.exists() and path.stat().st_size > _MAX_BYTES:
-        path.replace(path.with_name(f"{path.name}.1"))
+        path.replace(_older(path))
     return open(path, "ab", opener=_private)
+
+
+def rotate(path: Path) -> None:
+    """Put a log over 10 MB aside while its child runs; a full disk leaves it as it is."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size <= _MAX_BYTES:
+            return
+        with path.open("rb") as log, open(_older(path), "wb", opener=_private) as older:
+            shutil.copyfileobj(log, older)
+        os.truncate(path, 0)
 
 
 def tail(path: Path, *, lines: int = 8) -> str:
@@ -36,6 +53,10 @@ def last_words(path: Path) -> str:
     """What a process said last that was not one of its events; those tell nothing of its death."""
     said = [line for line in tail(path).splitlines() if not line.startswith("{")]
     return said[-1].strip() if said else f"see {path}"
+
+
+def _older(path: Path) -> Path:
+    return path.with_name(f"{path.name}.1")
 
 
 def _private(path: str, flags: int) -> int:

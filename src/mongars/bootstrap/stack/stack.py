@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 from mongars.bootstrap.stack.config import Service
 from mongars.bootstrap.stack.events import Notice
+from mongars.bootstrap.stack.log_file import rotate
 from mongars.bootstrap.stack.ownership import (
     StopReport,
     adopt_orphans,
@@ -176,8 +177,9 @@ class LocalStack:
         self._watch(child.supervise, name=name)
 
     async def _deploy(self) -> None:
-        service = Service(argv=self._parts.deploy)
-        child = Child(self._spec("deploy", service), clock=self._clock, listener=_unheard)
+        child = Child(
+            self._spec("deploy", self._parts.deploy), clock=self._clock, listener=_unheard
+        )
         self._services.append(child)
         try:
             await child.run_to_end(within=_DEPLOY_WITHIN_S)
@@ -205,7 +207,7 @@ class LocalStack:
             name=name,
             stack=self.id,
             argv=service.argv,
-            environment=environment,
+            environment={**environment, **service.secrets},
             log=self.config.logs / f"{name}.log",
             ready=service.ready,
             ready_within=service.ready_within,
@@ -217,9 +219,12 @@ class LocalStack:
         self._watchers.append(watcher)
 
     async def _reap(self) -> None:
+        """Collect ended orphans and keep the logs small, until cancelled."""
         while True:
             await self._clock.sleep(_REAP_S)
             self._reap_now()
+            for child in (*self._services, *self._cluster):
+                await asyncio.to_thread(rotate, child.spec.log)
 
     def _reap_now(self) -> None:
         children = (*self._services, *self._cluster)

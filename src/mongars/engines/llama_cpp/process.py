@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mongars.core.background import Background
 from mongars.core.errors import InferenceFailed
+from mongars.engines.environment import engine_environment
 from mongars.engines.llama_cpp.order import READY_LINE, ChildOrder
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class LlamaCppProcess:
                 sys.executable,
                 "-m",
                 "mongars.engines.llama_cpp.child",
+                env=engine_environment(),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

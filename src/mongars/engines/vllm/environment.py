@@ -10,6 +10,8 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from mongars.core.secrecy import OWN_SECRETS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -37,6 +39,8 @@ def prepare(folder: Path, *, compiling: bool) -> None:
         "TORCH_COMPILE_DISABLE": "0" if compiling else "1",
         "VLLM_RPC_BASE_PATH": str(folder),  # the sockets between its processes, for us alone
     }
+    for name in OWN_SECRETS:  # they have been read by now
+        os.environ.pop(name, None)  # noqa: TID251 - as below
     os.environ.update(values)  # noqa: TID251 - written for another program, never read
 
 

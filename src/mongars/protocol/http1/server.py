@@ -139,12 +139,12 @@ class GuardedHttp(HttpToolsProtocol):
             return
         if len(self.pipeline) >= self.guard.limits.pipelined:
             raise self._no(Refused(400, "Too many requests were sent before their responses."))
+        super().on_headers_complete()  # raises for an impossible URL, so nothing is noted before
         self._in_head = False
         self._keep_alive_after_body = False
         self._unanswered += 1
         self.due = math.inf
         self.guard.idle.pop(self, None)
-        super().on_headers_complete()
         cycle = self.cycle
         cycle.transport = self._outgoing  # type: ignore[assignment] # all that it uses
         if body > self.guard.limits.unread_bytes and cycle.keep_alive:

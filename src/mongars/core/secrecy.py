@@ -1,0 +1,27 @@
+"""Which environment variables hold secrets, by their names."""
+
+from __future__ import annotations
+
+OWN_SECRETS = frozenset(
+    {
+        "DATABASE_URL",
+        "MONGARS_API_KEY",
+        "MONGARS_BOOTSTRAP_API_KEY",
+        "RAY_AUTH_TOKEN",
+        "RAY_SERVE_TOKEN",
+        "SECRET_KEY",
+    }
+)
+"""Ours."""
+_WORDS = ("KEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "TOKEN", "CREDENTIAL", "PGPASS")
+_HARMLESS_ENDS = ("_PATH", "_FILE", "_DIR", "_MINUTES", "_TOKENS", "PGPASSFILE")
+
+
+def is_secret(name: str) -> bool:
+    """Whether that variable holds a secret, ours or somebody else's, as far as its name tells."""
+    if name in OWN_SECRETS:
+        return True
+    upper = name.upper()
+    if upper.startswith("TOKENIZERS_"):
+        return False
+    return any(word in upper for word in _WORDS) and not upper.endswith(_HARMLESS_ENDS)

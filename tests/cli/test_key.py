@@ -1,0 +1,103 @@
+"""The administrator's key of the home folder, and to whom commands send it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.bootstrap.first_run import CLI_KEY
+from mongars.bootstrap.secrets import keep_secret
+from mongars.testing.ray_cluster import free_ports
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+KEY = "mg-the-local-administrator-key"
+
+
+@asynccontextmanager
+async def listener() -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A server that writes down what it is sent, and answers with something."""
+    heard: list[bytes] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], heard
+
+
+async def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MONGARS_", "RAY_"))}  # noqa: TID251
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "mongars", *command],
+        cwd=folder,
+        env={**kept, "RAY_DASHBOARD_PORT": str(free_ports(1)[0]), **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("chat", "Hello"), ("status",)], ids=["chat", "status"])
+async def test_a_foreign_env_file_does_not_get_the_local_key(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """`.env` of a folder can name a server, but not have the key of this machine sent to it."""
+    home, folder = tmp_path / "home", tmp_path / "foreign"
+    folder.mkdir()
+    keep_secret(home, CLI_KEY, KEY)
+    async with listener() as (port, heard):
+        (folder / ".env").write_text(f"MONGARS_HOST=localhost\nMONGARS_PORT={port}\n")
+        ended = await run(folder, *command, MONGARS_HOME=str(home))
+        assert "MONGARS_API_KEY" in ended.stderr
+        assert not any(KEY.encode() in request for request in heard)
+        await run(folder, *command, MONGARS_HOME=str(home), MONGARS_API_KEY="mg-explicitly-given")
+        assert any(b"mg-explicitly-given" in request for request in heard)
+
+
+@pytest.mark.slow
+async def test_the_local_key_goes_to_the_stack_of_its_home(tmp_path: Path) -> None:
+    """The address that the running stack wrote down, or the port of the environment, gets it."""
+    home = tmp_path / "home"
+    keep_secret(home, CLI_KEY, KEY)
+    async with listener() as (port, heard):
+        await run(tmp_path, "status", MONGARS_HOME=str(home), MONGARS_PORT=str(port))
+        assert any(KEY.encode() in request for request in heard)
+        heard.clear()
+        (home / "run").mkdir()
+        said = {"pid": os.getpid(), "url": f"http://127.0.0.1:{port}", "dashboard": ""}
+        (home / "run" / "stack.json").write_text(json.dumps(said))
+        await run(tmp_path, "status", MONGARS_HOME=str(home))
+        assert any(KEY.encode() in request for request in heard)
+
+
+@pytest.mark.slow
+async def test_a_folder_cannot_borrow_the_key_of_another_home(tmp_path: Path) -> None:
+    """A home whose secrets are a link to another's sends nothing either."""
+    home, folder = tmp_path / "home", tmp_path / "foreign"
+    keep_secret(home, CLI_KEY, KEY)
+    (folder / "run").mkdir(parents=True)
+    (folder / "secrets").symlink_to(home / "secrets")
+    async with listener() as (port, heard):
+        said = {"pid": os.getpid(), "url": f"http://127.0.0.1:{port}", "dashboard": ""}
+        (folder / "run" / "stack.json").write_text(json.dumps(said))
+        (folder / ".env").write_text(f"MONGARS_HOME={folder}\n")
+        await run(folder, "status")
+        assert heard
+        assert not any(KEY.encode() in request for request in heard)
