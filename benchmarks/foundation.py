@@ -107,6 +107,7 @@ async def stack_stream(
 ) -> tuple[float, int]:
     """The same through API, Ray and engine."""
     body = {
+        "model": "mongars",
         "messages": [{"role": "user", "content": text}],
         "temperature": 0,
         "top_p": 0.9,

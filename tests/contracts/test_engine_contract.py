@@ -249,3 +249,16 @@ async def test_a_token_that_is_banned_does_not_come(engine: Engine) -> None:
     banned, _ = await read_all(engine, ask("Say hello", logit_bias=((token, -100.0),)))
     assert banned.text.strip()
     assert banned.text.split()[0] != said.text.split()[0]
+
+
+async def test_without_a_limit_an_answer_may_use_what_the_context_leaves(engine: Engine) -> None:
+    """It ends by itself or at the window, with `length`; nothing else cuts it."""
+    words = " ".join(f"word{index}" for index in range(CONTEXT // 8))
+    request = ask(f"Repeat for ever: {words}", max_tokens=None)
+    completion, _ = await read_all(engine, request)
+    usage = completion.usage
+    assert usage is not None
+    if completion.finish_reason == "length":
+        assert usage.total_tokens >= CONTEXT - 1
+    else:
+        assert usage.total_tokens <= CONTEXT

@@ -51,7 +51,14 @@ async def test_a_complete_answer_is_remembered_in_the_persons_own_words() -> Non
         Message(role="user", content=" Hi! "),
     )
     assert (speaker.asked[0].request_id, speaker.asked[0].session_id) == ("req-1", "s")
-    assert speaker.asked[0].sampling.max_tokens == 512
+    assert speaker.asked[0].sampling.max_tokens is None
+
+
+async def test_the_longest_answer_is_the_operators_choice() -> None:
+    """Without one an answer may use what the context leaves."""
+    speaker = Speaker()
+    await say(chat(ListHistory(), speaker, max_tokens=40), "Hi")
+    assert speaker.asked[0].sampling.max_tokens == 40
 
 
 async def test_what_was_said_before_reaches_the_model() -> None:

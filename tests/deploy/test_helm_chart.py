@@ -90,7 +90,7 @@ samplings = st.fixed_dictionaries(
     optional={
         "temperature": st.integers(0, 16).map(lambda number: number / 8),
         "top_p": st.integers(1, 8).map(lambda number: number / 8),
-        "max_tokens": st.integers(1, 10**7),
+        "max_tokens": st.none() | st.integers(1, 10**7),
     },
 )
 embeddings = engines.map(

@@ -205,12 +205,17 @@ def model_name(settings: Settings, role: str) -> str:
     return settings.provisioning().models[role].name
 
 
+ANSWER_ROOM = 512
+"""Tokens of the context that the history of a conversation leaves free, where no limit is set."""
+
+
 def chat_config(settings: Settings) -> ChatConfig:
     """How much of a conversation reaches the model."""
     values = settings.environment
     return ChatConfig(
         context_tokens=values.context_tokens,
-        answer_tokens=min(values.max_tokens, values.context_tokens // 2),
+        answer_tokens=min(values.max_tokens or ANSWER_ROOM, values.context_tokens // 2),
+        max_tokens=values.max_tokens,
         system_prompt=values.system_prompt,
     )
 

@@ -101,12 +101,14 @@ class Generator(Protocol):
 class ChatConfig:
     """How much of a conversation reaches the model.
 
-    `context_tokens` is the model's window, `answer_tokens` the part kept for the answer and its
-    limit, `history_turns` how many turns are read at most.
+    `context_tokens` is the model's window, `answer_tokens` the part of it that the history leaves
+    free, `max_tokens` the longest answer (None: what the prompt leaves of the window),
+    `history_turns` how many turns are read at most.
     """
 
     context_tokens: int = 4096
     answer_tokens: int = 512
+    max_tokens: int | None = None
     history_turns: int = 50
     system_prompt: str | None = None
 
@@ -269,7 +271,7 @@ class Chat:
             prompt = bare
             if tries < _TRIES:
                 prompt = assemble(turns, message, system=system, budget=budget)
-            sampling = Sampling(max_tokens=budget.answer_tokens, logprobs=True)
+            sampling = Sampling(max_tokens=self._config.max_tokens, logprobs=True)
             request = replace(question, messages=prompt, sampling=sampling, shortens=prompt != bare)
             try:
                 opened = self._generator.open(request, deadline=deadline)

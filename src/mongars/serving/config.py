@@ -97,7 +97,8 @@ class SamplingDefaults(_Part):
 
     temperature: float = Field(default=0.7, ge=0.0, le=2.0)
     top_p: float = Field(default=0.9, gt=0.0, le=1.0)
-    max_tokens: int = Field(default=512, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest answer; null: as much as prompt and context leave."""
 
     def to_sampling(self) -> Sampling:
         """As the core's own type."""

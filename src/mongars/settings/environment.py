@@ -274,7 +274,13 @@ class Environment(BaseModel):
     )
     temperature: float = variable("RAY_MODEL_TEMPERATURE", 0.7, "Sampling default.", ge=0, le=2)
     top_p: float = variable("RAY_MODEL_TOP_P", 0.9, "Sampling default.", gt=0, le=1)
-    max_tokens: int = variable("RAY_MODEL_MAX_TOKENS", 512, "Longest answer by default.", ge=1)
+    max_tokens: int | None = variable(
+        "RAY_MODEL_MAX_TOKENS",
+        None,
+        "Longest answer, in tokens, to a request that names no limit; unset: as much as the context"
+        " leaves.",
+        ge=1,
+    )
     ollama_host: str | None = variable(
         "OLLAMA_HOST",
         None,

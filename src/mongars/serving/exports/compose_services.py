@@ -204,7 +204,7 @@ def _ray_deploy(config: ExportConfig) -> Data:
         **_optional("MONGARS_GPUS_PER_REPLICA", serving.gpus_per_replica),
         **_optional("RAY_MODEL_TEMPERATURE", replica.sampling.temperature),
         **_optional("RAY_MODEL_TOP_P", replica.sampling.top_p),
-        **_optional("RAY_MODEL_MAX_TOKENS", replica.sampling.max_tokens),
+        **_optional("RAY_MODEL_MAX_TOKENS", replica.sampling.max_tokens or ""),
         **_optional("MONGARS_LOG_LEVEL", replica.log_level),
         **_optional("MONGARS_MAX_SURGE_PERCENT", serving.max_surge_percent),
         **_optional("RAY_EMBEDDING_MODEL", "none" if embedding is None else embedding.model_name),
