@@ -10,9 +10,9 @@ import pytest
 from mongars.api.relay import Relay
 from mongars.core.generation import Chunk, Usage
 from mongars.protocol.openai import chunk_body
-from mongars.protocol.sse import EventSplitter, encode_event
+from mongars.protocol.sse import DONE, EventSplitter, encode_event
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Status
+from mongars.testing.faults import TEXT, Answer, Body, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +151,34 @@ async def test_moved_answer_reads_as_one(
     assert len({body["id"] for body in found}) == 1
     assert found[-1]["usage"]["completion_tokens"] > 0
     assert text.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "tool_calls", "function_call", "length"])
+@pytest.mark.parametrize("shape", ["streamed", "in one piece"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_the_reason_an_upstream_gives_for_the_end_is_passed_on(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]],
+    *,
+    reason: str,
+    shape: str,
+    stream: bool,
+) -> None:
+    """An answer that a filter cut is not a complete one, whichever way it came and goes."""
+    event = chunk_body(answer_id="a", created=1, model="m", delta={"content": "Hi"})
+    end = chunk_body(answer_id="a", created=1, model="m", delta={}, finish_reason=reason)
+    whole = Body(data=json.dumps({"content": "Hi", "finish_reason": reason}).encode())
+    events = encode_event(event) + encode_event(end) + DONE
+    upstream = Body(data=events, media_type="text/event-stream")
+    async with (
+        FakeReplica(upstream if shape == "streamed" else whole) as replica,
+        start_api(endpoints=(replica.url,)) as api,
+    ):
+        body = {"model": "mongars", "messages": [{"role": "user", "content": "?"}]}
+        url = f"{api.url}/v1/chat/completions"
+        async with api.http.post(url, json=body | {"stream": stream}, headers=api.auth) as response:
+            assert response.headers["x-llm-provider"] == "ray_serve"
+            found = bodies(await response.read()) if stream else [await response.json()]
+    assert found[-1]["choices"][0]["finish_reason"] == reason
 
 
 @pytest.mark.parametrize("stream", [True, False])

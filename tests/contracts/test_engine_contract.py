@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import orjson
 import pytest
 from engine_kinds import CONTEXT, SLOTS
 
@@ -262,3 +263,33 @@ async def test_without_a_limit_an_answer_may_use_what_the_context_leaves(engine:
         assert usage.total_tokens >= CONTEXT - 1
     else:
         assert usage.total_tokens <= CONTEXT
+
+
+@pytest.mark.parametrize("alternatives", [None, 0, 3])
+async def test_every_token_is_named_by_its_bytes(engine: Engine, alternatives: int | None) -> None:
+    """Parts of characters too; and as many alternatives as were asked for, none unless any were."""
+    request = ask(
+        "Repeat exactly: \U0001f984\U0001f409\U0001f389",
+        logprobs=True,
+        top_logprobs=alternatives,
+        max_tokens=24,
+    )
+    _, raw = await read_all(engine, request)
+    chunks = [orjson.loads(event.data) for event in EventSplitter().feed(raw) if not event.is_done]
+    sent = [
+        (choice.get("logprobs") or {}).get("content") or ()
+        for c in chunks
+        for choice in c["choices"]
+    ]
+    entries = [entry for content in sent for entry in content]
+    assert entries
+    for entry in entries:
+        assert len(entry["top_logprobs"]) <= (alternatives or 0)
+        for each in (entry, *entry["top_logprobs"]):
+            if each["bytes"] is None:  # vLLM says no more of a part of a character
+                assert engine.origin.engine == "vllm"
+                continue
+            data = bytes(each["bytes"])
+            whole = data.decode(errors="ignore").encode() == data
+            written = "bytes:" + "".join(f"\\x{value:02x}" for value in data)
+            assert each["token"] == (data.decode() if whole else written)

@@ -249,7 +249,7 @@ async def test_log_probabilities_can_be_shown_whoever_answers() -> None:
     """Chunks of a provider that sends none, or sends them its own way, can be shown all the same."""
     chunk = Chunk(text="Hi", logprobs=(-0.5,), raw=encode_event({"choices": [{"delta": {}}]}))
     assert logprob_entries(chunk) == [
-        {"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": []}
+        {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": []}
     ]
     assert logprob_entries(Chunk(text="Hi", logprobs=(-0.5,))) != []
     assert logprob_entries(Chunk(text="Hi")) == []

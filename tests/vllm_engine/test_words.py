@@ -93,7 +93,7 @@ async def test_logprobs_have_the_form_of_openai() -> None:
         "bytes": [99],
         "top_logprobs": [
             {"token": "é", "logprob": -0.5, "bytes": [0xC3, 0xA9]},
-            {"token": "", "logprob": -9999.0, "bytes": []},
+            {"token": "", "logprob": -9999.0, "bytes": None},
         ],
     }
 

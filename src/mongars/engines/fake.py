@@ -20,7 +20,7 @@ from mongars.core.errors import (
 )
 from mongars.core.generation import GenerationRequest, Origin, Usage
 from mongars.engines.engine import EngineStatus
-from mongars.protocol.chunks import logprob_body
+from mongars.protocol.logprobs import entries
 from mongars.protocol.openai import chunk_body, usage_chunk_body
 from mongars.protocol.sse import DONE, encode_event
 
@@ -215,5 +215,7 @@ def _event(
     body = chunk_body(
         answer_id=name, created=0, model="fake", delta=delta, finish_reason=finish_reason
     )
-    body["choices"][0]["logprobs"] = logprob_body(str(delta.get("content") or ""), logprobs)
+    if logprobs:
+        content = entries(str(delta.get("content") or ""), logprobs)
+        body["choices"][0]["logprobs"] = {"content": content}
     return encode_event(body)

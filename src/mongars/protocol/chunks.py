@@ -21,13 +21,13 @@ class ChunkWriter:
         self._model = model
         self._delta: dict[str, Any] = {"role": "assistant"}
 
-    def text(self, text: str, logprobs: tuple[float, ...] = ()) -> Chunk:
-        """A piece of text; the first one names the role."""
+    def text(self, text: str, logprobs: list[dict[str, Any]] | None = None) -> Chunk:
+        """A piece of text, and the entries of its tokens; the first one names the role."""
         delta, self._delta = {**self._delta, "content": text}, {}
         return Chunk(
             text=text,
-            logprobs=logprobs,
-            raw=self._raw(delta, logprobs=logprob_body(text, logprobs)),
+            logprobs=tuple(entry["logprob"] for entry in logprobs or ()),
+            raw=self._raw(delta, logprobs=logprobs),
         )
 
     def reasoning(self, text: str) -> Chunk:
@@ -51,7 +51,7 @@ class ChunkWriter:
         delta: dict[str, Any],
         finish_reason: FinishReason | None = None,
         *,
-        logprobs: dict[str, Any] | None = None,
+        logprobs: list[dict[str, Any]] | None = None,
     ) -> bytes:
         body = chunk_body(
             answer_id=self._answer_id,
@@ -60,15 +60,6 @@ class ChunkWriter:
             delta=delta,
             finish_reason=finish_reason,
         )
-        body["choices"][0]["logprobs"] = logprobs
+        if logprobs:
+            body["choices"][0]["logprobs"] = {"content": logprobs}
         return encode_event(body)
-
-
-def logprob_body(text: str, values: tuple[float, ...]) -> dict[str, Any] | None:
-    """OpenAI's form of the log-probabilities of the tokens that make up a text; None for none."""
-    if not values:
-        return None
-    content: list[dict[str, Any]] = [
-        {"token": text, "logprob": value, "bytes": None, "top_logprobs": []} for value in values
-    ]
-    return {"content": content}

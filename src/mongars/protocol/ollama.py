@@ -13,6 +13,7 @@ from mongars.core.errors import (
 from mongars.core.generation import Chunk, Origin, Usage
 from mongars.protocol.body import json_object
 from mongars.protocol.chunks import ChunkWriter
+from mongars.protocol.logprobs import named
 from mongars.protocol.openai import finish_reason_from, reasoning_in
 from mongars.protocol.problems import count_or_0
 from mongars.protocol.response_format import schema_of
@@ -56,6 +57,8 @@ def chat_request(request: GenerationRequest, *, model: str) -> dict[str, Any]:
     }
     if sampling.logprobs:
         body["logprobs"] = True
+        if sampling.top_logprobs:
+            body["top_logprobs"] = sampling.top_logprobs
     schema = schema_of(sampling.response_format)
     if schema is not None:
         body["format"] = schema or "json"
@@ -150,7 +153,8 @@ class LineReader:
             self._writer = ChunkWriter(
                 answer_id=self._answer_id, created=self._created, model=self.model
             )
-        text, logprobs = body["message"].get("content"), _logprobs(body)
+        text = body["message"].get("content")
+        logprobs = _logprobs(body, text or "")
         if text is not None and not isinstance(text, str):
             detail = "A line of Ollama's answer holds content that is not text."
             raise InvalidAnswer(detail)
@@ -172,5 +176,10 @@ class LineReader:
             yield self._writer.usage(Usage(prompt_tokens=prompt, completion_tokens=written))
 
 
-def _logprobs(body: dict[str, Any]) -> tuple[float, ...]:
-    return tuple(float(entry["logprob"]) for entry in body.get("logprobs") or ())
+def _logprobs(body: dict[str, Any], text: str) -> list[dict[str, Any]]:
+    """The entries of a line; none if one of them cannot be read, which must not cost the text."""
+    found = body.get("logprobs") or ()
+    try:
+        return [named({"token": text, "top_logprobs": None, **entry}) for entry in found]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return []

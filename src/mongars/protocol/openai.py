@@ -16,6 +16,7 @@ from mongars.core.generation import (
     GenerationRequest,
     Usage,
 )
+from mongars.protocol.logprobs import entries
 from mongars.protocol.messages import ChatMessage, told
 from mongars.protocol.problems import error_from, read_count
 from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, SamplingFields
@@ -162,12 +163,7 @@ def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:
     event = parse_event(chunk.raw)
     choices = orjson.loads(event.data).get("choices") if event is not None else None
     sent = (choices[0].get("logprobs") or {}).get("content") if choices else None
-    if sent:
-        return list(sent)
-    return [
-        {"token": chunk.text, "logprob": value, "bytes": None, "top_logprobs": []}
-        for value in chunk.logprobs
-    ]
+    return list(sent) if sent else entries(chunk.text, chunk.logprobs)
 
 
 def read_chunk(event: ServerEvent) -> Chunk:

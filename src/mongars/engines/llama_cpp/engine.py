@@ -25,6 +25,7 @@ from mongars.engines.llama_cpp.slots import SlotTable
 from mongars.engines.llama_cpp.supervisor import LlamaCppSupervisor
 from mongars.engines.llama_cpp.vocabulary import Vocabulary
 from mongars.engines.provisioning.gguf import gguf_values
+from mongars.protocol.logprobs import mended
 from mongars.protocol.sse import DONE
 
 if TYPE_CHECKING:
@@ -121,6 +122,9 @@ class LlamaCppEngine:
             blocks = await stack.enter_async_context(aclosing(self._relay(response)))
             if path == COMPLETIONS:
                 blocks = await stack.enter_async_context(aclosing(as_chat(blocks)))
+            if request.sampling.logprobs:
+                named = mended(blocks, alternatives=bool(request.sampling.top_logprobs))
+                blocks = await stack.enter_async_context(aclosing(named))
             if begun is not None:
                 whole = whole_counts(blocks, begun_tokens=begun_tokens, limit=limit)
                 blocks = await stack.enter_async_context(aclosing(whole))

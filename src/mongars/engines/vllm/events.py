@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mongars.core.errors import GenerationInterrupted
 from mongars.core.generation import Usage
+from mongars.protocol.logprobs import entry
 from mongars.protocol.openai import chunk_body, usage_chunk_body
 from mongars.protocol.sse import DONE, encode_event
 
@@ -78,8 +79,5 @@ class EventWriter:
 
 def _entry(logprob: Logprob) -> dict[str, Any]:
     text = logprob.decoded_token or ""
-    return {
-        "token": text,
-        "logprob": max(logprob.logprob, LEAST_LOGPROB),
-        "bytes": list(text.encode("utf-8", "replace")),
-    }
+    found = entry(text, max(logprob.logprob, LEAST_LOGPROB))
+    return {name: found[name] for name in ("token", "logprob", "bytes")}

@@ -1,0 +1,94 @@
+r"""Log-probabilities of tokens in OpenAI's form.
+
+A token may be a part of a character. Its bytes say which; its name is then `bytes:\xf0\x9f`, as OpenAI
+writes it, instead of a text that it is not.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mongars.protocol.sse import EventSplitter, encode_event, parse_event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+
+REPLACED = "\N{REPLACEMENT CHARACTER}"
+"""What stands for a part of a character in a text."""
+
+_BEYOND_ASCII = re.compile(rb'"bytes":\[[\d,]*?(?:12[89]|1[3-9]\d|2\d\d)')
+"""Only such a token may hold a part of a character."""
+_ALTERNATIVES = re.compile(
+    rb'"top_logprobs":\[(?:[^\[\]"]|"(?:[^"\\]|\\.)*+"|\[[^\[\]]*+\])*+\]', re.DOTALL
+)
+_NONE = b'"top_logprobs":[]'
+
+
+def entry(token: str, logprob: float) -> dict[str, Any]:
+    """The entry of a token that is known by its text only."""
+    known = bool(token) and REPLACED not in token
+    return {
+        "token": token,
+        "logprob": logprob,
+        "bytes": list(token.encode()) if known else None,
+        "top_logprobs": [],
+    }
+
+
+def entries(text: str, logprobs: Iterable[float]) -> list[dict[str, Any]]:
+    """Entries of the tokens that make up a text; only of a single one the text is known."""
+    values = list(logprobs)
+    if len(values) == 1:
+        return [entry(text, values[0])]
+    return [{**entry(text, value), "bytes": None} for value in values]
+
+
+def named(sent: dict[str, Any]) -> dict[str, Any]:
+    """An entry as an engine sent it, its token and those of its alternatives named by their bytes.
+
+    Raises `TypeError`, `KeyError` or `ValueError` for what is none.
+    """
+    found = {
+        "token": sent["token"],
+        "logprob": float(sent["logprob"]),
+        "bytes": sent.get("bytes"),
+    }
+    if found["bytes"] is None:
+        found = {name: entry(found["token"], found["logprob"])[name] for name in found}
+    else:
+        data = bytes(found["bytes"])
+        try:
+            found["token"] = data.decode()
+        except UnicodeDecodeError:
+            found["token"] = "bytes:" + "".join(f"\\x{value:02x}" for value in data)
+    if "top_logprobs" in sent:
+        found["top_logprobs"] = [named(other) for other in sent["top_logprobs"] or ()]
+    return found
+
+
+async def mended(
+    blocks: AsyncIterable[bytes], *, alternatives: bool
+) -> AsyncGenerator[bytes, None]:
+    """The events of an engine with each token named, and without alternatives unless they are wanted."""
+    splitter = EventSplitter()
+    async for block in blocks:
+        found = splitter.blocks(block)
+        if found:
+            yield b"".join([_mended(raw, alternatives=alternatives) for raw in found])
+
+
+def _mended(raw: bytes, *, alternatives: bool) -> bytes:
+    if not alternatives:
+        raw = _ALTERNATIVES.sub(_NONE, raw)
+    if _BEYOND_ASCII.search(raw) is None:
+        return raw
+    event = parse_event(raw)
+    body = None if event is None else orjson.loads(event.data)
+    for choice in body["choices"] if isinstance(body, dict) else ():
+        if choice.get("logprobs"):
+            content = choice["logprobs"]["content"]
+            choice["logprobs"]["content"] = [named(sent) for sent in content]
+    return raw if body is None else encode_event(body)
