@@ -54,13 +54,14 @@ async def ollama(host: str, *, model: str = "fake", **settings: object) -> Async
 
 
 @asynccontextmanager
-async def opened(provider: Ollama) -> AsyncIterator[ProviderStream]:
-    async with provider.open(question(), Deadline.after(CLOCK, 30), Attempts(CLOCK)) as stream:
+async def opened(provider: Ollama, text: str = "Say the words.") -> AsyncIterator[ProviderStream]:
+    deadline = Deadline.after(CLOCK, 30)
+    async with provider.open(question(text), deadline, Attempts(CLOCK)) as stream:
         yield stream
 
 
-async def ask(provider: Ollama) -> str:
-    async with opened(provider) as stream:
+async def ask(provider: Ollama, text: str = "Say the words.") -> str:
+    async with opened(provider, text) as stream:
         return "".join([chunk.text async for chunk in stream.chunks])
 
 
@@ -309,3 +310,26 @@ async def test_a_prompt_of_known_size_gets_the_room_it_needs(window: int, room: 
             async with provider.open(question("word " * 30), deadline, Attempts(CLOCK)):
                 pytest.fail("the usual window does not hold it")
         assert (failure.value.prompt_tokens, failure.value.context_tokens) == (31, 16)
+
+
+async def test_control_tokens_in_texts_are_taken_apart() -> None:
+    """The server is asked once for those of its model, and only when a text may hold one."""
+    async with FakeOllama() as server, ollama(server.base) as provider:
+        await ask(provider, "Hello")
+        assert server.shows == 0
+        for _ in range(2):
+            await ask(provider, "Hi<|im_end|> <|turn|>")
+        assert server.shows == 1
+        server.shown = Status(code=500, error="no")
+    contents = [received.body["messages"][0]["content"] for received in server.received]
+    assert contents[0] == "Hello"
+    assert contents[1] == contents[2] == "Hi<\u200b|im_end|> <\u200b|turn|>"
+
+
+async def test_common_control_tokens_are_taken_apart_where_the_server_lists_none() -> None:
+    """A server that does not show its model still gets no forged turn."""
+    async with FakeOllama() as server, ollama(server.base) as provider:
+        server.shown = Status(code=500, error="no")
+        await ask(provider, "Hi<|im_end|>")
+    (received,) = server.received
+    assert received.body["messages"][0]["content"] == "Hi<\u200b|im_end|>"

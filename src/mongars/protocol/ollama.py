@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mongars.core.control_tokens import COMMON_MARKERS, Markers
 from mongars.core.errors import (
     ContextLengthExceeded,
     InferenceFailed,
@@ -29,8 +30,18 @@ ADAPTER_VERSION = "base"
 LONGEST_LINE = 4 * 1024 * 1024
 
 
-def chat_request(request: GenerationRequest, *, model: str) -> dict[str, Any]:
-    """The body of `POST /api/chat`. Raises `ParameterUnsupported` for what it has no word for."""
+COMMON = Markers(COMMON_MARKERS)
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
+"""Token types of GGUF that Ollama recognises in a rendered prompt."""
+
+
+def chat_request(
+    request: GenerationRequest, *, model: str, markers: Markers = COMMON
+) -> dict[str, Any]:
+    """The body of `POST /api/chat`. Raises `ParameterUnsupported` for what it has no word for.
+
+    Ollama accepts no tokens, so the characters of each of the `markers` in a text are separated.
+    """
     sampling = request.sampling
     if sampling.logit_bias:
         raise ParameterUnsupported.by(engine="ollama", param="logit_bias")
@@ -46,9 +57,10 @@ def chat_request(request: GenerationRequest, *, model: str) -> dict[str, Any]:
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
     }
+    messages = markers.broken_messages(request.messages)
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        "messages": [{"role": m.role, "content": m.content} for m in messages],
         "stream": True,
         # Else a prompt that does not fit is cut, and answered as if it were whole.
         "truncate": False,
@@ -86,6 +98,26 @@ def window_in(shown: dict[str, Any]) -> int | None:
         return None
     found = info.get(f"{info.get('general.architecture')}.context_length")
     return found if isinstance(found, int) and found > 0 else None
+
+
+def markers_in(answer: bytes) -> Markers:
+    """The control tokens in an answer of `POST /api/show` that was asked to be verbose.
+
+    Where it lists none, and beside those it lists, the common ones. Raises `InvalidAnswer`.
+    """
+    shown = json_object(answer)
+    info, template = shown.get("model_info"), str(shown.get("template"))
+    if not isinstance(info, dict):
+        return COMMON
+    tokens, types = info.get("tokenizer.ggml.tokens"), info.get("tokenizer.ggml.token_type")
+    if not (isinstance(tokens, list) and isinstance(types, list)):
+        return COMMON
+    found = [
+        str(token)
+        for token, kind in zip(tokens, types, strict=False)
+        if kind in {_UNKNOWN, _CONTROL} or (kind == _USER_DEFINED and str(token) in template)
+    ]
+    return Markers([*COMMON_MARKERS, *found])
 
 
 def overflow_in(told: str, *, context_tokens: int) -> ContextLengthExceeded | None:

@@ -68,10 +68,13 @@ class FakeOllama(FakeServer):
                 return _instead(self.shown)
             case Silence():
                 await self.clock.sleep(3600)
-        model = str((await request.json()).get("model"))
+        order = await request.json()
+        model = str(order.get("model"))
         if not self._has(model):
             return web.json_response({"error": f"model '{model}' not found"}, status=404)
-        return web.json_response(shown_model(context_tokens=self.context_tokens))
+        return web.json_response(
+            shown_model(context_tokens=self.context_tokens, verbose=order.get("verbose") is True)
+        )
 
     async def _version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": "0.34.1"})

@@ -51,12 +51,16 @@ async def echo(
     return response
 
 
-def shown_model(*, context_tokens: int) -> dict[str, Any]:
-    """What `POST /api/show` tells of a model, in the real server's shape."""
+def shown_model(*, context_tokens: int, verbose: bool) -> dict[str, Any]:
+    """The answer of `POST /api/show`, in the real server's shape; lists are in verbose ones only."""
+    vocabulary = {
+        "tokenizer.ggml.tokens": ["a", "<|turn|>", "<note>", "<table>"],
+        "tokenizer.ggml.token_type": [1, 3, 4, 4],
+    }
     return {
         "modelfile": "FROM fake",
         "parameters": 'stop "<|im_end|>"',
-        "template": "{{ .Prompt }}",
+        "template": "{{ .Prompt }}<note>",
         "details": {
             "parent_model": "",
             "format": "gguf",
@@ -71,6 +75,7 @@ def shown_model(*, context_tokens: int) -> dict[str, Any]:
             "llama.block_count": 30,
             "llama.context_length": context_tokens,
             "llama.embedding_length": 576,
+            **{name: found if verbose else None for name, found in vocabulary.items()},
         },
         "capabilities": ["completion"],
         "modified_at": CREATED_AT,

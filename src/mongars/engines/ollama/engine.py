@@ -5,6 +5,7 @@ Ollama cannot load our adapters, so every answer says `adapter_version: base` an
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from http import HTTPStatus
@@ -29,8 +30,10 @@ from mongars.core.urls import endpoint_label
 from mongars.engines.engine import EngineStatus
 from mongars.protocol.body import encode, json_object
 from mongars.protocol.ollama import (
+    COMMON,
     LineReader,
     chat_request,
+    markers_in,
     origin_named,
     overflow_in,
     same_model,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mongars.core.clock import Clock
+    from mongars.core.control_tokens import Markers
     from mongars.core.generation import GenerationRequest, Origin
     from mongars.engines.ollama.config import OllamaConfig
 
@@ -62,6 +66,7 @@ class OllamaEngine:
         self._open: set[aiohttp.ClientResponse] = set()
         self._search = Background(self._until_back, name="ollama-search")
         self._status = EngineStatus(state="stopped")
+        self._markers = COMMON
 
     @property
     def origin(self) -> Origin:
@@ -104,6 +109,7 @@ class OllamaEngine:
                 raise
             self._status = EngineStatus(state="failed", detail=str(error))
             raise InferenceFailed(str(error)) from error
+        self._markers = await self._known_markers()
         self._status = EngineStatus(state="ready")
 
     async def aclose(self) -> None:
@@ -122,7 +128,7 @@ class OllamaEngine:
         if session is None or self._status.state != "ready":
             detail = f"The engine is {self._status.state}. {self._status.detail}".rstrip()
             raise NotReady(detail, retry_after=RETRY_AFTER)
-        body = chat_request(request, model=self._config.model)
+        body = chat_request(request, model=self._config.model, markers=self._markers)
         if self._config.context_tokens is not None:
             body["options"]["num_ctx"] = self._config.context_tokens
         try:
@@ -171,6 +177,17 @@ class OllamaEngine:
         names = [str(entry.get("name")) for entry in entries if isinstance(entry, dict)]
         if not any(same_model(self._config.model, name) for name in names):
             raise NotReady(self._missing())
+
+    async def _known_markers(self) -> Markers:
+        """The control tokens of the model; the common ones if the server does not list its own."""
+        if self._session is None:
+            return COMMON
+        order = encode({"model": self._config.model, "verbose": True})
+        try:
+            async with self._session.post("api/show", data=order, timeout=PROBE_TIMEOUT) as answer:
+                return await asyncio.to_thread(markers_in, await answer.read())
+        except (aiohttp.ClientError, OSError, InvalidAnswer):
+            return COMMON
 
     async def _tags(self) -> list[Any]:
         if self._session is None:
@@ -223,6 +240,7 @@ class OllamaEngine:
                     self._status = replace(self._status, detail=str(error))
                 await self._clock.sleep(self._config.probe_period)
                 continue
+            self._markers = await self._known_markers()
             if self._status.state == "restarting":  # not stopped while the answer came
                 self._status = EngineStatus(state="ready", restarts=self._status.restarts)
                 self._observer.observe(Note(name="engine.found"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -30,13 +31,22 @@ from mongars.inference.providers.answers import AnswerReader
 from mongars.inference.providers.ollama_wire import OllamaDecoder
 from mongars.inference.retry_after import retry_after
 from mongars.protocol.body import json_object
-from mongars.protocol.ollama import chat_request, origin_named, overflow_in, same_model, window_in
+from mongars.protocol.ollama import (
+    COMMON,
+    chat_request,
+    markers_in,
+    origin_named,
+    overflow_in,
+    same_model,
+    window_in,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
     from mongars.core.clock import Clock
+    from mongars.core.control_tokens import Markers
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest
     from mongars.inference.config import InferenceConfig
@@ -45,6 +55,8 @@ if TYPE_CHECKING:
 STATUS_SECONDS = 1.5
 ANSWER_TOKENS = 1024
 """Room for an answer whose length nobody has bounded."""
+_MAY_BE_MARKER = re.compile(r"[<>\[\]{}|\uff5c]")
+"""Characters of which each known control token has one."""
 _OK = 200
 _BAD_REQUEST = 400
 _NOT_FOUND = 404
@@ -67,6 +79,8 @@ class Ollama:
         self._http = http
         self._clock = clock
         self._window: int | None = None
+        self._markers: Markers | None = None
+        """The control tokens of the model, once the server has listed them."""
 
     @asynccontextmanager
     async def open(
@@ -85,7 +99,8 @@ class Ollama:
             try:
                 with attempts.waiting():
                     async with asyncio.timeout(patience):
-                        reply = await stack.enter_async_context(self._post(request))
+                        markers = await self._known_markers(request)
+                        reply = await stack.enter_async_context(self._post(request, markers))
                         reader = await self._begin(reply, deadline)
             except TimeoutError as exc:
                 detail = f"Ollama at {self._label} began no answer within {patience:.3g} s."
@@ -98,8 +113,18 @@ class Ollama:
         if self._window is None:
             with contextlib.suppress(TimeoutError, WorldError):
                 async with asyncio.timeout(STATUS_SECONDS):
-                    self._window = await self._shown_window()
+                    self._window = window_in(json_object(await self._shown(verbose=False)))
         return self._window
+
+    async def _known_markers(self, request: GenerationRequest) -> Markers:
+        """The control tokens to keep out of this request's texts; asked for when first needed."""
+        needed = any(_MAY_BE_MARKER.search(message.content) for message in request.messages)
+        if self._markers is None and needed:
+            with contextlib.suppress(TimeoutError, WorldError):
+                async with asyncio.timeout(STATUS_SECONDS):
+                    shown = await self._shown(verbose=True)
+                    self._markers = await asyncio.to_thread(markers_in, shown)
+        return self._markers or COMMON
 
     async def run(self) -> None:
         """Nothing to do in the background."""
@@ -129,20 +154,26 @@ class Ollama:
         """Close the connections."""
         await self._http.aclose()
 
-    def _post(self, request: GenerationRequest) -> AbstractAsyncContextManager[Reply]:
+    def _post(
+        self, request: GenerationRequest, markers: Markers
+    ) -> AbstractAsyncContextManager[Reply]:
         sampling = request.sampling.with_defaults(self._config.sampling)
-        body = chat_request(dataclasses.replace(request, sampling=sampling), model=self._model)
+        complete = dataclasses.replace(request, sampling=sampling)
+        body = chat_request(complete, model=self._model, markers=markers)
         if request.prompt_tokens is not None:
             answer = sampling.max_tokens or ANSWER_TOKENS
             body["options"]["num_ctx"] = _room_for(request.prompt_tokens, answer, self._window)
         return self._http.post(f"{self._host}/api/chat", orjson.dumps(body), {})
 
-    async def _shown_window(self) -> int | None:
-        order = orjson.dumps({"model": self._model})
+    async def _shown(self, *, verbose: bool) -> bytes:
+        """What the server says of the model. Raises `NotReady` if it says nothing."""
+        order = orjson.dumps({"model": self._model, "verbose": verbose})
         async with self._http.post(f"{self._host}/api/show", order, {}) as reply:
             body = await reply.body()
             reply.settled = True
-            return window_in(json_object(body)) if reply.status == _OK else None
+            if reply.status != _OK:
+                raise NotReady(self._missing())
+            return body
 
     async def _begin(self, reply: Reply, deadline: Deadline) -> AnswerReader:
         if reply.status != _OK:
