@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from mongars.api.credentials import Keys
+from mongars.api.login_queue import network_of
 from mongars.core.errors import (
     InvalidRequest,
     NotAuthenticated,
@@ -147,8 +148,8 @@ class Authenticator:
         self._cache.put(digest, principal)
         return principal
 
-    async def login(self, username: str, password: str) -> str:
-        """A login token.
+    async def login(self, username: str, password: str, *, address: str = "") -> str:
+        """A login token. `address` is the caller's, among which turns are shared in a flood.
 
         Raises `NotAuthenticated` for a wrong name or password, without telling which, `TooManyRequests`
         with `retry_after` after too many attempts or while too many people log in, and
@@ -157,17 +158,19 @@ class Authenticator:
         # No account has such a name, and none of them is worth remembering.
         if len(username) > _MAX_USERNAME or "\x00" in username:
             raise _wrong_login()
-        self._throttle.admit(username)
-        found = await self._store.credentials(username)
-        password_hash = None if found is None else found.password_hash
+        network = network_of(address)
+        self._throttle.admit(username, network)
         try:
-            right = await self._passwords.verify(password_hash, password)
+            async with self._passwords.turn(network):
+                found = await self._store.credentials(username)
+                password_hash = None if found is None else found.password_hash
+                right = await self._passwords.matches(password_hash, password)
         except TooManyRequests:  # nothing was guessed
-            self._throttle.withdraw(username)
+            self._throttle.withdraw(username, network)
             raise
         if found is None or not right:
             raise _wrong_login()
-        self._throttle.succeeded(username)
+        self._throttle.succeeded(username, network)
         account = found.account
         return self._tokens.issue(Principal(username=account.username, is_admin=account.is_admin))
 

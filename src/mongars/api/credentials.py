@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
+import os
 import secrets
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -14,11 +15,12 @@ import jwt
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from mongars.core.errors import ConfigurationError, NotAuthenticated, TooManyRequests
+from mongars.api.login_queue import LoginQueue
+from mongars.core.errors import ConfigurationError, NotAuthenticated
 from mongars.core.identity import NewApiKey, Principal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from mongars.core.clock import Clock
 
@@ -27,50 +29,41 @@ _MIN_SECRET = 32  # bytes; RFC 7518 asks as much of an HS256 key
 _MIN_PRESET_KEY = 16
 _ALGORITHM = "HS256"
 _TOKEN_DOTS = 2
-_MAX_WAITING = 16  # passwords; the last of them waits a quarter of a second
-_RETRY_SECONDS = 1.0
+_MOST_AT_ONCE = 2  # passwords
+_MAX_SUBJECT = 1000
+_LATEST = 1e12  # seconds; the year 33658
 
 
 class Passwords:
     """Argon2id with 19 MiB, two passes and one lane: OWASP's minimum, about 30 ms of one core.
 
-    The work runs in a thread, two at a time, so that a burst of logins takes neither the event
-    loop nor more than 40 MB. A few more wait; beyond those, both methods raise `TooManyRequests`,
-    so that whoever comes in with the storm is told at once instead of after half a minute.
+    The work runs in a thread, one or two at a time, so that a burst of logins takes neither the
+    event loop, nor the last core, nor more than 40 MB.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, queue: LoginQueue | None = None) -> None:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-        self._slots = asyncio.Semaphore(2)
-        self._waiting = 0
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+        self._queue = queue or LoginQueue(running=max(1, min(_MOST_AT_ONCE, cores - 1)))
         # What a login for an unknown name is checked against, to take as long as any other.
         self._nobody = self._hasher.hash(secrets.token_urlsafe(32))
 
-    async def hash(self, password: str) -> str:
-        """The salted hash to store."""
-        async with self._slot():
-            return await asyncio.to_thread(self._hasher.hash, password)
+    def turn(self, address: str = "") -> AbstractAsyncContextManager[None]:
+        """A turn at `matches`, to be held while it runs. Raises `TooManyRequests` in a flood."""
+        return self._queue.turn(address)
 
-    async def verify(self, password_hash: str | None, password: str) -> bool:
-        """Whether the password is right. None, for no such account, takes as long and is False."""
-        async with self._slot():
-            right = await asyncio.to_thread(self._matches, password_hash or self._nobody, password)
+    async def matches(self, password_hash: str | None, password: str) -> bool:
+        """Whether the password is right. None, for no such account, takes as long and is False.
+
+        To be called within a `turn`.
+        """
+        right = await asyncio.to_thread(self._matches, password_hash or self._nobody, password)
         return right and password_hash is not None
 
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        if self._waiting >= _MAX_WAITING:
-            msg = "Too many logins at this moment. Try again in a second."
-            raise TooManyRequests(msg, retry_after=_RETRY_SECONDS)
-        self._waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
+    async def hash(self, password: str) -> str:
+        """The salted hash to store."""
+        async with self.turn():
+            return await asyncio.to_thread(self._hasher.hash, password)
 
     def _matches(self, password_hash: str, password: str) -> bool:
         try:
@@ -176,7 +169,7 @@ class Tokens:
             return False
         try:
             jwt.get_unverified_header(candidate)
-        except jwt.InvalidTokenError:
+        except _UNREADABLE:
             return False
         return True
 
@@ -187,13 +180,47 @@ class Tokens:
                 token,
                 self._config.secret,
                 algorithms=[_ALGORITHM],
-                # Checked below, against our own clock.
-                options={"require": ["sub", "exp"], "verify_exp": False, "verify_iat": False},
+                # Their values are checked below, against our own clock.
+                options={
+                    "require": ["sub", "exp"],
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                },
             )
-        except jwt.InvalidTokenError as error:
+            subject, expires = _subject(claims["sub"]), _time(claims["exp"])
+            begins = _time(claims.get("nbf", 0))
+            _time(claims.get("iat", 0))
+        except _UNREADABLE as error:
             msg = "The login token is not valid. Log in again."
             raise NotAuthenticated(msg) from error
-        if claims["exp"] <= self._clock.now().timestamp():
+        now = self._clock.now().timestamp()
+        if expires <= now:
             msg = "The login token has expired. Log in again."
             raise NotAuthenticated(msg)
-        return Principal(username=claims["sub"], is_admin=claims.get("admin") is True)
+        if begins > now:
+            msg = "The login token is not valid yet. Log in again."
+            raise NotAuthenticated(msg)
+        return Principal(username=subject, is_admin=claims.get("admin") is True)
+
+
+_UNREADABLE = (jwt.InvalidTokenError, ValueError, TypeError, RecursionError)
+"""What reading a token raises: a sender can nest JSON as deep as a header is long."""
+
+
+def _subject(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_SUBJECT or "\x00" in value:
+        msg = "the subject is no name"
+        raise ValueError(msg)
+    return value
+
+
+def _time(value: object) -> float:
+    """A time of a claim (RFC 7519, NumericDate). Raises `ValueError` or `TypeError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = "a time is no number"
+        raise TypeError(msg)
+    if not abs(value) < _LATEST or math.isnan(value):
+        msg = "a time is out of range"
+        raise ValueError(msg)
+    return float(value)

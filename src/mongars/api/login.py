@@ -39,5 +39,7 @@ class LoginDoor:
         if not username or not password:
             detail = "Send the form fields username and password (form-urlencoded)."
             raise InvalidRequest(detail)
-        token = await self._context.authenticator.login(username, password)
+        token = await self._context.authenticator.login(
+            username, password, address=request.client.host if request.client else ""
+        )
         return JSONResponse({"access_token": token, "token_type": "bearer"})

@@ -14,15 +14,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleConfig:
-    """`attempts` per name within `seconds`; at most `names` names are remembered."""
+    """`attempts` per name and address, `of_a_name` from all of them, within `seconds`.
+
+    At most `names` of each are remembered.
+    """
 
     attempts: int = 5
+    of_a_name: int = 30
     seconds: float = 60.0
     names: int = 10_000
 
 
 class LoginThrottle:
-    """Counts attempts per name, whether such an account exists or not.
+    """Counts attempts per name and address, whether such an account exists or not.
+
+    Guessing at a name from one address does not lock its owner out at another. From many addresses
+    it does, but for those the owner has logged in from before.
 
     An attempt counts from its beginning, so that a burst of simultaneous ones gains nothing. The
     memory is this process's own: with N processes a name has N times the attempts.
@@ -31,30 +38,50 @@ class LoginThrottle:
     def __init__(self, clock: Clock, config: ThrottleConfig | None = None) -> None:
         self._clock = clock
         self._config = config or ThrottleConfig()
-        self._attempts: OrderedDict[str, deque[float]] = OrderedDict()
+        self._attempts: OrderedDict[tuple[str, ...], deque[float]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, ...], None] = OrderedDict()
 
-    def admit(self, username: str) -> None:
+    def admit(self, username: str, address: str = "") -> None:
         """Count an attempt. Raises `TooManyRequests` with `retry_after` if there were too many."""
-        name = username.lower()
-        now = self._clock.monotonic()
-        attempts = self._attempts.setdefault(name, deque())
-        self._attempts.move_to_end(name)
-        while attempts and attempts[0] <= now - self._config.seconds:
-            attempts.popleft()
-        if len(attempts) >= self._config.attempts:
-            wait = attempts[0] + self._config.seconds - now
-            msg = f"Too many login attempts for this name. Try again in {wait:.0f} s."
-            raise TooManyRequests(msg, retry_after=wait)
-        attempts.append(now)
-        while len(self._attempts) > self._config.names:
+        for key, limit in self._limits(username, address):
+            attempts = self._recent(key)
+            if len(attempts) >= limit:
+                wait = attempts[0] + self._config.seconds - self._clock.monotonic()
+                msg = f"Too many login attempts for this name. Try again in {wait:.0f} s."
+                raise TooManyRequests(msg, retry_after=wait)
+        for key, _ in self._limits(username, address):
+            self._attempts[key].append(self._clock.monotonic())
+        while len(self._attempts) > 2 * self._config.names:
             self._attempts.popitem(last=False)
 
-    def withdraw(self, username: str) -> None:
+    def withdraw(self, username: str, address: str = "") -> None:
         """Take back the latest attempt: nothing came of it, right or wrong."""
-        attempts = self._attempts.get(username.lower())
-        if attempts:
-            attempts.pop()
+        for key, _ in self._limits(username, address):
+            attempts = self._attempts.get(key)
+            if attempts:
+                attempts.pop()
 
-    def succeeded(self, username: str) -> None:
-        """Forget the attempts of a name whose owner has proven themselves."""
-        self._attempts.pop(username.lower(), None)
+    def succeeded(self, username: str, address: str = "") -> None:
+        """Forget the attempts from that address: the owner of the name has proven themselves."""
+        key = (username.lower(), address)
+        self.withdraw(username, address)
+        self._attempts.pop(key, None)
+        self._known[key] = None
+        self._known.move_to_end(key)
+        while len(self._known) > self._config.names:
+            self._known.popitem(last=False)
+
+    def _limits(self, username: str, address: str) -> list[tuple[tuple[str, ...], int]]:
+        name = username.lower()
+        limits: list[tuple[tuple[str, ...], int]] = [((name, address), self._config.attempts)]
+        if (name, address) not in self._known:
+            limits.append(((name,), self._config.of_a_name))
+        return limits
+
+    def _recent(self, key: tuple[str, ...]) -> deque[float]:
+        attempts = self._attempts.setdefault(key, deque())
+        self._attempts.move_to_end(key)
+        oldest = self._clock.monotonic() - self._config.seconds
+        while attempts and attempts[0] <= oldest:
+            attempts.popleft()
+        return attempts

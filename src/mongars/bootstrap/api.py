@@ -20,6 +20,7 @@ from mongars.api.credentials import Passwords, TokenConfig, Tokens
 from mongars.api.key_cache import KeyCache
 from mongars.api.throttle import LoginThrottle
 from mongars.bootstrap.connections import guarded_protocol
+from mongars.bootstrap.memory import give_memory_back
 from mongars.bootstrap.model import configured_model, no_fallback
 from mongars.bootstrap.secrets import ensure_secret
 from mongars.conversation.chat import Chat, ChatConfig
@@ -94,6 +95,7 @@ def _spare_garbage_collection() -> None:
 def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None:
     """Serve until SIGTERM or SIGINT. Raises `ConfigurationError`."""
     app = api_app(settings)
+    give_memory_back()
     uvicorn.run(
         app,
         host=host or settings.environment.host,
@@ -104,7 +106,7 @@ def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None
         access_log=False,
         log_level="warning",
         server_header=False,
-        proxy_headers=False,  # nothing here depends on the caller's address
+        proxy_headers=False,  # anybody could name another address
         timeout_graceful_shutdown=DRAIN_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )

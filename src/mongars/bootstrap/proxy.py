@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import uvicorn.config
 
 from mongars.bootstrap.connections import guarded_protocol
+from mongars.bootstrap.memory import give_memory_back
 from mongars.core.errors import ConfigurationError
 from mongars.protocol.http1.limits import HttpLimits
 from mongars.serving.config import PROXY_GUARD
@@ -36,6 +37,7 @@ def guard_proxy() -> list[object]:
     except ConfigurationError:  # of this node; the proxy serves other applications, too
         settings = load_settings({})
     configure_logs(level=settings.log_level)
+    give_memory_back()
     uvicorn.config.HTTP_PROTOCOLS["auto"] = guarded_protocol(settings, LogObserver())  # type: ignore[assignment] # a class is taken as well as its path
     return []
 

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
+import json
+import math
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import jwt
 import pytest
 
-from mongars.api.accounts import create_account
+from mongars.api.accounts import Authenticator, create_account
 from mongars.api.credentials import Passwords, TokenConfig, Tokens
+from mongars.api.key_cache import KeyCache
+from mongars.api.login_queue import LoginQueue
 from mongars.api.throttle import LoginThrottle, ThrottleConfig
 from mongars.core.errors import (
     ConfigurationError,
@@ -56,6 +63,44 @@ async def test_forged_tokens_are_refused(house: House) -> None:
 
 
 @pytest.mark.parametrize(
+    "value", ["soon", [], {}, None, True, 10**400, -(10**400), math.nan, math.inf, ""]
+)
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat", "sub"])
+async def test_malformed_claims_are_refused(house: House, claim: str, value: object) -> None:
+    """A signed token whose claims are nonsense is an invalid token, not an error of ours."""
+    claims = {"sub": "ada", "exp": house.clock.now().timestamp() + 3600, claim: value}
+    if claim == "sub" and value == "soon":
+        claims["sub"] = "a" * 5000
+    token = _signed(json.dumps(claims))
+    with pytest.raises(NotAuthenticated):
+        await house.who(token)
+
+
+@pytest.mark.parametrize("payload", ["7", "[]", '"x"', "[" * 8000, "{", ""])
+async def test_payloads_that_are_no_claims_are_refused(house: House, payload: str) -> None:
+    """The same for a signed payload of another kind, however deep."""
+    with pytest.raises(NotAuthenticated):
+        await house.who(_signed(payload))
+
+
+@pytest.mark.parametrize("header", ["[" * 8000, '{"alg":[]}', '{"alg":"HS256","kid":7}', "7", "x"])
+async def test_unreadable_token_headers_are_refused(house: House, header: str) -> None:
+    """Nothing is known about the sender yet, and nothing they send is an error of ours."""
+    with pytest.raises(NotAuthenticated):
+        await house.who(f"{_encoded(header)}.{_encoded('{}')}.{_encoded('x')}")
+
+
+def _signed(payload: str) -> str:
+    signed = f"{_encoded(json.dumps({'alg': 'HS256', 'typ': 'JWT'}))}.{_encoded(payload)}"
+    digest = hmac.digest(SECRET.encode(), signed.encode(), "sha256")
+    return f"{signed}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
+
+
+def _encoded(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
     ("username", "password"), [("ada", "wrong horse"), ("bob", "correct horse"), ("ada", "")]
 )
 async def test_a_wrong_login_does_not_tell_which_half_is_wrong(
@@ -80,13 +125,13 @@ async def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
     passwords = Passwords()
     stored = await passwords.hash("correct horse")
     assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
-    assert await passwords.verify(stored, "correct horse")
-    assert not await passwords.verify(stored, "wrong")
+    assert await passwords.matches(stored, "correct horse")
+    assert not await passwords.matches(stored, "wrong")
     spent = []
     for subject in (stored, None):
         began = time.process_time()  # not disturbed by what else the machine does
         for _ in range(5):
-            assert not await passwords.verify(subject, "wrong")
+            assert not await passwords.matches(subject, "wrong")
         spent.append(time.process_time() - began)
     assert 0.25 < spent[1] / spent[0] < 4
 
@@ -131,13 +176,14 @@ async def test_a_success_clears_the_count(house: House) -> None:
         assert await house.authenticator.login("ada", "correct horse")
 
 
-async def test_a_storm_of_logins_is_answered_at_once() -> None:
-    """Two passwords are checked, sixteen wait, the rest are sent away; then all is as before."""
-    passwords = Passwords()
+async def test_a_storm_of_logins_is_bounded() -> None:
+    """One is checked, four wait, the rest are sent away; then all is as before."""
+    queue = LoginQueue(running=1, waiting=4)
 
     async def check() -> float | None:
         try:
-            await passwords.verify(None, "guess")
+            async with queue.turn("10.0.0.1"):
+                await asyncio.sleep(0)  # noqa: TID251 - the check
         except TooManyRequests as error:
             return error.retry_after
         return None
@@ -145,34 +191,96 @@ async def test_a_storm_of_logins_is_answered_at_once() -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(check()) for _ in range(40)]
     waits = [task.result() for task in tasks]
-    assert (waits.count(None), waits.count(1.0)) == (18, 22)
+    assert (waits.count(None), waits.count(1.0)) == (5, 35)
     assert await check() is None
 
 
 async def test_leaving_the_queue_makes_room() -> None:
-    """Whoever stops waiting for their password to be checked takes nobody's place."""
-    passwords = Passwords()
+    """A login that is cancelled, waiting or not, takes no place from another."""
+    queue = LoginQueue(running=1, waiting=4)
+
+    async def check() -> None:
+        async with queue.turn("10.0.0.1"):
+            await asyncio.sleep(1)  # noqa: TID251 - until it is cancelled
+
     for _ in range(3):
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(passwords.hash("a password")) for _ in range(18)]
+            tasks = [group.create_task(check()) for _ in range(5)]
             await asyncio.sleep(0)  # noqa: TID251 - now they wait
             for task in tasks:
                 task.cancel()
-    assert await passwords.hash("a password")
+    async with queue.turn("10.0.0.1"):
+        pass
+
+
+async def test_a_flood_pushes_nobody_out_at_other_addresses() -> None:
+    """With all places taken by one address, another's login waits for two turns at most."""
+    queue, order = LoginQueue(running=1, waiting=20), []
+
+    async def check(address: str) -> None:
+        with suppress(TooManyRequests):
+            async with queue.turn(address):
+                order.append(address)
+                await asyncio.sleep(0)  # noqa: TID251 - the check
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(100):
+            group.create_task(check("10.0.0.1"))
+        await asyncio.sleep(0)  # noqa: TID251 - now they wait
+        for address in ("10.0.0.2", "2001:db8::1", "2001:db8::2"):
+            group.create_task(check(address))
+    assert {"10.0.0.2", "2001:db8::1", "2001:db8::2"} <= set(order)
+    assert order.index("10.0.0.2") <= 4
+    assert order.count("10.0.0.1") <= 22
+
+
+async def test_at_the_same_address_somebody_is_pushed_out_at_random() -> None:
+    """Behind a proxy the latest login is not the one that is always turned away."""
+    queue, entered = LoginQueue(running=1, waiting=5, choose=lambda _: 0), []
+
+    async def check(number: int) -> None:
+        with suppress(TooManyRequests):
+            async with queue.turn("10.0.0.1"):
+                entered.append(number)
+                await asyncio.sleep(0)  # noqa: TID251 - the check
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(check(number))
+    assert entered == [0, 15, 16, 17, 18, 19]
 
 
 async def test_an_attempt_nobody_looked_at_does_not_count(house: House) -> None:
     """Being sent away in somebody else's storm locks nobody out."""
     await house.member()
-
-    slots = house.passwords._slots
-    async with asyncio.TaskGroup() as group, slots, slots:
-        for _ in range(16):
-            group.create_task(house.passwords.verify(None, "guess"))
+    queue = LoginQueue(running=1, waiting=0)
+    authenticator = Authenticator(
+        house.store,
+        tokens=house.tokens,
+        passwords=Passwords(queue),
+        throttle=LoginThrottle(house.clock),
+        cache=KeyCache(house.clock),
+    )
+    async with queue.turn():
         for _ in range(6):
             with pytest.raises(TooManyRequests, match="at this moment"):
-                await house.authenticator.login("ada", "correct horse")
-    assert await house.authenticator.login("ada", "correct horse")
+                await authenticator.login("ada", "correct horse")
+    assert await authenticator.login("ada", "correct horse")
+
+
+async def test_guessing_elsewhere_locks_nobody_out(house: House) -> None:
+    """A name under attack from one address, then from many, still logs in where it did before."""
+    await house.member()
+    await house.authenticator.login("ada", "correct horse", address="10.0.0.1")
+    for number in range(2, 8):
+        for _ in range(5):
+            with pytest.raises(NotAuthenticated):
+                await house.authenticator.login("ada", "wrong", address=f"10.0.0.{number}")
+        with pytest.raises(TooManyRequests):
+            await house.authenticator.login("ada", "wrong", address=f"10.0.0.{number}")
+    with pytest.raises(TooManyRequests):
+        await house.authenticator.login("ada", "correct horse", address="10.0.0.99")
+    assert await house.authenticator.login("ada", "correct horse", address="10.0.0.1")
 
 
 @pytest.mark.parametrize("username", ["a" * 151, "ada\x00"], ids=["long", "NUL"])
