@@ -97,6 +97,7 @@ bench: bench-serving bench-client ## Every benchmark, half an hour: what is meas
 bench-serving: install model ## Measure: engine, cancellation, the way through Ray and the API, 12 minutes
 	@$(BIN)/python -m benchmarks.foundation
 	@$(BIN)/python -m benchmarks.serving
+	@$(BIN)/python -m benchmarks.prompt_cache
 
 bench-client: install model $(LITELLM)/.installed ## Measure: the gateway beside LiteLLM's proxy, and every fault, 15 minutes
 	@$(BIN)/python -m benchmarks.gateway --litellm $(LITELLM)/bin/litellm
