@@ -29,7 +29,7 @@ def main() -> int:
             logger.warning("%s", warning)
         database = settings.database()
         shown = masked(database.url)
-        wait_for_database(database)
+        wait_for_database(database, report=logger.warning)
         logger.info("Running alembic upgrade head using %s", shown)
         upgrade(database)
     except MongarsError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from mongars.persistence.config import DatabaseConfig
 from mongars.persistence.database import Database
@@ -31,6 +32,11 @@ class Postgres:
 
     server: PostgresServer
     numbers: Iterator[int]
+
+    @property
+    def socket_folder(self) -> str:
+        """Where its UNIX socket is."""
+        return str(make_url(self.server.get_uri()).query["host"])
 
     def hurry(self) -> None:
         """Trade safety for speed: nothing here has to survive a power cut."""

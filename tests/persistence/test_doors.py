@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import inspect
 
 from mongars.persistence.config import DatabaseConfig
-from mongars.persistence.migrate import current, head
+from mongars.persistence.engine import looking_engine
+from mongars.persistence.migrate import current, downgrade, head, upgrade
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +49,25 @@ def test_the_commands_of_the_guide_work(config: DatabaseConfig) -> None:
     assert current(config) == "20250108_03"
     assert call("init_db.py")[0] == 0
     assert current(config) == head()
+
+
+def test_the_guide_names_all_that_a_downgrade_drops(config: DatabaseConfig) -> None:
+    """Whoever reads the guide before the documented downgrade knows each table and column it loses."""
+
+    def names() -> set[str]:
+        looking = inspect(looking_engine(config))
+        tables = looking.get_table_names()
+        columns = {column["name"] for table in tables for column in looking.get_columns(table)}
+        return columns | set(tables)
+
+    upgrade(config)
+    before = names()
+    downgrade(config, "20250108_03")
+    page = (ROOT / "docs" / "guide" / "getting-started.md").read_text()
+    lost = before - names()
+    assert {"api_keys", "memory_entries", "session_id"} & lost
+    kept_columns = {"secret_hash", "last_used_at", "revoked_at", "ttl", "name"}  # of those tables
+    assert [name for name in lost - kept_columns if f"`{name}`" not in page] == []
 
 
 @pytest.mark.slow

@@ -23,10 +23,13 @@ from mongars.persistence.migrate import (
     upgrade,
     wait_for_database,
 )
+from mongars.testing.clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from conftest import Postgres
 
 CHAIN = [
     "20250108_01",
@@ -246,6 +249,32 @@ def test_waiting_tries_again_and_gives_up_in_time() -> None:
         wait_for_database(config, wait=waits.append)
     assert set(waits) == {0.05}
     assert "s3cret" not in str(caught.value)
+
+
+def test_waiting_is_reported_at_once_and_every_ten_seconds() -> None:
+    """Whoever watches a start sees at once what it waits for, and that it still does."""
+    lines: list[str] = []
+    clock = ManualClock()
+    config = DatabaseConfig(
+        url="postgresql://nobody:s3cret@127.0.0.1:1/none",
+        startup_timeout=35,
+        startup_retry_interval=3.0,
+    )
+    with pytest.raises(StorageUnavailable, match="No database within 35 s"):
+        wait_for_database(config, wait=clock.skip, report=lines.append, clock=clock)
+    assert len(lines) == 3
+    assert all("refused" in line and "s3cret" not in line for line in lines)
+    assert "35 s left" in lines[0]
+
+
+@pytest.mark.parametrize("who", ["postgres", "stranger"])
+def test_what_waiting_cannot_mend_fails_at_once(who: str, postgres: Postgres) -> None:
+    """A database or a user that does not exist is reported with the server's words, unwaited."""
+    waits: list[float] = []
+    url = f"postgresql://{who}@/missing?host={postgres.socket_folder}"
+    with pytest.raises(StorageUnavailable, match="does not exist"):
+        wait_for_database(DatabaseConfig(url=url), wait=waits.append)
+    assert waits == []
 
 
 def test_a_database_newer_than_the_program_is_refused(config: DatabaseConfig) -> None:

@@ -84,6 +84,66 @@ async def test_a_missing_file_is_not_replaced_by_an_empty_one(
     assert not path.exists()
 
 
+async def test_a_replaced_file_loses_no_acknowledged_turn(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    """After another file took its place, nothing is acknowledged that only the old one holds."""
+    path = tmp_path / "mongars.db"
+    conversations = SqlConversations(sqlite_database, SystemClock())
+    await conversations.append(TURN)
+    upgrade(DatabaseConfig(url=f"sqlite:///{tmp_path}/other.db"))
+    (tmp_path / "other.db").replace(path)
+    with pytest.raises(StorageUnavailable, match="was replaced"):
+        await conversations.append(TURN)
+    with pytest.raises(StorageUnavailable, match="was replaced"):
+        await conversations.latest("ada", limit=1)
+    with pytest.raises(StorageUnavailable, match="was replaced"):
+        await sqlite_database.healthy()
+
+
+async def test_a_file_replaced_during_a_write_is_noticed_before_the_answer(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    """A transaction whose file vanished before its commit is reported as not stored."""
+    path = tmp_path / "mongars.db"
+    await sqlite_database.healthy()
+    upgrade(DatabaseConfig(url=f"sqlite:///{tmp_path}/other.db"))
+
+    async def write() -> None:
+        async with sqlite_database.writing() as connection:
+            await connection.execute(text("SELECT 1"))
+            (tmp_path / "other.db").replace(path)
+
+    with pytest.raises(StorageUnavailable, match="was replaced"):
+        await write()
+
+
+async def test_a_database_that_cannot_be_written_is_not_healthy(
+    sqlite_database: Database,
+) -> None:
+    """Reading alone is not enough to be ready: a read-only database says so."""
+    await pragma(sqlite_database, "query_only=ON")
+    with pytest.raises(StorageUnavailable, match="read-only"):
+        await sqlite_database.healthy()
+
+
+async def test_a_read_only_server_is_not_healthy(
+    make_config: Callable[[str], DatabaseConfig],
+) -> None:
+    """PostgreSQL that refuses writes, as a standby does, is not ready."""
+    config = make_config("postgresql")
+    upgrade(config)
+    async with Database(config) as database:
+        await database.healthy()
+        async with database.writing() as connection:
+            name = await connection.scalar(text("SELECT current_database()"))
+            statement = f"ALTER DATABASE {name} SET default_transaction_read_only = on"
+            await connection.execute(text(statement))
+    async with Database(config) as database:
+        with pytest.raises(StorageUnavailable, match="read-only"):
+            await database.healthy()
+
+
 def test_a_file_that_cannot_be_opened_is_storage_unavailable(tmp_path: Path) -> None:
     """A folder in the file's place is reported as such."""
     with pytest.raises(StorageUnavailable, match="cannot be opened"):

@@ -4,6 +4,7 @@ import pytest
 
 from mongars.core.errors import ConfigurationError
 from mongars.persistence.config import DatabaseConfig
+from mongars.persistence.engine import app_engines
 from mongars.persistence.url import app_url, masked, migration_url
 
 POSTGRESQL = "postgresql+psycopg://u:p@db:5432/name"
@@ -85,3 +86,26 @@ def test_logs_never_show_a_password(given: str, shown: str) -> None:
     """The masked form hides the password wherever it stands."""
     assert masked(given) == shown
     assert "s3cret" not in repr(DatabaseConfig(url=given))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "says"),
+    [
+        ("ssl=disable", "sslmode"),
+        ("pgbouncer=true", "poolers"),
+        ("schema=public", "search_path"),
+        ("sslmod=require", "sslmode"),
+        ("zzz=1", "Leave it out"),
+        ("sslmode=require&sslmode=disable", "2 times"),
+    ],
+)
+def test_a_parameter_postgresql_does_not_have_is_named(parameter: str, says: str) -> None:
+    """Other drivers' parameters stop the start with one line: which one, and what to write instead."""
+    url = f"postgresql://u:s3cret@db/name?{parameter}"
+    with pytest.raises(ConfigurationError) as caught:
+        app_engines(DatabaseConfig(url=url))
+    message = str(caught.value)
+    assert parameter.partition("=")[0] in message
+    assert says in message
+    assert "s3cret" not in message
+    assert "\n" not in message

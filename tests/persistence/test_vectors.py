@@ -180,6 +180,38 @@ def test_what_changed_after_the_rollback_wins(
     assert values(stored(config)) == {"kept": [], "changed": [7, 8]}
 
 
+@pytest.mark.parametrize("kind", ["postgresql", "pgvector"])
+def test_negative_zeros_survive_the_conversion(
+    kind: str, make_config: Callable[[str], DatabaseConfig]
+) -> None:
+    """JSONB has no negative zero; a downgrade brings back those of vectors nobody has changed."""
+    config = make_config(kind)
+    if kind == "pgvector":
+        run(config, "CREATE EXTENSION vector")
+    upgrade(config, ROLLBACK)
+    column = "vector(3)" if kind == "pgvector" else "real[]"
+    literal = "[{}]" if kind == "pgvector" else "{{{}}}"
+    run(config, f"ALTER TABLE conversation_history ALTER vector TYPE {column} USING NULL")
+    rows = {"zeros": "-0,1,-0", "plain": "0,1,-10", "changed": "-0,2,3"}
+    for name, numbers in rows.items():
+        run(
+            config,
+            f"INSERT INTO conversation_history (query, vector)"  # noqa: S608
+            f" VALUES (:name, CAST(:vector AS {column}))",
+            name=name,
+            vector=literal.format(numbers),
+        )
+    upgrade(config)
+    assert values(stored(config))["zeros"] == [0, 1, 0]
+    run(config, "UPDATE conversation_history SET vector = '[7,8,9]' WHERE query = 'changed'")
+    downgrade(config, ROLLBACK)
+    wanted = {"zeros": "-0,1,-0", "plain": "0,1,-10", "changed": "7,8,9"}
+    assert stored(config) == {name: literal.format(row) for name, row in wanted.items()}
+    upgrade(config)
+    downgrade(config, ROLLBACK)
+    assert stored(config)["zeros"] == literal.format("-0,1,-0")
+
+
 @pytest.fixture
 def pgvector_config(make_config: Callable[[str], DatabaseConfig]) -> DatabaseConfig:
     """A database with the extension in use, as the earlier program had it."""

@@ -6,8 +6,9 @@ username and a password for a token.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from mongars.api.credentials import Keys
@@ -21,6 +22,8 @@ from mongars.core.errors import (
 from mongars.core.identity import NewAccount, Principal
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from mongars.api.credentials import Passwords, Tokens
     from mongars.api.key_cache import KeyCache
     from mongars.api.throttle import LoginThrottle
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 _MAX_USERNAME = 150
 _USERNAME = re.compile(rf"[A-Za-z0-9_-]{{1,{_MAX_USERNAME}}}")
+_STORE_SECONDS = 2.0
 _MIN_PASSWORD = 8
 _MAX_PASSWORD = 1024  # a bound on the work of hashing
 
@@ -131,10 +135,12 @@ class Authenticator:
         self._keys = Keys()
 
     async def authenticate(self, authorization: str | None) -> Principal:
-        """Who sent that `Authorization` header.
+        """The account whose credentials that `Authorization` header holds.
 
-        Raises `NotAuthenticated`, saying what is wrong, and `StorageUnavailable` if a key that is
-        not in the cache cannot be looked up.
+        While the database cannot be asked, a key it held within the last minutes is accepted.
+
+        Raises `NotAuthenticated`, saying what is wrong, and `StorageUnavailable` if a key that was
+        not seen lately cannot be looked up within two seconds.
         """
         credential = _bearer(authorization)
         if self._tokens.is_token(credential):
@@ -143,7 +149,17 @@ class Authenticator:
         known = self._cache.get(digest)
         if known is not None:
             return known
-        key = await self._valid_key(digest)
+        # Taken before the lookup, so that the requests beside this one do not wait for it, too.
+        seen_lately = self._cache.without_database(digest)
+        try:
+            key = await self._valid_key(digest)
+        except StorageUnavailable:
+            if seen_lately is None:
+                raise
+            return seen_lately
+        except NotAuthenticated:
+            self._cache.forget(digest)
+            raise
         principal = Principal(username=key.username, is_admin=key.is_admin)
         self._cache.put(digest, principal)
         return principal
@@ -175,7 +191,8 @@ class Authenticator:
         return self._tokens.issue(Principal(username=account.username, is_admin=account.is_admin))
 
     async def _valid_key(self, digest: str) -> ApiKey:
-        key = await self._store.find_key(digest)
+        async with _bounded():
+            key = await self._store.find_key(digest)
         if key is None:
             msg = "This API key is not known here."
             raise NotAuthenticated(msg)
@@ -184,8 +201,20 @@ class Authenticator:
             raise NotAuthenticated(msg)
         # A database that cannot be written just now is no reason to turn a valid key away.
         with suppress(StorageUnavailable):
-            await self._store.touch_key(key.id)
+            async with _bounded():
+                await self._store.touch_key(key.id)
         return key
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    """No request waits for the key store longer than that."""
+    try:
+        async with asyncio.timeout(_STORE_SECONDS):
+            yield
+    except TimeoutError as error:
+        msg = f"The database did not answer within {_STORE_SECONDS:g} s."
+        raise StorageUnavailable(msg) from error
 
 
 def _wrong_login() -> NotAuthenticated:

@@ -24,20 +24,29 @@ CLI_KEY = "cli-key"
 """Secret file with the key `mongars chat` and `mongars status` use on this machine."""
 
 
+def print_line(line: str) -> None:
+    """Write it to standard error, at once."""
+
+
 def prepare_database(
-    settings: Settings, *, local_key: bool = True, wait: Callable[[float], None] = pause
+    settings: Settings,
+    *,
+    local_key: bool = True,
+    wait: Callable[[float], None] = pause,
+    report: Callable[[str], None] = print_line,
 ) -> FirstRun | None:
     """Bring the schema up to date and make the first administrator; the credentials, if new.
 
     `local_key` also gives this machine's command line an administrator's key, in the home folder:
-    right where people work, wrong for each of many short-lived API processes.
+    right where people work, wrong for each of many short-lived API processes. `report` is given a line
+    about a database that is waited for.
 
     Blocks; call it before any event loop runs, or in a thread. Raises `StorageUnavailable` or
     `ConfigurationError`.
     """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = settings.database()
-    wait_for_database(database, wait=wait)
+    wait_for_database(database, wait=wait, report=report)
     upgrade(database)
     return asyncio.run(_accounts(settings, local_key=local_key))
 

@@ -92,11 +92,17 @@ class LocalPlan:
     def _migrate(self, progress: Progress) -> str:
         progress("migrating", None)
 
+        told = "waiting for the database"
+
+        def report(line: str) -> None:
+            nonlocal told
+            told = line
+
         def wait(seconds: float) -> None:
-            progress("waiting for the database", None)  # ends the thread once nobody waits for it
+            progress(told, None)  # raises once the start is abandoned, which ends this thread
             pause(seconds)
 
-        self.first_run = prepare_database(self.settings, wait=wait)
+        self.first_run = prepare_database(self.settings, wait=wait, report=report)
         return (
             masked(self.settings.database_url()).replace("+aiosqlite", "").replace("+psycopg", "")
         )

@@ -18,5 +18,7 @@ class DatabaseConfig:
     pool_size: int = 5
     max_overflow: int = 10
     pool_timeout: float = 30.0
+    prepared_statements: bool = False
+    """Whether PostgreSQL keeps statements per connection; a pooler in transaction mode must not."""
     startup_timeout: float = 120.0
     startup_retry_interval: float = 3.0

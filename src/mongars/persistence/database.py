@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -16,6 +17,7 @@ from mongars.persistence.url import app_url, sqlite_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
+    from pathlib import Path
     from types import TracebackType
 
     from sqlalchemy import Connection
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _HEALTH_SECONDS = 2.0
+_WRITE_CHECK_SECONDS = 5.0
+"""At most so often a health check writes: anybody may ask for one."""
+_WRITE_CHECK = text("UPDATE alembic_version SET version_num = version_num")
 
 
 class Database:
@@ -38,6 +43,8 @@ class Database:
     def __init__(self, config: DatabaseConfig) -> None:
         self._writer, self._reader = app_engines(config)
         self._file = sqlite_path(app_url(config.url))
+        self._identity: tuple[int, int] | None = None
+        self._written_at = -math.inf
         self._closed = False
         self._transactions = Transactions()
 
@@ -62,6 +69,8 @@ class Database:
         with storage_errors():
             async with self._transactions.begin(self._writer) as connection:
                 yield connection
+        if self._file is not None:  # what went into a file that is no longer there is not stored
+            self._check_file(self._file)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -76,13 +85,26 @@ class Database:
         return await self._transactions.finish(work)
 
     async def healthy(self) -> None:
-        """Return if the database answers a question within two seconds."""
+        """Return if the database reads and writes within two seconds.
+
+        It is written to at most every five seconds; in between, only read.
+        """
         try:
-            async with asyncio.timeout(_HEALTH_SECONDS), self.reading() as connection:
-                await connection.execute(text("SELECT 1"))
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                await self._answer()
         except TimeoutError as error:
             msg = f"The database did not answer within {_HEALTH_SECONDS:g} s."
             raise StorageUnavailable(msg) from error
+
+    async def _answer(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._written_at < _WRITE_CHECK_SECONDS:
+            async with self.reading() as connection:
+                await connection.execute(text("SELECT 1"))
+            return
+        async with self.writing() as connection:
+            await connection.execute(_WRITE_CHECK)
+        self._written_at = now
 
     async def revision(self) -> str | None:
         """The schema revision; None before the first migration."""
@@ -102,9 +124,20 @@ class Database:
         if self._closed:
             msg = "The database has been closed."
             raise StorageUnavailable(msg)
-        # SQLite would make an empty file, or go on writing into a deleted one until we stop.
-        if self._file is not None and not self._file.exists():
+        if self._file is not None:
+            self._check_file(self._file)
+
+    def _check_file(self, path: Path) -> None:
+        """SQLite would make an empty file, or go on writing into a deleted or replaced one."""
+        try:
+            found = path.stat()
+        except OSError as error:
             msg = "The database file is missing; run init_db.py."
+            raise StorageUnavailable(msg) from error
+        identity = (found.st_dev, found.st_ino)
+        self._identity = self._identity or identity
+        if identity != self._identity:
+            msg = "The database file was replaced while it was open. Restart this process."
             raise StorageUnavailable(msg)
 
 

@@ -8,7 +8,9 @@ an engine of their own: in WAL mode they neither wait for the writer nor make it
 whose task was cancelled is closed, and lets go of its locks at once (`sqlite_connection`).
 
 PostgreSQL. Connections are checked before use, renewed every half hour, and every statement is
-limited to five seconds.
+limited to five seconds. Nothing depends on which server session a transaction runs in, so that a
+pooler in transaction mode may stand between: the limit is set in each transaction instead of at
+connection start, and statements are not prepared unless the operator says so.
 
 Both. An error never quotes the values of a row: what people say does not belong into logs.
 """
@@ -25,6 +27,7 @@ from sqlalchemy.pool import NullPool
 from mongars.core.clock import pause
 from mongars.core.errors import StorageUnavailable
 from mongars.core.optional import require
+from mongars.persistence.parameters import check_parameters
 from mongars.persistence.sqlite_connection import LettingGo
 from mongars.persistence.url import app_url, is_sqlite, migration_url, sqlite_path
 
@@ -76,7 +79,7 @@ def migration_engine(config: DatabaseConfig) -> Engine:
     url = migration_url(config.url)
     if not is_sqlite(url):
         # No statement timeout: converting a large table takes as long as it takes.
-        return _postgresql_once(url)
+        return _postgresql_once(url, config)
     engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
     patience = int(config.startup_timeout * 1000)
     pragmas = _PRAGMAS | {"busy_timeout": patience, "foreign_keys": "OFF"}
@@ -90,7 +93,7 @@ def looking_engine(config: DatabaseConfig) -> Engine:
     url = migration_url(config.url)
     path = sqlite_path(url)
     if path is None:
-        engine = _postgresql_once(url)
+        engine = _postgresql_once(url, config)
         _begin_with(engine, "SET TRANSACTION READ ONLY")
         return engine
     engine = create_engine(
@@ -177,9 +180,6 @@ def _switch_to_wal(engine: Engine, seconds: float) -> None:
 
 
 def _postgresql(url: URL, config: DatabaseConfig) -> AsyncEngine:
-    arguments = _arguments(url)
-    if "options" not in url.query:
-        arguments["options"] = f"-c statement_timeout={_STATEMENT_MS}"
     engine = create_async_engine(
         url,
         hide_parameters=True,
@@ -188,15 +188,17 @@ def _postgresql(url: URL, config: DatabaseConfig) -> AsyncEngine:
         pool_size=config.pool_size,
         max_overflow=config.max_overflow,
         pool_timeout=config.pool_timeout,
-        connect_args=arguments,
+        connect_args=_arguments(url, config),
     )
     event.listen(engine.sync_engine, "handle_error", _hide_row)
+    if "options" not in url.query:  # the operator's own limit may be there
+        _begin_with(engine.sync_engine, f"SET LOCAL statement_timeout = {_STATEMENT_MS}")
     return engine
 
 
-def _postgresql_once(url: URL) -> Engine:
+def _postgresql_once(url: URL, config: DatabaseConfig) -> Engine:
     engine = create_engine(
-        url, poolclass=NullPool, hide_parameters=True, connect_args=_arguments(url)
+        url, poolclass=NullPool, hide_parameters=True, connect_args=_arguments(url, config)
     )
     event.listen(engine, "handle_error", _hide_row)
     return engine
@@ -213,7 +215,16 @@ def _hide_row(context: ExceptionContext) -> None:
             error.args = tuple(str(part).replace(detail, "(not shown)") for part in error.args)
 
 
-def _arguments(url: URL) -> dict[str, str | int]:
-    """Connection arguments for PostgreSQL; what the URL itself says wins."""
+def _arguments(url: URL, config: DatabaseConfig) -> dict[str, str | int | None]:
+    """Connection arguments for PostgreSQL; what the URL itself says wins.
+
+    Raises `ConfigurationError` naming a parameter of the URL that PostgreSQL does not have.
+    """
     require("psycopg", extra="postgres")
-    return {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_SECONDS}
+    check_parameters(url)
+    arguments: dict[str, str | int | None] = {}
+    if not config.prepared_statements:
+        arguments["prepare_threshold"] = None
+    if "connect_timeout" not in url.query:
+        arguments["connect_timeout"] = _CONNECT_SECONDS
+    return arguments

@@ -24,6 +24,11 @@ _FULL = "The database's disk is full."
 _FAILING = "The database's storage is failing or damaged."
 _SLOW = "The database took too long to answer."
 _OLD = "The database lacks a table or column; run init_db.py."
+_POOLED = (
+    "A connection pooler hands prepared statements to the wrong connection."
+    " Set DB_PREPARED_STATEMENTS=false."
+)
+_FORBIDDEN = "The database user lacks a privilege it needs."
 _TAKEN = "Every database connection is taken. Try again."
 
 _SQLITE = {
@@ -40,6 +45,9 @@ _SQLITE = {
 # Whole SQLSTATE codes first, then classes (their first two characters).
 _POSTGRESQL = {
     "25006": _READ_ONLY,
+    "26000": _POOLED,
+    "42P05": _POOLED,
+    "42501": _FORBIDDEN,
     "42P01": _OLD,
     "42703": _OLD,
     "53100": _FULL,
@@ -52,6 +60,8 @@ _POSTGRESQL = {
     "53": _TAKEN,
     "57": _UNREACHABLE,
     "58": _FAILING,
+    "F0": _FAILING,
+    "XX": _FAILING,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +25,23 @@ from mongars.persistence.url import migration_url, sqlite_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mongars.core.clock import Clock
     from mongars.persistence.config import DatabaseConfig
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+_REPORT_SECONDS = 10.0
+_FINAL = (
+    "does not exist",
+    "password authentication failed",
+    "no pg_hba.conf entry",
+    "no such database",
+)
+
+
+def _unheard(_: str) -> None:
+    """For callers without anybody to tell."""
 
 
 def upgrade(database: DatabaseConfig, revision: str = "head") -> None:
@@ -71,10 +86,18 @@ def head() -> str:
     return script.get_current_head() or ""
 
 
-def wait_for_database(database: DatabaseConfig, *, wait: Callable[[float], None] = pause) -> None:
+def wait_for_database(
+    database: DatabaseConfig,
+    *,
+    wait: Callable[[float], None] = pause,
+    report: Callable[[str], None] = _unheard,
+    clock: Clock | None = None,
+) -> None:
     """Return once the database answers; an SQLite file that can be made is an answer.
 
-    Tries every `startup_retry_interval` seconds, never waiting past `startup_timeout`.
+    Tries every `startup_retry_interval` seconds, never waiting past `startup_timeout`. `report` is
+    given a line at the first failure and every ten seconds after it. What waiting cannot mend, a
+    database that does not exist or a wrong password, is raised at once.
 
     Raises:
         ConfigurationError: The URL is unusable.
@@ -82,8 +105,10 @@ def wait_for_database(database: DatabaseConfig, *, wait: Callable[[float], None]
     """
     prepare_file(database)
     engine = migration_engine(database)
-    clock = SystemClock()
-    end = clock.monotonic() + database.startup_timeout
+    clock = clock or SystemClock()
+    begun = clock.monotonic()
+    end = begun + database.startup_timeout
+    reported = -math.inf
     try:
         while True:
             try:
@@ -91,13 +116,30 @@ def wait_for_database(database: DatabaseConfig, *, wait: Callable[[float], None]
                     connection.execute(text("SELECT 1"))
                     return
             except StorageUnavailable as error:
-                if clock.monotonic() + database.startup_retry_interval > end:
-                    seconds = f"{database.startup_timeout:g} s"
-                    msg = f"No database within {seconds}: {error} {_driver_text(error)}"
+                now = clock.monotonic()
+                reason = f"{error} {_driver_text(error)}".strip()
+                if _is_final(error):
+                    raise StorageUnavailable(reason) from error
+                if now + database.startup_retry_interval > end:
+                    msg = f"No database within {database.startup_timeout:g} s: {reason}"
                     raise StorageUnavailable(msg) from error
+                if now - reported >= _REPORT_SECONDS:
+                    reported = now
+                    left = f"{end - now:.0f} s left of DB_STARTUP_TIMEOUT"
+                    report(f"Waiting for the database ({left}): {reason}")
             wait(database.startup_retry_interval)
     finally:
         engine.dispose()
+
+
+def _is_final(error: StorageUnavailable) -> bool:
+    """Whether the server itself refused for good.
+
+    libpq has no SQLSTATE for a connection that was not made, so these are the server's own words; a
+    server that speaks another language than English is waited for like one that is starting.
+    """
+    said = _driver_text(error)
+    return "FATAL" in said and any(words in said for words in _FINAL)
 
 
 def _driver_text(error: StorageUnavailable) -> str:

@@ -7,8 +7,9 @@ about a million rows on, plan a window).
 
 Not every JSON value has a form as a float vector: `[]`, JSON `null`, objects, numbers that single
 precision cannot hold. Those payloads wait in a side table during a downgrade and come back with the
-next upgrade, unless the row has been changed in between. SQLite stores JSON text at every
-revision, so nothing happens there.
+next upgrade, unless the row has been changed in between. The other way round JSONB has no negative
+zero: vectors that hold one wait in a second table while the column is JSONB, and come back with the next
+downgrade. SQLite stores JSON text at every revision, so nothing happens there.
 """
 
 from __future__ import annotations
@@ -66,6 +67,19 @@ FROM conversation_history_vector_payloads AS s
 WHERE h.id = s.id AND h.vector IS NOT DISTINCT FROM to_jsonb(pg_temp.mongars_floats(s.payload))
 """
 
+_KEEP_ZEROS = """
+CREATE TABLE conversation_history_negative_zeros AS
+SELECT id, vector::real[] AS floats FROM conversation_history
+WHERE vector::real[]::text ~ '[{,]-0[,}]'
+"""
+
+_RESTORE_ZEROS = """
+UPDATE conversation_history AS h SET vector = z.floats
+FROM conversation_history_negative_zeros AS z
+WHERE h.id = z.id AND h.vector::real[] = z.floats
+"""
+"""Negative zero equals zero, so that equal arrays are those nobody has changed."""
+
 _INDEXES = """
 SELECT DISTINCT i.oid::regclass::text FROM pg_depend d
 JOIN pg_class i ON i.oid = d.objid AND i.relkind = 'i'
@@ -105,6 +119,8 @@ def to_json(connection: Connection) -> None:
     if kind != "jsonb":
         expression = _TO_JSONB[kind]
         before = _fingerprint(connection, expression)
+        if kind not in {"json", "jsonb"}:
+            _keep_zeros(connection)
         _alter(connection, "jsonb", expression)
         if _fingerprint(connection, "vector") != before:
             msg = "The embeddings changed while they were converted to JSONB; nothing was kept."
@@ -134,6 +150,7 @@ def to_floats(connection: Connection) -> None:
         _alter(connection, "vector", f"{floats}::vector")
     else:
         _alter(connection, "real[]", floats)
+    _restore_zeros(connection)
 
 
 def pgvector_installed(connection: Connection) -> bool:
@@ -181,6 +198,19 @@ def _alter(connection: Connection, kind: str, expression: str) -> None:
     connection.exec_driver_sql(
         f"ALTER TABLE conversation_history ALTER vector TYPE {kind} USING {expression}"
     )
+
+
+def _keep_zeros(connection: Connection) -> None:
+    connection.exec_driver_sql("DROP TABLE IF EXISTS conversation_history_negative_zeros")
+    connection.exec_driver_sql(_KEEP_ZEROS)
+    if not _exists(connection, "SELECT id FROM conversation_history_negative_zeros LIMIT 1"):
+        connection.exec_driver_sql("DROP TABLE conversation_history_negative_zeros")
+
+
+def _restore_zeros(connection: Connection) -> None:
+    if _exists(connection, "SELECT to_regclass('conversation_history_negative_zeros')"):
+        connection.exec_driver_sql(_RESTORE_ZEROS)
+        connection.exec_driver_sql("DROP TABLE conversation_history_negative_zeros")
 
 
 def _bring_back(connection: Connection) -> None:

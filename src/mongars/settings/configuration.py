@@ -70,6 +70,7 @@ class Settings:
             pool_size=values.db_pool_size,
             max_overflow=values.db_max_overflow,
             pool_timeout=values.db_pool_timeout,
+            prepared_statements=values.db_prepared_statements,
             startup_timeout=values.db_startup_timeout,
             startup_retry_interval=values.db_startup_retry_interval,
         )

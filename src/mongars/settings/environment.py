@@ -294,6 +294,11 @@ class Environment(BaseModel):
     db_pool_size: int = variable("DB_POOL_SIZE", 5, "Pooled database connections.", ge=1)
     db_max_overflow: int = variable("DB_MAX_OVERFLOW", 10, "Connections beyond the pool.", ge=0)
     db_pool_timeout: float = variable("DB_POOL_TIMEOUT", 30.0, "Seconds to wait for one.", gt=0)
+    db_prepared_statements: Boolean = variable(
+        "DB_PREPARED_STATEMENTS",
+        default=False,
+        description="Let PostgreSQL keep prepared statements; not behind a pooler in transaction mode.",
+    )
     db_startup_timeout: float = variable(
         "DB_STARTUP_TIMEOUT", 120.0, "Seconds `init_db.py` waits for the database.", gt=0
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mongars.api.credentials import Keys
-from mongars.api.key_cache import KeyCache
+from mongars.api.key_cache import KeyCache, KeyCacheConfig
 from mongars.core.errors import (
     NotAuthenticated,
     NotFound,
@@ -89,6 +89,34 @@ async def test_a_known_key_works_while_the_database_is_away(house: House) -> Non
         await house.who(other)
 
 
+async def test_a_known_key_is_believed_for_some_minutes_of_an_outage(house: House) -> None:
+    """A key seen within a quarter of an hour works on, without asking each time; then it is 503."""
+    await house.member()
+    plain, _ = await house.key()
+    await house.who(plain)
+    await house.database.aclose()
+    for _ in range(14):
+        await house.clock.advance(60)
+        assert (await house.who(plain)).username == "ada"
+    await house.clock.advance(61)
+    with pytest.raises(StorageUnavailable):
+        await house.who(plain)
+
+
+async def test_a_revoked_key_does_not_come_back_in_an_outage(house: House) -> None:
+    """Once the database has said that a key is revoked, no outage makes it valid again."""
+    await house.member()
+    plain, key_id = await house.key()
+    await house.who(plain)
+    await house.store.revoke_key(key_id)
+    await house.clock.advance(40)
+    with pytest.raises(NotAuthenticated):
+        await house.who(plain)
+    await house.database.aclose()
+    with pytest.raises(StorageUnavailable):
+        await house.who(plain)
+
+
 async def test_a_key_works_on_a_database_that_cannot_be_written(house: House) -> None:
     """Noting the use of a key is not worth refusing it."""
     await house.member()
@@ -109,7 +137,7 @@ async def test_the_use_of_a_key_is_noted(house: House) -> None:
 
 def test_the_cache_is_bounded() -> None:
     """The oldest entry makes room; no number of keys grows the cache beyond its size."""
-    cache = KeyCache(ManualClock(), size=3)
+    cache = KeyCache(ManualClock(), KeyCacheConfig(size=3))
     for number in range(10):
         cache.put(f"{number}", Principal(username=f"u{number}"))
     assert [cache.get(f"{n}") is not None for n in range(10)] == [False] * 7 + [True] * 3
