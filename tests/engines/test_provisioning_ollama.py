@@ -161,6 +161,29 @@ def test_a_role_that_moves_to_ollama_has_no_file_any_more(bench):
 
 
 @pytest.mark.parametrize(
+    "fake",
+    [
+        pytest.param(None, id="unreachable"),
+        pytest.param(FakeOllama(lines=[{"error": "no such model"}]), id="no such model"),
+        pytest.param(FakeOllama(lines=PULL[:3], cut=True), id="cut"),
+    ],
+)
+def test_a_failed_move_to_ollama_keeps_the_working_model(bench, fake):
+    """What served before the attempt serves after it: its record goes only when the new one is there."""
+    build_wheel(bench.links, bench.content)
+    bench.run()
+    before = find_model(bench.cache, "general")
+    assert before is not None
+    if fake is None:
+        (status,) = bench.run(spec=SPEC, ollama_host="127.0.0.1:9")
+    else:
+        with serving(fake):
+            (status,) = bench.run(spec=SPEC, ollama_host=fake.url)
+    assert not status.ready
+    assert find_model(bench.cache, "general") == before
+
+
+@pytest.mark.parametrize(
     ("host", "url"),
     [
         ("127.0.0.1:11434", "http://127.0.0.1:11434"),

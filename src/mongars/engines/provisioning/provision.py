@@ -101,10 +101,10 @@ def _one(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleStatu
 def _ensure(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleStatus:
     match job.spec:
         case OllamaSource() as source:
-            job.cache.forget(job.role)
+            pulled = earlier is None and ensure_ollama(job, source, host=ollama_host)
+            job.cache.forget(job.role)  # only now: until here the file of before still serves
             if earlier is not None:
                 return _status(job, "skipped", detail="already_ensured")
-            pulled = ensure_ollama(job, source, host=ollama_host)
             return _status(job, "installed" if pulled else "exists", detail=ollama_host)
         case WheelSource() as source:
             model, new = ensure_wheel(_again(job, earlier), source)
