@@ -22,4 +22,4 @@ async def test_body_that_never_ends_is_given_up() -> None:
         await asyncio.Event().wait()
 
     with pytest.raises(InvalidRequest, match=r"did not arrive within 0\.05 s"):
-        await read_limited(half(), declared="50", limit=1000, seconds=0.05)
+        await read_limited(half(), declared="50", encoding=None, limit=1000, seconds=0.05)

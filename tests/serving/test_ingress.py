@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -335,3 +336,14 @@ async def test_token_is_asked_for_where_one_is_set() -> None:
                 assert response.status == status
         async with it.http.get(it.url + "/readyz") as response:
             assert response.status == 200
+
+
+async def test_compressed_bodies_are_refused_by_name() -> None:
+    """A gzip body is 415 that says what is read."""
+    async with served(FakePlan()) as it:
+        for path in ("/generate", "/v1/embeddings"):
+            async with it.http.post(
+                it.url + path, data=gzip.compress(b"{}"), headers={"Content-Encoding": "gzip"}
+            ) as response:
+                assert response.status == 415
+                assert "identity" in await response.text()

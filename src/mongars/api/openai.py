@@ -23,13 +23,14 @@ from mongars.api.requests import (
     principal_of,
     read_json,
     request_id_of,
+    session_id_of,
     traceparent_of,
     whole_deadline_of,
 )
 from mongars.core.errors import ModelUnknown, MongarsError
-from mongars.protocol import headers
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
 from mongars.protocol.fold import Fold
+from mongars.protocol.generate import LONGEST_SESSION_ID
 from mongars.protocol.openai import (
     ChatCompletionRequest,
     completion_body,
@@ -99,7 +100,7 @@ class OpenAIDoor:
         generation = body.to_generation(
             task_type="coding" if coding else "general",
             request_id=request_id_of(request),
-            session_id=request.headers.get(headers.SESSION_ID),
+            session_id=session_id_of(request, longest=LONGEST_SESSION_ID),
             traceparent=traceparent_of(request),
             scope=principal.username,
         )

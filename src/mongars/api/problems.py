@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from mongars.api.answers import problem_headers
 from mongars.api.requests import request_id_of
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
 OPENAI_PREFIX = "/v1/"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -68,5 +71,25 @@ async def _framework(request: Request, exc: Exception) -> Response:
     status, reason = 500, "Internal error."
     if isinstance(exc, HTTPException):
         status, reason = exc.status_code, f"{request.method} {request.url.path}: {exc.detail}."
-    kind = NotFound if status == 404 else InvalidRequest  # noqa: PLR2004
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return _not_allowed(request, InvalidRequest(reason))
+    kind = NotFound if status == HTTPStatus.NOT_FOUND else InvalidRequest
     return problem_response(request, kind(reason), status=status)
+
+
+def _not_allowed(request: Request, error: InvalidRequest) -> Response:
+    """405, or the answer to OPTIONS; both name the methods of all routes of the path."""
+    methods = [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
+    allow = {"allow": ", ".join([*methods, "OPTIONS"])}
+    if request.method == "OPTIONS":
+        return Response(status_code=HTTPStatus.NO_CONTENT, headers=allow)
+    response = problem_response(request, error, status=HTTPStatus.METHOD_NOT_ALLOWED)
+    response.headers.update(allow)
+    return response

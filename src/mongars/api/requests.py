@@ -85,15 +85,18 @@ async def principal_of(request: Request, authenticator: Authenticator) -> Princi
 
 
 async def read_json(request: Request, model: type[Model], *, limit: int) -> Model:
-    """The body as a model. Raises `TooLarge` or `InvalidRequest`, see `protocol.body`."""
+    """The body as a model. Raises what `protocol.body` raises."""
     return parse_model(await read_body(request, limit=limit), model)
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:
-    """The whole body. Raises `TooLarge` beyond `limit` bytes, `InvalidRequest` if it breaks off."""
+    """The whole body. Raises as `protocol.body` does, and `InvalidRequest` if it breaks off."""
     declared = request.headers.get("content-length")
+    encoding = request.headers.get("content-encoding")
     try:
-        return await read_limited(request.stream(), declared=declared, limit=limit)
+        return await read_limited(
+            request.stream(), declared=declared, encoding=encoding, limit=limit
+        )
     except ClientDisconnect as exc:
         detail = "The connection was closed before the request was complete."
         raise InvalidRequest(detail) from exc

@@ -8,6 +8,7 @@ MongarsError
 │   ├── PromptMissing           prompt_missing
 │   ├── ContextLengthExceeded   context_length_exceeded (carries both numbers)
 │   ├── TooLarge                too_large
+│   ├── EncodingUnsupported     unsupported_encoding
 │   ├── ModelUnknown            model_unknown
 │   ├── AdapterUnknown          adapter_unknown
 │   ├── NotAuthenticated        not_authenticated
@@ -110,6 +111,12 @@ class TooLarge(CallerError):
     """The request body is larger than the server reads."""
 
     code = "too_large"
+
+
+class EncodingUnsupported(CallerError):
+    """The request body is compressed in a way the server does not read."""
+
+    code = "unsupported_encoding"
 
 
 class ModelUnknown(CallerError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from mongars.core.errors import InvalidAnswer, InvalidRequest, TooLarge
+from mongars.core.errors import EncodingUnsupported, InvalidAnswer, InvalidRequest, TooLarge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,14 +24,22 @@ async def read_limited(
     blocks: AsyncIterator[bytes],
     *,
     declared: str | None,
+    encoding: str | None,
     limit: int,
     seconds: float = BODY_SECONDS,
 ) -> bytes:
-    """The whole body; `declared` is its Content-Length, if any.
+    """The whole body; `declared` is its Content-Length and `encoding` its Content-Encoding, if any.
 
-    Raises `TooLarge` as soon as the body is known to exceed `limit` bytes, without reading on, and
-    `InvalidRequest` if it does not arrive in time: whoever dawdles holds a place of somebody else.
+    Raises `EncodingUnsupported` for a compressed one, of which a few bytes may stand for gigabytes,
+    `TooLarge` as soon as the body is known to exceed `limit` bytes, without reading on, and
+    `InvalidRequest` if it does not arrive in time: a slow sender holds a place others need.
     """
+    if encoding is not None and encoding.strip().lower() not in {"", "identity"}:
+        detail = (
+            f"Content-Encoding {encoding[:40]!r} is not supported; send the body uncompressed"
+            " (identity)."
+        )
+        raise EncodingUnsupported(detail)
     try:
         async with asyncio.timeout(seconds):
             return await _read(blocks, declared=declared, limit=limit)

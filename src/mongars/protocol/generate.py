@@ -29,6 +29,8 @@ NO_ADAPTER = frozenset({"base", "baseline"})
 LONGEST_NAME = 256
 """Of an adapter or a replica, in characters."""
 
+LONGEST_SESSION_ID = 200  # characters
+
 
 class AdapterPayload(WireModel):
     """The adapter a caller pins, by version, digest or both; paths are never followed.
@@ -75,7 +77,7 @@ class GenerateRequest(SamplingFields):
     task_type: str = "general"
     adapter: AdapterPayload | None = None
     stream: bool = False
-    session_id: str | None = Field(default=None, max_length=200)
+    session_id: str | None = Field(default=None, max_length=LONGEST_SESSION_ID)
     cache_salt: str | None = Field(default=None, max_length=200)
     """An opaque name of the account a request is for: the work on its prompt may be reused for
     requests with the same one. Without it, nothing is reused; a `session_id` does not count, since

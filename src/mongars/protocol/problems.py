@@ -21,6 +21,7 @@ STATUS: dict[type[MongarsError], int] = {
     errors.NotReady: 409,
     errors.Conflict: 409,
     errors.TooLarge: 413,
+    errors.EncodingUnsupported: 415,
     errors.TooManyRequests: 429,
     errors.InferenceFailed: 500,
     errors.GenerationInterrupted: 500,

@@ -29,6 +29,11 @@ def check_token(request: Request, wanted: str | None) -> None:
 
 
 async def read_body(request: Request, model: type[Model], *, limit: int) -> Model:
-    """The body as a model. Raises `TooLarge` or `InvalidRequest`, see `protocol.body`."""
-    declared = request.headers.get("content-length")
-    return parse_model(await read_limited(request.stream(), declared=declared, limit=limit), model)
+    """The body as a model. Raises what `protocol.body` raises."""
+    body = await read_limited(
+        request.stream(),
+        declared=request.headers.get("content-length"),
+        encoding=request.headers.get("content-encoding"),
+        limit=limit,
+    )
+    return parse_model(body, model)
