@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mongars.api.accounts import Authenticator, create_account
 from mongars.api.context import ApiConfig, ApiContext
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CLOCK = SystemClock()
 CONTEXT_TOKENS = 200
+SETTINGS: dict[str, Any] = {"model_name": "fake", "version": "test", "max_body_bytes": 1_000_000}
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Api:
         return {"Authorization": f"Bearer {self.key}"}
 
 
-def make_context(database: Database, llm: LLMIntegration, metrics: Metrics) -> ApiContext:
+def make_context(
+    database: Database, llm: LLMIntegration, metrics: Metrics, **settings: Any
+) -> ApiContext:
     history = SqlConversations(database, CLOCK)
     chat = ChatConfig(context_tokens=CONTEXT_TOKENS, answer_tokens=64)
     return ApiContext(
-        config=ApiConfig(model_name="fake", version="test", max_body_bytes=1_000_000),
+        config=ApiConfig(**{**SETTINGS, **settings}),
         clock=CLOCK,
         llm=llm,
         chat=Chat(history, llm, clock=CLOCK, config=chat),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -36,11 +36,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]:
-    """Starts an API whose engine follows a plan."""
+    """Starts an API whose engine follows a plan; `settings` are those of its `ApiConfig`."""
 
     @asynccontextmanager
     async def start(
-        plan: FakePlan | None = None, *, endpoints: tuple[str, ...] = (), cache_bytes: int = 0
+        plan: FakePlan | None = None,
+        *,
+        endpoints: tuple[str, ...] = (),
+        cache_bytes: int = 0,
+        **settings: Any,
     ) -> AsyncIterator[Api]:
         database_config = DatabaseConfig(url=f"sqlite:///{tmp_path / 'api.db'}")
         upgrade(database_config)
@@ -60,7 +64,7 @@ def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]
             providers.insert(0, ray)
         llm = LLMIntegration(config, tuple(providers), clock=CLOCK, observer=observer)
         async with Database(database_config) as database:
-            context = make_context(database, llm, metrics)
+            context = make_context(database, llm, metrics, **settings)
             keys = [await add_user(database, name) for name in ("alice", "bob")]
             admin_key = await add_user(database, "carol", is_admin=True)
 

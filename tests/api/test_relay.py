@@ -43,7 +43,29 @@ def bodies(events: bytes) -> list[dict[str, Any]]:
 def test_events_are_passed_on_byte_for_byte() -> None:
     """What the engine said of each token arrives as it was, its own fields included."""
     chunks = [said({"role": "assistant", "content": ""}), said({"content": "é"})]
-    assert relay().events(chunks) == chunks[0].raw + chunks[1].raw
+    assert relay(with_usage=False).events(chunks) == chunks[0].raw + chunks[1].raw
+
+
+@pytest.mark.parametrize("text", ["é", '"usage":5}', "}\n\n"])
+def test_where_counts_are_asked_for_every_other_event_has_none(text: str) -> None:
+    """`usage` is null in each but the last, whatever is said and whoever wrote the event."""
+    chunks = [said({"content": "a"}), said({"content": text}), Chunk(text="b")]
+    passing = relay()
+    found = bodies(passing.events([*chunks, Chunk(usage=USAGE)]) + passing.end())
+    assert [body["usage"] is None for body in found] == [True] * 4 + [False]
+    assert found[2] == json.loads(chunks[1].raw.removeprefix(b"data: ")) | {"usage": None}
+
+
+def test_events_of_one_answer_have_one_fingerprint() -> None:
+    """The engine's own, or none where its events have none; ours where there is no event of it."""
+    found = bodies(relay().events([said({"content": "a"}), Chunk(text="b")]))
+    assert {body["system_fingerprint"] for body in found} == {"b1"}
+    bare = encode_event({"id": "x", "choices": [{"delta": {"content": "a"}}]})
+    found = bodies(relay().events([Chunk(text="a", raw=bare), Chunk(text="b")]))
+    assert not any("system_fingerprint" in body for body in found)
+    found = bodies(relay().events([Chunk(text="a"), Chunk(text="b")]))
+    (ours,) = {body["system_fingerprint"] for body in found}
+    assert ours.startswith("fp_")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +119,8 @@ def test_counts_come_last_and_only_if_asked_for(asked: bool) -> None:
     counted = Chunk(usage=USAGE)
     events = passing.events([counted, said({"content": "a"}), counted])
     found = bodies(events + passing.end())
-    assert ["usage" in body for body in found] == [False, False, True][: 3 if asked else 2]
+    assert [bool(body.get("usage")) for body in found] == [False, False, True][: 3 if asked else 2]
+    assert all(("usage" in body) is asked for body in found)
     assert (events + passing.end()).endswith(b"data: [DONE]\n\n")
 
 
@@ -113,7 +136,8 @@ def test_counts_on_the_finish_are_told_apart_and_only_if_asked_for(
     events = passing.events([said({"content": "a"}), finish], moved_to=moved_to) + passing.end()
     found = bodies(events)
     assert found[2]["choices"][0]["finish_reason"] == "stop"
-    assert ["usage" in body for body in found] == [False, False, False, True][: 4 if asked else 3]
+    counted = [bool(body.get("usage")) for body in found]
+    assert counted == [False, False, False, True][: 4 if asked else 3]
 
 
 def test_chunks_without_bytes_are_written() -> None:

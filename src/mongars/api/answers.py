@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from mongars.protocol import headers
 from mongars.protocol.asgi import AnswerApp
-from mongars.protocol.problems import openai_body, retry_after_header
+from mongars.protocol.problems import openai_body, retry_after_header, status_of
 from mongars.protocol.sse import encode_event
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
     from mongars.core.errors import MongarsError
     from mongars.core.generation import Origin
+
+
+GATEWAY_TIMEOUT = 504
 
 
 class AnswerResponse(AnswerApp, Response):
@@ -62,10 +65,15 @@ def answer_headers(
     return found
 
 
-def problem_headers(error: MongarsError, request_id: str) -> dict[str, str]:
-    """Headers of an error answer; clients are told not to repeat what cannot succeed."""
+def problem_headers(
+    error: MongarsError, request_id: str, *, chose_wait: bool = False
+) -> dict[str, str]:
+    """Headers of an error answer; clients are told not to repeat what cannot succeed.
+
+    `chose_wait`: the client set the time that was up. Whether to wait once more is its own choice.
+    """
     found = {headers.REQUEST_ID: request_id, **retry_after_header(error)}
-    if "Retry-After" not in found:
+    if "Retry-After" not in found and not (chose_wait and status_of(error) == GATEWAY_TIMEOUT):
         # We have tried every endpoint and provider already; a blind repeat only adds load.
         found[headers.SHOULD_RETRY] = "false"
     return found

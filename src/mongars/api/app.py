@@ -12,6 +12,7 @@ from mongars.api.internal import internal_routes
 from mongars.api.login import login_routes
 from mongars.api.openai import CHAT_COMPLETIONS, OpenAIDoor, openai_routes
 from mongars.api.problems import install_problem_handlers
+from mongars.api.request_ids import RequestIds
 from mongars.api.shortcut import Shortcut
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def build_app(
     )
     install_problem_handlers(app)
     openai = OpenAIDoor(context)
+    app.add_middleware(RequestIds)
     app.add_middleware(Shortcut, path=CHAT_COMPLETIONS, endpoint=openai.chat_completions)
     app.include_router(openai_routes(openai))
     for routes in (

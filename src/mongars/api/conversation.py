@@ -18,6 +18,7 @@ from mongars.api.answers import (
     problem_headers,
 )
 from mongars.api.requests import (
+    chose_wait,
     deadline_of,
     principal_of,
     read_json,
@@ -69,6 +70,7 @@ class ChatMessage(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ask:
+    request: Request
     principal: Principal
     body: ChatMessage
     session_id: str | None
@@ -108,6 +110,7 @@ class ConversationDoor:
         if not body.stream:
             deadline = whole_deadline_of(request, deadline)
         ask = _Ask(
+            request=request,
             principal=principal,
             body=body,
             session_id=body.session_id or session_id_of(request, longest=LONGEST_SESSION_ID),
@@ -156,7 +159,7 @@ class ConversationDoor:
                 overhead = ask.arrived.overhead(reply.route)
                 logprobs = [value async for chunk in reply for value in chunk.logprobs]
         except MongarsError as error:
-            await _problem(answer, error, ask.request_id)
+            await self._problem(answer, error, ask)
             return
         headers = answer_headers(
             ask.request_id, route=reply.route, origin=reply.origin, overhead=overhead
@@ -185,10 +188,17 @@ class ConversationDoor:
                 await answer.write(DONE)
         except MongarsError as error:
             if not answer.started:
-                await _problem(answer, error, ask.request_id)
+                await self._problem(answer, error, ask)
                 return
             await answer.write(error_event(error))
         await answer.end()
+
+    async def _problem(self, answer: Answer, error: MongarsError, ask: _Ask) -> None:
+        limit = self._context.config.answer_timeout
+        chosen = chose_wait(ask.request, limit=limit, whole=not ask.body.stream)
+        fixed = problem_headers(error, ask.request_id, chose_wait=chosen)
+        body = {"detail": str(error), "error": error.code, **error_facts(error)}
+        await answer.json(status_of(error), body, fixed)
 
 
 def _reply_body(reply: Reply, logprobs: list[float]) -> dict[str, Any]:
@@ -221,8 +231,3 @@ def _turn_body(turn: Turn) -> dict[str, Any]:
         "expires_at": None if turn.expires_at is None else turn.expires_at.isoformat(),
         "session_id": turn.session_id,
     }
-
-
-async def _problem(answer: Answer, error: MongarsError, request_id: str) -> None:
-    body = {"detail": str(error), "error": error.code, **error_facts(error)}
-    await answer.json(status_of(error), body, problem_headers(error, request_id))

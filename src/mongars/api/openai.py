@@ -19,6 +19,7 @@ from mongars.api.answers import (
 )
 from mongars.api.relay import Relay
 from mongars.api.requests import (
+    chose_wait,
     deadline_of,
     principal_of,
     read_json,
@@ -34,6 +35,7 @@ from mongars.protocol.generate import LONGEST_SESSION_ID
 from mongars.protocol.openai import (
     ChatCompletionRequest,
     completion_body,
+    fingerprint_in,
     logprob_entries,
     model_card,
 )
@@ -52,6 +54,7 @@ MODEL_ALIAS = "mongars"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ask:
+    request: Request
     generation: GenerationRequest
     body: ChatCompletionRequest
     deadline: Deadline
@@ -65,7 +68,7 @@ def openai_routes(door: OpenAIDoor) -> APIRouter:
         "/chat/completions", door.chat_completions, methods=["POST"], response_model=None
     )
     router.add_api_route("/models", door.models, methods=["GET"], response_model=None)
-    router.add_api_route("/models/{name}", door.model, methods=["GET"], response_model=None)
+    router.add_api_route("/models/{name:path}", door.model, methods=["GET"], response_model=None)
     return router
 
 
@@ -74,18 +77,19 @@ class OpenAIDoor:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
+        self._created = int(context.clock.now().timestamp())
 
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`."""
         await principal_of(request, self._context.authenticator)
         names = self._names()
-        return JSONResponse({"object": "list", "data": [model_card(name) for name in names]})
+        return JSONResponse({"object": "list", "data": [self._card(name) for name in names]})
 
     async def model(self, request: Request, name: str) -> Response:
-        """`GET /v1/models/{name}`."""
+        """`GET /v1/models/{name}`; slashes in a name may be escaped."""
         await principal_of(request, self._context.authenticator)
         self._check_model(name)
-        return JSONResponse(model_card(name))
+        return JSONResponse(self._card(name))
 
     async def chat_completions(self, request: Request) -> Response:
         """`POST /v1/chat/completions`, whole or streamed."""
@@ -106,9 +110,14 @@ class OpenAIDoor:
         )
         if not body.stream:
             deadline = whole_deadline_of(request, deadline)
-        ask = _Ask(generation=generation, body=body, deadline=deadline, arrived=arrived)
+        ask = _Ask(
+            request=request, generation=generation, body=body, deadline=deadline, arrived=arrived
+        )
         serve = self._stream if body.stream else self._whole
         return AnswerResponse(lambda answer: serve(answer, ask))
+
+    def _card(self, name: str) -> dict[str, Any]:
+        return model_card(name, created=self._created)
 
     def _names(self) -> list[str]:
         config = self._context.config
@@ -116,19 +125,21 @@ class OpenAIDoor:
         return list(dict.fromkeys([config.model_name, *coding, MODEL_ALIAS]))
 
     def _check_model(self, name: str) -> None:
-        if name not in {"", *self._names()}:
+        if name not in self._names():
             served = ", ".join(map(repr, self._names()))
             detail = f"The model {name!r} does not exist here. Served: {served}."
-            raise ModelUnknown(detail)
+            raise ModelUnknown(detail, param="model")
 
     async def _whole(self, answer: Answer, ask: _Ask) -> None:
         generation, body = ask.generation, ask.body
         fold = Fold(generation.sampling.n)
         entries: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        fingerprint: str | None = None
         try:
             async with self._context.llm.open(generation, deadline=ask.deadline) as reply:
                 overhead = ask.arrived.overhead(reply.route)
                 async for first in reply:
+                    fingerprint = fingerprint or fingerprint_in(first.raw)
                     for chunk in (first, *reply.chunks.ready()):
                         fold.add(chunk)
                         if chunk.logprobs:
@@ -141,13 +152,14 @@ class OpenAIDoor:
                     overhead=overhead,
                 )
         except MongarsError as error:
-            await _problem(answer, error, generation.request_id)
+            await self._problem(answer, error, ask)
             return
         whole = completion_body(
             completion,
             answer_id=f"chatcmpl-{generation.request_id}",
             created=int(self._context.clock.now().timestamp()),
             logprobs=entries if body.logprobs else None,
+            fingerprint=fingerprint,
         )
         await answer.json(200, whole, fixed)
 
@@ -176,11 +188,13 @@ class OpenAIDoor:
                 await answer.write(relay.end())
         except MongarsError as error:
             if not answer.started:
-                await _problem(answer, error, generation.request_id)
+                await self._problem(answer, error, ask)
                 return
             await answer.write(error_event(error))
         await answer.end()
 
-
-async def _problem(answer: Answer, error: MongarsError, request_id: str) -> None:
-    await answer.json(status_of(error), openai_body(error), problem_headers(error, request_id))
+    async def _problem(self, answer: Answer, error: MongarsError, ask: _Ask) -> None:
+        limit = self._context.config.answer_timeout
+        chosen = chose_wait(ask.request, limit=limit, whole=not ask.body.stream)
+        fixed = problem_headers(error, ask.generation.request_id, chose_wait=chosen)
+        await answer.json(status_of(error), openai_body(error), fixed)

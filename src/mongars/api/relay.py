@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mongars.protocol.openai import REASONING, chunk_body, logprob_entries, usage_chunk_body
+from mongars.protocol.openai import (
+    REASONING,
+    chunk_body,
+    fingerprint_in,
+    fingerprint_of,
+    logprob_entries,
+    usage_chunk_body,
+)
 from mongars.protocol.sse import DONE, encode_event
 
 if TYPE_CHECKING:
@@ -24,6 +31,20 @@ if TYPE_CHECKING:
     from mongars.core.generation import Chunk, Usage
 
 _ROLE = b'"role"'
+
+
+_END = b"}\n\n"
+_NO_COUNTS = b',"usage":null}\n\n'
+
+
+def _without_counts(raw: bytes) -> bytes:
+    """The event with `usage: null`, as each has it but the last, where the counts are asked for.
+
+    Bytes are appended and nothing is parsed: in a text, the quotes of the name would be escaped.
+    """
+    if b'"usage":' in raw or not raw.endswith(_END):
+        return raw
+    return raw[: -len(_END)] + _NO_COUNTS
 
 
 class Relay:
@@ -44,6 +65,7 @@ class Relay:
         self._begun: set[int] = set()
         self._moved_to: str | None = None
         self._usage = b""
+        self._fingerprint: str | None = fingerprint_of(model)
 
     def events(self, chunks: Iterable[Chunk], *, moved_to: str | None = None) -> bytes:
         """What these chunks say; `moved_to` is the model of whoever goes on, once somebody has to."""
@@ -62,7 +84,9 @@ class Relay:
                 return b""
             own = True  # the counts are told in an event of their own
         role = b"" if chunk.index in self._begun else self._role(chunk, own=own)
-        return role + (self._written(chunk) if own else chunk.raw)
+        if own:
+            return role + self._written(chunk)
+        return role + (_without_counts(chunk.raw) if self._with_usage else chunk.raw)
 
     def _is_plain(self, chunk: Chunk) -> bool:
         """Whether the event holds nothing but a chunk of this answer."""
@@ -84,13 +108,14 @@ class Relay:
             kinds = {name: type(mine) for name, mine in self._named.items()}
             right = {n: v for n, v in named.items() if isinstance(v, kinds[n])}
             self._named = {**self._named, **right}
+            self._fingerprint = fingerprint_in(raw)
 
     def _count(self, chunk: Chunk, usage: Usage, *, own: bool) -> None:
         """Remember the counts, if they are asked for; an engine may send them several times."""
         if not self._with_usage:
             return
         if own or chunk.text or chunk.reasoning or chunk.finish_reason is not None:
-            self._usage = encode_event(usage_chunk_body(**self._name(), usage=usage))
+            self._usage = self._encoded(usage_chunk_body(**self._name(), usage=usage))
         else:
             self._usage = chunk.raw
 
@@ -122,6 +147,16 @@ class Relay:
         body = chunk_body(**self._name(), delta=delta, finish_reason=finish_reason, index=index)
         if logprobs:
             body["choices"][0]["logprobs"] = {"content": logprobs}
+        if self._with_usage:
+            body["usage"] = None
+        return self._encoded(body)
+
+    def _encoded(self, body: dict[str, Any]) -> bytes:
+        """The event, with the fingerprint of the engine's own events, or without one as they are."""
+        if self._moved_to is None and self._fingerprint is None:
+            del body["system_fingerprint"]
+        elif self._moved_to is None:
+            body["system_fingerprint"] = self._fingerprint
         return encode_event(body)
 
     def _name(self) -> dict[str, Any]:

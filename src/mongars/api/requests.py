@@ -73,6 +73,18 @@ def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
     return Deadline.after(deadline.clock, patience)
 
 
+def chose_wait(request: Request, *, limit: float, whole: bool) -> bool:
+    """Whether the caller's headers set the time an answer may take, and not the server's `limit`.
+
+    `whole`: the answer is in one piece, see `whole_deadline_of`.
+    """
+    given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
+    if given is not None:
+        return given / 1000 < limit
+    patience = headers.positive_number(request.headers.get(headers.READ_TIMEOUT, ""))
+    return whole and patience is not None and patience < limit
+
+
 def traceparent_of(request: Request) -> str | None:
     """The caller's trace context, if it is well-formed (W3C Trace Context, section 3.2)."""
     given = request.headers.get(headers.TRACEPARENT, "")

@@ -95,12 +95,13 @@ class ContextLengthExceeded(CallerError):
     def __init__(
         self, detail: str = "", *, prompt_tokens: int = 0, context_tokens: int = 0
     ) -> None:
-        # The first words are those by which client libraries recognise this error.
+        # Client libraries recognise this error by these words: "prompt is too long" (LangChain) and
+        # "This model's maximum context length is" (LiteLLM).
         super().__init__(
             detail
-            or f"This model's maximum context length is {context_tokens} tokens, prompt and answer"
-            f" together. However, the prompt is {prompt_tokens} tokens long. Please reduce the"
-            " length of the messages.",
+            or f"The prompt is too long: {prompt_tokens} tokens. This model's maximum context length"
+            f" is {context_tokens} tokens, prompt and answer together. Please reduce the length of"
+            " the messages.",
             param="messages",
         )
         self.prompt_tokens = prompt_tokens

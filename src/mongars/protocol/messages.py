@@ -96,6 +96,9 @@ class ToolCall(WireModel):
         return "" if called is None else called.name
 
 
+_ASSISTANT_FIELDS = frozenset({"refusal", "tool_calls", "function_call"})
+
+
 class ChatMessage(WireModel):
     """A message as OpenAI clients send it."""
 
@@ -111,6 +114,8 @@ class ChatMessage(WireModel):
 
     def as_text(self) -> str:
         """The content, and what else the message says."""
+        if not self.model_fields_set & _ASSISTANT_FIELDS:  # nearly all of them
+            return self.content
         if self.role != "assistant":
             return self.content
         calls = [call.as_text() for call in self.tool_calls]
@@ -143,7 +148,8 @@ def _told(messages: Iterable[ChatMessage]) -> Iterable[Message]:
         if results:
             yield Message(role="user", content="\n\n".join(results))
             results = []
-        names.update((call.id, call.name) for call in message.tool_calls)
+        if message.tool_calls:
+            names.update((call.id, call.name) for call in message.tool_calls)
         yield Message(role=_ROLES[message.role], content=message.as_text())
     if results:
         yield Message(role="user", content="\n\n".join(results))

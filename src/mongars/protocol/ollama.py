@@ -134,8 +134,8 @@ def overflow_in(told: str, *, context_tokens: int) -> ContextLengthExceeded | No
         found = None
     if not isinstance(found, dict):
         detail = (
-            f"This model's maximum context length is {context_tokens} tokens; the prompt does not"
-            " fit. Please reduce the length of the messages."
+            f"The prompt is too long. This model's maximum context length is {context_tokens}"
+            " tokens. Please reduce the length of the messages."
         )
         return ContextLengthExceeded(detail, context_tokens=context_tokens)
     return ContextLengthExceeded(

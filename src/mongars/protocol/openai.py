@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
 import orjson
@@ -32,6 +35,10 @@ REASONING = "reasoning_content"
 """The field in which clients look for the text a model wrote while thinking."""
 _REASONING_FIELDS = (REASONING, "reasoning", "thinking")
 """Servers disagree on its name: llama.cpp and DeepSeek, vLLM and OpenRouter, Ollama."""
+
+
+_FINGERPRINT = re.compile(rb'"system_fingerprint":"([\w.:/+-]+)"')
+"""In a text the quotes would be escaped."""
 
 
 class StreamOptions(WireModel):
@@ -71,9 +78,21 @@ class ChatCompletionRequest(SamplingFields):
         )
 
 
-def model_card(name: str) -> dict[str, Any]:
-    """One entry of `GET /v1/models`."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": "mongars"}
+def model_card(name: str, *, created: int) -> dict[str, Any]:
+    """One entry of `GET /v1/models`; `created` is when it began to be served, in Unix seconds."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "mongars"}
+
+
+@lru_cache(maxsize=64)
+def fingerprint_of(model: str) -> str:
+    """`system_fingerprint` of answers whose engine names none."""
+    return f"fp_{hashlib.sha256(model.encode()).hexdigest()[:10]}"
+
+
+def fingerprint_in(raw: bytes) -> str | None:
+    """The `system_fingerprint` of an event."""
+    found = _FINGERPRINT.search(raw)
+    return None if found is None else found[1].decode("ascii")
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
@@ -95,14 +114,20 @@ def completion_body(
     answer_id: str,
     created: int,
     logprobs: Mapping[int, list[dict[str, Any]]] | None = None,
+    fingerprint: str | None = None,
 ) -> dict[str, Any]:
-    """A whole `chat.completion` object; `logprobs` are entries of `logprob_entries` by choice."""
+    """A whole `chat.completion` object; `logprobs` are entries of `logprob_entries` by choice.
+
+    `fingerprint` is the engine's own, if it named one.
+    """
     choices = [
         {
             "index": index,
             "message": message_body(choice),
             "finish_reason": choice.finish_reason,
-            "logprobs": None if logprobs is None else {"content": logprobs.get(index, [])},
+            "logprobs": None
+            if logprobs is None
+            else {"content": logprobs.get(index, []), "refusal": None},
         }
         for index, choice in enumerate(completion.choices)
     ]
@@ -111,6 +136,7 @@ def completion_body(
         "object": "chat.completion",
         "created": created,
         "model": completion.origin.model,
+        "system_fingerprint": fingerprint or fingerprint_of(completion.origin.model),
         "choices": choices,
     }
     if completion.usage is not None:
@@ -120,7 +146,7 @@ def completion_body(
 
 def message_body(choice: Choice) -> dict[str, Any]:
     """The message of a whole answer; the text a model wrote while thinking stands beside it."""
-    body = {"role": "assistant", "content": choice.text}
+    body = {"role": "assistant", "content": choice.text, "refusal": None}
     return {**body, REASONING: choice.reasoning} if choice.reasoning else body
 
 
@@ -140,6 +166,7 @@ def chunk_body(
         "object": "chat.completion.chunk",
         "created": created,
         "model": model,
+        "system_fingerprint": fingerprint_of(model),
         "choices": [choice],
     }
 
@@ -151,6 +178,7 @@ def usage_chunk_body(*, answer_id: str, created: int, model: str, usage: Usage) 
         "object": "chat.completion.chunk",
         "created": created,
         "model": model,
+        "system_fingerprint": fingerprint_of(model),
         "choices": [],
         "usage": usage_body(usage),
     }

@@ -27,6 +27,6 @@ class WireModel(BaseModel):
             return data
         if None in data.values():
             data = {name: value for name, value in data.items() if value is not None}
-        if cls.refused:
+        if not cls.refused.keys().isdisjoint(data.keys()):
             check_parameters(data, cls.refused)
         return data

@@ -26,6 +26,7 @@ class OpenAIDoor:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        self._created = int(replica.clock.now().timestamp())
 
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`: what this replica answers and reads with."""
@@ -34,7 +35,9 @@ class OpenAIDoor:
         except MongarsError as error:
             return JSONResponse(openai_body(error), status_code=status_of(error))
         names = dict.fromkeys(self._replica.models)
-        return JSONResponse({"object": "list", "data": [model_card(name) for name in names]})
+        return JSONResponse(
+            {"object": "list", "data": [model_card(name, created=self._created) for name in names]}
+        )
 
     async def embeddings(self, request: Request) -> Response:
         """`POST /v1/embeddings`."""
@@ -46,7 +49,7 @@ class OpenAIDoor:
             if model is not None and body.model not in {"", model}:
                 # Vectors of different models are never mixed up.
                 detail = f"{body.model!r} makes no vectors here; {model!r} does."
-                raise ModelUnknown(detail)
+                raise ModelUnknown(detail, param="model")
             given = request.headers.get(headers.REQUEST_TIMEOUT_MS)
             deadline = self._replica.deadline(headers.timeout_milliseconds(given))
         except MongarsError as error:
