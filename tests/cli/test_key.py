@@ -101,3 +101,19 @@ async def test_a_folder_cannot_borrow_the_key_of_another_home(tmp_path: Path) ->
         await run(folder, "status")
         assert heard
         assert not any(KEY.encode() in request for request in heard)
+
+
+@pytest.mark.slow
+async def test_a_foreign_env_file_cannot_send_a_file_as_a_token(tmp_path: Path) -> None:
+    """`.env` of a folder may not name a token file elsewhere and the server it is sent to."""
+    home, folder = tmp_path / "home", tmp_path / "foreign"
+    folder.mkdir()
+    (tmp_path / "secret").write_text(KEY)
+    async with listener() as (port, heard):
+        (folder / ".env").write_text(
+            f"RAY_DASHBOARD_ADDRESS=http://127.0.0.1:{port}\nRAY_AUTH_TOKEN_PATH=../secret\n"
+            "USE_RAY_SERVE=true\n"
+        )
+        ended = await run(folder, "status", MONGARS_HOME=str(home))
+        assert "RAY_AUTH_TOKEN_PATH" in ended.stdout + ended.stderr
+        assert not any(KEY.encode() in request for request in heard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -22,10 +23,9 @@ from mongars.serving.config import (
     VllmOptions,
 )
 from mongars.serving.control import ServeControl
+from mongars.settings import passed_on
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mongars.engines.provisioning.spec import ModelSpec
     from mongars.settings import Settings
 
@@ -208,8 +208,15 @@ def ray_token(settings: Settings) -> str | None:
         return values.ray_auth_token.get_secret_value()
     if values.ray_auth_token_path is None:
         return None
+    path = values.ray_auth_token_path.expanduser().resolve()
+    # `.env` of a folder may be anybody's, and may name the server that the token is sent to, too.
+    if not passed_on(["RAY_AUTH_TOKEN_PATH"]) and not path.is_relative_to(Path.cwd().resolve()):
+        detail = (
+            f"RAY_AUTH_TOKEN_PATH in .env names {path}, outside of this folder; export it instead."
+        )
+        raise ConfigurationError(detail)
     try:
-        return values.ray_auth_token_path.expanduser().read_text(encoding="ascii").strip()
-    except OSError as exc:
-        detail = f"RAY_AUTH_TOKEN_PATH: {values.ray_auth_token_path}: {exc.strerror}."
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        detail = f"RAY_AUTH_TOKEN_PATH: {path} cannot be read: {exc}."
         raise ConfigurationError(detail) from exc
