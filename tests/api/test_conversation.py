@@ -43,6 +43,12 @@ async def test_earlier_turns_reach_the_model(api: Api) -> None:
     assert second["response"] == "[3] you said: and again"
 
 
+async def test_null_fields_count_as_left_out(api: Api) -> None:
+    """Clients that serialise every field of their own type are answered."""
+    reply = await say(api, "hello", session_id=None, stream=None, task_type=None)
+    assert reply["response"] == "[1] you said: hello"
+
+
 async def test_reply_has_the_published_fields(api: Api) -> None:
     """Response, confidence, processing time and speech turn keep their names and meaning."""
     reply = await say(api, "Hello. How are you?")

@@ -189,6 +189,25 @@ async def test_a_pinned_adapter_is_served_or_refused(
         assert body["content"] == ("[1] you said: good morning" if status == 200 else "")
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 9}, "temperature"),
+        ({"prompt": " "}, "prompt"),
+        ({"grammar": 'root ::= "x"'}, "grammar"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content",
+        ),
+    ],
+)
+async def test_the_parameter_at_fault_is_named(fields: dict[str, object], param: str) -> None:
+    """In a field of its own, beside the words."""
+    async with served(FakePlan()) as it, it.post({"prompt": "x"} | fields) as response:
+        assert response.status == 400
+        assert (await response.json())["param"] == param
+
+
 async def test_unreadable_deadline_header_is_named() -> None:
     """A deadline that is no number is the caller's error, not silently ignored."""
     async with (

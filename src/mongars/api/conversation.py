@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from mongars.api.answers import (
     AnswerResponse,
@@ -34,6 +34,7 @@ from mongars.protocol.asgi import EVENT_STREAM_HEADERS
 from mongars.protocol.openai import usage_body
 from mongars.protocol.problems import error_facts, status_of
 from mongars.protocol.sse import DONE, encode_event
+from mongars.protocol.wire_model import WireModel
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -49,10 +50,8 @@ HISTORY_CAP = 100
 LONGEST_SESSION_ID = 100
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(WireModel):
     """`POST /api/v1/conversation/chat`."""
-
-    model_config = ConfigDict(extra="ignore")
 
     message: str = Field(min_length=1, max_length=100_000)
     session_id: str | None = Field(default=None, max_length=LONGEST_SESSION_ID)

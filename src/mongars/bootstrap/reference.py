@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mongars.core import errors
-from mongars.protocol.problems import STATUS
+from mongars.protocol.problems import OPENAI_CODES, STATUS
 from mongars.settings import Environment
 from mongars.telemetry.names import LOG_EVENTS, METRICS
 
@@ -41,13 +41,15 @@ def _configuration() -> str:
 
 
 def _errors() -> str:
+    theirs = ", ".join(f"`{code}` for `{ours}`" for ours, code in OPENAI_CODES.items())
     lines = [
         "# Errors",
         "",
         "Every error has a stable code. `/v1` answers in OpenAI's shape, `/generate` with",
         '`{"content": "", "error": CODE, "detail": …, "adapter_version": …}`, other routes with',
         '`{"detail": …, "error": CODE}`. 409 `not_ready`, 429 and 503 carry `Retry-After`. Routes',
-        "under `/api` answer 422 where `/v1` answers 400 `invalid_request`.",
+        "under `/api` answer 422 where `/v1` answers 400 `invalid_request`. `param` names the field at",
+        f"fault, where there is one. `/v1` uses OpenAI's codes where it has one: {theirs}.",
         "",
         "| Code | Status | Meaning |",
         "| --- | --- | --- |",

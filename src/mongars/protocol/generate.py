@@ -89,7 +89,7 @@ class GenerateRequest(SamplingFields):
         messages = self.messages or [ChatMessage(role="user", content=self.prompt or "")]
         begun = self.continue_from
         return GenerationRequest(
-            messages=told(messages),
+            messages=told(messages, field="messages" if self.messages else "prompt"),
             request_id=request_id,
             task_type=self.task_type,
             sampling=self.to_sampling(),

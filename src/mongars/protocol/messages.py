@@ -128,12 +128,15 @@ def _call(name: str, arguments: str) -> str:
     return f"[Called {name} with {arguments or 'nothing'}]"
 
 
-def told(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """What the model is told. Raises `PromptMissing` when there is nothing to answer."""
+def told(messages: Sequence[ChatMessage], *, field: str = "messages") -> tuple[Message, ...]:
+    """What the model is told. Raises `PromptMissing` when there is nothing to answer.
+
+    `field` is where the request holds the messages.
+    """
     found = tuple(_told(messages))
     if not any(message.content.strip() for message in found):
         detail = "The request holds no message with text to answer."
-        raise PromptMissing(detail, param="messages")
+        raise PromptMissing(detail, param=field)
     return found
 
 

@@ -123,7 +123,7 @@ def completion_body(
     choices = [
         {
             "index": index,
-            "message": message_body(choice),
+            "message": {**message_body(choice), "refusal": None},
             "finish_reason": choice.finish_reason,
             "logprobs": None
             if logprobs is None
@@ -146,7 +146,7 @@ def completion_body(
 
 def message_body(choice: Choice) -> dict[str, Any]:
     """The message of a whole answer; the text a model wrote while thinking stands beside it."""
-    body = {"role": "assistant", "content": choice.text, "refusal": None}
+    body = {"role": "assistant", "content": choice.text}
     return {**body, REASONING: choice.reasoning} if choice.reasoning else body
 
 
