@@ -270,6 +270,21 @@ async def test_idle_connections_make_way_for_new_ones() -> None:
             writer.close()
 
 
+async def test_unfinished_requests_make_way_for_new_ones() -> None:
+    """Requests whose bodies never come do not keep others out."""
+    async with start(connections=10) as server:
+        stuck = [await server.open() for _ in range(10)]
+        for _, writer in stuck:
+            writer.write(POST + b"content-length: 50\r\n\r\nx")
+        await CLOCK.sleep(0.2)
+        assert status(await server.ask(HEAD + b"connection: close\r\n\r\n")) == 200
+        reader, writer = stuck[-1]
+        writer.write(b"y" * 49)
+        assert b"200" in await reader.readline()
+        for _, writer in stuck:
+            writer.close()
+
+
 async def test_a_full_server_refuses_at_once() -> None:
     """With every place taken by requests a new client gets 503 instead of waiting."""
     async with start(connections=5) as server:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 1.0
 REPORT_SECONDS = 60.0
 REFUSING = 64
-"""Connections beyond the limit that are told so; further ones are closed without a word."""
+"""Connections beyond the limit that get a 503; further ones are closed without one."""
 
 
 class Connection(Protocol):
@@ -45,6 +45,8 @@ class Connections:
         self.limits = limits
         self.idle: dict[Connection, None] = {}
         """Connections without a request being answered, oldest first."""
+        self.receiving: dict[Connection, None] = {}
+        """Those whose request body is incomplete, oldest first."""
         self._open: set[Connection] = set()
         self._report = report
         self._refused: Counter[str] = Counter()
@@ -52,30 +54,33 @@ class Connections:
         self._report_at = 0.0
 
     def admit(
-        self, connection: Connection, everybody: Sized, loop: asyncio.AbstractEventLoop
+        self, connection: Connection, connections: Sized, loop: asyncio.AbstractEventLoop
     ) -> bool | None:
-        """Whether there is a place for it, if need be an idle one's; None: not even for a reply.
+        """Whether there is a place for it, if need be another's; None: not even for a reply.
 
-        `everybody` are all connections of the server, this one included.
+        The oldest idle connection makes way, else the oldest that has not sent its whole request.
+        `connections` are all of the server, this one included.
         """
         self._open.add(connection)
         self._watch(loop)
-        if len(everybody) <= self.limits.connections:
+        if len(connections) <= self.limits.connections:
             self.idle[connection] = None
             return True
-        if self.idle:
-            oldest = next(iter(self.idle))
-            del self.idle[oldest]
-            self.count("closed idle, all connections in use")
-            oldest.evict()
-            self.idle[connection] = None
-            return True
+        for candidates in (self.idle, self.receiving):
+            if candidates:
+                oldest = next(iter(candidates))
+                del candidates[oldest]
+                self.count("closed for a new one, all connections in use")
+                oldest.evict()
+                self.idle[connection] = None
+                return True
         self.count("503 before the request was read")
-        return False if len(everybody) <= self.limits.connections + REFUSING else None
+        return False if len(connections) <= self.limits.connections + REFUSING else None
 
     def forget(self, connection: Connection) -> None:
         """It is closed, or no HTTP connection any more."""
         self.idle.pop(connection, None)
+        self.receiving.pop(connection, None)
         self._open.discard(connection)
 
     def count(self, reason: str) -> None:

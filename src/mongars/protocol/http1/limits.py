@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from mongars.protocol.http1.refused import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
+_WITHOUT_HOST = {"0.9", "1.0"}
 _HOST = re.compile(
     rb"(?:[a-z0-9._~!$&'()*+,;=-]|%[0-9a-f]{2})+(?::[0-9]{0,5})?"
     rb"|\[[0-9a-f:.]+(?:%25[a-z0-9._~-]+)?\](?::[0-9]{0,5})?",
@@ -41,21 +42,21 @@ class HttpLimits:
     """Names accepted in `Host`, lower case, without a port; empty: any well-formed one."""
 
 
-def check_host(values: list[bytes], *, version: str, hosts: Iterable[str]) -> None:
+def check_host(values: list[bytes], *, version: Callable[[], str], allowed: frozenset[str]) -> None:
     """Raise `Refused` unless the `Host` fields of a request are what RFC 9112 section 3.2 asks for.
 
-    `hosts` are the only names accepted, if there are any.
+    `allowed` are the only names accepted, if there are any.
     """
     if len(values) > 1:
         raise Refused(400, "The request has more than one Host header.")
     if not values:
-        if version == "1.1" or hosts:
+        if version() not in _WITHOUT_HOST or allowed:
             raise Refused(400, "The request has no Host header.")
         return
     host = values[0]
     if not _HOST.fullmatch(host):
         raise Refused(400, "The Host header is not a host name with an optional port.")
-    if hosts and _name(host) not in hosts:
+    if allowed and _name(host) not in allowed:
         raise Refused(400, "The Host header names a host this server does not answer for.")
 
 

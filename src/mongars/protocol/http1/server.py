@@ -93,6 +93,8 @@ class GuardedHttp(HttpToolsProtocol):
         else:
             if self._progress:
                 self._held = 0
+                if not self._in_head:
+                    self.guard.receiving.setdefault(self)
                 return
             self._held += len(data)
             if self._held > self.guard.limits.head_bytes:
@@ -118,10 +120,10 @@ class GuardedHttp(HttpToolsProtocol):
         if not self._in_head:
             self._trailers += 1
             if self._trailers > self.guard.limits.fields:
-                raise self._no(self._too_large())
+                raise self._noted(self._too_large())
             return
         if len(self.headers) >= self.guard.limits.fields:
-            raise self._no(self._too_large())
+            raise self._noted(self._too_large())
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -135,10 +137,12 @@ class GuardedHttp(HttpToolsProtocol):
         self._begun = False
         if parser.should_upgrade():
             self._upgrading = True
-            self.scope["method"] = parser.get_method().decode("ascii")
+            self.scope["method"] = method = parser.get_method().decode("ascii")
+            if method == "CONNECT":
+                raise self._noted(Refused(400, "This server is no proxy."))
             return
         if len(self.pipeline) >= self.guard.limits.pipelined:
-            raise self._no(Refused(400, "Too many requests were sent before their responses."))
+            raise self._noted(Refused(400, "Too many requests were sent before their responses."))
         super().on_headers_complete()  # raises for an impossible URL, so nothing is noted before
         self._in_head = False
         self._keep_alive_after_body = False
@@ -162,6 +166,7 @@ class GuardedHttp(HttpToolsProtocol):
         if self._upgrading:
             return
         self._in_head = True
+        self.guard.receiving.pop(self, None)
         if self._keep_alive_after_body:
             self._keep_alive_after_body = False
             self.cycle.keep_alive = True
@@ -211,7 +216,7 @@ class GuardedHttp(HttpToolsProtocol):
 
     def evict(self) -> None:
         """Its place is needed, or it has lingered long enough."""
-        if self._lingering or self.transport.is_closing():
+        if self._lingering or self.transport.is_closing() or not self._resting:
             self.transport.abort()
         else:
             self.due = self.loop.time() + self.guard.limits.linger_seconds
@@ -227,7 +232,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.due = now + (self.timeout_keep_alive if self._in_head else limits.linger_seconds)
         self.guard.idle[self] = None
 
-    def _no(self, refusal: Refused) -> Refused:
+    def _noted(self, refusal: Refused) -> Refused:
         """The parser replaces what its callbacks raise, so it is kept here."""
         self._refusal = refusal
         return refusal
@@ -255,14 +260,11 @@ class GuardedHttp(HttpToolsProtocol):
             elif name == b"transfer-encoding":
                 body = math.inf
         if size > self.guard.limits.head_bytes:
-            raise self._no(self._too_large())
-        if self.parser.get_method() == b"CONNECT":
-            raise self._no(Refused(400, "This server is no proxy."))
+            raise self._noted(self._too_large())
         try:
-            version = self.parser.get_http_version()
-            check_host(hosts, version=version, hosts=self.guard.limits.hosts)
+            check_host(hosts, version=self.parser.get_http_version, allowed=self.guard.limits.hosts)
         except Refused as refusal:
-            raise self._no(refusal) from None
+            raise self._noted(refusal) from None
         return body
 
     def _upgraded(self, rest: bytes) -> None:
