@@ -5,21 +5,26 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from ray.dashboard.subprocesses.module import SubprocessModule
+from ray.dashboard.utils import DashboardHeadModule, get_all_modules
 
 from bootstrap.stack_bench import Recorder, free_port
 from mongars.bootstrap.stack.ownership import owned_processes, stack_id, stop_owned
 from mongars.bootstrap.stack.process import Child, ChildSpec
 from mongars.bootstrap.stack.ray_head import RayHead
-from mongars.bootstrap.stack.ray_hook import without_client_server
+from mongars.bootstrap.stack.ray_hook import local_head
 from mongars.core.clock import SystemClock
 from mongars.core.errors import ConfigurationError
+from mongars.serving.control import ServeControl
+from mongars.serving.ray_start import DASHBOARD_MODULES
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
@@ -84,11 +89,13 @@ def test_the_hook_leaves_the_client_server_out():
         ray_client_server_port: int | None = 10001
 
     parameters = Parameters()
-    without_client_server(parameters, True)
+    local_head(parameters, True)
     assert parameters.ray_client_server_port is None
 
 
-async def started(home: Path) -> tuple[RayHead, Child]:
+async def started(
+    home: Path, environment: Mapping[str, str] = ENVIRONMENT
+) -> tuple[RayHead, Child]:
     """A running head node."""
     head = head_of(home)
     head.prepare(home / "logs")
@@ -96,7 +103,7 @@ async def started(home: Path) -> tuple[RayHead, Child]:
         name="ray",
         stack=head.stack,
         argv=head.argv,
-        environment=head.head_environment(ENVIRONMENT),
+        environment=head.head_environment(environment),
         log=home / "logs" / "ray.log",
         ready=head.ready,
         folders=(head.folder,),
@@ -131,11 +138,11 @@ print(ray.get(where.remote()))
 """
 
 
-def drive(head: RayHead) -> str:
+def drive(head: RayHead, environment: Mapping[str, str] = ENVIRONMENT) -> str:
     """Run a task on a cluster, from a process of its own; the node's address."""
     return subprocess.run(  # noqa: S603 - our own script
         [sys.executable, "-c", DRIVER],
-        env=head.client_environment(ENVIRONMENT),
+        env=head.client_environment(environment),
         capture_output=True,
         text=True,
         check=True,
@@ -177,3 +184,55 @@ async def test_two_clusters_run_side_by_side(tmp_path):
     ]
     assert strays == []
     assert not any(head.folder.exists() for head, _ in clusters)
+
+
+@asynccontextmanager
+async def recording_proxy() -> AsyncIterator[tuple[str, list[str]]]:
+    """An HTTP proxy that refuses everything; yields its URL and the request lines it saw."""
+    seen: list[str] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((await reader.readline()).decode("latin-1").strip())
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_a_cluster_asks_nobody_outside(tmp_path, monkeypatch):
+    """With a proxy in the environment, neither the cluster nor our calls to it go through it.
+
+    Ray's usage report and its question where it runs would: both are left out.
+    """
+    async with recording_proxy() as (proxy, seen):
+        names = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+        proxies = dict.fromkeys(names, proxy)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        for name in names:
+            monkeypatch.setenv(name, proxy)
+        head, child = await started(tmp_path, {**ENVIRONMENT, **proxies})
+        try:
+            control = ServeControl(f"http://127.0.0.1:{head.dashboard_port}")
+            state = await asyncio.to_thread(control.status)
+            assert state.status == "NOT_STARTED"
+            assert await asyncio.to_thread(drive, head, {**ENVIRONMENT, **proxies}) == "127.0.0.1"
+        finally:
+            await asyncio.to_thread(child.stop, grace=1)
+            head.remove()
+    assert seen == []
+
+
+def test_every_dashboard_module_but_one_is_named():
+    """After an upgrade of Ray the list must be the same again, or the dashboard would not start."""
+    found = {
+        module.__name__
+        for kind in (DashboardHeadModule, SubprocessModule)
+        for module in get_all_modules(kind)
+    }
+    assert found - set(DASHBOARD_MODULES) == {"UsageStatsHead"}
+    assert set(DASHBOARD_MODULES) <= found

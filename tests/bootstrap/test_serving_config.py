@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mongars.bootstrap.replica import build_replica
-from mongars.bootstrap.serving import exported_config, serving_config
+from mongars.bootstrap.serving import dashboard_of, exported_config, serving_config
 from mongars.core.errors import ConfigurationError
 from mongars.serving.config import TOKEN_FROM_ENVIRONMENT, EngineSpec, ReplicaConfig
 from mongars.settings import load_settings
@@ -116,3 +116,24 @@ def test_model_that_is_on_no_disk_fails_the_replica_with_the_way_out(
     monkeypatch.setenv("MONGARS_CACHE", str(tmp_path))
     with pytest.raises(ConfigurationError, match="on this node"):
         build_replica(ReplicaConfig(), "r1")
+
+
+@pytest.mark.parametrize(
+    ("given", "dashboard"),
+    [
+        ("ray-head:8265", "http://ray-head:8265"),
+        ("127.0.0.1:8265", "http://127.0.0.1:8265"),
+        ("https://ray.example/", "https://ray.example"),
+    ],
+)
+def test_a_dashboard_may_be_named_without_its_scheme(given: str, dashboard: str) -> None:
+    """HOST:PORT is enough, on the command line and in the variable."""
+    assert dashboard_of(load_settings({}), given) == dashboard
+    assert dashboard_of(load_settings({"RAY_DASHBOARD_ADDRESS": given}), None) == dashboard
+
+
+@pytest.mark.parametrize("given", ["ray-head:port", "http://a:99999", "a b:8265", "ftp://a:1"])
+def test_an_address_that_is_none_is_named(given: str) -> None:
+    """What cannot be a dashboard is refused with the option's name."""
+    with pytest.raises(ConfigurationError, match=r"--address: .*HOST:8265"):
+        dashboard_of(load_settings({}), given)

@@ -236,7 +236,7 @@ class World:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": token,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_START_HOOK": "mongars.bootstrap.stack.ray_hook.without_client_server",
+            "RAY_START_HOOK": "mongars.bootstrap.stack.ray_hook.local_head",
             **variables,
         }
         place = self.net.place(f"{name}0")

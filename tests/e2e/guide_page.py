@@ -164,8 +164,6 @@ def _functions(place: Place) -> str:
     if _by_default(place):
         return ""
     options = " ".join((*place.head_options, *place.options))
-    # `serve run` has no option for the port; it joins a Serve that runs.
-    join = f"command serve start --http-port={place.http_port} >/dev/null"
     return f"""
 export RAY_JOIN={place.address}:{place.gcs_port}
 ray() {{
@@ -173,7 +171,6 @@ ray() {{
 }}
 serve() (
   export RAY_ADDRESS=$RAY_JOIN
-  if [ "$1" = run ]; then {join}; fi
   command serve "$@"
 )
 """

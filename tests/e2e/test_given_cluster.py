@@ -130,6 +130,12 @@ async def test_deploy_status_redeploy_and_shutdown(cluster: Cluster) -> None:
         assert second["usage"]["completion_tokens"] == 3, "the new default is in use"
         assert second["replica"] == first["replica"], "no replica was restarted"
 
+    serve_command = str(Path(sys.executable).parent / "serve")
+    refused = await cluster.run(serve_command, "run", "serve_app:deployment")
+    assert refused.returncode == 1
+    assert "modules.ray_service --shutdown" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
     assert len(cluster.engines()) == 2, "the general model and the embedding model"
     shutdown = await cluster.run("-m", "modules.ray_service", "--shutdown")
     assert shutdown.returncode == 0

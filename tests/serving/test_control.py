@@ -60,6 +60,15 @@ def details(*, replicas: int = 2, proxy: str = "HEALTHY", status: str = "HEALTHY
     }
 
 
+def test_progress_counts_replicas_that_run() -> None:
+    """A replica that is still starting is not among those that can answer."""
+    found = details(status="UPDATING")
+    found["applications"]["mongars"]["deployments"]["LLMDeployment"]["replicas"][1]["state"] = (
+        "STARTING"
+    )
+    assert "LLMDeployment UPDATING: 1/2 running" in application_state(found).describe()
+
+
 @pytest.mark.parametrize(
     ("found", "healthy", "settled"),
     [

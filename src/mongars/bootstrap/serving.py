@@ -12,6 +12,7 @@ from mongars.bootstrap.running import is_own_dashboard, running_dashboard
 from mongars.bootstrap.secrets import RAY_TOKEN, digest_of, read_secret
 from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
+from mongars.core.urls import http_url
 from mongars.engines.provisioning.spec import FileSource, OllamaSource, source_of
 from mongars.serving.config import (
     Autoscaling,
@@ -193,8 +194,16 @@ def serve_control(settings: Settings, address: str | None) -> ServeControl:
 
 
 def dashboard_of(settings: Settings, address: str | None) -> str:
-    """The dashboard of that cluster."""
-    return _given(settings, address) or running_dashboard(settings)
+    """The dashboard of that cluster. Raises `ConfigurationError` for an address that is none."""
+    given = _given(settings, address)
+    if given is None:
+        return running_dashboard(settings)
+    try:
+        return http_url(given if "://" in given else f"http://{given}")
+    except ValueError as error:
+        name = "RAY_DASHBOARD_ADDRESS" if address is None else "--address"
+        message = f"{name}: {error}. Name the dashboard: HOST:8265 or http://HOST:8265."
+        raise ConfigurationError(message) from error
 
 
 def _given(settings: Settings, address: str | None) -> str | None:

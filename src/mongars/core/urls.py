@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 OLLAMA_PORT = 11434
+_SEPARATORS = re.compile(r"[\s;]")
 
 
 def http_url(text: str) -> str:
     """The URL without a trailing slash. Raises `ValueError` unless it is http(s) with a host."""
+    shown = text.rpartition("@")[2]  # what stands before may be a password
+    if _SEPARATORS.search(text):
+        message = f"{shown!r} holds a space or a semicolon; separate several URLs by commas"
+        raise ValueError(message)
     try:
         parts = urlsplit(text)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
+    except ValueError as error:  # a port that is none, or an address that is none
+        message = f"{shown!r} is not a URL: {error}"
+        raise ValueError(message) from error
     if not usable:
-        shown = text.rpartition("@")[2]  # what stands before may be a password
         message = f"{shown!r} is not an http:// or https:// URL"
         raise ValueError(message)
     return text.rstrip("/")
+
+
+def endpoint_url(text: str) -> str:
+    """The URL of an endpoint, path included. Raises `ValueError` like `http_url`, and without a path."""
+    url = http_url(text)
+    if urlsplit(url).path in {"", "/"}:
+        shown = url.rpartition("@")[2]
+        message = f"{shown!r} has no path; the application answers at /generate"
+        raise ValueError(message)
+    return url
 
 
 def ollama_url(text: str) -> str:

@@ -32,16 +32,19 @@ class DeploymentState:
     replicas: tuple[ReplicaState, ...]
 
     @property
+    def running(self) -> int:
+        """How many of its replicas can answer."""
+        return sum(replica.state == "RUNNING" for replica in self.replicas)
+
+    @property
     def answers(self) -> bool:
         """Healthy, or on its way to more or fewer replicas while some answer."""
-        running = any(replica.state == "RUNNING" for replica in self.replicas)
-        return self.status == "HEALTHY" or (self.status in SCALING and running)
+        return self.status == "HEALTHY" or (self.status in SCALING and self.running > 0)
 
     @property
     def complete(self) -> bool:
         """Healthy, with as many running replicas as it should have."""
-        running = [replica for replica in self.replicas if replica.state == "RUNNING"]
-        return self.status == "HEALTHY" and len(running) >= self.target
+        return self.status == "HEALTHY" and self.running >= self.target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +77,7 @@ class ApplicationState:
     def describe(self) -> str:
         """One line for a progress display."""
         parts = ", ".join(
-            f"{p.name} {p.status}: {len(p.replicas)}/{p.target}" for p in self.deployments
+            f"{p.name} {p.status}: {p.running}/{p.target} running" for p in self.deployments
         )
         waiting = sum(proxy in NOT_LISTENING for proxy in self.proxies)
         missing = f", {waiting} of {len(self.proxies)} proxies do not listen" if waiting else ""

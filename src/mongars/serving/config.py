@@ -30,6 +30,16 @@ PROXY_GUARD = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "mongars.bootstrap.p
 """What Ray's processes need in their environment for Serve's proxy to bound its connections."""
 
 
+NO_REPORTS = "off"
+"""For `RAY_USAGE_STATS_REPORT_URL`: no address, so that a report ends before it reaches a network."""
+QUIET_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_REPORT_URL": NO_REPORTS,
+    "RAY_START_HOOK": "mongars.serving.ray_start.without_usage_reports",
+}
+"""What `ray start` needs in its environment to call no host outside the operator's."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False

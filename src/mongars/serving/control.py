@@ -45,12 +45,18 @@ GAVE_UP = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
 class _Client(ServeSubmissionClient):  # type: ignore[misc] # Ray ships no types
-    """Ray's client, which by itself waits without end for a dashboard that says nothing."""
+    """Ray's client, with time-outs, and without the HTTP proxy of the environment.
+
+    By itself it waits without end for a dashboard that says nothing; and a cluster of the operator's own
+    is not reached through a proxy for the world outside.
+    """
 
     timeout = HTTP_TIMEOUT
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:  # noqa: ANN401
-        return super()._do_request(method, endpoint, timeout=self.timeout, **options)
+        return super()._do_request(
+            method, endpoint, timeout=self.timeout, proxies={"no_proxy": "*"}, **options
+        )
 
 
 class ServeControl:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from mongars.core.urls import http_url, ollama_url
+from mongars.core.urls import endpoint_url, ollama_url
 from mongars.engines.provisioning.spec import EMBEDDING_MODEL
 from mongars.settings.parsing import Boolean, Level, Port, Switch, Words, variable
 
@@ -312,7 +312,7 @@ class Environment(BaseModel):
     @field_validator("ray_serve_url")
     @classmethod
     def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(http_url(url) for url in value)
+        return tuple(endpoint_url(url) for url in value)
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from mongars.bootstrap.stack.probe import http_answers
 from mongars.core.errors import ConfigurationError
-from mongars.serving.config import PROXY_GUARD
+from mongars.serving.config import NO_REPORTS, PROXY_GUARD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +37,7 @@ LOOPBACK = "127.0.0.1"
 _LOCAL_RAY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_REPORT_URL": NO_REPORTS,
     # Ray runs its workers, and so our engines, with niceness 15: any other work would starve them.
     "RAY_worker_niceness": "0",
 }
@@ -93,7 +94,7 @@ class RayHead:
     def head_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The environment for the head node, based on the given one."""
         ours = {
-            "RAY_START_HOOK": "mongars.bootstrap.stack.ray_hook.without_client_server",
+            "RAY_START_HOOK": "mongars.bootstrap.stack.ray_hook.local_head",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "DASHBOARD_METRIC_PORT": "0",
             "PYTHONUNBUFFERED": "1",
@@ -105,7 +106,7 @@ class RayHead:
         inherited = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
         # Whatever its killed helpers leave in their temporary folder goes with ours.
         fixed = {**_LOCAL_RAY, **self._haproxy(), "TMPDIR": str(self.folder)}
-        return {**ours, **inherited, **fixed}
+        return {**ours, **inherited, **fixed, **without_proxy(inherited)}
 
     def _haproxy(self) -> dict[str, str]:
         """HAProxy's files in a private folder: whoever reaches its socket commands it."""
@@ -124,7 +125,7 @@ class RayHead:
     def client_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The environment for a process that uses this cluster."""
         address = {"RAY_ADDRESS": f"{LOOPBACK}:{self.port}"}
-        return {**environment, **_LOCAL_RAY, **address}
+        return {**environment, **_LOCAL_RAY, **address, **without_proxy(environment)}
 
     @property
     def _haproxy_folder(self) -> Path:
@@ -165,6 +166,14 @@ class RayHead:
             holds=b'"ALIVE"',
             token=self.token,
         )
+
+
+def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that keep calls on this machine away from an HTTP proxy of the environment."""
+    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in given.split(",") if host.strip()]
+    together = ",".join(dict.fromkeys([*hosts, LOOPBACK, "localhost", "::1"]))
+    return {"NO_PROXY": together, "no_proxy": together}
 
 
 def _remove(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mongars.serving.config import PROXY_GUARD
+from mongars.serving.config import PROXY_GUARD, QUIET_RAY
 from mongars.serving.exports.config import API_PORT, EVERY_INTERFACE, RAY_BASE_IMAGE
 from mongars.serving.exports.objects.pods import HOME_PATH, REGISTRY_PATH
 
@@ -159,6 +159,7 @@ def _ray_head(config: ExportConfig) -> Data:
     start = "ray start --head --block --port=6379 --dashboard-host=0.0.0.0 --dashboard-port=8265"
     environment = {
         **_ray_environment(),
+        **QUIET_RAY,
         **PROXY_GUARD,
         # Ray's workers yield to everything else by default, and the engines in them inherit it.
         "RAY_worker_niceness": "0",

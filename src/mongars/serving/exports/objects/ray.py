@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mongars.serving.config import PROXY_GUARD
+from mongars.serving.config import PROXY_GUARD, QUIET_RAY
 from mongars.serving.definition import deploy_schema
 from mongars.serving.exports.config import EVERY_INTERFACE, RAY_VERSION, Size
 from mongars.serving.exports.objects import pods
@@ -141,7 +141,7 @@ def _workers(config: ExportConfig) -> Data:
 
 def _container(config: ExportConfig, name: str, ports: dict[str, int], *, resources: Data) -> Data:
     environment = pods.plain(
-        RAY_USAGE_STATS_ENABLED="0",
+        **QUIET_RAY,
         # Ray's workers yield to everything else by default, and the engines in them inherit it.
         RAY_worker_niceness="0",
         MONGARS_HOME=f"{_TMP}/mongars",

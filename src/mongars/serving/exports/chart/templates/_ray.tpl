@@ -10,6 +10,10 @@ name: {{ .component }}
 env:
   - name: RAY_USAGE_STATS_ENABLED
     value: "0"
+  - name: RAY_USAGE_STATS_REPORT_URL
+    value: "off"
+  - name: RAY_START_HOOK
+    value: mongars.serving.ray_start.without_usage_reports
   - name: RAY_worker_niceness
     value: "0"
   - name: MONGARS_HOME

@@ -1,0 +1,40 @@
+"""Run by `ray start` (`RAY_START_HOOK`) just before it starts anything.
+
+Ray 2.60 sends one report even where usage reports are switched off, and before it asks the metadata
+addresses of three cloud providers where it runs (`UsageStatsHead.run`). No variable prevents either. Both
+are done by one module of the dashboard, so the dashboard is started with every module but that one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray._private import services
+from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD
+
+DASHBOARD_MODULES = (
+    "DataHead",
+    "EventHead",
+    "JobHead",
+    "MetricsHead",
+    "NodeHead",
+    "PlatformEventsHead",
+    "ReportHead",
+    "ServeHead",
+    "StateHead",
+    "TaskEventsHead",
+    "TrainHead",
+)
+"""Every module of Ray's dashboard but `UsageStatsHead`."""
+
+
+def without_usage_reports(_parameters: object, _is_head: bool) -> None:  # noqa: FBT001
+    """Start the dashboard without the module that reports usage and looks for a cloud."""
+    start = services.start_ray_process
+
+    def start_ray_process(command: list[str], process_type: str, *rest: Any, **more: Any) -> Any:  # noqa: ANN401
+        if process_type == PROCESS_TYPE_DASHBOARD:
+            command = [*command, f"--modules-to-load={','.join(DASHBOARD_MODULES)}"]
+        return start(command, process_type, *rest, **more)
+
+    services.start_ray_process = start_ray_process
