@@ -36,6 +36,7 @@ def ask(text: str, **sampling: object) -> GenerationRequest:
     return GenerationRequest(
         messages=(Message(role="user", content=text),),
         request_id="req-test",
+        scope="anna",
         sampling=Sampling(**{"temperature": 0.0, "max_tokens": 12, **sampling}),
     )
 
