@@ -233,6 +233,7 @@ def processes(*, serve: bool) -> Iterator[tuple[list[Target], str]]:
                 if word in screen.read_text() or process.poll() is not None:
                     break
                 pause(0.2)
+            pause(0.5)  # the API says so just before it listens
             yield list(_targets(process.pid, home, ports, serve=serve)), _password(screen)
         finally:
             process.send_signal(signal.SIGINT)
