@@ -134,12 +134,12 @@ class OpenAIDoor:
         generation, body = ask.generation, ask.body
         fold = Fold(generation.sampling.n)
         entries: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
-        fingerprint: str | None = None
+        first_event = b""
         try:
             async with self._context.llm.open(generation, deadline=ask.deadline) as reply:
                 overhead = ask.arrived.overhead(reply.route)
                 async for first in reply:
-                    fingerprint = fingerprint or fingerprint_in(first.raw)
+                    first_event = first_event or first.raw
                     for chunk in (first, *reply.chunks.ready()):
                         fold.add(chunk)
                         if chunk.logprobs:
@@ -159,7 +159,7 @@ class OpenAIDoor:
             answer_id=f"chatcmpl-{generation.request_id}",
             created=int(self._context.clock.now().timestamp()),
             logprobs=entries if body.logprobs else None,
-            fingerprint=fingerprint,
+            fingerprint=fingerprint_in(first_event),
         )
         await answer.json(200, whole, fixed)
 
