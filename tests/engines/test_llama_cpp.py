@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,22 @@ async def fold(engine: LlamaCppEngine, request: GenerationRequest) -> Fold:
                 if not event.is_done:
                     result.add(read_chunk(event))
     return result
+
+
+async def test_a_long_temporary_folder_leaves_room_for_the_socket(
+    base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a TMPDIR of 110 characters the engine starts all the same and answers."""
+    long = tmp_path / "t" / "x".ljust(110, "x")
+    long.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    config = LlamaCppConfig(model_path=base_model, model_name="smollm2", slots=1)
+    made = LlamaCppEngine(config, clock=SystemClock())
+    await made.start()
+    try:
+        assert (await fold(made, ask("Hi", max_tokens=2))).text
+    finally:
+        await made.aclose()
 
 
 @pytest.fixture

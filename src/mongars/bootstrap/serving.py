@@ -25,6 +25,7 @@ from mongars.serving.config import (
 )
 from mongars.serving.control import ServeControl
 from mongars.settings import passed_on
+from mongars.settings.parsing import expanded
 
 if TYPE_CHECKING:
     from mongars.engines.provisioning.spec import ModelSpec
@@ -217,7 +218,7 @@ def ray_token(settings: Settings) -> str | None:
         return values.ray_auth_token.get_secret_value()
     if values.ray_auth_token_path is None:
         return None
-    path = values.ray_auth_token_path.expanduser().resolve()
+    path = expanded(values.ray_auth_token_path, "RAY_AUTH_TOKEN_PATH").resolve()
     # `.env` of a folder may be anybody's, and may name the server that the token is sent to, too.
     if not passed_on(["RAY_AUTH_TOKEN_PATH"]) and not path.is_relative_to(Path.cwd().resolve()):
         detail = (

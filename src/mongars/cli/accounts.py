@@ -9,13 +9,13 @@ import sys
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from mongars.api.accounts import create_account
 from mongars.api.credentials import Keys, Passwords
 from mongars.bootstrap.first_run import open_accounts
 from mongars.cli.errors import exit_on_error
+from mongars.cli.terminal import console
 from mongars.settings import load_settings
 
 if TYPE_CHECKING:
@@ -131,4 +131,4 @@ def _print(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
     table = Table(*rows[0], box=None)
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    console().print(table)

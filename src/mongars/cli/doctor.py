@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from mongars.bootstrap.checks import (
     database_check,
@@ -25,6 +24,7 @@ from mongars.bootstrap.model import no_fallback
 from mongars.bootstrap.running import running_url
 from mongars.cli.errors import exit_on_error
 from mongars.cli.http import ApiClient
+from mongars.cli.terminal import console
 from mongars.core.errors import MongarsError
 from mongars.core.optional import require
 from mongars.settings import load_settings
@@ -57,11 +57,11 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
         if as_json:
             print(json.dumps([asdict(finding) for finding in findings], indent=2))
         else:
-            console = Console(highlight=False)
+            screen = console()
             for finding in findings:
                 mark = MARKS[finding.verdict]
-                console.print(f"{mark}  {finding.what:<12}", end="")
-                console.print(finding.detail, markup=False)
+                screen.print(f"{mark}  {finding.what:<12}", end="")
+                screen.print(finding.detail, markup=False)
         raise typer.Exit(1 if any(finding.verdict == "fail" for finding in findings) else 0)
 
 

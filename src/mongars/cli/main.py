@@ -17,6 +17,7 @@ from mongars.cli.errors import exit_on_error
 from mongars.cli.http import ApiClient
 from mongars.cli.key import api_key
 from mongars.cli.status import status
+from mongars.cli.terminal import prepare_streams
 from mongars.cli.up import up
 from mongars.core.clock import SystemClock
 from mongars.settings import load_settings
@@ -91,4 +92,5 @@ def version() -> None:
 
 def main() -> None:
     """Run the command named on the command line."""
+    prepare_streams()
     sys.exit(app())

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mongars.bootstrap.stack.events import ChildEvent, Notice, StageEvent
+from mongars.cli.terminal import writes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +106,7 @@ class StackScreen:
     def _stage(self, event: StageEvent) -> None:
         if event.state in {"done", "failed"}:
             self._running.pop(event.stage, None)
-            self._print(_outcome(event))
+            self._print(_outcome(event, plain=not writes("✓✗", self._console)))
         else:
             row = self._running.setdefault(event.stage, _Row(event.stage))
             row.update(event)
@@ -156,9 +157,10 @@ def _rows(rows: list[_Row]) -> Table:
     return table
 
 
-def _outcome(event: StageEvent) -> Text:
+def _outcome(event: StageEvent, *, plain: bool) -> Text:
     good = event.state == "done"
-    mark = ("✓", "green") if good else ("✗", "red")
+    word = ("done", "failed") if plain else ("✓", "✗")
+    mark = (word[0], "green") if good else (word[1], "red")
     seconds = f"{event.seconds:5.1f} s"
     return Text.assemble(mark, f" {_TITLES[event.stage]:<18} {seconds}  {event.detail}".rstrip())
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from mongars.bootstrap.proxy import proxy_advice
 from mongars.bootstrap.serving import dashboard_of, exported_config, serve_control, serving_config
 from mongars.cli.errors import exit_on_error
+from mongars.cli.terminal import console, prepare_streams
 from mongars.serving.definition import deploy_schema
 from mongars.serving.exports.config import installation
 from mongars.serving.exports.export import Kind, render, write
@@ -74,14 +74,14 @@ def ray_service(  # noqa: PLR0913 (every flag of the command is a parameter)
 def _deploy(address: str | None, *, timeout: float, as_json: bool) -> None:
     settings = load_settings()
     config = serving_config(settings)
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     said = ""
 
     def progress(state: ApplicationState) -> None:
         nonlocal said
         if state.describe() != said:
             said = state.describe()
-            console.print(said, highlight=False)
+            screen.print(said, markup=False)
 
     state = serve_control(settings, address).deploy(config, timeout=timeout, on_progress=progress)
     _show(state, as_json=as_json)
@@ -90,7 +90,7 @@ def _deploy(address: str | None, *, timeout: float, as_json: bool) -> None:
         print(f"Endpoint: http://{config.host}:{config.port}{path}")
     advice = proxy_advice(config, dashboard_of(settings, address))
     if advice is not None:
-        console.print(f"Warning: {advice}", highlight=False, markup=False)
+        screen.print(f"Warning: {advice}", markup=False)
 
 
 def _export(kind: Kind, out: Path, *, force: bool) -> None:
@@ -113,11 +113,12 @@ def _show(state: ApplicationState, *, as_json: bool) -> None:
             pid = "" if replica.pid is None else str(replica.pid)
             table.add_row(part.name, part.status, replica.name, replica.state, replica.node, pid)
     if state.deployments:
-        Console().print(table)
+        console().print(table)
 
 
 def main() -> None:
     """Run the command."""
+    prepare_streams()
     app()
 
 

@@ -8,13 +8,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from mongars.bootstrap.running import running_url
 from mongars.cli.errors import complain, exit_on_error
 from mongars.cli.http import ApiClient
 from mongars.cli.key import api_key
+from mongars.cli.terminal import console
 from mongars.core.errors import ConfigurationError, MongarsError
 from mongars.settings import load_settings
 
@@ -91,12 +91,12 @@ def _show(api: dict[str, Any], serve: dict[str, Any] | None) -> None:
         for endpoint in part.get("endpoints", ()):
             table.add_row(f"    {endpoint['id']}", endpoint["state"], _endpoint(endpoint))
     if serve is None:
-        Console().print(table)
+        console().print(table)
         return
     table.add_row("serve", "healthy" if serve["healthy"] else "not healthy", serve["detail"])
     for replica in serve["replicas"]:
         table.add_row(f"  {replica['name']}", replica["state"], replica["node"])
-    Console().print(table)
+    console().print(table)
 
 
 def _endpoint(found: dict[str, Any]) -> str:

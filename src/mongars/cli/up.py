@@ -6,10 +6,9 @@ import asyncio
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from mongars.bootstrap.first_run import CLI_KEY
 from mongars.bootstrap.local import LocalPlan, UpOptions, local_plan
@@ -19,9 +18,13 @@ from mongars.bootstrap.stack.run import run_stack
 from mongars.bootstrap.stack.stack import LocalStack
 from mongars.cli.errors import exit_on_error
 from mongars.cli.screen import StackScreen, Summary
+from mongars.cli.terminal import console as make_console
 from mongars.core.clock import SystemClock
 from mongars.core.urls import local_url
 from mongars.settings import load_settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def up(
@@ -41,7 +44,7 @@ def up(
     with exit_on_error():
         options = UpOptions(host=host, port=port, replicas=replicas, use_ray=not no_ray)
         settings = load_settings()
-        console = Console()
+        console = make_console()
         for warning in settings.warnings:
             console.print(f"! {warning}", style="yellow", highlight=False)
         clean = asyncio.run(_run(local_plan(settings, options), console))

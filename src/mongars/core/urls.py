@@ -58,7 +58,7 @@ def endpoint_label(url: str) -> str:
 
 def reachable_host(host: str) -> str:
     """Where a server bound to `host` is reached from its own machine."""
-    return "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (not bound here)
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (not bound here)
 
 
 def local_url(host: str, port: int) -> str:

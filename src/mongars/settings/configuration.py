@@ -10,7 +10,7 @@ from mongars.core.urls import local_url
 from mongars.engines.provisioning.spec import ProvisioningConfig, parse_model_spec
 from mongars.inference.config import InferenceConfig, TlsConfig
 from mongars.persistence.config import DatabaseConfig
-from mongars.settings.parsing import backoff_schedule
+from mongars.settings.parsing import backoff_schedule, expanded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,17 +29,20 @@ class Settings:
     @property
     def home(self) -> Path:
         """Folder of everything that is not rebuildable."""
-        return self.environment.home.expanduser().absolute()
+        return expanded(self.environment.home, "MONGARS_HOME")
 
     @property
     def cache(self) -> Path:
         """Folder of base models."""
-        return self.environment.cache.expanduser().absolute()
+        return expanded(self.environment.cache, "MONGARS_CACHE")
 
     @property
     def registry(self) -> Path:
         """Folder of the adapters, shared with the Serve application."""
-        return _absolute(self.environment.registry) or self.home / "registry"
+        return (
+            _absolute(self.environment.registry, "LLM_ADAPTER_REGISTRY_PATH")
+            or self.home / "registry"
+        )
 
     @property
     def log_level(self) -> Level:
@@ -122,9 +125,9 @@ class Settings:
             session_affinity=values.ray_session_affinity,
             token=None if token is None else token.get_secret_value(),
             tls=TlsConfig(
-                ca_file=_absolute(values.ray_client_ca_file),
-                cert_file=_absolute(values.ray_client_cert_file),
-                key_file=_absolute(values.ray_client_key_file),
+                ca_file=_absolute(values.ray_client_ca_file, "RAY_CLIENT_CA_FILE"),
+                cert_file=_absolute(values.ray_client_cert_file, "RAY_CLIENT_CERT_FILE"),
+                key_file=_absolute(values.ray_client_key_file, "RAY_CLIENT_KEY_FILE"),
             ),
             ollama_host=values.ollama_host,
             ollama_model=values.ollama_model,
@@ -134,5 +137,5 @@ class Settings:
         )
 
 
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.expanduser().absolute()
+def _absolute(path: Path | None, name: str) -> Path | None:
+    return None if path is None else expanded(path, name)

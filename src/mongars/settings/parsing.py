@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
+
+from mongars.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TRUE = {"1", "true", "yes", "on"}
 FALSE = {"0", "false", "no", "off"}
@@ -46,6 +51,18 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 def variable(name: str, default: Any, description: str, **limits: Any) -> Any:  # noqa: ANN401
     """One environment variable; the description feeds the generated reference."""
     return Field(default=default, validation_alias=name, description=description, **limits)
+
+
+def expanded(path: Path, name: str) -> Path:
+    """The absolute path. Raises `ConfigurationError` for a `~` where there is no home folder."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as exc:
+        msg = (
+            f"{name}: {str(path)!r} needs a home folder; HOME is not set and this user has none."
+            f" Set {name} to an absolute path."
+        )
+        raise ConfigurationError(msg) from exc
 
 
 def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
+ENV_FILE = ".env"
+
+
 class _ProcessEnvironment(Environment, BaseSettings):
     """The same variables, read from where a process finds them."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", case_sensitive=True
+        env_file=ENV_FILE, env_file_encoding="utf-8-sig", extra="ignore", case_sensitive=True
     )
 
 
@@ -43,6 +47,10 @@ def read_environment(
         environment = (
             _ProcessEnvironment() if source is None else Environment.model_validate(dict(source))
         )
+    except UnicodeDecodeError as exc:
+        found = Path(ENV_FILE).absolute()
+        msg = f"{found} is not UTF-8 ({exc.reason}). Save it as UTF-8."
+        raise ConfigurationError(msg) from exc
     except ValidationError as exc:
         lines = [complaint(dict(error)) for error in exc.errors()]
         raise ConfigurationError("\n".join(lines)) from exc

@@ -15,11 +15,12 @@ async def http_answers(
 
     `token` is sent as a bearer token.
     """
+    name = f"[{host}]" if ":" in host else host
     header = "" if token is None else f"Authorization: Bearer {token}\r\n"
     try:
         async with asyncio.timeout(_ANSWER_S):
             answer = await _get(
-                host, port, f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n{header}\r\n"
+                host, port, f"GET {path} HTTP/1.0\r\nHost: {name}:{port}\r\n{header}\r\n"
             )
     except (OSError, TimeoutError):
         return False

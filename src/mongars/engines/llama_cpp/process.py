@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mongars.engines.llama_cpp.config import LlamaCppConfig
 
 STDERR_LINES = 20
+LONGEST_TMPDIR = 70  # 107, less what is appended: /mongars-engine-<8>/engine.sock
 STDERR_WIDTH = 500
 STDERR_BLOCK = 8192
 
@@ -49,8 +50,7 @@ class LlamaCppProcess:
         """
         folder: Path | None = None
         try:
-            # Private (mode 0700) and short: UNIX socket paths are limited to about 100 bytes.
-            folder = Path(tempfile.mkdtemp(prefix="mongars-engine-"))
+            folder = _socket_folder()
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -151,6 +151,16 @@ class LlamaCppProcess:
         while block := await self._process.stderr.read(STDERR_BLOCK):
             lines = block.decode("utf-8", "replace").splitlines()
             self._stderr.extend(line.strip()[:STDERR_WIDTH] for line in lines if line.strip())
+
+
+def _socket_folder() -> Path:
+    """A private folder (mode 0700) whose path leaves room for a socket's name.
+
+    A UNIX socket's path may have 107 bytes; where TMPDIR is longer than that allows, /tmp serves.
+    """
+    usual = tempfile.gettempdir()
+    short = usual if len(os.fsencode(usual)) <= LONGEST_TMPDIR else "/tmp"  # noqa: S108 (made private)
+    return Path(tempfile.mkdtemp(prefix="mongars-engine-", dir=short))
 
 
 def usable_cores() -> int:

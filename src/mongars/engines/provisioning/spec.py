@@ -196,7 +196,7 @@ def parse_model_spec(text: str) -> ModelSpec:
     if scheme.lower() == "ollama" and tag.strip():
         return OllamaSource(tag=tag.strip())
     if value.lower().endswith(".gguf") or ("/" in value and scheme.lower() != "ollama"):
-        return FileSource(path=Path(value).expanduser().absolute())
+        return FileSource(path=_absolute(value))
     msg = (
         f"{text!r} is not a model: use {DEFAULT_MODEL!r} or, for vectors, {EMBEDDING_MODEL!r} (built"
         " in), the path of a GGUF file such as '/models/my-model.gguf', or 'ollama:TAG' such as"
@@ -231,3 +231,11 @@ def way_out(role: str) -> str:
     """What a person can do when the model of a role cannot be fetched."""
     other = " (or none)" if role == "embedding" else ""
     return f"set RAY_{role.upper()}_MODEL=/path/to/model.gguf{other}"
+
+
+def _absolute(value: str) -> Path:
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as exc:
+        msg = f"The model {value!r} needs a home folder, and there is none. Name it by its absolute path."
+        raise ConfigurationError(msg) from exc
