@@ -90,7 +90,7 @@ async def one_header() -> AsyncIterator[bytes]:
 
 
 async def send(target: Target, parts: Callable[[], AsyncIterator[bytes]]) -> bytes:
-    """Send all of it, or until the server has had enough; the first line of its answer."""
+    """Send all of it, or until the server closes; the first line of its answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     answer = asyncio.create_task(reader.read(4096))  # noqa: TID251 - ends below
     with suppress(OSError):

@@ -3,7 +3,7 @@
 Checking one takes some 30 ms of a core, so a flood of wrong logins must neither take every core nor
 every turn. A few are checked at a time; the others wait, one queue per address, and the queues take
 turns. When all places are taken, one of the longest queue is sent away, chosen at random: from
-other addresses a flood cannot push anybody out, and from the same one, such as a proxy's, an honest
+other addresses a flood cannot push a login out, and from the same one, such as a proxy's, an honest
 login has the chance of any other.
 
 Names play no part: whether a name exists, or has ever logged in, must not show in the time an answer

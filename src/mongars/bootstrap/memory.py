@@ -1,4 +1,4 @@
-"""glibc's allocator, told to give large blocks back to the system.
+"""Makes glibc's allocator give large blocks back to the system.
 
 By itself it takes each freed block of up to 32 MB for a hint to keep such blocks, and gives every
 thread an arena of its own: a few logins, whose hashing takes 19 MiB each, then stay on the process's

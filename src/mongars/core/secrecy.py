@@ -18,7 +18,7 @@ _HARMLESS_ENDS = ("_PATH", "_FILE", "_DIR", "_MINUTES", "_TOKENS", "PGPASSFILE")
 
 
 def is_secret(name: str) -> bool:
-    """Whether that variable holds a secret, ours or somebody else's, as far as its name tells."""
+    """Whether that variable holds a secret, ours or another program's, as far as its name tells."""
     if name in OWN_SECRETS:
         return True
     upper = name.upper()

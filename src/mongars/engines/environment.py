@@ -1,6 +1,6 @@
 """The environment of engine processes: what a native library needs, and nothing else.
 
-An engine reads files and text from anybody; a key in its environment would be one flaw away from
+An engine reads files and text of unknown origin; a key in its environment would be one flaw away from
 them, and `/proc/<pid>/environ` shows it to everything that runs as the same user.
 """
 

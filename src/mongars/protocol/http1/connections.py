@@ -37,8 +37,8 @@ class Connection(Protocol):
 class Connections:
     """Admits connections and closes them when they are due.
 
-    `report` is given the refusals by reason, at most once in `REPORT_SECONDS`: before a login
-    anybody can cause any number of them.
+    `report` is given the refusals by reason, at most once in `REPORT_SECONDS`: clients
+    without a key can cause any number of them.
     """
 
     def __init__(self, limits: HttpLimits, report: Report) -> None:
