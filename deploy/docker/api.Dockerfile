@@ -33,7 +33,7 @@ RUN groupadd --gid 1000 mongars \
     && install --directory --owner=1000 --group=1000 --mode=0750 \
        /var/lib/mongars /var/lib/mongars-registry
 COPY --from=build /opt/venv /opt/venv
-COPY --from=build /opt/mongars /opt/mongars
+COPY --from=build --chown=1000:1000 /opt/mongars /opt/mongars
 COPY --from=build /app /app
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH \

@@ -31,15 +31,20 @@ RUN python -m pip install --no-deps --no-build-isolation --editable . \
 # Every node finds the base model in its own image: no download when a replica starts.
 ENV MONGARS_CACHE=/opt/mongars/models
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf python -m scripts.provision_models
-COPY deploy/docker/health.py ./
+COPY deploy/docker/health.py deploy/docker/base_image.py ./
 
 FROM ${RAY_HEAD_IMAGE}
+ARG RAY_HEAD_IMAGE
 USER 0
 COPY --from=build /opt/venv /opt/venv
-COPY --from=build /opt/mongars /opt/mongars
+# The base's user `ray` adds models to a volume that begins as this folder.
+COPY --from=build --chown=1000:1000 /opt/mongars /opt/mongars
 COPY --from=build /app /app
-# The operator starts Ray through a login shell, which forgets PATH; /usr/local/bin it keeps.
-RUN ln --symbolic --force /opt/venv/bin/ray /opt/venv/bin/serve /opt/venv/bin/python /usr/local/bin/ \
+# The operator starts Ray through a login shell, which forgets PATH; /usr/local/bin it keeps. Python is
+# not linked but called: through a link it looks for its environment beside the link, and finds none.
+RUN ln --symbolic --force /opt/venv/bin/ray /opt/venv/bin/serve /usr/local/bin/ \
+    && printf '#!/bin/sh\nexec /opt/venv/bin/python "$@"\n' > /usr/local/bin/python \
+    && chmod 0755 /usr/local/bin/python \
     && printf "export PATH=/opt/venv/bin:\$PATH\n" > /etc/profile.d/mongars.sh \
     && install --directory --owner=1000 --group=1000 --mode=0750 \
        /var/lib/mongars /var/lib/mongars-registry
@@ -48,6 +53,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     RAY_USAGE_STATS_ENABLED=0 \
+    MONGARS_RAY_BASE=${RAY_HEAD_IMAGE} \
     MONGARS_HOME=/var/lib/mongars \
     MONGARS_CACHE=/opt/mongars/models \
     LLM_ADAPTER_REGISTRY_PATH=/var/lib/mongars-registry

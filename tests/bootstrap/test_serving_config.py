@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mongars.bootstrap.local import ray_access
 from mongars.bootstrap.replica import build_replica
-from mongars.bootstrap.serving import dashboard_of, exported_config, serving_config
+from mongars.bootstrap.secrets import RAY_TOKEN, ensure_secret
+from mongars.bootstrap.serving import dashboard_of, exported_config, ray_token, serving_config
 from mongars.core.errors import ConfigurationError
 from mongars.serving.config import TOKEN_FROM_ENVIRONMENT, EngineSpec, ReplicaConfig
 from mongars.settings import load_settings
@@ -137,3 +139,13 @@ def test_an_address_that_is_none_is_named(given: str) -> None:
     """What cannot be a dashboard is refused with the option's name."""
     with pytest.raises(ConfigurationError, match=r"--address: .*HOST:8265"):
         dashboard_of(load_settings({}), given)
+
+
+def test_the_local_cluster_keeps_its_own_token(tmp_path: Path) -> None:
+    """RAY_AUTH_TOKEN in `.env`, as Compose's secrets put it there, is not sent to the local cluster."""
+    given = {"RAY_AUTH_TOKEN": "of-another-cluster"}
+    here = settings(tmp_path, **given)
+    assert ray_token(here) == "of-another-cluster"
+    own = ensure_secret(here.home, RAY_TOKEN)
+    child = settings(tmp_path, **{**given, **ray_access(here)})
+    assert ray_token(child) == own

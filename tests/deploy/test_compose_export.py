@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,9 +15,10 @@ from mongars.core.errors import ConfigurationError
 from mongars.core.generation import Sampling
 from mongars.serving.definition import deploy_schema
 from mongars.serving.exports.compose import SECRETS
+from mongars.serving.exports.compose_services import MODEL_VOLUME
 from mongars.serving.exports.config import ExportConfig, for_cluster
-from mongars.serving.exports.export import render
-from mongars.settings import load_settings
+from mongars.serving.exports.export import render, source_from
+from mongars.settings import Environment, load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +54,7 @@ def test_default_services_need_no_gpu_and_no_ray(project: dict[str, Any]) -> Non
     """Without a profile: database, migrations, API."""
     services = project["services"]
     default = {name for name, service in services.items() if "profiles" not in service}
-    assert default == {"migrations", "api", "postgres"}
+    assert default == {"models", "migrations", "api", "postgres"}
     assert services["ray-head"]["profiles"] == services["ray-deploy"]["profiles"] == ["ray"]
     assert services["ollama"]["profiles"] == ["inference"]
     assert "nvidia" not in str(project)
@@ -226,6 +228,105 @@ def test_what_the_environment_cannot_say_is_refused_not_lost() -> None:
         render("compose", config)
 
 
+def test_each_image_is_built_by_one_service(project: dict[str, Any]) -> None:
+    """Builds of one tag side by side fail; the services of an image share what one of them builds."""
+    services = project["services"]
+    built = [service["image"] for service in services.values() if "build" in service]
+    ours = {service["image"] for service in services.values() if "mongars" in service["image"]}
+    assert sorted(built) == sorted(ours)
+
+
+NOT_OF_COMPOSE = {
+    # Said by the Compose file itself, for its own containers.
+    *("MONGARS_HOME", "MONGARS_CACHE", "MONGARS_HOST", "MONGARS_PORT", "LLM_ADAPTER_REGISTRY_PATH"),
+    *(
+        "RAY_ROUTE_PREFIX",
+        "RAY_HTTP_HOST",
+        "RAY_DASHBOARD_ADDRESS",
+        "RAY_AUTH_TOKEN_PATH",
+        "RAY_SERVE_ENABLE_HA_PROXY",
+    ),
+    # Of `mongars up` and the command line, on the host.
+    *("RAY_PORT", "MONGARS_API_KEY"),
+}
+
+
+def test_every_variable_of_the_settings_reaches_a_service(project: dict[str, Any]) -> None:
+    """What `.env` says is not lost on the way into the containers, or is listed here as not theirs."""
+    known = {str(field.validation_alias) for field in Environment.model_fields.values()}
+    text = str(project["services"])
+    passed = {name for name in known if f"${{{name}:" in text}
+    assert known - passed == NOT_OF_COMPOSE
+    assert not passed & NOT_OF_COMPOSE
+
+
+@pytest.mark.parametrize(
+    "name", ["DB_POOL_SIZE", "DB_PREPARED_STATEMENTS", "RAY_GENERAL_MODEL", "MONGARS_SYSTEM_PROMPT"]
+)
+def test_what_env_says_reaches_the_api(project: dict[str, Any], name: str) -> None:
+    """Pool, model and prompt are those of `.env`; left out, the defaults."""
+    value = {"DB_POOL_SIZE": "7", "DB_PREPARED_STATEMENTS": "true"}.get(name, "/models/x.gguf")
+    given = api_settings(project, **{name: value}).environment
+    unset = api_settings(project).environment
+    default = load_settings({}).environment
+    (field,) = [f for f, info in Environment.model_fields.items() if info.validation_alias == name]
+    assert getattr(given, field) != getattr(default, field)
+    assert getattr(unset, field) == getattr(default, field)
+
+
+def test_a_database_elsewhere_may_be_named(project: dict[str, Any]) -> None:
+    """DATABASE_URL beats the container's own database, for the API and for the migrations."""
+    url = "postgresql://u:p@db.example/name"
+    for service in ("api", "migrations"):
+        text = project["services"][service]["environment"]["DATABASE_URL"]
+        assert resolved(text, {"DATABASE_URL": url}) == url
+        own = resolved(text, {"POSTGRES_PASSWORD": "s"})
+        assert own == "postgresql://mongars:s@postgres:5432/mongars"
+
+
+def test_models_of_the_operator_reach_engine_and_replicas(project: dict[str, Any]) -> None:
+    """One volume holds the base models; a one-shot fills it before an engine is started."""
+    services = project["services"]
+    for name in ("models", "api", "ray-head", "ray-deploy"):
+        assert any(entry.startswith(MODEL_VOLUME) for entry in services[name]["volumes"]), name
+    for name in ("api", "ray-head"):
+        condition = services[name]["depends_on"]["models"]["condition"]
+        assert condition == "service_completed_successfully"
+    folder = services["models"]["volumes"][1]
+    assert resolved(folder, {"MODEL_FOLDER": "/srv/models"}) == "/srv/models:/models:ro"
+
+
+def test_an_export_elsewhere_builds_from_this_repository(tmp_path: Path) -> None:
+    """From any folder the build context is where the Dockerfiles are."""
+    out = tmp_path / "a" / "b"
+    out.mkdir(parents=True)
+    files = render("compose", ExportConfig(), source=source_from(out))
+    made = documents(files["docker-compose.yml"])[0]
+    for service in ("api", "ray-head"):
+        build = made["services"][service]["build"]
+        context = (out / resolved(build["context"])).resolve()
+        assert (context / build["dockerfile"]).is_file()
+        assert resolved(build["context"], {"MONGARS_SOURCE": "/src"}) == "/src"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "built_on", "runs"),
+    [("", "a:1", True), ("a:1", "a:1", True), ("a:2", "a:1", False), ("a:2", "", True)],
+)
+def test_an_image_on_another_base_says_so(wanted: str, built_on: str, runs: bool) -> None:
+    """RAY_HEAD_IMAGE is never without effect in silence: the head starts on it, or says what to do."""
+    done = subprocess.run(  # noqa: S603 (our own script)
+        [sys.executable, ROOT / "deploy" / "docker" / "base_image.py", "echo", "started"],
+        env={"PATH": "/usr/bin:/bin", "RAY_HEAD_IMAGE": wanted, "MONGARS_RAY_BASE": built_on},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) is runs
+    assert ("started" in done.stdout) is runs
+    assert ("docker compose build" in done.stderr) is not runs
+
+
 MISTAKES: dict[str, tuple[tuple[str, ...], Any]] = {
     "misspelt key of a service": (("services", "api", "enviroment"), {"A": "b"}),
     "dependency on nobody": (("services", "api", "depends_on", "reddis"), {}),
@@ -237,7 +338,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], Any]] = {
         ("services", "ray-head", "ports"),
         ["127.0.0.1:8080:8000"],
     ),
-    "volume nobody declared": (("services", "api", "volumes"), ["models:/models"]),
+    "volume nobody declared": (("services", "api", "volumes"), ["modles:/models"]),
     "text for a list": (("services", "api", "cap_drop"), "ALL"),
 }
 

@@ -55,7 +55,9 @@ def instructions(text: str) -> list[str]:
 
 def bases(lines: list[str]) -> list[str]:
     """The images a file starts from, variables replaced by their defaults."""
-    defaults = dict(line[4:].split("=", 1) for line in lines if line.startswith("ARG "))
+    defaults = dict(
+        line[4:].split("=", 1) for line in lines if line.startswith("ARG ") and "=" in line
+    )
     images = [line.split()[1] for line in lines if line.startswith("FROM ")]
     return [re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], image) for image in images]
 
@@ -111,3 +113,22 @@ def test_mistakes_are_caught(good: str, bad: str) -> None:
     text = (FOLDER / "api.Dockerfile").read_text(encoding="utf-8")
     assert good in text
     assert problems(text.replace(good, bad)) != []
+
+
+def test_the_interpreter_of_the_ray_image_finds_its_environment(tmp_path: Path) -> None:
+    """What /usr/local/bin/python calls has the packages; through a link it would not."""
+    text = (FOLDER / "ray.Dockerfile").read_text(encoding="utf-8")
+    (line,) = re.findall(r"printf '(.*)' > /usr/local/bin/python ", text)
+    script = tmp_path / "python"
+    made = line.replace("\\n", "\n").replace("/opt/venv/bin/python", sys.executable)
+    script.write_text(made)
+    script.chmod(0o755)
+    done = subprocess.run(  # noqa: S603 (made above)
+        [script, "-c", "import sys, mongars; print(sys.prefix)"],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == sys.prefix
+    assert not re.search(r"ln .*bin/python", text)

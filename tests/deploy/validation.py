@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT.parent / "shared" / "data"
 KUBERNETES = "1.37"
 KUBECTL = Path(sys.executable).parent / "kubectl"
-VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>[^}]*))?\}")
+VARIABLE = re.compile(
+    r"\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>(?:[^${}]|\$\{[^}]*\})*))?\}"  # one level inside
+)
 
 
 def documents(text: str) -> list[dict[str, Any]]:
@@ -89,7 +91,7 @@ def compose_problems(project: dict[str, Any]) -> list[str]:
         for key, declared in (("networks", project["networks"]), ("depends_on", services)):
             used = service.get(key, {})
             found += [f"{name}: {key}: {entry} is not there" for entry in set(used) - set(declared)]
-        sources = {entry.split(":")[0] for entry in service.get("volumes", [])}
+        sources = {resolved(entry).split(":")[0] for entry in service.get("volumes", [])}
         found += [f"{name}: volume {entry}" for entry in sources - set(project["volumes"])]
     published = [resolved(port).rsplit(":", 1)[0] for port in all_ports(project)]
     found += [f"{port} is published twice" for port in set(published) if published.count(port) > 1]
@@ -111,7 +113,7 @@ def resolved(text: str, values: dict[str, str] | None = None) -> str:
             return given[name]
         if how == ":?":
             raise LookupError(f"{name}: {rest}")
-        return rest or ""
+        return resolved(rest or "", given)
 
     return VARIABLE.sub(replace, text)
 

@@ -169,4 +169,5 @@ def ray_access(settings: Settings) -> dict[str, str]:
     token = secret_file(settings.home, RAY_TOKEN)
     if not token.exists():
         return {}
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    # Empty, since a RAY_AUTH_TOKEN of `.env` (Compose's, say) would be taken for this cluster's.
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(token)}

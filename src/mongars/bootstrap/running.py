@@ -40,6 +40,11 @@ def running_dashboard(settings: Settings) -> str:
     return _said(settings).get("dashboard") or local
 
 
+def is_stack_running(settings: Settings) -> bool:
+    """Whether a living process announced a stack on this home."""
+    return bool(_said(settings))
+
+
 def is_own_api(settings: Settings, url: str) -> bool:
     """Whether that is where the stack of this home listens.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mongars.bootstrap.model import configured_model
-from mongars.bootstrap.running import is_own_dashboard, running_dashboard
+from mongars.bootstrap.running import is_own_dashboard, is_stack_running, running_dashboard
 from mongars.bootstrap.secrets import RAY_TOKEN, digest_of, read_secret
 from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
@@ -189,8 +189,10 @@ def serve_control(settings: Settings, address: str | None) -> ServeControl:
     """The way to a cluster: the given address, else the configured one, else the local one."""
     require("ray", extra="serve")
     token, dashboard = ray_token(settings), dashboard_of(settings, address)
-    if token is None and not _given(settings, address) and is_own_dashboard(settings, dashboard):
-        token = read_secret(settings.home, RAY_TOKEN)
+    own = not _given(settings, address) and is_own_dashboard(settings, dashboard)
+    # The local stack has a token of its own: RAY_AUTH_TOKEN, as Compose's .env has it, is another's.
+    if own and (token is None or is_stack_running(settings)):
+        token = read_secret(settings.home, RAY_TOKEN) or token
     return ServeControl(dashboard, token=token)
 
 

@@ -16,7 +16,7 @@ from mongars.cli.errors import exit_on_error
 from mongars.cli.terminal import console, prepare_streams
 from mongars.serving.definition import deploy_schema
 from mongars.serving.exports.config import installation
-from mongars.serving.exports.export import Kind, render, write
+from mongars.serving.exports.export import Kind, render, source_from, write
 from mongars.settings import load_settings
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _deploy(address: str | None, *, timeout: float, as_json: bool) -> None:
 
 def _export(kind: Kind, out: Path, *, force: bool) -> None:
     config = installation(exported_config(load_settings()))
-    changed = write(render(kind, config), out, kind=kind, force=force)
+    changed = write(render(kind, config, source=source_from(out)), out, kind=kind, force=force)
     for path in changed:
         print(out / path)
     print(f"{len(changed)} files changed in {out}." if changed else f"{out} is up to date.")

@@ -348,6 +348,7 @@ class EndpointPool:
         endpoint.last_error = error or endpoint.last_error
         if found in {"ready", "there"}:
             endpoint.known = True
+            endpoint.last_error = None
             endpoint.heard_at = now
             if was_down and endpoint.probe_decides:
                 judge = endpoint.breaker.restored if found == "ready" else endpoint.breaker.vouched

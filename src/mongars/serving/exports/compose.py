@@ -45,18 +45,20 @@ CARRIED = {
 """What the environment of `--deploy` can say of an application, and so what Compose can carry."""
 
 
-def files(config: ExportConfig) -> dict[str, str]:
+def files(config: ExportConfig, *, source: str = ".") -> dict[str, str]:
     """Both Compose files and the command that makes their secrets.
+
+    `source` is the folder of this repository, as seen from `docker-compose.yml`.
 
     Raises `ConfigurationError` for an application that environment variables cannot describe.
     """
     _require_carriable(config.serving)
     project: dict[str, Any] = {
         "name": config.name,
-        "services": services(config),
+        "services": services(config, source=source),
         # `data` has no way out: only the API and the migrations reach the database.
         "networks": {"front": {}, "data": {"internal": True}},
-        "volumes": {"registry": {}, "postgres": {}, "ollama": {}},
+        "volumes": {"registry": {}, "postgres": {}, "ollama": {}, "models": {}, "model-files": {}},
     }
     return {
         "docker-compose.yml": as_file(project, about=ABOUT.strip()),

@@ -11,6 +11,7 @@ from mongars.serving.exports.objects.pods import HOME_PATH, REGISTRY_PATH
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mongars.serving.config import EmbeddingSpec
     from mongars.serving.exports.config import ExportConfig, Image
 
 Data = dict[str, Any]
@@ -20,7 +21,17 @@ DASHBOARD = "http://ray-head:8265"
 SMALL_TMP = "/tmp:mode=1777,size=256m"  # noqa: S108 (a volume of the container's own)
 RAY_TMP = "/tmp:exec,mode=1777,size=4g"  # noqa: S108 (as above)
 ASK = "run once: sh deploy/compose/secrets.sh"
-CLIENT_VARIABLES = (
+MODEL_VARIABLES = ("RAY_GENERAL_MODEL", "RAY_CODING_MODEL")
+"""Which base models: they reach whatever provisions them, deploys them or answers by itself."""
+DATABASE_VARIABLES = (
+    "DB_POOL_SIZE",
+    "DB_MAX_OVERFLOW",
+    "DB_POOL_TIMEOUT",
+    "DB_PREPARED_STATEMENTS",
+    "DB_STARTUP_TIMEOUT",
+    "DB_STARTUP_RETRY_INTERVAL",
+)
+API_VARIABLES = (
     "RAY_CLIENT_TIMEOUT",
     "RAY_CLIENT_CONNECT_TIMEOUT",
     "RAY_CLIENT_MAX_CONNECTIONS",
@@ -31,6 +42,7 @@ CLIENT_VARIABLES = (
     "RAY_CLIENT_KEY_FILE",
     "RAY_SCALING_STATUS_CODES",
     "RAY_SCALING_BACKOFF",
+    "RAY_RETRY_AFTER_MAX",
     "RAY_MAX_SCALE_CYCLES",
     "RAY_SESSION_AFFINITY",
     "RAY_MODEL_TEMPERATURE",
@@ -38,17 +50,40 @@ CLIENT_VARIABLES = (
     "RAY_MODEL_MAX_TOKENS",
     "MONGARS_ANSWER_CACHE_MIB",
     "MONGARS_ANSWER_CACHE_SECONDS",
+    "MONGARS_ALLOWED_HOSTS",
+    "MONGARS_LOG_LEVEL",
+    "MONGARS_MAX_BODY_BYTES",
+    "MONGARS_MAX_CONNECTIONS",
+    "MONGARS_MAX_HEADER_BYTES",
+    "MONGARS_SYSTEM_PROMPT",
+    "ACCESS_TOKEN_EXPIRE_MINUTES",
 )
-"""How the API asks for answers: what `.env` says about it must reach the container."""
+"""How the API asks for answers and gives them: what `.env` says must reach the container."""
+DEPLOY_VARIABLES = (
+    "MONGARS_ENGINE",
+    "MONGARS_MAX_BODY_BYTES",
+    "MONGARS_VLLM_DTYPE",
+    "MONGARS_VLLM_GPU_MEMORY",
+    "MONGARS_VLLM_KV_CACHE_MIB",
+)
+MODELS_PATH = "/opt/mongars/models"
+"""The cache of base models in both images (`MONGARS_CACHE`)."""
+MODEL_VOLUME = f"models:{MODELS_PATH}"
+MODEL_FOLDER = "${MODEL_FOLDER:-model-files}:/models:ro"
+"""Model files of the operator, for `RAY_GENERAL_MODEL=/models/NAME.gguf`."""
 
 
-def services(config: ExportConfig) -> dict[str, Data]:
-    """Every service by name."""
+def services(config: ExportConfig, *, source: str) -> dict[str, Data]:
+    """Every service by name. `source` is the clone the images are built from.
+
+    One service per image builds it: two that build the same tag side by side fail.
+    """
     return {
+        "models": _models(config),
         "migrations": _migrations(config),
-        "api": _api(config),
+        "api": {**_api(config), "build": _build(source, "api")},
         "postgres": _postgres(config),
-        "ray-head": _ray_head(config),
+        "ray-head": {**_ray_head(config), "build": {**_build(source, "ray"), **_RAY_BASE}},
         "ray-deploy": _ray_deploy(config),
         "ollama": _ollama(),
     }
@@ -72,19 +107,49 @@ def _api_image(config: ExportConfig) -> str:
     return f"${{MONGARS_IMAGE:-{config.api.image.reference}}}"
 
 
-def _api_build() -> Data:
-    return {"context": ".", "dockerfile": "deploy/docker/api.Dockerfile"}
+_RAY_BASE = {"args": {"RAY_HEAD_IMAGE": f"${{RAY_HEAD_IMAGE:-{RAY_BASE_IMAGE}}}"}}
+
+
+def _build(source: str, image: str) -> Data:
+    return {
+        "context": f"${{MONGARS_SOURCE:-{source}}}",
+        "dockerfile": f"deploy/docker/{image}.Dockerfile",
+    }
+
+
+def _models(config: ExportConfig) -> Data:
+    """Puts the configured base models into their volume and ends; what is there already stays."""
+    embedding = config.serving.replica.embedding
+    environment = {
+        "MONGARS_HOME": HOME_PATH,
+        "OLLAMA_HOST": "${OLLAMA_HOST:-}",
+        **_passed_on(MODEL_VARIABLES),
+        **_embedding(embedding),
+    }
+    return _service(
+        _api_image(config),
+        command=["python", "-m", "scripts.provision_models"],
+        restart="no",
+        environment=environment,
+        volumes=[MODEL_VOLUME, MODEL_FOLDER],
+        tmpfs=[SMALL_TMP, _home()],
+        networks=["front"],
+        mem_limit="1g",
+    )
 
 
 def _migrations(config: ExportConfig) -> Data:
     return _service(
         _api_image(config),
-        build=_api_build(),
         command=["python", "init_db.py"],
         restart="no",
-        environment={"MONGARS_HOME": HOME_PATH, "DATABASE_URL": _database_url()},
+        environment={
+            "MONGARS_HOME": HOME_PATH,
+            "DATABASE_URL": _database_url(),
+            **_passed_on(DATABASE_VARIABLES),
+        },
         tmpfs=[SMALL_TMP, _home()],
-        networks=["data"],
+        networks=["front", "data"],  # DATABASE_URL may name a server elsewhere
         depends_on={"postgres": {"condition": "service_healthy"}},
         mem_limit="512m",
     )
@@ -105,19 +170,21 @@ def _api(config: ExportConfig) -> Data:
         "RAY_SERVE_URL": f"${{RAY_SERVE_URL:-{endpoint}}}",
         "OLLAMA_HOST": "${OLLAMA_HOST:-}",
         "OLLAMA_MODEL": "${OLLAMA_MODEL:-smollm2:135m}",
+        **_optional("MONGARS_CONTEXT_TOKENS", config.serving.replica.engine.context_tokens),
         **_optional("MONGARS_PROMPT_CACHE_SCOPE", config.serving.replica.prompt_cache_scope),
-        **_passed_on(CLIENT_VARIABLES),
+        **_optional("MONGARS_PROMPT_CACHE_MIB", config.serving.replica.engine.prompt_cache_mib),
+        **_passed_on((*MODEL_VARIABLES, *DATABASE_VARIABLES, *API_VARIABLES)),
         **_required("RAY_SERVE_TOKEN", "SECRET_KEY", "MONGARS_BOOTSTRAP_API_KEY"),
     }
     return _service(
         _api_image(config),
-        build=_api_build(),
         environment=environment,
         ports=[_published("API_PORT", API_PORT, API_PORT)],
-        volumes=[f"registry:{REGISTRY_PATH}"],
+        volumes=[f"registry:{REGISTRY_PATH}", f"{MODEL_VOLUME}:ro"],
         tmpfs=[SMALL_TMP, _home()],
         networks=["front", "data"],
         depends_on={
+            "models": {"condition": "service_completed_successfully"},
             "migrations": {"condition": "service_completed_successfully"},
             "ray-deploy": {"condition": "service_completed_successfully", "required": False},
         },
@@ -164,19 +231,21 @@ def _ray_head(config: ExportConfig) -> Data:
         # Ray's workers yield to everything else by default, and the engines in them inherit it.
         "RAY_worker_niceness": "0",
         "LLM_ADAPTER_REGISTRY_PATH": REGISTRY_PATH,
+        # An image that is there is not built again: one on another base says so and ends.
+        "RAY_HEAD_IMAGE": "${RAY_HEAD_IMAGE:-}",
     }
     return _service(
         _ray_image(config.ray.image),
-        build=_ray_build(),
         profiles=["ray"],
-        command=[*start.split(), "--disable-usage-stats"],
+        command=["python", "/app/base_image.py", *start.split(), "--disable-usage-stats"],
         environment=environment,
         ports=[
             _published("RAY_HTTP_PORT", 8000, port),
             _published("RAY_DASHBOARD_PORT", 8265, 8265),
         ],
-        volumes=[f"registry:{REGISTRY_PATH}:ro"],
+        volumes=[f"registry:{REGISTRY_PATH}:ro", f"{MODEL_VOLUME}:ro"],
         tmpfs=[RAY_TMP],
+        depends_on={"models": {"condition": "service_completed_successfully"}},
         networks={"front": {"aliases": ["rayserve"]}},
         healthcheck=_health("http://127.0.0.1:8265", f"http://127.0.0.1:{port}"),
         shm_size="${RAY_SHM_SIZE:-2g}",
@@ -208,16 +277,18 @@ def _ray_deploy(config: ExportConfig) -> Data:
         **_optional("RAY_MODEL_MAX_TOKENS", replica.sampling.max_tokens or ""),
         **_optional("MONGARS_LOG_LEVEL", replica.log_level),
         **_optional("MONGARS_MAX_SURGE_PERCENT", serving.max_surge_percent),
-        **_optional("RAY_EMBEDDING_MODEL", "none" if embedding is None else embedding.model_name),
+        **_embedding(embedding),
+        **_passed_on((*MODEL_VARIABLES, *DEPLOY_VARIABLES)),
+        "OLLAMA_HOST": "${OLLAMA_HOST:-}",
     }
     deploy = f"python -m modules.ray_service --deploy --address {DASHBOARD} --timeout 600"
     return _service(
         _ray_image(config.ray.image),
-        build=_ray_build(),
         profiles=["ray"],
         command=deploy.split(),
         restart="no",
         environment=environment,
+        volumes=[f"{MODEL_VOLUME}:ro"],
         tmpfs=[SMALL_TMP],
         networks=["front"],
         depends_on={"ray-head": {"condition": "service_healthy"}},
@@ -249,12 +320,6 @@ def _ray_image(image: Image) -> str:
     return f"${{MONGARS_RAY_IMAGE:-{image.reference}}}"
 
 
-def _ray_build() -> Data:
-    base = f"${{RAY_HEAD_IMAGE:-{RAY_BASE_IMAGE}}}"
-    dockerfile = "deploy/docker/ray.Dockerfile"
-    return {"context": ".", "dockerfile": dockerfile, "args": {"RAY_HEAD_IMAGE": base}}
-
-
 def _ray_environment() -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": "token",
@@ -264,8 +329,13 @@ def _ray_environment() -> dict[str, str]:
     }
 
 
+def _embedding(embedding: EmbeddingSpec | None) -> dict[str, str]:
+    return _optional("RAY_EMBEDDING_MODEL", "none" if embedding is None else embedding.model_name)
+
+
 def _database_url() -> str:
-    return f"postgresql://mongars:{_required('POSTGRES_PASSWORD')['POSTGRES_PASSWORD']}@postgres:5432/mongars"
+    password = _required("POSTGRES_PASSWORD")["POSTGRES_PASSWORD"]
+    return f"${{DATABASE_URL:-postgresql://mongars:{password}@postgres:5432/mongars}}"
 
 
 def _required(*names: str) -> dict[str, str]:

@@ -23,16 +23,25 @@ _FILES: dict[Kind, Callable[[ExportConfig], dict[str, str]]] = {
     "serve": serve_yaml.files,
     "k8s": kubernetes.files,
     "helm": helm.files,
-    "compose": compose.files,
 }
 
 
-def render(kind: Kind, config: ExportConfig) -> dict[str, str]:
+def render(kind: Kind, config: ExportConfig, *, source: str = ".") -> dict[str, str]:
     """The files of an export: path below the folder to text.
+
+    `source` is the folder of this repository as seen from there, which Compose builds images from.
 
     Raises `ConfigurationError` where the kind cannot express the configuration.
     """
-    return _FILES[kind](config)
+    return compose.files(config, source=source) if kind == "compose" else _FILES[kind](config)
+
+
+def source_from(folder: Path) -> str:
+    """The repository this program was installed from, as seen from the folder; `.` if from none."""
+    root = Path(__file__).resolve().parents[4]
+    if not (root / "deploy" / "docker").is_dir():
+        return "."
+    return Path(os.path.relpath(root, folder.resolve())).as_posix()
 
 
 def write(
