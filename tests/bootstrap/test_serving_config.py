@@ -141,11 +141,16 @@ def test_an_address_that_is_none_is_named(given: str) -> None:
         dashboard_of(load_settings({}), given)
 
 
-def test_the_local_cluster_keeps_its_own_token(tmp_path: Path) -> None:
+def test_the_local_cluster_keeps_its_own_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """RAY_AUTH_TOKEN in `.env`, as Compose's secrets put it there, is not sent to the local cluster."""
-    given = {"RAY_AUTH_TOKEN": "of-another-cluster"}
-    here = settings(tmp_path, **given)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MONGARS_HOME", str(tmp_path / "home"))
+    (tmp_path / ".env").write_text("RAY_AUTH_TOKEN=of-another-cluster\n")
+    here = load_settings()
     assert ray_token(here) == "of-another-cluster"
     own = ensure_secret(here.home, RAY_TOKEN)
-    child = settings(tmp_path, **{**given, **ray_access(here)})
-    assert ray_token(child) == own
+    for name, value in ray_access(here).items():
+        monkeypatch.setenv(name, value)
+    assert ray_token(load_settings()) == own
