@@ -209,6 +209,8 @@ def model_name(settings: Settings, role: str) -> str:
 
 ANSWER_ROOM = 512
 """Tokens of the context that the history of a conversation leaves free, where no limit is set."""
+REMEMBERED_PARTS = 4
+"""Where no limit is set, an answer in a conversation is at most this part of the context window."""
 
 
 def chat_config(settings: Settings) -> ChatConfig:
@@ -217,7 +219,8 @@ def chat_config(settings: Settings) -> ChatConfig:
     return ChatConfig(
         context_tokens=values.context_tokens,
         answer_tokens=min(values.max_tokens or ANSWER_ROOM, values.context_tokens // 2),
-        max_tokens=values.max_tokens,
+        # A longer answer would not fit into the window as history, and so be forgotten at once.
+        max_tokens=values.max_tokens or values.context_tokens // REMEMBERED_PARTS,
         system_prompt=values.system_prompt,
     )
 

@@ -278,7 +278,7 @@ class Environment(BaseModel):
         "RAY_MODEL_MAX_TOKENS",
         None,
         "Longest answer, in tokens, to a request that names no limit; unset: as much as the context"
-        " leaves.",
+        " leaves (in conversations a quarter of it, so that a turn fits into the next one's history).",
         ge=1,
     )
     ollama_host: str | None = variable(
