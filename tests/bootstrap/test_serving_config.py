@@ -154,3 +154,15 @@ def test_the_local_cluster_keeps_its_own_token(
     for name, value in ray_access(here).items():
         monkeypatch.setenv(name, value)
     assert ray_token(load_settings()) == own
+
+
+def test_a_model_file_of_this_machine_is_not_exported_to_pods(tmp_path: Path) -> None:
+    """They would look for it in vain; the message says where to put it and what to set instead."""
+    file = tmp_path / "my-model.gguf"
+    file.write_bytes(b"GGUF")
+    given = settings(tmp_path, RAY_GENERAL_MODEL=str(file))
+    assert exported_config(given).replica.engine.model_name
+    with pytest.raises(ConfigurationError) as caught:
+        exported_config(given, images_only=True)
+    for word in ("RAY_GENERAL_MODEL", str(file), "image", "serving.replica.engine.model_path"):
+        assert word in str(caught.value)

@@ -28,13 +28,16 @@ INSTALLATIONS: dict[str, ExportConfig] = {
         api={"environment": {"RAY_CLIENT_TIMEOUT": "30", "OLLAMA_HOST": "http://ollama:11434"}},
         database={"port": 6432},
         registry={"existing_claim": "adapters", "storage_class": "nfs"},
-        secrets={"name": "elsewhere"},
+        secrets={"name": "elsewhere", "image_pull": ["registry-login", "second"]},
         network={
             "api_clients": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
             "extra_egress": [{"ports": [{"protocol": "TCP", "port": 11434}]}],
         },
     ),
-    "redis": _config(ray={"gcs": {"storage": "redis", "redis_address": "redis.data:6380"}}),
+    "redis": _config(
+        registry={"claim": True, "access_mode": "ReadWriteOnce"},
+        ray={"gcs": {"storage": "redis", "redis_address": "redis.data:6380"}},
+    ),
     "rocksdb": _config(ray={"gcs": {"storage": "rocksdb", "storage_class": "fast"}}),
     "roles": _config(
         serving={

@@ -12,10 +12,11 @@ from helm_python.errors import HelmError
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from installations import INSTALLATIONS
+from pydantic import ValidationError
 from validation import ROOT, documents, kubernetes_problems
 
 from mongars.serving.definition import deploy_schema
-from mongars.serving.exports.config import ClusterServing, ExportConfig
+from mongars.serving.exports.config import ExportConfig
 from mongars.serving.exports.helm import values
 from mongars.serving.exports.kubernetes import objects
 
@@ -157,9 +158,10 @@ def test_template_and_definition_agree_on_any_application(
     chart: helm_python.Chart, serving: dict[str, Any]
 ) -> None:
     """From the same values, the template makes what `deploy_schema` makes: given whole or in part."""
-    config = ExportConfig(serving=ClusterServing.model_validate(serving))
+    many = {"workers": {"nodes_max": 100_000}}  # room for any number of replicas
+    config = ExportConfig.model_validate({"serving": serving, "ray": many})
     wanted = deploy_schema(config.serving)
-    assert serve_config(chart, {"serving": serving}) == wanted
+    assert serve_config(chart, {"serving": serving, "ray": many}) == wanted
     assert serve_config(chart, values(config)) == wanted
 
 
@@ -179,6 +181,15 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     "GPU on a node without": {"serving": {"gpus_per_replica": 1}},
     "bounds the wrong way round": {"ray": {"workers": {"nodes_min": 5, "nodes_max": 2}}},
     "scaling the wrong way round": {"serving": {"autoscaling": {"min_replicas": 9}}},
+    "more replicas than fit": {"serving": {"replicas": 9}},
+    "more replicas than GPUs": {
+        "serving": {"replicas": 3, "gpus_per_replica": 0.5},
+        "ray": {"workers": {"gpus": 1, "nodes_max": 1}},
+    },
+    "scaling beyond the workers": {"serving": {"autoscaling": {"max_replicas": 9}}},
+    "variable the chart sets itself": {"api": {"environment": {"RAY_SERVE_URL": "http://a/b"}}},
+    "variable whose value is a secret": {"api": {"environment": {"SECRET_KEY": "x"}}},
+    "variable whose name is none": {"api": {"environment": {"A B": "x"}}},
     "name that Helm gives itself": {"namespace": "elsewhere"},
 }
 
@@ -187,9 +198,12 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
 def test_misspelt_and_impossible_values_are_refused(
     wrong: dict[str, Any], chart: helm_python.Chart
 ) -> None:
-    """By the schema, or by the template where two values contradict each other."""
+    """By the schema, or by the template where two values contradict each other; and by the models."""
     with pytest.raises(HelmError):
         rendered(chart, wrong)
+    if "namespace" not in wrong:
+        with pytest.raises(ValidationError):
+            ExportConfig.model_validate(wrong)
 
 
 def test_a_release_name_that_breaks_object_names_is_refused(chart: helm_python.Chart) -> None:
@@ -200,7 +214,7 @@ def test_a_release_name_that_breaks_object_names_is_refused(chart: helm_python.C
 
 MISTAKES = {
     "template that does not close": ("templates/api.yaml", "{{- end }}\n"),
-    "misspelt field in a template": ("templates/registry.yaml", "accessMode: [x]\n"),
+    "misspelt field in a template": ("templates/migrations.yaml", "sepc: {}\n"),
     "value no schema knows": ("values.yaml", "sevring: {}\n"),
     "schema that is none": ("values.schema.json", "{"),
 }

@@ -56,6 +56,52 @@ def test_every_container_says_what_it_needs_and_which_version_it_is(
             assert re.search(r"(:(?!latest$)[\w.-]+|@sha256:\w{64})$", container["image"]), name
 
 
+def test_no_volume_of_a_pod_can_fill_its_node(installation: list[dict[str, Any]]) -> None:
+    """Every folder that lives with its pod has a limit."""
+    for name, pod in pod_specs(installation):
+        for volume in pod["spec"]["volumes"]:
+            assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"], name
+
+
+def test_a_drained_node_takes_neither_all_of_ray_nor_all_of_the_api(
+    installation: list[dict[str, Any]],
+) -> None:
+    """One Ray pod, and one API process, at a time; and a single worker can still be drained."""
+    budgets = {
+        entry["metadata"]["name"]: entry["spec"]
+        for entry in installation
+        if entry["kind"] == "PodDisruptionBudget"
+    }
+    service = next(entry for entry in installation if entry["kind"] == "RayService")
+    (workers,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert budgets["mongars-api"]["maxUnavailable"] == 1
+    assert budgets["mongars-ray"]["minAvailable"] == workers["minReplicas"]
+    for name, pod in pod_specs(installation):
+        chosen = selects(
+            {"podSelector": budgets["mongars-ray"]["selector"]}, pod["metadata"]["labels"]
+        )
+        assert chosen is name.startswith("RayService"), name
+
+
+def test_no_container_has_a_variable_twice(installation: list[dict[str, Any]]) -> None:
+    """The second of a name would win or lose by chance."""
+    for name, pod in pod_specs(installation):
+        for container in pod["spec"]["containers"]:
+            names = [entry["name"] for entry in container.get("env", [])]
+            assert len(names) == len(set(names)), name
+
+
+def test_a_shared_volume_is_claimed_only_where_it_is_asked_for() -> None:
+    """By default no ReadWriteMany class is needed; images come from a registry with a login if named."""
+    kinds = {entry["kind"] for entry in objects(ExportConfig())}
+    assert "PersistentVolumeClaim" not in kinds
+    claimed = objects(ExportConfig.model_validate({"registry": {"claim": True}}))
+    assert "PersistentVolumeClaim" in {entry["kind"] for entry in claimed}
+    login = ExportConfig.model_validate({"secrets": {"image_pull": ["login"]}})
+    for name, pod in pod_specs(objects(login)):
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "login"}], name
+
+
 def test_ray_pods_have_the_token_and_the_cluster_asks_for_its_own(
     installation: list[dict[str, Any]],
 ) -> None:

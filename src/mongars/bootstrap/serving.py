@@ -40,9 +40,30 @@ BODY_HEADROOM = 65_536
 DEFAULT_OLLAMA = "http://127.0.0.1:11434"
 
 
-def exported_config(settings: Settings) -> ServingConfig:
-    """The application for other machines: each finds the models in its own cache."""
+def exported_config(settings: Settings, *, images_only: bool = False) -> ServingConfig:
+    """The application for other machines: each finds the models in its own cache.
+
+    With `images_only` that cache is what the machines' image holds: raises `ConfigurationError` for
+    a model that is a file of this machine, which no pod would have.
+    """
+    if images_only:
+        _refuse_files(settings)
     return _serving_config(settings, _replica_config(settings, find=_on_each_node))
+
+
+def _refuse_files(settings: Settings) -> None:
+    if settings.environment.engine == "vllm":  # a folder that has to be at that path on every node
+        return
+    for role, spec in settings.provisioning().models.items():
+        if isinstance(spec, FileSource):
+            part = {"general": "engine"}.get(role, role)
+            message = (
+                f"RAY_{role.upper()}_MODEL={spec.path} is a file of this machine, which pods do not"
+                " have. Put it into a Ray image of yours (COPY it to /models), export without the"
+                f" variable, and set serving.replica.{part}.model_path to /models/{spec.path.name}"
+                f" and serving.replica.{part}.model_name to {spec.name}."
+            )
+            raise ConfigurationError(message)
 
 
 def serving_config(settings: Settings) -> ServingConfig:

@@ -94,7 +94,7 @@ def _deploy(address: str | None, *, timeout: float, as_json: bool) -> None:
 
 
 def _export(kind: Kind, out: Path, *, force: bool) -> None:
-    config = installation(exported_config(load_settings()))
+    config = installation(exported_config(load_settings(), images_only=kind in {"k8s", "helm"}))
     changed = write(render(kind, config, source=source_from(out)), out, kind=kind, force=force)
     for path in changed:
         print(out / path)

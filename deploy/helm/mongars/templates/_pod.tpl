@@ -40,6 +40,12 @@ securityContext:
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile:
     type: RuntimeDefault
+{{- with (include "mongars.values" .root | fromJson).secrets.image_pull }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* Fields of every container: it may write nowhere but into its volumes. */}}
@@ -95,8 +101,12 @@ limits:
 
 {{- define "mongars.registryVolume" -}}
 - name: registry
+{{- if or .values.registry.claim .values.registry.existing_claim }}
   persistentVolumeClaim:
     claimName: {{ .values.registry.existing_claim | default (printf "%s-registry" (include "mongars.name" .root)) }}
+{{- else }}
+  emptyDir: {sizeLimit: 1Gi}
+{{- end }}
 {{- end -}}
 
 {{- define "mongars.claim" -}}

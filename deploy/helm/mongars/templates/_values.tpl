@@ -47,6 +47,20 @@ missing in an optional part (`coding: {kind: vllm}`) missing; here it is filled 
 {{- if gt .serving.gpus_per_replica $workers.gpus -}}
 {{- fail (printf "serving.gpus_per_replica: a worker has %v GPUs (ray.workers.gpus)" $workers.gpus) -}}
 {{- end -}}
+{{- $most := .serving.replicas -}}
+{{- with .serving.autoscaling -}}
+{{- $most = .max_replicas -}}
+{{- end -}}
+{{- $serving := .serving -}}
+{{- range list (list $workers.cpus $serving.cpus_per_replica "cpus") (list $workers.gpus $serving.gpus_per_replica "gpus") -}}
+{{- $asks := index . 1 -}}
+{{- if gt (float64 $asks) 0.0 -}}
+{{- $room := mul (floor (divf (index . 0) $asks)) $workers.nodes_max -}}
+{{- if gt (int64 $most) (int64 $room) -}}
+{{- fail (printf "serving.replicas: %v do not fit on %v workers, which have room for %v; raise ray.workers.nodes_max or %v" $most $workers.nodes_max $room (index . 2)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if lt $workers.nodes_max $workers.nodes_min -}}
 {{- fail (printf "ray.workers.nodes_max: must be at least nodes_min (%v)" $workers.nodes_min) -}}
 {{- end -}}

@@ -7,9 +7,10 @@ itself), so what is refused here is refused there.
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mongars.serving.config import (
     TOKEN_FROM_ENVIRONMENT,
@@ -28,6 +29,23 @@ KUBERAY_OPERATOR = {
     "namespaceSelector": {},
     "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
 }
+
+SET_BY_THE_EXPORT = (
+    "DATABASE_URL",
+    "LLM_ADAPTER_REGISTRY_PATH",
+    "MONGARS_BOOTSTRAP_API_KEY",
+    "MONGARS_HOME",
+    "MONGARS_HOST",
+    "MONGARS_PORT",
+    "MONGARS_PROMPT_CACHE_SCOPE",
+    "POSTGRES_PASSWORD",
+    "RAY_SERVE_TOKEN",
+    "RAY_SERVE_URL",
+    "SECRET_KEY",
+    "USE_RAY_SERVE",
+)
+"""Variables of the API's container; a second one of the same name would win or lose by chance."""
+VARIABLE_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
 Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
@@ -84,8 +102,28 @@ class Api(Part):
     """Average use of the requested CPU at which another process is added."""
     size: Size = Size(cpu="500m", memory="2Gi")
     """The embedded fallback engine runs inside this memory."""
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(
+        default_factory=dict,
+        json_schema_extra={
+            "propertyNames": {
+                "pattern": VARIABLE_NAME,
+                "not": {"enum": list(SET_BY_THE_EXPORT)},
+            }
+        },
+    )
     """Further variables, e.g. RAY_CLIENT_TIMEOUT: \"30\"; secrets belong into the Secret."""
+
+    @field_validator("environment")
+    @classmethod
+    def _free(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name in SET_BY_THE_EXPORT:
+                message = f"{name} is set by the export itself"
+                raise ValueError(message)
+            if not re.fullmatch(VARIABLE_NAME, name):
+                message = f"{name!r} is no name of a variable"
+                raise ValueError(message)
+        return value
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -155,6 +193,9 @@ class Ray(Part):
 class Registry(Part):
     """The volume with adapters that API and replicas share."""
 
+    claim: bool = False
+    """Make a claim for it. Without one, and without `existing_claim`, each pod has an empty folder:
+    nothing reads adapters from it yet, and many clusters have no ReadWriteMany class."""
     size: Quantity = "10Gi"
     storage_class: str = ""
     """Empty: the cluster's default."""
@@ -183,6 +224,8 @@ class Secrets(Part):
     name: SecretName = "mongars-secrets"
     """Keys: SECRET_KEY, MONGARS_BOOTSTRAP_API_KEY, RAY_SERVE_TOKEN; DATABASE_URL, or
     POSTGRES_PASSWORD for the bundled database; REDIS_PASSWORD with `gcs.storage: redis`."""
+    image_pull: list[SecretName] = Field(default_factory=list)
+    """Secrets of type `kubernetes.io/dockerconfigjson`, for images in a registry that asks for them."""
     ray_auth: SecretName = "mongars-ray-auth"
     """Key: auth_token, which Ray's dashboard and ports ask for."""
 
@@ -245,6 +288,13 @@ class ExportConfig(Part):
         if serving.gpus_per_replica > workers.gpus:
             message = f"serving.gpus_per_replica: a worker has {workers.gpus} GPUs"
             raise ValueError(message)
+        room = workers.nodes_max * replicas_per_node(workers, serving)
+        if serving.most_replicas > room:
+            message = (
+                f"serving.replicas: {serving.most_replicas} do not fit on {workers.nodes_max} workers,"
+                f" which have room for {room:g}; raise ray.workers.nodes_max, cpus or gpus"
+            )
+            raise ValueError(message)
         return self
 
     @property
@@ -259,14 +309,22 @@ class ExportConfig(Part):
         return f"http://{self.name}-serve-svc:{self.serving.port}{path}"
 
 
+def replicas_per_node(workers: Workers, serving: ServingConfig) -> float:
+    """How many replicas fit on one worker; infinity where they ask for neither CPUs nor GPUs."""
+    asked = (
+        (workers.cpus, serving.cpus_per_replica),
+        (workers.gpus, serving.gpus_per_replica),
+    )
+    return min((int(has / asks) for has, asks in asked if asks), default=math.inf)
+
+
 def installation(serving: ServingConfig) -> ExportConfig:
     """An installation of that application, on worker nodes that its replicas fit on."""
     node = Workers()
-    cpus, gpus = serving.cpus_per_replica, serving.gpus_per_replica
-    sizes = [(max(node.cpus, math.ceil(cpus)), cpus), (math.ceil(gpus), gpus)]
-    on_a_node = min([int(has / asks) for has, asks in sizes if asks] or [serving.most_replicas])
-    nodes = max(node.nodes_max, math.ceil(serving.most_replicas / on_a_node))
-    workers = Workers(cpus=sizes[0][0], gpus=sizes[1][0], nodes_max=nodes)
+    cpus = max(node.cpus, math.ceil(serving.cpus_per_replica))
+    size = Workers(cpus=cpus, gpus=math.ceil(serving.gpus_per_replica))
+    nodes = math.ceil(serving.most_replicas / replicas_per_node(size, serving))
+    workers = size.model_copy(update={"nodes_max": max(node.nodes_max, nodes)})
     return ExportConfig(serving=for_cluster(serving), ray=Ray(workers=workers))
 
 

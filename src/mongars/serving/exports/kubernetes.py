@@ -83,14 +83,15 @@ def dev(config: ExportConfig) -> ExportConfig:
 
 def grouped(config: ExportConfig) -> dict[str, list[Data]]:
     """The objects of the namespace by file."""
-    claim = [] if config.registry.existing_claim else [storage.registry_claim(config)]
+    made = config.registry.claim and not config.registry.existing_claim
+    claim = [storage.registry_claim(config)] if made else []
     groups = {
         "accounts.yaml": [api.service_account(config), ray.service_account(config)],
         "network.yaml": network.policies(config),
         "registry.yaml": claim,
         "postgres.yaml": storage.postgres(config) if config.database.bundled else [],
         "migrations.yaml": [api.migrations(config)],
-        "ray.yaml": [ray.ray_service(config)],
+        "ray.yaml": [ray.ray_service(config), ray.disruption_budget(config)],
         "api.yaml": [
             api.deployment(config),
             api.service(config),

@@ -32,7 +32,11 @@ def deployment(config: ExportConfig) -> Data:
         config,
         API,
         container=_container(config),
-        volumes=[pods.empty("home"), pods.empty("tmp"), pods.registry_volume(config)],
+        volumes=[
+            pods.empty("home", "256Mi"),
+            pods.empty("tmp", "1Gi"),
+            pods.registry_volume(config),
+        ],
         terminationGracePeriodSeconds=30,
         topologySpreadConstraints=pods.spread(config, API),
     )
@@ -166,7 +170,7 @@ def migrations(config: ExportConfig) -> Data:
                 config,
                 MIGRATIONS,
                 container=job_container,
-                volumes=[pods.empty("home"), pods.empty("tmp")],
+                volumes=[pods.empty("home", "256Mi"), pods.empty("tmp", "1Gi")],
                 restartPolicy="OnFailure",
             ),
         },

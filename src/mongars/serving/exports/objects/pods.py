@@ -65,9 +65,15 @@ def pod_template(
             },
             "containers": [container],
             "volumes": volumes,
+            **_pull_secrets(config),
             **extra,
         },
     }
+
+
+def _pull_secrets(config: ExportConfig) -> Data:
+    names = config.secrets.image_pull
+    return {"imagePullSecrets": [{"name": name} for name in names]} if names else {}
 
 
 def container(name: str, image: Image, **fields: Any) -> Data:  # noqa: ANN401 (as above)
@@ -132,9 +138,9 @@ def spread(config: ExportConfig, component: str) -> list[Data]:
     ]
 
 
-def empty(name: str) -> Data:
-    """A volume that lives as long as its pod."""
-    return {"name": name, "emptyDir": {}}
+def empty(name: str, size: str) -> Data:
+    """A volume that lives as long as its pod; beyond `size` the pod is evicted, not the node filled."""
+    return {"name": name, "emptyDir": {"sizeLimit": size}}
 
 
 def mount(name: str, path: str) -> Data:
@@ -143,6 +149,8 @@ def mount(name: str, path: str) -> Data:
 
 
 def registry_volume(config: ExportConfig) -> Data:
-    """The adapters that API and replicas share."""
+    """The adapters that API and replicas share; an empty folder where there is no claim."""
+    if not (config.registry.claim or config.registry.existing_claim):
+        return empty("registry", "1Gi")
     claim = config.registry.existing_claim or f"{config.name}-registry"
     return {"name": "registry", "persistentVolumeClaim": {"claimName": claim}}

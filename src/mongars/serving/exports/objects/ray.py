@@ -18,6 +18,8 @@ HEAD = "ray-head"
 WORKER = "ray-worker"
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
+TMP_SIZE = "8Gi"
+"""For Ray's sockets, logs and whatever its object store spills."""
 AUTOSCALER_SIZE = Size(cpu="200m", memory="512Mi")
 API_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 (a folder)
 
@@ -45,6 +47,26 @@ def ray_service(config: ExportConfig) -> Data:
             "serveConfigV2": as_yaml(deploy_schema(config.serving)),
             "rayClusterConfig": _cluster(config),
         },
+    }
+
+
+def disruption_budget(config: ExportConfig) -> Data:
+    """A node may be drained while all Ray pods but one stay.
+
+    Kubernetes cannot count what the operator wants, so the least is a number: the head, and the
+    workers there always are, less one.
+    """
+    ray_pods = {
+        "matchLabels": {"app.kubernetes.io/instance": config.name},
+        "matchExpressions": [
+            {"key": "app.kubernetes.io/component", "operator": "In", "values": [HEAD, WORKER]}
+        ],
+    }
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": pods.metadata(config, HEAD, suffix="-ray"),
+        "spec": {"minAvailable": config.ray.workers.nodes_min, "selector": ray_pods},
     }
 
 
@@ -94,7 +116,7 @@ def _gcs(config: ExportConfig) -> Data:
 
 def _head(config: ExportConfig) -> Data:
     ports = {"gcs-server": GCS_PORT, "dashboard": DASHBOARD_PORT, "serve": config.serving.port}
-    volumes = [pods.empty("tmp"), pods.registry_volume(config)]
+    volumes = [pods.empty("tmp", TMP_SIZE), pods.registry_volume(config)]
     if autoscaled(config):
         volumes.append(_api_token())
     template = pods.pod_template(
@@ -120,7 +142,7 @@ def _workers(config: ExportConfig) -> Data:
         config,
         WORKER,
         container=_container(config, WORKER, ports, resources=resources),
-        volumes=[pods.empty("tmp"), pods.registry_volume(config)],
+        volumes=[pods.empty("tmp", TMP_SIZE), pods.registry_volume(config)],
         serviceAccountName=f"{config.name}-ray",
         terminationGracePeriodSeconds=config.grace_seconds,
         topologySpreadConstraints=pods.spread(config, WORKER),

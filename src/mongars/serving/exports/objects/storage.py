@@ -85,7 +85,7 @@ def _postgres_pod(config: ExportConfig) -> Data:
         config,
         POSTGRES,
         container=container,
-        volumes=[pods.empty("run"), pods.empty("tmp")],
+        volumes=[pods.empty("run", "64Mi"), pods.empty("tmp", "1Gi")],
         user=pods.POSTGRES_USER,
         terminationGracePeriodSeconds=60,
     )
