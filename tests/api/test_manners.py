@@ -43,7 +43,7 @@ async def test_a_long_session_id_is_refused_by_its_own_name(
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [(CHAT, "POST, OPTIONS"), ("/token", "POST, OPTIONS"), ("/v1/models", "GET, OPTIONS")],
+    [(CHAT, "POST, OPTIONS"), ("/token", "POST, OPTIONS"), ("/v1/models", "GET, HEAD, OPTIONS")],
 )
 async def test_allow_names_the_methods(api: Api, path: str, allowed: str) -> None:
     """405 and the answer to OPTIONS say what a path can do."""
@@ -52,6 +52,53 @@ async def test_allow_names_the_methods(api: Api, path: str, allowed: str) -> Non
         assert await response.json()
     async with api.http.options(api.url + path) as response:
         assert (response.status, response.headers["Allow"]) == (204, allowed)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health",
+        "/healthz",
+        "/readyz",
+        "/ready",
+        "/v1/models",
+        "/v1/models/mongars",
+        "/metrics",
+        "/openapi.json",
+        "/api/v1/conversation/history",
+        "/internal/endpoints",
+        "/nowhere",
+    ],
+)
+async def test_head_is_get_without_the_body(api: Api, path: str) -> None:
+    """Monitors and proxies that send HEAD get the status and headers of GET, and no body."""
+    headers = {"Authorization": f"Bearer {api.admin_key}", "x-request-id": "req-1"}
+    async with api.http.get(api.url + path, headers=headers) as response:
+        got = (response.status, {**response.headers, "Date": "", "Content-Length": ""})
+        assert await response.read()
+    async with api.http.head(api.url + path, headers=headers) as response:
+        assert (response.status, {**response.headers, "Date": "", "Content-Length": ""}) == got
+        assert int(response.headers["Content-Length"]) > 0
+        assert await response.read() == b""
+
+
+async def test_head_needs_the_key_that_get_needs(api: Api) -> None:
+    """HEAD is no way around authentication."""
+    async with api.http.head(f"{api.url}/v1/models") as response:
+        assert response.status == 401
+
+
+async def test_head_of_a_route_without_get(api: Api) -> None:
+    """HEAD of a route that only takes POST is 405, and starts nothing."""
+    async with api.http.head(api.url + CHAT, headers=api.auth) as response:
+        assert (response.status, response.headers["Allow"]) == (405, "POST, OPTIONS")
+
+
+async def test_health_is_another_name_of_healthz(api: Api) -> None:
+    """Load balancers that ask `/health` without a key are answered."""
+    for path in ("/health", "/healthz"):
+        async with api.http.get(api.url + path) as response:
+            assert (response.status, (await response.json())["status"]) == (200, "ok")
 
 
 async def test_no_redirect_repeats_the_host(api: Api) -> None:

@@ -366,3 +366,16 @@ async def test_compressed_bodies_are_refused_by_name() -> None:
             ) as response:
                 assert response.status == 415
                 assert "identity" in await response.text()
+
+
+async def test_head_health_and_allow() -> None:
+    """Monitors reach a replica by `/health` and HEAD; 405 says what a path can do."""
+    async with served(FakePlan()) as it:
+        for path in ("/health", "/healthz", "/readyz", "/v1/models"):
+            async with it.http.head(it.url + path) as response:
+                assert (response.status, await response.read()) == (200, b"")
+                assert int(response.headers["Content-Length"]) > 0
+        for path, allowed in (("/generate", "POST"), ("/healthz", "GET, HEAD")):
+            async with it.http.request("DELETE", it.url + path) as response:
+                assert (response.status, response.headers["Allow"]) == (405, allowed)
+                assert "Method Not Allowed" in (await response.json())["detail"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 
 from mongars.api.conversation import conversation_routes
+from mongars.api.cors import with_cors
 from mongars.api.health import health_routes
 from mongars.api.internal import internal_routes
 from mongars.api.login import login_routes
@@ -14,17 +15,20 @@ from mongars.api.openai import CHAT_COMPLETIONS, OpenAIDoor, openai_routes
 from mongars.api.problems import install_problem_handlers
 from mongars.api.request_ids import RequestIds
 from mongars.api.shortcut import Shortcut
+from mongars.protocol.head import HeadAsGet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
+
+    from starlette.types import ASGIApp
 
     from mongars.api.context import ApiContext
 
 
 def build_app(
     context: ApiContext, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Any]]
-) -> FastAPI:
+) -> ASGIApp:
     """All routes over one context; `lifespan` opens and closes the parts behind it."""
     app = FastAPI(
         title="monGARS",
@@ -37,6 +41,7 @@ def build_app(
     )
     install_problem_handlers(app)
     openai = OpenAIDoor(context)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestIds)
     app.add_middleware(Shortcut, path=CHAT_COMPLETIONS, endpoint=openai.chat_completions)
     app.include_router(openai_routes(openai))
@@ -47,4 +52,4 @@ def build_app(
         internal_routes,
     ):
         app.include_router(routes(context))
-    return app
+    return with_cors(app, context.config.cors_origins)

@@ -40,6 +40,8 @@ class ApiConfig:
     no_fallback: str = ""
     """Why nothing answers when Ray cannot; empty where a local provider is there."""
     max_body_bytes: int = 1_000_000
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call the API."""
     answer_timeout: float = 600.0
     """Seconds any answer may take when its caller names no deadline."""
 

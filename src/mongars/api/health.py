@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz`, `/ready` and `/metrics`."""
+"""`/healthz`, `/readyz`, `/metrics`, `/openapi.json`, and other names of the first two."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def health_routes(context: ApiContext) -> APIRouter:
     door = HealthDoor(context)
     router = APIRouter(tags=["health"])
     router.add_api_route("/healthz", door.health, methods=["GET"], response_model=None)
+    router.add_api_route("/health", door.health, methods=["GET"], include_in_schema=False)
     router.add_api_route("/readyz", door.ready, methods=["GET"], response_model=None)
     router.add_api_route("/ready", door.ready, methods=["GET"], include_in_schema=False)
     router.add_api_route("/openapi.json", door.openapi, methods=["GET"], include_in_schema=False)

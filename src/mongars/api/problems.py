@@ -13,13 +13,14 @@ from starlette.routing import Match
 from mongars.api.answers import problem_headers
 from mongars.api.requests import request_id_of
 from mongars.core.errors import InferenceFailed, InvalidRequest, MongarsError, NotFound
+from mongars.protocol.head import with_head
 from mongars.protocol.problems import error_facts, openai_body, status_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
 OPENAI_PREFIX = "/v1/"
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -87,7 +88,7 @@ def _not_allowed(request: Request, error: InvalidRequest) -> Response:
             for route in request.app.routes
         )
     ]
-    allow = {"allow": ", ".join([*methods, "OPTIONS"])}
+    allow = {"allow": ", ".join([*with_head(methods), "OPTIONS"])}
     if request.method == "OPTIONS":
         return Response(status_code=HTTPStatus.NO_CONTENT, headers=allow)
     response = problem_response(request, error, status=HTTPStatus.METHOD_NOT_ALLOWED)

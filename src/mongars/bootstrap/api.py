@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from mongars.core.clock import Clock
     from mongars.core.observe import Observer
@@ -56,7 +57,7 @@ EMBEDDED_SLOTS = 2
 """Requests the embedded engine answers at once: it is a stand-in, on a machine that does more."""
 
 
-def api_app(settings: Settings) -> FastAPI:
+def api_app(settings: Settings) -> ASGIApp:
     """The API process, ready for an ASGI server. Raises `ConfigurationError`."""
     configure_logs(level=settings.log_level)
     metrics = Metrics(version=version("mongars"))
@@ -135,6 +136,7 @@ class ApiParts:
                 version=version("mongars"),
                 no_fallback=no_fallback(settings),
                 max_body_bytes=settings.environment.max_body_bytes,
+                cors_origins=settings.environment.cors_origins,
             ),
             clock=clock,
             llm=llm,

@@ -51,6 +51,23 @@ def ollama_url(text: str) -> str:
     return http_url(f"{scheme or 'http'}://{name}{':' if port else ''}{port}")
 
 
+def web_origin(text: str) -> str:
+    """An origin as browsers send it: `https://app.example.org`, with a port unless it is the usual one.
+
+    Raises `ValueError` for anything else, `*` and `null` included: every page there is, or any file.
+    """
+    if "*" in text or text == "null":
+        message = f"{text!r} would open the API to every page; name each origin"
+        raise ValueError(message)
+    url = http_url(text).lower()
+    parts = urlsplit(url)
+    if url != f"{parts.scheme}://{parts.netloc}" or "@" in url or not url.isascii():
+        message = f"{text!r} is not an origin: it is scheme://host or scheme://host:port, in ASCII"
+        raise ValueError(message)
+    usual = {"http": ":80", "https": ":443"}[parts.scheme]
+    return url.removesuffix(usual)
+
+
 def endpoint_label(url: str) -> str:
     """Host with port, for messages and logs: a URL may hold a password."""
     return urlsplit(url).netloc.rpartition("@")[2]

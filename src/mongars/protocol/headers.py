@@ -33,6 +33,24 @@ SHOULD_RETRY = "x-should-retry"
 """`false` tells the OpenAI clients not to repeat a request whose answer is final."""
 
 
+EXPOSED = (
+    REQUEST_ID,
+    ADAPTER_VERSION,
+    ADAPTER_DIGEST,
+    REPLICA_ID,
+    CONTINUED,
+    PROVIDER,
+    ENDPOINT,
+    ATTEMPTS,
+    FALLBACK,
+    CACHE,
+    OVERHEAD_MS,
+    SHOULD_RETRY,
+    "Retry-After",
+)
+"""What a page of another origin may read of a response (`Access-Control-Expose-Headers`)."""
+
+
 def timeout_milliseconds(text: str | None) -> float | None:
     """The value of `x-request-timeout-ms`. Raises `InvalidRequest` unless a positive number."""
     if text is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -20,6 +21,7 @@ from mongars.protocol.generate import (
     error_body,
     origin_body,
 )
+from mongars.protocol.head import HeadAsGet, with_head
 from mongars.protocol.problems import retry_after_header, status_of
 from mongars.protocol.sse import encode_event
 from mongars.serving.access import check_token, read_body
@@ -51,6 +53,8 @@ def build_ingress(replica: Replica) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,  # the redirect would repeat the Host header
     )
+    app.add_middleware(HeadAsGet)
+    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _not_allowed)
     door = GenerateDoor(replica)
     app.add_api_route(
         replica.config.generate_path, door.generate, methods=["POST"], response_model=None
@@ -59,8 +63,21 @@ def build_ingress(replica: Replica) -> FastAPI:
     app.add_api_route("/v1/models", openai.models, methods=["GET"], response_model=None)
     app.add_api_route("/v1/embeddings", openai.embeddings, methods=["POST"], response_model=None)
     app.add_api_route("/healthz", door.health, methods=["GET"], response_model=None)
+    app.add_api_route("/health", door.health, methods=["GET"], response_model=None)
     app.add_api_route("/readyz", door.ready, methods=["GET"], response_model=None)
     return app
+
+
+async def _not_allowed(request: Request, exc: Exception) -> Response:
+    """405 whose `Allow` names HEAD, too, where the path has GET."""
+    allowed = (getattr(exc, "headers", None) or {}).get("Allow", "")
+    methods = with_head([method.strip() for method in allowed.split(",")])
+    detail = f"{request.method} {request.url.path}: Method Not Allowed."
+    return JSONResponse(
+        {"detail": detail},
+        status_code=HTTPStatus.METHOD_NOT_ALLOWED,
+        headers={"Allow": ", ".join(methods)},
+    )
 
 
 class GenerateDoor:

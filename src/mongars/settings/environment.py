@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from mongars.core.urls import endpoint_url, ollama_url
+from mongars.core.urls import endpoint_url, ollama_url, web_origin
 from mongars.engines.provisioning.spec import EMBEDDING_MODEL
 from mongars.settings.parsing import Boolean, Level, Port, Switch, Words, variable
 
@@ -124,6 +124,12 @@ class Environment(BaseModel):
         "MONGARS_ALLOWED_HOSTS",
         (),
         "Comma-separated names the API accepts in the Host header; unset: any.",
+    )
+    cors_origins: Words = variable(
+        "MONGARS_CORS_ORIGINS",
+        (),
+        "Comma-separated origins whose web pages may call the API, e.g. https://app.example.org;"
+        " unset: none.",
     )
     system_prompt: str | None = variable(
         "MONGARS_SYSTEM_PROMPT", None, "System message put before every conversation."
@@ -313,6 +319,11 @@ class Environment(BaseModel):
     @classmethod
     def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(endpoint_url(url) for url in value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(web_origin(origin) for origin in value)
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:
