@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import secrets
 from dataclasses import dataclass, field
@@ -20,6 +21,11 @@ BYTES_PER_TOKEN = 3
 
 RESERVE_SHARE = 1 / 3
 """Of a deadline too short for the whole local reserve, the local tier keeps this much."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _salt(key: bytes, scope: str) -> str:
+    return hmac.digest(key, scope.encode(), "sha256").hex()[:32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +97,7 @@ class InferenceConfig:
 
     def cache_salt(self, scope: str | None) -> str | None:
         """What replicas know an account by: it names nobody, and no other account can make it."""
-        if scope is None:
-            return None
-        return hmac.digest(self.cache_salt_key, scope.encode(), "sha256").hex()[:32]
+        return None if scope is None else _salt(self.cache_salt_key, scope)
 
     def first_token_cap(self, request: GenerationRequest) -> float:
         """How long the first content token of this request may take on Ray."""

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from mongars.inference.provider import Provider
 
 
-TEMPLATE_TOKENS = 256
-"""What a chat template may add, for each message and once."""
+LARGEST_PROMPT = 2**20
+"""Tokens; no model holds more, and no count of a peer is believed beyond it."""
 
 
 def measured(request: GenerationRequest, error: ContextLengthExceeded) -> GenerationRequest:
-    """The request, with the size of its prompt; a count beyond what its bytes allow is not believed."""
-    most = request.prompt_bytes + TEMPLATE_TOKENS * (1 + len(request.messages))
-    return replace(request, prompt_tokens=min(error.prompt_tokens or request.prompt_bytes, most))
+    """The request, with the size of its prompt."""
+    size = min(LARGEST_PROMPT, error.prompt_tokens or request.prompt_bytes)
+    return replace(request, prompt_tokens=size)
 
 
 async def holds(provider: Provider, request: GenerationRequest) -> bool:

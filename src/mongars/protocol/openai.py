@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 REASONING = "reasoning_content"
 """The field in which clients look for the text a model wrote while thinking."""
+_PLAIN_DELTA = {"role", "content"}
 _REASONING_FIELDS = (REASONING, "reasoning", "thinking")
 """Servers disagree on its name: llama.cpp and DeepSeek, vLLM and OpenRouter, Ollama."""
 
@@ -218,22 +219,32 @@ def read_chunk(event: ServerEvent) -> Chunk:
 
 def _chunk_from(body: dict[str, Any], raw: bytes) -> Chunk:
     """Only text of the wrong type is an error: what carries no text must not cost the answer."""
-    usage, readable = _usage_in(body)
+    usage: Usage | None = None
+    logprobs: tuple[float, ...] = ()
+    readable = True
+    if body.get("usage") is not None:
+        usage, readable = _usage_in(body)
     choices = body.get("choices")
     if not choices:
         return Chunk(usage=usage, raw=raw if readable else b"")
     (choice,) = choices
     delta = choice.get("delta") or {}
-    logprobs, complete = _logprobs_from(choice.get("logprobs"))
+    text = delta.get("content") or ""
+    if not isinstance(text, str):
+        detail = "content is no text"
+        raise TypeError(detail)
+    if choice.get("logprobs") is not None:
+        logprobs, complete = _logprobs_from(choice["logprobs"])
+        readable = readable and complete
     return Chunk(
-        text=_text_of(delta.get("content"), "content"),
-        reasoning=reasoning_in(delta),
+        text=text,
+        reasoning="" if delta.keys() <= _PLAIN_DELTA else reasoning_in(delta),
         finish_reason=finish_reason_from(choice.get("finish_reason")),
         usage=usage,
         logprobs=logprobs,
         index=int(choice.get("index") or 0),
         # An event with details that cannot be read is written anew, not passed on.
-        raw=raw if readable and complete else b"",
+        raw=raw if readable else b"",
     )
 
 
@@ -249,15 +260,6 @@ def reasoning_in(message: dict[str, Any]) -> str:
     """What a thinking model wrote before its answer, whichever name its server has for it."""
     found = (message.get(name) for name in _REASONING_FIELDS)
     return next((text for text in found if isinstance(text, str) and text), "")
-
-
-def _text_of(value: object, name: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        detail = f"{name} is no text"
-        raise TypeError(detail)
-    return value
 
 
 def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:

@@ -148,20 +148,27 @@ class AnswerReader:
             self._cut(str(error))  # an error the peer reports is one, finish reason or not
 
     def _take(self, block: bytes) -> None:
+        heard = False
         for item in self._decoder.feed(block):
             if self.state != "open":
                 return
             if isinstance(item, Chunk):
                 self._take_chunk(item)
+                heard = True
             elif isinstance(item, Origin):
                 self.origin = self.origin if self._committed else item
             else:
                 self._end()
+        if heard:  # once for all that came together
+            self._last_chunk_at = self._clock.monotonic()
 
     def _take_chunk(self, chunk: Chunk) -> None:
+        plain = chunk.finish_reason is None and chunk.usage is None  # as nearly all are
+        if plain and self._committed and chunk.index in self._unfinished:
+            self._ready.append(chunk)
+            return
         self._check(chunk)
         self.usage = chunk.usage or self.usage
-        self._last_chunk_at = self._clock.monotonic()
         if self._committed:
             self._ready.append(chunk)
         elif chunk.reasoning or chunk.text.strip():
