@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import pytest
+
+from mongars.testing.fake_replica import FakeReplica
+from mongars.testing.faults import Status
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
@@ -60,3 +65,28 @@ async def test_total_outage_is_counted_request_by_request(
     assert series(page, "llm_requests_total")['outcome="fallback"'] == 3
     durations = series(page, "llm_request_duration_seconds_count")
     assert durations == {'outcome="fallback",provider="embedded"': 3.0}
+
+
+@pytest.mark.parametrize("wait", ["86400", "Fri, 31 Dec 9999 23:59:59 GMT", "9" * 300])
+async def test_an_endpoint_that_wants_to_be_left_alone_is_shown_as_resting(
+    start_api: Callable[..., AbstractAsyncContextManager[Api]], wait: str
+) -> None:
+    """The state shown is the state acted on: resting, with the seconds, which are bounded."""
+    async with (
+        FakeReplica(Status(code=503, error="overloaded", headers={"Retry-After": wait})) as replica,
+        start_api(endpoints=(replica.url,)) as api,
+    ):
+        url = f"{api.url}/v1/chat/completions"
+        async with api.http.post(url, json=QUESTION, headers=api.auth) as response:
+            assert response.headers["x-llm-provider"] == "embedded"
+        async with api.http.get(f"{api.url}/readyz") as response:
+            ready = await response.json()
+        assert ready["status"] == "degraded"
+        assert ready["parts"]["ray_serve"]["state"] == "resting"
+        assert re.search(r"again in (59|60) s", ready["parts"]["ray_serve"]["detail"])
+        admin = {"Authorization": f"Bearer {api.admin_key}"}
+        async with api.http.get(f"{api.url}/internal/endpoints", headers=admin) as response:
+            (endpoint,) = (await response.json())["providers"][0]["endpoints"]
+    assert endpoint["state"] == "resting"
+    assert 50 < endpoint["opens_in"] <= 60
+    assert len(replica.received) == 1

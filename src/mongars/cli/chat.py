@@ -47,6 +47,10 @@ class Said:
         return " · ".join(parts)
 
 
+def _ignored(_: str) -> None:
+    """For callers that show the answer only."""
+
+
 class ChatSession:
     """One conversation with one API."""
 
@@ -55,8 +59,16 @@ class ChatSession:
         self._clock = clock
         self._session_id = new_id("chat")
 
-    async def say(self, message: str, on_text: Callable[[str], None]) -> Said:
-        """Send a message; hand over the text as it comes. Raises what went wrong."""
+    async def say(
+        self,
+        message: str,
+        on_text: Callable[[str], None],
+        on_reasoning: Callable[[str], None] = _ignored,
+    ) -> Said:
+        """Send a message; hand over text, and what the model writes while thinking, as they come.
+
+        Raises what went wrong.
+        """
         body = {"message": message, "session_id": self._session_id, "stream": True}
         first = last = self._clock.monotonic()
         complete: dict[str, Any] | None = None
@@ -66,6 +78,8 @@ class ChatSession:
                 last = self._clock.monotonic()
                 if event.name == "complete":
                     complete = orjson.loads(event.data)
+                elif event.name == "reasoning":
+                    on_reasoning(orjson.loads(event.data)["delta"])
                 elif event.name == "chunk":
                     first = first if texts else last
                     texts.append(orjson.loads(event.data)["delta"])
@@ -91,7 +105,7 @@ def once(session: ChatSession, message: str, *, console: Console, as_json: bool)
         said = asyncio.run(session.say(message, lambda _: None))
         print(json.dumps(asdict(said)))
         return
-    _show(asyncio.run(session.say(message, _write)), console)
+    _show(asyncio.run(session.say(message, _write, _dim(console))), console)
 
 
 def converse(session: ChatSession, *, console: Console) -> None:
@@ -111,7 +125,7 @@ def _turn(session: ChatSession, message: str, console: Console) -> None:
     # One event loop per answer: Ctrl-C ends exactly this one, and while a person types there is
     # no loop whose handler could swallow the signal.
     try:
-        _show(asyncio.run(session.say(message, _write)), console)
+        _show(asyncio.run(session.say(message, _write, _dim(console))), console)
     except KeyboardInterrupt:
         print()
         console.print("stopped", style="dim")
@@ -128,3 +142,10 @@ def _show(said: Said, console: Console) -> None:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _dim(console: Console) -> Callable[[str], None]:
+    def write(text: str) -> None:
+        console.print(text, style="dim", end="", markup=False, highlight=False, soft_wrap=True)
+
+    return write
