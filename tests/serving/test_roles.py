@@ -241,6 +241,11 @@ def nested_lists(levels: int, items: int) -> dict[str, Any]:
             "repetitions",
             id="fractional-count",
         ),
+        pytest.param(
+            {"type": "json_object", "schema": {"type": "objekt"}},
+            "is no JSON Schema: type",
+            id="beside-json-object",
+        ),
         pytest.param(nested_lists(3, 1000), "repetitions", id="nested-lists"),
         pytest.param(patterned("^(([a-z]{0,30}){0,30})$"), "nested repetitions", id="ambiguous"),
         pytest.param(patterned("[a-z]?" * 300), "256 characters", id="long-pattern"),
@@ -258,17 +263,40 @@ async def test_response_formats_no_engine_could_keep_are_refused(
 
 
 @pytest.mark.parametrize(
-    "pattern",
-    [r"^[a-z]+(-[a-z]+)*$", r"^(\d{3}-)?\d{4}$", r"^\d{4}-\d{2}-\d{2}$", r"^[\]a]{0,500}$"],
-    ids=["slug", "phone", "date", "class"],
+    ("pattern", "text"),
+    [
+        pytest.param(r"^[a-z]+(-[a-z]+)*$", "a-b", id="slug"),
+        pytest.param(r"^(\d{3}-)?\d{4}$", "555-1234", id="phone"),
+        pytest.param(r"^\d{4}-\d{2}-\d{2}$", "2026-01-02", id="date"),
+        pytest.param(r"^[\]a]{0,500}$", "]a", id="class"),
+    ],
 )
-async def test_ordinary_patterns_pass(pattern: str) -> None:
+async def test_ordinary_patterns_pass(pattern: str, text: str) -> None:
     """What forms ask for is far below the limits."""
     async with door() as it:
         status, body = await it.json(
-            "/generate", {"prompt": "x", "response_format": patterned(pattern)}
+            "/generate", {"prompt": f'"{text}"', "response_format": patterned(pattern)}
         )
     assert status == 200, body
+    assert body["content"] == f'"{text}"'
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        pytest.param({"enum": [f"v{index}" for index in range(5000)]}, '"v4999"', id="enum"),
+        pytest.param({"type": "array", "maxItems": 2000}, "[1, 2]", id="items"),
+        pytest.param({"type": "string", "maxLength": 2000}, '"a"', id="length"),
+        pytest.param({"enum": ["x" * 4096]}, f'"{"x" * 4096}"', id="text"),
+        pytest.param({"anyOf": [{"const": index} for index in range(490)]}, "7", id="parts"),
+    ],
+)
+async def test_the_documented_limits_are_allowed(schema: dict[str, Any], text: str) -> None:
+    """The largest schema the guide allows is answered."""
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    async with door() as it:
+        status, body = await it.json("/generate", {"prompt": text, "response_format": form})
+    assert (status, body.get("content")) == (200, text), body
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mongars.protocol.schema.enforced import check_conversion, grammar_of
+
 if TYPE_CHECKING:
     from mongars.core.generation import GenerationRequest
 
 
-def chat_body(request: GenerationRequest, *, model: str) -> dict[str, Any]:
-    """The request in OpenAI's form, always streamed and always with usage."""
+def chat_body(request: GenerationRequest, *, model: str, reasons: bool = False) -> dict[str, Any]:
+    """The request in OpenAI's form, always streamed and always with usage.
+
+    A schema becomes our own grammar. Of a model that reasons first, llama.cpp knows where the answer
+    begins, so the schema is left to its conversion. Raises `ParameterUnsupported`.
+    """
     sampling = request.sampling
+    if reasons:
+        check_conversion(sampling.response_format)
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
@@ -29,7 +37,8 @@ def chat_body(request: GenerationRequest, *, model: str) -> dict[str, Any]:
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
         "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
-        "response_format": sampling.response_format,
+        "response_format": sampling.response_format if reasons else None,
+        "grammar": None if reasons else grammar_of(sampling.response_format),
     }
     body.update({name: value for name, value in optional.items() if value is not None})
     if sampling.logprobs:

@@ -17,11 +17,14 @@ from mongars.core.errors import (
     InferenceFailed,
     InvalidRequest,
     NotReady,
+    ParameterUnsupported,
 )
 from mongars.core.generation import GenerationRequest, Origin, Usage
 from mongars.engines.engine import EngineStatus
 from mongars.protocol.logprobs import entries
 from mongars.protocol.openai import chunk_body, usage_chunk_body
+from mongars.protocol.response_format import schema_of
+from mongars.protocol.schema.validation import violation
 from mongars.protocol.sse import DONE, encode_event
 
 if TYPE_CHECKING:
@@ -102,6 +105,7 @@ class FakeEngine:
         if self._status.state != "ready":
             detail = f"The engine is {self._status.state}."
             raise NotReady(detail, retry_after=1.0)
+        check_schema(request)
         prompt_tokens = count_prompt(request)
         if prompt_tokens >= self._plan.context_tokens:
             raise ContextLengthExceeded(
@@ -152,6 +156,17 @@ class FakeEngine:
             raise GenerationInterrupted(detail)
 
 
+def check_schema(request: GenerationRequest) -> None:
+    """Raise `ParameterUnsupported` for a schema that the answer would not follow."""
+    schema = schema_of(request.sampling.response_format)
+    if schema is not None and violation(" ".join(script(request)), schema) is not None:
+        detail = (
+            "response_format: the fake engine only repeats the last message, which does not follow"
+            " the schema."
+        )
+        raise ParameterUnsupported(detail, param="response_format")
+
+
 def count_prompt(request: GenerationRequest) -> int:
     """The prompt's size: its words, and one token for each message."""
     return sum(len(message.content.split()) + 1 for message in request.messages)
@@ -178,8 +193,13 @@ def spoken(words: list[str], request: GenerationRequest) -> int:
 
 
 def script(request: GenerationRequest) -> list[str]:
-    """The words of the answer: a count of the conversation, then the last message, repeated."""
+    """The words of the answer: a count of the conversation, then the last message, repeated.
+
+    Where a schema is asked for, the last message alone, if it follows that.
+    """
     last = request.messages[-1].content.split()
+    if schema_of(request.sampling.response_format) is not None:
+        return last
     return [f"[{len(request.messages)}]", "you", "said:", *last]
 
 

@@ -18,6 +18,7 @@ from mongars.protocol.logprobs import named
 from mongars.protocol.openai import finish_reason_from, reasoning_in
 from mongars.protocol.problems import count_or_0
 from mongars.protocol.response_format import schema_of
+from mongars.protocol.schema.enforced import check_conversion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +72,7 @@ def chat_request(
         body["logprobs"] = True
         if sampling.top_logprobs:
             body["top_logprobs"] = sampling.top_logprobs
+    check_conversion(sampling.response_format)
     schema = schema_of(sampling.response_format)
     if schema is not None:
         body["format"] = schema or "json"

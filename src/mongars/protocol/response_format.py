@@ -9,14 +9,18 @@ forms and records need.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
+import orjson
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import Draft202012Validator
 
 KINDS = ("text", "json_object", "json_schema")
 MOST_PARTS = 500
 """Objects and lists in a format; the check itself takes about a quarter millisecond each."""
+MOST_VALUES = 5000
+"""Texts, numbers and other single values in its lists, all together: constants, names."""
 DEEPEST = 32
 LONGEST_TEXT = 4096
 """Characters of any one text, such as a description."""
@@ -26,22 +30,21 @@ MOST_REPEATS = 2000
 MOST_NESTED_REPEATS = 100
 """The same inside a pattern, where one repetition holds another; `*` and `+` count as eight."""
 OPEN_REPEAT = 8
+KEPT_SCHEMAS = 64
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 _QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(?:,(\d*))?\}")
 
 
 def check_response_format(value: dict[str, Any]) -> None:
     """Raise `ValueError`, saying where and what, if no engine should see this."""
-    if _parts(value, DEEPEST) > MOST_PARTS:
-        message = f"has more than {MOST_PARTS} parts"
-        raise ValueError(message)
+    _Size().add(value, DEEPEST)
     if _repeats(value) > MOST_REPEATS:
         message = f"asks for more than {MOST_REPEATS} repetitions"
         raise ValueError(message)
     if value.get("type") not in KINDS:
         message = f"type must be one of {', '.join(KINDS)}, got {value.get('type')!r}"
         raise ValueError(message)
-    if value["type"] == "json_schema":
+    if value["type"] == "json_schema" or "schema" in value:
         _check_schema(value)
 
 
@@ -49,17 +52,25 @@ def schema_of(value: dict[str, Any] | None) -> dict[str, Any] | None:
     """The JSON Schema a format asks for: `{}` for any object, None for free text."""
     if value is None or value.get("type") not in {"json_object", "json_schema"}:
         return None
-    named = value.get("json_schema")
+    # llama.cpp and others take a schema beside the type `json_object`, too.
+    named = value.get("json_schema") if value["type"] == "json_schema" else value
     schema = named.get("schema") if isinstance(named, dict) else None
     return schema if isinstance(schema, dict) else {}
 
 
 def _check_schema(value: dict[str, Any]) -> None:
-    named = value.get("json_schema")
+    named = value.get("json_schema") if value["type"] == "json_schema" else value
     schema = named.get("schema") if isinstance(named, dict) else None
     if not isinstance(schema, dict):
         message = "json_schema.schema must be an object"
         raise ValueError(message)  # noqa: TRY004 (pydantic turns a ValueError into its message)
+    _check_against_standard(orjson.dumps(schema))
+
+
+@lru_cache(maxsize=KEPT_SCHEMAS)
+def _check_against_standard(encoded: bytes) -> None:
+    """Clients send the same few schemas again and again; each is checked once."""
+    schema = orjson.loads(encoded)
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
@@ -71,24 +82,31 @@ def _check_schema(value: dict[str, Any]) -> None:
         raise ValueError(message) from error
 
 
-def _parts(value: object, levels: int) -> int:
-    """How many objects and lists there are. Raises `ValueError` beyond a limit of any one."""
-    if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        message = f"holds a text of more than {LONGEST_TEXT} characters"
-        raise ValueError(message)
-    if not isinstance(value, dict | list):
-        return 0
-    if levels == 0:
-        message = f"is nested deeper than {DEEPEST} levels"
-        raise ValueError(message)
-    if len(value) > MOST_PARTS:
-        return len(value)
-    count = 1
-    for part in value.values() if isinstance(value, dict) else value:
-        count += _parts(part, levels - 1)
-        if count > MOST_PARTS:
-            break
-    return count
+class _Size:
+    """Counts what a format holds; raises `ValueError` beyond a limit."""
+
+    def __init__(self) -> None:
+        self._parts = 0
+        self._values = 0
+
+    def add(self, value: object, levels: int) -> None:
+        """Count a value and what is in it."""
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            message = f"holds a text of more than {LONGEST_TEXT} characters"
+            raise ValueError(message)
+        if not isinstance(value, dict | list):
+            return
+        if levels == 0:
+            message = f"is nested deeper than {DEEPEST} levels"
+            raise ValueError(message)
+        self._parts += 1
+        if isinstance(value, list):
+            self._values += len(value)
+        if self._parts > MOST_PARTS or self._values > MOST_VALUES:
+            message = f"has more than {MOST_PARTS} parts, or {MOST_VALUES} values in lists"
+            raise ValueError(message)
+        for part in value.values() if isinstance(value, dict) else value:
+            self.add(part, levels - 1)
 
 
 def _repeats(value: object) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mongars.core.errors import DeadlineExceeded, NotReady
 from mongars.engines.admission import Admission
+from mongars.engines.structured import stream_checked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,7 +46,7 @@ class Backend:
             try:
                 async with (
                     asyncio.timeout(deadline.remaining()),
-                    self.engine.stream(request) as blocks,
+                    stream_checked(self.engine, request) as blocks,
                 ):
                     yield waited, blocks
             except TimeoutError as exc:

@@ -98,7 +98,8 @@ class LlamaCppEngine:
         begun_tokens = 0
         async with AsyncExitStack() as stack:
             slot = await self._slot(request, stack)
-            body = chat_body(request, model=self._config.model_name)
+            reasons = self._vocabulary is not None and self._vocabulary.reasons
+            body = chat_body(request, model=self._config.model_name, reasons=reasons)
             # Progress events make llama.cpp write, and so notice a closed connection, between the
             # batches of a long prompt; without them it looks once a second.
             body["return_progress"] = True

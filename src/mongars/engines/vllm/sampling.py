@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mongars.core.errors import InvalidRequest
+from mongars.protocol.schema.enforced import check_conversion
 
 if TYPE_CHECKING:
     from mongars.core.generation import Sampling
@@ -35,7 +36,9 @@ def structure_arguments(response_format: dict[str, Any] | None) -> dict[str, Any
 
     Raises:
         InvalidRequest: the format is none that OpenAI's API knows.
+        ParameterUnsupported: the schema holds what vLLM is not known to enforce.
     """
+    check_conversion(response_format)
     match response_format:
         case None | {"type": "text"}:
             return None

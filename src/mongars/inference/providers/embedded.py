@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import DeadlineExceeded, NotReady, WorldError
 from mongars.engines.admission import Admission
 from mongars.engines.choices import stream_choices
+from mongars.engines.structured import stream_checked
 from mongars.inference.provider import (
     Attempts,
     ProviderName,
@@ -145,9 +147,10 @@ class Embedded:
         await self._engine.aclose()
 
     def _stream(self, request: GenerationRequest) -> ByteStream:
+        open_one = partial(stream_checked, self._engine)
         if request.sampling.n > 1:
-            return stream_choices(request, self._engine.stream, at_once=self._engine.slots)
-        return self._engine.stream(request)
+            return stream_choices(request, open_one, at_once=self._engine.slots)
+        return open_one(request)
 
     def _reader(
         self, blocks: AsyncIterator[bytes], deadline: Deadline, *, choices: int

@@ -40,6 +40,7 @@ from mongars.protocol.ollama import (
     same_model,
     window_in,
 )
+from mongars.protocol.response_format import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -101,7 +102,7 @@ class Ollama:
                     async with asyncio.timeout(patience):
                         markers = await self._known_markers(request)
                         reply = await stack.enter_async_context(self._post(request, markers))
-                        reader = await self._begin(reply, deadline)
+                        reader = await self._begin(reply, request, deadline)
             except TimeoutError as exc:
                 detail = f"Ollama at {self._label} began no answer within {patience:.3g} s."
                 raise DeadlineExceeded(detail) from exc
@@ -175,11 +176,18 @@ class Ollama:
                 raise NotReady(self._missing())
             return body
 
-    async def _begin(self, reply: Reply, deadline: Deadline) -> AnswerReader:
+    async def _begin(
+        self, reply: Reply, request: GenerationRequest, deadline: Deadline
+    ) -> AnswerReader:
         if reply.status != _OK:
             raise await self._refusal(reply)
         created = int(self._clock.now().timestamp())
-        decoder = OllamaDecoder(answer_id=new_id("chatcmpl"), created=created, model=self._model)
+        decoder = OllamaDecoder(
+            answer_id=new_id("chatcmpl"),
+            created=created,
+            model=self._model,
+            schema=schema_of(request.sampling.response_format),
+        )
         reader = AnswerReader(
             reply.blocks,
             decoder,

@@ -1,0 +1,29 @@
+"""Answers that must follow a schema: whatever engine gives them, they are checked at their end."""
+
+from __future__ import annotations
+
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from mongars.protocol.response_format import schema_of
+from mongars.protocol.schema.finished import checked
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.core.generation import GenerationRequest
+    from mongars.engines.engine import ByteStream, Engine
+
+
+def stream_checked(engine: Engine, request: GenerationRequest) -> ByteStream:
+    """As `Engine.stream`; a finished text that violates the request's schema cuts the stream."""
+    schema = schema_of(request.sampling.response_format)
+    return engine.stream(request) if schema is None else _checked(engine, request, schema)
+
+
+@asynccontextmanager
+async def _checked(
+    engine: Engine, request: GenerationRequest, schema: dict[str, Any]
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    async with engine.stream(request) as blocks, aclosing(checked(blocks, schema)) as kept:
+        yield kept

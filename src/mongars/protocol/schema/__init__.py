@@ -1,0 +1,1 @@
+"""JSON Schema as a grammar, and what of it each engine enforces."""

@@ -1,0 +1,93 @@
+"""Sets of characters, and how JSON writes them in a text: as llama.cpp's grammars spell it."""
+
+from __future__ import annotations
+
+Ranges = tuple[tuple[int, int], ...]
+"""Code points, both ends included, in order and apart."""
+
+LAST = 0x10FFFF
+_SURROGATES = (0xD800, 0xDFFF)
+_BYTE = 0x100
+_ESCAPED = {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
+"""Characters that JSON writes as an escape, and which."""
+
+
+def united(*sets: Ranges) -> Ranges:
+    """The characters of any of the sets."""
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(entry for each in sets for entry in each):
+        if found and low <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        else:
+            found.append((low, high))
+    return tuple(found)
+
+
+def complement(ranges: Ranges, *, last: int = LAST) -> Ranges:
+    """The other characters up to `last`."""
+    found, begin = [], 0
+    for low, high in ranges:
+        if low > begin:
+            found.append((begin, min(low - 1, last)))
+        begin = high + 1
+    if begin <= last:
+        found.append((begin, last))
+    return tuple((low, high) for low, high in found if low <= high)
+
+
+def common(first: Ranges, second: Ranges) -> Ranges:
+    """The characters of both."""
+    return complement(united(complement(first), complement(second)))
+
+
+DIGITS: Ranges = ((0x30, 0x39),)
+WORDS: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
+SPACES: Ranges = united(
+    ((0x09, 0x0D), (0x1C, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680)),
+    ((0x2000, 0x200A), (0x2028, 0x2029), (0x202F, 0x202F), (0x205F, 0x205F)),
+    ((0x3000, 0x3000), (0xFEFF, 0xFEFF)),
+)
+BLANKS: Ranges = ((0x09, 0x0A), (0x0D, 0x0D), (0x20, 0x20))
+"""The white space that is written for `\\s`."""
+PRINTABLE: Ranges = ((0x20, 0x7E), (0xA0, LAST))
+"""What is written for a set that names what it does not hold."""
+_PLAIN = complement(united(((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x9F)), (_SURROGATES,)))
+"""What JSON writes as it is; control characters are not generated."""
+
+
+def class_of(ranges: Ranges) -> str:
+    """One character of the set inside a JSON text, as a grammar expression; empty if there is none."""
+    plain = common(ranges, _PLAIN)
+    choices = [f"[{''.join(map(_range, plain))}]"] if plain else []
+    for code, escape in _ESCAPED.items():
+        if any(low <= code <= high for low, high in ranges):
+            choices.append(literal(escape))
+    return choices[0] if len(choices) == 1 else f"({' | '.join(choices)})" if choices else ""
+
+
+def literal(text: str) -> str:
+    """A text, as it is, as a grammar expression."""
+    return '"' + "".join(map(_quoted, text)) + '"'
+
+
+def in_json(text: str) -> str:
+    """The text as JSON writes it between its quotes."""
+    return "".join(_ESCAPED.get(ord(sign), sign) for sign in text)
+
+
+def _quoted(sign: str) -> str:
+    if sign in '"\\':
+        return "\\" + sign
+    return sign if sign.isprintable() else _code(ord(sign))
+
+
+def _range(entry: tuple[int, int]) -> str:
+    low, high = entry
+    return _code(low) if low == high else f"{_code(low)}-{_code(high)}"
+
+
+def _code(code: int) -> str:
+    sign = chr(code)
+    if sign.isascii() and sign.isalnum():
+        return sign
+    return f"\\x{code:02X}" if code < _BYTE else f"\\U{code:08X}"

@@ -1,0 +1,50 @@
+"""Answers that had to follow a schema, checked when they are finished."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mongars.core.errors import GenerationInterrupted, InvalidAnswer
+from mongars.protocol.openai import read_chunk
+from mongars.protocol.schema.validation import violation
+from mongars.protocol.sse import EventSplitter, EventTooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from mongars.core.generation import Chunk
+
+
+class FinishedCheck:
+    """Collects the texts of one stream. An answer that was cut by its length is not checked."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._schema = schema
+        self._texts: dict[int, list[str]] = {}
+
+    def take(self, chunk: Chunk) -> None:
+        """Raise `GenerationInterrupted` if this ends a text that violates the schema."""
+        if chunk.text:
+            self._texts.setdefault(chunk.index, []).append(chunk.text)
+        if chunk.finish_reason != "stop":
+            return
+        found = violation("".join(self._texts.pop(chunk.index, ())), self._schema)
+        if found is not None:
+            detail = f"The answer does not follow response_format: {found}. Try again."
+            raise GenerationInterrupted(detail)
+
+
+async def checked(
+    blocks: AsyncIterator[bytes], schema: dict[str, Any]
+) -> AsyncGenerator[bytes, None]:
+    """The same events; raises before the one that would end a text that violates the schema."""
+    splitter, check = EventSplitter(), FinishedCheck(schema)
+    try:
+        async for block in blocks:
+            for event in splitter.feed(block):
+                if not event.is_done:
+                    check.take(read_chunk(event))
+                yield event.raw
+    except EventTooLarge as error:
+        detail = f"The engine sent {error}."
+        raise InvalidAnswer(detail) from error

@@ -1,0 +1,171 @@
+"""Numbers within bounds, as grammars: written out digit by digit, never in exponents.
+
+Numbers have at most 15 digits, which every reader of JSON keeps exactly.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+DIGITS = 15
+FRACTION = 6
+"""Digits after the point, where a schema asks for no more."""
+BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+MOST_MULTIPLES = 500
+"""Multiples within bounds that are listed one by one."""
+
+
+def number_grammar(schema: dict[str, Any], *, whole: bool) -> str:
+    """A number within the bounds of a schema. Raises `ValueError` for what cannot be kept."""
+    if not whole and not BOUNDS & schema.keys():
+        return f'"-"? ("0" | [1-9] [0-9]{{0,{DIGITS - FRACTION - 1}}}) ("." [0-9]{{1,{FRACTION}}})?'
+    low, high = _bounds(schema)
+    step = Decimal(str(schema["multipleOf"])) if "multipleOf" in schema else None
+    places = [0] if whole else range(_places(step, low, high) + 1)
+    if step is not None and not (whole and step == 1) and step != Decimal(1).scaleb(-places[-1]):
+        return _multiples(step, low, high, whole=whole)
+    found = [_scaled(low, high, place) for place in places]
+    if not any(found):
+        message = "no number lies within its bounds"
+        raise ValueError(message)
+    return f"({' | '.join(part for part in found if part)})"
+
+
+def _bounds(schema: dict[str, Any]) -> tuple[tuple[Decimal, bool], tuple[Decimal, bool]]:
+    """The least and the greatest number, and whether they are excluded."""
+    far = Decimal(10) ** DIGITS
+    lows, highs = [(-far, True)], [(far, True)]
+    for name, found in (("minimum", lows), ("exclusiveMinimum", lows)):
+        if name in schema:
+            found.append((Decimal(str(schema[name])), name != "minimum"))
+    for name, found in (("maximum", highs), ("exclusiveMaximum", highs)):
+        if name in schema:
+            found.append((Decimal(str(schema[name])), name != "maximum"))
+    return max(lows), min(highs, key=lambda bound: (bound[0], not bound[1]))
+
+
+def _places(step: Decimal | None, low: tuple[Decimal, bool], high: tuple[Decimal, bool]) -> int:
+    if step is not None:
+        return _fraction(step)
+    needed = max(_fraction(low[0]), _fraction(high[0]))
+    if needed > FRACTION:
+        message = f"its bounds have more than {FRACTION} digits after the point"
+        raise ValueError(message)
+    return min(FRACTION, max(needed + 2, 3))
+
+
+def _fraction(number: Decimal) -> int:
+    exponent = number.normalize().as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
+
+
+def _multiples(
+    step: Decimal, low: tuple[Decimal, bool], high: tuple[Decimal, bool], *, whole: bool
+) -> str:
+    first, last = _within(low, high, unit=step)
+    if last - first >= MOST_MULTIPLES:
+        message = (
+            f"multipleOf needs bounds with at most {MOST_MULTIPLES} multiples between them, or a"
+            " power of ten up to 1"
+        )
+        raise ValueError(message)
+    found = [step * index for index in range(first, last + 1)]
+    texts = [f'"{number:f}"' for number in found if not whole or number == int(number)]
+    if not texts:
+        message = "no multiple lies within its bounds"
+        raise ValueError(message)
+    return f"({' | '.join(texts)})"
+
+
+def _within(
+    low: tuple[Decimal, bool], high: tuple[Decimal, bool], *, unit: Decimal
+) -> tuple[int, int]:
+    """The first and the last multiple of the unit within the bounds, as how many units."""
+    first, last = _floor(low[0] / unit), _floor(high[0] / unit)
+    if first * unit < low[0] or (low[1] and first * unit == low[0]):
+        first += 1
+    if high[1] and last * unit == high[0]:
+        last -= 1
+    return first, last
+
+
+def _floor(number: Decimal) -> int:
+    return int(number.to_integral_value(rounding="ROUND_FLOOR"))
+
+
+def _scaled(low: tuple[Decimal, bool], high: tuple[Decimal, bool], point: int) -> str:
+    """Numbers with exactly so many digits after the point; empty if none lies within."""
+    first, last = _within(low, high, unit=Decimal(1).scaleb(-point))
+    most = 10**DIGITS - 1
+    first, last = max(first, -most), min(last, most)
+    parts = []
+    if first < 0 and first <= last:
+        parts.append(f'"-" ({_natural(max(1, -last), -first, point)})')
+    if last >= 0 and first <= last:
+        parts.append(_natural(max(0, first), last, point))
+    return " | ".join(parts)
+
+
+def _natural(low: int, high: int, point: int) -> str:
+    shortest = max(point + 1, len(str(low)))
+    longest = max(point + 1, len(str(high)))
+    if longest - shortest > 1 and high == 10**longest - 1:
+        # All lengths from some on are whole: one part for all of them.
+        begin = shortest + (low > _first(shortest, point))
+        own = _between(str(low).zfill(shortest), "9" * shortest, point) if begin > shortest else ""
+        zero = ""
+        if begin == point + 1:
+            zero, begin = _between("0" * begin, "9" * begin, point), begin + 1
+        many = f"[1-9] [0-9]{{{begin - 1 - point},{longest - 1 - point}}}"
+        point_part = f' "." [0-9]{{{point}}}' if point else ""
+        return " | ".join(part for part in (own, zero, many + point_part) if part)
+    parts = []
+    for length in range(shortest, longest + 1):
+        begin = max(low, _first(length, point))
+        end = min(high, 10**length - 1)
+        parts.append(_between(str(begin).zfill(length), str(end).zfill(length), point))
+    return " | ".join(parts)
+
+
+def _first(length: int, point: int) -> int:
+    return 0 if length == point + 1 else 10 ** (length - 1)
+
+
+def _between(low: str, high: str, point: int) -> str:
+    """Digits from one text to another of the same length; the point stands before the last ones."""
+    length = len(low)
+    if not length:
+        return '""'
+    dot = '"." ' if length == point else ""
+    rest = length - 1
+    if rest == 0:
+        return f"{dot}[{low}-{high}]"
+    if low[0] == high[0]:
+        return f'{dot}"{low[0]}" {_grouped(_between(low[1:], high[1:], point))}'
+    parts = []
+    first, last = int(low[0]), int(high[0])
+    if low[1:] != "0" * rest:
+        parts.append(f'"{first}" {_grouped(_between(low[1:], "9" * rest, point))}')
+        first += 1
+    tail = ""
+    if high[1:] != "9" * rest:
+        tail = f'"{last}" {_grouped(_between("0" * rest, high[1:], point))}'
+        last -= 1
+    if first <= last:
+        parts.append(f"[{first}-{last}] {_free(rest, point)}")
+    if tail:
+        parts.append(tail)
+    return dot + _grouped(" | ".join(parts))
+
+
+def _free(length: int, point: int) -> str:
+    """Any so many digits."""
+    if not point or length < point:
+        return f"[0-9]{{{length}}}"
+    before = f"[0-9]{{{length - point}}} " if length > point else ""
+    return f'{before}"." [0-9]{{{point}}}'
+
+
+def _grouped(expression: str) -> str:
+    return f"({expression})" if " | " in expression else expression

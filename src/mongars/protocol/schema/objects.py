@@ -1,0 +1,46 @@
+"""Objects with named members, in order, some of them optional."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mongars.protocol.schema.characters import literal
+from mongars.protocol.schema.rules import COMMA, LINE, constant
+
+if TYPE_CHECKING:
+    from mongars.protocol.schema.rules import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A property, and the expression of its value."""
+
+    name: str
+    value: str
+    required: bool
+
+    @property
+    def text(self) -> str:
+        """Name and value."""
+        return f"{literal(constant(self.name) + ': ')} {self.value}"
+
+
+def object_rule(rules: Rules, members: list[Member]) -> str:
+    """An expression that writes the object."""
+    # `after[i]` writes the members from i on where something stands before them.
+    after = ""
+    starts: list[str] = []
+    empty = True
+    for member in reversed(members):
+        written = f"{member.text} {after}".rstrip()
+        if member.required:
+            starts, empty = [written], False
+        else:
+            starts.insert(0, written)
+        following = f"{COMMA} {member.text}"
+        own = following if member.required else f"({following})?"
+        after = rules.shared(f"{own} {after}".rstrip())
+    begin = " | ".join(starts)
+    inner = f"({LINE} ({begin}) {LINE}){'?' if empty else ''} " if starts else ""
+    return rules.shared(f'"{{" {inner}"}}"')

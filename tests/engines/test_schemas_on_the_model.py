@@ -1,0 +1,93 @@
+"""Schemas that the real model is held to: hot and seeded, so that a dropped keyword shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mongars.core.clock import SystemClock
+from mongars.core.generation import GenerationRequest, Message, Sampling
+from mongars.engines.llama_cpp.config import LlamaCppConfig
+from mongars.engines.llama_cpp.engine import LlamaCppEngine
+from mongars.engines.structured import stream_checked
+from mongars.protocol.schema.validation import violation
+from protocol.schema_cases import ENFORCED, Schema, mapping, text
+from support import read_stream, started
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mongars.core.generation import Completion
+    from mongars.engines.engine import Engine
+
+pytestmark = pytest.mark.model
+
+HOT = 1.6
+PERSON = mapping(
+    {
+        "name": text(),
+        "age": {"type": "integer"},
+        "email": {"anyOf": [text(), {"type": "null"}], "default": None},
+        "born": text(format="date"),
+        "role": {"enum": ["admin", "editor", "guest"]},
+        "tags": {"type": "array", "items": text()},
+        "address": {"$ref": "#/$defs/Address"},
+    },
+    required=["name", "age", "born", "role", "tags", "address"],
+    additionalProperties=False,
+    **{"$defs": {"Address": mapping({"street": text(), "city": text()})}},
+)
+"""As pydantic describes the classes that clients send."""
+
+
+def asked(words: str, form: dict[str, Any], **sampling: Any) -> GenerationRequest:
+    return GenerationRequest(
+        messages=(Message(role="user", content=words),),
+        request_id="req-test",
+        sampling=Sampling(response_format=form, **sampling),
+    )
+
+
+def shaped(schema: Schema) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+
+
+async def answer(engine: Engine, request: GenerationRequest) -> Completion:
+    completion, _ = await read_stream(engine, stream_checked(engine, request))
+    return completion
+
+
+def engine_of(base_model: Path) -> LlamaCppEngine:
+    config = LlamaCppConfig(model_path=base_model, model_name="m", slots=1, context_tokens=2048)
+    return LlamaCppEngine(config, clock=SystemClock())
+
+
+async def test_every_keyword_holds_at_a_high_temperature(base_model: Path) -> None:
+    """Each entry of the list of keywords, drawn by the model: finished texts are valid, cut ones few."""
+    cut = []
+    async with started(engine_of(base_model)) as engine:
+        for name, schema in ENFORCED.items():
+            request = asked("Write.", shaped(schema), max_tokens=30, temperature=HOT, seed=3)
+            completion = await answer(engine, request)
+            if completion.finish_reason == "length":
+                cut.append(name)
+                continue
+            assert violation(completion.text, schema) is None, (name, completion.text)
+    assert len(cut) < len(ENFORCED) // 2, cut
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8], ids=["greedy", "usual"])
+async def test_ordinary_schemas_finish(base_model: Path, temperature: float) -> None:
+    """A small model ends what client libraries ask it for, well before any limit."""
+    async with started(engine_of(base_model)) as engine:
+        for seed in range(1 if temperature == 0 else 4):
+            request = asked(
+                "Describe Ada, who is 36 years old and lives in London, as JSON.",
+                shaped(PERSON),
+                max_tokens=1000,
+                temperature=temperature,
+                seed=seed,
+            )
+            completion = await answer(engine, request)
+            assert completion.finish_reason == "stop", completion.text
