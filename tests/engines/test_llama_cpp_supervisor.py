@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from mongars.core.clock import SystemClock
 from mongars.core.errors import NotReady
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.process import LlamaCppProcess
 from mongars.engines.llama_cpp.supervisor import CHECK_PERIOD, UNHEARD_CHECKS, LlamaCppSupervisor
 from mongars.testing.clock import ManualClock
+from support import eventually
 
 CONFIG = LlamaCppConfig(model_path=Path("none.gguf"), model_name="none")
 
@@ -91,6 +93,63 @@ async def test_silence_of_a_dead_child_is_not_held_against_the_next() -> None:
     await clock.advance(CHECK_PERIOD)
     assert children[1].killed > 0
     await supervisor.aclose()
+
+
+class Generating(Child):
+    """Closes every connection that asks for its health, and sends tokens when the test says so."""
+
+    def __init__(self, pid: int, folder: Path) -> None:
+        super().__init__(pid)
+        self.socket_path = folder / "engine.sock"
+        self.next_token = asyncio.Event()
+        self.health_checks = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET /health"):
+            self.health_checks += 1
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while not self.dead.is_set():
+                await self.next_token.wait()
+                self.next_token.clear()
+                writer.write(b"5\r\ntoken\r\n")
+        writer.close()
+
+
+async def test_child_that_sends_tokens_is_not_killed_for_unanswered_health_checks(
+    tmp_path: Path,
+) -> None:
+    """A busy machine costs nobody an answer; a child without health and tokens is replaced."""
+    clock, child = ManualClock(), Generating(1, tmp_path)
+
+    async def spawn(_: Any) -> Any:
+        return child
+
+    async def check() -> None:
+        before = child.health_checks
+        await clock.advance(CHECK_PERIOD)
+        await eventually(lambda: child.health_checks > before)
+        await SystemClock().sleep(0.02)  # until the closed connection has been seen
+
+    server = await asyncio.start_unix_server(child.serve, child.socket_path)
+    supervisor = LlamaCppSupervisor(CONFIG, clock=clock, spawn=spawn)
+    await supervisor.start()
+    try:
+        async with server, supervisor.post("/v1/chat/completions", {}) as response:
+            for _ in range(3 * UNHEARD_CHECKS):
+                child.next_token.set()
+                with supervisor.waiting(response):
+                    assert await response.content.readany() == b"token"
+                await check()
+                assert child.killed == 0
+            for _ in range(UNHEARD_CHECKS):
+                assert child.killed == 0
+                await check()
+            await eventually(lambda: child.killed > 0)
+    finally:
+        child.next_token.set()
+        await supervisor.aclose()
 
 
 async def test_start_that_is_broken_off_leaves_no_folder(

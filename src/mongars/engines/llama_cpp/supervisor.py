@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,8 @@ RETRY_AFTER = 1.0
 CHECK_PERIOD = 2.0
 """Seconds between two looks at whether the child still does its work."""
 UNHEARD_CHECKS = 3
-"""Health checks without an answer, one after another, that make a child a stuck one."""
+"""Health checks without an answer, one after another and without a token of any request between
+them, that make a child a stuck one."""
 HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=2)
 
 
@@ -56,7 +58,8 @@ class LlamaCppSupervisor:
         self._watch = Background(self._watch_child, name="llama-cpp-watch")
         self._checks = Background(self._check_child, name="llama-cpp-checks")
         self._waits: dict[int, float] = {}
-        self._heard_at = 0.0
+        self._heard_at = -math.inf
+        """When the child last sent anything to a request."""
         self._open: set[aiohttp.ClientResponse] = set()
         self.status = EngineStatus(state="stopped")
 
@@ -184,8 +187,12 @@ class LlamaCppSupervisor:
         return deaths
 
     async def _check_child(self) -> None:
-        """Kill a child that lives and does not work: the watch then starts another one."""
+        """Kill a child that lives and does not work: the watch then starts another one.
+
+        On a busy machine a child that generates answers its health check late: tokens count as well.
+        """
         unheard = 0
+        checked_at = self._clock.monotonic()
         looked_at: LlamaCppProcess | None = None
         while self.status.state != "failed":
             await self._clock.sleep(CHECK_PERIOD)
@@ -198,7 +205,9 @@ class LlamaCppSupervisor:
             healthy = await self._healthy()
             if child is not self.process:
                 continue
-            unheard = 0 if healthy else unheard + 1
+            heard = healthy or self._heard_at >= checked_at
+            checked_at = self._clock.monotonic()
+            unheard = 0 if heard else unheard + 1
             silence = self.silence
             if unheard >= UNHEARD_CHECKS or silence > self._config.stuck_after:
                 unheard = 0
