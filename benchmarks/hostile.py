@@ -1,7 +1,8 @@
 """What unauthenticated floods cost: memory before, during and after, and whether others are served.
 
 `python -m benchmarks.hostile` starts an API process with a home of its own at `ulimit -n 1024`;
-with `--serve` a whole stack, to do the same to the proxy of Ray Serve.
+with `--serve` a whole stack, to do the same to the proxy of Ray Serve. `--fairness` lets one user flood
+the API, with or without Ray behind it, while another one asks.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from benchmarks.foundation import say
+from benchmarks.hostile_fairness import fairness
 from mongars.bootstrap.stack.ownership import owned_processes, stack_id
 from mongars.core.clock import SystemClock, pause
 from mongars.testing.ray_cluster import free_ports
@@ -203,9 +205,18 @@ async def login_flood(target: Target, password: str) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """What runs: the servers, the administrator's password (of the API alone), its environment."""
+
+    targets: list[Target]
+    password: str
+    environment: dict[str, str]
+
+
 @contextmanager
-def processes(*, serve: bool) -> Iterator[tuple[list[Target], str]]:
-    """The servers, and the administrator's password (of the API alone)."""
+def processes(*, serve: bool) -> Iterator[Servers]:
+    """Start them, and stop them in the end."""
     names = ("MONGARS_PORT", "RAY_HTTP_PORT", "RAY_PORT", "RAY_DASHBOARD_PORT")
     ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
@@ -234,7 +245,8 @@ def processes(*, serve: bool) -> Iterator[tuple[list[Target], str]]:
                     break
                 pause(0.2)
             pause(0.5)  # the API says so just before it listens
-            yield list(_targets(process.pid, home, ports, serve=serve)), _password(screen)
+            targets = list(_targets(process.pid, home, ports, serve=serve))
+            yield Servers(targets, _password(screen), environment)
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=30)
@@ -258,13 +270,17 @@ def _password(screen: Path) -> str:
 
 
 async def _main(options: argparse.Namespace) -> None:
-    with processes(serve=options.serve) as (targets, password):
-        for target in targets:
+    with processes(serve=options.serve) as servers:
+        if options.fairness:
+            port = int(servers.environment["MONGARS_PORT"])
+            await fairness(port, servers.environment, tokens=options.tokens)
+            return
+        for target in servers.targets:
             say(f"{target.name}: {target.megabytes:.0f} MB after the start")
             await bombs(target)
             await idle_sockets(target)
             if not options.serve:
-                await login_flood(target, password)
+                await login_flood(target, servers.password)
             say(f"{target.name}: {target.megabytes:.0f} MB in the end")
 
 
@@ -272,6 +288,8 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", action="store_true", help="attack Ray Serve's proxy instead")
+    parser.add_argument("--fairness", action="store_true", help="one user floods, another asks")
+    parser.add_argument("--tokens", type=int, default=400, help="of each answer of the flood")
     asyncio.run(_main(parser.parse_args()))
 
 

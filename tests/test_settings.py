@@ -69,6 +69,10 @@ def test_lists_are_read_leniently_as_documented() -> None:
         ("RAY_SERVE_URL", "http://a:99999/generate", "99999"),
         ("OLLAMA_HOST", "ftp://user:short@host", "http"),
         ("MONGARS_ANSWER_CACHE_SECONDS", "86400", "3600"),
+        ("MONGARS_USER_WEIGHTS", "alice", "'alice'"),
+        ("MONGARS_USER_WEIGHTS", "alice=2,=3", "'=3'"),
+        ("MONGARS_USER_WEIGHTS", "alice=much", "'alice=much'"),
+        ("MONGARS_USER_WEIGHTS", "alice=0", "0.01 to 100"),
     ],
 )
 def test_wrong_values_stop_the_start_and_name_the_variable(

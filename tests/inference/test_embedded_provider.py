@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ from support import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
+
+    from mongars.core.generation import GenerationRequest
 
 CLOCK = SystemClock()
 
@@ -176,6 +179,27 @@ async def test_an_idle_engine_is_a_cut() -> None:
     async with running(engine, idle_timeout=0.05) as provider:
         with pytest.raises(GenerationInterrupted, match="idle"):
             await ask(provider)
+
+
+async def test_choices_of_one_user_do_not_keep_another_user_waiting() -> None:
+    """Each choice waits for a slot of its own, and the next free slot goes to the other user."""
+    engine = FakeEngine(FakePlan(slots=2, first_token_delay=0.1), clock=CLOCK)
+    flood = dataclasses.replace(question("a"), sampling=Sampling(n=4), scope="A")
+    async with running(engine) as provider, asyncio.TaskGroup() as group:
+
+        async def send(request: GenerationRequest) -> int:
+            deadline = Deadline.after(CLOCK, 30)
+            async with provider.open(request, deadline, Attempts(CLOCK)) as stream:
+                return len({chunk.index async for chunk in stream.chunks})
+
+        flooding = [group.create_task(send(flood)) for _ in range(6)]
+        await eventually(lambda: engine.busy == 2)
+        assert await send(dataclasses.replace(question("b"), scope="B")) == 1
+        assert not any(task.done() for task in flooding)
+        assert await flooding[0] == 4
+        for task in flooding:
+            task.cancel()
+    assert (provider._admission.active, provider._admission.waiting) == (0, 0)
 
 
 @pytest.mark.parametrize("plan", [{"first_token_delay": 30.0}, {"token_delay": 0.05}], ids=str)

@@ -6,6 +6,7 @@ From variables through the settings to real sockets; the certificates are in `te
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -349,3 +350,13 @@ def test_a_backoff_that_is_no_number_resets_the_list(entry: str) -> None:
     settings = load_settings({"RAY_SCALING_BACKOFF": f"0.1,{entry}"})
     assert settings.inference().scaling_backoff == (0.5, 1.0, 2.0, 4.0)
     assert any(repr(entry) in warning for warning in settings.warnings)
+
+
+async def test_weights_of_users_reach_the_replica() -> None:
+    """`MONGARS_USER_WEIGHTS` goes with the requests of those it names; the others send none."""
+    async with FakeReplica() as replica:
+        built = configured(RAY_SERVE_URL=replica.url, MONGARS_USER_WEIGHTS="alice=4, b=c=0.5")
+        async with built.integration as llm:
+            for scope in ("alice", "b=c", "carol", None):
+                await llm.generate(dataclasses.replace(question(), scope=scope))
+        assert [got.body.get("weight") for got in replica.received] == [4, 0.5, None, None]

@@ -9,6 +9,7 @@ import pytest
 
 from mongars.core.clock import SystemClock
 from mongars.core.errors import Overloaded
+from mongars.core.fair_queue import Share
 from mongars.inference.gate import MOST_WAITING, Gate
 from mongars.testing.clock import ManualClock
 from support import eventually
@@ -137,6 +138,29 @@ async def test_who_cannot_be_served_in_time_is_told_on_arrival() -> None:
             await stack.enter_async_context(gate.slot(5.0))
         assert refusal.value.retry_after == pytest.approx(2 * (gate.waiting + 1), rel=0.1)
         done.set()
+        for task in tasks:
+            task.cancel()
+
+
+async def test_flood_of_one_account_does_not_refuse_another() -> None:
+    """Its places are given back once a minute: the other's request is sent at once all the same."""
+    clock = ManualClock()
+    gate = Gate(lambda: 2, clock=clock)
+    flood, other = Share(scope="A"), Share(scope="B")
+    async with asyncio.TaskGroup() as group:
+
+        async def work() -> None:
+            async with gate.slot(1000, flood):
+                await clock.sleep(60)
+
+        tasks = [group.create_task(work()) for _ in range(40)]
+        for _ in range(5):
+            await clock.advance(60)
+        assert gate.waiting > 5
+        with pytest.raises(Overloaded):
+            await gate.slot(5.0, flood).__aenter__()
+        async with gate.slot(5.0, other) as waited:
+            assert (waited, gate.active) == (0, 3)
         for task in tasks:
             task.cancel()
 

@@ -84,7 +84,7 @@ def test_tools_that_need_not_be_called_may_be_sent(choice: object) -> None:
 
 def test_the_table_names_what_is_read() -> None:
     """The models read the fields of the table, and none stands in two of its parts."""
-    own = {"task_type", "adapter", "session_id", "cache_salt", "continue_from"}
+    own = {"task_type", "adapter", "session_id", "cache_salt", "weight", "continue_from"}
     read = ChatCompletionRequest.model_fields.keys() | GenerateRequest.model_fields.keys()
     assert read - own == READ
     assert not READ & GENERATION_REFUSED.keys()

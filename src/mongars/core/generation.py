@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from mongars.core.fair_queue import Share
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -105,12 +107,19 @@ class GenerationRequest:
     scope: str | None = None
     """The account it belongs to: its answer, and the engine's work on its prompt, may be reused for
     requests of the same scope. None: for no other request."""
+    weight: float = 1.0
+    """How much its scope gets where slots are short, compared with a scope of weight 1."""
     continue_from: Begun | None = None
     """What of the answer was delivered already, if this completes one that was cut."""
     prompt_tokens: int | None = None
     """The prompt's size, if a model it was too long for has counted it: this one makes room."""
     shortens: bool = False
     """Whether the caller shortens a prompt that is too long; then no larger model is asked."""
+
+    @property
+    def share(self) -> Share:
+        """What it counts as where requests wait for slots."""
+        return Share(scope=self.scope, weight=self.weight)
 
     @property
     def prompt_bytes(self) -> int:

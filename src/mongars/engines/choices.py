@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 HIGHEST_SEED = 2**63
 
-Open = Callable[["GenerationRequest"], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+OpenChoice = Callable[["GenerationRequest"], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 
 
 class _Merge:
     """What the choices have said and not been read yet; an error ends all of them."""
 
-    def __init__(self, request: GenerationRequest, open_one: Open, at_once: int) -> None:
+    def __init__(self, request: GenerationRequest, open_one: OpenChoice, at_once: int) -> None:
         self._turns = asyncio.Semaphore(at_once)
         self._request = request
         self._open = open_one
@@ -109,7 +109,7 @@ class _Merge:
 
 @asynccontextmanager
 async def stream_choices(
-    request: GenerationRequest, open_one: Open, *, at_once: int
+    request: GenerationRequest, open_one: OpenChoice, *, at_once: int
 ) -> AsyncIterator[AsyncIterator[bytes]]:
     """Draw `request.sampling.n` answers as one stream, as `Engine.stream` promises it.
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mongars.core.deadline import Deadline
+from mongars.core.fair_queue import Share
 from mongars.core.generation import Sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mongars.core.generation import GenerationRequest
@@ -81,6 +83,8 @@ class InferenceConfig:
         default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False
     )
     """Turns an account's name into a `cache_salt`; the same in all API processes of a deployment."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """How much accounts get where slots are short; 1 where nothing is said."""
     token: str | None = field(default=None, repr=False)
     """Bearer token the Ray endpoints ask for."""
     tls: TlsConfig = TlsConfig()
@@ -98,6 +102,10 @@ class InferenceConfig:
     def cache_salt(self, scope: str | None) -> str | None:
         """What replicas know an account by: it names nobody, and no other account can make it."""
         return None if scope is None else _salt(self.cache_salt_key, scope)
+
+    def share(self, scope: str | None) -> Share:
+        """What a request of that account counts as where requests wait for slots."""
+        return Share(scope=scope, weight=self.weights.get(scope or "", 1.0))
 
     def first_token_cap(self, request: GenerationRequest) -> float:
         """How long the first content token of this request may take on Ray."""

@@ -1,23 +1,23 @@
-"""The queue before an endpoint pool: first come, first served, and nobody waits in vain.
+"""The queue before an endpoint pool: accounts share its places, and no request waits in vain.
 
-Whoever cannot be served before their time is up is told so on arrival, with the time after which it
-would be worth asking again: a request that waits and then fails has cost its caller both.
+A request that cannot be served in time is refused on arrival, with the time after which a retry makes
+sense: a request that waits and then fails has cost its client both.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections import deque
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import Overloaded
+from mongars.core.fair_queue import EVERYBODY, FairQueue, QueueFull
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from mongars.core.clock import Clock
+    from mongars.core.fair_queue import Share
 
 MOST_WAITING = 256
 SMOOTHING = 0.2
@@ -25,98 +25,86 @@ SMOOTHING = 0.2
 
 
 class Gate:
-    """Lets as many requests through as `capacity` says at that moment; None lets everybody."""
+    """Lets as many requests through as `capacity` says at that moment; None: any number.
+
+    While one account holds all places, the first request of another one goes through as well, beyond
+    the capacity: where slots are short, the replica shares them.
+    """
 
     def __init__(self, capacity: Callable[[], int | None], *, clock: Clock) -> None:
-        self._capacity = capacity
         self._clock = clock
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._queue = FairQueue(
+            lambda: math.inf if (places := capacity()) is None else places,
+            most_waiting=MOST_WAITING,
+            soft=True,
+        )
         self._since = 0.0
-        """When somebody left last, or began to wait before an empty queue."""
+        """When a request left last, or began to wait before an empty queue."""
         self._between = 0.0
-        self.active = 0
+
+    @property
+    def active(self) -> int:
         """Requests that are through and have not ended."""
+        return self._queue.active
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._waiting)
+        return self._queue.waiting
 
     @asynccontextmanager
-    async def slot(self, patience: float) -> AsyncIterator[float]:
+    async def slot(self, patience: float, share: Share = EVERYBODY) -> AsyncIterator[float]:
         """Pass the gate within `patience` seconds; yields how many it took.
 
         Raises `Overloaded`, at once if the queue is too long for that patience.
         """
-        arrived = self._clock.monotonic()
-        if self._waiting or self._free() < 1:
-            await self._turn(patience)
-        else:
-            self.active += 1
+        now = self._clock.monotonic
+        arrived = now()
+        expected = self._expected(share)
+        if expected > patience:
+            raise self._refusal(expected)
         try:
-            yield self._clock.monotonic() - arrived
+            await self._queue.acquire(share, now, seconds=patience)
+        except (QueueFull, TimeoutError) as exc:
+            raise self._refusal(expected) from exc
+        try:
+            yield now() - arrived
         finally:
-            self._leave()
+            left = now()
+            self._left(left)
+            self._queue.release(share.scope, left)
 
     @contextmanager
     def spare(self) -> Iterator[bool]:
         """A second place for a request that is through; yields whether there was one to spare."""
-        found = not self._waiting and self._free() >= 1
-        self.active += found
+        found = not self.waiting and self._queue.free >= 1
+        self._queue.active += found
         try:
             yield found
         finally:
             if found:
-                self._leave()
+                self._queue.active -= 1
+                self.wake()
 
     def wake(self) -> None:
-        """Let those through for whom there is room; to be called when the capacity has grown."""
-        while self._waiting and self._free() >= 1:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self.active += 1  # handed over here, so that no newcomer takes it first
-                turn.set_result(None)
+        """Let requests through for which there is room; to be called when the capacity has grown."""
+        if self.waiting:
+            self._queue.wake(self._clock.monotonic())
 
-    async def _turn(self, patience: float) -> None:
-        expected = self._between * (len(self._waiting) + 1)
-        if not self._waiting:
-            self._since = self._clock.monotonic()
-            expected = 0.0  # what was measured in an earlier queue need not hold for this one
-        if expected > patience or len(self._waiting) >= MOST_WAITING:
-            raise self._refusal(expected)
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            async with asyncio.timeout(patience):
-                await turn
-        except TimeoutError as exc:
-            self._give_up(turn)
-            raise self._refusal(expected) from exc
-        except asyncio.CancelledError:
-            self._give_up(turn)
-            raise
+    def _expected(self, share: Share) -> float:
+        if self.waiting:
+            return self._between * self._queue.ahead(share)
+        self._since = self._clock.monotonic()
+        return 0.0  # what was measured in an earlier queue need not hold for the next one
 
-    def _give_up(self, turn: asyncio.Future[None]) -> None:
-        if turn.done() and not turn.cancelled():
-            self._leave()  # its turn came in the same moment
-        elif turn in self._waiting:
-            self._waiting.remove(turn)
-
-    def _leave(self) -> None:
-        self.active -= 1
-        now = self._clock.monotonic()
-        if self._waiting:
+    def _left(self, now: float) -> None:
+        if self.waiting:
             self._between += SMOOTHING * (now - self._since - self._between)
             self._since = now
-        self.wake()
-
-    def _free(self) -> float:
-        capacity = self._capacity()
-        return math.inf if capacity is None else capacity - self.active
 
     def _refusal(self, expected: float) -> Overloaded:
         detail = (
-            f"{self.active} requests to Ray are under way and {len(self._waiting)} wait: as many as"
+            f"{self.active} requests to Ray are under way and {self.waiting} wait: as many as"
             " RAY_CLIENT_MAX_CONNECTIONS and the endpoints bear."
         )
         return Overloaded(detail, retry_after=max(1.0, expected))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from mongars.core.errors import AdapterUnknown, InvalidAnswer
+from mongars.core.fair_queue import LEAST_WEIGHT, MOST_WEIGHT
 from mongars.core.generation import Begun, Choice, Completion, GenerationRequest, Origin
 from mongars.protocol.messages import ChatMessage, told
 from mongars.protocol.openai import message_body, usage_body
@@ -82,6 +83,8 @@ class GenerateRequest(SamplingFields):
     """An opaque name of the account a request is for: the work on its prompt may be reused for
     requests with the same one. Without it, nothing is reused; a `session_id` does not count, since
     clients choose that themselves."""
+    weight: float | None = Field(default=None, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
+    """How much its account gets where slots are short, compared with an account of weight 1."""
     continue_from: BegunPayload | None = None
 
     def to_generation(self, *, request_id: str) -> GenerationRequest:
@@ -95,12 +98,17 @@ class GenerateRequest(SamplingFields):
             sampling=self.to_sampling(),
             session_id=self.session_id,
             scope=self.cache_salt or None,
+            weight=self.weight or 1.0,
             continue_from=None if begun is None else Begun(**begun.model_dump()),
         )
 
 
 def request_body(
-    request: GenerationRequest, *, stream: bool, cache_salt: str | None = None
+    request: GenerationRequest,
+    *,
+    stream: bool,
+    cache_salt: str | None = None,
+    weight: float = 1.0,
 ) -> dict[str, Any]:
     """What our client sends; `prompt` stays beside `messages` for applications that know only it."""
     sampling, begun = request.sampling, request.continue_from
@@ -128,6 +136,7 @@ def request_body(
         "n": sampling.n if sampling.n > 1 else None,
         "session_id": request.session_id,
         "cache_salt": cache_salt,
+        "weight": weight if weight != 1 else None,
         "continue_from": dataclasses.asdict(begun) if begun is not None and begun.text else None,
     }
     body.update({name: value for name, value in optional.items() if value is not None})

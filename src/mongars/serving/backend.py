@@ -42,7 +42,7 @@ class Backend:
 
         Raises what `Admission.slot` and `Engine.stream` raise; `DeadlineExceeded` at any time.
         """
-        async with self.admission.slot(deadline, admitted=admitted) as waited:
+        async with self.admission.slot(deadline, request.share, admitted=admitted) as waited:
             try:
                 async with (
                     asyncio.timeout(deadline.remaining()),

@@ -10,7 +10,7 @@ from mongars.core.urls import local_url
 from mongars.engines.provisioning.spec import ProvisioningConfig, parse_model_spec
 from mongars.inference.config import InferenceConfig, TlsConfig
 from mongars.persistence.config import DatabaseConfig
-from mongars.settings.parsing import backoff_schedule, expanded
+from mongars.settings.parsing import backoff_schedule, expanded, weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,6 +116,7 @@ class Settings:
             max_connections=values.ray_client_max_connections,
             max_keepalive=values.ray_client_max_keepalive,
             hedge=values.ray_client_hedge,
+            weights=weights(values.user_weights),
             answer_cache_bytes=values.answer_cache_mib * 1024 * 1024,
             answer_cache_seconds=values.answer_cache_seconds,
             scaling_status_codes=frozenset(int(code) for code in values.ray_scaling_status_codes),

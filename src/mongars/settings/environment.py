@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from mongars.core.urls import endpoint_url, ollama_url, web_origin
 from mongars.engines.provisioning.spec import EMBEDDING_MODEL
-from mongars.settings.parsing import Boolean, Level, Port, Switch, Words, variable
+from mongars.settings.parsing import Boolean, Level, Port, Switch, Weights, Words, variable
 
 MEANT_BLANK = frozenset({"RAY_EMBEDDING_MODEL"})
 """What is switched off by being empty."""
@@ -88,6 +88,11 @@ class Environment(BaseModel):
         ge=0,
     )
     slots: int = variable("MONGARS_SLOTS", 4, "Requests one engine answers at once.", ge=1, le=256)
+    user_weights: Weights = variable(
+        "MONGARS_USER_WEIGHTS",
+        (),
+        "Comma-separated user=weight: who gets more where requests wait for slots; others count 1.",
+    )
     answer_cache_mib: int = variable(
         "MONGARS_ANSWER_CACHE_MIB",
         0,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from mongars.core.errors import ConfigurationError
+from mongars.core.fair_queue import LEAST_WEIGHT, MOST_WEIGHT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,9 +42,18 @@ def none_is_none(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() in {"", "none"} else value
 
 
+def checked_weights(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuses what is not a list of `user=number`."""
+    weights(entries)
+    return entries
+
+
 Boolean = Annotated[bool, BeforeValidator(read_boolean)]
 Switch = BeforeValidator(none_is_none)
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
+Weights = Annotated[
+    tuple[str, ...], NoDecode, AfterValidator(checked_weights), BeforeValidator(split_list)
+]
 Level = Literal["debug", "info", "warning", "error"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -63,6 +73,22 @@ def expanded(path: Path, name: str) -> Path:
             f" Set {name} to an absolute path."
         )
         raise ConfigurationError(msg) from exc
+
+
+def weights(entries: tuple[str, ...]) -> dict[str, float]:
+    """`alice=4` as a user and a weight. Raises `ValueError` for anything else."""
+    found: dict[str, float] = {}
+    for entry in entries:
+        user, _, given = entry.rpartition("=")
+        weight = seconds(given)
+        if not user.strip() or weight is None or not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+            message = (
+                f"must be a list such as alice=4,bob=0.5 with weights from {LEAST_WEIGHT} to"
+                f" {MOST_WEIGHT:g}, not {entry!r}"
+            )
+            raise ValueError(message)
+        found[user.strip()] = weight
+    return found
 
 
 def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mongars.core.errors import DeadlineExceeded, NotReady, WorldError
 from mongars.engines.admission import Admission
-from mongars.engines.choices import stream_choices
+from mongars.engines.choices import OpenChoice, stream_choices
 from mongars.engines.structured import stream_checked
 from mongars.inference.provider import (
     Attempts,
@@ -89,13 +89,19 @@ class Embedded:
             sampling=request.sampling.with_defaults(self._config.sampling),
             continue_from=begun if continued else None,
         )
-        async with self._admission.slot(deadline), AsyncExitStack() as stack:
+        share = self._config.share(request.scope)
+        async with AsyncExitStack() as stack:
+            # The first choice of several begins in this slot; each further one waits for its own.
+            slot = await stack.enter_async_context(AsyncExitStack())
+            await slot.enter_async_context(self._admission.slot(deadline, share))
             attempts.add()
             try:
                 with attempts.waiting():
                     async with asyncio.timeout(deadline.remaining()):
                         await self._ready()
-                        blocks = await stack.enter_async_context(self._stream(filled))
+                        open_one = partial(self._in_slot, [slot], deadline)
+                        opened = self._stream(filled, open_one)
+                        blocks = await stack.enter_async_context(opened)
                         reader = self._reader(blocks, deadline, choices=filled.sampling.n)
                         await reader.commit()
             except TimeoutError as exc:
@@ -146,11 +152,24 @@ class Embedded:
         """Stop the engine."""
         await self._engine.aclose()
 
-    def _stream(self, request: GenerationRequest) -> ByteStream:
-        open_one = partial(stream_checked, self._engine)
+    def _stream(self, request: GenerationRequest, open_one: OpenChoice) -> ByteStream:
         if request.sampling.n > 1:
             return stream_choices(request, open_one, at_once=self._engine.slots)
-        return open_one(request)
+        return stream_checked(self._engine, request)
+
+    @asynccontextmanager
+    async def _in_slot(
+        self, held: list[AsyncExitStack], deadline: Deadline, request: GenerationRequest
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """One choice of several, in the slot that is held already or in another one."""
+        share = self._config.share(request.scope)
+        async with AsyncExitStack() as stack:
+            if held:
+                await stack.enter_async_context(held.pop().pop_all())
+            else:
+                slot = self._admission.slot(deadline, share, admitted=True)
+                await stack.enter_async_context(slot)
+            yield await stack.enter_async_context(stream_checked(self._engine, request))
 
     def _reader(
         self, blocks: AsyncIterator[bytes], deadline: Deadline, *, choices: int

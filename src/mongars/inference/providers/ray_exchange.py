@@ -59,7 +59,12 @@ class RayExchange:
         self._deadline = deadline
         self._attempts = attempts
         self._body = encode(
-            request_body(request, stream=True, cache_salt=config.cache_salt(request.scope))
+            request_body(
+                request,
+                stream=True,
+                cache_salt=config.cache_salt(request.scope),
+                weight=config.share(request.scope).weight,
+            )
         )
 
     @asynccontextmanager

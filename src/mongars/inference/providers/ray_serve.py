@@ -93,7 +93,8 @@ class RayServe:
         deadline.check("ask Ray")
         commit_by = self._tools.config.commit_by(request, deadline)
         patience = WAITING_SHARE * commit_by.remaining()
-        async with self._gate.slot(patience), AsyncExitStack() as stack:
+        share = self._config.share(request.scope)
+        async with self._gate.slot(patience, share), AsyncExitStack() as stack:
             call = RayCall(self._tools, request, deadline=deadline, attempts=attempts)
             stream = await call.begin(commit_by, stack)
             self._gate.wake()  # an answer that began may have shown that there is room for more

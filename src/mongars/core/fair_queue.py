@@ -1,0 +1,282 @@
+"""A bounded queue for places that accounts share by weight.
+
+Start-time fair queueing (Goyal, Vin and Cheng, 1996) by the time that places were held, as the length
+of an answer is not known beforehand (compare the counters of Sheng et al., "Fairness in Serving
+Large Language Models", 2024). Each account has a service: the seconds for which it held places, the
+running ones included, divided by its weight. The next place goes to the waiting account with the
+least; within an account, requests that have begun go on, then it is first come, first served. An account that begins to wait starts at the
+virtual time (the highest service at which a place was given) at least: unused time is no credit.
+
+A place is held until an answer ends. So that a second account need not always wait for that, an account
+may not take the last place if another one was here in the last `RESERVE_SECONDS`. Where the capacity is
+soft, nothing is reserved: an account without a place gets one beyond it while one account holds all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LEAST_WEIGHT = 0.01
+MOST_WEIGHT = 100.0
+LEAST_CHARGE = 0.01
+"""Seconds that each place costs at least."""
+RESERVE_SECONDS = 60.0
+"""For so long after an account was served, no other account is given all places."""
+MOST_REMEMBERED = 1024
+"""Accounts without a request whose service is remembered while others wait or hold places."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What a request counts as: its account, and how much more than one of weight 1 that gets.
+
+    All requests without a scope count as one account's.
+    """
+
+    scope: str | None = None
+    weight: float = 1.0
+
+
+EVERYBODY = Share()
+
+
+class QueueFull(Exception):
+    """There is no place in the queue, or no longer: an account with fewer requests took it."""
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A request that waits."""
+
+    granted: asyncio.Future[None]
+    bounded: bool
+    """Whether it is among the `turns` of its account, not the `further` ones."""
+
+
+@dataclass(slots=True, eq=False)
+class _Account:
+    """An account that holds a place or waits for one."""
+
+    scope: str | None
+    weight: float
+    service: float
+    """Up to `counted_at`."""
+    counted_at: float
+    held: int = 0
+    further: deque[_Turn] = field(default_factory=deque)
+    """Parts of requests that hold a place or held one."""
+    turns: deque[_Turn] = field(default_factory=deque)
+    """Requests that have not begun: they make the length of the queue, and can be displaced."""
+
+    @property
+    def waiting(self) -> int:
+        """How many places it waits for."""
+        return len(self.further) + len(self.turns)
+
+    def count(self, now: float) -> float:
+        """Its service now."""
+        if self.held:
+            self.service += self.held * max(0.0, now - self.counted_at) / self.weight
+        self.counted_at = now
+        return self.service
+
+
+class FairQueue:
+    """Hands out as many places as `capacity` says at that moment; it may say infinity."""
+
+    def __init__(
+        self,
+        capacity: Callable[[], float],
+        *,
+        most_waiting: int,
+        soft: bool = False,
+    ) -> None:
+        """`soft`: the capacity may be exceeded by one; see above."""
+        self._capacity = capacity
+        self._most_waiting = most_waiting
+        self._soft = soft
+        self._accounts: dict[str | None, _Account] = {}
+        self._left: OrderedDict[str | None, float] = OrderedDict()
+        """The service of accounts that left while others were here; the latest last."""
+        self._virtual_time = 0.0
+        self._latest: tuple[str | None, float] = (None, -math.inf)
+        """The account that came or left last, and when."""
+        self._other_at = -math.inf
+        """When an account other than that one came or left last."""
+        self._holders = 0
+        """Accounts that hold places."""
+        self._bounded = 0
+        self.active = 0
+        """Places held."""
+        self.waiting = 0
+        """Requests that wait for one."""
+
+    @property
+    def free(self) -> float:
+        """Places that nobody holds; negative where the capacity has shrunk."""
+        return self._capacity() - self.active
+
+    def ahead(self, share: Share) -> float:
+        """How many places are given until a request that came now gets one, its own included.
+
+        0 for an account without any request here, if a place is free for it.
+        """
+        own = self._accounts.get(share.scope)
+        if own is None and self._may_take(_Account(share.scope, share.weight, 0.0, 0.0), 0.0):
+            return 0.0
+        rounds = 1 if own is None else own.waiting + 1
+        others = (a for a in self._accounts.values() if a is not own)
+        return rounds + sum(min(a.waiting, rounds * a.weight / share.weight) for a in others)
+
+    async def acquire(
+        self, share: Share, now: Callable[[], float], *, seconds: float, bounded: bool = True
+    ) -> None:
+        """Wait for a place; `release` gives it back.
+
+        Not `bounded`: it is a further part of a request that holds a place already, or held one.
+
+        Raises:
+            QueueFull: nothing was free and the queue is full, or became so while it waited.
+            TimeoutError: none became free within the seconds.
+        """
+        at = now()
+        account = self._enter(share, at)
+        if not self.waiting and self._may_take(account, at):
+            self._grant(account, at)
+            return
+        turn = _Turn(asyncio.get_running_loop().create_future(), bounded)
+        (account.turns if bounded else account.further).append(turn)
+        self._count(bounded, 1)
+        try:
+            self.wake(at)
+            if bounded and self._bounded > self._most_waiting and not turn.granted.done():
+                self._displace(account, at)
+            async with asyncio.timeout(seconds):
+                await turn.granted
+        except BaseException:
+            self._give_up(account, turn, now())
+            raise
+
+    def release(self, scope: str | None, now: float) -> None:
+        """Give a place back."""
+        account = self._accounts[scope]
+        account.count(now)
+        account.held -= 1
+        self._holders -= account.held == 0
+        self.active -= 1
+        self._seen(scope, now)
+        self._forget_if_idle(account)
+        self.wake(now)
+
+    def wake(self, now: float) -> None:
+        """Hand out what is free; to be called when the capacity has grown."""
+        while self.waiting:
+            capacity = self._capacity()
+            waiting = (a for a in self._accounts.values() if a.turns or a.further)
+            ready = [a for a in waiting if self._may_take(a, now, capacity)]
+            if not ready:
+                return
+            account = min(ready, key=lambda a: (a.count(now), a.held / a.weight))
+            turn = (account.further or account.turns)[0]
+            self._remove(account, turn)
+            if turn.granted.done():
+                continue  # cancelled, which its task has not seen yet
+            self._grant(account, now)  # here, so that no newcomer takes it first
+            turn.granted.set_result(None)
+
+    def _enter(self, share: Share, now: float) -> _Account:
+        self._seen(share.scope, now)
+        account = self._accounts.get(share.scope)
+        if account is None:
+            if (
+                not self._accounts
+            ):  # nobody is here whom an older debt or a head start could concern
+                self._left.clear()
+                self._virtual_time = 0.0
+            before = self._left.pop(share.scope, 0.0)
+            account = _Account(share.scope, share.weight, before, now)
+            self._accounts[share.scope] = account
+        account.count(now)
+        account.weight = share.weight
+        if not account.waiting:
+            account.service = max(account.service, self._virtual_time)
+        return account
+
+    def _seen(self, scope: str | None, now: float) -> None:
+        if scope != self._latest[0]:
+            self._other_at = self._latest[1]
+        self._latest = (scope, now)
+
+    def _may_take(self, account: _Account, now: float, capacity: float | None = None) -> bool:
+        capacity = self._capacity() if capacity is None else capacity
+        if capacity == math.inf:
+            return True
+        free = self.active + 1 <= capacity
+        if self._soft:
+            return free or (account.held == 0 and capacity > 1 and self._holders == 1)
+        reserved = 1 if capacity > 1 and self._others_lately(account, now) else 0
+        return free and account.held < capacity - reserved
+
+    def _others_lately(self, account: _Account, now: float) -> bool:
+        if len(self._accounts) > 1:
+            return True
+        scope, at = self._latest
+        other_at = self._other_at if scope == account.scope else at
+        return now - other_at <= RESERVE_SECONDS
+
+    def _grant(self, account: _Account, now: float) -> None:
+        self._virtual_time = max(self._virtual_time, account.count(now))
+        account.service += LEAST_CHARGE / account.weight
+        self._holders += account.held == 0
+        account.held += 1
+        self.active += 1
+
+    def _remove(self, account: _Account, turn: _Turn) -> None:
+        (account.turns if turn.bounded else account.further).remove(turn)
+        self._count(turn.bounded, -1)
+
+    def _count(self, bounded: bool, change: int) -> None:  # noqa: FBT001 - what the turn says
+        self.waiting += change
+        self._bounded += change * bounded
+
+    def _displace(self, newcomer: _Account, now: float) -> None:
+        """Send the newest request of the account with the most waiting ones away."""
+
+        def waiting(account: _Account) -> tuple[float, float]:
+            return len(account.turns) / account.weight, account.count(now)
+
+        rivals = (a for a in self._accounts.values() if a is not newcomer)
+        largest = max(rivals, key=waiting, default=newcomer)
+        victim = largest if waiting(largest) > waiting(newcomer) else newcomer
+        turn = next(_newest(victim), None)
+        if turn is not None:  # else all were cancelled and are about to go
+            self._remove(victim, turn)
+            turn.granted.set_exception(QueueFull())
+
+    def _give_up(self, account: _Account, turn: _Turn, now: float) -> None:
+        granted = turn.granted
+        if granted.done() and not granted.cancelled() and granted.exception() is None:
+            self.release(account.scope, now)  # its place came in the same moment
+            return
+        if turn in account.turns or turn in account.further:
+            self._remove(account, turn)
+        self._forget_if_idle(account)
+
+    def _forget_if_idle(self, account: _Account) -> None:
+        if account.held or account.waiting or self._accounts.get(account.scope) is not account:
+            return
+        del self._accounts[account.scope]
+        self._left[account.scope] = account.service
+        if len(self._left) > MOST_REMEMBERED:
+            self._left.popitem(last=False)
+
+
+def _newest(account: _Account) -> Iterator[_Turn]:
+    return (turn for turn in reversed(account.turns) if not turn.granted.done())

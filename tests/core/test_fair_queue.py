@@ -1,0 +1,335 @@
+"""How accounts share places: by weight, in order, within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mongars.core.clock import SystemClock
+from mongars.core.fair_queue import (
+    MOST_REMEMBERED,
+    RESERVE_SECONDS,
+    FairQueue,
+    QueueFull,
+    Share,
+)
+from mongars.testing.clock import ManualClock
+
+A, B, C = (Share(scope=name) for name in "ABC")
+
+
+class Bench:
+    """A queue, its clock, and who was served in which order."""
+
+    def __init__(self, places: float, *, most_waiting: int = 10_000, soft: bool = False) -> None:
+        self.clock = ManualClock()
+        self.places = places
+        self.queue = FairQueue(lambda: self.places, most_waiting=most_waiting, soft=soft)
+        self.order: list[str | None] = []
+        self.names: list[str] = []
+        self.began: list[tuple[str | None, float]] = []
+        self.refused: list[str | None] = []
+
+    async def work(
+        self, share: Share, seconds: float, *, bounded: bool = True, name: str = ""
+    ) -> None:
+        now = self.clock.monotonic
+        try:
+            await self.queue.acquire(share, now, seconds=1000, bounded=bounded)
+        except QueueFull:
+            self.refused.append(share.scope)
+            return
+        self.order.append(share.scope)
+        self.names.append(name)
+        self.began.append((share.scope, now()))
+        try:
+            await self.clock.sleep(seconds)
+        finally:
+            self.queue.release(share.scope, now())
+
+    @property
+    def is_empty(self) -> bool:
+        queue = self.queue
+        return (queue.active, queue.waiting, queue._bounded, queue._holders) == (
+            0,
+            0,
+            0,
+            0,
+        ) and not (queue._accounts)
+
+
+async def test_a_second_account_gets_the_next_place_that_is_given_back() -> None:
+    """However many requests of the first one wait, and each time it asks again."""
+    bench = Bench(4)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(100):
+            group.create_task(bench.work(A, 10))
+        await bench.clock.advance(5)
+        for _ in range(5):
+            asked = bench.clock.monotonic()
+            group.create_task(bench.work(B, 1))
+            await bench.clock.advance(12)
+            began = max(at for scope, at in bench.began if scope == "B")
+            assert began - asked <= 10
+        await bench.clock.advance(1000)
+    assert bench.is_empty
+
+
+async def test_weights_divide_the_places() -> None:
+    """An account of weight three is served three times as long as one of weight one."""
+    bench = Bench(2)
+    heavy, light = Share(scope="A", weight=3), Share(scope="B", weight=1)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(bench.work(s, 1)) for s in (heavy, light) for _ in range(400)]
+        await bench.clock.advance(0)
+        for _ in range(200):
+            await bench.clock.advance(1)
+        served = Counter(bench.order)
+        assert served["A"] / served["B"] == pytest.approx(1, abs=0.02)  # at most one of two each
+        for task in tasks:
+            task.cancel()
+    assert bench.is_empty
+    bench = Bench(1)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(bench.work(s, 1)) for s in (heavy, light) for _ in range(400)]
+        await bench.clock.advance(0)
+        for _ in range(200):
+            await bench.clock.advance(1)
+        served = Counter(bench.order)
+        assert served["A"] / served["B"] == pytest.approx(3, abs=0.1)
+        for task in tasks:
+            task.cancel()
+    assert bench.is_empty
+
+
+async def test_long_answers_cost_more_than_short_ones() -> None:
+    """Shared is time, not the number of requests."""
+    bench = Bench(1)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(bench.work(A, 10))
+        for _ in range(200):
+            group.create_task(bench.work(B, 1))
+        await bench.clock.advance(0)
+        for _ in range(200):
+            await bench.clock.advance(1)
+        served = Counter(bench.order)
+        assert served["B"] / served["A"] == pytest.approx(10, rel=0.1)
+        for _ in range(300):
+            await bench.clock.advance(1)
+    assert bench.is_empty
+
+
+async def test_unused_time_is_no_credit() -> None:
+    """An account that used little for an hour does not shut the others out afterwards."""
+    bench = Bench(2)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(bench.work(A, 1)) for _ in range(2500)]
+        group.create_task(bench.work(B, 1))
+        for _ in range(1000):
+            await bench.clock.advance(1)
+        bench.order.clear()
+        tasks += [group.create_task(bench.work(B, 1)) for _ in range(1000)]
+        for _ in range(100):
+            await bench.clock.advance(1)
+        served = Counter(bench.order)
+        assert abs(served["A"] - served["B"]) <= 4
+        for task in tasks:
+            task.cancel()
+    assert bench.is_empty
+
+
+async def test_one_account_alone_uses_every_place() -> None:
+    bench = Bench(4)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(6):
+            group.create_task(bench.work(A, 1))
+        await bench.clock.advance(0)
+        assert bench.queue.active == 4
+        await bench.clock.advance(1)
+        await bench.clock.advance(1)
+    assert bench.is_empty
+
+
+async def test_the_last_place_is_kept_while_others_were_here_lately() -> None:
+    """A conversation's next message starts at once; a minute after it all places are used."""
+    bench = Bench(4)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(bench.work(B, 1))
+        await bench.clock.advance(1)
+        for _ in range(60):
+            group.create_task(bench.work(A, 10))
+        await bench.clock.advance(0)
+        assert bench.queue.active == 3
+        group.create_task(bench.work(B, 1))
+        await bench.clock.advance(0)
+        assert bench.began[-1] == ("B", bench.clock.monotonic())
+        for _ in range(int(RESERVE_SECONDS) + 11):
+            await bench.clock.advance(1)
+        assert bench.queue.active == 4
+        for _ in range(200):
+            await bench.clock.advance(1)
+    assert bench.is_empty
+
+
+async def test_soft_capacity_admits_one_newcomer_while_one_account_holds_all() -> None:
+    """Also where it has shrunk below what is held; the newcomer's next request waits."""
+    bench = Bench(4, soft=True)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(6):
+            group.create_task(bench.work(A, 10))
+        await bench.clock.advance(0)
+        assert bench.queue.active == 4
+        bench.places = 2
+        for share in (B, B, C):
+            group.create_task(bench.work(share, 1))
+            await bench.clock.advance(0)
+        assert bench.order == ["A"] * 4 + ["B"]
+        assert (bench.queue.active, bench.queue.waiting) == (5, 4)
+        for _ in range(50):
+            await bench.clock.advance(1)
+    assert bench.is_empty
+
+
+async def test_a_request_that_has_begun_goes_on_before_another_begins() -> None:
+    """The choices of one answer come together, not each after all other requests of the account."""
+    bench = Bench(1)
+    async with asyncio.TaskGroup() as group:
+        for name in ("first", "second"):
+            group.create_task(bench.work(A, 1, name=name))
+        for _ in range(2):
+            group.create_task(bench.work(A, 1, bounded=False, name="choice of the first"))
+        for _ in range(5):
+            await bench.clock.advance(1)
+    assert bench.names == ["first", "choice of the first", "choice of the first", "second"]
+    assert bench.is_empty
+
+
+async def test_a_full_queue_makes_way_for_an_account_with_fewer_requests() -> None:
+    """The newest request of the account with the most goes; further choices of an answer stay."""
+    bench = Bench(1, most_waiting=4)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(bench.work(A, 1))
+        group.create_task(bench.work(A, 1, bounded=False))
+        await bench.clock.advance(0)
+        assert (bench.queue.waiting, bench.refused) == (5, [])
+        group.create_task(bench.work(A, 1))
+        await bench.clock.advance(0)
+        assert bench.refused == ["A"]
+        for _ in range(3):
+            group.create_task(bench.work(B, 1))
+        await bench.clock.advance(0)
+        assert sorted(bench.refused) == ["A", "A", "A", "B"]
+        group.create_task(bench.work(C, 1))
+        await bench.clock.advance(0)
+        assert bench.queue.waiting == 5
+        assert bench.refused[-1] == "A"
+        for _ in range(8):
+            await bench.clock.advance(1)
+    assert bench.is_empty
+
+
+async def test_a_single_place_to_wait_is_not_fought_over() -> None:
+    """The account with less service keeps it."""
+    bench = Bench(1, most_waiting=1)
+    async with asyncio.TaskGroup() as group:
+        for share in (A, A, B, A, A, B):
+            group.create_task(bench.work(share, 5))
+            await bench.clock.advance(0.1)
+        assert bench.refused == ["A", "A", "A", "B"]
+        await bench.clock.advance(5)
+        assert bench.order == ["A", "B"]
+        await bench.clock.advance(5)
+    assert bench.is_empty
+
+
+async def test_infinite_room_reserves_nothing() -> None:
+    bench = Bench(math.inf)
+    async with asyncio.TaskGroup() as group:
+        for share in (A, B) * 50:
+            group.create_task(bench.work(share, 1))
+        await bench.clock.advance(0)
+        assert (bench.queue.active, bench.queue.waiting) == (100, 0)
+        await bench.clock.advance(1)
+    assert bench.is_empty
+
+
+async def test_accounts_that_left_are_forgotten() -> None:
+    """Ten thousand of them while one request runs cost no more than the latest thousand."""
+    bench = Bench(2)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(bench.work(A, 1000))
+        await bench.clock.advance(0)
+        for number in range(5000):
+            share = Share(scope=f"account {number}")
+            await bench.queue.acquire(share, bench.clock.monotonic, seconds=1)
+            bench.queue.release(share.scope, bench.clock.monotonic())
+        assert len(bench.queue._left) == MOST_REMEMBERED
+        assert len(bench.queue._accounts) == 1
+        await bench.clock.advance(1000)
+    assert bench.is_empty
+    await bench.work(A, 0)
+    assert not bench.queue._left.keys() - {"A"}
+
+
+STEP = st.one_of(
+    st.tuples(st.just("ask"), st.integers(0, 3), st.integers(1, 5)),
+    st.tuples(st.just("cancel"), st.integers(0, 30), st.just(0)),
+    st.tuples(st.just("wait"), st.integers(1, 4), st.just(0)),
+    st.tuples(st.just("places"), st.integers(1, 4), st.just(0)),
+)
+
+
+@given(steps=st.lists(STEP, max_size=60), most_waiting=st.integers(0, 6))
+@settings(max_examples=150, deadline=None)
+def test_whatever_happens_no_place_leaks_and_every_account_is_served(
+    steps: list[tuple[str, int, int]], most_waiting: int
+) -> None:
+    """In order within an account, never beyond the bounds, to the last request."""
+    asyncio.run(_live(steps, most_waiting))
+
+
+async def _live(steps: list[tuple[str, int, int]], most_waiting: int) -> None:
+    bench = Bench(4, most_waiting=most_waiting)
+    queue, clock = bench.queue, bench.clock
+    shares = [Share(scope=str(n), weight=w) for n, w in enumerate((1.0, 2.0, 0.5, 1.0))]
+    served: dict[int, list[int]] = {n: [] for n in range(4)}
+
+    async def ask(who: int, number: int, seconds: int) -> None:
+        try:
+            await queue.acquire(shares[who], clock.monotonic, seconds=1000)
+        except QueueFull:
+            return
+        served[who].append(number)
+        try:
+            await clock.sleep(seconds)
+        finally:
+            queue.release(shares[who].scope, clock.monotonic())
+
+    tasks: list[asyncio.Task[None]] = []
+    async with asyncio.TaskGroup() as group:
+        for kind, first, second in steps:
+            if kind == "ask":
+                tasks.append(group.create_task(ask(first, len(tasks), second)))
+            elif kind == "cancel" and first < len(tasks):
+                tasks[first].cancel()
+            elif kind == "wait":
+                await clock.advance(first)
+            elif kind == "places":
+                bench.places = first
+                queue.wake(clock.monotonic())
+            await SystemClock().sleep(0)
+            assert queue.active <= 4
+            assert queue.waiting == sum(a.waiting for a in queue._accounts.values())
+            assert queue._bounded <= most_waiting
+        for _ in range(5 * len(tasks) + 5):
+            await clock.advance(1)
+        assert all(task.done() for task in tasks)
+    assert bench.is_empty
+    assert all(numbers == sorted(numbers) for numbers in served.values())

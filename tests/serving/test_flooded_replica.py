@@ -1,0 +1,132 @@
+"""Accounts share a replica: one that floods it keeps nobody out."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.core.deadline import Deadline
+from mongars.core.errors import Overloaded
+from mongars.core.generation import GenerationRequest, Message, Sampling
+from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.protocol.generate import GenerateRequest, request_body
+from mongars.serving.config import ReplicaConfig
+from mongars.serving.replica import Replica
+from mongars.testing.clock import ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+GENERATION = 10.0
+"""Seconds of one choice."""
+SLOTS = 4
+
+
+def ask(scope: str, *, n: int = 1, weight: float = 1.0) -> GenerationRequest:
+    return GenerationRequest(
+        messages=(Message(role="user", content="Say hi."),),
+        request_id="req-1",
+        sampling=Sampling(n=n),
+        scope=scope,
+        weight=weight,
+    )
+
+
+class World:
+    """A replica whose choices take ten seconds each, on a clock of the test's."""
+
+    def __init__(self, **config: int) -> None:
+        self.clock = ManualClock()
+        plan = FakePlan(slots=SLOTS, first_token_delay=GENERATION)
+        self.engine = FakeEngine(plan, clock=self.clock)
+        self.replica = Replica(
+            {"general": self.engine},
+            ReplicaConfig(**config),
+            clock=self.clock,
+            replica_id="r1",
+        )
+        self.done: list[str] = []
+        self.refused: list[str] = []
+        self.advised: list[float | None] = []
+
+    async def send(self, request: GenerationRequest) -> None:
+        assert request.scope is not None
+        try:
+            await self.replica.complete(request, Deadline.after(self.clock, 10_000))
+        except Overloaded as error:
+            self.refused.append(request.scope)
+            self.advised.append(error.retry_after)
+        else:
+            self.done.append(request.scope)
+
+    async def pass_time(self, seconds: float) -> None:
+        for _ in range(int(seconds)):
+            await self.clock.advance(1)
+
+
+@asynccontextmanager
+async def flooded(requests: int, **config: int) -> AsyncIterator[tuple[World, asyncio.TaskGroup]]:
+    world = World(**config)
+    await world.replica.start()
+    async with asyncio.TaskGroup() as group:
+        flood = [group.create_task(world.send(ask("A", n=8))) for _ in range(requests)]
+        await world.pass_time(3)
+        yield world, group
+        for task in flood:
+            task.cancel()
+    assert world.replica.load == {"slots": SLOTS, "active": 0, "waiting": 0}
+    await world.replica.aclose()
+
+
+async def test_another_account_is_answered_within_one_generation_more() -> None:
+    """Fourteen requests of eight choices run; five questions of another user all get an answer."""
+    async with flooded(14) as (world, group):
+        assert world.engine.busy == SLOTS
+        for number in range(5):
+            asked = world.clock.monotonic()
+            question = group.create_task(world.send(ask("B")))
+            while not question.done():
+                await world.pass_time(1)
+                assert world.clock.monotonic() - asked <= 2 * GENERATION + 1
+            if number:  # a slot is kept for an account that was here a moment ago
+                assert world.clock.monotonic() - asked <= GENERATION + 1
+        assert world.done.count("B") == 5
+        assert world.refused == []
+        await world.pass_time(350)
+        assert world.done.count("A") >= 10
+
+
+async def test_a_full_queue_refuses_the_account_that_filled_it() -> None:
+    """The other one gets a place, the flood's newest request 503 with `Retry-After`."""
+    async with flooded(60, max_waiting=2) as (world, group):
+        before = len(world.refused)
+        assert world.refused == ["A"] * before
+        question = group.create_task(world.send(ask("B")))
+        await world.pass_time(2 * GENERATION)
+        assert question.done()
+        assert world.done.count("B") == 1
+        assert world.refused == ["A"] * (before + 1)
+        assert None not in world.advised
+
+
+async def test_weight_reaches_the_replica_and_counts_there() -> None:
+    """The API sends the weight of an account; of five slots of time a weight of four gets four."""
+    body = request_body(ask("B"), stream=True, cache_salt="b", weight=4)
+    heavy = GenerateRequest.model_validate(body).to_generation(request_id="req-2")
+    assert (heavy.share.scope, heavy.share.weight) == ("b", 4)
+    assert "weight" not in request_body(ask("B"), stream=True)
+    world = World(max_waiting=1000)
+    await world.replica.start()
+    light = ask("A")
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(world.send(r)) for r in (heavy, light) for _ in range(200)]
+        await world.pass_time(300)
+        served = {scope: world.done.count(scope) for scope in ("A", "b")}
+        # No account gets all four slots while another one waits: three to one at most.
+        assert served["b"] / served["A"] == pytest.approx(3, rel=0.15)
+        for task in tasks:
+            task.cancel()
+    await world.replica.aclose()
