@@ -8,9 +8,13 @@ import pytest
 
 from mongars.core.clock import SystemClock
 from mongars.core.generation import GenerationRequest, Message, Sampling
+from mongars.engines.chat import chat_body
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
+from mongars.engines.llama_cpp.literal_prompt import CHAT_COMPLETIONS, ask
+from mongars.engines.llama_cpp.supervisor import LlamaCppSupervisor
 from mongars.engines.structured import stream_checked
+from mongars.protocol.schema.keywords import CONVERTER
 from mongars.protocol.schema.validation import violation
 from protocol.schema_cases import ENFORCED, Schema, mapping, text
 from support import read_stream, started
@@ -68,7 +72,7 @@ async def test_every_keyword_holds_at_a_high_temperature(base_model: Path) -> No
     cut = []
     async with started(engine_of(base_model)) as engine:
         for name, schema in ENFORCED.items():
-            request = asked("Write.", shaped(schema), max_tokens=30, temperature=HOT, seed=3)
+            request = asked("Write.", shaped(schema), max_tokens=24, temperature=HOT, seed=3)
             completion = await answer(engine, request)
             if completion.finish_reason == "length":
                 cut.append(name)
@@ -91,3 +95,56 @@ async def test_ordinary_schemas_finish(base_model: Path, temperature: float) -> 
             )
             completion = await answer(engine, request)
             assert completion.finish_reason == "stop", completion.text
+
+
+CONVERTED: dict[str, Schema] = {
+    "object": mapping(
+        {"a": {"type": "integer"}, "b": {"type": "boolean"}, "c": {"type": "null"}},
+        required=["a", "c"],
+        additionalProperties=False,
+    ),
+    "values": {"type": "object", "additionalProperties": {"type": "boolean"}},
+    "lengths": text(minLength=2, maxLength=5),
+    "list": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4},
+    "ones": {"type": "array", "items": {"const": 1}, "maxItems": 2, "uniqueItems": False},
+    "enum": {"enum": ["a", 1, None]},
+    "typed-enum": {"type": "string", "enum": ["red", "green"]},
+    "any-of": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+    "types": {"type": ["boolean", "null"]},
+    "reference": {"$ref": "#/$defs/A", "$defs": {"A": mapping({"x": {"enum": [1, 2]}})}},
+    "older-reference": {
+        "type": "array",
+        "items": {"$ref": "#/definitions/A"},
+        "minItems": 1,
+        "maxItems": 2,
+        "definitions": {"A": {"type": "boolean"}},
+    },
+}
+"""The keywords that are left to llama.cpp's own conversion, which is Ollama's, too."""
+
+
+async def test_what_is_left_to_the_conversion_holds(base_model: Path) -> None:
+    """Each of its keywords, drawn by the model at a high temperature."""
+    used = {name for schema in CONVERTED.values() for name in names_in(schema)}
+    assert set(CONVERTER) <= used
+    config = LlamaCppConfig(model_path=base_model, model_name="m", slots=1, context_tokens=2048)
+    child = LlamaCppSupervisor(config, clock=SystemClock())
+    await child.start()
+    try:
+        for name, schema in CONVERTED.items():
+            request = asked("Write.", shaped(schema), max_tokens=120, temperature=HOT, seed=3)
+            body = {**chat_body(request, model="m", reasons=True), "stream": False}
+            body.pop("stream_options")
+            found = (await ask(child, CHAT_COMPLETIONS, body))["choices"][0]
+            if found["finish_reason"] == "stop":
+                written = found["message"]["content"]
+                assert violation(written, schema) is None, (name, written)
+    finally:
+        await child.aclose()
+
+
+def names_in(value: object) -> list[str]:
+    """Every key of a schema and of the schemas in it."""
+    if isinstance(value, dict):
+        return [*value, *(name for part in value.values() for name in names_in(part))]
+    return []

@@ -72,6 +72,7 @@ ENFORCED: dict[str, Schema] = {
     "constant": {"const": 'say "hi"\n'},
     "large-enum": {"enum": [f"value number {index}" for index in range(501)]},
     "list": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4},
+    "long-texts": {"type": "array", "items": text(maxLength=2000), "maxItems": 100},
     "two-thousand": {"type": "array", "items": {"const": 1}, "maxItems": 2000},
     "none-or-one": {"type": "array", "items": {"const": 1}, "maxItems": 1, "uniqueItems": True},
     "tuple": {
@@ -164,5 +165,6 @@ REFUSED: dict[str, tuple[Schema, str]] = {
         {"allOf": [mapping({"a": True}, additionalProperties=False), mapping({"b": True})]},
         "additionalProperties",
     ),
+    "huge": (mapping({f"f{i}": text(maxLength=2000 - i) for i in range(30)}), "in all"),
     "misspelt": (text(maxlength=3), "'maxlength'"),
 }  # fmt: skip

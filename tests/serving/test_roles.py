@@ -287,6 +287,11 @@ async def test_ordinary_patterns_pass(pattern: str, text: str) -> None:
         pytest.param({"enum": [f"v{index}" for index in range(5000)]}, '"v4999"', id="enum"),
         pytest.param({"type": "array", "maxItems": 2000}, "[1, 2]", id="items"),
         pytest.param({"type": "string", "maxLength": 2000}, '"a"', id="length"),
+        pytest.param(
+            {"type": "array", "items": {"type": "string", "maxLength": 500}, "maxItems": 100},
+            '["a"]',
+            id="texts-in-a-list",
+        ),
         pytest.param({"enum": ["x" * 4096]}, f'"{"x" * 4096}"', id="text"),
         pytest.param({"anyOf": [{"const": index} for index in range(490)]}, "7", id="parts"),
     ],

@@ -92,6 +92,15 @@ async def test_a_stream_that_violates_ends_with_an_error() -> None:
     assert b'"finish_reason":"stop"' not in data
 
 
+async def test_a_stop_text_that_cuts_the_answer_is_the_callers_mistake() -> None:
+    """400 naming `stop`: sending the same again would end the same way."""
+    status, data = await answered("[1, 2]", stop=[" 2"])
+    assert status == 400
+    assert orjson.loads(data)["detail"].startswith("stop:")
+    status, _ = await answered("[1, 2]", stop=["never"])
+    assert status == 200
+
+
 async def test_an_answer_cut_by_its_length_says_so() -> None:
     """It is incomplete by the caller's own limit; its finish reason is no promise."""
     status, data = await answered("[1, 2]", max_tokens=1)

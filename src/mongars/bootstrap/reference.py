@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mongars.bootstrap.schemas import schemas_page
 from mongars.core import errors
 from mongars.protocol.problems import OPENAI_CODES, STATUS
 from mongars.settings import Environment
@@ -16,6 +17,7 @@ def pages() -> dict[str, str]:
         "configuration.md": NOTICE + _configuration(),
         "errors.md": NOTICE + _errors(),
         "metrics.md": NOTICE + _metrics(),
+        "schemas.md": NOTICE + schemas_page(),
     }
 
 

@@ -25,5 +25,9 @@ def stream_checked(engine: Engine, request: GenerationRequest) -> ByteStream:
 async def _checked(
     engine: Engine, request: GenerationRequest, schema: dict[str, Any]
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    async with engine.stream(request) as blocks, aclosing(checked(blocks, schema)) as kept:
+    stops = bool(request.sampling.stop)
+    async with (
+        engine.stream(request) as blocks,
+        aclosing(checked(blocks, schema, stops=stops)) as kept,
+    ):
         yield kept

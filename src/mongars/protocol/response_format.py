@@ -26,7 +26,9 @@ LONGEST_TEXT = 4096
 """Characters of any one text, such as a description."""
 LONGEST_PATTERN = 256
 MOST_REPEATS = 2000
-"""Repetitions of any one part, multiplied along the nesting of lists."""
+"""Repetitions of any one part."""
+MOST_PRODUCT = 1_000_000
+"""The same, multiplied along the nesting of lists."""
 MOST_NESTED_REPEATS = 100
 """The same inside a pattern, where one repetition holds another; `*` and `+` count as eight."""
 OPEN_REPEAT = 8
@@ -38,8 +40,8 @@ _QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(?:,(\d*))?\}")
 def check_response_format(value: dict[str, Any]) -> None:
     """Raise `ValueError`, saying where and what, if no engine should see this."""
     _Size().add(value, DEEPEST)
-    if _repeats(value) > MOST_REPEATS:
-        message = f"asks for more than {MOST_REPEATS} repetitions"
+    if _repeats(value) > MOST_PRODUCT:
+        message = f"asks for more than {MOST_PRODUCT} repetitions in nested lists"
         raise ValueError(message)
     if value.get("type") not in KINDS:
         message = f"type must be one of {', '.join(KINDS)}, got {value.get('type')!r}"
@@ -119,6 +121,9 @@ def _repeats(value: object) -> float:
     own = max([abs(count) for count in counts], default=0)
     if isinstance(pattern := value.get("pattern"), str):
         own = max(own, pattern_repeats(pattern))
+    if own > MOST_REPEATS:
+        message = f"asks for more than {MOST_REPEATS} repetitions of one part"
+        raise ValueError(message)
     inner = max(map(_repeats, value.values()), default=0)
     return max(own, inner, own * inner)
 

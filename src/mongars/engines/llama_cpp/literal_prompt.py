@@ -7,8 +7,8 @@ messages ─► /apply-template with placeholders ─► control tokens of the t
 
 The stream that comes back holds `text_completion` events; `as_chat` makes them those of a chat.
 
-Only the chat endpoint forms grammars from a `response_format` and separates a model's reasoning from
-its answer. Requests that need either stay there, with the characters of each marker separated.
+Only the chat endpoint separates a model's reasoning from its answer, and forms grammars from the
+`response_format` of such a model. These requests stay there, with the characters of each marker separated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CHAT_COMPLETIONS = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 _OF_CHATS = {"messages", "logprobs", "top_logprobs"}
-_ONLY_IN_CHATS = ("response_format", "tools", "grammar", "json_schema")
+_ONLY_IN_CHATS = ("response_format", "tools", "json_schema")
 
 
 async def ask(child: LlamaCppSupervisor, path: str, body: dict[str, Any]) -> dict[str, Any]:

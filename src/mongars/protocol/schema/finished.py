@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mongars.core.errors import GenerationInterrupted, InvalidAnswer
+from mongars.core.errors import GenerationInterrupted, InvalidAnswer, InvalidRequest
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.schema.validation import violation
 from mongars.protocol.sse import EventSplitter, EventTooLarge
@@ -18,27 +18,37 @@ if TYPE_CHECKING:
 class FinishedCheck:
     """Collects the texts of one stream. An answer that was cut by its length is not checked."""
 
-    def __init__(self, schema: dict[str, Any]) -> None:
+    def __init__(self, schema: dict[str, Any], *, stops: bool = False) -> None:
+        """`stops`: whether the caller named stop texts, which may have cut a text."""
         self._schema = schema
+        self._stops = stops
         self._texts: dict[int, list[str]] = {}
 
     def take(self, chunk: Chunk) -> None:
-        """Raise `GenerationInterrupted` if this ends a text that violates the schema."""
+        """Raise `GenerationInterrupted` if this ends a text that violates the schema.
+
+        `InvalidRequest` where a stop text may be why.
+        """
         if chunk.text:
             self._texts.setdefault(chunk.index, []).append(chunk.text)
         if chunk.finish_reason != "stop":
             return
         found = violation("".join(self._texts.pop(chunk.index, ())), self._schema)
+        if found is not None and self._stops:
+            detail = (
+                f"stop: a stop text cut the answer before it followed response_format: {found}."
+            )
+            raise InvalidRequest(detail, param="stop")
         if found is not None:
             detail = f"The answer does not follow response_format: {found}. Try again."
             raise GenerationInterrupted(detail)
 
 
 async def checked(
-    blocks: AsyncIterator[bytes], schema: dict[str, Any]
+    blocks: AsyncIterator[bytes], schema: dict[str, Any], *, stops: bool
 ) -> AsyncGenerator[bytes, None]:
     """The same events; raises before the one that would end a text that violates the schema."""
-    splitter, check = EventSplitter(), FinishedCheck(schema)
+    splitter, check = EventSplitter(), FinishedCheck(schema, stops=stops)
     try:
         async for block in blocks:
             for event in splitter.feed(block):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
 
 from mongars.protocol.schema.characters import literal
+from mongars.protocol.schema.unsupported import SchemaUnsupported
 
 MOST_CHARACTERS = 1000
 """Characters of a text where a schema sets no bound."""
@@ -28,6 +30,10 @@ _SPACE = {"gap": '" " | "\\n" " "{0,12}', "line": '("\\n" " "{0,12})?'}
 MANY = 16
 """More constants than these are written as a tree of common beginnings."""
 
+MOST_REPEATED = 50_000
+"""Repetitions in all rules together: llama.cpp makes an element of each."""
+
+_REPEATED = re.compile(r"(\d+)\}")
 _CHARACTER = '[^"\\\\\\x00-\\x1F\\x7F] | "\\\\" ["\\\\nt]'
 _FREE_NUMBER = '"-"? ("0" | [1-9] [0-9]{0,14}) ("." [0-9]{1,6})?'
 
@@ -51,9 +57,16 @@ class Rules:
 
     def text(self, root: str) -> str:
         """The grammar that begins with this expression."""
+        self._check_size()
         rules = {"root": root, **self._rules, **_SPACE}
         lines = [f"{name} ::= {body}" for name, body in rules.items()]
         return "\n".join(lines)
+
+    def _check_size(self) -> None:
+        counts = _REPEATED.findall("\n".join(self._rules.values()))
+        if sum(map(int, counts)) > MOST_REPEATED:
+            reason = f"asks for more than {MOST_REPEATED} repetitions in all; set lower bounds"
+            raise SchemaUnsupported(reason)
 
     def name(self, kind: str) -> str:
         """A new name."""
