@@ -31,7 +31,7 @@ PATTERNS = {
 }
 """Texts of a format; not all of them, but every one of these has it."""
 
-FREE = frozenset({"password", "path", "file-path", "directory-path", "multiline"})
+FREE = frozenset({"binary", "password", "path", "file-path", "directory-path", "multiline"})
 """Names that say what a text is for, and nothing of its form."""
 
 checker = FormatChecker(formats=())

@@ -43,7 +43,7 @@ GRAMMAR = {
     "minLength": "",
     "minProperties": "0 or 1 of objects with free names, or not above the number of required ones",
     "minimum": "as `maximum`",
-    "multipleOf": "a power of ten up to 1, or at most 500 multiples within bounds",
+    "multipleOf": "a power of ten up to 1, a divisor of 1000 without bounds but 0, or at most 500 multiples within bounds",
     "oneOf": "where no value can be valid for two of them: types, constants or a discriminator differ",
     "pattern": "without look-around, back-references, `\\b`, `\\p`, anchors inside",
     "patternProperties": "one pattern, without `properties`",

@@ -12,6 +12,8 @@ DIGITS = 15
 FRACTION = 6
 """Digits after the point, where a schema asks for no more."""
 BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+MOST_ENDING = 3
+"""Last digits by which multiples are told where there are no bounds."""
 MOST_MULTIPLES = 500
 """Multiples within bounds that are listed one by one."""
 
@@ -64,10 +66,12 @@ def _multiples(
     step: Decimal, low: tuple[Decimal, bool], high: tuple[Decimal, bool], *, whole: bool
 ) -> str:
     first, last = _within(low, high, unit=step)
+    if open_ended := _open_multiples(step, first, last):
+        return open_ended
     if last - first >= MOST_MULTIPLES:
         message = (
-            f"multipleOf needs bounds with at most {MOST_MULTIPLES} multiples between them, or a"
-            " power of ten up to 1"
+            f"multipleOf needs bounds with at most {MOST_MULTIPLES} multiples between them, a power of"
+            f" ten up to 1, or a divisor of {10**MOST_ENDING} and no bounds but 0"
         )
         raise ValueError(message)
     found = [step * index for index in range(first, last + 1)]
@@ -76,6 +80,23 @@ def _multiples(
         message = "no multiple lies within its bounds"
         raise ValueError(message)
     return f"({' | '.join(texts)})"
+
+
+def _open_multiples(step: Decimal, first: int, last: int) -> str:
+    """Multiples without bounds but 0, where the last digits tell them; empty if it is not so."""
+    farthest = 10**DIGITS // step - 1
+    if last < farthest or (first not in {0, 1} and first > -farthest):
+        return ""
+    length = next((n for n in range(1, MOST_ENDING + 1) if 10**n % step == 0), 0)
+    if step != int(step) or not length:
+        return ""
+    endings = range(0, 10**length, int(step))
+    small = " | ".join(f'"{number}"' for number in endings if number)
+    ending = " | ".join(f'"{number:0{length}}"' for number in endings)
+    above = f"{small} | [1-9] [0-9]{{0,{DIGITS - length - 1}}} ({ending})"
+    sign = '"-"? ' if first < 0 else ""
+    zero = "" if first == 1 else ' | "0"'
+    return f"({sign}({above.removeprefix(' | ')}){zero})"
 
 
 def _within(
