@@ -6,10 +6,13 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 VLLM   := .venv-vllm
 LITELLM := .venv-litellm
+CLIENTS := .venv-clients
+AIDER  := .venv-aider
+NODE   := tests/clients/node
 LOCKS  := requirements/build.lock requirements/runtime.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help run install dev model test test-fast test-vllm check format docs lock bench bench-serving bench-client clean
+.PHONY: help run install dev model test test-fast test-vllm test-clients check format docs lock bench bench-serving bench-client clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -59,6 +62,27 @@ $(VLLM)/.installed: requirements/vllm.lock pyproject.toml
 	@$(VLLM)/bin/python -m pip --disable-pip-version-check -qq install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+test-clients: model $(CLIENTS)/.installed $(AIDER)/.installed $(NODE)/node_modules/.package-lock.json ## Client libraries against a started stack, in environments of their own
+	@$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --confcutdir tests/clients \
+	  -p no:cacheprovider --table docs/reference/clients.md tests/clients
+
+$(CLIENTS)/.installed: requirements/clients.lock
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	@echo "Installing the client libraries into $(CLIENTS) ..."
+	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements/clients.lock
+	@touch $@
+
+$(AIDER)/.installed: requirements/aider.lock
+	@test -x $(AIDER)/bin/python || $(PYTHON) -m venv $(AIDER)
+	@echo "Installing aider into $(AIDER): it pins other versions of everything ..."
+	@$(AIDER)/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements/aider.lock
+	@touch $@
+
+$(NODE)/node_modules/.package-lock.json: $(NODE)/package-lock.json
+	@command -v npm >/dev/null || { echo "Node.js 20 with npm is needed for the clients in JavaScript."; exit 1; }
+	@cd $(NODE) && npm ci --no-audit --no-fund --silent
+	@touch $@
+
 check: dev ## Format, lint, types, imports, generated files in sync
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -91,6 +115,9 @@ lock: dev ## Resolve and pin every dependency anew
 	  -o requirements/vllm.lock requirements/vllm.in pyproject.toml
 	@$(BIN)/python -m piptools compile --quiet --upgrade --generate-hashes --strip-extras \
 	  --no-emit-index-url --no-emit-find-links -o requirements/litellm.lock requirements/litellm.in
+	@for each in clients aider; do \
+	  $(BIN)/python -m piptools compile --quiet --upgrade --allow-unsafe --generate-hashes --strip-extras \
+	    --no-emit-index-url --no-emit-find-links -o requirements/$$each.lock requirements/$$each.in || exit 1; done
 
 bench: bench-serving bench-client ## Every benchmark, half an hour: what is measured, and how, is in docs/reference
 

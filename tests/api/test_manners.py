@@ -109,3 +109,13 @@ async def test_no_redirect_repeats_the_host(api: Api) -> None:
     ) as response:
         assert response.status == 404
         assert "elsewhere" not in str(response.headers) + await response.text()
+
+
+@pytest.mark.parametrize("key", ["nonsense", "mg-0-nonsense", "a.b.c"])
+async def test_a_wrong_key_in_the_words_clients_know(api: Api, key: str) -> None:
+    """LiteLLM, and aider with it, takes any other text for a wrong request."""
+    headers = {"Authorization": f"Bearer {key}"}
+    async with api.http.post(api.url + CHAT, json={}, headers=headers) as response:
+        error = (await response.json())["error"]
+        assert (response.status, error["code"]) == (401, "invalid_api_key")
+        assert error["message"].startswith("Incorrect API key provided")

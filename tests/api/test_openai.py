@@ -326,11 +326,18 @@ async def test_callers_deadline_is_kept(
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/v1/conversation/chat"])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        pytest.param(FakePlan(first_token_delay=5), id="before-the-first-token"),
+        pytest.param(FakePlan(token_delay=0.15), id="after-it"),
+    ],
+)
 async def test_the_read_timeout_of_an_openai_client_bounds_a_whole_answer(
-    start_api: Callable[..., AbstractAsyncContextManager[Api]], path: str
+    start_api: Callable[..., AbstractAsyncContextManager[Api]], path: str, plan: FakePlan
 ) -> None:
-    """Nobody reads on after it, so nothing is generated on; the longer limit stays in force."""
-    async with start_api(FakePlan(first_token_delay=5)) as api:
+    """Nobody reads on after it, so nothing is generated on: 504; the longer limit stays in force."""
+    async with start_api(plan) as api:
         url, body = (
             f"{api.url}{path}",
             {"model": "mongars", "messages": QUESTION, "message": "Say hello."},

@@ -368,6 +368,16 @@ async def test_compressed_bodies_are_refused_by_name() -> None:
                 assert "identity" in await response.text()
 
 
+@pytest.mark.parametrize(
+    "plan", [FakePlan(first_token_delay=5), FakePlan(token_delay=0.15)], ids=["no-token", "cut"]
+)
+async def test_a_late_whole_answer_is_504(plan: FakePlan) -> None:
+    """An answer in one piece that the deadline cuts is late, not broken."""
+    headers = {"X-Request-Timeout-Ms": "250"}
+    async with served(plan) as it, it.post({"prompt": "Hi"}, headers=headers) as response:
+        assert response.status == 504
+
+
 async def test_head_health_and_allow() -> None:
     """Monitors reach a replica by `/health` and HEAD; 405 says what a path can do."""
     async with served(FakePlan()) as it:

@@ -11,7 +11,7 @@ import re
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
-from mongars.api.credentials import Keys
+from mongars.api.credentials import INCORRECT_KEY, Keys
 from mongars.api.login_queue import network_of
 from mongars.core.errors import (
     InvalidRequest,
@@ -194,10 +194,10 @@ class Authenticator:
         async with _bounded():
             key = await self._store.find_key(digest)
         if key is None:
-            msg = "This API key is not known here."
+            msg = f"{INCORRECT_KEY}: it is not known here."
             raise NotAuthenticated(msg)
         if key.revoked_at is not None:
-            msg = f"The API key {key.id} has been revoked."
+            msg = f"{INCORRECT_KEY}: the key {key.id} has been revoked."
             raise NotAuthenticated(msg)
         # A database that cannot be written just now is no reason to turn a valid key away.
         with suppress(StorageUnavailable):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
 
+from mongars.core.errors import DeadlineExceeded, GenerationInterrupted
 from mongars.protocol import headers
 from mongars.protocol.asgi import AnswerApp
 from mongars.protocol.problems import openai_body, retry_after_header, status_of
@@ -15,6 +16,7 @@ from mongars.protocol.sse import encode_event
 if TYPE_CHECKING:
     from mongars.conversation.chat import Route
     from mongars.core.clock import Clock
+    from mongars.core.deadline import Deadline
     from mongars.core.errors import MongarsError
     from mongars.core.generation import Origin
 
@@ -77,6 +79,13 @@ def problem_headers(
         # We have tried every endpoint and provider already; a blind repeat only adds load.
         found[headers.SHOULD_RETRY] = "false"
     return found
+
+
+def unsent(error: MongarsError, deadline: Deadline) -> MongarsError:
+    """The error of an answer of which nothing was sent: cut by the deadline, it is late, not broken."""
+    if isinstance(error, GenerationInterrupted) and deadline.expired():
+        return DeadlineExceeded(str(error))
+    return error
 
 
 def error_event(error: MongarsError) -> bytes:

@@ -34,6 +34,7 @@ def build_app(
         title="monGARS",
         version=context.config.version,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,  # the redirect would repeat the Host header
         docs_url=None,  # both pages load scripts from a CDN
         redoc_url=None,

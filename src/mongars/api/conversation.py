@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, field_validator
 
+from mongars.api import schemas
 from mongars.api.answers import (
     AnswerResponse,
     Arrival,
@@ -16,7 +17,9 @@ from mongars.api.answers import (
     arrival,
     error_event,
     problem_headers,
+    unsent,
 )
+from mongars.api.description import READING, asking, reference, responses
 from mongars.api.requests import (
     chose_wait,
     deadline_of,
@@ -48,9 +51,10 @@ if TYPE_CHECKING:
 
 HISTORY_CAP = 100
 LONGEST_SESSION_ID = 100
+EXAMPLE = {"message": "Say hello."}
 
 
-class ChatMessage(WireModel):
+class ConversationMessage(WireModel):
     """`POST /api/v1/conversation/chat`."""
 
     message: str = Field(min_length=1, max_length=100_000)
@@ -71,7 +75,7 @@ class ChatMessage(WireModel):
 class _Ask:
     request: Request
     principal: Principal
-    body: ChatMessage
+    body: ConversationMessage
     session_id: str | None
     request_id: str
     traceparent: str | None
@@ -83,8 +87,28 @@ def conversation_routes(context: ApiContext) -> APIRouter:
     """The router of the dialect."""
     door = ConversationDoor(context)
     router = APIRouter(prefix="/api/v1/conversation", tags=["conversation"])
-    router.add_api_route("/chat", door.chat, methods=["POST"], response_model=None)
-    router.add_api_route("/history", door.history, methods=["GET"], response_model=None)
+    router.add_api_route(
+        "/chat",
+        door.chat,
+        methods=["POST"],
+        response_model=None,
+        **asking(
+            ConversationMessage,
+            EXAMPLE,
+            schemas.ConversationReply,
+            422,
+            events="Events `chunk` and `reasoning` with a `delta`, then `complete` with the reply.",
+        ),
+    )
+    router.add_api_route(
+        "/history",
+        door.history,
+        methods=["GET"],
+        response_model=None,
+        responses=responses(
+            {"type": "array", "items": reference(schemas.Turn)}, *READING, 400, 403, 422
+        ),
+    )
     return router
 
 
@@ -105,7 +129,7 @@ class ConversationDoor:
         config = self._context.config
         deadline = deadline_of(request, clock=self._context.clock, limit=config.answer_timeout)
         limit = config.max_body_bytes
-        body = await read_json(request, ChatMessage, limit=limit)
+        body = await read_json(request, ConversationMessage, limit=limit)
         if not body.stream:
             deadline = whole_deadline_of(request, deadline)
         ask = _Ask(
@@ -193,6 +217,7 @@ class ConversationDoor:
         await answer.end()
 
     async def _problem(self, answer: Answer, error: MongarsError, ask: _Ask) -> None:
+        error = unsent(error, ask.deadline)
         limit = self._context.config.answer_timeout
         chosen = chose_wait(ask.request, limit=limit, whole=not ask.body.stream)
         fixed = problem_headers(error, ask.request_id, chose_wait=chosen)

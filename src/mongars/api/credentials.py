@@ -32,6 +32,8 @@ _TOKEN_DOTS = 2
 _MOST_AT_ONCE = 2  # passwords
 _MAX_SUBJECT = 1000
 _LATEST = 1e12  # seconds; the year 33658
+INCORRECT_KEY = "Incorrect API key provided"
+"""OpenAI's own words, by which LiteLLM tells a wrong key from a wrong request."""
 
 
 class Passwords:
@@ -192,14 +194,14 @@ class Tokens:
             begins = _time(claims.get("nbf", 0))
             _time(claims.get("iat", 0))
         except _UNREADABLE as error:
-            msg = "The login token is not valid. Log in again."
+            msg = f"{INCORRECT_KEY}: the login token is not valid. Log in again."
             raise NotAuthenticated(msg) from error
         now = self._clock.now().timestamp()
         if expires <= now:
-            msg = "The login token has expired. Log in again."
+            msg = f"{INCORRECT_KEY}: the login token has expired. Log in again."
             raise NotAuthenticated(msg)
         if begins > now:
-            msg = "The login token is not valid yet. Log in again."
+            msg = f"{INCORRECT_KEY}: the login token is not valid yet. Log in again."
             raise NotAuthenticated(msg)
         return Principal(username=subject, is_admin=claims.get("admin") is True)
 

@@ -4,26 +4,71 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from mongars.api import schemas
+from mongars.api.conversation import ConversationMessage
+from mongars.api.description import OPEN, READING, openapi_of, problem, reference, responses
 from mongars.api.requests import principal_of
 from mongars.core.errors import StorageUnavailable
+from mongars.protocol.openai import ChatCompletionRequest
 
 if TYPE_CHECKING:
     from mongars.api.context import ApiContext
+
+DESCRIBED = (
+    ChatCompletionRequest,
+    ConversationMessage,
+    schemas.ChatCompletion,
+    schemas.ConversationReply,
+    schemas.ErrorResponse,
+    schemas.Health,
+    schemas.LoginForm,
+    schemas.LoginToken,
+    schemas.ModelList,
+    schemas.Problem,
+    schemas.ProviderList,
+    schemas.Readiness,
+    schemas.Turn,
+)
+"""Bodies of requests and responses, for the description."""
 
 
 def health_routes(context: ApiContext) -> APIRouter:
     """The router; everything but `/metrics` is open."""
     door = HealthDoor(context)
     router = APIRouter(tags=["health"])
-    router.add_api_route("/healthz", door.health, methods=["GET"], response_model=None)
+    router.add_api_route(
+        "/healthz",
+        door.health,
+        methods=["GET"],
+        response_model=None,
+        openapi_extra=OPEN,
+        responses=responses(reference(schemas.Health)),
+    )
     router.add_api_route("/health", door.health, methods=["GET"], include_in_schema=False)
-    router.add_api_route("/readyz", door.ready, methods=["GET"], response_model=None)
+    router.add_api_route(
+        "/readyz",
+        door.ready,
+        methods=["GET"],
+        response_model=None,
+        openapi_extra=OPEN,
+        responses={
+            **responses(reference(schemas.Readiness)),
+            503: problem(503, schemas.Readiness),
+        },
+    )
     router.add_api_route("/ready", door.ready, methods=["GET"], include_in_schema=False)
     router.add_api_route("/openapi.json", door.openapi, methods=["GET"], include_in_schema=False)
-    router.add_api_route("/metrics", door.metrics, methods=["GET"], response_model=None)
+    router.add_api_route(
+        "/metrics",
+        door.metrics,
+        methods=["GET"],
+        response_model=None,
+        response_class=PlainTextResponse,
+        responses={status: problem(status) for status in READING},
+    )
     return router
 
 
@@ -61,8 +106,7 @@ class HealthDoor:
     async def openapi(self, request: Request) -> Response:
         """The description of this API."""
         await principal_of(request, self._context.authenticator)
-        app: FastAPI = request.app
-        return JSONResponse(app.openapi())
+        return JSONResponse(openapi_of(request.app, DESCRIBED))
 
     async def metrics(self, request: Request) -> Response:
         """The measurements in Prometheus' text format."""

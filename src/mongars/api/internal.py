@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from mongars.api import schemas
+from mongars.api.description import READING, reference, responses
 from mongars.api.requests import principal_of
 from mongars.core.errors import Forbidden
 
@@ -20,13 +22,19 @@ def internal_routes(context: ApiContext) -> APIRouter:
     """The router; all of it is for administrators."""
     door = InternalDoor(context)
     router = APIRouter(prefix="/internal", tags=["operator"])
-    router.add_api_route("/endpoints", door.endpoints, methods=["GET"], response_model=None)
-    router.add_api_route(
-        "/endpoints/{endpoint_id}/drain", door.drain, methods=["POST"], response_model=None
-    )
-    router.add_api_route(
-        "/endpoints/{endpoint_id}/reset", door.reset, methods=["POST"], response_model=None
-    )
+    shown = reference(schemas.ProviderList)
+    for path, handler, method in (
+        ("/endpoints", door.endpoints, "GET"),
+        ("/endpoints/{endpoint_id}/drain", door.drain, "POST"),
+        ("/endpoints/{endpoint_id}/reset", door.reset, "POST"),
+    ):
+        router.add_api_route(
+            path,
+            handler,
+            methods=[method],
+            response_model=None,
+            responses=responses(shown, *READING, 403, 404, 422),
+        )
     return router
 
 

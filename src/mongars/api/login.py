@@ -8,6 +8,8 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from mongars.api import schemas
+from mongars.api.description import BODY, FORM, OPEN, READING, body, reference, responses
 from mongars.api.requests import read_body
 from mongars.core.errors import InvalidRequest
 
@@ -15,13 +17,21 @@ if TYPE_CHECKING:
     from mongars.api.context import ApiContext
 
 FORM_LIMIT = 10_000
+EXAMPLE = {"username": "alice", "password": "correct horse battery staple"}
 
 
 def login_routes(context: ApiContext) -> APIRouter:
     """The router."""
     door = LoginDoor(context)
     router = APIRouter(tags=["accounts"])
-    router.add_api_route("/token", door.token, methods=["POST"], response_model=None)
+    router.add_api_route(
+        "/token",
+        door.token,
+        methods=["POST"],
+        response_model=None,
+        openapi_extra={**body(schemas.LoginForm, EXAMPLE, media_type=FORM), **OPEN},
+        responses=responses(reference(schemas.LoginToken), *READING, *BODY, 422, 429),
+    )
     return router
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from mongars.api import schemas
 from mongars.api.answers import (
     AnswerResponse,
     Arrival,
@@ -16,7 +17,9 @@ from mongars.api.answers import (
     arrival,
     error_event,
     problem_headers,
+    unsent,
 )
+from mongars.api.description import READING, asking, reference, responses
 from mongars.api.relay import Relay
 from mongars.api.requests import (
     chose_wait,
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 CHAT_COMPLETIONS = "/v1/chat/completions"
 MODEL_ALIAS = "mongars"
 """Always names the model this stack serves, whatever it is."""
+EXAMPLE = {"model": MODEL_ALIAS, "messages": [{"role": "user", "content": "Say hello."}]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +69,29 @@ def openai_routes(door: OpenAIDoor) -> APIRouter:
     """The router of the dialect."""
     router = APIRouter(prefix="/v1", tags=["openai"])
     router.add_api_route(
-        "/chat/completions", door.chat_completions, methods=["POST"], response_model=None
+        "/chat/completions",
+        door.chat_completions,
+        methods=["POST"],
+        response_model=None,
+        **asking(
+            ChatCompletionRequest,
+            EXAMPLE,
+            schemas.ChatCompletion,
+            error=schemas.ErrorResponse,
+            events="With `stream`: events with a `chat.completion.chunk` each, then `[DONE]`.",
+        ),
     )
-    router.add_api_route("/models", door.models, methods=["GET"], response_model=None)
-    router.add_api_route("/models/{name:path}", door.model, methods=["GET"], response_model=None)
+    for path, handler, schema, statuses in (
+        ("/models", door.models, schemas.ModelList, READING),
+        ("/models/{name:path}", door.model, schemas.Model, (*READING, 404, 422)),
+    ):
+        router.add_api_route(
+            path,
+            handler,
+            methods=["GET"],
+            response_model=None,
+            responses=responses(reference(schema), *statuses, error=schemas.ErrorResponse),
+        )
     return router
 
 
@@ -194,6 +217,7 @@ class OpenAIDoor:
         await answer.end()
 
     async def _problem(self, answer: Answer, error: MongarsError, ask: _Ask) -> None:
+        error = unsent(error, ask.deadline)
         limit = self._context.config.answer_timeout
         chosen = chose_wait(ask.request, limit=limit, whole=not ask.body.stream)
         fixed = problem_headers(error, ask.generation.request_id, chose_wait=chosen)

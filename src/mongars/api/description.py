@@ -1,0 +1,151 @@
+"""The description of the API (`/openapi.json`): bodies, responses, media types and the key.
+
+Routes read their bodies themselves, so FastAPI does not see what they take and give. Each says so with
+`described`, whose references are resolved when the description is made.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from pydantic.json_schema import models_json_schema
+
+from mongars.api import schemas
+from mongars.protocol import headers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+EVENT_STREAM = "text/event-stream"
+PLAIN = "text/plain"
+
+READING = (401, 500, 503)
+"""Statuses of every route that needs a key: the account is looked for in a database."""
+BODY = (413, 415)
+_ANSWERING = (400, 404, 429, 502, 504)
+
+_SCHEME = "bearer"
+_REFERENCE = "#/components/schemas/{model}"
+_WAITING = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+_ANSWERED = {
+    headers.PROVIDER: "What answered: ray, ollama or embedded.",
+    headers.ENDPOINT: "Which of its endpoints.",
+    headers.ATTEMPTS: "How many requests to model servers it took.",
+    headers.FALLBACK: "Whether it is not the first choice.",
+    headers.ADAPTER_VERSION: "The adapter of the model.",
+}
+_ANSWER_HEADERS = {
+    name: {"description": meaning, "schema": {"type": "string"}}
+    for name, meaning in _ANSWERED.items()
+}
+
+_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    headers.SESSION_ID: ("Which conversation it belongs to.", {"maxLength": 100}),
+    headers.REQUEST_TIMEOUT_MS: (
+        "Milliseconds the client will wait.",
+        {"pattern": r"^[0-9]{1,9}$"},
+    ),
+    headers.REQUEST_ID: ("Comes back with the response.", {"maxLength": 100}),
+}
+_READ = [
+    {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": meaning,
+        "schema": {"type": "string", **limits},
+    }
+    for name, (meaning, limits) in _HEADERS.items()
+]
+
+
+def reference(model: type[BaseModel]) -> dict[str, Any]:
+    """A schema by its name; `openapi_of` puts it among the components."""
+    return {"$ref": _REFERENCE.format(model=model.__name__)}
+
+
+def body(
+    model: type[BaseModel], example: dict[str, Any], *, media_type: str = JSON, **more: object
+) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads such a body."""
+    content = {media_type: {"schema": reference(model), "example": example}}
+    return {"requestBody": {"required": True, "content": content}, **more}
+
+
+def responses(
+    schema: dict[str, Any],
+    *statuses: int,
+    error: type[BaseModel] = schemas.Problem,
+    events: str = "",
+    **more: object,
+) -> dict[int | str, dict[str, Any]]:
+    """200 with a body of that schema, or with `events` of that description, and the errors."""
+    content: dict[str, Any] = {JSON: {"schema": schema}}
+    if events:
+        content[EVENT_STREAM] = {"schema": {"description": events}}
+    found: dict[int | str, dict[str, Any]] = {
+        200: {"description": HTTPStatus.OK.phrase, "content": content, **more}
+    }
+    for status in sorted(set(statuses)):
+        found[status] = problem(status, error)
+    return found
+
+
+def problem(status: int, error: type[BaseModel] = schemas.Problem) -> dict[str, Any]:
+    """An error response."""
+    found = {
+        "description": HTTPStatus(status).phrase,
+        "content": {JSON: {"schema": reference(error)}},
+    }
+    return {**found, "headers": _WAITING} if status in {429, 503} else found
+
+
+OPEN: dict[str, Any] = {"security": []}
+"""`openapi_extra` of a route that needs no key."""
+
+
+def asking(
+    request: type[BaseModel],
+    example: dict[str, Any],
+    response: type[BaseModel],
+    *statuses: int,
+    events: str,
+    error: type[BaseModel] = schemas.Problem,
+) -> dict[str, Any]:
+    """What a route that asks a model is registered with; `statuses` are those only it has."""
+    return {
+        "openapi_extra": body(request, example, parameters=_READ),
+        "responses": responses(
+            reference(response),
+            *(*READING, *BODY, *_ANSWERING, *statuses),
+            error=error,
+            events=events,
+            headers=_ANSWER_HEADERS,
+        ),
+    }
+
+
+def openapi_of(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
+    """The whole description. `models` are those that the routes refer to."""
+    found = app.openapi()
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template=_REFERENCE
+    )
+    components = found.setdefault("components", {})
+    # FastAPI's own errors are never sent: `api.problems` answers instead.
+    components["schemas"] = definitions["$defs"]
+    components["securitySchemes"] = {
+        _SCHEME: {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key, or a token of `POST /token`.",
+        }
+    }
+    found["security"] = [{_SCHEME: []}]
+    return found

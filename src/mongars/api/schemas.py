@@ -1,0 +1,192 @@
+"""What responses look like, for the description of the API. Nothing is checked against it at run time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from mongars.core.generation import FinishReason
+from mongars.inference.endpoints import EndpointStatus
+
+
+class Model(BaseModel):
+    """A model that is served."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class PromptTokensDetails(BaseModel):
+    """Of the prompt's tokens."""
+
+    cached_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens of a request and its answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_per_generation: list[int] | None = None
+
+
+class TopLogprob(BaseModel):
+    """A token that could have been chosen."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(TopLogprob):
+    """A token of the answer."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(BaseModel):
+    """The tokens of an answer."""
+
+    content: list[TokenLogprob]
+    refusal: list[TokenLogprob] | None = None
+
+
+class AssistantMessage(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: str | None
+    reasoning_content: str | None = None
+
+
+class CompletionChoice(BaseModel):
+    """One of `n` answers."""
+
+    index: int
+    message: AssistantMessage
+    finish_reason: FinishReason
+    logprobs: Logprobs | None
+
+
+class ChatCompletion(BaseModel):
+    """A whole answer."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class ApiError(BaseModel):
+    """What is wrong, and where."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorResponse(BaseModel):
+    """An error of `/v1`."""
+
+    error: ApiError
+
+
+class Problem(BaseModel):
+    """An error of every other route."""
+
+    detail: str
+    error: str | None = None
+    param: str | None = None
+
+
+class ConversationReply(BaseModel):
+    """An answer that is remembered."""
+
+    response: str
+    confidence: float | None
+    processing_time: float
+    speech_turn: dict[str, Any]
+    session_id: str | None
+    finish_reason: FinishReason
+    usage: Usage | None
+    provider: str
+    adapter_version: str
+
+
+class Turn(BaseModel):
+    """A question and its answer."""
+
+    user_id: str
+    query: str
+    response: str
+    timestamp: datetime
+    expires_at: datetime | None
+    session_id: str | None
+
+
+class LoginForm(BaseModel):
+    """Name and password."""
+
+    username: str
+    password: str
+
+
+class LoginToken(BaseModel):
+    """Sent like an API key until it expires."""
+
+    access_token: str
+    token_type: Literal["bearer"]
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+    version: str
+
+
+class Part(BaseModel):
+    """What is known of one part."""
+
+    state: str
+    detail: str
+
+
+class Readiness(BaseModel):
+    """Whether a chat sent now would be answered and remembered."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    parts: dict[str, Part]
+
+
+class Provider(BaseModel):
+    """What answers, and of Ray each endpoint."""
+
+    name: str
+    state: str
+    detail: str
+    endpoints: list[EndpointStatus]
+
+
+class ProviderList(BaseModel):
+    """In the order in which they are tried."""
+
+    providers: list[Provider]

@@ -1,0 +1,8 @@
+"""What tests wait for. Strict: once it is there, the test says so by passing."""
+
+import pytest
+
+TOOLS = pytest.mark.xfail(strict=True, reason="tools")
+RESPONSES = pytest.mark.xfail(strict=True, reason="the Responses API")
+COMPLETIONS = pytest.mark.xfail(strict=True, reason="/v1/completions")
+EMBEDDINGS = pytest.mark.xfail(strict=True, reason="/v1/embeddings of the API")
