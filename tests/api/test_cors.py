@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
+from fastapi import FastAPI
 from web_page import web_page
 
+from mongars.api.cors import with_cors
+from mongars.api.problems import install_problem_handlers
 from mongars.core.errors import ConfigurationError
 from mongars.core.urls import web_origin
 from mongars.engines.fake import FakePlan
 from mongars.settings import load_settings
+from mongars.testing.server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +98,7 @@ async def test_preflight_needs_no_key(start_api: Start) -> None:
         assert "x-stainless-lang" in response.headers["Access-Control-Allow-Headers"]
         assert "Access-Control-Allow-Credentials" not in response.headers
         assert "Origin" in response.headers["Vary"]
+        assert response.headers["x-request-id"]
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/metrics", CHAT])
@@ -115,6 +121,24 @@ async def test_failures_of_the_engine_can_be_read_by_the_page(start_api: Start) 
         api.http.post(api.url + CHAT, json=body, headers={**api.auth, "Origin": APP}) as response,
     ):
         assert response.status == 400
+        assert response.headers["Access-Control-Allow-Origin"] == APP
+
+
+async def test_a_defect_can_be_read_by_the_page() -> None:
+    """Even the answer to a defect of ours, made outside of everything else, carries the headers."""
+    app = FastAPI()
+    install_problem_handlers(app)
+
+    @app.get("/defect")
+    async def defect() -> None:
+        raise RuntimeError
+
+    async with (
+        serving(with_cors(app, (APP,))) as url,
+        aiohttp.ClientSession() as http,
+        http.get(url + "/defect", headers={"Origin": APP}) as response,
+    ):
+        assert (response.status, (await response.json())["error"]) == (500, "inference_failed")
         assert response.headers["Access-Control-Allow-Origin"] == APP
 
 

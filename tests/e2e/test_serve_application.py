@@ -124,6 +124,16 @@ async def test_unchanged_definition_restarts_nothing(cluster: Cluster) -> None:
     assert {(r.name, r.pid) for r in before} == {(r.name, r.pid) for r in after}
 
 
+async def test_monitors_reach_a_replica_through_the_proxy(cluster: Cluster) -> None:
+    """HEAD and `/health` are answered through Serve, too, and 405 names the methods."""
+    await cluster.deploy(application())
+    async with client() as http:
+        async with http.head(cluster.url + "/health") as response:
+            assert (response.status, await response.read()) == (200, b"")
+        async with http.post(cluster.url + "/health") as response:
+            assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
+
+
 async def test_sampling_default_changes_without_dropping_a_request(cluster: Cluster) -> None:
     """While callers ask, a new default arrives: same replica, every answer whole."""
     await cluster.deploy(application(tokens=12))

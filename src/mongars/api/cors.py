@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.middleware.cors import CORSMiddleware
 
+from mongars.api.request_ids import RequestIds
 from mongars.protocol.headers import EXPOSED
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
     """
     if not origins:
         return app
-    return CORSMiddleware(
+    around = CORSMiddleware(
         app,
         allow_origins=list(origins),
         allow_methods=["GET", "HEAD", "POST"],
@@ -33,3 +34,4 @@ def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
         expose_headers=EXPOSED,
         max_age=PREFLIGHT_SECONDS,
     )
+    return RequestIds(around)  # preflights have one, too
