@@ -45,6 +45,15 @@ PERSON = mapping(
 """As pydantic describes the classes that clients send."""
 
 
+STEPS = mapping(
+    {
+        "steps": {"type": "array", "items": mapping({"explanation": text(), "output": text()})},
+        "final_answer": text(),
+    }
+)
+"""A list of objects, which a small model does not end by itself."""
+
+
 def asked(words: str, form: dict[str, Any], **sampling: Any) -> GenerationRequest:
     return GenerationRequest(
         messages=(Message(role="user", content=words),),
@@ -148,3 +157,13 @@ def names_in(value: object) -> list[str]:
     if isinstance(value, dict):
         return [*value, *(name for part in value.values() for name in names_in(part))]
     return []
+
+
+async def test_a_model_that_repeats_itself_comes_to_an_end(base_model: Path) -> None:
+    """Greedy, it would write the same step until the context is full."""
+    async with started(engine_of(base_model)) as engine:
+        request = asked(
+            "Give me data about a person.", shaped(STEPS), max_tokens=1200, temperature=0.0
+        )
+        completion = await answer(engine, request)
+    assert completion.finish_reason == "stop", completion.text

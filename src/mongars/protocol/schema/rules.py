@@ -10,12 +10,12 @@ import orjson
 from mongars.protocol.schema.characters import literal
 from mongars.protocol.schema.unsupported import SchemaUnsupported
 
-MOST_CHARACTERS = 1000
+MOST_CHARACTERS = 600
 """Characters of a text where a schema sets no bound."""
-MOST_ITEMS = 50
+MOST_ITEMS = 20
 """Items of a list, and members of an object with free names, likewise."""
-MOST_FREE_CHARACTERS = 500
-MOST_FREE_ITEMS = 20
+MOST_FREE_CHARACTERS = 300
+MOST_FREE_ITEMS = 12
 """The same inside values of any type."""
 MOST_NAME = 64
 """Characters of a free name."""
