@@ -11,6 +11,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ CLOCK = SystemClock()
 FLOOD_REQUESTS = 14
 CHOICES = 8
 QUESTIONS = 5
+PATIENCE = 60.0
+"""Seconds a question may take."""
 LONG = "Tell me a very long story about the sea, with a hundred chapters. Never stop."
 
 
@@ -33,7 +36,7 @@ LONG = "Tell me a very long story about the sea, with a hundred chapters. Never 
 class Seen:
     """What the flood got: statuses, and how long each of its choices took from its first token."""
 
-    statuses: list[int] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
     choices: list[float] = field(default_factory=list)
     tokens: int = 0
 
@@ -45,14 +48,16 @@ class User:
         self._http = http
         self._url = f"http://127.0.0.1:{port}/v1/chat/completions"
         self._headers = {"Authorization": f"Bearer {key}"}
+        self.providers: Counter[str] = Counter()
 
     async def ask(self) -> tuple[float, float]:
         """Seconds to the first token of a short question, and to its end; infinite if refused."""
         began, first = CLOCK.monotonic(), float("inf")
         try:
-            async for body in self._chunks("Say hi.", n=1, max_tokens=8):
-                if first == float("inf") and body["choices"][0]["delta"].get("content"):
-                    first = CLOCK.monotonic() - began
+            async with asyncio.timeout(PATIENCE):
+                async for body in self._chunks("Say hi.", n=1, max_tokens=8):
+                    if first == float("inf") and body["choices"][0]["delta"].get("content"):
+                        first = CLOCK.monotonic() - began
         except (aiohttp.ClientError, PermissionError, TimeoutError):
             return float("inf"), CLOCK.monotonic() - began
         return first, CLOCK.monotonic() - began
@@ -60,6 +65,7 @@ class User:
     async def flood(self, seen: Seen, *, tokens: int) -> None:
         """One request of many long choices."""
         began: dict[int, float] = {}
+        ended: set[int] = set()
         try:
             async for body in self._chunks(LONG, n=CHOICES, max_tokens=tokens):
                 choice = body["choices"][0]
@@ -68,12 +74,16 @@ class User:
                 start = began.setdefault(choice["index"], now)
                 if choice["finish_reason"]:
                     seen.choices.append(now - start)
+                    ended.add(choice["index"])
         except PermissionError as refused:
-            seen.statuses.append(int(str(refused)))
-        except aiohttp.ClientError:
-            seen.statuses.append(0)
+            seen.statuses[str(refused)] += 1
+        except aiohttp.ClientError as broken:
+            seen.statuses[f"200, then {broken}"] += 1
         else:
-            seen.statuses.append(200)
+            seen.statuses["200"] += 1
+        finally:
+            now = CLOCK.monotonic()
+            seen.choices += [now - at for index, at in began.items() if index not in ended]
 
     async def _chunks(self, text: str, *, n: int, max_tokens: int) -> AsyncIterator[dict]:  # type: ignore[type-arg]
         body = {
@@ -87,8 +97,11 @@ class User:
         async with self._http.post(self._url, json=body, headers=self._headers) as response:
             if response.status != 200:  # noqa: PLR2004
                 raise PermissionError(response.status)
+            self.providers[response.headers.get("x-llm-provider", "")] += 1
             async for line in response.content:
                 if line.startswith(b"data: {"):
+                    if b'"error"' in line[:12]:
+                        raise aiohttp.ClientError(line[6:].decode())
                     found = json.loads(line[6:])
                     if found.get("choices"):
                         yield found
@@ -136,7 +149,8 @@ async def fairness(port: int, environment: Mapping[str, str], *, tokens: int) ->
         f" n={CHOICES}, {tokens} tokens; first token idle {_shown(idle)} s, beside the flood"
         f" {_shown(during)} s, of a user not seen before {newcomer:.2f} s; one generation {generation:.1f} s;"
         f" 2 x idle + one generation = {bound:.1f} s: {'kept' if max(*during, newcomer) <= bound else 'BROKEN'}."
-        f" The flood got statuses {seen.statuses} and {seen.tokens} tokens."
+        f" The questions went to {dict(second.providers)}; the flood got {dict(seen.statuses)},"
+        f" {seen.tokens} tokens, from {dict(first.providers)}."
     )
 
 

@@ -179,6 +179,8 @@ class FairQueue:
         """Hand out what is free; to be called when the capacity has grown."""
         while self.waiting:
             capacity = self._capacity()
+            if self.active + 1 > capacity and not self._exceeds(capacity):
+                return
             waiting = (a for a in self._accounts.values() if a.turns or a.further)
             ready = [a for a in waiting if self._may_take(a, now, capacity)]
             if not ready:
@@ -220,9 +222,12 @@ class FairQueue:
             return True
         free = self.active + 1 <= capacity
         if self._soft:
-            return free or (account.held == 0 and capacity > 1 and self._holders == 1)
+            return free or (account.held == 0 and self._exceeds(capacity))
         reserved = 1 if capacity > 1 and self._others_lately(account, now) else 0
         return free and account.held < capacity - reserved
+
+    def _exceeds(self, capacity: float) -> bool:
+        return self._soft and capacity > 1 and self._holders == 1
 
     def _others_lately(self, account: _Account, now: float) -> bool:
         if len(self._accounts) > 1:
