@@ -101,7 +101,7 @@ def test_structured_output(make):
 
 
 def test_json_mode(make):
-    things = make(max_tokens=300).with_structured_output(None, method="json_mode")
+    things = make(max_tokens=1000).with_structured_output(None, method="json_mode")
     assert isinstance(things.invoke("A cat named Tom, aged 3, as JSON."), dict)
 
 

@@ -87,7 +87,7 @@ def test_router_falls_back(options):
 
 
 def test_json_mode(options):
-    found = ask(options, response_format={"type": "json_object"}, max_tokens=300)
+    found = ask(options, response_format={"type": "json_object"}, max_tokens=1000)
     assert isinstance(json.loads(found.choices[0].message.content), dict)
 
 

@@ -84,6 +84,23 @@ def test_async(url, key):
     assert asyncio.run(run())[-1].choices[0].finish_reason
 
 
+def test_more_at_once_than_slots(url, key):
+    async def run():
+        async with (
+            openai.AsyncOpenAI(base_url=url, api_key=key, timeout=120) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            return [group.create_task(ask(client)) for _ in range(12)]
+
+    assert all(task.result().choices[0].message.content for task in asyncio.run(run()))
+
+
+def test_server_away(key):
+    client = openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key=key, max_retries=1)
+    with pytest.raises(openai.APIConnectionError):
+        ask(client)
+
+
 def test_seed_stop_n_and_logprobs(client):
     answer = ask(client, n=2, seed=7, stop=["zebra"], logprobs=True, top_logprobs=2)
     assert [choice.index for choice in answer.choices] == [0, 1]
@@ -137,7 +154,7 @@ def test_timeout(client):
 
 def test_json_mode(client):
     messages = [{"role": "user", "content": "A cat named Tom, aged 3, as JSON."}]
-    answer = ask(client, messages, response_format={"type": "json_object"}, max_tokens=300)
+    answer = ask(client, messages, response_format={"type": "json_object"}, max_tokens=1000)
     assert isinstance(json.loads(answer.choices[0].message.content), dict)
 
 

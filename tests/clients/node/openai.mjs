@@ -78,7 +78,7 @@ export const checks = {
     assert.equal(typeof answer.choices[0].message.parsed.name, "string");
   },
   async json_mode(to) {
-    const answer = await ask(to, { response_format: { type: "json_object" }, max_tokens: 300 });
+    const answer = await ask(to, { response_format: { type: "json_object" }, max_tokens: 1000 });
     JSON.parse(answer.choices[0].message.content);
   },
   async tools_answered_with_text(to) {
