@@ -146,15 +146,16 @@ class MovingChunks:
         if self._to_skip:
             return []
         found = self._current.chunks.ready()
-        for chunk in found:
-            self._note(chunk)
+        self._note(*found)
         return found
 
-    def _note(self, chunk: Chunk) -> None:
-        if chunk.reasoning:
-            self._reopen = None  # another model's answer would not follow from these thoughts
-        self._delivered.append(chunk.text)
-        self._finished = self._finished or chunk.finish_reason is not None
+    def _note(self, *chunks: Chunk) -> None:
+        for chunk in chunks:
+            if chunk.reasoning:
+                self._reopen = None  # another model's answer would not follow from these thoughts
+            if chunk.finish_reason is not None:
+                self._finished = True
+        self._delivered += [chunk.text for chunk in chunks]
 
     async def _move(self, cut: MongarsError) -> None:
         """Go on with the next target, or raise why the answer ends here."""

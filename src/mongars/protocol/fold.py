@@ -30,7 +30,8 @@ class Fold:
 
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk. Raises `InvalidAnswer` for a choice nobody asked for."""
-        self._usage = chunk.usage or self._usage
+        if chunk.usage is not None:
+            self._usage = chunk.usage
         if not 0 <= chunk.index < len(self._parts):
             detail = f"The answer has a choice {chunk.index}; asked for were {len(self._parts)}."
             raise InvalidAnswer(detail)
@@ -38,8 +39,10 @@ class Fold:
         part.texts.append(chunk.text)
         if chunk.reasoning:
             part.reasoning.append(chunk.reasoning)
-        part.logprobs.extend(chunk.logprobs)
-        part.finish_reason = chunk.finish_reason or part.finish_reason
+        if chunk.logprobs:
+            part.logprobs.extend(chunk.logprobs)
+        if chunk.finish_reason is not None:
+            part.finish_reason = chunk.finish_reason
 
     @property
     def text(self) -> str:

@@ -19,12 +19,14 @@ class RepeatedEvents:
     def __init__(self) -> None:
         self._before = b""
         self._after = b""
+        self._start, self._rest = 0, 0
+        """How many bytes these are."""
 
     def text(self, raw: bytes) -> str | None:
         """The text of such an event; None if it has to be parsed. `raw` ends with its blank line."""
-        if not self._before or not raw.startswith(self._before) or not raw.endswith(self._after):
+        if not self._start or not raw.startswith(self._before) or not raw.endswith(self._after):
             return None
-        between = raw[len(self._before) : len(raw) - len(self._after)]
+        between = raw[self._start : -self._rest]
         if b'"' in between or b"\\" in between or not between:
             return None
         try:
@@ -44,6 +46,7 @@ class RepeatedEvents:
         before, after = before + field, rest[len(written) - 1 :]
         if _holds(before + orjson.dumps(_PROOF)[1:-1] + after):
             self._before, self._after = before, after
+            self._start, self._rest = len(before), len(after)
 
 
 def _holds(raw: bytes) -> bool:
