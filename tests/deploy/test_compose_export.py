@@ -260,6 +260,14 @@ def test_every_variable_of_the_settings_reaches_a_service(project: dict[str, Any
     assert not passed & NOT_OF_COMPOSE
 
 
+def test_limits_of_connections_reach_serves_proxy(project: dict[str, Any]) -> None:
+    """The proxy runs in the container of Ray's head, and bounds its connections by the same variables."""
+    for name in ("MONGARS_MAX_CONNECTIONS", "MONGARS_MAX_HEADER_BYTES"):
+        for service in ("api", "ray-head"):
+            text = project["services"][service]["environment"][name]
+            assert resolved(text, {name: "4321"}) == "4321"
+
+
 @pytest.mark.parametrize(
     "name", ["DB_POOL_SIZE", "DB_PREPARED_STATEMENTS", "RAY_GENERAL_MODEL", "MONGARS_SYSTEM_PROMPT"]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from random import Random
 from time import perf_counter
 
@@ -10,6 +11,7 @@ import pytest
 from mongars.core.errors import ParameterUnsupported
 from mongars.protocol.schema.enforced import check_conversion, grammar_of
 from mongars.protocol.schema.keywords import CONVERTER, GRAMMAR
+from mongars.protocol.schema.matching import matches
 from mongars.protocol.schema.validation import violation
 from protocol.schema_cases import ENFORCED, REFUSED, Schema, mapping, text
 from protocol.written_by_grammar import Writer
@@ -104,3 +106,73 @@ def test_typical_schema_costs_little() -> None:
     begun = perf_counter()
     grammar(schema)
     assert perf_counter() - begun < 0.1
+
+
+@pytest.mark.parametrize(
+    "named", [{}, {"$schema": "http://json-schema.org/draft-07/schema#", "$id": "urn:x"}]
+)
+def test_no_pattern_makes_a_check_endless(named: Schema) -> None:
+    """A pattern whose search would take years is checked at once, and the server answers others."""
+    schema = {**named, "type": "string", "enum": ["a" * 200 + "q", "aa"], "pattern": "^(a+)+$"}
+    begun = perf_counter()
+    assert grammar(schema).startswith('root ::= "\\"aa\\""')
+    own = {**named, "type": "string", "pattern": "^((a+)+z|a{40}q)$"}
+    assert violation(f'"{"a" * 40}q"', own) is None
+    assert violation(f'"{"a" * 400}b"', own) is not None
+    assert perf_counter() - begun < 5
+
+
+def test_decimals_are_multiples_whatever_draft_a_schema_names() -> None:
+    """Zod's schemas name draft 7; 19.99 is a multiple of 0.01 for those, too."""
+    draft = {"$schema": "http://json-schema.org/draft-07/schema#"}
+    assert violation("19.99", {**draft, "type": "number", "multipleOf": 0.01}) is None
+    assert violation('{"$id": "x"}', {**draft, "const": {"$id": "x"}}) is None
+
+
+def test_references_are_not_fetched() -> None:
+    """A schema cannot make the server call another host."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        port = server.getsockname()[1]
+        part = {"$ref": f"http://127.0.0.1:{port}/secret"}
+        with pytest.raises(ParameterUnsupported):
+            grammar_of(asked({"enum": [{"a": 1}], "properties": {"a": part}}))
+        assert violation('{"a": 1}', {"properties": {"a": part}}) is not None
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_references_without_end_are_refused() -> None:
+    """400, not a crash."""
+    loop = {"$defs": {"a": {"$ref": "#/$defs/a"}}, "properties": {"a": {"$ref": "#/$defs/a"}}}
+    with pytest.raises(ParameterUnsupported):
+        grammar_of(asked({**loop, "enum": [{"a": 1}]}))
+    assert violation('{"a": 1}', loop) is not None
+
+
+def test_long_constants_beside_a_pattern_are_refused() -> None:
+    """The check of each constant takes its time, and a request must not take seconds of it."""
+    schema = {"enum": [f"{'a' * 90}{n}" for n in range(100)], "pattern": "a"}
+    with pytest.raises(ParameterUnsupported, match="4000 characters"):
+        grammar_of(asked(schema))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "found"),
+    [
+        (r"^\d{3}-\d{4}$", "555-1234", True),
+        (r"^\d{3}-\d{4}$", "555-12345", False),
+        (r"b+", "aabbaa", True),
+        (r"^(?:ab|a)(bc|c)?$", "abc", True),
+        (r"^[^\W_]+\.[a-z]{2,}$", "mon1.gars", True),
+        (r"^[^\W_]+\.[a-z]{2,}$", "mon_1.gars", False),
+        (r"^(a|b)*?c$", "ababc", True),
+        (r"^.{2,3}$", "abcd", False),
+        (r"^(a?){3}$", "", True),
+        (r"^a$", "a\n", False),
+        (r"(?=a)a", "a", False),
+    ],
+)
+def test_patterns_are_matched(pattern: str, text: str, *, found: bool) -> None:
+    """As every engine of patterns reads them; what none of ours is given matches nothing."""
+    assert matches(pattern, text) is found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ CLI_KEY = "cli-key"
 
 def print_line(line: str) -> None:
     """Write it to standard error, at once."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def prepare_database(

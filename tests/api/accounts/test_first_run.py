@@ -11,12 +11,11 @@ import pytest
 from mongars.api.first_run import PRESET_HINT, bootstrap_admin
 from mongars.bootstrap.first_run import CLI_KEY, open_accounts, prepare_database
 from mongars.bootstrap.secrets import read_secret
-from mongars.core.errors import (
-    ConfigurationError,
-    Conflict,
-)
+from mongars.core.clock import pause
+from mongars.core.errors import ConfigurationError, Conflict, StorageUnavailable
 from mongars.core.identity import Principal
 from mongars.settings import load_settings
+from mongars.testing.ray_cluster import free_ports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,6 +128,25 @@ def test_the_command_line_gets_a_key_only_where_asked(tmp_path: Path) -> None:
     prepare_database(settings)
     assert read_secret(settings.home, CLI_KEY) is not None
     assert key_names(settings) == ["first run", "this machine's command line"]
+
+
+def test_a_wait_for_the_database_is_reported_on_standard_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever starts the API sees at once what it waits for."""
+    (port,) = free_ports(1)
+    url = f"postgresql://u:p@127.0.0.1:{port}/none"
+    settings = load_settings(
+        {
+            "MONGARS_HOME": str(tmp_path),
+            "DATABASE_URL": url,
+            "DB_STARTUP_TIMEOUT": "1",
+            "DB_STARTUP_RETRY_INTERVAL": "0.5",
+        }
+    )
+    with pytest.raises(StorageUnavailable):
+        prepare_database(settings, local_key=False, wait=pause)
+    assert "Waiting for the database" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import unquote
 
+import orjson
+
 from mongars.protocol.schema.formats import FREE, PATTERNS
 from mongars.protocol.schema.keywords import GRAMMAR, demands, is_annotation
 from mongars.protocol.schema.merge import TYPES, Schema, apart, merged
@@ -22,11 +24,14 @@ from mongars.protocol.schema.rules import (
     Rules,
 )
 from mongars.protocol.schema.unsupported import SchemaUnsupported
-from mongars.protocol.schema.validation import validator
+from mongars.protocol.schema.validation import first_error
 
 SchemaOrBool = Schema | bool
 Where = tuple[str, ...]
 DEEPEST = 64
+MOST_CHECKED = 4000
+"""Characters of constants that are checked against keywords whose check takes its time."""
+_SLOW = (b'"pattern', b'"uniqueItems"')
 _OF_TYPES = {
     "object": {"properties", "required", "additionalProperties", "patternProperties",
                "propertyNames", "minProperties", "maxProperties"},
@@ -127,11 +132,21 @@ class _Writer:
         values = [schema["const"]] if "const" in schema else schema["enum"]
         rest = {n: v for n, v in demands(schema).items() if n not in {"$defs", "definitions"}}
         if len(rest) > 1:
+            self._check_constants(values, where)
             values = [value for value in values if self._valid(value, rest, where)]
         if not values:
             reason = "no value of 'enum' or 'const' is valid for the other keywords"
             raise SchemaUnsupported(reason, where)
         return self.rules.constants(values)
+
+    def _check_constants(self, values: list[Any], where: Where) -> None:
+        slow = any(name in orjson.dumps(self._root) for name in _SLOW)
+        if slow and len(orjson.dumps(values)) > MOST_CHECKED:
+            reason = (
+                f"'enum' or 'const' of more than {MOST_CHECKED} characters cannot be checked against"
+                " 'pattern' or 'uniqueItems'; leave out the values that do not follow them"
+            )
+            raise SchemaUnsupported(reason, where)
 
     def _valid(self, value: Any, schema: Schema, where: Where) -> bool:  # noqa: ANN401 (any JSON value)
         kind = schema.get("type")
@@ -140,7 +155,7 @@ class _Writer:
         if any(name in schema for name in ("anyOf", "oneOf")):
             reason = "'enum' or 'const' beside 'anyOf' or 'oneOf' cannot be enforced"
             raise SchemaUnsupported(reason, where)
-        return bool(validator(self._root).evolve(schema=schema).is_valid(value))
+        return first_error(value, schema, root=self._root) is None
 
     def _alternatives(self, name: str, schema: Schema, where: Where) -> str:
         rest = {key: value for key, value in schema.items() if key != name}

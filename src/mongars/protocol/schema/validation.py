@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import Draft202012Validator, extend
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from mongars.protocol.schema.formats import checker
 from mongars.protocol.schema.keywords import demands
+from mongars.protocol.schema.matching import matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from jsonschema.protocols import Validator
+
 Schema = dict[str, Any]
+_IDENTITY = ("$schema", "$id")
+_VALUES = ("const", "enum")
 
 
 def _multiple_of(_: object, step: float, instance: object, __: object) -> Iterator[ValidationError]:
@@ -30,12 +37,73 @@ def _multiple_of(_: object, step: float, instance: object, __: object) -> Iterat
         yield ValidationError(f"{instance!r} is not a multiple of {step}")
 
 
-_Validator = extend(Draft202012Validator, {"multipleOf": _multiple_of})
+def _pattern(_: object, pattern: str, instance: object, __: object) -> Iterator[ValidationError]:
+    if isinstance(instance, str) and not matches(pattern, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
-def validator(schema: Schema) -> Draft202012Validator:
-    """What checks values, formats too."""
-    return _Validator(schema, format_checker=checker)
+def _pattern_properties(
+    own: Validator, patterns: Schema, instance: object, _: object
+) -> Iterator[ValidationError]:
+    if not isinstance(instance, dict):
+        return
+    for pattern, part in patterns.items():
+        for name, value in instance.items():
+            if matches(pattern, name):
+                yield from own.descend(value, part, path=name, schema_path=pattern)
+
+
+def _additional_properties(  # noqa: PLR0917 (what the library calls)
+    own: Validator, part: object, instance: object, schema: Schema
+) -> Iterator[ValidationError]:
+    if not isinstance(instance, dict):
+        return
+    patterns = schema.get("patternProperties", {})
+    for name in instance.keys() - schema.get("properties", {}).keys():
+        if not any(matches(pattern, name) for pattern in patterns):
+            yield from own.descend(instance[name], part, path=name)
+
+
+_Checked = extend(
+    Draft202012Validator,
+    {
+        "multipleOf": _multiple_of,
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _additional_properties,
+    },
+)
+
+
+def first_error(value: object, schema: Schema, *, root: Schema) -> str | None:
+    """What of a value violates a schema, which is a part of `root`; None if nothing does.
+
+    References elsewhere are not followed: by itself the library would fetch them over HTTP.
+    """
+    checks = _Checked(_unnamed(root), format_checker=checker, registry=Registry())
+    try:
+        found = next(checks.evolve(schema=_unnamed(schema)).iter_errors(value), None)
+    except Unresolvable as error:
+        return f"'$ref': {error.ref!r} is not found in the schema"
+    except RecursionError:
+        return "'$ref' leads back to itself without end"
+    if found is None:
+        return None
+    place = ".".join(map(str, found.absolute_path)) or "the answer"
+    return f"{place} violates {found.validator!r}"
+
+
+def _unnamed(schema: Any) -> Any:  # noqa: ANN401 (any part of a schema)
+    """The schema without names: `$schema` would choose the library's own checks, `$id` move references."""
+    if isinstance(schema, list):
+        return [_unnamed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: part if name in _VALUES else _unnamed(part)
+        for name, part in schema.items()
+        if not (name in _IDENTITY and isinstance(part, str))
+    }
 
 
 def violation(text: str, schema: Schema) -> str | None:
@@ -46,8 +114,4 @@ def violation(text: str, schema: Schema) -> str | None:
         return f"it is not JSON: {error}"
     if not demands(schema):
         return None if isinstance(value, dict) else "it is not a JSON object"
-    found = next(validator(schema).iter_errors(value), None)
-    if found is None:
-        return None
-    place = ".".join(map(str, found.absolute_path)) or "the answer"
-    return f"{place} violates {found.validator!r}"
+    return first_error(value, schema, root=schema)

@@ -57,9 +57,12 @@ API_VARIABLES = (
     "MONGARS_MAX_CONNECTIONS",
     "MONGARS_MAX_HEADER_BYTES",
     "MONGARS_SYSTEM_PROMPT",
+    "MONGARS_USER_WEIGHTS",
     "ACCESS_TOKEN_EXPIRE_MINUTES",
 )
 """How the API asks for answers and gives them: what `.env` says must reach the container."""
+PROXY_VARIABLES = ("MONGARS_MAX_CONNECTIONS", "MONGARS_MAX_HEADER_BYTES")
+"""What bounds the connections of Serve's proxy, which runs in the container of the head."""
 DEPLOY_VARIABLES = (
     "MONGARS_ENGINE",
     "MONGARS_MAX_BODY_BYTES",
@@ -229,6 +232,7 @@ def _ray_head(config: ExportConfig) -> Data:
         **_ray_environment(),
         **QUIET_RAY,
         **PROXY_GUARD,
+        **_passed_on(PROXY_VARIABLES),
         # Ray's workers yield to everything else by default, and the engines in them inherit it.
         "RAY_worker_niceness": "0",
         "LLM_ADAPTER_REGISTRY_PATH": REGISTRY_PATH,
