@@ -34,6 +34,8 @@ ENFORCED: dict[str, Schema] = {
     "not-in-words": text(pattern=r"^[^\w]{2}$"),
     "lazy-named": text(pattern=r"^(?P<a>a+?)(?:b|c){2,}$"),
     "hex": text(pattern=r"^[\x41-\x43\u00e9]{2}$"),
+    "no-underscore-words": text(pattern=r"^[^\W_]{3,9}$"),
+    "no-non-digits": text(pattern=r"^[^\D]{2,9}$"),
     "pattern-and-lengths": text(pattern="^[a-z]+$", minLength=3, maxLength=6),
     "free-pattern-and-lengths": text(pattern="ab", minLength=5, maxLength=9),
     "lengths": text(minLength=2, maxLength=5),
@@ -144,6 +146,8 @@ ENFORCED: dict[str, Schema] = {
 REFUSED: dict[str, tuple[Schema, str]] = {
     "not": ({"not": {"type": "string"}}, "'not'"),
     "nested-not": (mapping({"a": {"not": {}}}), "properties.a: the keyword 'not'"),
+    "reference-to-itself": ({"$ref": "#"}, "'$ref'"),
+    "alternative-to-itself": ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "'$ref'"),
     "look-ahead": (text(pattern="^(?=a)b$"), "look-ahead"),
     "look-behind": (text(pattern="(?<!a)b"), "look-behind"),
     "back-reference": (text(pattern=r"^(a)\1$"), "back-reference"),

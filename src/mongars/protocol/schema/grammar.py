@@ -52,6 +52,8 @@ class _Writer:
     def __init__(self, root: Schema) -> None:
         self._root = root
         self._refs: dict[str, str] = {}
+        self._open: list[str] = []
+        """References whose values have not begun: one of them again would never begin."""
         self._depth = 0
         self.rules = Rules()
 
@@ -74,9 +76,14 @@ class _Writer:
             self._depth -= 1
 
     def _reference(self, pointer: str, where: Where) -> str:
+        if pointer in self._open:
+            reason = f"'$ref': {pointer!r} leads to itself without a value between"
+            raise SchemaUnsupported(reason, where)
         if pointer not in self._refs:
             self._refs[pointer] = name = self.rules.name("ref")
+            self._open.append(pointer)
             self.rules.set(name, self.value(self._target(pointer, where), (*where, pointer)))
+            self._open.pop()
         return self._refs[pointer]
 
     def _target(self, pointer: str, where: Where) -> Schema:
@@ -125,7 +132,9 @@ class _Writer:
         kinds = [kinds] if isinstance(kinds, str) else list(kinds)
         if "number" in kinds and "integer" in kinds:
             kinds.remove("integer")
+        self._open, before = [], self._open
         found = [self._typed(kind, schema, where) for kind in kinds]
+        self._open = before
         return found[0] if len(found) == 1 else f"({' | '.join(found)})"
 
     def _constants(self, schema: Schema, where: Where) -> str:

@@ -267,7 +267,7 @@ class _Reader:
             return ((ord(sign), ord(sign)),), False
         if self._take("b"):
             return ((8, 8),), False
-        wide = self._pattern[self._at : self._at + 1] in {"d", "w"}
+        wide = self._pattern[self._at : self._at + 1] in {"d", "w", "D", "W"}
         if negated and self._pattern[self._at : self._at + 1] == "s":
             self._at += 1
             return ch.SPACES, False
