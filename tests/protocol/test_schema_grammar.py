@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from random import Random
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +16,9 @@ from mongars.protocol.schema.matching import matches
 from mongars.protocol.schema.validation import violation
 from protocol.schema_cases import ENFORCED, REFUSED, Schema, mapping, text
 from protocol.written_by_grammar import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DRAWN = 60
 
@@ -148,6 +152,42 @@ def test_references_without_end_are_refused() -> None:
     with pytest.raises(ParameterUnsupported):
         grammar_of(asked({**loop, "enum": [{"a": 1}]}))
     assert violation('{"a": 1}', loop) is not None
+
+
+def _chain(link: Callable[[Schema], Schema], last: Schema) -> Schema:
+    """Thirty definitions, each of which refers to the next one twice."""
+    parts = {f"a{n}": link({"$ref": f"#/$defs/a{n + 1}"}) for n in range(30)}
+    return {"$defs": {**parts, "a30": last}, "$ref": "#/$defs/a0"}
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        lambda ref: {
+            "type": "object",
+            "properties": {key: {**ref, "type": "object"} for key in "xy"},
+        },
+        lambda ref: {"anyOf": [{**ref, "type": "string"}, {**ref, "minLength": 1}]},
+        lambda ref: {"allOf": [ref, ref, ref]},
+    ],
+    ids=["properties", "anyOf", "allOf"],
+)
+def test_references_that_multiply_are_refused(link: Callable[[Schema], Schema]) -> None:
+    """A small schema that unfolds into millions of parts is 400 at once."""
+    begun = perf_counter()
+    with pytest.raises(ParameterUnsupported):
+        grammar_of(asked(_chain(link, {"type": "object"})))
+    assert perf_counter() - begun < 5
+
+
+def test_the_check_of_an_answer_ends() -> None:
+    """Branches that share references would be tried a billion times."""
+    schema = _chain(lambda ref: {"anyOf": [ref, ref]}, {"type": "number"})
+    begun = perf_counter()
+    found = violation('"text"', {**schema, "$ref": "#/$defs/a0"})
+    assert found is not None
+    assert "$ref" in found
+    assert perf_counter() - begun < 10
 
 
 def test_long_constants_beside_a_pattern_are_refused() -> None:

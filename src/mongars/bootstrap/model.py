@@ -55,6 +55,6 @@ def no_fallback(settings: Settings) -> str:
     if config.ollama_host is not None or configured_model(settings) is not None:
         return ""
     return (
-        f"No local model in {settings.cache}: while Ray Serve cannot answer, every request fails with"
+        "No local model on this host: while Ray Serve cannot answer, every request fails with"
         " 502. Run on this host: python -m scripts.provision_models (then restart), or set OLLAMA_HOST."
     )

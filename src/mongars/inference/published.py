@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mongars.core.generation import GenerationRequest, confidence
 from mongars.core.ids import new_id
-from mongars.protocol.messages import ChatMessage, told
+from mongars.protocol.messages import ChatMessage, prompt_messages
 from mongars.protocol.openai import usage_body
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def prompt_request(
 ) -> GenerationRequest:
     """A request of a single prompt. Raises `PromptMissing` if it says nothing."""
     return GenerationRequest(
-        messages=told([ChatMessage(role="user", content=prompt)]),
+        messages=prompt_messages([ChatMessage(role="user", content=prompt)]),
         request_id=new_id("req"),
         task_type=task_type,
         sampling=sampling,

@@ -14,7 +14,7 @@ from pydantic import Field
 from mongars.core.errors import AdapterUnknown, InvalidAnswer
 from mongars.core.fair_queue import LEAST_WEIGHT, MOST_WEIGHT
 from mongars.core.generation import Begun, Choice, Completion, GenerationRequest, Origin
-from mongars.protocol.messages import ChatMessage, told
+from mongars.protocol.messages import ChatMessage, prompt_messages
 from mongars.protocol.openai import message_body, usage_body
 from mongars.protocol.problems import error_facts
 from mongars.protocol.sampling_fields import SamplingFields
@@ -92,7 +92,7 @@ class GenerateRequest(SamplingFields):
         messages = self.messages or [ChatMessage(role="user", content=self.prompt or "")]
         begun = self.continue_from
         return GenerationRequest(
-            messages=told(messages, field="messages" if self.messages else "prompt"),
+            messages=prompt_messages(messages, field="messages" if self.messages else "prompt"),
             request_id=request_id,
             task_type=self.task_type,
             sampling=self.to_sampling(),

@@ -84,7 +84,7 @@ class ToolCall(WireModel):
         return self
 
     def as_text(self) -> str:
-        """How the model is told of it."""
+        """The call as the model reads it."""
         if self.custom is not None:
             return _call(self.custom.name, self.custom.input)
         return "" if self.function is None else _call(self.function.name, self.function.arguments)
@@ -128,19 +128,21 @@ def _call(name: str, arguments: str) -> str:
     return f"[Called {name} with {arguments or 'nothing'}]"
 
 
-def told(messages: Sequence[ChatMessage], *, field: str = "messages") -> tuple[Message, ...]:
-    """What the model is told. Raises `PromptMissing` when there is nothing to answer.
+def prompt_messages(
+    messages: Sequence[ChatMessage], *, field: str = "messages"
+) -> tuple[Message, ...]:
+    """The conversation as the model reads it. Raises `PromptMissing` when there is nothing to answer.
 
     `field` is where the request holds the messages.
     """
-    found = tuple(_told(messages))
+    found = tuple(_prompt_messages(messages))
     if not any(message.content.strip() for message in found):
         detail = "The request holds no message with text to answer."
         raise PromptMissing(detail, param=field)
     return found
 
 
-def _told(messages: Iterable[ChatMessage]) -> Iterable[Message]:
+def _prompt_messages(messages: Iterable[ChatMessage]) -> Iterable[Message]:
     names: dict[str, str] = {}
     results: list[str] = []
     for message in messages:

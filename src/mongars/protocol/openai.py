@@ -20,7 +20,7 @@ from mongars.core.generation import (
     Usage,
 )
 from mongars.protocol.logprobs import entries
-from mongars.protocol.messages import ChatMessage, told
+from mongars.protocol.messages import ChatMessage, prompt_messages
 from mongars.protocol.problems import error_from, read_count
 from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, SamplingFields
 from mongars.protocol.sse import parse_event
@@ -69,7 +69,7 @@ class ChatCompletionRequest(SamplingFields):
     ) -> GenerationRequest:
         """Our own form; `scope` names whose question it is. Raises `PromptMissing` when there is nothing to answer."""
         return GenerationRequest(
-            messages=told(self.messages),
+            messages=prompt_messages(self.messages),
             request_id=request_id,
             task_type=task_type,
             sampling=self.to_sampling(max_tokens=self.max_completion_tokens),

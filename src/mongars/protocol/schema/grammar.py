@@ -24,11 +24,15 @@ from mongars.protocol.schema.rules import (
     Rules,
 )
 from mongars.protocol.schema.unsupported import SchemaUnsupported
-from mongars.protocol.schema.validation import first_error
+from mongars.protocol.schema.validation import errors_of
 
 SchemaOrBool = Schema | bool
 Where = tuple[str, ...]
 DEEPEST = 64
+LONGEST_PLACE = 8
+"""Names of a place that are shown where it may be deep."""
+MOST_STEPS = 5000
+"""Parts written or merged: a reference beside other keywords is written again at each place."""
 MOST_CHECKED = 4000
 """Characters of constants that are checked against keywords whose check takes its time."""
 _SLOW = (b'"pattern', b'"uniqueItems"')
@@ -55,10 +59,12 @@ class _Writer:
         self._open: list[str] = []
         """References whose values have not begun: one of them again would never begin."""
         self._depth = 0
+        self._steps = 0
         self.rules = Rules()
 
     def value(self, schema: SchemaOrBool, where: Where) -> str:
         """An expression that writes a value of the schema."""
+        self._step(where)
         if schema is False:
             reason = "the schema 'false' allows no value"
             raise SchemaUnsupported(reason, where)
@@ -74,6 +80,12 @@ class _Writer:
             return self._flat_value(self._flat(schema, where), where)
         finally:
             self._depth -= 1
+
+    def _step(self, where: Where) -> None:
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            reason = f"writing it out takes more than {MOST_STEPS} steps; use each '$ref' alone"
+            raise SchemaUnsupported(reason, where[:LONGEST_PLACE])
 
     def _reference(self, pointer: str, where: Where) -> str:
         if pointer in self._open:
@@ -106,6 +118,7 @@ class _Writer:
 
     def _flat(self, schema: Schema, where: Where, levels: int = 16) -> Schema:
         """The schema with references and `allOf` merged into it."""
+        self._step(where)
         if levels == 0:
             reason = "'$ref' and 'allOf' lead into each other without end"
             raise SchemaUnsupported(reason, where)
@@ -141,8 +154,7 @@ class _Writer:
         values = [schema["const"]] if "const" in schema else schema["enum"]
         rest = {n: v for n, v in demands(schema).items() if n not in {"$defs", "definitions"}}
         if len(rest) > 1:
-            self._check_constants(values, where)
-            values = [value for value in values if self._valid(value, rest, where)]
+            values = self._valid(values, rest, where)
         if not values:
             reason = "no value of 'enum' or 'const' is valid for the other keywords"
             raise SchemaUnsupported(reason, where)
@@ -157,14 +169,15 @@ class _Writer:
             )
             raise SchemaUnsupported(reason, where)
 
-    def _valid(self, value: Any, schema: Schema, where: Where) -> bool:  # noqa: ANN401 (any JSON value)
-        kind = schema.get("type")
-        if isinstance(value, str) and kind == "string" and len(schema) == 2:  # noqa: PLR2004 (and enum)
-            return True
+    def _valid(self, values: list[Any], schema: Schema, where: Where) -> list[Any]:
+        if schema.get("type") == "string" and len(schema) == 2:  # noqa: PLR2004 (and enum)
+            return [value for value in values if isinstance(value, str)]
         if any(name in schema for name in ("anyOf", "oneOf")):
             reason = "'enum' or 'const' beside 'anyOf' or 'oneOf' cannot be enforced"
             raise SchemaUnsupported(reason, where)
-        return first_error(value, schema, root=self._root) is None
+        self._check_constants(values, where)
+        errors = errors_of(values, schema, root=self._root)
+        return [value for value, error in zip(values, errors, strict=True) if error is None]
 
     def _alternatives(self, name: str, schema: Schema, where: Where) -> str:
         rest = {key: value for key, value in schema.items() if key != name}

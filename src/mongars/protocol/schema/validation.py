@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,17 @@ from referencing.exceptions import Unresolvable
 from mongars.protocol.schema.formats import checker
 from mongars.protocol.schema.keywords import demands
 from mongars.protocol.schema.matching import matches
+from mongars.protocol.schema.unsupported import SchemaUnsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from jsonschema.protocols import Validator
 
 Schema = dict[str, Any]
+MOST_REFERENCES = 20_000
+"""References followed in one check, half a second's work: branches that share them multiply."""
+_REFERENCES_LEFT: ContextVar[list[int]] = ContextVar("references left")
 _IDENTITY = ("$schema", "$id")
 _VALUES = ("const", "enum")
 
@@ -64,9 +69,21 @@ def _additional_properties(  # noqa: PLR0917 (what the library calls)
             yield from own.descend(instance[name], part, path=name)
 
 
+def _reference(  # noqa: PLR0917 (what the library calls)
+    own: Validator, pointer: str, instance: object, schema: Schema
+) -> Iterator[ValidationError]:
+    left = _REFERENCES_LEFT.get()
+    left[0] -= 1
+    if left[0] < 0:
+        reason = f"following '$ref' takes more than {MOST_REFERENCES} steps"
+        raise SchemaUnsupported(reason)
+    yield from Draft202012Validator.VALIDATORS["$ref"](own, pointer, instance, schema)
+
+
 _Checked = extend(
     Draft202012Validator,
     {
+        "$ref": _reference,
         "multipleOf": _multiple_of,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
@@ -75,18 +92,29 @@ _Checked = extend(
 )
 
 
-def first_error(value: object, schema: Schema, *, root: Schema) -> str | None:
-    """What of a value violates a schema, which is a part of `root`; None if nothing does.
+def errors_of(values: Iterable[object], schema: Schema, *, root: Schema) -> list[str | None]:
+    """What of each value violates a schema, which is a part of `root`; None if nothing does.
 
-    References elsewhere are not followed: by itself the library would fetch them over HTTP.
+    References elsewhere are not followed: by itself the library would fetch them over HTTP. Raises
+    `SchemaUnsupported` for references that lead into each other without end, or too often.
     """
     checks = _Checked(_unnamed(root), format_checker=checker, registry=Registry())
+    own = checks.evolve(schema=_unnamed(schema))
+    token = _REFERENCES_LEFT.set([MOST_REFERENCES])
     try:
-        found = next(checks.evolve(schema=_unnamed(schema)).iter_errors(value), None)
+        return [_first_error(own, value) for value in values]
+    except RecursionError as error:
+        reason = "'$ref' leads back to itself without end"
+        raise SchemaUnsupported(reason) from error
+    finally:
+        _REFERENCES_LEFT.reset(token)
+
+
+def _first_error(own: Validator, value: object) -> str | None:
+    try:
+        found = next(own.iter_errors(value), None)
     except Unresolvable as error:
         return f"'$ref': {error.ref!r} is not found in the schema"
-    except RecursionError:
-        return "'$ref' leads back to itself without end"
     if found is None:
         return None
     place = ".".join(map(str, found.absolute_path)) or "the answer"
@@ -114,4 +142,7 @@ def violation(text: str, schema: Schema) -> str | None:
         return f"it is not JSON: {error}"
     if not demands(schema):
         return None if isinstance(value, dict) else "it is not a JSON object"
-    return first_error(value, schema, root=schema)
+    try:
+        return errors_of([value], schema, root=schema)[0]
+    except SchemaUnsupported as error:
+        return str(error)
