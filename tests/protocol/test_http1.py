@@ -185,6 +185,9 @@ async def test_allowed_hosts() -> None:
         for host, expected in ((b"Chat.Example:80", 200), (b"[::1]", 200), (b"evil.example", 400)):
             request = b"GET /seen HTTP/1.1\r\nconnection: close\r\nHost: " + host + b"\r\n\r\n"
             assert status(await server.ask(request)) == expected
+        # A host before the path counts more than the header (RFC 9112, section 3.2.2).
+        request = b"GET http://evil.example/seen HTTP/1.1\r\nHost: chat.example\r\n\r\n"
+        assert status(await server.ask(request)) == 400
 
 
 @pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])

@@ -70,7 +70,7 @@ def answer_headers(
 def problem_headers(
     error: MongarsError, request_id: str, *, chose_wait: bool = False
 ) -> dict[str, str]:
-    """Headers of an error answer; clients are told not to repeat what cannot succeed.
+    """Headers of an error answer; `x-should-retry: false` where a repeat cannot succeed.
 
     `chose_wait`: the client set the time that was up. Whether to wait once more is its own choice.
     """

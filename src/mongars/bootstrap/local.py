@@ -92,14 +92,14 @@ class LocalPlan:
     def _migrate(self, progress: Progress) -> str:
         progress("migrating", None)
 
-        told = "waiting for the database"
+        waiting = "waiting for the database"
 
         def report(line: str) -> None:
-            nonlocal told
-            told = line
+            nonlocal waiting
+            waiting = line
 
         def wait(seconds: float) -> None:
-            progress(told, None)  # raises once the start is abandoned, which ends this thread
+            progress(waiting, None)  # raises once the start is abandoned, which ends this thread
             pause(seconds)
 
         self.first_run = prepare_database(self.settings, wait=wait, report=report)

@@ -237,8 +237,8 @@ class AllProvidersFailed(WorldError):
     code = "all_providers_failed"
 
     def __init__(self, causes: tuple[tuple[str, WorldError], ...], *, cure: str = "") -> None:
-        told = [f"{name}: {error.code} ({error})" for name, error in causes]
-        super().__init__("; ".join([*told, cure] if cure else told))
+        parts = [f"{name}: {error.code} ({error})" for name, error in causes]
+        super().__init__("; ".join([*parts, cure] if cure else parts))
         self.causes = causes
         waits = [
             error.retry_after

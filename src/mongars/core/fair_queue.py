@@ -120,7 +120,7 @@ class FairQueue:
 
     @property
     def free(self) -> float:
-        """Places that nobody holds; negative where the capacity has shrunk."""
+        """Places that are not held; negative where the capacity has shrunk."""
         return self._capacity() - self.active
 
     def ahead(self, share: Share) -> float:
@@ -197,9 +197,7 @@ class FairQueue:
         self._seen(share.scope, now)
         account = self._accounts.get(share.scope)
         if account is None:
-            if (
-                not self._accounts
-            ):  # nobody is here whom an older debt or a head start could concern
+            if not self._accounts:  # no other account is here, so earlier services do not matter
                 self._left.clear()
                 self._virtual_time = 0.0
             before = self._left.pop(share.scope, 0.0)

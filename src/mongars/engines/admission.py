@@ -1,7 +1,7 @@
 """Which request may use an engine slot, and which is refused until later.
 
 Accounts share the slots behind a bounded queue (`FairQueue`). A request that cannot start before its
-deadline is refused on arrival: waiting would cost it time and help nobody.
+deadline is refused on arrival: waiting would only cost it time.
 """
 
 from __future__ import annotations

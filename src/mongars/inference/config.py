@@ -100,7 +100,7 @@ class InferenceConfig:
         return self.use_ray and bool(self.endpoints)
 
     def cache_salt(self, scope: str | None) -> str | None:
-        """What replicas know an account by: it names nobody, and no other account can make it."""
+        """What replicas know an account by: it does not hold the name, and no other account can make it."""
         return None if scope is None else _salt(self.cache_salt_key, scope)
 
     def share(self, scope: str | None) -> Share:

@@ -8,7 +8,7 @@ things, and says which:
 - it *restarts*: then its text must begin with exactly what was delivered, and that part of it is
   left out. Where it differs, this target cannot help: no reader gets two answers in one.
 
-Nobody can do either: the cut is raised, and never looks like an end. Answers that depend on
+No target can do either: the cut is raised, and never looks like an end. Answers that depend on
 more than their text (a response format, several choices, delivered reasoning) are not moved.
 """
 

@@ -41,7 +41,7 @@ _FINAL = (
 
 
 def _unheard(_: str) -> None:
-    """For callers without anybody to tell."""
+    """For callers that report nothing."""
 
 
 def upgrade(database: DatabaseConfig, revision: str = "head") -> None:

@@ -132,7 +132,7 @@ class LlamaCppEngine:
             yield blocks
 
     async def _slot(self, request: GenerationRequest, stack: AsyncExitStack) -> HeldSlot | None:
-        """The slot to use; None where llama.cpp chooses among all, whoever used them last."""
+        """The slot to use; None where llama.cpp chooses among all."""
         if self._slots is None:
             return None
         held = self._slots.hold(request.scope, request.messages, process=self.status.pid)

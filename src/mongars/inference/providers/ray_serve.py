@@ -151,8 +151,8 @@ def _overall(endpoints: tuple[EndpointStatus, ...]) -> ProviderState:
 
 def _summary(endpoints: tuple[EndpointStatus, ...]) -> str:
     up = sum(endpoint.state in {"up", "warming"} for endpoint in endpoints)
-    told = f"{up} of {len(endpoints)} endpoints up"
+    summary = f"{up} of {len(endpoints)} endpoints up"
     rests = [e.opens_in for e in endpoints if e.state == "resting" and e.opens_in is not None]
     if not rests:
-        return told
-    return f"{told}, {len(rests)} resting (returned Retry-After), again in {min(rests):.0f} s"
+        return summary
+    return f"{summary}, {len(rests)} resting (returned Retry-After), again in {min(rests):.0f} s"

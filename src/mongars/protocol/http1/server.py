@@ -261,6 +261,10 @@ class GuardedHttp(HttpToolsProtocol):
                 body = math.inf
         if size > self.guard.limits.head_bytes:
             raise self._noted(self._too_large())
+        if self.guard.limits.hosts and not self.url.startswith((b"/", b"*")):
+            raise self._noted(
+                Refused(400, "Name the host in the Host header, not before the path.")
+            )
         try:
             check_host(hosts, version=self.parser.get_http_version, allowed=self.guard.limits.hosts)
         except Refused as refusal:
