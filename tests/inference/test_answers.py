@@ -14,6 +14,7 @@ from mongars.core.errors import (
     GenerationInterrupted,
     InferenceFailed,
     InvalidAnswer,
+    InvalidRequest,
     PromptMissing,
 )
 from mongars.core.generation import Origin, Usage
@@ -287,3 +288,22 @@ async def test_counts_that_cannot_be_read_are_left_out(count: object) -> None:
     assert "".join(chunk.text for chunk in chunks) == "Hello"
     assert answer.usage is None
     assert b"usage" not in b"".join(chunk.raw for chunk in chunks)
+
+
+REFUSED = encode_event(
+    {"content": "", "error": "invalid_request", "detail": "stop: too early", "param": "stop"},
+    name="error",
+)
+
+
+@pytest.mark.parametrize("peer", ["engine", "replica"])
+async def test_a_request_to_blame_is_no_interruption(peer: str) -> None:
+    """400, not 500: a stop text that cuts a schema's answer cuts the next one, too; do not retry."""
+    if peer == "engine":
+        refusal = InvalidRequest("stop: too early", param="stop")
+        answer = reader(META, text("{"), then=refusal)
+    else:
+        answer = reader(META, text("{"), REFUSED)
+    with pytest.raises(InvalidRequest, match="stop: too early"):
+        await read(answer)
+    assert answer.state == "cut"

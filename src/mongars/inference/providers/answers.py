@@ -21,6 +21,7 @@ from mongars.core.errors import (
     EndpointUnreachable,
     GenerationInterrupted,
     InvalidAnswer,
+    InvalidRequest,
     MongarsError,
 )
 from mongars.core.generation import Chunk, Origin
@@ -74,7 +75,7 @@ class AnswerReader:
         self._deadline = deadline
         self._clock = deadline.clock
         self._ready: deque[Chunk] = deque()
-        self._failure: GenerationInterrupted | None = None
+        self._failure: MongarsError | None = None
         self._committed = False
         self._choices = choices
         self._unfinished = set(range(choices))
@@ -131,6 +132,8 @@ class AnswerReader:
         except TimeoutError:
             self.stalled = not self._finished and not self._deadline.expired()
             self._break_off(self._silence())
+        except InvalidRequest as error:
+            self._cut(str(error), error)
         except MongarsError as error:
             self._break_off(str(error))
         else:
@@ -145,7 +148,7 @@ class AnswerReader:
         except InvalidAnswer as error:
             self._break_off(str(error))
         except MongarsError as error:
-            self._cut(str(error))  # an error the peer reports is one, finish reason or not
+            self._cut(str(error), error)  # an error the peer reports is one, finish reason or not
 
     def _take(self, block: bytes) -> None:
         heard = False
@@ -212,9 +215,11 @@ class AnswerReader:
         else:
             self._cut(why)
 
-    def _cut(self, why: str) -> None:
+    def _cut(self, why: str, error: MongarsError | None = None) -> None:
+        """What the request itself is to blame for stays that: asking again would not help."""
         self.state = "cut"
-        self._failure = GenerationInterrupted(f"The answer was cut: {why}")
+        interrupted = GenerationInterrupted(f"The answer was cut: {why}")
+        self._failure = error if isinstance(error, InvalidRequest) else interrupted
 
     def _patience(self) -> float:
         if self._finished:
