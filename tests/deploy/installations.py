@@ -36,7 +36,10 @@ INSTALLATIONS: dict[str, ExportConfig] = {
     ),
     "redis": _config(
         registry={"claim": True, "access_mode": "ReadWriteOnce"},
-        ray={"gcs": {"storage": "redis", "redis_address": "redis.data:6380"}},
+        ray={
+            "gcs": {"storage": "redis", "redis_address": "redis.data:6380"},
+            "environment": {"MONGARS_MAX_CONNECTIONS": "2000", "MONGARS_LOG_LEVEL": "debug"},
+        },
     ),
     "rocksdb": _config(ray={"gcs": {"storage": "rocksdb", "storage_class": "fast"}}),
     "roles": _config(

@@ -188,6 +188,7 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     },
     "scaling beyond the workers": {"serving": {"autoscaling": {"max_replicas": 9}}},
     "variable the chart sets itself": {"api": {"environment": {"RAY_SERVE_URL": "http://a/b"}}},
+    "variable of Ray the chart sets itself": {"ray": {"environment": {"RAY_START_HOOK": "x"}}},
     "variable whose value is a secret": {"api": {"environment": {"SECRET_KEY": "x"}}},
     "variable whose name is none": {"api": {"environment": {"A B": "x"}}},
     "name that Helm gives itself": {"namespace": "elsewhere"},

@@ -35,6 +35,10 @@ env:
   - name: RAY_gcs_rpc_server_reconnect_timeout_s
     value: "600"
   {{- end }}
+  {{- range $key, $value := .values.ray.environment }}
+  - name: {{ $key }}
+    value: {{ $value | quote }}
+  {{- end }}
   {{- include "mongars.secret" (dict "values" .values "key" "RAY_SERVE_TOKEN") | nindent 2 }}
 ports:
   {{- if eq .component "ray-head" }}

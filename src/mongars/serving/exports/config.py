@@ -30,7 +30,7 @@ KUBERAY_OPERATOR = {
     "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
 }
 
-SET_BY_THE_EXPORT = (
+SET_FOR_THE_API = (
     "DATABASE_URL",
     "LLM_ADAPTER_REGISTRY_PATH",
     "MONGARS_BOOTSTRAP_API_KEY",
@@ -46,6 +46,42 @@ SET_BY_THE_EXPORT = (
 )
 """Variables of the API's container; a second one of the same name would win or lose by chance."""
 VARIABLE_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
+SET_FOR_RAY = (
+    "LLM_ADAPTER_REGISTRY_PATH",
+    "MONGARS_HOME",
+    "RAY_AUTH_TOKEN",
+    "RAY_SERVE_ENABLE_HA_PROXY",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S",
+    "RAY_SERVE_TOKEN",
+    "RAY_START_HOOK",
+    "RAY_USAGE_STATS_ENABLED",
+    "RAY_USAGE_STATS_REPORT_URL",
+    "RAY_gcs_rpc_server_reconnect_timeout_s",
+    "RAY_health_check_period_ms",
+    "RAY_worker_niceness",
+)
+"""The same of Ray's containers."""
+
+Variables = dict[str, str]
+
+
+def names_besides(taken: tuple[str, ...]) -> dict[str, Any]:
+    """For a JSON schema: names of variables, without those taken."""
+    return {"propertyNames": {"pattern": VARIABLE_NAME, "not": {"enum": list(taken)}}}
+
+
+def checked_variables(given: Variables, taken: tuple[str, ...]) -> Variables:
+    """The variables. Raises `ValueError` for a name that is taken, or is none."""
+    for name in given:
+        if name in taken:
+            message = f"{name} is set by the export itself"
+            raise ValueError(message)
+        if not re.fullmatch(VARIABLE_NAME, name):
+            message = f"{name!r} is no name of a variable"
+            raise ValueError(message)
+    return given
+
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
 Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
@@ -102,28 +138,15 @@ class Api(Part):
     """Average use of the requested CPU at which another process is added."""
     size: Size = Size(cpu="500m", memory="2Gi")
     """The embedded fallback engine runs inside this memory."""
-    environment: dict[str, str] = Field(
-        default_factory=dict,
-        json_schema_extra={
-            "propertyNames": {
-                "pattern": VARIABLE_NAME,
-                "not": {"enum": list(SET_BY_THE_EXPORT)},
-            }
-        },
+    environment: Variables = Field(
+        default_factory=dict, json_schema_extra=names_besides(SET_FOR_THE_API)
     )
     """Further variables, e.g. RAY_CLIENT_TIMEOUT: \"30\"; secrets belong into the Secret."""
 
     @field_validator("environment")
     @classmethod
-    def _free(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if name in SET_BY_THE_EXPORT:
-                message = f"{name} is set by the export itself"
-                raise ValueError(message)
-            if not re.fullmatch(VARIABLE_NAME, name):
-                message = f"{name!r} is no name of a variable"
-                raise ValueError(message)
-        return value
+    def _free(cls, value: Variables) -> Variables:
+        return checked_variables(value, SET_FOR_THE_API)
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -188,6 +211,15 @@ class Ray(Part):
     upgrade: Literal["NewCluster", "None"] = "NewCluster"
     """A changed cluster definition starts a second cluster beside the first and moves over;
     `None` where two do not fit: change it, then delete the RayCluster yourself."""
+    environment: Variables = Field(
+        default_factory=dict, json_schema_extra=names_besides(SET_FOR_RAY)
+    )
+    """Further variables of Ray's pods, e.g. MONGARS_MAX_CONNECTIONS: \"2000\" for Serve's proxy."""
+
+    @field_validator("environment")
+    @classmethod
+    def _free(cls, value: Variables) -> Variables:
+        return checked_variables(value, SET_FOR_RAY)
 
 
 class Registry(Part):

@@ -182,7 +182,11 @@ def _container(config: ExportConfig, name: str, ports: dict[str, int], *, resour
     return pods.container(
         name,
         config.ray.image,
-        env=[*environment, *pods.secret(config, "RAY_SERVE_TOKEN")],
+        env=[
+            *environment,
+            *pods.plain(**dict(sorted(config.ray.environment.items()))),
+            *pods.secret(config, "RAY_SERVE_TOKEN"),
+        ],
         ports=[{"name": key, "containerPort": port} for key, port in ports.items()],
         resources=resources,
         volumeMounts=[pods.mount("tmp", _TMP), registry],
