@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 from engines.provisioning_bench import Bench, build_wheel, gguf_bytes
 from mongars.core.errors import ProvisioningFailed
 from mongars.engines.provisioning.cache import find_model
+from mongars.engines.provisioning.pip import bytes_below
 
 if TYPE_CHECKING:
     from mongars.engines.provisioning.spec import Step
@@ -167,3 +169,22 @@ def run_python(script: str, *arguments: str) -> int:
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, env=env, check=False, timeout=60)  # noqa: S603 - our own script
     return done.returncode
+
+
+def test_a_folder_that_vanishes_while_it_is_counted_is_passed_over(tmp_path):
+    """pip removes its temporary folders while their bytes are counted; that is no failed download."""
+    (tmp_path / "kept").write_bytes(b"12345")
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            (tmp_path / "scratch" / "build" / "deep").mkdir(parents=True)
+            shutil.rmtree(tmp_path / "scratch")
+
+    coming = threading.Thread(target=come_and_go)
+    coming.start()
+    try:
+        assert {bytes_below(tmp_path) for _ in range(2_000)} == {5}
+    finally:
+        over.set()
+        coming.join()

