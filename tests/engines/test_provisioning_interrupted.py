@@ -172,7 +172,7 @@ def run_python(script: str, *arguments: str) -> int:
 
 
 def test_a_folder_that_vanishes_while_it_is_counted_is_passed_over(tmp_path):
-    """pip removes its temporary folders while their bytes are counted; that is no failed download."""
+    """A temporary folder of pip that goes while bytes are counted is no failed download."""
     (tmp_path / "kept").write_bytes(b"12345")
     over = threading.Event()
 
