@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from mongars.api.conversation import conversation_routes
 from mongars.api.cors import with_cors
@@ -12,7 +13,7 @@ from mongars.api.health import health_routes
 from mongars.api.internal import internal_routes
 from mongars.api.login import login_routes
 from mongars.api.openai import CHAT_COMPLETIONS, OpenAIDoor, openai_routes
-from mongars.api.problems import install_problem_handlers
+from mongars.api.problems import install_problem_handlers, unexpected
 from mongars.api.request_ids import RequestIds
 from mongars.api.shortcut import Shortcut
 from mongars.protocol.head import HeadAsGet
@@ -44,7 +45,6 @@ def build_app(
     openai = OpenAIDoor(context)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestIds)
-    app.add_middleware(Shortcut, path=CHAT_COMPLETIONS, endpoint=openai.chat_completions)
     app.include_router(openai_routes(openai))
     for routes in (
         conversation_routes,
@@ -53,4 +53,5 @@ def build_app(
         internal_routes,
     ):
         app.include_router(routes(context))
-    return with_cors(app, context.config.cors_origins)
+    short = Shortcut(app, path=CHAT_COMPLETIONS, endpoint=openai.chat_completions)
+    return with_cors(ServerErrorMiddleware(short, handler=unexpected), context.config.cors_origins)

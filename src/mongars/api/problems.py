@@ -28,7 +28,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(MongarsError, expected)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(Exception, unexpected)
 
 
 def problem_response(request: Request, error: MongarsError, *, status: int) -> Response:
@@ -63,7 +63,7 @@ async def _invalid(request: Request, exc: Exception) -> Response:
     return problem_response(request, InvalidRequest(detail), status=422)
 
 
-async def _unexpected(request: Request, _: Exception) -> Response:
+async def unexpected(request: Request, _: Exception) -> Response:
     """A defect of ours: the log has it, the caller gets a body like any other."""
     return problem_response(request, InferenceFailed("Internal error."), status=500)
 
