@@ -52,6 +52,11 @@ class Bench:
         finally:
             self.queue.release(share.scope, now())
 
+    async def pass_seconds(self, count: int) -> None:
+        """One after the other, so that whoever ends in one makes room in the next."""
+        for _ in range(count):
+            await self.clock.advance(1)
+
     @property
     def is_empty(self) -> bool:
         queue = self.queue
@@ -80,28 +85,23 @@ async def test_a_second_account_gets_the_next_place_that_is_given_back() -> None
     assert bench.is_empty
 
 
-async def test_weights_divide_the_places() -> None:
+@pytest.mark.parametrize(
+    ("places", "ratio", "within"),
+    [
+        pytest.param(2, 1, 0.02, id="at most one of two each"),
+        pytest.param(1, 3, 0.1, id="one"),
+    ],
+)
+async def test_weights_divide_the_places(places: int, ratio: float, within: float) -> None:
     """An account of weight three is served three times as long as one of weight one."""
-    bench = Bench(2)
     heavy, light = Share(scope="A", weight=3), Share(scope="B", weight=1)
+    bench = Bench(places)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(bench.work(s, 1)) for s in (heavy, light) for _ in range(400)]
         await bench.clock.advance(0)
-        for _ in range(200):
-            await bench.clock.advance(1)
+        await bench.pass_seconds(200)
         served = Counter(bench.order)
-        assert served["A"] / served["B"] == pytest.approx(1, abs=0.02)  # at most one of two each
-        for task in tasks:
-            task.cancel()
-    assert bench.is_empty
-    bench = Bench(1)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(bench.work(s, 1)) for s in (heavy, light) for _ in range(400)]
-        await bench.clock.advance(0)
-        for _ in range(200):
-            await bench.clock.advance(1)
-        served = Counter(bench.order)
-        assert served["A"] / served["B"] == pytest.approx(3, abs=0.1)
+        assert served["A"] / served["B"] == pytest.approx(ratio, abs=within)
         for task in tasks:
             task.cancel()
     assert bench.is_empty
@@ -116,12 +116,10 @@ async def test_long_answers_cost_more_than_short_ones() -> None:
         for _ in range(200):
             group.create_task(bench.work(B, 1))
         await bench.clock.advance(0)
-        for _ in range(200):
-            await bench.clock.advance(1)
+        await bench.pass_seconds(200)
         served = Counter(bench.order)
         assert served["B"] / served["A"] == pytest.approx(10, rel=0.1)
-        for _ in range(300):
-            await bench.clock.advance(1)
+        await bench.pass_seconds(300)
     assert bench.is_empty
 
 
@@ -131,12 +129,10 @@ async def test_unused_time_is_no_credit() -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(bench.work(A, 1)) for _ in range(2500)]
         group.create_task(bench.work(B, 1))
-        for _ in range(1000):
-            await bench.clock.advance(1)
+        await bench.pass_seconds(1000)
         bench.order.clear()
         tasks += [group.create_task(bench.work(B, 1)) for _ in range(1000)]
-        for _ in range(100):
-            await bench.clock.advance(1)
+        await bench.pass_seconds(100)
         served = Counter(bench.order)
         assert abs(served["A"] - served["B"]) <= 4
         for task in tasks:
@@ -169,11 +165,9 @@ async def test_the_last_place_is_kept_while_others_were_here_lately() -> None:
         group.create_task(bench.work(B, 1))
         await bench.clock.advance(0)
         assert bench.began[-1] == ("B", bench.clock.monotonic())
-        for _ in range(int(RESERVE_SECONDS) + 11):
-            await bench.clock.advance(1)
+        await bench.pass_seconds(int(RESERVE_SECONDS) + 11)
         assert bench.queue.active == 4
-        for _ in range(200):
-            await bench.clock.advance(1)
+        await bench.pass_seconds(200)
     assert bench.is_empty
 
 
@@ -191,8 +185,7 @@ async def test_soft_capacity_admits_one_newcomer_while_one_account_holds_all() -
             await bench.clock.advance(0)
         assert bench.order == ["A"] * 4 + ["B"]
         assert (bench.queue.active, bench.queue.waiting) == (5, 4)
-        for _ in range(50):
-            await bench.clock.advance(1)
+        await bench.pass_seconds(50)
     assert bench.is_empty
 
 
@@ -204,8 +197,7 @@ async def test_a_request_that_has_begun_goes_on_before_another_begins() -> None:
             group.create_task(bench.work(A, 1, name=name))
         for _ in range(2):
             group.create_task(bench.work(A, 1, bounded=False, name="choice of the first"))
-        for _ in range(5):
-            await bench.clock.advance(1)
+        await bench.pass_seconds(5)
     assert bench.names == ["first", "choice of the first", "choice of the first", "second"]
     assert bench.is_empty
 
@@ -230,8 +222,7 @@ async def test_a_full_queue_makes_way_for_an_account_with_fewer_requests() -> No
         await bench.clock.advance(0)
         assert bench.queue.waiting == 5
         assert bench.refused[-1] == "A"
-        for _ in range(8):
-            await bench.clock.advance(1)
+        await bench.pass_seconds(8)
     assert bench.is_empty
 
 
