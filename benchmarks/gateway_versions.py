@@ -1,0 +1,166 @@
+"""Two versions of the gateway side by side: `python -m benchmarks.gateway_versions BEFORE AFTER`.
+
+BEFORE and AFTER are checkouts, such as `git worktree add ../before COMMIT` makes; both run on this
+interpreter and its packages, before the same canned model server. Processes differ by some percent from
+start to start, so both are started several times, and asked in turn, round after round, each time. For
+each of CPU time per request, latency and rate it prints the median over all pairs of neighbouring
+measurements of AFTER / BEFORE, and the median of each start. Linux only: CPU time is read from `/proc`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import uvloop
+
+from benchmarks.foundation import say
+from benchmarks.gateway import (
+    GATEWAY_CORE,
+    LOAD_CORE,
+    Gateway,
+    free_port,
+    good,
+    percentile,
+    pin,
+    ready,
+    resident,
+    running,
+    upstream,
+)
+from benchmarks.gateway_load import Target, closed_loop
+from mongars.settings import child_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STARTS, ROUNDS, REQUESTS = 5, 12, 150
+PREPARE = (
+    "from mongars.bootstrap.first_run import prepare_database as prepare;"
+    "from mongars.settings import load_settings;"
+    "prepare(load_settings())"
+)
+Figures = dict[str, float]
+
+
+@contextmanager
+def started(checkout: Path, name: str, model: Target) -> Iterator[Gateway]:
+    """The API process of a checkout, with a database of its own."""
+    port, key = free_port(), secrets.token_hex(16)
+    with tempfile.TemporaryDirectory() as home:
+        environment = child_environment(
+            {
+                "PYTHONPATH": str(checkout / "src"),
+                "MONGARS_HOME": home,
+                "MONGARS_BOOTSTRAP_API_KEY": key,
+                "USE_RAY_SERVE": "true",
+                "RAY_SERVE_URL": f"http://127.0.0.1:{model.port}/generate",
+                "RAY_CLIENT_MAX_CONNECTIONS": "1024",
+                "RAY_CLIENT_MAX_KEEPALIVE": "1024",
+            }
+        )
+        subprocess.run(  # noqa: S603 - our own command line
+            [sys.executable, "-c", PREPARE], env=environment, check=True, capture_output=True
+        )
+        argv = [sys.executable, "-m", "mongars", "api", "--port", str(port)]
+        with running(argv, GATEWAY_CORE, environment) as process:
+            headers = {"authorization": f"Bearer {key}"}
+            target = Target(name=name, port=port, headers=headers, model="mongars")
+            yield Gateway(target=target, process=process)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """What all threads of a process have used, finer than the clock ticks of `stat`."""
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+async def measured(gateway: Gateway, requests: int, *, stream: bool) -> Figures:
+    """One round: one connection for CPU time and latency, sixteen for the rate."""
+    assert gateway.process is not None  # noqa: S101 - `started` gives one
+    target, kind = gateway.target, "streamed" if stream else "whole"
+    before = cpu_seconds(gateway.process)
+    seen, _ = await closed_loop(target, connections=1, requests=requests, stream=stream)
+    used = cpu_seconds(gateway.process) - before
+    seconds = [one.seconds for one in good(seen, target.name)]
+    busy, took = await closed_loop(target, connections=16, requests=requests, stream=stream)
+    return {
+        f"{kind}: CPU per request, us": used / requests * 1e6,
+        f"{kind}: latency p50, us": percentile(seconds, 0.5) * 1e6,
+        f"{kind}: latency p99, us": percentile(seconds, 0.99) * 1e6,
+        f"{kind}: requests/s at 16": len(good(busy, target.name)) / took,
+    }
+
+
+Pairs = dict[str, list[tuple[float, float]]]
+
+
+async def one_start(before: Gateway, after: Gateway, rounds: int, requests: int) -> Pairs:
+    """Pairs of figures of one start of both; who is asked first alternates."""
+    pairs: Pairs = defaultdict(list)
+    for gateway in (before, after):
+        await ready(gateway)
+    for number in range(rounds):
+        order = (before, after) if number % 2 else (after, before)
+        for stream in (False, True):
+            found = {
+                gateway.target.name: await measured(gateway, requests, stream=stream)
+                for gateway in order
+            }
+            for name, value in found["before"].items():
+                pairs[name].append((value, found["after"][name]))
+    for gateway in (before, after):
+        assert gateway.process is not None  # noqa: S101 - `started` gives one
+    sizes = [resident(gateway.process) for gateway in (before, after) if gateway.process]
+    pairs["memory after the rounds, MiB"].append((sizes[0], sizes[1]))
+    return pairs
+
+
+def ratio(pairs: list[tuple[float, float]]) -> float:
+    """The median of after / before."""
+    return statistics.median(after / before for before, after in pairs)
+
+
+def show(starts: list[Pairs]) -> None:
+    """One line per figure."""
+    for name in starts[0]:
+        pairs = [pair for start in starts for pair in start[name]]
+        before, after = (statistics.median(side) for side in zip(*pairs, strict=True))
+        each = " ".join(f"{ratio(start[name]):.3f}" for start in starts)
+        say(f"{name:<31} {before:7.0f} {after:7.0f}  ratio {ratio(pairs):.3f}  starts {each}")
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("--starts", type=int, default=STARTS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="per round and kind")
+    chosen = parser.parse_args()
+    if not os.path.exists("/proc/self/schedstat"):
+        sys.exit("CPU times are read from /proc/PID/task/*/schedstat, which is not here.")
+    pin(psutil.Process(), LOAD_CORE)
+    starts = []
+    for _ in range(chosen.starts):
+        with ExitStack() as stack:
+            model = stack.enter_context(upstream(LOAD_CORE))
+            before = stack.enter_context(started(chosen.before.resolve(), "before", model))
+            after = stack.enter_context(started(chosen.after.resolve(), "after", model))
+            starts.append(uvloop.run(one_start(before, after, chosen.rounds, chosen.requests)))
+    show(starts)
+
+
+if __name__ == "__main__":
+    main()
