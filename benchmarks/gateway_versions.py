@@ -10,7 +10,6 @@ measurements of AFTER / BEFORE, and the median of each start. Linux only: CPU ti
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
 import statistics
 import subprocess
@@ -105,10 +104,11 @@ async def measured(gateway: Gateway, requests: int, *, stream: bool) -> Figures:
 Pairs = dict[str, list[tuple[float, float]]]
 
 
-async def one_start(before: Gateway, after: Gateway, rounds: int, requests: int) -> Pairs:
+async def one_start(both: tuple[Gateway, Gateway], *, rounds: int, requests: int) -> Pairs:
     """Pairs of figures of one start of both; who is asked first alternates."""
+    before, after = both
     pairs: Pairs = defaultdict(list)
-    for gateway in (before, after):
+    for gateway in both:
         await ready(gateway)
     for number in range(rounds):
         order = (before, after) if number % 2 else (after, before)
@@ -119,9 +119,7 @@ async def one_start(before: Gateway, after: Gateway, rounds: int, requests: int)
             }
             for name, value in found["before"].items():
                 pairs[name].append((value, found["after"][name]))
-    for gateway in (before, after):
-        assert gateway.process is not None  # noqa: S101 - `started` gives one
-    sizes = [resident(gateway.process) for gateway in (before, after) if gateway.process]
+    sizes = [resident(gateway.process) for gateway in both if gateway.process]
     pairs["memory after the rounds, MiB"].append((sizes[0], sizes[1]))
     return pairs
 
@@ -149,7 +147,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--requests", type=int, default=REQUESTS, help="per round and kind")
     chosen = parser.parse_args()
-    if not os.path.exists("/proc/self/schedstat"):
+    if not Path("/proc/self/schedstat").exists():
         sys.exit("CPU times are read from /proc/PID/task/*/schedstat, which is not here.")
     pin(psutil.Process(), LOAD_CORE)
     starts = []
@@ -158,7 +156,8 @@ def main() -> None:
             model = stack.enter_context(upstream(LOAD_CORE))
             before = stack.enter_context(started(chosen.before.resolve(), "before", model))
             after = stack.enter_context(started(chosen.after.resolve(), "after", model))
-            starts.append(uvloop.run(one_start(before, after, chosen.rounds, chosen.requests)))
+            measuring = one_start((before, after), rounds=chosen.rounds, requests=chosen.requests)
+            starts.append(uvloop.run(measuring))
     show(starts)
 
 

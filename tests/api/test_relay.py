@@ -46,6 +46,22 @@ def test_events_are_passed_on_byte_for_byte() -> None:
     assert relay(with_usage=False).events(chunks) == chunks[0].raw + chunks[1].raw
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_events_of_one_chunk_are_passed_on_as_they_are(*, begun: bool) -> None:
+    """Several that came together stay several; with the counts asked for, each has `usage: null`."""
+    first = [said({"role": "assistant", "content": ""})] if begun else []
+    alike = [said({"content": text}) for text in ("}", "b", "é")]
+    chunk = Chunk(text="}bé", raw=b"".join(each.raw for each in alike))
+    events = relay(with_usage=False).events([*first, chunk])
+    assert events.endswith(chunk.raw)
+    assert len(bodies(events)) == 4  # the role is the engine's or our own
+    counted = bodies(relay().events([*first, chunk]))
+    assert all(body["usage"] is None for body in counted)
+    assert {body["id"] for body in counted} == {"theirs"}
+    texts = [body["choices"][0]["delta"]["content"] for body in counted]
+    assert texts == ["", "}", "b", "é"]
+
+
 @pytest.mark.parametrize("text", ["é", '"usage":5}', "}\n\n"])
 def test_where_counts_are_asked_for_every_other_event_has_none(text: str) -> None:
     """`usage` is null in each but the last, whatever is said and whoever wrote the event."""

@@ -228,10 +228,24 @@ async def test_what_follows_the_end_is_left_out() -> None:
     assert answer.state == "complete"
 
 
-async def test_blanks_without_a_word_are_no_answer() -> None:
-    """They are kept for what follows them, but not without end."""
+@pytest.mark.parametrize("together", [1, 100])
+async def test_blanks_without_a_word_are_no_answer(together: int) -> None:
+    """They are kept for what follows them, but not without end, however they arrive."""
     with pytest.raises(InvalidAnswer, match="blanks"):
-        await reader(*[text(" ") * 100] * 100).commit()
+        await reader(*[text(" ") * together] * (10_000 // together)).commit()
+
+
+async def test_text_that_arrives_together_is_one_chunk() -> None:
+    """With the bytes of all its events; what holds more than text stays a chunk of its own."""
+    together = [text("é"), text(" b"), text(" c")]
+    quoted = text(' "d"')  # has to be parsed
+    events = [ROLE, text("a"), *together, quoted, text(" e"), text(" f"), FINISH, USAGE]
+    answer = reader(b"".join(events), DONE)
+    await answer.commit()
+    chunks = [chunk async for chunk in answer]
+    assert [c.text for c in chunks] == ["", "a", "é b c", ' "d"', " e f", "", ""]
+    assert chunks[2].raw == b"".join(together)
+    assert b"".join(chunk.raw for chunk in chunks) == b"".join(events)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])

@@ -38,13 +38,13 @@ _NO_COUNTS = b',"usage":null}\n\n'
 
 
 def _without_counts(raw: bytes) -> bytes:
-    """The event with `usage: null`, as each has it but the last, where the counts are asked for.
+    """The events with `usage: null`, as each has it but the last, where the counts are asked for.
 
-    Bytes are appended and nothing is parsed: in a text, the quotes of the name would be escaped.
+    Nothing is parsed: in a text, line ends and the quotes of the name would be escaped.
     """
-    if b'"usage":' in raw or not raw.endswith(_END):
+    if b'"usage":' in raw:
         return raw
-    return raw[: -len(_END)] + _NO_COUNTS
+    return raw.replace(_END, _NO_COUNTS)
 
 
 class Relay:
@@ -89,9 +89,9 @@ class Relay:
         return role + (_without_counts(chunk.raw) if self._with_usage else chunk.raw)
 
     def _is_plain(self, chunk: Chunk) -> bool:
-        """Whether the event holds nothing but a chunk of this answer."""
+        """Whether the event, or each of several alike, holds nothing but a chunk of this answer."""
         raw = chunk.raw
-        if not raw.startswith(b"data: ") or raw.find(b"\n") != len(raw) - 2:
+        if not raw.startswith(b"data: ") or raw.find(b"\n") != raw.find(b"\n\n"):
             return False
         if not self._begun and not self._id:
             self._adopt(raw)
@@ -100,7 +100,7 @@ class Relay:
 
     def _adopt(self, raw: bytes) -> None:
         """Take id, time and model from the engine's first event, as far as it has them."""
-        body = orjson.loads(raw[len(b"data: ") :])
+        body = orjson.loads(raw[len(b"data: ") : raw.find(b"\n\n")])
         told = {"answer_id": body.get("id"), **body}
         named = {name: told.get(name) for name in self._named}
         if isinstance(named["answer_id"], str) and named["answer_id"]:

@@ -162,7 +162,8 @@ class Chunk:
     There are as many as there are tokens, and making a frozen one takes three times as long.
 
     `raw` is the server-sent event it came in, blank line included, so that a gateway can pass it
-    on untouched. The last chunks carry `finish_reason` and `usage`.
+    on untouched; or several events that came together and differ in nothing but their text. The last
+    chunks carry `finish_reason` and `usage`.
     """
 
     text: str = ""

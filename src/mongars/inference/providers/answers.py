@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 AFTERCARE_SECONDS = 2.0
 """After the finish reason, this long for usage and `[DONE]`; then the answer is closed for them."""
 
-MOST_BLANK = 4096
-"""Chunks of blank text kept before the first word; an answer with more is none."""
+MOST_BLANK = 8192
+"""Characters of blank text kept before the first word; an answer with more is none."""
 
 MOST_HELD = 64
 """Blank chunks kept for later; more are dropped, since they carry no text."""
@@ -77,6 +77,7 @@ class AnswerReader:
         self._ready: deque[Chunk] = deque()
         self._failure: MongarsError | None = None
         self._committed = False
+        self._blank = 0
         self._choices = choices
         self._unfinished = set(range(choices))
         self._last_chunk_at = 0.0
@@ -178,6 +179,7 @@ class AnswerReader:
             self._committed = True
             self._ready.append(chunk)
         elif len(self._ready) < MOST_HELD or chunk.text or chunk.finish_reason is not None:
+            self._blank += len(chunk.text)
             self._ready.append(chunk)
         if chunk.finish_reason is not None:
             self._unfinished.discard(chunk.index)
@@ -187,7 +189,7 @@ class AnswerReader:
     def _check(self, chunk: Chunk) -> None:
         """Raises `InvalidAnswer` for what no answer to this request says."""
         if chunk.index in self._unfinished:
-            if not self._committed and len(self._ready) >= MOST_BLANK:
+            if not self._committed and self._blank >= MOST_BLANK:
                 detail = "The answer begins with nothing but blanks."
                 raise InvalidAnswer(detail)
             return

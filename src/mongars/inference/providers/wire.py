@@ -37,17 +37,32 @@ class SseDecoder:
         self._repeated = RepeatedEvents()
 
     def feed(self, data: bytes) -> Iterator[Chunk | Origin | End]:
-        """The items that these bytes complete. Raises the error an event carries."""
+        """The items that these bytes complete. Raises the error an event carries.
+
+        Neighbouring events that hold nothing but text become one chunk: what arrives together costs
+        once what a chunk costs.
+        """
         try:
             blocks = self._splitter.blocks(data)
         except EventTooLarge as exc:
             detail = f"The peer sent {exc}."
             raise InvalidAnswer(detail) from exc
+        texts: list[str] = []
+        raws: list[bytes] = []
         for raw in blocks:
             text = self._repeated.text(raw)
-            item = self._item(raw) if text is None else Chunk(text=text, raw=raw)
+            if text is not None:
+                texts.append(text)
+                raws.append(raw)
+                continue
+            if texts:
+                yield Chunk(text="".join(texts), raw=b"".join(raws))
+                texts, raws = [], []
+            item = self._item(raw)
             if item is not None:
                 yield item
+        if texts:
+            yield Chunk(text="".join(texts), raw=b"".join(raws))
 
     def _item(self, raw: bytes) -> Chunk | Origin | End | None:
         event = parse_event(raw)
