@@ -177,12 +177,17 @@ async def ready(gateway: Gateway) -> None:
         await closed_loop(gateway.target, connections=4, requests=100, stream=stream)
 
 
+async def choose(model: Target, mode: str) -> None:
+    """Tell a canned server how to answer."""
+    url = f"http://127.0.0.1:{model.port}/mode/{mode}"
+    async with aiohttp.ClientSession() as http, http.post(url) as response:
+        response.raise_for_status()
+
+
 async def use(world: World, mode: str) -> None:
-    """Tell the canned servers how to answer."""
-    for port in (world.model.port, world.ways[0].target.port):
-        url = f"http://127.0.0.1:{port}/mode/{mode}"
-        async with aiohttp.ClientSession() as http, http.post(url) as response:
-            response.raise_for_status()
+    """Tell both canned servers how to answer."""
+    for model in (world.model, world.ways[0].target):
+        await choose(model, mode)
 
 
 def percentile(values: list[float], share: float) -> float:

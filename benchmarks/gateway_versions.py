@@ -28,6 +28,7 @@ from benchmarks.gateway import (
     GATEWAY_CORE,
     LOAD_CORE,
     Gateway,
+    choose,
     free_port,
     good,
     percentile,
@@ -43,13 +44,14 @@ from mongars.settings import child_environment
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STARTS, ROUNDS, REQUESTS = 5, 12, 150
+STARTS, ROUNDS, REQUESTS, STREAMS = 5, 10, 300, 64
 PREPARE = (
     "from mongars.bootstrap.first_run import prepare_database as prepare;"
     "from mongars.settings import load_settings;"
     "prepare(load_settings())"
 )
 Figures = dict[str, float]
+Pairs = dict[str, list[tuple[float, float]]]
 
 
 @contextmanager
@@ -101,10 +103,27 @@ async def measured(gateway: Gateway, requests: int, *, stream: bool) -> Figures:
     }
 
 
-Pairs = dict[str, list[tuple[float, float]]]
+async def paced(gateway: Gateway) -> Figures:
+    """CPU time of streams whose words come one by one, as a model writes them."""
+    assert gateway.process is not None  # noqa: S101 - `started` gives one
+    before = cpu_seconds(gateway.process)
+    seen, _ = await closed_loop(
+        gateway.target, connections=STREAMS, requests=2 * STREAMS, stream=True
+    )
+    used = cpu_seconds(gateway.process) - before
+    answers = len(good(seen, gateway.target.name))
+    return {f"{STREAMS} paced streams: CPU each, us": used / answers * 1e6}
 
 
-async def one_start(both: tuple[Gateway, Gateway], *, rounds: int, requests: int) -> Pairs:
+def add(pairs: Pairs, found: dict[str, Figures]) -> None:
+    """Put the figures of neighbouring measurements side by side."""
+    for name, value in found["before"].items():
+        pairs[name].append((value, found["after"][name]))
+
+
+async def one_start(
+    model: Target, both: tuple[Gateway, Gateway], *, rounds: int, requests: int
+) -> Pairs:
     """Pairs of figures of one start of both; who is asked first alternates."""
     before, after = both
     pairs: Pairs = defaultdict(list)
@@ -117,8 +136,10 @@ async def one_start(both: tuple[Gateway, Gateway], *, rounds: int, requests: int
                 gateway.target.name: await measured(gateway, requests, stream=stream)
                 for gateway in order
             }
-            for name, value in found["before"].items():
-                pairs[name].append((value, found["after"][name]))
+            add(pairs, found)
+    await choose(model, "paced")
+    for order in (both, both[::-1]):
+        add(pairs, {gateway.target.name: await paced(gateway) for gateway in order})
     sizes = [resident(gateway.process) for gateway in both if gateway.process]
     pairs["memory after the rounds, MiB"].append((sizes[0], sizes[1]))
     return pairs
@@ -156,7 +177,9 @@ def main() -> None:
             model = stack.enter_context(upstream(LOAD_CORE))
             before = stack.enter_context(started(chosen.before.resolve(), "before", model))
             after = stack.enter_context(started(chosen.after.resolve(), "after", model))
-            measuring = one_start((before, after), rounds=chosen.rounds, requests=chosen.requests)
+            measuring = one_start(
+                model, (before, after), rounds=chosen.rounds, requests=chosen.requests
+            )
             starts.append(uvloop.run(measuring))
     show(starts)
 
