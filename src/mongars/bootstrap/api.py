@@ -36,8 +36,10 @@ from mongars.inference.providers.ray_serve import RayServe
 from mongars.persistence.accounts import SqlAccounts
 from mongars.persistence.conversations import SqlConversations
 from mongars.persistence.database import Database
+from mongars.telemetry.inference_metrics import InferenceMetrics
+from mongars.telemetry.instruments import Instruments
 from mongars.telemetry.logs import LogObserver, configure_logs
-from mongars.telemetry.metrics import Metrics, Several
+from mongars.telemetry.observers import CompositeObserver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,18 +62,18 @@ EMBEDDED_SLOTS = 2
 def api_app(settings: Settings) -> ASGIApp:
     """The API process, ready for an ASGI server. Raises `ConfigurationError`."""
     configure_logs(level=settings.log_level)
-    metrics = Metrics(version=version("mongars"))
-    observer = Several(LogObserver(), metrics)
+    instruments = Instruments(version=version("mongars"))
+    observer = CompositeObserver(LogObserver(), InferenceMetrics(instruments))
     for warning in settings.warnings:
         observer.observe(Note(name="settings.warning", values={"detail": warning}))
     if missing := no_fallback(settings):
         observer.observe(Note(name="llm.no_fallback", values={"detail": missing}))
-    parts = ApiParts.make(settings, observer=observer, metrics=metrics)
+    parts = ApiParts.make(settings, observer=observer, instruments=instruments)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            stack.callback(metrics.close)
+            stack.callback(instruments.close)
             await stack.enter_async_context(parts.database)
             await stack.enter_async_context(parts.context.llm)
             _spare_garbage_collection()
@@ -121,7 +123,7 @@ class ApiParts:
     database: Database
 
     @classmethod
-    def make(cls, settings: Settings, *, observer: Observer, metrics: Metrics) -> ApiParts:
+    def make(cls, settings: Settings, *, observer: Observer, instruments: Instruments) -> ApiParts:
         """Put everything together; connects to nothing yet."""
         clock = SystemClock()
         database = Database(settings.database())
@@ -144,7 +146,7 @@ class ApiParts:
             history=history,
             database=database,
             authenticator=build_authenticator(settings, database, clock=clock),
-            metrics=metrics,
+            metrics=instruments,
         )
         return cls(context=context, database=database)
 

@@ -15,7 +15,7 @@ SECONDS = (
 """Bucket bounds for durations, those of the GenAI conventions; the SDK's own suit milliseconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # equal to itself only: hashed often
 class Metric:
     """One instrument."""
 
