@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from mongars.bootstrap.first_run import CLI_KEY
+from mongars.bootstrap.first_start import CLI_KEY
 from mongars.bootstrap.secrets import read_secret
 from mongars.core.clock import SystemClock
 from mongars.core.generation import GenerationRequest, Message, Sampling

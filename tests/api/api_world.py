@@ -12,8 +12,8 @@ from mongars.api.key_cache import KeyCache
 from mongars.api.throttle import LoginThrottle
 from mongars.conversation.chat import Chat, ChatConfig
 from mongars.core.clock import SystemClock
-from mongars.persistence.accounts import SqlAccounts
 from mongars.persistence.conversations import SqlConversations
+from mongars.persistence.sql_accounts import SqlAccounts
 
 if TYPE_CHECKING:
     import aiohttp

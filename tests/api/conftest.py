@@ -24,7 +24,7 @@ from mongars.persistence.migrate import upgrade
 from mongars.telemetry.inference_metrics import InferenceMetrics
 from mongars.telemetry.instruments import Instruments
 from mongars.telemetry.observers import CompositeObserver
-from mongars.testing.server import serving
+from mongars.testing.loopback_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

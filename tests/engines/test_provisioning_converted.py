@@ -16,7 +16,7 @@ import pytest
 
 from engines.embedding_bench import embedding_file
 from engines.provisioning_bench import Bench, build_wheel
-from mongars.cli.provision import run
+from mongars.cli.provision_command import run
 from mongars.engines.provisioning.cache import ModelCache
 from mongars.engines.provisioning.gguf import gguf_values
 from mongars.engines.provisioning.provision import provision

@@ -12,7 +12,7 @@ from mongars.inference.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, SHARE, Re
 from mongars.inference.endpoints import Admission, EndpointPool
 from mongars.inference.latency import FORGET_SECONDS, PeakEwma
 from mongars.inference.limit import ConcurrencyLimit
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 A, B, C = "http://a/generate", "http://b/generate", "http://c/generate"
 PER_SECOND = 20

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mongars.inference.endpoints import NEVER, Admission, EndpointPool
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 A, B = "http://a/generate", "http://b/generate"
 

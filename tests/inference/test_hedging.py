@@ -18,8 +18,8 @@ from mongars.inference.hedging import (
     FirstTokenTimes,
     Hedging,
 )
-from mongars.testing.clock import ManualClock
 from mongars.testing.inference import question
+from mongars.testing.manual_clock import ManualClock
 
 FLOOR = 1
 

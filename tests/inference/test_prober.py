@@ -11,10 +11,10 @@ from mongars.inference.config import InferenceConfig
 from mongars.inference.endpoints import FRESH_FOR
 from mongars.inference.events import EndpointChanged
 from mongars.inference.providers.prober import readiness_url
-from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import Silence
 from mongars.testing.inference import Stack, build, question
+from mongars.testing.manual_clock import ManualClock
 
 CLOCK = SystemClock()
 

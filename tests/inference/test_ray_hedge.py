@@ -22,10 +22,10 @@ from mongars.inference.provider import ProviderStream
 from mongars.inference.providers.answers import WholeAnswer
 from mongars.inference.providers.ray_hedge import HedgeTools, RayHedge
 from mongars.inference.rotation import Rotation, Step
-from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Fault, Status
 from mongars.testing.inference import question
+from mongars.testing.manual_clock import ManualClock
 from mongars.testing.recording import RecordingObserver
 from support import eventually
 

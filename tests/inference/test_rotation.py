@@ -5,7 +5,7 @@ import pytest
 from mongars.inference.config import InferenceConfig
 from mongars.inference.endpoints import EndpointPool
 from mongars.inference.rotation import Rotation, Step
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 A, B, C = "http://a/generate", "http://b/generate", "http://c/generate"
 

@@ -25,7 +25,7 @@ from mongars.serving.replica import Replica
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.faults import Answer
 from mongars.testing.inference import question
-from mongars.testing.server import serving
+from mongars.testing.loopback_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

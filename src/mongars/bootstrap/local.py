@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mongars.bootstrap.checks import ray_check
-from mongars.bootstrap.first_run import prepare_database
+from mongars.bootstrap.first_start import prepare_database
 from mongars.bootstrap.secrets import RAY_TOKEN, SERVE_TOKEN, ensure_secret, secret_file
 from mongars.bootstrap.stack.config import Service, StackConfig, StackParts
 from mongars.bootstrap.stack.probe import http_answers

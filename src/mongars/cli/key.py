@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mongars.bootstrap.first_run import CLI_KEY
+from mongars.bootstrap.first_start import CLI_KEY
 from mongars.bootstrap.running import is_own_api
 from mongars.bootstrap.secrets import read_secret, secret_file
 from mongars.core.errors import ConfigurationError

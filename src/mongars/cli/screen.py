@@ -14,7 +14,7 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from mongars.bootstrap.stack.events import ChildEvent, Notice, StageEvent
+from mongars.bootstrap.stack.stack_events import ChildEvent, Notice, StageEvent
 from mongars.cli.terminal import writes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from mongars.bootstrap.stack.events import StackEvent, Stage
+    from mongars.bootstrap.stack.stack_events import StackEvent, Stage
 
 _TITLES: dict[Stage, str] = {
     "leftovers": "Earlier runs",

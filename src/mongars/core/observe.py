@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+"""From the least to the most important."""
 
 
 class Event(Protocol):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from sqlalchemy import inspect, text
 
 from mongars.core.errors import StorageUnavailable
-from mongars.persistence.engine import app_engines
-from mongars.persistence.errors import storage_errors
+from mongars.persistence.driver_errors import storage_errors
+from mongars.persistence.sql_engines import app_engines
 from mongars.persistence.transactions import Transactions
 from mongars.persistence.url import app_url, sqlite_path
 

@@ -15,8 +15,8 @@ from mongars.settings.parsing import backoff_schedule, expanded, weights
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mongars.core.observe import LogLevel
     from mongars.settings.environment import Environment
-    from mongars.settings.parsing import Level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Settings:
         )
 
     @property
-    def log_level(self) -> Level:
+    def log_level(self) -> LogLevel:
         """The quietest level that is written."""
         return self.environment.log_level
 

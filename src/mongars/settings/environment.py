@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from mongars.core.observe import LogLevel
 from mongars.core.urls import endpoint_url, ollama_url, web_origin
 from mongars.engines.provisioning.spec import EMBEDDING_MODEL
-from mongars.settings.parsing import Boolean, Level, Port, Switch, Weights, Words, variable
+from mongars.settings.parsing import Boolean, Port, Switch, Weights, Words, variable
 
 MEANT_BLANK = frozenset({"RAY_EMBEDDING_MODEL"})
 """What is switched off by being empty."""
@@ -139,7 +140,7 @@ class Environment(BaseModel):
     system_prompt: str | None = variable(
         "MONGARS_SYSTEM_PROMPT", None, "System message put before every conversation."
     )
-    log_level: Level = variable("MONGARS_LOG_LEVEL", "info", "debug, info, warning or error.")
+    log_level: LogLevel = variable("MONGARS_LOG_LEVEL", "info", "debug, info, warning or error.")
     bootstrap_api_key: SecretStr | None = variable(
         "MONGARS_BOOTSTRAP_API_KEY", None, "Presets one admin API key (16 characters or more)."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
@@ -54,7 +54,6 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 Weights = Annotated[
     tuple[str, ...], NoDecode, AfterValidator(checked_weights), BeforeValidator(split_list)
 ]
-Level = Literal["debug", "info", "warning", "error"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 

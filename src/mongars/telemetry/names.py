@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-Level = Literal["debug", "info", "warning", "error"]
-Kind = Literal["counter", "histogram", "gauge"]
+if TYPE_CHECKING:
+    from mongars.core.observe import LogLevel
+
+MetricKind = Literal["counter", "histogram", "gauge"]
 
 SECONDS = (
     *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
@@ -20,7 +22,7 @@ class Metric:
     """One instrument."""
 
     name: str
-    kind: Kind
+    kind: MetricKind
     unit: str
     description: str
     attributes: tuple[str, ...] = ()
@@ -31,7 +33,7 @@ class LogEvent:
     """One log line by its name."""
 
     name: str
-    level: Level
+    level: LogLevel
     description: str
 
 
@@ -224,4 +226,4 @@ LOG_EVENTS = (
     ),
 )
 
-LEVEL_OF: dict[str, Level] = {event.name: event.level for event in LOG_EVENTS}
+LEVEL_OF: dict[str, LogLevel] = {event.name: event.level for event in LOG_EVENTS}

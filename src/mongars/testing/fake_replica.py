@@ -17,7 +17,6 @@ from aiohttp import web
 
 from mongars.core.errors import InvalidRequest
 from mongars.core.generation import Begun, Origin
-from mongars.testing.control import Control
 from mongars.testing.described import read_fault
 from mongars.testing.fake_answers import (
     JSON,
@@ -27,6 +26,7 @@ from mongars.testing.fake_answers import (
 )
 from mongars.testing.fake_server import FakeServer, Received, reset
 from mongars.testing.fake_stream import MIB, EventStream, Hangup
+from mongars.testing.fault_orders import Control
 from mongars.testing.faults import (
     TEXT,
     Answer,

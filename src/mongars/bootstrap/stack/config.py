@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mongars.bootstrap.stack.child_process import Probe, at_once
 from mongars.bootstrap.stack.ports import PortUse
-from mongars.bootstrap.stack.process import Probe, at_once
 from mongars.bootstrap.stack.ray_head import LOOPBACK
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from dataclasses import replace
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Self
 
+from mongars.bootstrap.stack.child_process import Child, ChildSpec
 from mongars.bootstrap.stack.config import Service
-from mongars.bootstrap.stack.events import Notice
 from mongars.bootstrap.stack.log_file import rotate
 from mongars.bootstrap.stack.ownership import (
     StopReport,
@@ -31,8 +31,8 @@ from mongars.bootstrap.stack.ownership import (
     stop_owned,
 )
 from mongars.bootstrap.stack.ports import check_ports
-from mongars.bootstrap.stack.process import Child, ChildSpec
 from mongars.bootstrap.stack.ray_head import RayHead
+from mongars.bootstrap.stack.stack_events import Notice
 from mongars.bootstrap.stack.stage import Stages
 from mongars.core.background import Background
 from mongars.core.errors import NotReady
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mongars.bootstrap.stack.config import StackConfig, StackParts
-    from mongars.bootstrap.stack.events import Listener, Stage
+    from mongars.bootstrap.stack.stack_events import Listener, Stage
     from mongars.core.clock import Clock
 
 _DEPLOY_WITHIN_S = 180.0

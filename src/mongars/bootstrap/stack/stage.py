@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mongars.bootstrap.stack.events import StageEvent
+from mongars.bootstrap.stack.stack_events import StageEvent
 from mongars.core.errors import MongarsError
 
 if TYPE_CHECKING:
-    from mongars.bootstrap.stack.events import Listener, Stage, StageState
+    from mongars.bootstrap.stack.stack_events import Listener, Stage, StageState
     from mongars.core.clock import Clock
 
 Progress = Callable[[str, float | None], None]

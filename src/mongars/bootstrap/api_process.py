@@ -19,7 +19,7 @@ from mongars.api.context import ApiConfig, ApiContext
 from mongars.api.credentials import Passwords, TokenConfig, Tokens
 from mongars.api.key_cache import KeyCache
 from mongars.api.throttle import LoginThrottle
-from mongars.bootstrap.connections import guarded_protocol
+from mongars.bootstrap.connection_limits import guarded_protocol
 from mongars.bootstrap.memory import give_memory_back
 from mongars.bootstrap.model import configured_model, no_fallback
 from mongars.bootstrap.secrets import ensure_secret
@@ -33,9 +33,9 @@ from mongars.inference.providers.embedded import Embedded
 from mongars.inference.providers.http import HttpPool
 from mongars.inference.providers.ollama import Ollama
 from mongars.inference.providers.ray_serve import RayServe
-from mongars.persistence.accounts import SqlAccounts
 from mongars.persistence.conversations import SqlConversations
 from mongars.persistence.database import Database
+from mongars.persistence.sql_accounts import SqlAccounts
 from mongars.telemetry.inference_metrics import InferenceMetrics
 from mongars.telemetry.instruments import Instruments
 from mongars.telemetry.logs import LogObserver, configure_logs

@@ -13,7 +13,7 @@ from alembic import context
 from sqlalchemy import text
 
 from mongars.core.errors import ConfigurationError
-from mongars.persistence.engine import migration_engine, prepare_file
+from mongars.persistence.sql_engines import migration_engine, prepare_file
 from mongars.persistence.tables import metadata
 
 if TYPE_CHECKING:

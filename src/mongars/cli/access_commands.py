@@ -13,15 +13,15 @@ from rich.table import Table
 
 from mongars.api.accounts import create_account
 from mongars.api.credentials import Keys, Passwords
-from mongars.bootstrap.first_run import open_accounts
-from mongars.cli.errors import exit_on_error
+from mongars.bootstrap.first_start import open_accounts
+from mongars.cli.exit_codes import exit_on_error
 from mongars.cli.terminal import console
 from mongars.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from mongars.persistence.accounts import SqlAccounts
+    from mongars.persistence.sql_accounts import SqlAccounts
 
 users = typer.Typer(help="Accounts.", no_args_is_help=True)
 keys = typer.Typer(help="API keys.", no_args_is_help=True)

@@ -27,9 +27,9 @@ from sqlalchemy.pool import NullPool
 from mongars.core.clock import pause
 from mongars.core.errors import StorageUnavailable
 from mongars.core.optional import require
-from mongars.persistence.parameters import check_parameters
 from mongars.persistence.sqlite_connection import LettingGo
 from mongars.persistence.url import app_url, is_sqlite, migration_url, sqlite_path
+from mongars.persistence.url_parameters import check_parameters
 
 if TYPE_CHECKING:
     from pathlib import Path

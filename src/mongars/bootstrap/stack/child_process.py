@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from mongars.bootstrap.stack.events import ChildEvent
 from mongars.bootstrap.stack.log_file import last_words, open_log, tail
 from mongars.bootstrap.stack.ownership import (
     PART_VARIABLE,
@@ -26,6 +25,7 @@ from mongars.bootstrap.stack.ownership import (
     end_processes,
     stop_owned,
 )
+from mongars.bootstrap.stack.stack_events import ChildEvent
 from mongars.core.errors import NotReady
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from mongars.bootstrap.stack.events import ChildState, Listener
+    from mongars.bootstrap.stack.stack_events import ChildState, Listener
     from mongars.core.clock import Clock
 
 Probe = Callable[[], Awaitable[bool]]
