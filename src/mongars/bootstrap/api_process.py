@@ -109,7 +109,7 @@ def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None
         access_log=False,
         log_level="warning",
         server_header=False,
-        proxy_headers=False,  # anybody could name another address
+        proxy_headers=False,  # a client could claim another address
         timeout_graceful_shutdown=DRAIN_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
@@ -197,7 +197,7 @@ def embedded_engine(
 
 
 def _secret_key(settings: Settings) -> str:
-    """What all API processes of a deployment have in common, and nobody else knows."""
+    """The secret that all API processes of a deployment share."""
     given = settings.environment.secret_key
     return ensure_secret(settings.home, "jwt") if given is None else given.get_secret_value()
 
@@ -230,7 +230,7 @@ def chat_config(settings: Settings) -> ChatConfig:
 
 
 def build_authenticator(settings: Settings, database: Database, *, clock: Clock) -> Authenticator:
-    """Who may come in."""
+    """The authenticator over the accounts and keys of this database."""
     config = TokenConfig(secret=_secret_key(settings), minutes=settings.environment.token_minutes)
     return Authenticator(
         SqlAccounts(database, clock),

@@ -169,5 +169,5 @@ def ray_access(settings: Settings) -> dict[str, str]:
     token = secret_file(settings.home, RAY_TOKEN)
     if not token.exists():
         return {}
-    # Empty, since a RAY_AUTH_TOKEN of `.env` (Compose's, say) would be taken for this cluster's.
+    # Empty, since a RAY_AUTH_TOKEN of `.env` (for Compose, for example) would be taken for this cluster's.
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(token)}

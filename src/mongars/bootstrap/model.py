@@ -1,4 +1,4 @@
-"""The base models the settings ask for, as far as they are on this machine."""
+"""The base models that the settings name, as far as they are on this machine."""
 
 from __future__ import annotations
 

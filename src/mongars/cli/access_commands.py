@@ -1,4 +1,4 @@
-"""`mongars users` and `mongars keys`: who may come in."""
+"""`mongars users` and `mongars keys`: manage accounts and API keys."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def create_user(
         bool, typer.Option("--password-stdin", help="Read the password from standard input.")
     ] = False,
 ) -> None:
-    """Create an account; asks for the password."""
+    """Create an account; prompts for the password."""
     with exit_on_error():
         password = sys.stdin.readline().rstrip("\n") if password_stdin else _ask_password()
 

@@ -40,7 +40,7 @@ MINIMUM_FREE = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing looked at. `detail` says what is wrong and what to do."""
+    """The result of one check. `detail` names the fault and what to do."""
 
     what: str
     verdict: Literal["ok", "warn", "fail"]

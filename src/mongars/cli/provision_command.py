@@ -1,4 +1,4 @@
-"""`python -m scripts.provision_models`: fetch the base models, say what became of each role."""
+"""`python -m scripts.provision_models`: download the base models and report the result for each role."""
 
 from __future__ import annotations
 

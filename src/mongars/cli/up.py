@@ -52,7 +52,7 @@ def up(
 
 
 async def _run(plan: LocalPlan, console: Console) -> bool:
-    """Whether it ended as asked, with nothing left."""
+    """Whether it stopped on request and left no process."""
     clock = SystemClock()
     began = clock.monotonic()
     with StackScreen(console) as screen:

@@ -89,7 +89,7 @@ class _ScopeUse:
 
 
 class FairQueue:
-    """Hands out as many places as `capacity` says at that moment; it may say infinity."""
+    """Grants as many places as `capacity()` returns at that moment; it may return infinity."""
 
     def __init__(
         self,

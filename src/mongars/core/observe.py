@@ -1,4 +1,4 @@
-"""Events: contexts say what happened; telemetry decides which log line and which metric it is."""
+"""Events: contexts emit them; telemetry turns them into log lines and metrics."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def _is_final(error: StorageUnavailable) -> bool:
 
 
 def _driver_text(error: StorageUnavailable) -> str:
-    """The driver's own words: for the operator's eyes, who needs the host and the reason."""
+    """The driver's own message, for operators only: it names the host and the reason."""
     cause = error.__cause__
     return str(cause.orig).strip() if isinstance(cause, DBAPIError) else ""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DATABASE = "database"
 """Key of the `DatabaseConfig` among Alembic's `config.attributes`."""
 
-_LOCK_KEY = 0x6D6F6E47  # "monG"; any constant nobody else uses
+_LOCK_KEY = 0x6D6F6E47  # "monG"; any constant that no other program uses
 
 
 def run_env(database: DatabaseConfig) -> None:

@@ -42,7 +42,11 @@ class Environment(BaseModel):
     host: str = variable("MONGARS_HOST", "127.0.0.1", "Address the API listens on.")
     port: Port = variable("MONGARS_PORT", 8080, "Port the API listens on.")
     replicas: int = variable(
-        "MONGARS_REPLICAS", 1, "Serve replicas `mongars up` and `--deploy` ask for.", ge=1, le=1000
+        "MONGARS_REPLICAS",
+        1,
+        "Serve replicas that `mongars up` and `--deploy` request.",
+        ge=1,
+        le=1000,
     )
     max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = variable(
         "MONGARS_MAX_REPLICAS", None, "Replicas at most, following the load; unset: no scaling."
@@ -80,7 +84,7 @@ class Environment(BaseModel):
     prompt_cache_scope: Literal["user", "shared"] = variable(
         "MONGARS_PROMPT_CACHE_SCOPE",
         "user",
-        "Whose prompts an engine reuses: user, or shared; faster, but tells users of each other.",
+        "Whose prompts an engine reuses: user, or shared: faster, but users can detect each other's prompts.",
     )
     prompt_cache_mib: int = variable(
         "MONGARS_PROMPT_CACHE_MIB",
@@ -92,7 +96,7 @@ class Environment(BaseModel):
     user_weights: Weights = variable(
         "MONGARS_USER_WEIGHTS",
         (),
-        "Comma-separated user=weight: who gets more where requests wait for slots; others count 1.",
+        "Comma-separated user=weight: a larger share of the slots while requests wait; others have 1.",
     )
     answer_cache_mib: int = variable(
         "MONGARS_ANSWER_CACHE_MIB",
@@ -166,7 +170,7 @@ class Environment(BaseModel):
     ray_serve_token: SecretStr | None = variable(
         "RAY_SERVE_TOKEN",
         None,
-        "Bearer token the Serve application asks for and the API sends; unset: none is asked for.",
+        "Bearer token that the Serve application requires and the API sends; unset: none is required.",
         min_length=16,
     )
     ray_client_ca_file: Path | None = variable(
@@ -203,7 +207,7 @@ class Environment(BaseModel):
     ray_client_hedge: Boolean = variable(
         "RAY_CLIENT_HEDGE",
         default=False,
-        description="Ask a second endpoint, too, when the first token is late; 5 % more load at most.",
+        description="Send to a second endpoint as well when the first token is late; 5 % more load at most.",
     )
     ray_scaling_status_codes: Words = variable(
         "RAY_SCALING_STATUS_CODES",

@@ -38,7 +38,7 @@ def split_list(value: object) -> object:
 
 
 def none_is_none(value: object) -> object:
-    """An empty variable, or the word `none`, switches off what has a default."""
+    """An empty variable, or the value `none`, switches off what has a default."""
     return None if isinstance(value, str) and value.strip().lower() in {"", "none"} else value
 
 

@@ -57,7 +57,7 @@ async def nothing() -> None:
 class ChildSpec:
     """What to run and how to see that it runs.
 
-    `folders` are private to this child: whoever writes there belongs to it. `clean_up` runs after
+    `folders` are private to this child: every process that writes there belongs to it. `clean_up` runs after
     a crash, once every process of the child is gone; `revived` after it is ready again.
     """
 
@@ -91,7 +91,7 @@ class Child:
         """Start it and return once it is ready.
 
         Raises:
-            NotReady: it ended or took too long; says how its log ends.
+            NotReady: it ended or took too long; includes the last lines of its log.
         """
         process = self._spawn()
         if not await self._becomes_ready(process):
@@ -118,7 +118,7 @@ class Child:
         """Run a child that is meant to end.
 
         Raises:
-            NotReady: it failed or took too long; says how its log ends.
+            NotReady: it failed or took too long; includes the last lines of its log.
         """
         process = self._spawn()
         try:
@@ -172,7 +172,7 @@ class Child:
         return False
 
     async def _revive(self) -> None:
-        """Start again; whoever dies meanwhile, or hangs, is the business of the next round."""
+        """Start again; a child that ends or hangs meanwhile is handled in the next round."""
         process = self._spawn()
         async with asyncio.TaskGroup() as group:
             coming = group.create_task(self._come_back(process))

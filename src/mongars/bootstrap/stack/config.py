@@ -44,7 +44,7 @@ class StackConfig:
     environment: Mapping[str, str]
     haproxy: bool = False
     ray_token: str | None = field(default=None, repr=False)
-    """What Ray asks its callers for; `environment` must hold the matching `RAY_AUTH_` variables."""
+    """How Ray authenticates its clients; `environment` must hold the matching `RAY_AUTH_` variables."""
 
     @property
     def logs(self) -> Path:
@@ -76,4 +76,4 @@ class StackParts:
     api: Service
     worker: Service | None = None
     answering: Probe = at_once
-    """Whether a question asked of the API now would go where it should."""
+    """Whether a request to the API now would be answered by the configured provider."""

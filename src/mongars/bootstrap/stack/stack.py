@@ -89,7 +89,7 @@ class LocalStack:
         Raises:
             ConfigurationError: another `mongars up` holds the home, or a port is taken.
             ProvisioningFailed: there is no base model.
-            NotReady: a process did not come up; says how its log ends.
+            NotReady: a process did not start; includes the last lines of its log.
         """
         self._held.enter_context(hold_home(self.config.home))
         adopt_orphans()
@@ -111,7 +111,7 @@ class LocalStack:
                 group.create_task(watcher.finished())
 
     def hurry(self) -> None:
-        """Kill at once whatever is still being asked to stop."""
+        """Kill at once every process that has not stopped yet."""
         self._hurry.set()
 
     async def _start(self) -> None:
@@ -188,7 +188,7 @@ class LocalStack:
             await asyncio.to_thread(child.stop, grace=0.5)
 
     async def _deploy_again(self) -> None:
-        """Deploy to the cluster started anew, however often it takes; the API needs nobody."""
+        """Deploy to the restarted cluster, repeating until it succeeds; the API runs on meanwhile."""
         for delay in chain(_REDEPLOY_DELAYS_S, repeat(_REDEPLOY_LAST_DELAY_S)):
             try:
                 await self._deploy()
@@ -254,7 +254,7 @@ class LocalStack:
             self.report += stop.result()
 
     async def _sweep(self) -> None:
-        """Whoever escaped: children whose watcher was between two starts, grandchildren."""
+        """Remaining processes: children whose watcher was between two starts, and grandchildren."""
         folders = (self._ray.folder,)
         self.report += await asyncio.to_thread(
             stop_owned, self.id, grace=0.5, folders=folders, hurry=self._hurry
