@@ -25,7 +25,7 @@ from mongars.core.clock import SystemClock
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
-from mongars.engines.provisioning.cache import find_model
+from mongars.engines.provisioning.model_cache import find_model
 from mongars.settings import child_environment, load_settings
 
 if TYPE_CHECKING:

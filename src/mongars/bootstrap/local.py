@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mongars.api.first_run import FirstRun
     from mongars.bootstrap.stack.stage import Progress
-    from mongars.engines.provisioning.spec import Step
+    from mongars.engines.provisioning.spec import ProvisioningStep
     from mongars.settings import Settings
 
 
@@ -79,7 +79,7 @@ class LocalPlan:
         )
 
     def _provision(self, progress: Progress) -> str:
-        def report(step: Step) -> None:
+        def report(step: ProvisioningStep) -> None:
             fraction = step.done / step.total if step.total else None
             progress(f"{step.phase} {step.name}", fraction)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import ConfigurationError
-from mongars.engines.provisioning.cache import find_model
+from mongars.engines.provisioning.model_cache import find_model
 from mongars.engines.provisioning.spec import source_of
 from mongars.settings import load_settings
 
