@@ -135,14 +135,14 @@ async def test_request_before_a_silent_child_fails_soon(base_model: Path) -> Non
 
 async def test_reader_slower_than_the_limit_is_not_the_engines_silence(base_model: Path) -> None:
     """A client that reads slowly does not get its engine killed."""
-    config = LlamaCppConfig(model_path=base_model, model_name="smollm2", slots=1, stuck_after=1.0)
+    config = LlamaCppConfig(model_path=base_model, model_name="smollm2", slots=1, stuck_after=3.0)
     made = LlamaCppEngine(config, clock=SystemClock())
     await made.start()
     try:
         pid = made.status.pid
         async with made.stream(ask("Tell me a very long story", max_tokens=40)) as blocks:
             await anext(blocks)
-            await CLOCK.sleep(4.0)
+            await CLOCK.sleep(6.0)
             async for _ in blocks:
                 pass
         assert made.status.pid == pid
