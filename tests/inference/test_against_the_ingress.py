@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ray_side import RaySide, ray_side, read_into
+from ray_harness import RayHarness, ray_harness, read_into
 
 from mongars.core.clock import SystemClock
 from mongars.core.errors import (
@@ -41,7 +41,7 @@ async def cluster(
     asked: str | None = None,
     sent: str | None = None,
     clients: set[object] | None = None,
-) -> AsyncIterator[tuple[FakeEngine, RaySide]]:
+) -> AsyncIterator[tuple[FakeEngine, RayHarness]]:
     """The client, and the real ingress of a replica before a fake engine."""
     engine = FakeEngine(plan, clock=SystemClock())
     digest = None if asked is None else hashlib.sha256(asked.encode()).hexdigest()
@@ -61,7 +61,7 @@ async def cluster(
 
     async with (
         serving(counted) as url,
-        ray_side(f"{url}/generate", token=sent) as ray,
+        ray_harness(f"{url}/generate", token=sent) as ray,
     ):
         yield engine, ray
 

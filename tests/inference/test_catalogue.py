@@ -229,7 +229,7 @@ async def test_s12_nobody_holds_the_prompt(streamed: bool, window: int | None) -
 
 
 async def test_s12_the_larger_model_fails(streamed: bool) -> None:
-    """Its trouble is no news to a caller whose prompt is too long."""
+    """Its trouble is nothing new to a caller whose prompt is too long."""
     async with world(always=TOO_LONG) as it:
         it.fallback.always = FAILED
         with pytest.raises(ContextLengthExceeded):

@@ -20,7 +20,7 @@ from mongars.core.generation import Chunk, Origin
 from mongars.inference.chain import ProviderChain
 from mongars.inference.events import Answered, FellBack, LocalFailed
 from mongars.inference.provider import Attempts, ProviderName, ProviderStatus, ProviderStream
-from mongars.inference.providers.answers import WholeAnswer
+from mongars.inference.streams.reader import WholeAnswer
 from mongars.testing.clock import ManualClock
 from mongars.testing.inference import question
 from mongars.testing.recording import RecordingObserver
@@ -100,7 +100,7 @@ async def test_the_first_that_can_answer_answers() -> None:
 
 async def test_attempts_add_up_over_the_providers() -> None:
     """The header tells what the request really cost."""
-    chain = Chain(EndpointUnreachable("gone"), NotReady("no model"))
+    chain = Chain(EndpointUnreachable("unreachable"), NotReady("no model"))
     assert await chain.ask() == "embedded 3: Hello"
     assert [event.cause for event in chain.observer.of(FellBack)] == ["endpoint_unreachable"]
     (local,) = chain.observer.of(LocalFailed)

@@ -20,8 +20,8 @@ import pytest
 from mongars.core.clock import SystemClock
 from mongars.core.errors import AllProvidersFailed, GenerationInterrupted
 from mongars.core.generation import Sampling
-from mongars.inference.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, SHARE
 from mongars.inference.config import InferenceConfig
+from mongars.inference.retry.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, SHARE
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Fault, Reset, Silence, Status

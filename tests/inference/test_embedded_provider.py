@@ -22,8 +22,8 @@ from mongars.core.errors import (
 from mongars.core.generation import Sampling
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
+from mongars.inference.embedded import Embedded
 from mongars.inference.provider import Attempts
-from mongars.inference.providers.embedded import Embedded
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import Status
 from mongars.testing.inference import build, question

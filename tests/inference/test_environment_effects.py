@@ -57,7 +57,7 @@ async def all_at_once(built: Stack, count: int) -> list[str]:
 
 
 class Counting(FakeReplica):
-    """Remembers the most requests that were under way at once."""
+    """Remembers the largest number of requests that were under way at once."""
 
     peak = 0
 

@@ -32,7 +32,7 @@ def _salt(key: bytes, scope: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsConfig:
-    """Certificates for `https://` Ray endpoints, as PEM files; other servers get the system's trust.
+    """Certificates for `https://` Ray endpoints, as PEM files; other servers get the system's trust store.
 
     `cert_file` and `key_file` go together. None: the system's CAs, no certificate of ours.
     """

@@ -9,10 +9,10 @@ from mongars.core.deadline import Deadline
 from mongars.core.errors import NotFound
 from mongars.core.generation import Sampling
 from mongars.core.observe import Note
+from mongars.inference.caching.coalescing import CoalescingCache
 from mongars.inference.chain import ProviderChain
 from mongars.inference.events import ray_event
-from mongars.inference.published import prompt_request, published_form, wished_task
-from mongars.inference.sharing import SharedAnswers
+from mongars.inference.prompt_response import prompt_request, resolved_task_type, response_dict
 from mongars.protocol.fold import Fold
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
     from mongars.core.generation import Chunk, Completion, GenerationRequest
     from mongars.core.observe import Observer
-    from mongars.inference.chain import Answer
+    from mongars.inference.chain import AnswerStream
     from mongars.inference.config import InferenceConfig
     from mongars.inference.provider import Provider, ProviderStatus, Route
 
@@ -34,7 +34,7 @@ RESTART_PAUSE = 1.0
 class LLMIntegration:
     """Answers by Ray, and by the local providers when Ray cannot.
 
-    Use it as an async context manager, once per process: it holds connections, watches endpoints
+    ConnectionUse it as an async context manager, once per process: it holds connections, watches endpoints
     and starts the embedded engine. Failures are raised, never returned as text.
     """
 
@@ -51,8 +51,8 @@ class LLMIntegration:
         self._clock = clock
         self._observer = observer
         chain = ProviderChain(providers, observer=observer, cure=config.no_fallback)
-        self._door = (
-            SharedAnswers(
+        self._answers = (
+            CoalescingCache(
                 chain, config, clock=clock, observer=observer, preferred=providers[0].name
             )
             if config.answer_cache_bytes
@@ -88,14 +88,14 @@ class LLMIntegration:
 
     def open(
         self, request: GenerationRequest, *, deadline: Deadline | None = None
-    ) -> AbstractAsyncContextManager[Answer]:
+    ) -> AbstractAsyncContextManager[AnswerStream]:
         """Begin an answer; its first content is there when the context is entered.
 
         Raises a `CallerError` or `AllProvidersFailed`; iterating raises `GenerationInterrupted` if
         it is cut. Leaving stops the work. The default deadline is the configured total time.
         """
         limit = deadline or Deadline.after(self._clock, self._config.total_timeout)
-        return self._door.open(request, limit)
+        return self._answers.open(request, limit)
 
     async def generate(
         self, request: GenerationRequest, *, deadline: Deadline | None = None
@@ -124,12 +124,12 @@ class LLMIntegration:
         """
         request = prompt_request(
             prompt,
-            wished_task(task_type, response_hints),
+            resolved_task_type(task_type, response_hints),
             session_id=session_id,
             sampling=Sampling(max_tokens=max_tokens, logprobs=True),
         )
         completion, route = await self.generate(request)
-        return published_form(completion, route, request_id=request.request_id)
+        return response_dict(completion, route, request_id=request.request_id)
 
     async def stream_response(
         self,

@@ -1,0 +1,54 @@
+"""Reading `Retry-After`: how long a busy peer is to be left alone.
+
+The forms are those of RFC 9110, section 10.2.3: whole seconds, or an HTTP date. Beside them the header
+`retry-after-ms` and seconds with a fraction are read, since model servers send both. A number in any other
+form (`1e308`, `nan`, `+5`, a negative one) is no wait at all. What is read is bounded: one wrong number
+from a peer must not take an endpoint out of use for a day.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_DECIMAL = re.compile(r"[0-9]{1,300}(\.[0-9]{1,20})?", re.ASCII)
+
+
+def retry_after(headers: Mapping[str, str], *, now: datetime, maximum: float) -> float | None:
+    """Seconds to wait, at most `maximum`; None if the header is missing or in no known form.
+
+    A date counts from the response's own `Date`, so that a clock that is wrong on
+    either side cancels out; without `Date` it counts from `now`. `headers` are looked up by
+    their lower-case names.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return min(maximum, milliseconds / 1000)
+    value = headers.get("retry-after")
+    seconds = _number(value)
+    if seconds is not None:
+        return min(maximum, seconds)
+    until = _date(value)
+    if until is None:
+        return None
+    start = _date(headers.get("date")) or now
+    wait = (until - start).total_seconds()
+    return min(maximum, wait) if wait >= 0 else None
+
+
+def _number(value: str | None) -> float | None:
+    text = (value or "").strip()
+    return float(text) if _DECIMAL.fullmatch(text) else None
+
+
+def _date(value: str | None) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value or "")
+        return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+    except (ValueError, OverflowError):  # no date, or one that no time zone can express
+        return None

@@ -1,0 +1,175 @@
+"""The breaker: its table, one test at a time, slow return, and what never opens it."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from mongars.inference.endpoints.breaker import (
+    CONSECUTIVE_FAILURES,
+    INITIAL_OPEN_SECONDS,
+    LEASE_SECONDS,
+    MAX_OPEN_SECONDS,
+    NEVER,
+    SLOW_START_FROM,
+    SLOW_START_SECONDS,
+    TRANSITIONS,
+    Breaker,
+)
+
+
+def breaker(jitter: float = 1.0) -> Breaker:
+    return Breaker(random=lambda: jitter)
+
+
+def opened(at: float = 0.0) -> Breaker:
+    found = breaker()
+    assert found.failed("r", at, at, decisive=True)
+    return found
+
+
+def test_the_table_has_every_way_and_no_other() -> None:
+    assert TRANSITIONS == {
+        ("closed", "tripped"): "open",
+        ("open", "leased"): "half_open",
+        ("open", "restored"): "closed",
+        ("half_open", "succeeded"): "closed",
+        ("half_open", "failed"): "open",
+        ("half_open", "lost"): "open",
+    }
+
+
+def test_failures_in_a_row_open_it_and_a_success_between_them_does_not_let_them() -> None:
+    found = breaker()
+    for number in range(CONSECUTIVE_FAILURES - 1):
+        assert not found.failed("r", number, number, decisive=False)
+    assert found.failed("r", 10.0, 10.0, decisive=False)
+    assert found.opens_at(10.0) == NEVER
+
+
+def test_half_of_the_requests_failing_opens_it() -> None:
+    found = breaker()
+    for number in range(2):
+        found.finished(number)
+        assert not found.failed("r", number, number, decisive=False)
+    assert found.failed("r", 3.0, 3.0, decisive=False), "three of five"
+
+
+def test_old_failures_are_forgotten() -> None:
+    found = breaker()
+    for at in (0.0, 0.1, 0.2):
+        found.failed("r", at, at, decisive=False)
+    found.finished(1.0)
+    assert not found.failed("r", 60.0, 60.0, decisive=False)
+
+
+def test_it_stays_open_for_longer_each_time_and_half_of_that_is_random() -> None:
+    for jitter, share in ((0.0, 0.5), (1.0, 1.0)):
+        found, now, times = breaker(jitter), 0.0, []
+        found.failed("r", now, now, decisive=True)
+        for _ in range(5):
+            times.append(found.open_for(now))
+            now += times[-1]
+            found.leave("test", now)
+            found.failed("test", now, now, decisive=True)
+        assert times == [
+            share * min(MAX_OPEN_SECONDS, INITIAL_OPEN_SECONDS * 2**n) for n in range(5)
+        ]
+
+
+def test_a_lost_test_makes_room_for_the_next_at_once() -> None:
+    found = opened()
+    assert found.leave("one", INITIAL_OPEN_SECONDS)
+    assert found.opens_at(INITIAL_OPEN_SECONDS) == NEVER
+    found.released("somebody else")
+    assert found.opens_at(INITIAL_OPEN_SECONDS) == NEVER
+    found.released("one")
+    assert found.opens_at(INITIAL_OPEN_SECONDS) <= INITIAL_OPEN_SECONDS
+
+
+def test_a_test_whose_owner_vanished_does_not_block_for_ever() -> None:
+    found = opened()
+    found.leave("vanished", INITIAL_OPEN_SECONDS)
+    assert found.opens_at(INITIAL_OPEN_SECONDS + LEASE_SECONDS) == NEVER
+    assert found.opens_at(INITIAL_OPEN_SECONDS + LEASE_SECONDS + 1) <= INITIAL_OPEN_SECONDS
+    found.leave("next", INITIAL_OPEN_SECONDS + LEASE_SECONDS + 1)
+    assert not found.failed(
+        "vanished", 0.0, INITIAL_OPEN_SECONDS + LEASE_SECONDS + 2, decisive=True
+    )
+    assert found.state == "half_open", "a late word of the first does not end the second's test"
+
+
+def test_it_comes_back_slowly() -> None:
+    found = opened()
+    found.leave("test", INITIAL_OPEN_SECONDS)
+    found.began("test", INITIAL_OPEN_SECONDS)
+    shares = [
+        found.share(INITIAL_OPEN_SECONDS + part * SLOW_START_SECONDS) for part in (0, 0.5, 1, 2)
+    ]
+    assert shares[0] == SLOW_START_FROM
+    assert shares == sorted(shares)
+    assert shares[2:] == [1.0, 1.0]
+
+
+def test_answers_begun_before_it_opened_say_nothing_about_now() -> None:
+    found = opened(at=5.0)
+    found.began("early", 6.0)
+    found.finished(6.0)
+    assert not found.failed("early", 1.0, 6.0, decisive=True)
+    assert found.open_for(6.0) == INITIAL_OPEN_SECONDS - 1
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Whatever happens in whatever order, at most one test is under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker = breaker(0.5)
+        self.now = 0.0
+        self.out: dict[int, float] = {}
+        self.tests: set[int] = set()
+        self.number = 0
+
+    @rule(seconds=st.floats(0, 40))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        if self.breaker.opens_at(self.now) != NEVER:
+            self.tests.clear()  # released, or stale
+
+    @rule()
+    def send(self) -> None:
+        if self.breaker.opens_at(self.now) > self.now:
+            return
+        self.number += 1
+        if self.breaker.leave(self.number, self.now):
+            self.tests.clear()
+            self.tests.add(self.number)
+        self.out[self.number] = self.now
+
+    @rule(what=st.sampled_from(["began", "failed", "decisive", "left"]), pick=st.integers(0, 99))
+    def hear(self, what: str, pick: int) -> None:
+        if not self.out:
+            return
+        ticket = sorted(self.out)[pick % len(self.out)]
+        was_test = ticket in self.tests
+        if what == "began":
+            self.breaker.began(ticket, self.now)
+            self.breaker.finished(self.now)
+        elif what != "left":
+            decisive = what == "decisive"
+            self.breaker.failed(ticket, self.out[ticket], self.now, decisive=decisive)
+        self.breaker.released(ticket)
+        self.tests.discard(ticket)
+        del self.out[ticket]
+        if was_test:
+            assert self.breaker.state == {"began": "closed"}.get(what, "open")
+
+    @invariant()
+    def one_test_at_a_time(self) -> None:
+        if self.breaker.state == "half_open":
+            assert self.breaker.opens_at(self.now) == NEVER
+        assert 0 <= self.breaker.open_for(self.now) <= MAX_OPEN_SECONDS
+        assert SLOW_START_FROM <= self.breaker.share(self.now) <= 1
+
+
+TestAnyOrder = AnyOrder.TestCase

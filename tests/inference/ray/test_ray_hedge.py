@@ -1,0 +1,334 @@
+"""Two endpoints asked at once, over real sockets: one answers, the other one is let go at once."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from ray_harness import RayHarness, ray_harness
+
+from mongars.core.clock import SystemClock
+from mongars.core.generation import Chunk, Origin
+from mongars.inference.config import InferenceConfig
+from mongars.inference.endpoints.pool import EndpointLease, EndpointPool
+from mongars.inference.endpoints.rotation import PlannedAttempt, Rotation
+from mongars.inference.events import AttemptFailed, Hedged
+from mongars.inference.provider import ProviderStream
+from mongars.inference.ray.hedge import HedgeContext, RayHedge
+from mongars.inference.request_queue import RequestQueue
+from mongars.inference.retry.budget import RetryBudget
+from mongars.inference.retry.hedging import MIN_SAMPLES, Hedging
+from mongars.inference.streams.reader import WholeAnswer
+from mongars.testing.clock import ManualClock
+from mongars.testing.fake_replica import FakeReplica
+from mongars.testing.faults import TEXT, Answer, Fault, Status
+from mongars.testing.inference import question
+from mongars.testing.recording import RecordingObserver
+from support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.testing.fake_server import Received
+
+AT_ONCE = 0.2
+CLOCK = SystemClock()
+NEVER = Answer(first_delay=3600)
+FIRST, SECOND = "http://one/generate", "http://two/generate"
+
+
+@dataclass(slots=True, kw_only=True)
+class Side:
+    """Replicas that take their faults from one list: the first request gets the first fault."""
+
+    ray: RayHarness
+    replicas: tuple[FakeReplica, ...]
+    before: int = 0
+
+    def order(self, *faults: Fault) -> None:
+        """What the next requests get, wherever they go."""
+        self.before = len(self.received)
+        self.replicas[0].faults.extend(faults)
+
+    @property
+    def received(self) -> list[Received]:
+        """What came, wherever, in order."""
+        everything = [received for replica in self.replicas for received in replica.received]
+        return sorted(everything, key=lambda received: received.at)
+
+    @property
+    def new(self) -> list[Received]:
+        """What came since the last order."""
+        return self.received[self.before :]
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [event.outcome for event in self.ray.observer.of(Hedged)]
+
+    async def in_flight(self) -> int:
+        return sum(endpoint.in_flight for endpoint in await self.ray.endpoints())
+
+
+@asynccontextmanager
+async def hedging(
+    *, replicas: int = 2, warm: int = MIN_SAMPLES, **settings: object
+) -> AsyncIterator[Side]:
+    """A provider that knows how fast its endpoints are."""
+    fakes = tuple(FakeReplica(name=f"replica-{number}") for number in range(replicas))
+    for fake in fakes:
+        fake.faults = fakes[0].faults
+        await fake.start()
+    try:
+        urls = [fake.url for fake in fakes]
+        async with ray_harness(*urls, **{"hedge": True, "timeout": 30.0, **settings}) as ray:
+            for _ in range(warm):
+                assert await ray.ask() == TEXT
+            ray.attempts.count = 0
+            yield Side(ray=ray, replicas=fakes)
+    finally:
+        for fake in fakes:
+            await fake.stop()
+
+
+async def left_at_once(received: Received, since: float) -> None:
+    async with asyncio.timeout(AT_ONCE):
+        await received.peer_left.wait()
+    assert received.left_at is not None
+    assert received.left_at - since < AT_ONCE
+
+
+async def test_a_second_endpoint_answers_for_a_slow_one() -> None:
+    """The slow one sees its caller leave at once, and has failed in nothing."""
+    async with hedging() as side:
+        side.order(NEVER)
+        async with side.ray.open() as stream:
+            began = CLOCK.monotonic()
+            slow, fast = side.new
+            await left_at_once(slow, began)
+            assert await side.in_flight() == 1
+            assert "".join([chunk.text async for chunk in stream.chunks]) == TEXT
+        assert fast.answered
+        assert side.ray.attempts.count == 2
+        assert side.outcomes == ["won"]
+        assert not side.ray.observer.of(AttemptFailed)
+        endpoints = await side.ray.endpoints()
+        assert {(e.in_flight, e.failures, e.busy, e.state) for e in endpoints} == {(0, 0, 0, "up")}
+        limits = {endpoint.limit for endpoint in endpoints}
+        assert len(limits) == 1
+
+
+async def test_the_first_may_still_win() -> None:
+    """It begins while the second is under way: that one is cancelled."""
+    async with hedging() as side:
+        side.order(Answer(first_delay=1.0), NEVER)
+        async with side.ray.open() as stream:
+            began = CLOCK.monotonic()
+            await left_at_once(side.new[1], began)
+            assert "".join([chunk.text async for chunk in stream.chunks]) == TEXT
+        assert side.outcomes == ["lost"]
+        assert side.new[0].answered
+        assert await side.in_flight() == 0
+
+
+async def test_the_first_fails_and_the_second_goes_on() -> None:
+    """Its failure is booked as ever; nobody else is asked, because somebody is at work."""
+    async with hedging(replicas=3) as side:
+        side.order(Answer(first_delay=0.5, cut_after=0), Answer(first_delay=1.0))
+        assert await side.ray.ask() == TEXT
+        assert len(side.new) == 2
+        assert side.outcomes == ["won"]
+        assert [event.reason for event in side.ray.observer.of(AttemptFailed)] == [
+            "transport_error"
+        ]
+        assert sorted(e.failures for e in await side.ray.endpoints()) == [0, 0, 1]
+
+
+async def test_a_first_attempt_that_fails_early_is_no_case_for_a_hedge() -> None:
+    """The next endpoint is asked at once, not when the first would have been late."""
+    async with hedging(warm=0, max_connections=64) as side:
+        side.order(*[Answer(first_delay=1.5)] * MIN_SAMPLES)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(MIN_SAMPLES):
+                group.create_task(side.ray.ask())
+        side.order(Status(code=500))
+        assert await side.ray.ask() == TEXT
+        assert len(side.new) == 2
+        assert side.new[1].at - side.new[0].at < 1.0
+        assert side.outcomes == []
+
+
+class Course:
+    """A race between two endpoints that begin when the test says so, on a clock in its hand."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.begin = {FIRST: asyncio.Event(), SECOND: asyncio.Event()}
+        self.opened: list[str] = []
+        urls = (FIRST, SECOND)
+        config = InferenceConfig(endpoints=urls, use_ray=True)
+        self.pool = EndpointPool(urls, clock=self.clock, rest_after=2, random=lambda: 0.5)
+        self._rotation = Rotation(self.pool, config, clock=self.clock, random=lambda: 0.5)
+        self._context = HedgeContext(
+            hedging=Hedging(self.clock, RetryBudget(self.clock)),
+            pool=self.pool,
+            queue=RequestQueue(lambda: None, clock=self.clock),
+            clock=self.clock,
+            observer=RecordingObserver(),
+        )
+
+    @asynccontextmanager
+    async def attempt(self, lease: EndpointLease) -> AsyncIterator[ProviderStream]:
+        await self.begin[lease.url].wait()
+        self.opened.append(lease.url)
+        try:
+            yield ProviderStream(
+                origin=Origin(model="m", engine="e"),
+                endpoint=lease.url,
+                chunks=WholeAnswer((Chunk(text="Hello"), Chunk(finish_reason="stop"))),
+            )
+        finally:
+            self.opened.remove(lease.url)
+
+    async def run(self) -> None:
+        """The winner is the only one that is open while its answer is read."""
+        planned = self._rotation.next(not_after=9)
+        assert planned == PlannedAttempt(url=FIRST, at=0.0)
+        lease = self.pool.acquire(FIRST)
+        assert lease is not None
+        hedge = RayHedge(self._context, question(), rotation=self._rotation, attempt=self.attempt)
+        async with hedge.open(lease, delay=1.0) as stream:
+            assert self.opened == [stream.endpoint]
+        assert self.opened == []
+
+
+async def test_both_may_begin_in_the_same_moment() -> None:
+    """One of them answers; the other one is closed before a word of it is read."""
+    course = Course()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(course.run())
+        await course.clock.advance(1.0)
+        assert [endpoint.in_flight for endpoint in course.pool.statuses()] == [1, 1]
+        for begin in course.begin.values():
+            begin.set()
+
+
+async def test_who_was_overtaken_is_known_to_be_slow() -> None:
+    """By all it had waited; the one that won has no such mark."""
+    course = Course()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(course.run())
+        await course.clock.advance(1.5)
+        course.begin[SECOND].set()
+    times = [endpoint.first_token_seconds for endpoint in course.pool.statuses()]
+    assert times == [1.5, None]
+
+
+async def test_the_second_fails_and_the_first_goes_on() -> None:
+    async with hedging(replicas=3) as side:
+        side.order(Answer(first_delay=1.0), Status(code=500))
+        assert await side.ray.ask() == TEXT
+        assert len(side.new) == 2
+        assert side.outcomes == ["lost"]
+        assert len(side.ray.observer.of(AttemptFailed)) == 1
+
+
+async def test_both_fail_and_the_rotation_goes_on() -> None:
+    async with hedging(replicas=3) as side:
+        side.order(Answer(first_delay=0.5, cut_after=0), Answer(first_delay=1.0, cut_after=0))
+        assert await side.ray.ask() == TEXT
+        assert len(side.new) == 3
+        assert side.ray.attempts.count == 3
+        assert len(side.ray.observer.of(AttemptFailed)) == 2
+        assert await side.in_flight() == 0
+
+
+ODD = Status(code=400, error="invalid_request", detail="too odd")
+
+
+async def test_what_the_second_refuses_the_first_may_answer() -> None:
+    """Its window may be larger; without a hedge nobody would have asked the second."""
+    async with hedging() as side:
+        side.order(Answer(first_delay=1.0), ODD)
+        assert await side.ray.ask() == TEXT
+        assert await side.in_flight() == 0
+
+
+async def test_a_caller_who_leaves_closes_both() -> None:
+    """Both replicas see it at once, and nothing stays counted."""
+    async with hedging() as side:
+        side.order(NEVER, NEVER)
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(side.ray.ask())
+            await eventually(lambda: len(side.new) == 2, seconds=5)
+            left = CLOCK.monotonic()
+            asking.cancel()
+        for received in side.new:
+            await left_at_once(received, left)
+        assert await side.in_flight() == 0
+        assert side.outcomes == ["lost"]
+        side.order()
+        assert await side.ray.ask() == TEXT
+
+
+async def test_a_caller_who_leaves_the_second_ones_answer_closes_it() -> None:
+    async with hedging() as side:
+        side.order(NEVER, Answer(token_delay=0.05))
+        async with side.ray.open() as stream:
+            await anext(stream.chunks)
+            left = CLOCK.monotonic()
+        for received in side.new:
+            await left_at_once(received, left)
+        assert await side.in_flight() == 0
+
+
+async def test_never_more_than_one_hedge_per_request() -> None:
+    """Two slow ones are waited for; a third is not asked."""
+    async with hedging(replicas=3, timeout=1.5) as side:
+        side.order(*[Answer(first_delay=1.0)] * 3)
+        assert await side.ray.ask() == TEXT
+        assert len(side.new) == 2
+
+
+async def test_a_crowd_of_late_requests_is_hedged_in_part_only() -> None:
+    """One in twenty, and one more: the others wait for the endpoint they were sent to."""
+    async with hedging(max_connections=64) as side:
+        side.order(*[Answer(first_delay=0.7)] * 30)
+        async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(side.ray.ask()) for _ in range(20)]
+        assert {task.result() for task in asking} == {TEXT}
+        hedges = len(side.new) - 20
+        assert 1 <= hedges <= 1 + 0.05 * (MIN_SAMPLES + 20)
+        assert len(side.outcomes) == hedges
+
+
+@pytest.mark.parametrize(
+    ("replicas", "settings"),
+    [
+        (2, {"hedge": False}),
+        (2, {"warm": MIN_SAMPLES - 1}),
+        (1, {}),
+        (2, {"max_connections": 1}),
+    ],
+    ids=["off", "not enough seen", "one endpoint", "no connection left"],
+)
+async def test_no_hedge(replicas: int, settings: dict[str, object]) -> None:
+    """Switched off, without experience, without another endpoint, without room: one attempt."""
+    async with hedging(replicas=replicas, **settings) as side:
+        side.order(Answer(first_delay=0.5))
+        assert await side.ray.ask() == TEXT
+        assert len(side.new) == 1
+        assert side.outcomes == []
+
+
+async def test_off_by_default() -> None:
+    """Nothing is sent twice unless the operator asks for it."""
+    async with FakeReplica() as first, FakeReplica() as second:
+        async with ray_harness(first.url, second.url) as ray:
+            for _ in range(MIN_SAMPLES):
+                await ray.ask()
+            first.always = second.always = Answer(first_delay=0.3)
+            assert await ray.ask() == TEXT
+        assert len(first.received) + len(second.received) == MIN_SAMPLES + 1
