@@ -18,7 +18,7 @@ from mongars.testing.recording import RecordingObserver
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from mongars.inference.endpoints.pool import EndpointStatus
+    from mongars.inference.endpoints.status import EndpointStatus
     from mongars.protocol.fold import Fold
 
 

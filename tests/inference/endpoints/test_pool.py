@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from mongars.inference.endpoints.pool import NEVER, EndpointLease, EndpointPool
+from mongars.inference.endpoints.breaker import NEVER
+from mongars.inference.endpoints.pool import EndpointPool
 from mongars.testing.clock import ManualClock
+
+if TYPE_CHECKING:
+    from mongars.inference.endpoints.state import EndpointLease
 
 A, B = "http://a/generate", "http://b/generate"
 
@@ -19,27 +25,27 @@ def pool(clock: ManualClock) -> EndpointPool:
 
 
 def admitted(pool: EndpointPool, url: str = A) -> EndpointLease:
-    lease = pool.acquire(url)
+    lease = pool.leases.acquire(url)
     assert lease is not None
     return lease
 
 
 async def take_down(pool: EndpointPool, clock: ManualClock) -> None:
     lease = admitted(pool)
-    pool.failed(lease, error="endpoint_unreachable", kind="unreachable")
-    pool.release(lease)
+    pool.health.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
+    pool.leases.release(lease)
     await clock.advance(0.001)
 
 
 async def test_a_floor_is_never_lowered(pool: EndpointPool, clock: ManualClock) -> None:
     """A second, shorter `Retry-After` does not undercut the first."""
     first, second = admitted(pool), admitted(pool)
-    assert pool.busy(first, wait=5.0) == 5.0
-    assert pool.busy(second, wait=1.0) == 5.0
+    assert pool.health.record_busy(first, wait=5.0) == 5.0
+    assert pool.health.record_busy(second, wait=1.0) == 5.0
     await clock.advance(4.9)
-    assert pool.acquire(A) is None
+    assert pool.leases.acquire(A) is None
     await clock.advance(0.1)
-    assert pool.acquire(A) is not None
+    assert pool.leases.acquire(A) is not None
 
 
 async def test_a_dead_endpoint_is_skipped_for_longer_each_time(
@@ -49,9 +55,9 @@ async def test_a_dead_endpoint_is_skipped_for_longer_each_time(
     pauses = []
     for _ in range(6):
         await take_down(pool, clock)
-        assert pool.opens_at(A) == NEVER
+        assert pool.selection.available_at(A) == NEVER
         before = clock.monotonic()
-        while pool.opens_at(A) == NEVER:
+        while pool.selection.available_at(A) == NEVER:
             await clock.advance(0.25)
         pauses.append(round(clock.monotonic() - before))
     assert pauses == [5, 10, 20, 30, 30, 30]
@@ -61,9 +67,9 @@ async def test_half_open_admits_exactly_one(pool: EndpointPool, clock: ManualClo
     """Of a hundred requests after the down time, one goes and the rest look elsewhere."""
     await take_down(pool, clock)
     await clock.advance(5.0)
-    leases = [lease for _ in range(100) if (lease := pool.acquire(A))]
+    leases = [lease for _ in range(100) if (lease := pool.leases.acquire(A))]
     assert len(leases) == 1
-    assert leases[0].probe
+    assert leases[0].is_trial
 
 
 async def test_a_probe_that_gives_up_makes_room_for_the_next(
@@ -72,8 +78,8 @@ async def test_a_probe_that_gives_up_makes_room_for_the_next(
     """A caller who leaves while probing does not lock the endpoint for ever."""
     await take_down(pool, clock)
     await clock.advance(5.0)
-    pool.release(admitted(pool))
-    assert pool.acquire(A) is not None
+    pool.leases.release(admitted(pool))
+    assert pool.leases.acquire(A) is not None
 
 
 async def test_the_first_token_of_a_probe_opens_the_endpoint(
@@ -82,17 +88,20 @@ async def test_the_first_token_of_a_probe_opens_the_endpoint(
     """Nobody has to wait for the end of a long answer to know that the endpoint is back."""
     await take_down(pool, clock)
     await clock.advance(5.0)
-    pool.committed(admitted(pool))
-    assert [pool.acquire(A) is not None for _ in range(3)] == [True] * 3
+    pool.health.record_first_token(admitted(pool))
+    assert [pool.leases.acquire(A) is not None for _ in range(3)] == [True] * 3
 
 
 async def test_cut_answers_add_up(pool: EndpointPool, clock: ManualClock) -> None:
     """An endpoint that begins every answer and finishes none goes down all the same."""
     for expected in (False, False, False, False, True):
         lease = admitted(pool)
-        pool.committed(lease)
-        assert pool.failed(lease, error="generation_interrupted", kind="error") is expected
-        pool.release(lease)
+        pool.health.record_first_token(lease)
+        assert (
+            pool.health.record_failure(lease, error="generation_interrupted", kind="error")
+            is expected
+        )
+        pool.leases.release(lease)
         await clock.advance(0.001)
 
 
@@ -100,7 +109,9 @@ async def test_failing_together_counts_once(pool: EndpointPool, clock: ManualClo
     """Ten requests that were under way together when a replica died are one failure."""
     together = [admitted(pool) for _ in range(10)]
     await clock.advance(0.1)
-    assert not any(pool.failed(a, error="inference_failed", kind="error") for a in together)
+    assert not any(
+        pool.health.record_failure(a, error="inference_failed", kind="error") for a in together
+    )
 
 
 async def test_a_complete_answer_forgives(pool: EndpointPool, clock: ManualClock) -> None:
@@ -108,11 +119,11 @@ async def test_a_complete_answer_forgives(pool: EndpointPool, clock: ManualClock
     for outcome in ("fail", "succeed", "succeed", "fail", "succeed", "succeed", "fail"):
         lease = admitted(pool)
         if outcome == "fail":
-            assert not pool.failed(lease, error="inference_failed", kind="error")
+            assert not pool.health.record_failure(lease, error="inference_failed", kind="error")
         else:
-            pool.committed(lease)
-            pool.completed(lease)
-        pool.release(lease)
+            pool.health.record_first_token(lease)
+            pool.health.record_completed(lease)
+        pool.leases.release(lease)
         await clock.advance(0.001)
 
 
@@ -121,17 +132,17 @@ async def test_a_busy_endpoint_rests_when_it_stays_busy(
 ) -> None:
     """Busy once is waited for; busy again and again is skipped, with one probe at a time."""
     first = admitted(pool)
-    pool.busy(first, wait=0.5)
-    pool.release(first)
-    assert pool.opens_at(A) == 0.5
+    pool.health.record_busy(first, wait=0.5)
+    pool.leases.release(first)
+    assert pool.selection.available_at(A) == 0.5
     await clock.advance(0.5)
     second = admitted(pool)
-    assert pool.busy(second, wait=0.1) == 1.0
-    pool.release(second)
-    assert pool.opens_at(A) == NEVER
+    assert pool.health.record_busy(second, wait=0.1) == 1.0
+    pool.leases.release(second)
+    assert pool.selection.available_at(A) == NEVER
     await clock.advance(1.0)
-    assert admitted(pool).probe
-    assert pool.acquire(A) is None
+    assert admitted(pool).is_trial
+    assert pool.leases.acquire(A) is None
 
 
 async def test_the_background_probe_ends_a_down_time_but_no_rest(
@@ -140,14 +151,14 @@ async def test_the_background_probe_ends_a_down_time_but_no_rest(
     """A reachable health route proves that the host is back, not that it has become less busy."""
     await take_down(pool, clock)
     await clock.advance(0.5)
-    assert A in pool.due_probes()
-    assert pool.probed(A, "there")
-    assert admitted(pool, A).probe, "somebody is there: one request finds out who"
+    assert A in pool.probes.due()
+    assert pool.probes.record(A, "reachable")
+    assert admitted(pool, A).is_trial, "somebody is there: one request finds out who"
     resting = admitted(pool, B)
-    pool.busy(resting, wait=30.0)
-    pool.busy(resting, wait=30.0)
-    pool.probed(B, "ready")
-    assert pool.acquire(B) is None
+    pool.health.record_busy(resting, wait=30.0)
+    pool.health.record_busy(resting, wait=30.0)
+    pool.probes.record(B, "ready")
+    assert pool.leases.acquire(B) is None
 
 
 async def test_the_background_probe_keeps_users_away_from_a_dead_host(
@@ -156,9 +167,9 @@ async def test_the_background_probe_keeps_users_away_from_a_dead_host(
     """While the probe finds nothing, no user's request is spent on finding the same."""
     await take_down(pool, clock)
     for _ in range(20):
-        pool.probed(A, "unreachable")
+        pool.probes.record(A, "unreachable")
         await clock.advance(2.0)
-        assert pool.acquire(A) is None
+        assert pool.leases.acquire(A) is None
 
 
 async def test_the_background_probe_does_not_vouch_for_a_silent_endpoint(
@@ -166,21 +177,21 @@ async def test_the_background_probe_does_not_vouch_for_a_silent_endpoint(
 ) -> None:
     """Its health route answers, its model does not: only time, and one request, can tell."""
     lease = admitted(pool)
-    pool.failed(lease, error="deadline_exceeded", kind="timeout")
-    pool.release(lease)
-    assert not pool.probed(A, "ready")
-    assert pool.acquire(A) is None
+    pool.health.record_failure(lease, error="deadline_exceeded", kind="timeout")
+    pool.leases.release(lease)
+    assert not pool.probes.record(A, "ready")
+    assert pool.leases.acquire(A) is None
     await clock.advance(5.0)
-    assert admitted(pool).probe
+    assert admitted(pool).is_trial
 
 
 async def test_probes_keep_their_distance(pool: EndpointPool, clock: ManualClock) -> None:
     """A down endpoint is visited soon, and then every couple of seconds, however often we look."""
-    pool.probed(B, "ready")
+    pool.probes.record(B, "ready")
     await take_down(pool, clock)
     visits = 0
     for _ in range(100):
-        visits += len(pool.due_probes())
+        visits += len(pool.probes.due())
         await clock.advance(0.1)
     assert visits == 5
 
@@ -189,37 +200,37 @@ async def test_an_application_that_is_starting_is_looked_at_more_often(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
     """Nobody should be sent elsewhere for seconds after it has become ready."""
-    pool.probed(B, "ready")
-    pool.probed(A, "unreachable")
-    pool.probed(A, "not_ready")
-    assert pool.statuses()[0].state == "down"
+    pool.probes.record(B, "ready")
+    pool.probes.record(A, "unreachable")
+    pool.probes.record(A, "not_ready")
+    assert pool.control.statuses()[0].state == "down"
     visits = 0
     for _ in range(20):
         await clock.advance(0.1)
-        if A in pool.due_probes():
+        if A in pool.probes.due():
             visits += 1
-            pool.probed(A, "not_ready")
+            pool.probes.record(A, "not_ready")
     assert visits in {3, 4}
-    pool.probed(A, "ready")
-    assert pool.statuses()[0].state == "warming"
-    assert [admitted(pool).probe for _ in range(5)] == [False] * 5, "a crowd may come at once"
+    pool.probes.record(A, "ready")
+    assert pool.control.statuses()[0].state == "warming"
+    assert [admitted(pool).is_trial for _ in range(5)] == [False] * 5, "a crowd may come at once"
 
 
 def test_an_unknown_endpoint_that_is_not_ready_may_say_so_itself(pool: EndpointPool) -> None:
     """At the start, `not ready` is left to the answer with its `Retry-After`; `nothing` is not."""
-    assert not pool.probed(A, "not_ready")
-    assert pool.acquire(A) is not None
-    assert pool.probed(B, "unreachable")
-    assert pool.acquire(B) is None
+    assert not pool.probes.record(A, "not_ready")
+    assert pool.leases.acquire(A) is not None
+    assert pool.probes.record(B, "unreachable")
+    assert pool.leases.acquire(B) is None
 
 
 def test_in_flight_returns_to_zero(pool: EndpointPool) -> None:
     """Every lease that is handed back is counted out."""
     leases = [admitted(pool) for _ in range(5)]
-    assert pool.statuses()[0].in_flight == 5
+    assert pool.control.statuses()[0].in_flight == 5
     for lease in leases:
-        pool.release(lease)
-    assert pool.statuses()[0].in_flight == 0
+        pool.leases.release(lease)
+    assert pool.control.statuses()[0].in_flight == 0
 
 
 async def test_an_endpoint_that_speaks_to_others_is_not_silent(
@@ -228,17 +239,17 @@ async def test_an_endpoint_that_speaks_to_others_is_not_silent(
     """It was too busy to begin one answer in time; that is no reason to leave it altogether."""
     waiting, lucky = admitted(pool), admitted(pool)
     await clock.advance(3)
-    pool.committed(lucky)
+    pool.health.record_first_token(lucky)
     await clock.advance(3)
-    limit = pool.statuses()[0].limit
-    assert not pool.failed(waiting, error="deadline_exceeded", kind="timeout")
-    assert pool.statuses()[0].state == "up"
-    assert pool.statuses()[0].limit < limit
+    limit = pool.control.statuses()[0].limit
+    assert not pool.health.record_failure(waiting, error="deadline_exceeded", kind="timeout")
+    assert pool.control.statuses()[0].state == "up"
+    assert pool.control.statuses()[0].limit < limit
     await clock.advance(0.1)
     unheard = admitted(pool)
     await clock.advance(6)
-    assert pool.failed(unheard, error="deadline_exceeded", kind="timeout")
-    assert pool.statuses()[0].state == "down"
+    assert pool.health.record_failure(unheard, error="deadline_exceeded", kind="timeout")
+    assert pool.control.statuses()[0].state == "down"
 
 
 async def test_an_endpoint_that_is_back_is_used_at_once(
@@ -248,14 +259,14 @@ async def test_an_endpoint_that_is_back_is_used_at_once(
     busy = [admitted(pool, B) for _ in range(6)]
     await clock.advance(0.002)
     for lease in busy:
-        pool.committed(lease)
+        pool.health.record_first_token(lease)
     cut = admitted(pool)
     await clock.advance(0.3)
-    pool.failed(cut, error="generation_interrupted", kind="unreachable")
-    pool.release(cut)
+    pool.health.record_failure(cut, error="generation_interrupted", kind="unreachable")
+    pool.leases.release(cut)
     await clock.advance(3.0)
-    pool.probed(A, "ready")
-    assert pool.choose([A, B]) == A
+    pool.probes.record(A, "ready")
+    assert pool.selection.choose([A, B]) == A
 
 
 async def test_one_failure_does_not_keep_a_fast_endpoint_out_for_long(
@@ -265,18 +276,18 @@ async def test_one_failure_does_not_keep_a_fast_endpoint_out_for_long(
     for url in (A, B):
         lease = admitted(pool, url)
         await clock.advance(0.002)
-        pool.committed(lease)
-        pool.release(lease)
+        pool.health.record_first_token(lease)
+        pool.leases.release(lease)
     failed = admitted(pool)
-    pool.failed(failed, error="inference_failed", kind="error")
-    pool.release(failed)
-    assert pool.choose([A, B]) == B
+    pool.health.record_failure(failed, error="inference_failed", kind="error")
+    pool.leases.release(failed)
+    assert pool.selection.choose([A, B]) == B
     await clock.advance(15.0)
     busy = [admitted(pool, B) for _ in range(6)]
     await clock.advance(0.002)
     for lease in busy:
-        pool.committed(lease)
-    assert pool.choose([A, B]) == A
+        pool.health.record_first_token(lease)
+    assert pool.selection.choose([A, B]) == A
 
 
 async def test_what_was_sent_before_a_reset_says_nothing(
@@ -285,10 +296,12 @@ async def test_what_was_sent_before_a_reset_says_nothing(
     """The operator has mended it; requests that still fail from before do not close it again."""
     before = [admitted(pool) for _ in range(6)]
     await clock.advance(1.0)
-    pool.reset("ray-1")
+    pool.control.reset("ray-1")
     for lease in before[:5]:
-        assert pool.failed(lease, error="inference_failed", kind="unreachable") is False
-        pool.release(lease)
-    pool.busy(before[5], wait=30.0)
-    pool.release(before[5])
-    assert pool.acquire(A) is not None
+        assert (
+            pool.health.record_failure(lease, error="inference_failed", kind="unreachable") is False
+        )
+        pool.leases.release(lease)
+    pool.health.record_busy(before[5], wait=30.0)
+    pool.leases.release(before[5])
+    assert pool.leases.acquire(A) is not None

@@ -17,7 +17,7 @@ class Way:
         self.clock = ManualClock()
         config = InferenceConfig(endpoints=urls, use_ray=True, max_scale_cycles=cycles)
         self.pool = EndpointPool(urls, clock=self.clock, rest_after=cycles, random=lambda: 0.0)
-        self.rotation = Rotation(self.pool, config, clock=self.clock, random=lambda: 0.5)
+        self.rotation = Rotation(self.pool.selection, config, clock=self.clock, random=lambda: 0.5)
 
     async def planned(self, *, not_after: float = 60.0) -> PlannedAttempt | None:
         planned = self.rotation.next(not_after=not_after)
@@ -28,10 +28,10 @@ class Way:
 
     def busy(self, planned: PlannedAttempt | None, *, wait: float) -> None:
         assert planned is not None
-        lease = self.pool.acquire(planned.url)
+        lease = self.pool.leases.acquire(planned.url)
         assert lease is not None
-        self.pool.busy(lease, wait=wait)
-        self.pool.release(lease)
+        self.pool.health.record_busy(lease, wait=wait)
+        self.pool.leases.release(lease)
         self.rotation.record_failure(planned.url, "busy")
 
 
@@ -100,9 +100,9 @@ async def test_a_server_error_may_be_tried_again_after_a_pause() -> None:
 async def test_a_down_endpoint_is_neither_tried_nor_waited_for() -> None:
     """With one of two endpoints down, requests go straight to the other."""
     way = Way(A, B)
-    lease = way.pool.acquire(A)
+    lease = way.pool.leases.acquire(A)
     assert lease is not None
-    way.pool.failed(lease, error="endpoint_unreachable", kind="unreachable")
+    way.pool.health.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
     planned = await way.planned()
     assert planned == PlannedAttempt(url=B, at=0.0)
 
@@ -126,9 +126,9 @@ async def test_no_second_attempt_where_there_is_no_room() -> None:
     """Full, busy and drained endpoints are not bothered for somebody's convenience."""
     way = Way(A, B, C)
     assert await way.planned() == PlannedAttempt(url=A, at=0.0)
-    leases = [way.pool.acquire(B) for _ in range(8)]
+    leases = [way.pool.leases.acquire(B) for _ in range(8)]
     assert None not in leases
-    way.pool.drain("ray-3")
+    way.pool.control.drain("ray-3")
     assert way.rotation.second_endpoint() is None
-    way.pool.reset("ray-3")
+    way.pool.control.reset("ray-3")
     assert way.rotation.second_endpoint() == C

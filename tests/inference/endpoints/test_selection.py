@@ -5,14 +5,18 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mongars.inference.endpoints.aimd_limit import ConcurrencyLimit
 from mongars.inference.endpoints.latency import DECAY_SECONDS, PeakEwma
-from mongars.inference.endpoints.pool import EndpointLease, EndpointPool
+from mongars.inference.endpoints.pool import EndpointPool
 from mongars.inference.retry.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, SHARE, RetryBudget
 from mongars.testing.clock import ManualClock
+
+if TYPE_CHECKING:
+    from mongars.inference.endpoints.state import EndpointLease
 
 A, B, C = "http://a/generate", "http://b/generate", "http://c/generate"
 PER_SECOND = 20
@@ -45,13 +49,13 @@ class Traffic:
 
     def _send(self, session: str | None) -> str:
         now = self.clock.monotonic()
-        able = [url for url in self.seconds if self.pool.opens_at(url) <= now]
-        url = self.pool.choose(able, session_id=session)
-        lease = self.pool.acquire(url)
+        able = [url for url in self.seconds if self.pool.selection.available_at(url) <= now]
+        url = self.pool.selection.choose(able, session_id=session)
+        lease = self.pool.leases.acquire(url)
         assert lease is not None
         if url in self.refusing:
-            self.pool.failed(lease, error="inference_failed", kind="error")
-            self.pool.release(lease)
+            self.pool.health.record_failure(lease, error="inference_failed", kind="error")
+            self.pool.leases.release(lease)
         else:
             self._plan(lease, now + self.seconds[url], first=True)
         return url
@@ -64,11 +68,11 @@ class Traffic:
         while self._due and self._due[0][0] <= self.clock.monotonic():
             at, _, lease, first = heapq.heappop(self._due)
             if first:
-                self.pool.committed(lease)
+                self.pool.health.record_first_token(lease)
                 self._plan(lease, at + 9 * self.seconds[lease.url], first=False)
             else:
-                self.pool.completed(lease)
-                self.pool.release(lease)
+                self.pool.health.record_completed(lease)
+                self.pool.leases.release(lease)
 
 
 async def test_equal_endpoints_share_the_load() -> None:
@@ -134,10 +138,10 @@ async def test_sessions_spread_over_the_endpoints() -> None:
 async def test_an_endpoint_that_was_down_gets_its_load_back_slowly() -> None:
     traffic = Traffic({A: 0.1, B: 0.1})
     await traffic.run(5)
-    lease = traffic.pool.acquire(B)
+    lease = traffic.pool.leases.acquire(B)
     assert lease is not None
-    traffic.pool.failed(lease, error="endpoint_unreachable", kind="unreachable")
-    traffic.pool.release(lease)
+    traffic.pool.health.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
+    traffic.pool.leases.release(lease)
     await traffic.run(6)
     soon, later = await traffic.run(2), await traffic.run(20)
     assert 0 < soon[B] / soon.total() < 0.4 < later[B] / later.total()
@@ -150,22 +154,22 @@ async def test_when_nobody_else_can_answer_a_pool_that_is_mostly_down_is_tried()
             (A, B, C), clock=clock, rest_after=2, random=lambda: 0.5, sole_provider=hope
         )
         for url in (A, B, C):
-            lease = pool.acquire(url)
+            lease = pool.leases.acquire(url)
             assert lease is not None
-            pool.failed(lease, error="endpoint_unreachable", kind="unreachable")
-            pool.release(lease)
-        assert sum(pool.acquire(url) is not None for url in (A, B, C)) == expected
+            pool.health.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
+            pool.leases.release(lease)
+        assert sum(pool.leases.acquire(url) is not None for url in (A, B, C)) == expected
 
 
 async def test_a_drained_endpoint_gets_nothing_until_it_is_reset() -> None:
     traffic = Traffic({A: 0.1, B: 0.1})
-    assert traffic.pool.drain("ray-2")
+    assert traffic.pool.control.drain("ray-2")
     assert set(await traffic.run(5)) == {A}
-    assert traffic.pool.statuses()[1].state == "drained"
-    assert traffic.pool.reset("ray-2")
+    assert traffic.pool.control.statuses()[1].state == "drained"
+    assert traffic.pool.control.reset("ray-2")
     assert (await traffic.run(5))[B] > 0
-    assert not traffic.pool.drain("ray-3")
-    assert not traffic.pool.reset("")
+    assert not traffic.pool.control.drain("ray-3")
+    assert not traffic.pool.control.reset("")
 
 
 @pytest.mark.parametrize("seconds", [0.0, DECAY_SECONDS, 3 * DECAY_SECONDS])
@@ -182,15 +186,15 @@ def test_latency_jumps_up_and_fades(seconds: float) -> None:
 def test_the_limit_follows_refusals() -> None:
     limit = ConcurrencyLimit(64)
     for _ in range(100):
-        limit.succeeded(1)
+        limit.increase(1)
     assert limit.value == 64, "unused room says nothing"
-    limit.refused()
+    limit.decrease()
     assert limit.value == 44
     for _ in range(44):
-        limit.succeeded(limit.value)
+        limit.increase(limit.value)
     assert limit.value in {44, 45}, "one more after as many answers"
     for _ in range(50):
-        limit.refused()
+        limit.decrease()
     assert limit.value == 1
 
 
@@ -217,28 +221,28 @@ async def test_a_client_with_few_requests_may_retry() -> None:
 
 async def test_refusals_that_come_together_count_once() -> None:
     clock = ManualClock()
-    pool = EndpointPool((A,), clock=clock, rest_after=99, random=lambda: 0.5, maximum=48)
-    leases = [pool.acquire(A) for _ in range(40)]
+    pool = EndpointPool((A,), clock=clock, rest_after=99, random=lambda: 0.5, max_requests=48)
+    leases = [pool.leases.acquire(A) for _ in range(40)]
     await clock.advance(0.1)
     for lease in leases[:10]:
         assert lease is not None
-        pool.busy(lease, wait=0.0)
-    assert pool.statuses()[0].limit == 33
+        pool.health.record_busy(lease, wait=0.0)
+    assert pool.control.statuses()[0].limit == 33
 
 
 async def test_an_endpoint_that_may_be_tested_makes_room_for_one() -> None:
     """Else nobody would ever be let through to test it while the others are full."""
     clock = ManualClock()
-    pool = EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 1.0, maximum=16)
-    lease = pool.acquire(B)
+    pool = EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 1.0, max_requests=16)
+    lease = pool.leases.acquire(B)
     assert lease is not None
-    pool.failed(lease, error="endpoint_unreachable", kind="unreachable")
-    pool.release(lease)
-    assert pool.capacity == 8
-    pool.probed(B, "there")
-    assert pool.capacity == 9
-    assert pool.acquire(B) is not None
-    assert pool.capacity == 9, "the test itself; nobody else meanwhile"
+    pool.health.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
+    pool.leases.release(lease)
+    assert pool.selection.capacity == 8
+    pool.probes.record(B, "reachable")
+    assert pool.selection.capacity == 9
+    assert pool.leases.acquire(B) is not None
+    assert pool.selection.capacity == 9, "the test itself; nobody else meanwhile"
 
 
 def test_a_wait_that_was_given_up_only_ever_raises_the_average() -> None:
@@ -256,20 +260,20 @@ async def test_who_was_overtaken_is_not_preferred_next() -> None:
     clock = ManualClock()
     pool = EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 0.0)
     for url in (A, B):
-        lease = pool.acquire(url)
+        lease = pool.leases.acquire(url)
         assert lease is not None
         await clock.advance(0.2)
-        pool.committed(lease)
-        pool.completed(lease)
-        pool.release(lease)
-    assert pool.choose((A, B)) == A
-    slow = pool.acquire(A)
+        pool.health.record_first_token(lease)
+        pool.health.record_completed(lease)
+        pool.leases.release(lease)
+    assert pool.selection.choose((A, B)) == A
+    slow = pool.leases.acquire(A)
     assert slow is not None
-    before = pool.statuses()[0]
+    before = pool.control.statuses()[0]
     await clock.advance(0.5)
-    pool.overtaken(slow)
-    pool.release(slow)
-    assert pool.choose((A, B)) == B
-    after = pool.statuses()[0]
+    pool.health.record_overtaken(slow)
+    pool.leases.release(slow)
+    assert pool.selection.choose((A, B)) == B
+    after = pool.control.statuses()[0]
     assert (after.state, after.failures, after.limit) == ("up", 0, before.limit)
     assert (after.first_token_seconds, after.in_flight) == (0.5, 0)

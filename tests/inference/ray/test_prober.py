@@ -8,7 +8,7 @@ from mongars.core.clock import SystemClock
 from mongars.core.errors import AllProvidersFailed
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
-from mongars.inference.endpoints.pool import FRESH_SECONDS
+from mongars.inference.endpoints.probes import FRESH_SECONDS
 from mongars.inference.events import EndpointChanged
 from mongars.inference.ray.prober import readiness_url
 from mongars.testing.clock import ManualClock

@@ -13,7 +13,7 @@ from ray_harness import RayHarness, ray_harness
 from mongars.core.clock import SystemClock
 from mongars.core.generation import Chunk, Origin
 from mongars.inference.config import InferenceConfig
-from mongars.inference.endpoints.pool import EndpointLease, EndpointPool
+from mongars.inference.endpoints.pool import EndpointPool
 from mongars.inference.endpoints.rotation import PlannedAttempt, Rotation
 from mongars.inference.events import AttemptFailed, Hedged
 from mongars.inference.provider import ProviderStream
@@ -32,6 +32,7 @@ from support import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from mongars.inference.endpoints.state import EndpointLease
     from mongars.testing.fake_server import Received
 
 AT_ONCE = 0.2
@@ -170,7 +171,7 @@ class Course:
         urls = (FIRST, SECOND)
         config = InferenceConfig(endpoints=urls, use_ray=True)
         self.pool = EndpointPool(urls, clock=self.clock, rest_after=2, random=lambda: 0.5)
-        self._rotation = Rotation(self.pool, config, clock=self.clock, random=lambda: 0.5)
+        self._rotation = Rotation(self.pool.selection, config, clock=self.clock, random=lambda: 0.5)
         self._context = HedgeContext(
             hedging=Hedging(self.clock, RetryBudget(self.clock)),
             pool=self.pool,
@@ -196,7 +197,7 @@ class Course:
         """The winner is the only one that is open while its answer is read."""
         planned = self._rotation.next(not_after=9)
         assert planned == PlannedAttempt(url=FIRST, at=0.0)
-        lease = self.pool.acquire(FIRST)
+        lease = self.pool.leases.acquire(FIRST)
         assert lease is not None
         hedge = RayHedge(self._context, question(), rotation=self._rotation, attempt=self.attempt)
         async with hedge.open(lease, delay=1.0) as stream:
@@ -210,7 +211,7 @@ async def test_both_may_begin_in_the_same_moment() -> None:
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         group.create_task(course.run())
         await course.clock.advance(1.0)
-        assert [endpoint.in_flight for endpoint in course.pool.statuses()] == [1, 1]
+        assert [endpoint.in_flight for endpoint in course.pool.control.statuses()] == [1, 1]
         for begin in course.begin.values():
             begin.set()
 
@@ -222,7 +223,7 @@ async def test_who_was_overtaken_is_known_to_be_slow() -> None:
         group.create_task(course.run())
         await course.clock.advance(1.5)
         course.begin[SECOND].set()
-    times = [endpoint.first_token_seconds for endpoint in course.pool.statuses()]
+    times = [endpoint.first_token_seconds for endpoint in course.pool.control.statuses()]
     assert times == [1.5, None]
 
 

@@ -1,22 +1,22 @@
-"""A circuit breaker for one endpoint: the states, and the only ways between them.
+"""A circuit breaker for one endpoint: its states and the only transitions between them.
 
-| state       | signal      | next        | because                                               |
-|-------------|-------------|-------------|-------------------------------------------------------|
-| `closed`    | `tripped`   | `open`      | it failed too often, or in a way that leaves no doubt |
-| `open`      | `leased`    | `half_open` | its time is over, or a background probe vouched for it |
-| `open`      | `restored`  | `closed`    | a background probe found it ready; more follow slowly |
-| `half_open` | `succeeded` | `closed`    | the first token came; more follow slowly              |
-| `half_open` | `failed`    | `open`      | for twice as long                                     |
-| `half_open` | `lost`      | `open`      | the one request that tested it left without a result |
+| state       | signal            | next        | when                                                    |
+|-------------|-------------------|-------------|---------------------------------------------------------|
+| `closed`    | `tripped`         | `open`      | too many failures, or one that opens it at once         |
+| `open`      | `trial_started`   | `half_open` | the open time is over, or a probe ended it early        |
+| `open`      | `restored`        | `closed`    | a probe found the endpoint ready; load grows slowly     |
+| `half_open` | `trial_succeeded` | `closed`    | the trial request got its first token; load grows slowly |
+| `half_open` | `trial_failed`    | `open`      | for twice as long                                       |
+| `half_open` | `trial_lost`      | `open`      | the trial request ended without a result                |
 
-Everything else leaves the state as it is. Requests that were begun before a failure was counted do not
-repeat it: ten requests failing together are one failure, not ten, and an answer that was begun
-before the breaker opened says nothing about now.
+All other signals leave the state unchanged. Failures of requests that were sent before the last
+counted failure are not counted: ten requests that fail together are one failure. A request sent
+before the breaker opened neither closes nor reopens it.
 
-The outcome of a stream counts at its end: an endpoint that begins every answer and finishes none
-opens. Thresholds follow Envoy's outlier detection (5 in a row) and the usual failure rate over a
-window; times double with *equal jitter* (half fixed, half random; AWS Architecture Blog, "Exponential
-Backoff And Jitter").
+A streamed answer counts as a success at its end, not at its first token: an endpoint that starts every
+answer and completes none opens its breaker. Thresholds follow Envoy's outlier detection (5 in a row) and
+the usual failure rate over a window. Open times double with *equal jitter*: half fixed, half random (AWS
+Architecture Blog, "Exponential Backoff And Jitter").
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 State = Literal["closed", "open", "half_open"]
-Signal = Literal["tripped", "leased", "restored", "succeeded", "failed", "lost"]
+Signal = Literal[
+    "tripped", "trial_started", "restored", "trial_succeeded", "trial_failed", "trial_lost"
+]
 
 TRANSITIONS: dict[tuple[State, Signal], State] = {
     ("closed", "tripped"): "open",
-    ("open", "leased"): "half_open",
+    ("open", "trial_started"): "half_open",
     ("open", "restored"): "closed",
-    ("half_open", "succeeded"): "closed",
-    ("half_open", "failed"): "open",
-    ("half_open", "lost"): "open",
+    ("half_open", "trial_succeeded"): "closed",
+    ("half_open", "trial_failed"): "open",
+    ("half_open", "trial_lost"): "open",
 }
 
 CONSECUTIVE_FAILURES = 5
@@ -46,9 +48,9 @@ WINDOW_MIN_REQUESTS = 5
 FAILURE_RATE = 0.5
 INITIAL_OPEN_SECONDS = 5.0
 MAX_OPEN_SECONDS = 30.0
-"""Bounds the time to recovery of an endpoint that no probe can vouch for (ADR 0013)."""
+"""Bounds the time to recovery of an endpoint that a probe cannot restore (ADR 0013)."""
 LEASE_SECONDS = 60.0
-"""A test that says nothing for so long is taken for lost."""
+"""A trial request without a result after this time counts as lost."""
 SLOW_START_SECONDS = 10.0
 SLOW_START_FROM = 0.1
 
@@ -64,9 +66,9 @@ class Breaker:
         self._outcomes: deque[tuple[float, bool]] = deque()
         self._in_a_row = 0
         self._trips = 0
-        self._judged_at = -math.inf
+        self._counted_at = -math.inf
         self._open_until = -math.inf
-        self._lease: tuple[object, float] | None = None
+        self._trial: tuple[object, float] | None = None
         self._closed_at = -math.inf
 
     @property
@@ -74,100 +76,102 @@ class Breaker:
         """Failures in a row."""
         return self._in_a_row
 
-    def opens_at(self, now: float) -> float:
-        """A moment that is past when a request may go now; `NEVER` while it may not.
+    def available_at(self, now: float) -> float:
+        """A past time if a request may be sent now, else `NEVER`.
 
-        Nobody waits for an open breaker, so it never names a moment to come.
+        It is never a future time, because requests do not wait for an open breaker.
         """
-        self._end_stale_lease(now)
+        self._end_lost_trial(now)
         if self.state == "closed":
             return -math.inf
         return NEVER if self.state == "half_open" or self._open_until > now else self._open_until
 
-    def open_for(self, now: float) -> float:
-        """Seconds until it may be tested; 0 when it is not open."""
+    def seconds_to_trial(self, now: float) -> float:
+        """Seconds until a trial request may be sent; 0 when the breaker is closed."""
         return 0.0 if self.state == "closed" else max(0.0, self._open_until - now)
 
-    def share(self, now: float) -> float:
-        """The part of its usual load it should get: less after it was open, growing to 1."""
+    def load_share(self, now: float) -> float:
+        """The part of its usual load to send, 0 to 1: it grows after the breaker has closed."""
         grown = (now - self._closed_at) / SLOW_START_SECONDS
         return min(1.0, SLOW_START_FROM + (1 - SLOW_START_FROM) * grown)
 
-    def leave(self, ticket: object, now: float) -> bool:
-        """A request goes out, after `opens_at` said that it may; whether it is the test."""
+    def start_trial(self, ticket: object, now: float) -> bool:
+        """A request is sent after `available_at` allowed it; returns whether it is the trial."""
         if self.state == "closed":
             return False
-        self._move("leased")
-        self._lease = (ticket, now)
+        self._move("trial_started")
+        self._trial = (ticket, now)
         return True
 
-    def began(self, ticket: object, now: float) -> None:
-        """Its first token came: that ends a test."""
-        if self._holds(ticket):
-            self._lease = None
-            self._close("succeeded", now)
+    def record_first_token(self, ticket: object, now: float) -> None:
+        """The request of that ticket got its first token, which ends a trial."""
+        if self._is_trial(ticket):
+            self._trial = None
+            self._close("trial_succeeded", now)
 
-    def finished(self, now: float) -> None:
-        """A stream came to its end."""
+    def record_completed(self, now: float) -> None:
+        """An answer has completed."""
         self._note(now, ok=True)
         if self.state == "closed":
             self._in_a_row = self._trips = 0
 
-    def failed(self, ticket: object, sent_at: float, now: float, *, decisive: bool) -> bool:
-        """A request failed, before or after its first token; whether that opened it."""
-        if self._holds(ticket):
-            self._lease = None
-            self._judged_at = now
-            self._open("failed", now)
+    def record_failure(self, ticket: object, sent_at: float, now: float, *, decisive: bool) -> bool:
+        """A request failed, before or after its first token. Returns whether the breaker opened.
+
+        `decisive`: this failure opens it at once.
+        """
+        if self._is_trial(ticket):
+            self._trial = None
+            self._counted_at = now
+            self._open("trial_failed", now)
             return True
-        if self.state != "closed" or not self.is_news(sent_at):
+        if self.state != "closed" or not self.is_new(sent_at):
             return False
-        self._judged_at = now
+        self._counted_at = now
         self._in_a_row += 1
         self._note(now, ok=False)
-        if not (decisive or self._in_a_row >= CONSECUTIVE_FAILURES or self._failing()):
+        if not (decisive or self._in_a_row >= CONSECUTIVE_FAILURES or self._rate_exceeded()):
             return False
         self._open("tripped", now)
         return True
 
-    def is_news(self, sent_at: float) -> bool:
-        """Whether a failure of a request sent then says more than the last failure did."""
-        return sent_at >= self._judged_at
+    def is_new(self, sent_at: float) -> bool:
+        """Whether a failure of a request sent at that time counts beside the last counted one."""
+        return sent_at >= self._counted_at
 
     def trip(self, now: float) -> None:
-        """Open at once, or stay open at least until the first open time is over."""
+        """Open it, or keep it open for at least `INITIAL_OPEN_SECONDS` from now."""
         if self.state == "closed":
-            self._judged_at = now
+            self._counted_at = now
             self._open("tripped", now)
         self._open_until = max(self._open_until, now + INITIAL_OPEN_SECONDS)
 
-    def busy(self) -> None:
-        """It answered that it is busy: it is there, but that is neither success nor failure."""
+    def record_busy(self) -> None:
+        """The endpoint was busy: neither a success nor a failure, but it ends a row of failures."""
         self._in_a_row = 0
 
-    def released(self, ticket: object) -> None:
-        """The request is over; if it was the test and gave no verdict, the next one may be it."""
-        if self._holds(ticket):
-            self._lease = None
-            self._move("lost")
+    def release(self, ticket: object) -> None:
+        """The request has ended; if it was the trial and had no result, another trial may follow."""
+        if self._is_trial(ticket):
+            self._trial = None
+            self._move("trial_lost")
 
-    def restored(self, now: float) -> None:
-        """A background probe found it ready, and that is what it had failed for."""
-        if self.state == "open":
+    def record_probe(self, now: float, *, ready: bool) -> None:
+        """A background probe succeeded: close it if the endpoint is ready, else allow a trial."""
+        if self.state != "open":
+            return
+        if ready:
             self._close("restored", now)
-
-    def vouched(self, now: float) -> None:
-        """A background probe says that somebody is there: let one request find out."""
-        if self.state == "open":
+        else:
             self._open_until = min(self._open_until, now)
 
-    def _holds(self, ticket: object) -> bool:
-        return self._lease is not None and self._lease[0] is ticket
+    def _is_trial(self, ticket: object) -> bool:
+        return self._trial is not None and self._trial[0] is ticket
 
-    def _end_stale_lease(self, now: float) -> None:
-        if self._lease is not None and now - self._lease[1] > LEASE_SECONDS:
-            self._lease = None
-            self._move("lost")
+    def _end_lost_trial(self, now: float) -> None:
+        if self._trial is not None and now - self._trial[1] > LEASE_SECONDS:
+            self._trial = None
+            self._move("trial_lost")
 
     def _close(self, signal: Signal, now: float) -> None:
         self._move(signal)
@@ -189,8 +193,7 @@ class Breaker:
         while self._outcomes[0][0] < now - WINDOW_SECONDS:
             self._outcomes.popleft()
 
-    def _failing(self) -> bool:
+    def _rate_exceeded(self) -> bool:
         failed = sum(not ok for _, ok in self._outcomes)
-        return len(self._outcomes) >= WINDOW_MIN_REQUESTS and failed >= FAILURE_RATE * len(
-            self._outcomes
-        )
+        requests = len(self._outcomes)
+        return requests >= WINDOW_MIN_REQUESTS and failed >= FAILURE_RATE * requests

@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from mongars.core.generation import GenerationRequest
     from mongars.core.observe import Observer
     from mongars.inference.config import InferenceConfig
-    from mongars.inference.endpoints.pool import EndpointLease, EndpointPool, FailureKind
+    from mongars.inference.endpoints.health import FailureKind
+    from mongars.inference.endpoints.pool import EndpointPool
+    from mongars.inference.endpoints.state import EndpointLease
     from mongars.inference.http.pool import HttpPool
     from mongars.inference.provider import Attempts
     from mongars.inference.ray.hedge import HedgeContext
@@ -108,7 +110,7 @@ class RayCall:
         self._deadline = deadline
         self._attempts = attempts
         self._rotation = Rotation(
-            context.pool,
+            context.pool.selection,
             context.config,
             clock=context.clock,
             random=context.random,
@@ -136,11 +138,11 @@ class RayCall:
         while (planned := self._rotation.next(not_after=latest)) is not None:
             while (wait := planned.at - self._clock.monotonic()) > 0:
                 await self._clock.sleep(wait)
-            lease = self._pool.acquire(planned.url)
+            lease = self._pool.leases.acquire(planned.url)
             if lease is None:
                 continue  # somebody else's answer closed it meanwhile
             if not self._may_send(last):
-                self._pool.release(lease)
+                self._pool.leases.release(lease)
                 break
             self._rotation.record_sent()
             try:
@@ -186,8 +188,10 @@ class RayCall:
             async with self._exchange.open(lease.url, commit_by) as started:
                 started_at = self._clock.monotonic()
                 if self._context.hedge is not None:
-                    self._context.hedge.hedging.waited(started_at - lease.at)
-                if self._pool.committed(lease, adapter_version=started.origin.adapter_version):
+                    self._context.hedge.hedging.waited(started_at - lease.acquired_at)
+                if self._pool.health.record_first_token(
+                    lease, adapter_version=started.origin.adapter_version
+                ):
                     self._report_state(lease, "reachable")
                 try:
                     yield ProviderStream(
@@ -204,7 +208,7 @@ class RayCall:
             )
             raise
         finally:
-            self._pool.release(lease)
+            self._pool.leases.release(lease)
 
     def _report_started(self, lease: EndpointLease) -> _Label:
         endpoint, path = split_label(lease.url)
@@ -245,7 +249,7 @@ class RayCall:
         if wait is None:
             wait = self._rotation.delay(self._busy[lease.url])
         self._busy[lease.url] += 1
-        delay = self._pool.busy(lease, wait=wait)
+        delay = self._pool.health.record_busy(lease, wait=wait)
         self._observer.observe(
             ScalingSeen(**label, status_code=failure.status, delay_seconds=round(delay, 3))
         )
@@ -261,7 +265,7 @@ class RayCall:
         return True
 
     def _record_failure(self, lease: EndpointLease, error: str, kind: FailureKind) -> None:
-        if self._pool.failed(lease, error=error, kind=kind):
+        if self._pool.health.record_failure(lease, error=error, kind=kind):
             self._report_state(lease, "down")
 
     def _report_state(self, lease: EndpointLease, state: Literal["down", "reachable"]) -> None:
@@ -272,12 +276,12 @@ class RayCall:
         self, lease: EndpointLease, label: _Label, started: StartedAnswer, *, started_at: float
     ) -> None:
         if started.chunks.state == "complete":
-            self._pool.completed(lease)
+            self._pool.health.record_completed(lease)
             self._observer.observe(
                 AttemptSucceeded(
                     **label,
-                    first_token_seconds=started_at - lease.at,
-                    seconds=self._clock.monotonic() - lease.at,
+                    first_token_seconds=started_at - lease.acquired_at,
+                    seconds=self._clock.monotonic() - lease.acquired_at,
                 )
             )
         elif started.chunks.state == "cut":
@@ -289,7 +293,7 @@ class RayCall:
                 )
 
     def _final_error(self, last: AttemptError | None) -> WorldError:
-        wait = self._pool.soonest()
+        wait = self._pool.control.retry_after()
         if last is None:
             self._report_skipped()
         if last is None and wait is None:
@@ -301,7 +305,7 @@ class RayCall:
         return last.error
 
     def _report_skipped(self) -> None:
-        for status in self._pool.statuses():
+        for status in self._pool.control.statuses():
             endpoint, path = split_label(status.url)
             self._observer.observe(
                 AttemptSkipped(

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
     from mongars.core.generation import GenerationRequest
     from mongars.core.observe import Observer
-    from mongars.inference.endpoints.pool import EndpointLease, EndpointPool
+    from mongars.inference.endpoints.pool import EndpointPool
     from mongars.inference.endpoints.rotation import Rotation
+    from mongars.inference.endpoints.state import EndpointLease
     from mongars.inference.request_queue import RequestQueue
     from mongars.inference.retry.hedging import Hedging
 
@@ -129,7 +130,7 @@ class RayHedge:
                 yield None
                 return
             self._rotation.record_hedge(url)
-            yield self._context.pool.acquire(url)
+            yield self._context.pool.leases.acquire(url)
 
     async def _winner(
         self, first: asyncio.Task[None], second: asyncio.Task[None]
@@ -150,9 +151,9 @@ class RayHedge:
         for attempt in (self._first, self._second):
             if attempt.lease is None or attempt.outcome is not None:
                 continue
-            self._context.pool.overtaken(attempt.lease)
+            self._context.pool.health.record_overtaken(attempt.lease)
             if attempt is self._first:
-                waited = self._context.clock.monotonic() - attempt.lease.at
+                waited = self._context.clock.monotonic() - attempt.lease.acquired_at
                 self._context.hedging.waited(waited)
 
     def _report(self, *, won: bool, delay: float) -> None:

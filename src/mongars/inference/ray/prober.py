@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
     from mongars.core.observe import Observer
     from mongars.inference.config import InferenceConfig
-    from mongars.inference.endpoints.pool import EndpointPool, Probe
+    from mongars.inference.endpoints.pool import EndpointPool
+    from mongars.inference.endpoints.probes import ProbeResult
     from mongars.inference.http.pool import HttpPool
 
 PROBE_CYCLE_SECONDS = 0.5
@@ -49,7 +50,7 @@ class Prober:
     async def run(self, looked: Callable[[], None]) -> NoReturn:
         """Probe whatever is due, until cancelled; `looked` is told after each round."""
         while True:
-            await self.visit(self._pool.due_probes())
+            await self.visit(self._pool.probes.due())
             looked()
             await self._clock.sleep(PROBE_CYCLE_SECONDS * (0.8 + 0.4 * self._random()))
 
@@ -61,18 +62,18 @@ class Prober:
 
     async def _probe(self, url: str) -> None:
         found, detail = await self._look(readiness_url(url))
-        if self._pool.probed(url, found, error=detail):
+        if self._pool.probes.record(url, found, error=detail):
             host, path = split_label(url)
             self._observer.observe(
                 EndpointChanged(
                     endpoint=host,
                     path=path,
-                    state="reachable" if found in {"ready", "there"} else "down",
+                    state="reachable" if found in {"ready", "reachable"} else "down",
                     detail=detail,
                 )
             )
 
-    async def _look(self, url: str) -> tuple[Probe, str | None]:
+    async def _look(self, url: str) -> tuple[ProbeResult, str | None]:
         """What was found, and why nothing was."""
         try:
             status, _ = await self._http.get(url, seconds=PROBE_SECONDS)
@@ -80,7 +81,7 @@ class Prober:
             return "unreachable", str(error)
         if status >= 500 or status in self._busy:  # noqa: PLR2004
             return "not_ready", None
-        return "ready" if status < 300 else "there", None  # noqa: PLR2004
+        return "ready" if status < 300 else "reachable", None  # noqa: PLR2004
 
 
 def readiness_url(endpoint: str) -> str:

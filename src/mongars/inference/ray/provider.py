@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mongars.core.generation import GenerationRequest
     from mongars.core.observe import Observer
     from mongars.inference.config import InferenceConfig
-    from mongars.inference.endpoints.pool import EndpointStatus
+    from mongars.inference.endpoints.status import EndpointStatus
     from mongars.inference.http.pool import HttpPool
     from mongars.inference.provider import Attempts, ProviderStream
 
@@ -53,7 +53,7 @@ class RayServe:
             clock=clock,
             rest_after=config.max_scale_cycles,
             random=random,
-            maximum=config.max_connections,
+            max_requests=config.max_connections,
             sole_provider=sole_provider,
         )
         self._config = config
@@ -110,8 +110,8 @@ class RayServe:
 
     async def status(self) -> ProviderStatus:
         """By what requests and probes found; endpoints not heard of lately are probed now."""
-        await self._prober.visit(self._pool.unheard())
-        found = self._pool.statuses()
+        await self._prober.visit(self._pool.probes.stale())
+        found = self._pool.control.statuses()
         shown = tuple(dataclasses.replace(e, url="".join(split_label(e.url))) for e in found)
         return ProviderStatus(
             name=self.name, state=_overall(found), detail=_summary(found), endpoints=shown
@@ -123,18 +123,18 @@ class RayServe:
 
     def drain(self, endpoint_id: str) -> bool:
         """Send nothing there any more; see `EndpointPool.drain`."""
-        found = self._pool.drain(endpoint_id)
+        found = self._pool.control.drain(endpoint_id)
         self._queue.wake()
         return found
 
     def reset(self, endpoint_id: str) -> bool:
         """Forget what was seen of it; see `EndpointPool.reset`."""
-        found = self._pool.reset(endpoint_id)
+        found = self._pool.control.reset(endpoint_id)
         self._queue.wake()
         return found
 
     def _capacity(self) -> int | None:
-        room, maximum = self._pool.capacity, self._config.max_connections
+        room, maximum = self._pool.selection.capacity, self._config.max_connections
         if room is None:  # it will be known at once that nobody is there; or they are tried anyway
             return maximum if self._sole_provider else None
         return min(room, maximum)
