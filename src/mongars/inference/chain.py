@@ -1,11 +1,12 @@
-"""The chain of providers: the first that can begin an answer gives it.
+"""The chain of providers: providers are tried in order until one starts an answer.
 
-A `CallerError` ends it, since no other provider could do better; but for a prompt that is too long, which
-a provider with a larger window can answer, and for a parameter that an engine does not support, which
-the next one may. That alone is no fallback: nothing has failed.
+A `CallerError` ends the chain, because the request itself is wrong, with two exceptions: a prompt that
+is too long is sent to a provider with a larger context window, and a request with a parameter that one
+engine does not support to the next one. Neither counts as a fallback, because nothing has failed.
 
-Falling back is invisible before the first content token. After it a cut answer goes on only where the
-new words provably follow the delivered ones (`inference.streams.continuation`); else the cut is reported.
+A fallback before the first content token is invisible to the client. After it, a cut answer is completed
+by another provider only if the new text verifiably continues the delivered text
+(`inference.streams.continuation`); otherwise the cut is reported.
 """
 
 from __future__ import annotations
@@ -66,21 +67,21 @@ _OUTCOMES: dict[StreamState, Outcome] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerStream:
-    """An answer that has started; iterate it for its chunks.
+    """A started answer; iterate it for its chunks.
 
-    Iterating raises `GenerationInterrupted` if it is cut; if it just ends, it is complete.
+    Iterating raises `GenerationInterrupted` if the answer is cut; if iteration ends, it is complete.
     """
 
     chunks: FailoverChunks
 
     @property
     def route(self) -> Route:
-        """Which way it comes: after a move, of whoever goes on."""
+        """The route of the answer; after a failover, that of the current provider."""
         return self.chunks.route
 
     @property
     def origin(self) -> Origin:
-        """Who gives it: after a move, who goes on."""
+        """Model, adapter and replica of the answer; after a failover, the current ones."""
         return self.chunks.origin
 
     def __aiter__(self) -> FailoverChunks:
@@ -89,7 +90,7 @@ class AnswerStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
-    """One question on its way: by when, and how often it was sent."""
+    """One request with its deadline and the attempts made for it."""
 
     request: GenerationRequest
     deadline: Deadline
@@ -97,11 +98,11 @@ class _Call:
     cache: CacheUse | None
 
     def open(self, provider: Provider) -> AbstractAsyncContextManager[ProviderStream]:
-        """Put it to that provider."""
+        """Send it to `provider`; see `Provider.open`."""
         return provider.open(self.request, self.deadline, self.attempts)
 
     def with_prompt_size(self, error: ContextLengthExceeded) -> _Call:
-        """The same, for who makes room for it."""
+        """The same call with the size of its prompt, for a provider with a larger context window."""
         return dataclasses.replace(self, request=with_prompt_size(self.request, error))
 
 
@@ -111,7 +112,7 @@ class ProviderChain:
     def __init__(
         self, providers: tuple[Provider, ...], *, observer: Observer, cure: str = ""
     ) -> None:
-        """`cure` is what to do about a total failure, for its message."""
+        """`cure`: what an operator can do if all providers fail, for the error message."""
         if not providers:
             detail = "No provider can answer: configure RAY_SERVE_URL or a local model."
             raise ConfigurationError(detail)
@@ -123,9 +124,9 @@ class ProviderChain:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, *, cache: CacheUse | None = None
     ) -> AsyncIterator[AnswerStream]:
-        """Begin an answer with the first provider that can; `cache` is for its route.
+        """Start an answer with the first provider that can; `cache` is noted in its route.
 
-        Raises a `CallerError` at once, or `AllProvidersFailed` with the cause of each.
+        Raises a `CallerError`, or `AllProvidersFailed` with the error of each provider.
         """
         clock = deadline.clock
         start = clock.monotonic()
@@ -167,7 +168,9 @@ class ProviderChain:
                 stream = await stack.enter_async_context(call.open(provider))
             except ContextLengthExceeded as error:
                 if not call.request.shortens:
-                    rest = self._providers[index:]  # it may make room itself, now that it must
+                    rest = self._providers[
+                        index:
+                    ]  # it may use a larger window itself, now that the size is known
                     larger = self._begin_with_larger_context(
                         call.with_prompt_size(error), stack, rest, reason=reason
                     )
@@ -198,9 +201,9 @@ class ProviderChain:
         *,
         reason: FallbackReason | None,
     ) -> AnswerStream | None:
-        """The answer of the first of them that holds the prompt and begins one.
+        """The answer of the first provider whose context window holds the prompt, if one starts.
 
-        What else goes wrong there is nothing new to the caller, whose prompt is too long anyway.
+        Other failures there are not raised: the client gets the error that its prompt is too long.
         """
         for provider in providers:
             if call.deadline.expired():
@@ -218,7 +221,7 @@ class ProviderChain:
         return None
 
     def _failover(self, call: _Call, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
-        """What completes the answer if it is cut; None if nobody may."""
+        """The function that reopens the answer elsewhere if it is cut; None if that is not possible."""
         given = Counter([first.provider])
         request, deadline = call.request, call.deadline
         if not can_fail_over(request):
@@ -238,7 +241,7 @@ class ProviderChain:
                 if deadline.expired():
                     break
                 if given[provider.name] > 1:
-                    continue  # it was cut twice: once by chance, once more for a reason
+                    continue  # cut twice there: a third attempt would probably be cut too
                 try:
                     stream = await stack.enter_async_context(continued.open(provider))
                 except MongarsError as error:
@@ -268,7 +271,7 @@ class ProviderChain:
     def _report_failure(
         self, provider: Provider, call: _Call, error: MongarsError
     ) -> FallbackReason | None:
-        """Report a provider's failure; returns the reason if it was Ray that failed."""
+        """Record a provider's failure; returns the fallback reason if the provider is Ray."""
         request = call.request
         if provider.name != "ray_serve":
             self._observer.observe(
@@ -297,7 +300,7 @@ class ProviderChain:
 
 
 def fallback_reason(error: MongarsError) -> FallbackReason:
-    """The published word for why Ray did not answer."""
+    """Why Ray gave no answer, as metrics and logs report it."""
     if isinstance(error, EmptyAnswer):
         return "empty_response"
     return "error_response" if isinstance(error, InferenceFailed) else "ray_exception"
@@ -333,7 +336,7 @@ def _larger_context(
 def answered(
     request: GenerationRequest, answer: AnswerStream, seconds: tuple[float, float]
 ) -> Answered:
-    """What is told of an answer at its end; `seconds` to its first content, and in all."""
+    """The event of an answer that has ended; `seconds`: to its first content, and in all."""
     usage = answer.chunks.usage
     return Answered(
         request_id=request.request_id,

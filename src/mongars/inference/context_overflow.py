@@ -1,8 +1,8 @@
-"""A prompt that is too long for one model: who else is asked.
+"""A prompt that is too long for one model: which other provider has a context window for it.
 
-Only a provider whose window is known to hold the prompt; a guess would cost its time, and the caller's.
-The prompt's size is the refusing model's count, or where it did not say, its bytes: no token is
-smaller than one.
+Only a provider whose window is known to hold the prompt is used; a guess could cost a long wait for
+another refusal. The prompt's size is the token count of the model that refused it, or its number of
+bytes if the refusal had no count: a token has at least one byte.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 MAX_PROMPT_TOKENS = 2**20
-"""Tokens; no model fits_context more, and no count of a peer is believed beyond it."""
+"""Larger token counts in a refusal are reduced to this."""
 
 
 def with_prompt_size(request: GenerationRequest, error: ContextLengthExceeded) -> GenerationRequest:
-    """The request, with the size of its prompt."""
+    """The request with `prompt_tokens` set from the refusal, or from its bytes."""
     size = min(MAX_PROMPT_TOKENS, error.prompt_tokens or request.prompt_bytes)
     return replace(request, prompt_tokens=size)
 
 
 async def fits_context(provider: Provider, request: GenerationRequest) -> bool:
-    """Whether its window has room for the with_prompt_size prompt and at least one token of an answer."""
+    """Whether its context window holds `prompt_tokens` and at least one token of an answer."""
     window = await provider.context_tokens()
     return window is not None and window > (request.prompt_tokens or 0)

@@ -1,4 +1,4 @@
-"""The published form of `generate_response`: what goes in, what comes out."""
+"""Arguments and result of `LLMIntegration.generate_response`: one prompt in, one dictionary out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def prompt_request(
     prompt: str, task_type: str, *, session_id: str | None, sampling: Sampling
 ) -> GenerationRequest:
-    """A request of a single prompt. Raises `PromptMissing` if it says nothing."""
+    """A request with a single user message. Raises `PromptMissing` if `prompt` is blank."""
     return GenerationRequest(
         messages=prompt_messages([ChatMessage(role="user", content=prompt)]),
         request_id=new_id("req"),
@@ -30,14 +30,14 @@ def prompt_request(
 
 
 def resolved_task_type(task_type: str, hints: Mapping[str, Any] | None) -> str:
-    """The task type; the earlier client's hint `reasoning` stands for one of that name."""
+    """`task_type`; but `reasoning` for a general task with the hint `reasoning`, as earlier clients send."""
     if task_type == "general" and hints and hints.get("reasoning"):
         return "reasoning"
     return task_type
 
 
 def response_dict(completion: Completion, route: Route, *, request_id: str) -> dict[str, Any]:
-    """The answer under its published keys; what nobody measured is None, never invented."""
+    """The result of `generate_response`; values that the engine did not report are None."""
     usage = completion.usage
     logprobs = completion.logprobs
     return {

@@ -1,7 +1,7 @@
-"""The queue before an endpoint pool: accounts share its places, and no request waits in vain.
+"""A bounded queue in front of the endpoint pool, shared fairly between accounts.
 
-A request that cannot be served in time is refused on arrival, with the time after which a retry makes
-sense: a request that waits and then fails has cost its client both.
+A request that cannot be sent in time is refused on arrival, with the time after which a retry makes
+sense, so that its client does not wait for a failure.
 """
 
 from __future__ import annotations
@@ -21,50 +21,50 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 256
 SMOOTHING = 0.2
-"""Weight of the newest request in the average time between two that end."""
+"""Weight of the newest sample in the average time between two requests that end."""
 
 
 class RequestQueue:
-    """Lets as many requests through as `capacity` says at that moment; None: any number.
+    """Bounds the requests in flight to `capacity()`, read each time; None means no bound.
 
-    While one account holds all places, the first request of another one goes through as well, beyond
-    the capacity: where slots are short, the replica shares them.
+    While one account holds all slots, one request of another account passes beyond the capacity, so
+    that it reaches a replica, which shares its engine's slots between accounts.
     """
 
     def __init__(self, capacity: Callable[[], int | None], *, clock: Clock) -> None:
         self._clock = clock
         self._queue = FairQueue(
-            lambda: math.inf if (places := capacity()) is None else places,
+            lambda: math.inf if (slots := capacity()) is None else slots,
             most_waiting=MAX_WAITING,
             soft=True,
         )
         self._since = 0.0
-        """When a request left last, or began to wait before an empty queue."""
+        """When a request last ended, or was queued while no other was."""
         self._between = 0.0
 
     @property
     def active(self) -> int:
-        """Requests that are through and have not ended."""
+        """Requests that hold a slot."""
         return self._queue.active
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue."""
+        """Requests that wait for a slot."""
         return self._queue.waiting
 
     @asynccontextmanager
-    async def slot(self, patience: float, share: Share = EVERYBODY) -> AsyncIterator[float]:
-        """Pass the queue within `patience` seconds; yields how many it took.
+    async def slot(self, max_wait: float, share: Share = EVERYBODY) -> AsyncIterator[float]:
+        """Hold a slot while the context is open; yields the seconds waited for it.
 
-        Raises `Overloaded`, at once if the queue is too long for that patience.
+        Raises `Overloaded` after `max_wait` seconds, or at once if the wait is expected to be longer.
         """
         now = self._clock.monotonic
         arrived = now()
         expected = self._expected(share)
-        if expected > patience:
+        if expected > max_wait:
             raise self._refusal(expected)
         try:
-            await self._queue.acquire(share, now, seconds=patience)
+            await self._queue.acquire(share, now, seconds=max_wait)
         except (QueueFull, TimeoutError) as exc:
             raise self._refusal(expected) from exc
         try:
@@ -76,7 +76,7 @@ class RequestQueue:
 
     @contextmanager
     def extra_slot(self) -> Iterator[bool]:
-        """A second place for a request that is through; yields whether there was one to extra_slot."""
+        """A second slot for a request that holds one; yields False if none is free or requests wait."""
         found = not self.waiting and self._queue.free >= 1
         self._queue.active += found
         try:
@@ -87,7 +87,7 @@ class RequestQueue:
                 self.wake()
 
     def wake(self) -> None:
-        """Let requests through for which there is room; to be called when the capacity has grown."""
+        """Give free slots to waiting requests; to be called when the capacity may have grown."""
         if self.waiting:
             self._queue.wake(self._clock.monotonic())
 
@@ -95,7 +95,7 @@ class RequestQueue:
         if self.waiting:
             return self._between * self._queue.ahead(share)
         self._since = self._clock.monotonic()
-        return 0.0  # what was measured in an earlier queue need not hold for the next one
+        return 0.0  # the average of an earlier queue need not hold for this one
 
     def _left(self, now: float) -> None:
         if self.waiting:
@@ -104,7 +104,7 @@ class RequestQueue:
 
     def _refusal(self, expected: float) -> Overloaded:
         detail = (
-            f"{self.active} requests to Ray are under way and {self.waiting} wait: as many as"
-            " RAY_CLIENT_MAX_CONNECTIONS and the endpoints bear."
+            f"{self.active} requests to Ray are in flight and {self.waiting} wait: as many as"
+            " RAY_CLIENT_MAX_CONNECTIONS and the endpoints' limits allow."
         )
         return Overloaded(detail, retry_after=max(1.0, expected))

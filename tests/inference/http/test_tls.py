@@ -165,7 +165,7 @@ async def test_a_refusal_with_a_reason_is_passed_on(
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/generate"
         config = {"RAY_SERVE_URL": url, "RAY_CLIENT_CA_FILE": str(authority.ca_file)}
         http = HttpPool(load_settings(config).inference())
-        with pytest.raises(ConnectFailed, match=r"refused us .*RAY_CLIENT_CERT_FILE"):
+        with pytest.raises(ConnectFailed, match=r"rejected our certificate .*RAY_CLIENT_CERT_FILE"):
             async with http.post(url, b"{}", {}):
                 pass
         await http.aclose()
@@ -228,10 +228,10 @@ CA, CERT, KEY = "RAY_CLIENT_CA_FILE", "RAY_CLIENT_CERT_FILE", "RAY_CLIENT_KEY_FI
     [
         pytest.param({CA: "nowhere"}, CA, "No such file", id="missing"),
         pytest.param({CA: "."}, CA, "directory", id="a-folder"),
-        pytest.param({CA: "notes.txt"}, CA, "no PEM file with a certificate", id="not-pem"),
+        pytest.param({CA: "notes.txt"}, CA, "not a PEM file with a certificate", id="not-pem"),
         pytest.param({CA: "broken.pem"}, CA, "cannot be read", id="broken"),
-        pytest.param({CERT: "notes.txt"}, CERT, "no PEM file", id="cert-not-pem"),
-        pytest.param({KEY: "client.pem"}, KEY, "no PEM file with a private key", id="cert-as-key"),
+        pytest.param({CERT: "notes.txt"}, CERT, "not a PEM file", id="cert-not-pem"),
+        pytest.param({KEY: "client.pem"}, KEY, "not a PEM file with a private key", id="cert-as-key"),
         pytest.param({KEY: "other.key"}, KEY, "not the key of", id="another-key"),
         pytest.param({KEY: "locked.key"}, KEY, "encrypted", id="encrypted"),
         pytest.param({KEY: "broken.key"}, KEY, "PEM", id="broken-key"),

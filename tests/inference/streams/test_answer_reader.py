@@ -200,7 +200,7 @@ async def test_a_peer_that_leaves_out_an_answer_has_not_completed() -> None:
     """Asked for two answers, one with its finish and `[DONE]` is a cut stream, not a whole one."""
     answer = reader(META, ROLE, text("Hello"), FINISH, USAGE, DONE, choices=2)
     await answer.commit()
-    with pytest.raises(GenerationInterrupted, match="left out"):
+    with pytest.raises(GenerationInterrupted, match="choice is missing"):
         await read_into(Fold(2), answer)
     assert answer.state == "cut"
 
@@ -231,7 +231,7 @@ async def test_what_follows_the_end_is_left_out() -> None:
 @pytest.mark.parametrize("together", [1, 100])
 async def test_blanks_without_a_word_are_no_answer(together: int) -> None:
     """They are kept for what follows them, but not without end, however they arrive."""
-    with pytest.raises(InvalidAnswer, match="blanks"):
+    with pytest.raises(InvalidAnswer, match="blank text"):
         await reader(*[text(" ") * together] * (10_000 // together)).commit()
 
 

@@ -1,7 +1,7 @@
-"""Answers kept for those who ask the very same again: what may be kept, for whom, and how long.
+"""The store of the answer cache: which answers are stored, under which key, and for how long.
 
-Only what would be answered the same way again is kept: requests that draw greedily or with a seed,
-within one user's scope, and only while the weights that answered are still those that answer.
+Only repeatable answers are stored: of requests with temperature 0 or a seed, separately for each
+user's scope, and used only while the model and adapter that gave them are still the ones in use.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ if TYPE_CHECKING:
     """Model, adapter version and adapter digest."""
 
 ENTRY_BYTES = 1024
-"""What an entry takes beside its chunks: key, origin, route, and its places in two tables."""
+"""Memory of an entry without its chunks: key, origin, route, and its places in two tables."""
 ROLLOUT_SECONDS = 60.0
-"""While other weights have answered within this time, nobody knows who would answer now."""
+"""While several models or adapters answered within this time, no stored answer is used."""
 
 
 def answer_key(request: GenerationRequest, defaults: Sampling) -> bytes | None:
-    """What an equal question of the same user has in common; None if its answer is not kept.
+    """The cache key: equal for equal requests of one user; None if the answer is not to be stored.
 
-    `defaults` is what applies where the request leaves its sampling open.
+    `defaults` are the sampling parameters for those that the request does not set.
     """
     sampling = request.sampling.with_defaults(defaults)
     repeatable = sampling.temperature == 0 or sampling.seed is not None
     if request.scope is None or request.continue_from is not None or not repeatable:
         return None
     messages = [[message.role, message.content] for message in request.messages]
-    asked = [
+    identity = [
         request.scope,
         messages,
         dataclasses.asdict(sampling),
         request.task_type,
         request.shortens,
     ]
-    return hashlib.sha256(encode(asked)).digest()
+    return hashlib.sha256(encode(identity)).digest()
 
 
 def weights_of(origin: Origin) -> Weights:
-    """What decides what is answered."""
+    """Model and adapter of an answer, which decide what is generated."""
     return (origin.model, origin.adapter_version, origin.adapter_digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedAnswer:
-    """A complete answer, and the way it came."""
+    """A complete answer with its origin and route."""
 
     chunks: tuple[Chunk, ...]
     origin: Origin
@@ -72,12 +72,12 @@ class CachedAnswer:
 
     @property
     def size(self) -> int:
-        """Bytes of memory it takes, closely enough to bound them."""
+        """Approximate bytes of memory it occupies."""
         return ENTRY_BYTES + sum(_size(chunk) for chunk in self.chunks)
 
 
 class AnswerCache:
-    """The answers used last, up to so many bytes and seconds each."""
+    """The most recently used answers, at most `max_bytes` in all, each for `seconds`."""
 
     def __init__(self, *, max_bytes: int, seconds: float, clock: Clock) -> None:
         self._max_bytes = max_bytes
@@ -89,7 +89,7 @@ class AnswerCache:
         """Bytes in use."""
 
     def get(self, key: bytes, weights: Weights | None) -> CachedAnswer | None:
-        """The answer to that question, if these weights gave it; None stands for unknown ones."""
+        """The answer stored under `key` if `weights` gave it; none is returned while they are unknown (None)."""
         self._expire()
         found = self._answers.get(key)
         if found is None or weights is None or weights_of(found.origin) != weights:
@@ -98,7 +98,7 @@ class AnswerCache:
         return found
 
     def put(self, key: bytes, answer: CachedAnswer) -> None:
-        """Keep it, instead of what was kept under that key; one larger than all is not kept."""
+        """Store an answer in place of an earlier one; one larger than `max_bytes` is not stored."""
         self._expire()
         self._drop(key)
         if answer.size > self._max_bytes:
@@ -122,14 +122,14 @@ class AnswerCache:
 
 
 class CurrentWeights:
-    """Which weights the preferred provider answers with now, as its own answers say."""
+    """Which model and adapter the preferred provider answers with now, by its latest answers."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._seen: defaultdict[TaskRole, dict[Weights, float]] = defaultdict(dict)
 
     def note(self, request: GenerationRequest, origin: Origin) -> None:
-        """It began an answer to a request of that kind."""
+        """An answer with this origin has started; it counts for requests of the same role."""
         now = self._clock.monotonic()
         role = task_role(request.task_type)
         others = self._seen[role].items()
@@ -138,7 +138,7 @@ class CurrentWeights:
         self._seen[role] = {**recent, weights_of(origin): now}
 
     def current(self, request: GenerationRequest) -> Weights | None:
-        """Those that answer such a request; None while unknown, or mixed in a roll-out."""
+        """The weights for requests of that role; None while unknown, or while a roll-out mixes several."""
         seen = self._seen[task_role(request.task_type)]
         if not seen:
             return None
@@ -148,7 +148,7 @@ class CurrentWeights:
 
 
 class ReplayedChunks:
-    """A stored answer, as a `ChunkStream`."""
+    """A stored answer as a `ChunkStream`."""
 
     def __init__(self, answer: CachedAnswer) -> None:
         self._chunks = iter(answer.chunks)
@@ -156,7 +156,7 @@ class ReplayedChunks:
         self.usage: Usage | None = None
 
     def ready(self) -> list[Chunk]:
-        """All of the rest."""
+        """All chunks that were not read yet."""
         found = list(self._chunks)
         self.usage = next((c.usage for c in reversed(found) if c.usage is not None), self.usage)
         return found

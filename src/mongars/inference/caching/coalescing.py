@@ -1,14 +1,15 @@
-"""The answer cache before the chain: a stored answer, one in the making, or a new one.
+"""The answer cache in front of the chain of providers.
 
 ```
-question ── not to be kept ─────────────────────────────► chain
-         ├─ stored, by the weights that answer now ─────► replayed           hit
-         ├─ being answered for somebody of the same scope ► its generation        shared
-         └─ else ─► a new generation ─► chain ─► kept if complete and first-hand  miss
+request ── not to be stored ──────────────────────────────────► chain
+        ├─ stored, by the model and adapter in use now ───────► replayed             hit
+        ├─ equal to one in progress, in the same user's scope ► its generation       shared
+        └─ else ─► a new generation ─► chain ─► stored if complete, without failover miss
 ```
 
-A question that shares a generation shares its failure, with one exception: a generation whose time was too
-short says nothing to whoever has more. They ask again, together, and go on behind what they had.
+Requests that share a generation share its failure, except that a generation may run out of time
+before the deadline of a request that joined it. Those requests start another one together, and
+continue after the text they have received.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 
 class CoalescingCache:
-    """Answers by the chain, once for all who ask the same."""
+    """Answers requests from the cache, from a generation in progress, or by the chain."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class CoalescingCache:
         observer: Observer,
         preferred: ProviderName,
     ) -> None:
-        """Only answers of the provider `preferred` are kept."""
+        """Only answers of the provider `preferred` are stored."""
         self._chain = chain
         self._defaults = config.sampling
         self._clock = clock
@@ -71,7 +72,10 @@ class CoalescingCache:
     async def open(
         self, request: GenerationRequest, deadline: Deadline
     ) -> AsyncIterator[AnswerStream]:
-        """Begin an answer; see `ProviderChain.open`. A generation's own events belong to the request that started it."""
+        """Start an answer; see `ProviderChain.open`.
+
+        The events of a shared generation carry the id of the request that started it.
+        """
         key = answer_key(request, self._defaults)
         if key is None:
             async with self._chain.open(request, deadline) as answer:
@@ -104,7 +108,7 @@ class CoalescingCache:
     def generation(
         self, request: GenerationRequest, *, key: bytes, deadline: Deadline
     ) -> tuple[SharedGeneration, CacheUse]:
-        """The generation that answers this question: one that is under way, or a new one."""
+        """The generation for this request, in progress or new, and which of the two."""
         found = self._generations.get(key)
         if found is not None:
             return found, "shared"
@@ -123,7 +127,7 @@ class CoalescingCache:
         return new, "miss"
 
     def _keep(self, key: bytes, generation: SharedGeneration) -> None:
-        """Keep what came complete, undisturbed and first-hand."""
+        """Store the answer if it is complete, had no failover, and came from the preferred provider."""
         answer = generation.answer
         if answer is None or not generation.complete or answer.chunks.moves:
             return
@@ -141,7 +145,7 @@ class CoalescingCache:
     def report_unanswered(
         self, request: GenerationRequest, error: WorldError, seconds: float
     ) -> None:
-        """A question that shared a generation has failed with it."""
+        """Record that a request failed together with the generation it shared."""
         self._observer.observe(
             Unanswered(
                 request_id=request.request_id,
@@ -153,7 +157,7 @@ class CoalescingCache:
 
 
 class _CoalescedRequest:
-    """One question's place in a generation, and in the next one if that had too little time."""
+    """One request that shares a generation, and a later one if the first ran out of time."""
 
     def __init__(
         self, shared: CoalescingCache, request: GenerationRequest, *, key: bytes, deadline: Deadline
@@ -166,7 +170,7 @@ class _CoalescedRequest:
         self._use: CacheUse = "miss"
 
     async def start(self) -> AnswerStream:
-        """The generation's answer, once it has started. Raises what `ProviderChain.open` raises."""
+        """Wait for the generation's first content. Raises what `ProviderChain.open` raises."""
         stack, start = AsyncExitStack(), self._deadline.clock.monotonic()
         try:
             generation, answer = await self._join(stack)
@@ -231,11 +235,11 @@ class _CoalescedRequest:
 
 
 class CoalescedChunks(FailoverChunks):
-    """The chunks of a generation; its answer may move while it is read."""
+    """The chunks of a shared generation, which may have a failover of its own while it is read."""
 
     @property
     def route(self) -> Route:
-        """Which way it comes now; what was sent for it was the generation's."""
+        """The route now; without attempts of its own after a failover of the generation."""
         answer = self._answer
         if answer is None or answer.route.provider == self._route.provider:
             return self._route
@@ -243,12 +247,12 @@ class CoalescedChunks(FailoverChunks):
 
     @property
     def moves(self) -> int:
-        """This question's own, and the generation's."""
+        """Failovers of this request and of the generation."""
         return self._moves + (0 if self._answer is None else self._answer.chunks.moves)
 
     @property
     def origin(self) -> Origin:
-        """Who gives the answer now."""
+        """Model, adapter and replica of the answer now."""
         answer = self._answer
         return self._current.origin if answer is None else answer.origin
 
@@ -259,5 +263,5 @@ class CoalescedChunks(FailoverChunks):
 
 
 def _without_attempts(route: Route, cache: CacheUse | None) -> Route:
-    """The route of an answer for which this question has sent nothing."""
+    """The route of an answer for which this request sent nothing to a provider."""
     return dataclasses.replace(route, attempts=0, waited=0.0, cache=cache)

@@ -1,8 +1,8 @@
-"""One answer in the making, for everybody who asks the same meanwhile.
+"""One generation in progress, shared by identical requests that arrive meanwhile.
 
-The answer is read in a task that belongs to the generation, not to whoever asked first: it goes on as
-long as anybody listens, and is cancelled when the last one leaves. Chunks are kept in one list.
-Each listener reads it from the start at their own pace, so that a slow one holds up nobody.
+The answer is read in a task of its own, not in that of the first request: it runs while there are
+subscribers, and is cancelled when the last one leaves. Chunks are kept in one list. Each subscriber
+reads it from the start at its own speed, so that a slow one does not delay the others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class SharedGeneration:
-    """Reads one answer from its beginning to its end; `subscribe` keeps it going."""
+    """Reads one answer into a list while at least one `subscribe` context is open."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class SharedGeneration:
         on_start: Callable[[AnswerStream], None],
         on_end: Callable[[SharedGeneration], None],
     ) -> None:
-        """`on_start` and `on_end` are called once each, `on_end` also if nobody listens any more."""
+        """`on_start` and `on_end` are called at most once; `on_end` also if the last subscriber leaves."""
         self._opening = opening
         self._deadline = deadline
         self._on_start = on_start
@@ -50,16 +50,16 @@ class SharedGeneration:
         self._work = Background(self._run, name="answer-generation")
         self._over = False
         self.time_budget = deadline.remaining()
-        """Seconds it had in all."""
+        """Seconds until its deadline, when it was created."""
         self.answer: AnswerStream | None = None
-        """Set once its first content is here."""
+        """Set once its first content has arrived."""
         self.chunks: list[Chunk] = []
         self.complete = False
         self.failure: MongarsError | None = None
 
     @property
     def timed_out(self) -> bool:
-        """Whether it failed because its time was up, so that more time might have helped."""
+        """Whether it failed for lack of time, so that a later deadline may help."""
         error = self.failure
         causes = (
             [cause for _, cause in error.causes] if isinstance(error, AllProvidersFailed) else []
@@ -69,7 +69,7 @@ class SharedGeneration:
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[SharedGeneration]:
-        """Keep it going, and start it if it is new."""
+        """Start the generation if it is new, and keep it running while the context is open."""
         self._subscribers += 1
         if not self._over:
             self._work.start()
@@ -81,9 +81,9 @@ class SharedGeneration:
                 await self._close()
 
     async def started(self, deadline: Deadline) -> AnswerStream:
-        """The answer, once its first content is here.
+        """Wait for the first content, and return the answer.
 
-        Raises why there is none, or `DeadlineExceeded` if this listener's own time was up first.
+        Raises the generation's failure, or `DeadlineExceeded` if `deadline` passes first.
         """
         while self.answer is None:
             if self.failure is not None:
@@ -92,19 +92,19 @@ class SharedGeneration:
         return self.answer
 
     async def wait_for_progress(self, deadline: Deadline) -> None:
-        """Wait until there is more of it, or its end.
+        """Wait for the next chunk or the end.
 
-        Raises `DeadlineExceeded`, or the bug that ended it. Who has at least as much time as the
-        generation need not look at the clock: it ends in time by itself.
+        Raises `DeadlineExceeded`, or an unexpected exception that ended the generation. A deadline
+        that is not before the generation's own needs no timer, since the generation ends in time.
         """
         if self._over:
             await self._work.finished()
-        patience = None if deadline.at >= self._deadline.at else deadline.remaining()
+        seconds = None if deadline.at >= self._deadline.at else deadline.remaining()
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 await self._changed.wait()
         except TimeoutError as exc:
-            detail = "No time left to wait for the answer to an equal question."
+            detail = "No time left to wait for the answer to an identical request."
             raise DeadlineExceeded(detail) from exc
 
     async def _run(self) -> None:
@@ -117,7 +117,7 @@ class SharedGeneration:
                     self.chunks.append(chunk)
                     self._notify()
                 self.complete = True
-                self._end()  # listeners need not wait until the connection is put away
+                self._end()  # subscribers need not wait until the connection is closed
         except MongarsError as error:
             self.failure = error
         finally:
@@ -130,7 +130,7 @@ class SharedGeneration:
             self._notify()
 
     def _notify(self) -> None:
-        """Wake whoever waits now; who comes later waits for the next time."""
+        """Wake all that wait now; later calls of `wait_for_progress` wait for the next change."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -143,7 +143,7 @@ class SharedGeneration:
 
 
 class GenerationReader:
-    """The generation's answer from its start, as a `ChunkStream`."""
+    """One subscriber's `ChunkStream` over the generation, from its first chunk."""
 
     def __init__(self, generation: SharedGeneration, deadline: Deadline) -> None:
         self._generation = generation
@@ -154,11 +154,11 @@ class GenerationReader:
 
     @property
     def answer(self) -> AnswerStream | None:
-        """The generation's own; None before it has started."""
+        """The generation's answer; None before its first content."""
         return self._generation.answer
 
     def ready(self) -> list[Chunk]:
-        """What the generation has and this listener has not."""
+        """The chunks that have arrived and this subscriber has not read."""
         found = self._generation.chunks[self._next :]
         self._next += len(found)
         self.usage = next((c.usage for c in reversed(found) if c.usage is not None), self.usage)

@@ -1,4 +1,4 @@
-"""Connections that are used again: only where nothing unasked has arrived on them, and not unnoticed."""
+"""An aiohttp connector that reuses no connection on which unexpected bytes have arrived."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ConnectionUse:
-    """What a request went out on."""
+    """Whether the connection of a request had been used before."""
 
     reused: bool = False
 
 
 CONNECTION_USE: ContextVar[ConnectionUse] = ContextVar("use")
-"""Set it before a request to learn of its connection. aiohttp's tracing tells it too, at a price."""
+"""Set by the sender before a request, filled in by the connector. aiohttp's tracing costs more."""
 
 
 class CleanConnector(aiohttp.TCPConnector):
-    """A server that sends more than it announced must not answer the next request with it.
+    """Closes a connection on which a server sent more bytes than its response announced.
 
-    aiohttp would take those bytes for the next answer, and each later answer for the one after.
+    aiohttp would read those bytes as the response to the next request, and every later response as
+    that of the request after it.
     """
 
     def __init__(self, *, keepalive_timeout: float) -> None:
-        """As many connections as are asked for; idle ones are closed after so many seconds."""
+        """The number of connections is not limited; idle ones are closed after `keepalive_timeout` s."""
         super().__init__(limit=0, keepalive_timeout=keepalive_timeout)
         self._used: WeakSet[ResponseHandler] = WeakSet()
 
@@ -44,7 +45,7 @@ class CleanConnector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 (aiohttp's own signature)
     ) -> Connection:
-        """A connection with nothing to read on it."""
+        """A connection without unread bytes; an override of aiohttp's method."""
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol

@@ -1,7 +1,7 @@
-"""Outgoing HTTP: one pool of connections, and the one place where aiohttp's errors are translated.
+"""Outgoing HTTP: the connection pool, and the translation of aiohttp's errors.
 
-Nothing here has a total timeout: deadlines are the callers' business (`asyncio.timeout`). Only
-dialling is bounded, apart from everything else, so that a slow answer never looks like a dead host.
+`post` has no total timeout: its users set deadlines with `asyncio.timeout`. Only connecting has a
+timeout of its own, so that a slow response is never taken for an unreachable host.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from mongars.inference.config import InferenceConfig
 
 KEEPALIVE_SECONDS = 4.0
-"""Shorter than any usual server's own (uvicorn: 5 s), or a reused connection breaks under a POST."""
+"""Shorter than the usual servers' timeouts (uvicorn: 5 s), which would close it during a POST."""
 
 IDLE_CLOSE_SECONDS = 0.25
-"""A connection that breaks later than that after a request was sent had been there for it."""
+"""If a reused connection breaks within this time of sending, the server had closed it as idle."""
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 DRAIN_SECONDS = 0.25
-"""How long a finished answer may take to send its last, empty bytes before we hang up."""
+"""How long to wait for the end of the body after a complete answer, before closing."""
 
 
 class Blocks:
-    """The body of an answer as it arrives. Raises `EndpointUnreachable` when it breaks off."""
+    """The body of a response as it arrives. Raises `EndpointUnreachable` if the connection breaks."""
 
     def __init__(self, content: aiohttp.StreamReader) -> None:
         self._content = content
@@ -53,7 +53,7 @@ class Blocks:
         try:
             block = await self._content.readany()
         except aiohttp.ClientError as exc:
-            detail = f"The connection broke while the answer was read ({type(exc).__name__})."
+            detail = f"The connection broke while the response was read ({type(exc).__name__})."
             raise EndpointUnreachable(detail) from exc
         if not block:
             raise StopAsyncIteration
@@ -61,7 +61,7 @@ class Blocks:
 
 
 class UpstreamResponse:
-    """A response whose head has arrived."""
+    """A response of a model server, from when its headers have arrived."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.status = response.status
@@ -69,17 +69,17 @@ class UpstreamResponse:
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         self.blocks = Blocks(response.content)
         self.reusable = False
-        """Set once nothing but the end is awaited; the connection can then be kept."""
+        """To be set once the answer is complete: only the end of the body is left to read."""
 
     async def body(self) -> bytes:
-        """All of the body. Raises `InvalidAnswer` if it is unreasonably large."""
+        """The whole body. Raises `InvalidAnswer` if it has more than `MAX_BODY_BYTES`."""
         parts: list[bytes] = []
         size = 0
         async for block in self.blocks:
             parts.append(block)
             size += len(block)
             if size > MAX_BODY_BYTES:
-                detail = f"The answer is larger than {MAX_BODY_BYTES} bytes."
+                detail = f"The response is larger than {MAX_BODY_BYTES} bytes."
                 raise InvalidAnswer(detail)
         return b"".join(parts)
 
@@ -89,15 +89,15 @@ class HttpPool:
 
     `RAY_CLIENT_MAX_KEEPALIVE` bounds how many connections per server stay open between requests:
     of those in use at the same time, that many may be reused, the others are closed after use.
-    How many may be in use at all is for the providers to bound: waiting for a free one is our own
-    pressure, never a server's failure.
+    The number of connections in use is not bounded here but by each provider's queue, so that a
+    wait for a connection is never taken for a server's failure.
 
-    A server may close an idle connection in the very moment in which it is used again. That is
-    nobody's failure: the request goes out once more, on another connection.
+    A server may close an idle connection in the moment in which it is used again. That is no
+    failure: the request is sent once more, on another connection.
     """
 
     def __init__(self, config: InferenceConfig) -> None:
-        """Read the certificates; nothing is opened yet. Raises `ConfigurationError`, see `TlsContexts`."""
+        """Read the certificates. Raises `ConfigurationError`, see `TlsContexts`. Opens no connection."""
         self._tls = TlsContexts(config)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout)
         self._max_keepalive = config.max_keepalive
@@ -108,12 +108,12 @@ class HttpPool:
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str]
     ) -> AsyncIterator[UpstreamResponse]:
-        """Send, and wait for the head of the answer.
+        """Send a JSON body; enters when the response's headers have arrived.
 
         Raises `ConnectFailed`, `EndpointUnreachable` or `InvalidAnswer`. Leaving closes the
-        connection at once, unless the answer was read to its end.
+        connection, unless the response was marked `reusable` and its end arrives at once.
         """
-        with self._keeping(url) as connection:
+        with self._kept_connection(url) as connection:
             sent = {"content-type": "application/json", **headers, **connection}
             received = await self._send("POST", url, body=body, headers=sent)
             response = UpstreamResponse(received)
@@ -125,12 +125,12 @@ class HttpPool:
                 received.close()
 
     async def get(self, url: str, *, seconds: float) -> tuple[int, bytes]:
-        """Status and body, within that time.
+        """Status and body of the response, received within `seconds`.
 
-        Raises `ConnectFailed`, `EndpointUnreachable` or `InvalidAnswer`.
+        Raises `ConnectFailed`, `InvalidAnswer`, or `EndpointUnreachable`, also for a timeout.
         """
         try:
-            with self._keeping(url) as connection:
+            with self._kept_connection(url) as connection:
                 async with asyncio.timeout(seconds):
                     response = await self._send("GET", url, body=None, headers=connection)
                     try:
@@ -138,7 +138,7 @@ class HttpPool:
                     finally:
                         response.close()
         except TimeoutError as exc:
-            detail = f"{split_label(url)[0]} did not answer within {seconds:g} s."
+            detail = f"{split_label(url)[0]} did not respond within {seconds:g} s."
             raise EndpointUnreachable(detail) from exc
 
     async def aclose(self) -> None:
@@ -148,8 +148,8 @@ class HttpPool:
             self._session = None
 
     @contextmanager
-    def _keeping(self, url: str) -> Iterator[dict[str, str]]:
-        """The header that tells a server what becomes of the connection after use."""
+    def _kept_connection(self, url: str) -> Iterator[dict[str, str]]:
+        """The headers that tell the server whether to close the connection after the response."""
         host = split_label(url)[0]
         keep = self._kept[host] < self._max_keepalive
         self._kept[host] += keep
@@ -162,7 +162,7 @@ class HttpPool:
         self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         host = split_label(url)[0]
-        idle_at_most = self._max_keepalive
+        retries_left = self._max_keepalive
         loop = asyncio.get_running_loop()
         while True:
             sent_at = loop.time()
@@ -178,22 +178,22 @@ class HttpPool:
                     ssl=self._tls.context(host),
                 )
             except (aiohttp.ClientError, OSError, ValueError) as exc:
-                idle_at_most -= 1
+                retries_left -= 1
                 at_once = loop.time() - sent_at < IDLE_CLOSE_SECONDS
-                if use.reused and at_once and isinstance(exc, _CLOSED) and idle_at_most >= 0:
+                if use.reused and at_once and isinstance(exc, _CLOSED) and retries_left >= 0:
                     continue
                 raise self._tls.failure(exc, host) or self._translated(exc, host) from exc
 
     def _translated(self, exc: Exception, host: str) -> WorldError:
         name = type(exc).__name__
-        dialled = not isinstance(exc, _NO_CONNECTION)
-        hint = self._tls.hint(host) if dialled or isinstance(exc.__cause__, _HUNG_UP) else ""
-        if not dialled:
+        connected = not isinstance(exc, _NO_CONNECTION)
+        hint = self._tls.hint(host) if connected or isinstance(exc.__cause__, _RESET) else ""
+        if not connected:
             return ConnectFailed(f"No connection to {host} ({name}).{hint}")
         if isinstance(exc, aiohttp.ClientConnectionError | OSError):
-            detail = f"{host} closed the connection before it answered ({name}).{hint}"
+            detail = f"{host} closed the connection before it responded ({name}).{hint}"
             return EndpointUnreachable(detail)
-        return InvalidAnswer(f"{host} did not answer in HTTP ({name}).")
+        return InvalidAnswer(f"{host} did not respond in HTTP ({name}).")
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -208,7 +208,7 @@ class HttpPool:
 
 
 async def _read_to_end(response: UpstreamResponse) -> None:
-    """Read the end of a finished answer, so that its connection can be used again."""
+    """Read the end of a complete response, so that its connection can be used again."""
     if response.blocks.ended:
         return
     try:
@@ -216,11 +216,11 @@ async def _read_to_end(response: UpstreamResponse) -> None:
             async for _ in response.blocks:
                 pass
     except (TimeoutError, EndpointUnreachable):
-        return  # not worth more patience: the caller closes the connection
+        return  # not worth a longer wait: the caller closes the connection
 
 
 _CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-_HUNG_UP = (ConnectionResetError, ConnectionAbortedError)
+_RESET = (ConnectionResetError, ConnectionAbortedError)
 _NO_CONNECTION = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,

@@ -1,6 +1,6 @@
 """Which certificates are trusted: the operator's CA file for Ray endpoints, the system's trust store for other hosts.
 
-A certificate is always checked; there is nothing here that switches it off.
+Certificates are always verified; there is no option to switch that off.
 """
 
 from __future__ import annotations
@@ -23,89 +23,89 @@ KEY_FILE = "RAY_CLIENT_KEY_FILE"
 
 _EXPIRED = 10
 _NOT_YET_VALID = 9
-_OTHER_NAME = frozenset({62, 64})
-"""What OpenSSL's `X509_V_ERR_*` says about a peer's certificate; the rest is about who signed it."""
+_NAME_MISMATCH = frozenset({62, 64})
+"""OpenSSL's `X509_V_ERR_*` codes for a certificate of another name; other codes concern its issuer."""
 
-_REFUSED_OURS = ("CERTIFICATE_REQUIRED", "ALERT", "HANDSHAKE_FAILURE")
+_CERTIFICATE_REJECTED = ("CERTIFICATE_REQUIRED", "ALERT", "HANDSHAKE_FAILURE")
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 
 
 class TlsContexts:
-    """The TLS contexts of one process, and what a failed handshake means."""
+    """The TLS contexts of one process, and messages that explain failed handshakes."""
 
     def __init__(self, config: InferenceConfig) -> None:
         """Read the operator's files. Raises `ConfigurationError` naming variable and file."""
         self._ray = {endpoint_label(url) for url in config.endpoints if url.startswith("https:")}
-        self._shows_one = config.tls.cert_file is not None
+        self._sends_certificate = config.tls.cert_file is not None
         self._context = client_context(config.tls) if config.tls.given else None
 
     def context(self, host: str) -> ssl.SSLContext | Literal[True]:
-        """What a connection to that host is checked with; True for the system's trust store."""
+        """The context for connections to `host`; True for the system's trust store."""
         return self._context if self._context is not None and host in self._ray else True
 
     def failure(self, error: BaseException, host: str) -> ConnectFailed | None:
-        """A failed connection as something an operator can act on; None if TLS is not the cause."""
+        """A failed connection, with what an operator can do about it; None if TLS is not the cause."""
         cause = _tls_error(error)
         if cause is None:
             return None
-        return ConnectFailed(f"No TLS connection to {host}: {self._why(cause, host)}")
+        return ConnectFailed(f"No TLS connection to {host}: {self._reason(cause, host)}")
 
-    def _why(self, cause: ssl.SSLError, host: str) -> str:
+    def _reason(self, cause: ssl.SSLError, host: str) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return self._distrust(cause, host)
+            return self._verification_reason(cause, host)
         reason = cause.reason or type(cause).__name__
         if any(word in reason for word in _NO_TLS):
             return "it does not speak TLS; is it an http:// URL?"
-        if any(word in reason for word in _REFUSED_OURS):
-            return f"it refused us ({reason}).{self.hint(host)}"
+        if any(word in reason for word in _CERTIFICATE_REJECTED):
+            return f"it rejected our certificate ({reason}).{self.hint(host)}"
         return f"the handshake failed ({reason})."
 
-    def _distrust(self, cause: ssl.SSLCertVerificationError, host: str) -> str:
+    def _verification_reason(self, cause: ssl.SSLCertVerificationError, host: str) -> str:
         if cause.verify_code == _EXPIRED:
             return "its certificate has expired. Renew it there."
         if cause.verify_code == _NOT_YET_VALID:
             return "its certificate is not valid yet. Compare the clocks of both machines."
-        if cause.verify_code in _OTHER_NAME:
-            return "its certificate is for another name. ConnectionUse a name in it, or add this one to it."
+        if cause.verify_code in _NAME_MISMATCH:
+            return "its certificate is for another name. Use a name in it, or add this one to it."
         store = CA_FILE if host in self._ray else "the system's certificates"
         return f"its certificate is not trusted ({cause.verify_message}). Add its CA to {store}."
 
     def hint(self, host: str) -> str:
-        """What to look at if that host hangs up before it answers; empty without TLS.
+        """What to check if `host` closes the connection before it responds; empty without TLS.
 
-        Some servers refuse a client's certificate by closing the connection without a reason.
+        Some servers reject a client's certificate by closing the connection without a reason.
         """
         if host not in self._ray:
             return ""
-        if self._shows_one:
+        if self._sends_certificate:
             return f" Does it accept the certificate in {CERT_FILE}?"
-        return f" If it asks for a client certificate, set {CERT_FILE} and {KEY_FILE}."
+        return f" If it requires a client certificate, set {CERT_FILE} and {KEY_FILE}."
 
 
 def client_context(config: TlsConfig) -> ssl.SSLContext:
-    """Checks peers, and shows our certificate if there is one.
+    """A context that verifies servers, and sends our certificate if there is one.
 
     A CA file replaces the system's certificates. Raises `ConfigurationError` naming the variable
-    and the file that is missing, unreadable, not PEM, encrypted, or does not belong to the other.
+    and the file that is missing, unreadable, not PEM or encrypted, or if key and certificate do not match.
     """
     context = ssl.create_default_context()
     if config.ca_file is not None:
-        context = _trusting(config.ca_file)
+        context = _context_with_ca(config.ca_file)
     if config.cert_file is not None and config.key_file is not None:
-        _show(context, config.cert_file, config.key_file)
+        _load_certificate(context, config.cert_file, config.key_file)
     return context
 
 
-def _trusting(ca_file: Path) -> ssl.SSLContext:
+def _context_with_ca(ca_file: Path) -> ssl.SSLContext:
     _check(ca_file, CA_FILE, holds="CERTIFICATE-----")
     try:
         return ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError as exc:
-        detail = f"{CA_FILE}: {ca_file} holds a certificate that cannot be read."
+        detail = f"{CA_FILE}: {ca_file} contains a certificate that cannot be read."
         raise ConfigurationError(detail) from exc
 
 
-def _show(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
+def _load_certificate(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
     _check(cert_file, CERT_FILE, holds="CERTIFICATE-----")
     _check(key_file, KEY_FILE, holds="PRIVATE KEY-----")
 
@@ -124,19 +124,19 @@ def _show(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
 
 
 def _check(path: Path, name: str, *, holds: str) -> None:
-    """OpenSSL's own errors name neither file nor cause; what is in a file is never repeated."""
+    """Raise an error that names file and cause, as OpenSSL's do not; it never quotes the content."""
     try:
         text = path.read_text(encoding="ascii", errors="replace")
     except OSError as exc:
         detail = f"{name}: cannot read {path} ({exc.strerror})."
         raise ConfigurationError(detail) from exc
     if holds not in text:
-        detail = f"{name}: {path} is no PEM file with a {holds.removesuffix('-----').lower()}."
+        detail = f"{name}: {path} is not a PEM file with a {holds.removesuffix('-----').lower()}."
         raise ConfigurationError(detail)
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
-    """The TLS error behind an error: a refusal may come after our side of the handshake."""
+    """The TLS error that caused `error`, or `error` itself; None if there is none."""
     for candidate in (error.__cause__, error):
         if isinstance(candidate, ssl.SSLError):
             return candidate

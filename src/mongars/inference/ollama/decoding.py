@@ -1,4 +1,4 @@
-"""Ollama's lines as the items an `AnswerReader` takes."""
+"""Decoding Ollama's streamed JSON lines into the items of an `AnswerReader`."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ if TYPE_CHECKING:
 
 
 class OllamaDecoder:
-    """Names who answers before the first chunk, and says when the answer is complete."""
+    """Yields the origin before the first chunk, and `End` when the answer is complete."""
 
     def __init__(
         self, *, answer_id: str, created: int, model: str, schema: dict[str, Any] | None = None
     ) -> None:
-        """`schema`: what the finished text must follow."""
+        """`schema`: JSON schema that the complete text must match."""
         self._check = None if schema is None else FinishedCheck(schema)
         self._lines = LineReader(answer_id=answer_id, created=created, model=model)
-        self._named = False
+        self._origin_sent = False
 
     def feed(self, block: bytes) -> Iterator[Chunk | Origin | End]:
-        """The items that this block completes. Raises `InferenceFailed` for an error in a line.
+        """The items that this block completes.
 
-        `GenerationInterrupted` at the end of a text that violates the schema.
+        Raises `InferenceFailed` for an error in a line, and `GenerationInterrupted` at the end of a
+        text that violates the schema.
         """
         for chunk in self._lines.feed(block):
-            yield from self._name()
+            yield from self._origin()
             if self._check is not None:
                 self._check.take(chunk)
             yield chunk
-        yield from self._name()
+        yield from self._origin()
         if self._lines.done:
             yield End()
 
-    def _name(self) -> Iterator[Origin]:
-        if not self._named and self._lines.model is not None:
-            self._named = True
+    def _origin(self) -> Iterator[Origin]:
+        if not self._origin_sent and self._lines.model is not None:
+            self._origin_sent = True
             yield origin_named(self._lines.model)

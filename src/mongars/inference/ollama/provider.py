@@ -1,4 +1,4 @@
-"""The Ollama provider: its chat API, streamed."""
+"""The Ollama provider: answers streamed from the chat API of an Ollama server."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 
 STATUS_SECONDS = 1.5
 DEFAULT_ANSWER_TOKENS = 1024
-"""Room for an answer whose length nobody has bounded."""
+"""Tokens reserved in the context window for an answer without `max_tokens`."""
 _MAY_BE_MARKER = re.compile(r"[<>\[\]{}|\uff5c]")
-"""Characters of which each known control token has one."""
+"""Every known control token contains one of these characters."""
 _OK = 200
 _BAD_REQUEST = 400
 _NOT_FOUND = 404
@@ -65,7 +65,7 @@ _BUSY = frozenset({TOO_MANY_REQUESTS, 503})
 
 
 class Ollama:
-    """Asks the Ollama server in `OLLAMA_HOST` for the configured model."""
+    """Generates with the configured model on the Ollama server in `OLLAMA_HOST`."""
 
     name: ProviderName = "ollama"
 
@@ -81,36 +81,37 @@ class Ollama:
         self._clock = clock
         self._window: int | None = None
         self._markers: Markers | None = None
-        """The control tokens of the model, once the server has listed them."""
+        """The model's control tokens, once the server has returned them."""
 
     @asynccontextmanager
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Begin an answer; see `Provider.open`.
+        """Start an answer; see `Provider.open`.
 
-        Raises `ParameterUnsupported` for what Ollama has no word for, `NotReady` if the model is not there, and `ContextLengthExceeded` for a prompt that does
-        not fit the window the server has loaded, which may be less than `context_tokens`.
+        Raises `ParameterUnsupported` for several choices, `NotReady` if the server does not have the
+        model, and `ContextLengthExceeded` for a prompt that does not fit the window the server has
+        loaded, which may be smaller than `context_tokens`.
         """
         if request.sampling.n > 1:
             raise ParameterUnsupported.by(engine=self.name, param="n")
-        patience = self._config.local_commit_by(request, deadline).remaining()
+        seconds = self._config.local_commit_by(request, deadline).remaining()
         async with AsyncExitStack() as stack:
             attempts.add()
             try:
                 with attempts.waiting():
-                    async with asyncio.timeout(patience):
+                    async with asyncio.timeout(seconds):
                         markers = await self._known_markers(request)
                         response = await stack.enter_async_context(self._post(request, markers))
                         reader = await self._begin(response, request, deadline)
             except TimeoutError as exc:
-                detail = f"Ollama at {self._label} began no answer within {patience:.3g} s."
+                detail = f"Ollama at {self._label} started no answer within {seconds:.3g} s."
                 raise DeadlineExceeded(detail) from exc
             yield ProviderStream(origin=reader.origin, endpoint=self._label, chunks=reader)
             response.reusable = reader.state == "complete"
 
     async def context_tokens(self) -> int | None:
-        """The model's own window, by the server; asked once, when first needed."""
+        """The model's own context window, requested from the server once, when first needed."""
         if self._window is None:
             with contextlib.suppress(TimeoutError, WorldError):
                 async with asyncio.timeout(STATUS_SECONDS):
@@ -118,7 +119,7 @@ class Ollama:
         return self._window
 
     async def _known_markers(self, request: GenerationRequest) -> Markers:
-        """The control tokens to keep out of this request's texts; asked for when first needed."""
+        """The control tokens to remove from the messages, requested once, when first needed."""
         needed = any(_MAY_BE_MARKER.search(message.content) for message in request.messages)
         if self._markers is None and needed:
             with contextlib.suppress(TimeoutError, WorldError):
@@ -128,10 +129,10 @@ class Ollama:
         return self._markers or COMMON
 
     async def run(self) -> None:
-        """Nothing to do in the background."""
+        """Returns at once: there is no background work."""
 
     async def status(self) -> ProviderStatus:
-        """Whether the server is there and has the model."""
+        """`up` if the server responds and has the model, else `down`."""
         try:
             status, body = await self._http.get(f"{self._host}/api/tags", seconds=STATUS_SECONDS)
             found = json_object(body) if status == _OK else {}
@@ -140,15 +141,15 @@ class Ollama:
         entries = found.get("models")
         names = [str(e.get("name")) for e in entries or () if isinstance(e, dict)]
         if any(same_model(self._model, name) for name in names):
-            return ProviderStatus(name=self.name, state="up", detail=f"{self._model} is there")
+            return ProviderStatus(name=self.name, state="up", detail=f"{self._model} is available")
         return ProviderStatus(name=self.name, state="down", detail=self._missing())
 
     def drain(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
-        """It has no endpoints to choose from."""
+        """False: it has no endpoints."""
         return False
 
     def reset(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
-        """It has no endpoints to choose from."""
+        """False: it has no endpoints."""
         return False
 
     async def aclose(self) -> None:
@@ -167,14 +168,14 @@ class Ollama:
         return self._http.post(f"{self._host}/api/chat", orjson.dumps(body), {})
 
     async def _shown(self, *, verbose: bool) -> bytes:
-        """What the server says of the model. Raises `NotReady` if it says nothing."""
-        order = orjson.dumps({"model": self._model, "verbose": verbose})
-        async with self._http.post(f"{self._host}/api/show", order, {}) as response:
-            body = await response.body()
+        """The server's description of the model. Raises `NotReady` if it has none."""
+        body = orjson.dumps({"model": self._model, "verbose": verbose})
+        async with self._http.post(f"{self._host}/api/show", body, {}) as response:
+            shown = await response.body()
             response.reusable = True
             if response.status != _OK:
                 raise NotReady(self._missing())
-            return body
+            return shown
 
     async def _begin(
         self, response: UpstreamResponse, request: GenerationRequest, deadline: Deadline
@@ -200,19 +201,21 @@ class Ollama:
 
     async def _refusal(self, response: UpstreamResponse) -> MongarsError:
         try:
-            told = str(json_object(await response.body()).get("error") or "")
+            message = str(json_object(await response.body()).get("error") or "")
         except (InvalidAnswer, EndpointUnreachable):
-            told = ""
+            message = ""
         if response.status == _NOT_FOUND:
             return NotReady(self._missing())
         if response.status in _BUSY:
             maximum = self._config.retry_after_max
             wait = retry_after(response.headers, now=self._clock.now(), maximum=maximum)
             return Overloaded(f"Ollama at {self._label} is busy.", retry_after=wait)
-        overflow = overflow_in(told, context_tokens=0) if response.status == _BAD_REQUEST else None
+        overflow = (
+            overflow_in(message, context_tokens=0) if response.status == _BAD_REQUEST else None
+        )
         if overflow is not None:
             return overflow
-        return InferenceFailed(f"Ollama at {self._label} answered {response.status}: {told}")
+        return InferenceFailed(f"Ollama at {self._label} returned {response.status}: {message}")
 
     def _missing(self) -> str:
         return (
@@ -222,9 +225,9 @@ class Ollama:
 
 
 def _room_for(prompt: int, answer: int, window: int | None) -> int:
-    """A window for both, and a quarter more, since each model counts tokens its own way.
+    """A context window in tokens for prompt and answer, with a quarter more for other tokenizers.
 
-    A power of two: each change of it makes Ollama load the model again.
+    Rounded up to a power of two, because each change of the window makes Ollama reload the model.
     """
     needed = (prompt + answer) * 5 // 4
     room = 1 << (needed - 1).bit_length()

@@ -188,7 +188,7 @@ class RayCall:
             async with self._exchange.open(lease.url, commit_by) as started:
                 started_at = self._clock.monotonic()
                 if self._context.hedge is not None:
-                    self._context.hedge.hedging.waited(started_at - lease.acquired_at)
+                    self._context.hedge.hedging.record_wait(started_at - lease.acquired_at)
                 if self._pool.health.record_first_token(
                     lease, adapter_version=started.origin.adapter_version
                 ):

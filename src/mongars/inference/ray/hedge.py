@@ -154,7 +154,7 @@ class RayHedge:
             self._context.pool.health.record_overtaken(attempt.lease)
             if attempt is self._first:
                 waited = self._context.clock.monotonic() - attempt.lease.acquired_at
-                self._context.hedging.waited(waited)
+                self._context.hedging.record_wait(waited)
 
     def _report(self, *, won: bool, delay: float) -> None:
         if self._second.lease is None:

@@ -1,4 +1,4 @@
-"""How long to wait before the next try, when the peer did not say."""
+"""How long to wait before the next attempt, when the response had no `Retry-After`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def backoff(nth: int, ceilings: tuple[float, ...], random: Callable[[], float]) -> float:
-    """Full jitter: anything between zero and the nth ceiling; the last ceiling repeats.
+    """Seconds to wait: a random part of the nth ceiling (full jitter); the last ceiling repeats.
 
-    `nth` counts from 0. `random` draws from [0, 1). Full jitter spreads the retries of many
-    clients evenly, which is what a replica that is just starting can bear best.
+    `nth` counts from 0; `random` draws from [0, 1). Without ceilings the wait is 0. Full jitter
+    spreads the retries of many clients evenly, so that a starting replica is not overloaded.
     """
     if not ceilings:
         return 0.0

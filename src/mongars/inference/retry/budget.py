@@ -1,8 +1,8 @@
-"""One budget for everything that adds load: retries, hedges, continuations.
+"""The retry budget: a bound on the additional load by retries, hedges and continuations.
 
-When every request fails, retrying all of them multiplies the load on whatever is in trouble. The
-budget allows a share of the requests of the last seconds, and a small floor so that a client with
-few requests may retry at all (the retry budget of Finagle: 20 %, a floor per second, 10 s).
+When every request fails, retrying all of them multiplies the load on the failing endpoints. The
+budget allows a share of the requests of the last seconds, plus a small floor, so that a client
+with few requests may retry at all (the retry budget of Finagle: 20 %, a floor per second, 10 s).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MEMORY_SECONDS = 10.0
 
 
 class RetryBudget:
-    """Counts what was sent, over the last `MEMORY_SECONDS`."""
+    """Counts first attempts and additional ones over the last `MEMORY_SECONDS`."""
 
     def __init__(
         self, clock: Clock, *, share: float = SHARE, floor_per_second: float = FLOOR_PER_SECOND
@@ -31,11 +31,11 @@ class RetryBudget:
         self._extra: deque[float] = deque()
 
     def request(self) -> None:
-        """A request's first attempt goes out."""
+        """Record the first attempt of a request."""
         self._requests.append(self._now())
 
     def spend(self) -> bool:
-        """Ask to send something beyond a first attempt; counted if the answer is yes."""
+        """Whether one additional attempt may be sent; if so, it is counted."""
         if self.left < 1:
             return False
         self._extra.append(self._now())
@@ -43,7 +43,7 @@ class RetryBudget:
 
     @property
     def left(self) -> float:
-        """What may still be sent now."""
+        """Additional attempts that may be sent now."""
         self._now()
         return self._floor + self._share * len(self._requests) - len(self._extra)
 

@@ -1,12 +1,11 @@
-"""When a second attempt goes out beside a first one that is late.
+"""When to hedge: to send a second attempt while the first one is still waiting for its first token.
 
-A request whose first token has not come after the 95th percentile of recent first-token times is
-asked of another endpoint as well, and whoever begins first answers ("The tail at scale", Dean and
-Barroso, 2013). That is worth its load only while it is rare: 5 % of the requests, paid a second time
-from the budget of all retries.
+A request whose first token has not arrived after the 95th percentile of recent first-token times is
+sent to a second endpoint too; the first answer to start is used ("The tail at scale", Dean and
+Barroso, 2013). Hedges are limited to 5 % of the requests, and each also counts in the retry budget.
 
-A first attempt that was overtaken counts in the sample with the time it had waited. It would have
-taken at least as long; left out, the slowest would vanish and the percentile sink with every hedge.
+A first attempt that lost against its hedge is a sample with the time it had waited. Its first token
+would have taken at least as long; without these samples the percentile would sink with every hedge.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ if TYPE_CHECKING:
 
 SHARE = 0.05
 FLOOR_PER_SECOND = 0.1
-"""One in the budget's 10 s, so that a client with few requests may hedge at all."""
+"""One hedge in 10 s, so that a client with few requests may hedge at all."""
 PERCENTILE = 0.95
 MIN_SAMPLES = 20
 MAX_SAMPLES = 200
 
 
 class FirstTokenTimes:
-    """The last first-token times of a set of endpoints."""
+    """The most recent first-token times of a pool of endpoints, in seconds."""
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=MAX_SAMPLES)
 
     def add(self, seconds: float) -> None:
-        """A first token took so long."""
+        """Add a sample."""
         self._seconds.append(seconds)
 
     @property
-    def late(self) -> float | None:
-        """The time within which 95 % of them came; None before there are `MIN_SAMPLES`."""
+    def percentile(self) -> float | None:
+        """The 95th percentile; None with fewer than `MIN_SAMPLES` samples."""
         count = len(self._seconds)
         if count < MIN_SAMPLES:
             return None
@@ -49,31 +48,32 @@ class FirstTokenTimes:
 
 
 class Hedging:
-    """Decides for the requests of one pool of endpoints."""
+    """Decides whether and when the requests of one pool are hedged."""
 
     def __init__(self, clock: Clock, shared: RetryBudget) -> None:
-        """`shared` pays for every hedge, too."""
+        """`shared`: the retry budget, in which every hedge counts too."""
         self._own = RetryBudget(clock, share=SHARE, floor_per_second=FLOOR_PER_SECOND)
         self._shared = shared
         self._times = FirstTokenTimes()
 
     def request(self) -> None:
-        """A request's first attempt goes out."""
+        """Record the first attempt of a request."""
         self._own.request()
 
-    def waited(self, seconds: float) -> None:
-        """A first token took so long, or had not come after so long when it was overtaken."""
+    def record_wait(self, seconds: float) -> None:
+        """A first token arrived after `seconds`, or the attempt was cancelled after waiting that long."""
         self._times.add(seconds)
 
     def delay(self, request: GenerationRequest) -> float | None:
-        """Seconds after which its first attempt is late; None if it is not to be hedged.
+        """Seconds after which to hedge this request; None if it is not to be hedged.
 
-        Several choices are several times the load. A continuation is a retry already.
+        Requests for several choices are not hedged, because of their load, nor are continuations, which
+        are retries already.
         """
         if request.continue_from is not None or request.sampling.n > 1:
             return None
-        return self._times.late
+        return self._times.percentile
 
     def spend(self) -> bool:
-        """Ask to send a second attempt; counted in both budgets if the answer is yes."""
+        """Whether a hedge may be sent now; if so, it is counted in both budgets."""
         return self._own.left >= 1 and self._shared.spend() and self._own.spend()

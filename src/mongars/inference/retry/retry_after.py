@@ -1,9 +1,9 @@
-"""Reading `Retry-After`: how long a busy peer is to be left alone.
+"""Parsing `Retry-After`: how long to wait before the next request to a busy server.
 
 The forms are those of RFC 9110, section 10.2.3: whole seconds, or an HTTP date. Beside them the header
 `retry-after-ms` and seconds with a fraction are read, since model servers send both. A number in any other
-form (`1e308`, `nan`, `+5`, a negative one) is no wait at all. What is read is bounded: one wrong number
-from a peer must not take an endpoint out of use for a day.
+form (`1e308`, `nan`, `+5`, a negative one) is ignored. The result is bounded, so that one wrong number from
+a server cannot take an endpoint out of use for a day.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ _DECIMAL = re.compile(r"[0-9]{1,300}(\.[0-9]{1,20})?", re.ASCII)
 def retry_after(headers: Mapping[str, str], *, now: datetime, maximum: float) -> float | None:
     """Seconds to wait, at most `maximum`; None if the header is missing or in no known form.
 
-    A date counts from the response's own `Date`, so that a clock that is wrong on
-    either side cancels out; without `Date` it counts from `now`. `headers` are looked up by
-    their lower-case names.
+    A date is taken relative to the response's `Date`, so that clock differences cancel out; without
+    `Date`, relative to `now`. The keys of `headers` must be lower case.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -50,5 +49,5 @@ def _date(value: str | None) -> datetime | None:
     try:
         date = parsedate_to_datetime(value or "")
         return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
-    except (ValueError, OverflowError):  # no date, or one that no time zone can express
+    except (ValueError, OverflowError):  # not a date, or out of range
         return None

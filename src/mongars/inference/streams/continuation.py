@@ -1,15 +1,15 @@
-"""An answer that goes on when its stream is cut.
+"""Mid-stream failover: completing an answer at another target after its stream was cut.
 
-The next target is asked for the same answer, and told what has been delivered. It does one of two
-things, and says which:
+The next target gets the same request together with the text delivered so far. It does one of two
+things, and reports which:
 
-- it *continues*: same model, same adapter, generation begins where the delivered text ends, or a
-  word before (`resume_prefix`), which must then come out the same;
-- it *restarts*: then its text must begin with exactly what was delivered, and that part of it is
-  left out. Where it differs, this target cannot help: no reader gets two answers in one.
+- it *continues*: with the same model and adapter, it generates from where the delivered text ends,
+  or from a word earlier (`resume_prefix`), which must then be generated again unchanged;
+- it *restarts*: it generates the whole answer, which must start with exactly the delivered text;
+  that part is not delivered again. If it differs, this target cannot complete the answer.
 
-No target can do either: the cut is raised, and never looks like an end. Answers that depend on
-more than their text (a response format, several choices, delivered reasoning) are not moved.
+If no target can do either, `GenerationInterrupted` is raised. Answers that depend on more than their
+text (a response format, several choices, delivered reasoning) are not completed elsewhere.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
     Reopen = Callable[[str, Origin, AsyncExitStack], Awaitable["Resumed | None"]]
 
 MAX_FAILOVERS = 2
-"""Per answer: a third target would more likely share the fault than cure it."""
+"""Failovers per answer; a third target would probably fail in the same way."""
 
 
 class Diverged(InvalidAnswer):
-    """A target said something else where it had to repeat what was delivered."""
+    """A restarted answer differs from the text that was already delivered."""
 
 
 def can_fail_over(request: GenerationRequest) -> bool:
-    """Whether a cut answer to this request may be completed by somebody else."""
+    """Whether a cut answer to this request may be completed by another target."""
     return request.sampling.n == 1 and request.sampling.response_format is None
 
 
 def resume_prefix(delivered: str, stop: tuple[str, ...]) -> str:
-    """As much of the delivered text as ends where a token ends: only there can one go on.
+    """The longest part of the delivered text that certainly ends at a token boundary.
 
-    Engines send whole tokens, unless a token may hold the beginning of a stop sequence: then they send
-    what is before it, and the cut may have come in between. So the last word is given up with the space
-    before it, which tokens begin with; and punctuation with it that ends a line, since it may be
-    one token with the end of the line.
+    Generation can only continue there. Engines send whole tokens, except where a token may hold the
+    beginning of a stop sequence: then they send the text before it, and the cut may be in between. So
+    with stop sequences the last word is dropped, with the space before it, since tokens begin with a
+    space; and punctuation before a line end, since it may be one token together with the line end.
     """
     if not stop:
         return delivered
@@ -61,7 +61,7 @@ def resume_prefix(delivered: str, stop: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """Who goes on with an answer, and which end of the delivered text will be said again."""
+    """The stream that completes an answer; `known` is the delivered text it generates again first."""
 
     stream: ProviderStream
     route: Route
@@ -69,10 +69,10 @@ class Resumed:
 
 
 class FailoverChunks:
-    """A `ChunkStream` over as many targets as it takes.
+    """A `ChunkStream` that is completed at another target if the current one is cut.
 
-    `reopen` is given the text delivered so far, who wrote the end of it, and a stack that holds the
-    new target open; it returns None when nobody is left to ask.
+    `reopen` receives the text delivered so far, the origin of its end, and a stack that keeps the new
+    stream open; it returns None if no target is left.
     """
 
     def __init__(
@@ -95,27 +95,27 @@ class FailoverChunks:
 
     @property
     def route(self) -> Route:
-        """Which way it comes: after a move, of whoever goes on."""
+        """The route of the current target."""
         return self._route
 
     @property
     def moves(self) -> int:
-        """How often it was cut and went on elsewhere."""
+        """How many mid-stream failovers were tried."""
         return self._moves
 
     @property
     def origin(self) -> Origin:
-        """Who gives the answer now."""
+        """Model, adapter and replica of the current target."""
         return self._current.origin
 
     @property
     def state(self) -> StreamState:
-        """How far it is."""
+        """Whether it is open, complete or cut."""
         return "cut" if self._failed else self._current.chunks.state
 
     @property
     def usage(self) -> Usage | None:
-        """The counts of whoever finished; of a restart, they count the whole answer."""
+        """Token counts of the target that completed the answer; after a restart, of the whole answer."""
         return self._current.chunks.usage
 
     async def release(
@@ -124,7 +124,7 @@ class FailoverChunks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let go of the target that is being read, which learns how it was left."""
+        """Close the current target's stream; the arguments are those of `__aexit__`."""
         await self._stack.__aexit__(kind, error, trace)
 
     def __aiter__(self) -> Self:
@@ -142,7 +142,7 @@ class FailoverChunks:
                 return chunk
 
     def ready(self) -> list[Chunk]:
-        """What has come already. Nothing while a text begun anew is compared with the old one."""
+        """The chunks that have arrived; none while a restarted answer is compared with the delivered text."""
         if self._to_repeat:
             return []
         found = self._current.chunks.ready()
@@ -152,17 +152,17 @@ class FailoverChunks:
     def _note(self, *chunks: Chunk) -> None:
         for chunk in chunks:
             if chunk.reasoning:
-                self._reopen = None  # another model's answer would not follow from these thoughts
+                self._reopen = None  # a restart would have other reasoning before its answer
             if chunk.finish_reason is not None:
                 self._finished = True
         self._delivered += [chunk.text for chunk in chunks]
 
     async def _move(self, cut: MongarsError) -> None:
-        """Go on with the next target, or raise why the answer ends here."""
+        """Switch to the next target, or raise `GenerationInterrupted`."""
         delivered = "".join(self._delivered)
         if self._reopen is not None and self._moves < MAX_FAILOVERS and not self._finished:
             self._moves += 1
-            await self._stack.aclose()  # whoever failed hears of it before anybody else is asked
+            await self._stack.aclose()  # release the failed target's resources first
             self._stack = AsyncExitStack()
             found = await self._reopen(delivered, self.origin, self._stack)
             if found is not None:
@@ -173,19 +173,19 @@ class FailoverChunks:
         raise GenerationInterrupted(str(cut)) from cut
 
     def _undelivered(self, chunk: Chunk) -> Chunk | None:
-        """The chunk without what was delivered already; None if nothing is left of it."""
+        """The part of the chunk that was not delivered yet; None if nothing is left of it."""
         if not self._to_repeat:
             return chunk
         known = min(len(chunk.text), len(self._to_repeat))
         if chunk.text[:known] != self._to_repeat[:known]:
-            detail = "The answer begun anew is another one."
+            detail = "The restarted answer differs from the delivered text."
             raise Diverged(detail)
         self._to_repeat = self._to_repeat[known:]
         if self._to_repeat and chunk.finish_reason is not None:
-            detail = "The answer begun anew is shorter than what was delivered."
+            detail = "The restarted answer is shorter than the delivered text."
             raise Diverged(detail)
         rest = chunk.text[known:]
         if rest or chunk.finish_reason is not None or chunk.usage is not None:
-            # The event it came in holds the whole text, and log-probabilities cannot be split.
+            # `raw` holds the event with the whole text, and log-probabilities cannot be split.
             return replace(chunk, text=rest, raw=b"", logprobs=() if known else chunk.logprobs)
         return None

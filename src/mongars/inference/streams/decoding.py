@@ -1,4 +1,4 @@
-"""From bytes to items: the server-sent events of `/generate`, and its answers in one piece."""
+"""Decoding the answers of `/generate`: server-sent events, or one JSON object."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _KNOWN_EVENTS = frozenset({"message", META_EVENT, ERROR_EVENT})
 
 
 class SseDecoder:
-    """Reads the events of `/generate`, or of an engine that speaks the same dialect."""
+    """Decodes the events of `/generate`, or of an engine that sends the same events."""
 
     def __init__(self) -> None:
         self._splitter = EventSplitter()
         self._repeated = RepeatedEvents()
 
     def feed(self, data: bytes) -> Iterator[Chunk | Origin | End]:
-        """The items that these bytes complete. Raises the error an event carries.
+        """The items that these bytes complete. Raises the error that an event reports.
 
-        Neighbouring events that hold nothing but text become one chunk: what arrives together costs
-        once what a chunk costs.
+        Consecutive events with nothing but text become one chunk, which saves the cost of a chunk for
+        each event.
         """
         try:
             blocks = self._splitter.blocks(data)
         except EventTooLarge as exc:
-            detail = f"The peer sent {exc}."
+            detail = f"The server sent {exc}."
             raise InvalidAnswer(detail) from exc
         texts: list[str] = []
         raws: list[bytes] = []
@@ -81,25 +81,25 @@ class SseDecoder:
 
 
 def origin_of(found: Mapping[str, str], body: Mapping[str, Any]) -> Origin:
-    """Who answers, by the body; what it leaves out, by the headers."""
-    told = {
+    """The model, adapter and replica named in the body, or else in the headers `found`."""
+    from_headers = {
         "adapter_version": found.get(headers.ADAPTER_VERSION),
         "adapter": {"digest": found.get(headers.ADAPTER_DIGEST)},
         "replica": found.get(headers.REPLICA_ID),
     }
-    return origin_from({**told, **body})
+    return origin_from({**from_headers, **body})
 
 
 def whole_chunks(body: dict[str, Any]) -> tuple[Chunk, ...]:
-    """The chunks of an answer in one piece.
+    """The chunks of an answer that is one JSON object.
 
-    Raises the error it carries, whatever its status said, or `EmptyAnswer`.
+    Raises the error in the body, whatever the HTTP status was, or `EmptyAnswer`.
     """
     if body.get("error"):
         raise error_in(body)
     text = _text_in(body)
     if not text:
-        detail = "The answer holds no text."
+        detail = "The answer has no text."
         raise EmptyAnswer(detail)
     message = body.get("message")
     reasoning = reasoning_in(message) if isinstance(message, dict) else ""
@@ -115,7 +115,7 @@ def whole_chunks(body: dict[str, Any]) -> tuple[Chunk, ...]:
 
 
 def _text_in(body: dict[str, Any]) -> str:
-    """The published places for the text, in the published order."""
+    """The text in `message.content`, else `content`, else `response`; empty if all are blank."""
     message = body.get("message")
     nested = message.get("content") if isinstance(message, dict) else None
     for candidate in (nested, body.get("content"), body.get("response")):
@@ -125,7 +125,7 @@ def _text_in(body: dict[str, Any]) -> str:
 
 
 def _usage_in(body: dict[str, Any]) -> Usage | None:
-    """The counts, if the engine reported them; older engines sent only a part."""
+    """The token counts; None if the engine did not report all of them."""
     found = body.get("usage")
     try:
         return usage_from(found if isinstance(found, dict) else None)

@@ -1,14 +1,14 @@
-"""Reading an answer: nothing counts before its first content, and no cut passes for an end.
+"""Reading a streamed answer: when it has started, and whether it completed or was cut.
 
-Bytes come in blocks cut anywhere; a decoder turns them into items; the reader keeps the rules:
+Bytes arrive in blocks of any size; a decoder turns them into items; the reader applies these rules:
 
-1. *Commit gate.* Until the first text that is not blank, everything is held back. Whatever goes
-   wrong up to there is invisible, and another endpoint or provider may be asked. An answer that
-   finished without a word counts if tokens were generated for it: a stop sequence may come first.
-2. *Afterwards* the stream ends in exactly one of two ways: it just ends, and is complete, or
-   `GenerationInterrupted` is raised, and it is not. It is complete when the peer said so: by
-   `[DONE]`, or by a finish reason, after which a missing `[DONE]` is forgiven.
-3. *Silence* is measured from chunk to chunk: comments and other signs of life do not count.
+1. *Commit.* Chunks are held back until the first text that is not blank. Until then a failure is
+   invisible to the client, and another endpoint or provider can be tried. An answer without text
+   counts too if tokens were generated for it, because a stop sequence may come first.
+2. *After it* the stream ends in one of two ways: iteration ends, and the answer is complete, or
+   `GenerationInterrupted` is raised, and it was cut. It is complete after `[DONE]`, or after a
+   finish reason even if `[DONE]` is missing.
+3. *The idle timeout* runs from chunk to chunk: comments and keep-alives do not reset it.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ if TYPE_CHECKING:
     from mongars.inference.provider import StreamState
 
 TRAILER_SECONDS = 2.0
-"""After the finish reason, this long for usage and `[DONE]`; then the answer is closed for them."""
+"""How long to wait for usage and `[DONE]` after the finish reason; then the answer is complete."""
 
 MAX_BLANK_CHARACTERS = 8192
-"""Characters of blank text kept before the first word; an answer with more is none."""
+"""Blank characters allowed before the first text; an answer with more is invalid."""
 
 MAX_BLANK_CHUNKS = 64
-"""Blank chunks kept for later; more are dropped, since they carry no text."""
+"""Blank chunks held back before the first text; further ones without text are dropped."""
 
 
 class End:
-    """The peer said that the answer is complete."""
+    """The server marked the answer as complete."""
 
 
 class Decoder(Protocol):
-    """Turns blocks of bytes into items, keeping the unfinished rest."""
+    """Turns blocks of bytes into items, and keeps an incomplete item for the next block."""
 
     def feed(self, block: bytes) -> Iterator[Chunk | Origin | End]:
-        """The items that this block completes. Raises the error the peer reports in between."""
+        """The items that this block completes. Raises an error that the stream reports."""
         ...
 
 
 class AnswerReader:
-    """One answer; a `ChunkStream` once `commit` has returned."""
+    """Reads one answer; a `ChunkStream` once `commit` has returned."""
 
     def __init__(
         self,
@@ -84,14 +84,14 @@ class AnswerReader:
         self.origin = origin
         self.state: StreamState = "open"
         self.stalled = False
-        """Whether it was cut because no token came for too long."""
+        """Whether it was cut by the idle timeout."""
         self.usage: Usage | None = None
 
     async def commit(self) -> None:
-        """Return once the first content is here; the caller bounds the time.
+        """Wait for the first content; it has no timeout of its own.
 
-        Raises what went wrong instead: the peer's own error, `EmptyAnswer`, `InvalidAnswer`, or
-        `EndpointUnreachable` if it hung up.
+        Raises the error that the stream reports, `EmptyAnswer`, `InvalidAnswer`, or
+        `EndpointUnreachable` if the connection was closed.
         """
         while not self._committed:
             block = await anext(self._blocks, None)
@@ -105,7 +105,7 @@ class AnswerReader:
 
     @property
     def _finished(self) -> bool:
-        """Whether every choice has said why it ended."""
+        """Whether every choice has a finish reason."""
         return not self._unfinished
 
     def __aiter__(self) -> Self:
@@ -121,25 +121,25 @@ class AnswerReader:
         return self._ready.popleft()
 
     def ready(self) -> list[Chunk]:
-        """What has come and was not read yet."""
+        """The chunks that have arrived and were not read yet."""
         found = list(self._ready)
         self._ready.clear()
         return found
 
     async def _read_on(self) -> None:
         try:
-            async with asyncio.timeout(self._patience()):
+            async with asyncio.timeout(self._read_timeout()):
                 block = await anext(self._blocks, None)
         except TimeoutError:
             self.stalled = not self._finished and not self._deadline.expired()
-            self._break_off(self._silence())
+            self._end_of_bytes(self._timeout_reason())
         except InvalidRequest as error:
             self._cut(str(error), error)
         except MongarsError as error:
-            self._break_off(str(error))
+            self._end_of_bytes(str(error))
         else:
             if block is None:
-                self._break_off("The connection was closed without a finish reason.")
+                self._end_of_bytes("The connection was closed without a finish reason.")
             else:
                 self._take_rest(block)
 
@@ -147,23 +147,23 @@ class AnswerReader:
         try:
             self._take(block)
         except InvalidAnswer as error:
-            self._break_off(str(error))
+            self._end_of_bytes(str(error))
         except MongarsError as error:
-            self._cut(str(error), error)  # an error the peer reports is one, finish reason or not
+            self._cut(str(error), error)  # a reported error counts, even after a finish reason
 
     def _take(self, block: bytes) -> None:
-        heard = False
+        any_chunk = False
         for item in self._decoder.feed(block):
             if self.state != "open":
                 return
             if isinstance(item, Chunk):
                 self._take_chunk(item)
-                heard = True
+                any_chunk = True
             elif isinstance(item, Origin):
                 self.origin = self.origin if self._committed else item
             else:
                 self._end()
-        if heard:  # once for all that came together
+        if any_chunk:  # once per block
             self._last_chunk_at = self._clock.monotonic()
 
     def _take_chunk(self, chunk: Chunk) -> None:
@@ -187,56 +187,56 @@ class AnswerReader:
             self._committed = True
 
     def _check(self, chunk: Chunk) -> None:
-        """Raises `InvalidAnswer` for what no answer to this request says."""
+        """Raises `InvalidAnswer` for a chunk that no answer to this request can have."""
         if chunk.index in self._unfinished:
             if not self._committed and self._blank >= MAX_BLANK_CHARACTERS:
-                detail = "The answer begins with nothing but blanks."
+                detail = "The answer starts with too much blank text."
                 raise InvalidAnswer(detail)
             return
         if not 0 <= chunk.index < self._choices:
-            detail = f"The answer has a choice {chunk.index}; asked for were {self._choices}."
+            detail = f"The answer has a choice {chunk.index}; the request was for {self._choices}."
             raise InvalidAnswer(detail)
         if chunk.text or chunk.reasoning or chunk.finish_reason is not None:
-            detail = "The answer goes on after its end."
+            detail = "The answer continues after its finish reason."
             raise InvalidAnswer(detail)
 
     def _end(self) -> None:
         if not self._committed:
             raise _empty()
         if not self._finished and self._choices > 1:
-            self._cut("the peer left out an answer that was asked for.")
+            self._cut("a requested choice is missing.")
             return
         if not self._finished:
             self._ready.append(Chunk(finish_reason="stop"))
         self.state = "complete"
 
-    def _break_off(self, why: str) -> None:
-        """The bytes ended; complete if the answer had already said that it is."""
+    def _end_of_bytes(self, reason: str) -> None:
+        """No more bytes: the answer is complete if every choice has finished, else cut."""
         if self._finished:
             self.state = "complete"
         else:
-            self._cut(why)
+            self._cut(reason)
 
-    def _cut(self, why: str, error: MongarsError | None = None) -> None:
-        """An error caused by the request itself keeps its type: asking again would not help."""
+    def _cut(self, reason: str, error: MongarsError | None = None) -> None:
+        """End as cut; an error caused by the request itself is raised as it is, not to be retried."""
         self.state = "cut"
-        interrupted = GenerationInterrupted(f"The answer was cut: {why}")
+        interrupted = GenerationInterrupted(f"The answer was cut: {reason}")
         self._failure = error if isinstance(error, InvalidRequest) else interrupted
 
-    def _patience(self) -> float:
+    def _read_timeout(self) -> float:
         if self._finished:
             return TRAILER_SECONDS
         spent = self._clock.monotonic() - self._last_chunk_at
         return max(0.0, min(self._idle - spent, self._deadline.remaining()))
 
-    def _silence(self) -> str:
+    def _timeout_reason(self) -> str:
         if self._deadline.expired():
-            return "the request's total time was used up."
-        return f"it was idle, no token came for {self._idle:.3g} s."
+            return "the request's total time has passed."
+        return f"no token arrived for {self._idle:.3g} s (idle timeout)."
 
 
 class WholeAnswer:
-    """An answer that came in one piece, as a `ChunkStream`."""
+    """An answer that arrived as one JSON object, as a `ChunkStream`."""
 
     def __init__(self, chunks: tuple[Chunk, ...]) -> None:
         self._ready = deque(chunks)
@@ -245,7 +245,7 @@ class WholeAnswer:
         self.usage: Usage | None = next((c.usage for c in chunks if c.usage is not None), None)
 
     def ready(self) -> list[Chunk]:
-        """All that was not read yet."""
+        """The chunks that were not read yet."""
         found = list(self._ready)
         self._ready.clear()
         return found
