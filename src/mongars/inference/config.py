@@ -107,18 +107,21 @@ class InferenceConfig:
         """The account and weight of a request in the fair queues."""
         return Share(scope=scope, weight=self.weights.get(scope or "", 1.0))
 
-    def first_token_cap(self, request: GenerationRequest) -> float:
+    def first_token_seconds(self, request: GenerationRequest) -> float:
         """Seconds that the first content token of this request may take on Ray."""
         return self.timeout + self._reading_time(request)
 
-    def commit_by(self, request: GenerationRequest, deadline: Deadline) -> Deadline:
-        """The deadline for the first token from Ray, which leaves time for the local providers."""
+    def start_by(self, seconds: float, deadline: Deadline) -> Deadline:
+        """When a result from Ray must have started, at most `seconds` from now.
+
+        It leaves `local_reserve` before `deadline` for the local providers, or a third of a short one.
+        """
         remaining = deadline.remaining()
         reserve = min(self.local_reserve, remaining * RESERVE_SHARE)
-        window = min(self.first_token_cap(request), remaining - reserve)
+        window = min(seconds, remaining - reserve)
         return Deadline.after(deadline.clock, window)
 
-    def local_commit_by(self, request: GenerationRequest, deadline: Deadline) -> Deadline:
+    def local_start_by(self, request: GenerationRequest, deadline: Deadline) -> Deadline:
         """The deadline for the first token from a local server, which may have to load its model first."""
         seconds = max(self.timeout, self.idle_timeout) + self._reading_time(request)
         return Deadline.after(deadline.clock, min(seconds, deadline.remaining()))

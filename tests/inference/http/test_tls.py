@@ -231,7 +231,9 @@ CA, CERT, KEY = "RAY_CLIENT_CA_FILE", "RAY_CLIENT_CERT_FILE", "RAY_CLIENT_KEY_FI
         pytest.param({CA: "notes.txt"}, CA, "not a PEM file with a certificate", id="not-pem"),
         pytest.param({CA: "broken.pem"}, CA, "cannot be read", id="broken"),
         pytest.param({CERT: "notes.txt"}, CERT, "not a PEM file", id="cert-not-pem"),
-        pytest.param({KEY: "client.pem"}, KEY, "not a PEM file with a private key", id="cert-as-key"),
+        pytest.param(
+            {KEY: "client.pem"}, KEY, "not a PEM file with a private key", id="cert-as-key"
+        ),
         pytest.param({KEY: "other.key"}, KEY, "not the key of", id="another-key"),
         pytest.param({KEY: "locked.key"}, KEY, "encrypted", id="encrypted"),
         pytest.param({KEY: "broken.key"}, KEY, "PEM", id="broken-key"),

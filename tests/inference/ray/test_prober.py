@@ -9,8 +9,9 @@ from mongars.core.errors import AllProvidersFailed
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
 from mongars.inference.endpoints.probes import FRESH_SECONDS
+from mongars.inference.endpoints.urls import route_url
 from mongars.inference.events import EndpointChanged
-from mongars.inference.ray.prober import readiness_url
+from mongars.inference.ray.prober import READINESS_PATH
 from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import Silence
@@ -39,7 +40,7 @@ async def provider_of(built: Stack) -> str:
 )
 def test_readiness_is_asked_beside_the_endpoint(endpoint: str, expected: str) -> None:
     """`/readyz` lives under the same prefix as `/generate`."""
-    assert readiness_url(endpoint) == expected
+    assert route_url(endpoint, READINESS_PATH) == expected
 
 
 @pytest.mark.parametrize("ready", [200, 404])

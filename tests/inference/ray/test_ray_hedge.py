@@ -11,13 +11,18 @@ import pytest
 from ray_harness import RayHarness, ray_harness
 
 from mongars.core.clock import SystemClock
+from mongars.core.deadline import Deadline
 from mongars.core.generation import Chunk, Origin
 from mongars.inference.config import InferenceConfig
 from mongars.inference.endpoints.pool import EndpointPool
 from mongars.inference.endpoints.rotation import PlannedAttempt, Rotation
 from mongars.inference.events import AttemptFailed, Hedged
-from mongars.inference.provider import ProviderStream
+from mongars.inference.http.pool import HttpPool
+from mongars.inference.provider import Attempts
+from mongars.inference.ray.exchange import EndpointResult
+from mongars.inference.ray.generation import GenerationExchange, StartedAnswer
 from mongars.inference.ray.hedge import HedgeContext, RayHedge
+from mongars.inference.ray.http_exchange import ExchangeContext
 from mongars.inference.request_queue import RequestQueue
 from mongars.inference.retry.budget import RetryBudget
 from mongars.inference.retry.hedging import MIN_SAMPLES, Hedging
@@ -172,6 +177,12 @@ class Course:
         config = InferenceConfig(endpoints=urls, use_ray=True)
         self.pool = EndpointPool(urls, clock=self.clock, rest_after=2, random=lambda: 0.5)
         self._rotation = Rotation(self.pool.selection, config, clock=self.clock, random=lambda: 0.5)
+        self._exchange = GenerationExchange(
+            ExchangeContext(config=config, http=HttpPool(config), clock=self.clock),
+            question(),
+            deadline=Deadline.after(self.clock, 60),
+            attempts=Attempts(self.clock),
+        )
         self._context = HedgeContext(
             hedging=Hedging(self.clock, RetryBudget(self.clock)),
             pool=self.pool,
@@ -181,15 +192,15 @@ class Course:
         )
 
     @asynccontextmanager
-    async def attempt(self, lease: EndpointLease) -> AsyncIterator[ProviderStream]:
+    async def attempt(self, lease: EndpointLease) -> AsyncIterator[EndpointResult[StartedAnswer]]:
         await self.begin[lease.url].wait()
         self.opened.append(lease.url)
         try:
-            yield ProviderStream(
+            answer = StartedAnswer(
                 origin=Origin(model="m", engine="e"),
-                endpoint=lease.url,
                 chunks=WholeAnswer((Chunk(text="Hello"), Chunk(finish_reason="stop"))),
             )
+            yield EndpointResult(endpoint=lease.url, result=answer)
         finally:
             self.opened.remove(lease.url)
 
@@ -199,7 +210,9 @@ class Course:
         assert planned == PlannedAttempt(url=FIRST, at=0.0)
         lease = self.pool.leases.acquire(FIRST)
         assert lease is not None
-        hedge = RayHedge(self._context, question(), rotation=self._rotation, attempt=self.attempt)
+        hedge = RayHedge(
+            self._context, self._exchange, rotation=self._rotation, attempt=self.attempt
+        )
         async with hedge.open(lease, delay=1.0) as stream:
             assert self.opened == [stream.endpoint]
         assert self.opened == []

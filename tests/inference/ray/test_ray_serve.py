@@ -229,8 +229,8 @@ def test_long_prompts_are_given_more_time() -> None:
         messages=(Message(role="user", content="x" * 30_000),), request_id="req-1"
     )
     config = InferenceConfig(endpoints=(), use_ray=False)
-    assert config.first_token_cap(question("Hi")) == pytest.approx(10.0, abs=0.1)
-    assert config.first_token_cap(long) == 110.0
+    assert config.first_token_seconds(question("Hi")) == pytest.approx(10.0, abs=0.1)
+    assert config.first_token_seconds(long) == 110.0
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mongars.core.generation import Begun, Sampling
 from mongars.inference.retry.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, RetryBudget
 from mongars.inference.retry.hedging import (
     MAX_SAMPLES,
@@ -19,7 +16,6 @@ from mongars.inference.retry.hedging import (
     Hedging,
 )
 from mongars.testing.clock import ManualClock
-from mongars.testing.inference import question
 
 FLOOR = 1
 
@@ -62,25 +58,11 @@ def test_old_times_are_forgotten() -> None:
 def test_hedging_does_not_hide_how_slow_the_slow_ones_are() -> None:
     """Overtaken attempts count with what they had waited, so that what is late stays late."""
     hedging = experienced(ManualClock())
-    late = hedging.delay(question())
+    late = hedging.delay
     for number in range(20 * MAX_SAMPLES):
-        delay = hedging.delay(question())
+        delay = hedging.delay
         hedging.record_wait(delay if number % 16 == 0 else 0.1)
-    assert hedging.delay(question()) == late
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"sampling": Sampling(n=2)},
-        {"continue_from": Begun(text="So", model="m", adapter_version="v1")},
-    ],
-    ids=["several choices", "continuation"],
-)
-def test_what_costs_more_is_never_hedged(changes: dict[str, object]) -> None:
-    hedging = experienced(ManualClock())
-    assert hedging.delay(question()) is not None
-    assert hedging.delay(dataclasses.replace(question(), **changes)) is None
+    assert hedging.delay == late
 
 
 @settings(deadline=None)  # a slow machine is no failure

@@ -95,7 +95,7 @@ class Ollama:
         """
         if request.sampling.n > 1:
             raise ParameterUnsupported.by(engine=self.name, param="n")
-        seconds = self._config.local_commit_by(request, deadline).remaining()
+        seconds = self._config.local_start_by(request, deadline).remaining()
         async with AsyncExitStack() as stack:
             attempts.add()
             try:

@@ -1,18 +1,18 @@
-"""The way of one request through the Ray endpoints, up to and including its stream.
+"""One exchange with the Ray endpoints: attempts, retries and hedges until a result starts.
 
-1. The rotation names an endpoint; the pool admits the request there, or does not.
-2. One exchange, up to the first content token: the commit gate.
-   Is that late, a second endpoint may be asked second_endpoint the first (`ray_hedge`).
-3. Before it, a failure sends the request on, with what the failure means for the endpoint.
-4. After it, the stream is the caller's; how it ends is reported to the pool.
+1. The rotation plans an endpoint; a lease admits the request there, or another one is planned.
+2. The exchange is sent, and waits until its result starts. If that takes too long, it may be sent to
+   a second endpoint as well (`hedge`).
+3. If it fails before that, the failure is recorded for the endpoint, and the next attempt is planned.
+4. After that the result belongs to the client; how it ends is recorded for the endpoint.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Generic, Literal, TypedDict
 
 from mongars.core.errors import (
     EndpointUnreachable,
@@ -31,33 +31,31 @@ from mongars.inference.events import (
     ScalingSeen,
     split_label,
 )
-from mongars.inference.provider import ProviderStream
-from mongars.inference.ray.exchange import RayExchange, StartedAnswer
+from mongars.inference.ray.exchange import EndpointResult, ResultT
 from mongars.inference.ray.hedge import RayHedge
 from mongars.inference.retry.failures import AttemptError, FailureClass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
     from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
-    from mongars.core.generation import GenerationRequest
     from mongars.core.observe import Observer
     from mongars.inference.config import InferenceConfig
     from mongars.inference.endpoints.health import FailureKind
     from mongars.inference.endpoints.pool import EndpointPool
     from mongars.inference.endpoints.state import EndpointLease
-    from mongars.inference.http.pool import HttpPool
     from mongars.inference.provider import Attempts
+    from mongars.inference.ray.exchange import Exchange
     from mongars.inference.ray.hedge import HedgeContext
     from mongars.inference.retry.budget import RetryBudget
 
 MIN_ATTEMPT_SHARE = 0.1
-"""No attempt is started with less than this share of the time; it could not succeed."""
+"""No attempt is sent with less than this share of the time left: it would not start a result."""
 
 MIN_TIMEOUT_SHARE = 0.5
-"""An endpoint is blamed for silence only if it had at least this share of the time."""
+"""A timeout counts against an endpoint only if it had at least this share of the usual time."""
 
 
 _FAILURE_KINDS: dict[FailureClass, FailureKind] = {
@@ -70,17 +68,16 @@ _FAILURE_KINDS: dict[FailureClass, FailureKind] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayCallContext:
-    """What all calls share."""
+    """What all calls to the Ray endpoints share."""
 
     config: InferenceConfig
-    http: HttpPool
     pool: EndpointPool
     clock: Clock
     observer: Observer
     random: Callable[[], float]
     budget: RetryBudget
     hedge: HedgeContext | None
-    """None where no request is record_hedge."""
+    """None if no request is hedged."""
 
 
 class _Label(TypedDict):
@@ -91,22 +88,23 @@ class _Label(TypedDict):
     attempt: int
 
 
-class RayCall:
-    """One request on its way."""
+class RayCall(Generic[ResultT]):
+    """The attempts of one exchange."""
 
     def __init__(
         self,
         context: RayCallContext,
-        request: GenerationRequest,
+        exchange: Exchange[ResultT],
         *,
         deadline: Deadline,
         attempts: Attempts,
     ) -> None:
+        """`deadline` bounds the whole request; `attempts` counts what is sent."""
         self._context = context
         self._pool = context.pool
         self._clock = context.clock
         self._observer = context.observer
-        self._request = request
+        self._exchange = exchange
         self._deadline = deadline
         self._attempts = attempts
         self._rotation = Rotation(
@@ -114,47 +112,38 @@ class RayCall:
             context.config,
             clock=context.clock,
             random=context.random,
-            session_id=request.session_id if context.config.session_affinity else None,
+            session_id=exchange.session_id if context.config.session_affinity else None,
         )
-        self._exchange = RayExchange(
-            request,
-            config=context.config,
-            http=context.http,
-            clock=context.clock,
-            deadline=deadline,
-            attempts=attempts,
-        )
-        self._cap = context.config.first_token_cap(request)
         self._busy = Counter[str]()
         self._server_error_seen = False
 
-    async def start(self, commit_by: Deadline, stack: AsyncExitStack) -> ProviderStream:
-        """The answer of the first endpoint that begins one; `stack` holds it open.
+    async def start(self, start_by: Deadline, stack: AsyncExitStack) -> EndpointResult[ResultT]:
+        """The first result that starts before `start_by`; `stack` keeps its connection open.
 
-        Raises a `CallerError`, or the `WorldError` that says best why Ray did not answer.
+        Raises a `CallerError`, or the `WorldError` of the last attempt, if there was any.
         """
-        latest = commit_by.at - MIN_ATTEMPT_SHARE * commit_by.remaining()
+        latest = start_by.at - MIN_ATTEMPT_SHARE * start_by.remaining()
         last: AttemptError | None = None
         while (planned := self._rotation.next(not_after=latest)) is not None:
             while (wait := planned.at - self._clock.monotonic()) > 0:
                 await self._clock.sleep(wait)
             lease = self._pool.leases.acquire(planned.url)
             if lease is None:
-                continue  # somebody else's answer closed it meanwhile
+                continue  # another request's outcome made it unavailable meanwhile
             if not self._may_send(last):
                 self._pool.leases.release(lease)
                 break
             self._rotation.record_sent()
             try:
-                opening = self._open_attempt(lease, commit_by, first=last is None)
-                return await stack.enter_async_context(opening)
+                attempt = self._open_attempt(lease, start_by, first=last is None)
+                return await stack.enter_async_context(attempt)
             except AttemptError as failure:
                 last = failure
         raise self._final_error(last)
 
     def _may_send(self, last: AttemptError | None) -> bool:
-        """First attempts always; others from the budget, unless nothing has been sent yet."""
-        if last is None and self._request.continue_from is None:
+        """Whether the retry budget allows it; a first attempt needs none, nor one after an unsent one."""
+        if last is None and not self._exchange.is_retry:
             self._context.budget.request()
             if self._context.hedge is not None:
                 self._context.hedge.hedging.request()
@@ -162,59 +151,53 @@ class RayCall:
         return (last is not None and last.unsent) or self._context.budget.spend()
 
     def _open_attempt(
-        self, lease: EndpointLease, commit_by: Deadline, *, first: bool
-    ) -> AbstractAsyncContextManager[ProviderStream]:
-        """One attempt; or, for a first one that may be late, up to two side by side."""
-        context = self._context.hedge if first else None
-        delay = None if context is None else context.hedging.delay(self._request)
-        latest = (1 - MIN_ATTEMPT_SHARE) * commit_by.remaining()
+        self, lease: EndpointLease, start_by: Deadline, *, first: bool
+    ) -> AbstractAsyncContextManager[EndpointResult[ResultT]]:
+        """One attempt; or, for a first attempt that may be hedged, up to two at the same time."""
+        context = self._context.hedge if first and self._exchange.may_hedge else None
+        delay = None if context is None else context.hedging.delay
+        latest = (1 - MIN_ATTEMPT_SHARE) * start_by.remaining()
         if context is None or delay is None or delay >= latest:
-            return self._attempt(lease, commit_by)
+            return self._attempt(lease, start_by)
         hedge = RayHedge(
             context,
-            self._request,
+            self._exchange,
             rotation=self._rotation,
-            attempt=lambda admitted: self._attempt(admitted, commit_by),
+            attempt=lambda leased: self._attempt(leased, start_by),
         )
         return hedge.open(lease, delay=delay)
 
     @asynccontextmanager
     async def _attempt(
-        self, lease: EndpointLease, commit_by: Deadline
-    ) -> AsyncIterator[ProviderStream]:
-        label = self._report_started(lease)
-        patience = commit_by.remaining()
+        self, lease: EndpointLease, start_by: Deadline
+    ) -> AsyncIterator[EndpointResult[ResultT]]:
+        url = self._exchange.target(lease.url)
+        label = self._report_started(url)
+        seconds = start_by.remaining()
         try:
-            async with self._exchange.open(lease.url, commit_by) as started:
+            async with self._exchange.send(url, start_by) as result:
                 started_at = self._clock.monotonic()
                 if self._context.hedge is not None:
                     self._context.hedge.hedging.record_wait(started_at - lease.acquired_at)
-                if self._pool.health.record_first_token(
-                    lease, adapter_version=started.origin.adapter_version
-                ):
+                version = result.adapter_version
+                if self._pool.health.record_first_token(lease, adapter_version=version):
                     self._report_state(lease, "reachable")
                 try:
-                    yield ProviderStream(
-                        origin=started.origin,
-                        endpoint=label["endpoint"] + label["path"],
-                        chunks=started.chunks,
-                        continued=started.continued,
-                    )
+                    yield EndpointResult(endpoint=label["endpoint"] + label["path"], result=result)
                 finally:
-                    self._record_end(lease, label, started, started_at=started_at)
+                    self._record_end(lease, label, result, started_at=started_at)
         except AttemptError as failure:
-            self._handle_failure(
-                lease, label, failure, fair=patience >= MIN_TIMEOUT_SHARE * self._cap
-            )
+            had_time = seconds >= MIN_TIMEOUT_SHARE * self._exchange.start_seconds
+            self._handle_failure(lease, label, failure, had_time=had_time)
             raise
         finally:
             self._pool.leases.release(lease)
 
-    def _report_started(self, lease: EndpointLease) -> _Label:
-        endpoint, path = split_label(lease.url)
+    def _report_started(self, url: str) -> _Label:
+        endpoint, path = split_label(url)
         label = _Label(
-            request_id=self._request.request_id,
-            task_type=self._request.task_type,
+            request_id=self._exchange.request_id,
+            task_type=self._exchange.task_type,
             endpoint=endpoint,
             path=path,
             attempt=self._attempts.add(),
@@ -223,7 +206,7 @@ class RayCall:
         return label
 
     def _handle_failure(
-        self, lease: EndpointLease, label: _Label, failure: AttemptError, *, fair: bool
+        self, lease: EndpointLease, label: _Label, failure: AttemptError, *, had_time: bool
     ) -> None:
         self._rotation.record_failure(lease.url, failure.failure_class)
         if failure.failure_class == "busy":
@@ -239,10 +222,9 @@ class RayCall:
                 detail=detail,
             )
         )
-        if self._counts_against_endpoint(failure, fair=fair):
-            self._record_failure(
-                lease, detail or failure.error.code, _FAILURE_KINDS[failure.failure_class]
-            )
+        if self._counts_against_endpoint(failure, had_time=had_time):
+            kind = _FAILURE_KINDS[failure.failure_class]
+            self._record_failure(lease, detail or failure.error.code, kind)
 
     def _record_busy(self, lease: EndpointLease, label: _Label, failure: AttemptError) -> None:
         wait = failure.retry_after
@@ -254,11 +236,11 @@ class RayCall:
             ScalingSeen(**label, status_code=failure.status, delay_seconds=round(delay, 3))
         )
 
-    def _counts_against_endpoint(self, failure: AttemptError, *, fair: bool) -> bool:
+    def _counts_against_endpoint(self, failure: AttemptError, *, had_time: bool) -> bool:
         if failure.failure_class == "timeout":
-            return fair
+            return had_time
         if failure.failure_class in {"error", "invalid"} and failure.reason != "transport_error":
-            # The same request failing everywhere says more about the request: count one for it.
+            # A request that fails at every endpoint is probably the cause: count it once.
             first = not self._server_error_seen
             self._server_error_seen = True
             return first
@@ -273,9 +255,10 @@ class RayCall:
         self._observer.observe(EndpointChanged(endpoint=host, path=path, state=state))
 
     def _record_end(
-        self, lease: EndpointLease, label: _Label, started: StartedAnswer, *, started_at: float
+        self, lease: EndpointLease, label: _Label, result: ResultT, *, started_at: float
     ) -> None:
-        if started.chunks.state == "complete":
+        state = result.state
+        if state == "complete":
             self._pool.health.record_completed(lease)
             self._observer.observe(
                 AttemptSucceeded(
@@ -284,13 +267,11 @@ class RayCall:
                     seconds=self._clock.monotonic() - lease.acquired_at,
                 )
             )
-        elif started.chunks.state == "cut":
-            error = GenerationInterrupted()
-            self._observer.observe(AttemptFailed(**label, reason="interrupted", error=error.code))
+        elif state == "cut":
+            error = GenerationInterrupted.code
+            self._observer.observe(AttemptFailed(**label, reason="interrupted", error=error))
             if not self._deadline.expired():
-                self._record_failure(
-                    lease, error.code, "stalled" if started.chunks.stalled else "error"
-                )
+                self._record_failure(lease, error, "stalled" if result.stalled else "error")
 
     def _final_error(self, last: AttemptError | None) -> WorldError:
         wait = self._pool.control.retry_after()
@@ -309,8 +290,8 @@ class RayCall:
             endpoint, path = split_label(status.url)
             self._observer.observe(
                 AttemptSkipped(
-                    request_id=self._request.request_id,
-                    task_type=self._request.task_type,
+                    request_id=self._exchange.request_id,
+                    task_type=self._exchange.task_type,
                     endpoint=endpoint,
                     path=path,
                     reason=status.state,

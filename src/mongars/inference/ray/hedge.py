@@ -1,8 +1,8 @@
-"""One request at two endpoints: the first of them to begin answers, the other one is left.
+"""One exchange at two endpoints: the first result to start is used, the other attempt is cancelled.
 
-Each attempt is entered in a task of its own, so that either can be cancelled, and is left by whoever
-reads its answer. What is entered hangs on the attempt's own stack from the first moment: however
-the race ends, by an answer, two failures or a caller who leaves, every connection is closed.
+Each attempt is entered in a task of its own, so that either can be cancelled, and left by the task that
+reads the result. Its context is on an exit stack of its own from the first moment, so that every
+connection is closed however the race ends: with a result, two failures, or cancellation.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
 from mongars.core.errors import CallerError
 from mongars.inference.events import Hedged, split_label
-from mongars.inference.provider import ProviderStream
+from mongars.inference.ray.exchange import EndpointResult, ResultT
 from mongars.inference.retry.failures import AttemptError
 
 if TYPE_CHECKING:
@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from mongars.core.clock import Clock
-    from mongars.core.generation import GenerationRequest
     from mongars.core.observe import Observer
     from mongars.inference.endpoints.pool import EndpointPool
     from mongars.inference.endpoints.rotation import Rotation
     from mongars.inference.endpoints.state import EndpointLease
+    from mongars.inference.ray.exchange import Exchange
     from mongars.inference.request_queue import RequestQueue
     from mongars.inference.retry.hedging import Hedging
 
-    Attempt = Callable[[EndpointLease], AbstractAsyncContextManager[ProviderStream]]
-    Outcome = ProviderStream | AttemptError | CallerError
+    Attempt = Callable[[EndpointLease], AbstractAsyncContextManager[EndpointResult[ResultT]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +44,14 @@ class HedgeContext:
     observer: Observer
 
 
-class _HedgedAttempt:
+class _HedgedAttempt(Generic[ResultT]):
     """One of the two attempts."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt[ResultT]) -> None:
         self._attempt = attempt
         self.stack = AsyncExitStack()
         self.lease: EndpointLease | None = None
-        self.outcome: Outcome | None = None
+        self.outcome: EndpointResult[ResultT] | AttemptError | CallerError | None = None
 
     async def start(self, lease: EndpointLease) -> None:
         self.lease = lease
@@ -63,35 +62,41 @@ class _HedgedAttempt:
 
     @property
     def started(self) -> bool:
-        """Whether its answer has."""
-        return isinstance(self.outcome, ProviderStream)
+        """Whether its result has started."""
+        return isinstance(self.outcome, EndpointResult)
 
     @property
     def rejected(self) -> bool:
-        """Whether it found a mistake of the caller's."""
+        """Whether the endpoint found the request wrong."""
         return isinstance(self.outcome, CallerError)
 
 
-class RayHedge:
-    """A first attempt and, once that is late, a second one beside it."""
+class RayHedge(Generic[ResultT]):
+    """A first attempt and, if its result has not started after a delay, a second one."""
 
     def __init__(
         self,
         context: HedgeContext,
-        request: GenerationRequest,
+        exchange: Exchange[ResultT],
         *,
         rotation: Rotation,
-        attempt: Attempt,
+        attempt: Attempt[ResultT],
     ) -> None:
+        """`attempt` opens one attempt with the lease it is given."""
         self._context = context
-        self._request = request
+        self._exchange = exchange
         self._rotation = rotation
         self._first = _HedgedAttempt(attempt)
         self._second = _HedgedAttempt(attempt)
 
     @asynccontextmanager
-    async def open(self, lease: EndpointLease, *, delay: float) -> AsyncIterator[ProviderStream]:
-        """The answer of whoever begins first. Raises what the later of two failures was."""
+    async def open(
+        self, lease: EndpointLease, *, delay: float
+    ) -> AsyncIterator[EndpointResult[ResultT]]:
+        """The first result to start; the second attempt is sent after `delay` seconds.
+
+        Raises a `CallerError` of either attempt, or the `AttemptError` of the later of two failures.
+        """
         async with self._first.stack, self._second.stack:
             winner = self._first
             try:
@@ -99,13 +104,13 @@ class RayHedge:
             finally:
                 self._report(won=winner is self._second, delay=delay)
             loser = self._first if winner is self._second else self._second
-            await loser.stack.aclose()  # both may have begun in the same moment
-            if isinstance(winner.outcome, ProviderStream):
+            await loser.stack.aclose()  # both may have started in the same moment
+            if isinstance(winner.outcome, EndpointResult):
                 yield winner.outcome
             elif winner.outcome is not None:
                 raise winner.outcome
 
-    async def _race(self, lease: EndpointLease, delay: float) -> _HedgedAttempt:
+    async def _race(self, lease: EndpointLease, delay: float) -> _HedgedAttempt[ResultT]:
         async with asyncio.TaskGroup() as group:
             first = group.create_task(self._first.start(lease))
             second = group.create_task(self._run_second(delay))
@@ -123,7 +128,7 @@ class RayHedge:
 
     @contextmanager
     def _acquire_second(self) -> Iterator[EndpointLease | None]:
-        """Leave to ask a second endpoint; None if there is no room or budget for it."""
+        """A lease at a second endpoint; None without an endpoint, a free slot, or budget for it."""
         url = self._rotation.second_endpoint()
         with self._context.queue.extra_slot() as free:
             if url is None or not free or not self._context.hedging.spend():
@@ -134,20 +139,20 @@ class RayHedge:
 
     async def _winner(
         self, first: asyncio.Task[None], second: asyncio.Task[None]
-    ) -> _HedgedAttempt:
+    ) -> _HedgedAttempt[ResultT]:
         await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
-        over = self._first.started or self._first.rejected or self._second.lease is None
-        if first.done() and over:
+        decided = self._first.started or self._first.rejected or self._second.lease is None
+        if first.done() and decided:
             return self._first
         if self._second.started:
             return self._second
-        # One has failed, or was not to be sent: the other one goes on.
-        late, task = (self._second, second) if first.done() else (self._first, first)
+        # One has failed, or was not sent: wait for the other one.
+        other, task = (self._second, second) if first.done() else (self._first, first)
         await asyncio.wait({task})
-        return late
+        return other
 
     def _record_loser(self) -> None:
-        """An attempt still waiting for its first token was too slow; it has not failed."""
+        """Record the wait of an attempt that is cancelled: it was slow, but it has not failed."""
         for attempt in (self._first, self._second):
             if attempt.lease is None or attempt.outcome is not None:
                 continue
@@ -159,13 +164,13 @@ class RayHedge:
     def _report(self, *, won: bool, delay: float) -> None:
         if self._second.lease is None:
             return
-        host, path = split_label(self._second.lease.url)
+        host, path = split_label(self._exchange.target(self._second.lease.url))
         event = Hedged(
-            request_id=self._request.request_id,
-            task_type=self._request.task_type,
+            request_id=self._exchange.request_id,
+            task_type=self._exchange.task_type,
             endpoint=host,
             path=path,
             after_seconds=round(delay, 3),
-            outcome="won" if won and isinstance(self._second.outcome, ProviderStream) else "lost",
+            outcome="won" if won and self._second.started else "lost",
         )
         self._context.observer.observe(event)

@@ -1,20 +1,14 @@
-"""The Ray Serve provider: several endpoints of the same application, over HTTP."""
+"""The Ray Serve provider: generation by several endpoints of the same application, over HTTP."""
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from mongars.inference.endpoints.pool import EndpointPool
-from mongars.inference.events import split_label
-from mongars.inference.provider import ProviderName, ProviderState, ProviderStatus
-from mongars.inference.ray.call import RayCall, RayCallContext
-from mongars.inference.ray.hedge import HedgeContext
-from mongars.inference.ray.prober import Prober
-from mongars.inference.request_queue import RequestQueue
-from mongars.inference.retry.budget import RetryBudget
-from mongars.inference.retry.hedging import Hedging
+from mongars.inference.provider import ProviderName, ProviderState, ProviderStatus, ProviderStream
+from mongars.inference.ray.client import RayClient
+from mongars.inference.ray.generation import GenerationExchange
+from mongars.inference.ray.http_exchange import ExchangeContext
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -26,14 +20,11 @@ if TYPE_CHECKING:
     from mongars.inference.config import InferenceConfig
     from mongars.inference.endpoints.status import EndpointStatus
     from mongars.inference.http.pool import HttpPool
-    from mongars.inference.provider import Attempts, ProviderStream
-
-MAX_QUEUE_SHARE = 0.5
-"""Of the time in which Ray must start to answer, a request may wait so much before it is sent."""
+    from mongars.inference.provider import Attempts
 
 
 class RayServe:
-    """Asks the endpoints in `RAY_SERVE_URL`; see `RayCall` for the way of one request."""
+    """Sends generation requests to the endpoints in `RAY_SERVE_URL`."""
 
     name: ProviderName = "ray_serve"
 
@@ -48,73 +39,48 @@ class RayServe:
         sole_provider: bool = False,
     ) -> None:
         """`sole_provider`: no other provider can answer; see `EndpointPool`."""
-        self._pool = EndpointPool(
-            config.endpoints,
+        self._context = ExchangeContext(config=config, http=http, clock=clock)
+        self.client = RayClient(
+            config,
+            http,
             clock=clock,
-            rest_after=config.max_scale_cycles,
+            observer=observer,
             random=random,
-            max_requests=config.max_connections,
             sole_provider=sole_provider,
         )
-        self._config = config
-        self._sole_provider = sole_provider
-        self._queue = RequestQueue(self._capacity, clock=clock)
-        budget = RetryBudget(clock)
-        hedge = HedgeContext(
-            hedging=Hedging(clock, budget),
-            pool=self._pool,
-            queue=self._queue,
-            clock=clock,
-            observer=observer,
-        )
-        self._context = RayCallContext(
-            config=config,
-            http=http,
-            pool=self._pool,
-            clock=clock,
-            observer=observer,
-            random=random,
-            budget=budget,
-            hedge=hedge if config.hedge else None,
-        )
-        self._prober = Prober(
-            self._pool, http, config=config, clock=clock, observer=observer, random=random
-        )
+        """For other kinds of exchange with the same endpoints."""
 
     @asynccontextmanager
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Begin an answer at the first endpoint that can; see `Provider.open`.
-
-        Raises `EndpointUnreachable` at once, without a word on the network, while all endpoints
-        are known to be down; `Overloaded` or `NotReady` if waiting would take too long.
-        """
-        deadline.check("ask Ray")
-        commit_by = self._context.config.commit_by(request, deadline)
-        patience = MAX_QUEUE_SHARE * commit_by.remaining()
-        share = self._config.share(request.scope)
-        async with self._queue.slot(patience, share), AsyncExitStack() as stack:
-            call = RayCall(self._context, request, deadline=deadline, attempts=attempts)
-            stream = await call.start(commit_by, stack)
-            self._queue.wake()  # an answer that began may have shown that there is room for more
-            yield stream
+        """Start an answer; see `Provider.open`. Raises what `RayClient.start` raises."""
+        async with AsyncExitStack() as stack:
+            exchange = GenerationExchange(
+                self._context, request, deadline=deadline, attempts=attempts
+            )
+            found = await self.client.start(exchange, stack, deadline=deadline, attempts=attempts)
+            answer = found.result
+            yield ProviderStream(
+                origin=answer.origin,
+                endpoint=found.endpoint,
+                chunks=answer.chunks,
+                continued=answer.continued,
+            )
 
     async def context_tokens(self) -> int | None:
-        """Not known: each application has its own, and says so when a prompt is too long."""
+        """None: applications may differ, and each reports its window when it refuses a prompt."""
         return None
 
     async def run(self) -> None:
-        """Watch the endpoints that are down."""
-        await self._prober.run(self._queue.wake)
+        """Probe endpoints that are down or unknown, until cancelled."""
+        await self.client.run()
 
     async def status(self) -> ProviderStatus:
-        """By what requests and probes found; endpoints not heard of lately are probed now."""
-        await self._prober.visit(self._pool.probes.stale())
-        found = self._pool.control.statuses()
-        shown = tuple(dataclasses.replace(e, url="".join(split_label(e.url))) for e in found)
+        """The state by requests and probes; endpoints without a recent response are probed now."""
+        found = await self.client.statuses()
         return ProviderStatus(
-            name=self.name, state=_overall(found), detail=_summary(found), endpoints=shown
+            name=self.name, state=_overall(found), detail=_summary(found), endpoints=found
         )
 
     async def aclose(self) -> None:
@@ -122,22 +88,12 @@ class RayServe:
         await self._context.http.aclose()
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send nothing there any more; see `EndpointPool.drain`."""
-        found = self._pool.control.drain(endpoint_id)
-        self._queue.wake()
-        return found
+        """See `Provider.drain`."""
+        return self.client.drain(endpoint_id)
 
     def reset(self, endpoint_id: str) -> bool:
-        """Forget what was seen of it; see `EndpointPool.reset`."""
-        found = self._pool.control.reset(endpoint_id)
-        self._queue.wake()
-        return found
-
-    def _capacity(self) -> int | None:
-        room, maximum = self._pool.selection.capacity, self._config.max_connections
-        if room is None:  # it will be known at once that nobody is there; or they are tried anyway
-            return maximum if self._sole_provider else None
-        return min(room, maximum)
+        """See `Provider.reset`."""
+        return self.client.reset(endpoint_id)
 
 
 def _overall(endpoints: tuple[EndpointStatus, ...]) -> ProviderState:

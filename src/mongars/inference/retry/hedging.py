@@ -18,7 +18,6 @@ from mongars.inference.retry.budget import RetryBudget
 
 if TYPE_CHECKING:
     from mongars.core.clock import Clock
-    from mongars.core.generation import GenerationRequest
 
 SHARE = 0.05
 FLOOR_PER_SECOND = 0.1
@@ -64,14 +63,9 @@ class Hedging:
         """A first token arrived after `seconds`, or the attempt was cancelled after waiting that long."""
         self._times.add(seconds)
 
-    def delay(self, request: GenerationRequest) -> float | None:
-        """Seconds after which to hedge this request; None if it is not to be hedged.
-
-        Requests for several choices are not hedged, because of their load, nor are continuations, which
-        are retries already.
-        """
-        if request.continue_from is not None or request.sampling.n > 1:
-            return None
+    @property
+    def delay(self) -> float | None:
+        """Seconds after which to hedge a request; None while too few first-token times are known."""
         return self._times.percentile
 
     def spend(self) -> bool:
