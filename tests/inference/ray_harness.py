@@ -35,7 +35,7 @@ def name(fault: object) -> str:
 
 
 async def read_into(fold: Fold, stream: ProviderStream) -> None:
-    """Fold all chunks, until the end or the cut."""
+    """Add all chunks to the fold, until the end or the cut."""
     async for chunk in stream.chunks:
         fold.add(chunk)
 
@@ -54,7 +54,7 @@ class RayHarness:
 
     @asynccontextmanager
     async def open(self, *, seconds: float = 60.0) -> AsyncIterator[ProviderStream]:
-        """Begin an answer to the usual question."""
+        """Start an answer to the usual prompt."""
         deadline = Deadline.after(self.clock, seconds)
         async with self.provider.open(question(), deadline, self.attempts) as stream:
             yield stream
@@ -65,7 +65,7 @@ class RayHarness:
             return "".join([chunk.text async for chunk in stream.chunks])
 
     async def endpoints(self) -> tuple[EndpointStatus, ...]:
-        """What the provider knows."""
+        """The status of the endpoints."""
         return (await self.provider.status()).endpoints
 
 

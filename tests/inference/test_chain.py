@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Scripted:
-    """A provider that answers, or fails, as told."""
+    """A provider that answers or fails as prepared."""
 
     def __init__(
         self, name: ProviderName, clock: ManualClock, *, error: MongarsError | None = None
@@ -92,14 +92,14 @@ class Chain:
 
 
 async def test_the_first_that_can_answer_answers() -> None:
-    """Nobody after it is asked."""
+    """Providers after it get no request."""
     chain = Chain(None, None)
     assert await chain.ask() == "ray_serve 1: Hello"
     assert (chain.ollama.asked, chain.embedded.asked) == (0, 0)
 
 
 async def test_attempts_add_up_over_the_providers() -> None:
-    """The header tells what the request really cost."""
+    """The header has the number of attempts of all providers."""
     chain = Chain(EndpointUnreachable("unreachable"), NotReady("no model"))
     assert await chain.ask() == "embedded 3: Hello"
     assert [event.cause for event in chain.observer.of(FellBack)] == ["endpoint_unreachable"]
@@ -107,8 +107,8 @@ async def test_attempts_add_up_over_the_providers() -> None:
     assert (local.name, local.cause) == ("llm.ollama.error", "not_ready")
 
 
-async def test_the_callers_mistake_ends_the_chain() -> None:
-    """Nobody else is bothered with a bad request."""
+async def test_a_client_error_ends_the_chain() -> None:
+    """A wrong request is not sent to further providers."""
     chain = Chain(InvalidRequest("no"), None)
     with pytest.raises(CallerError):
         await chain.ask()
@@ -127,7 +127,7 @@ async def test_a_parameter_one_engine_lacks_is_left_to_the_next() -> None:
         await nowhere.ask()
 
 
-async def test_nobody_is_asked_after_the_deadline() -> None:
+async def test_no_provider_is_tried_after_the_deadline() -> None:
     """When the time is up, the causes so far are the answer."""
     chain = Chain(DeadlineExceeded("slow"), None)
     chain.ray.takes = 11.0
@@ -155,7 +155,7 @@ async def test_leaving_early_closes_the_provider() -> None:
 
 
 async def test_cancelling_while_a_provider_works_closes_it() -> None:
-    """A caller who leaves before the first token is not passed on to the next provider."""
+    """If the client disconnects before the first token, no further provider is tried."""
     chain = Chain(None, None)
     chain.ray.takes = 5.0
     async with asyncio.TaskGroup() as group:

@@ -34,8 +34,8 @@ async def flood(llm: LLMIntegration, group: asyncio.TaskGroup) -> list[asyncio.T
     return [group.create_task(send()) for _ in range(14)]
 
 
-async def test_every_question_of_another_account_is_answered_by_ray() -> None:
-    """Fourteen requests of eight choices take eleven seconds; five questions beside them do not."""
+async def test_every_request_of_another_account_is_answered_by_ray() -> None:
+    """Fourteen requests of eight choices take eleven seconds; five requests of another account do not wait for them."""
     engine = FakeEngine(FakePlan(first_token_delay=GENERATION), clock=CLOCK)
     replica = Replica({"general": engine}, ReplicaConfig(), clock=CLOCK, replica_id="r1")
     await replica.start()

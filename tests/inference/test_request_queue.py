@@ -42,8 +42,8 @@ async def test_first_come_first_served() -> None:
     assert (room.queue.active, room.queue.waiting) == (0, 0)
 
 
-async def test_newcomers_do_not_overtake() -> None:
-    """In the moment between one's leaving and the next one's waking nobody slips in."""
+async def test_new_requests_do_not_pass_waiting_ones() -> None:
+    """A new request gets no slot between the end of one request and the start of the next waiting one."""
     room, leave = Room(1), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         first = group.create_task(room.visit(0, leave))
@@ -74,7 +74,7 @@ async def test_more_room_lets_more_in() -> None:
         leave.set()
 
 
-async def test_those_who_give_up_leave_no_trace() -> None:
+async def test_cancelled_waits_leave_no_trace() -> None:
     room, leave = Room(1), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(room.visit(0, leave))
@@ -89,7 +89,7 @@ async def test_those_who_give_up_leave_no_trace() -> None:
     assert (room.queue.active, room.queue.waiting) == (0, 0)
 
 
-async def test_given_up_in_the_very_moment_of_its_turn() -> None:
+async def test_cancelled_at_the_moment_it_gets_a_slot() -> None:
     """The place goes to the next in the queue, and is not lost."""
     room, leave = Room(1), asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -108,7 +108,7 @@ async def test_given_up_in_the_very_moment_of_its_turn() -> None:
     assert room.queue.active == 0
 
 
-async def test_patience_ends() -> None:
+async def test_the_wait_is_bounded() -> None:
     room, leave = Room(1), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(room.visit(0, leave))
@@ -120,7 +120,7 @@ async def test_patience_ends() -> None:
         leave.set()
 
 
-async def test_who_cannot_be_served_in_time_is_told_on_arrival() -> None:
+async def test_requests_that_cannot_be_served_in_time_are_refused_on_arrival() -> None:
     """One leaves every two seconds, five wait: with five seconds to wait there is no point."""
     clock = ManualClock()
     queue = RequestQueue(lambda: 1, clock=clock)
@@ -177,7 +177,7 @@ async def test_the_queue_is_bounded() -> None:
 
 
 async def test_a_quiet_time_is_not_taken_for_a_slow_one() -> None:
-    """An hour without requests says nothing about how long the next queue takes."""
+    """An hour without requests does not lengthen the expected wait of the next queue."""
     clock = ManualClock()
     queue = RequestQueue(lambda: 1, clock=clock)
 
@@ -195,7 +195,7 @@ async def test_a_quiet_time_is_not_taken_for_a_slow_one() -> None:
 
 
 async def test_a_second_place_is_given_only_where_one_is_spare() -> None:
-    """It counts like any other, is never waited for, and never taken from somebody who waits."""
+    """It counts like any other slot, is not waited for, and is not taken from a waiting request."""
     room, leave = Room(2), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(room.visit(0, leave))

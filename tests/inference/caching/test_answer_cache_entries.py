@@ -1,4 +1,4 @@
-"""What is kept of answers: for whom, of whom, how much and how long."""
+"""Which answers are stored, under which key, how much memory they take, and for how long."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_what_may_change_the_answer_changes_the_key(changes: dict[str, object]) 
 
 @given(st.lists(st.text(max_size=4), min_size=2, max_size=3, unique=True).map(tuple))
 def test_texts_cannot_be_shifted_between_messages(texts: tuple[str, ...]) -> None:
-    """Where one message ends and the next begins is part of the question."""
+    """The boundary between two messages is part of the key."""
     apart = tuple(Message(role="user", content=text) for text in texts)
     joined = (Message(role="user", content="".join(texts)),)
     assert asked(messages=apart) != asked(messages=joined)
@@ -184,7 +184,7 @@ STEPS = st.one_of(
 async def test_it_never_takes_more_memory_than_it_may(
     steps: list[tuple[str, bytes, int]], maximum: int
 ) -> None:
-    """Whatever is put, asked and expires; and what fits is there right after it was put."""
+    """After any sequence of operations the limit holds, and an answer that fits is found after it was stored."""
     clock = ManualClock()
     cache = AnswerCache(max_bytes=maximum, seconds=300, clock=clock)
     for what, key, number in steps:
@@ -208,7 +208,7 @@ def test_the_size_counts_text_and_raw_bytes() -> None:
 
 
 async def test_no_weights_are_current_while_several_answer() -> None:
-    """In a roll-out nobody knows; afterwards the new ones are."""
+    """During a roll-out the current weights are unknown; afterwards they are the new ones."""
     clock = ManualClock()
     reported = CurrentWeights(clock)
     new = dataclasses.replace(ORIGIN, adapter_version="v8")
@@ -224,7 +224,7 @@ async def test_no_weights_are_current_while_several_answer() -> None:
 
 
 async def test_each_role_has_weights_of_its_own() -> None:
-    """The model for code says nothing about the other one."""
+    """Answers of the code model do not change which weights are current for the general role."""
     reported = CurrentWeights(ManualClock())
     coding = dataclasses.replace(QUESTION, task_type="code")
     other = Origin(model="coder", engine="e")

@@ -38,7 +38,7 @@ MIB = 1024 * 1024
 
 
 def greedy(text: str = "Say the words.", **changes: object) -> GenerationRequest:
-    """A question of Alice's that has one answer only."""
+    """A request in Alice's scope with exactly one possible answer."""
     return dataclasses.replace(question(text), **{"scope": "alice", "sampling": GREEDY, **changes})
 
 
@@ -70,7 +70,7 @@ async def chunks_of(found: Stack, request: GenerationRequest) -> list[Chunk]:
         return [chunk async for chunk in answer]
 
 
-async def test_an_equal_question_is_not_asked_again() -> None:
+async def test_an_identical_request_is_answered_from_the_store() -> None:
     """The same chunks, raw bytes included, of the same origin; nothing was sent for them."""
     async with FakeReplica() as replica, stack(replica) as found:
         first = await chunks_of(found, greedy())
@@ -109,7 +109,7 @@ async def test_streamed_and_whole_answers_are_the_same_one() -> None:
     ],
     ids=["other user", "nobody", "drawn at random", "other length", "other task"],
 )
-async def test_another_question_is_asked(changes: dict[str, object], use: str | None) -> None:
+async def test_a_different_request_is_sent(changes: dict[str, object], use: str | None) -> None:
     async with FakeReplica() as replica, stack(replica) as found:
         assert await use_of(found) == "miss"
         assert await use_of(found, greedy(**changes)) == use
@@ -122,7 +122,7 @@ async def test_off_by_default() -> None:
         assert len(replica.received) == 2
 
 
-async def test_answers_are_asked_for_anew_when_they_are_old() -> None:
+async def test_expired_answers_are_generated_again() -> None:
     clock = ManualClock()
     async with FakeReplica() as replica, stack(replica, clock=clock) as found:
         assert await use_of(found) == "miss"
@@ -134,7 +134,7 @@ async def test_answers_are_asked_for_anew_when_they_are_old() -> None:
 
 
 async def test_a_new_adapter_answers_for_itself() -> None:
-    """As soon as anything it said shows that it is there; later, its own answers are kept."""
+    """Stored answers are not used once an answer shows a new adapter; its own answers are stored later."""
     clock = ManualClock()
     async with FakeReplica() as replica, stack(replica, clock=clock) as found:
         assert await use_of(found) == "miss"
@@ -148,7 +148,7 @@ async def test_a_new_adapter_answers_for_itself() -> None:
 
 
 async def test_nothing_is_reused_while_two_adapters_answer() -> None:
-    """Half of a roll-out: which of them would answer is open, so the question is asked."""
+    """During a roll-out either adapter could answer, so the request is sent instead of answered from the store."""
     async with FakeReplica() as old, FakeReplica() as new, stack(old, new) as found:
         new.origin = dataclasses.replace(new.origin, adapter_digest="e" * 64)
         while not (old.received and new.received):
@@ -181,8 +181,8 @@ async def test_an_answer_that_moved_is_not_kept() -> None:
         assert len(replica.received) == 3
 
 
-async def test_who_goes_on_with_an_answer_is_named() -> None:
-    """The first of them to ask and the one who shares: both learn whose words the last ones are."""
+async def test_the_provider_that_continues_a_shared_answer_is_named() -> None:
+    """After a failover both requests that share the generation get the route and origin of its end."""
     async with FakeReplica() as one, FakeReplica() as two, stack(one, two) as found:
         two.faults = one.faults
         one.faults.append(Answer(token_delay=0.01, cut_after=20))
@@ -201,7 +201,7 @@ async def test_who_goes_on_with_an_answer_is_named() -> None:
 
 
 async def test_a_local_answer_is_not_kept_for_ray() -> None:
-    """Even if it names the same weights: it stood in once; when Ray is back, Ray is asked."""
+    """Even with the same model and adapter: once Ray is available again, requests go to Ray."""
     engine = FakeEngine(FakePlan(), clock=CLOCK)
     async with FakeReplica() as replica, stack(replica, engine=engine) as found:
         replica.origin = engine.origin
@@ -215,7 +215,7 @@ async def test_a_local_answer_is_not_kept_for_ray() -> None:
 
 
 async def test_ray_s_answers_outlive_ray() -> None:
-    """While Ray is away, what it has said before needs no stand-in."""
+    """While Ray is down, its stored answers are still used instead of a local provider."""
     engine = FakeEngine(FakePlan(), clock=CLOCK)
     async with FakeReplica() as replica, stack(replica, engine=engine) as found:
         assert await use_of(found) == "miss"
@@ -225,7 +225,7 @@ async def test_ray_s_answers_outlive_ray() -> None:
         assert await use_of(found) == "hit"
 
 
-async def test_twenty_equal_questions_are_one() -> None:
+async def test_twenty_identical_requests_are_one_generation() -> None:
     async with FakeReplica() as replica, stack(replica) as found:
         replica.always = Answer(first_delay=0.1, token_delay=0.002)
         async with asyncio.TaskGroup() as group:
@@ -246,8 +246,8 @@ async def test_different_users_do_not_share() -> None:
 
 
 @pytest.mark.parametrize("fault", [Answer(first_delay=1.0), Answer(token_delay=0.02)])
-async def test_others_go_on_when_who_asked_first_leaves(fault: Answer) -> None:
-    """Before the first token or after it: their answer comes, complete, from the same call."""
+async def test_others_continue_when_the_first_client_leaves(fault: Answer) -> None:
+    """If the first client leaves, before or after the first token, the others get the complete answer of the same call."""
     async with FakeReplica() as replica, stack(replica) as found:
         replica.always = fault
         async with asyncio.TaskGroup() as group:
@@ -262,8 +262,8 @@ async def test_others_go_on_when_who_asked_first_leaves(fault: Answer) -> None:
 
 
 @pytest.mark.parametrize("fault", [Answer(first_delay=60), Answer(stall_after=5)])
-async def test_the_call_ends_when_nobody_listens_any_more(fault: Answer) -> None:
-    """The replica sees it at once, and the next one who asks gets an answer of their own."""
+async def test_the_call_ends_when_the_last_client_leaves(fault: Answer) -> None:
+    """The replica sees the connection close, and the next request starts a generation of its own."""
     async with FakeReplica(fault) as replica, stack(replica) as found:
         async with asyncio.TaskGroup() as group:
             asking = [group.create_task(use_of(found)) for _ in range(5)]
@@ -284,8 +284,8 @@ async def test_the_call_ends_when_nobody_listens_any_more(fault: Answer) -> None
         assert [endpoint.in_flight for endpoint in ray.endpoints] == [0]
 
 
-async def test_who_comes_later_gets_it_from_the_start() -> None:
-    """And a reader who dawdles holds up nobody."""
+async def test_late_clients_get_the_answer_from_its_start() -> None:
+    """A late client gets the whole answer, and a slow reader does not delay the others."""
     async with FakeReplica() as replica, stack(replica) as found, AsyncExitStack() as readers:
         replica.always = Answer(token_delay=0.02)
         slow = await readers.enter_async_context(found.integration.open(greedy()))
@@ -320,8 +320,10 @@ async def failure_of(found: Stack, *, seconds: float = 60.0) -> Exception | None
     [(Answer(first_delay=60), AllProvidersFailed), (Answer(stall_after=10), GenerationInterrupted)],
     ids=["before the first token", "in the middle"],
 )
-async def test_who_has_more_time_asks_again(first: Answer, kind: type[Exception]) -> None:
-    """The short-lived question fails alone; the others ask once more, together."""
+async def test_requests_with_more_time_start_a_second_generation(
+    first: Answer, kind: type[Exception]
+) -> None:
+    """The request with the short deadline fails alone; the others share one further generation."""
     async with FakeReplica(first) as replica, stack(replica) as found:
         async with asyncio.TaskGroup() as group:
             hasty = group.create_task(failure_of(found, seconds=1.0))
@@ -334,7 +336,7 @@ async def test_who_has_more_time_asks_again(first: Answer, kind: type[Exception]
     assert len({event.request_id for event in ends}) == len(ends) == 4
 
 
-async def test_who_has_as_little_time_does_not_ask_again() -> None:
+async def test_a_request_with_as_little_time_starts_no_second_generation() -> None:
     """One call for all of them: a second one would have no more time than the first had."""
     async with FakeReplica() as replica, stack(replica) as found:
         replica.always = Answer(first_delay=60)
@@ -352,7 +354,7 @@ async def test_who_has_as_little_time_does_not_ask_again() -> None:
     ],
     ids=["before the first token", "in the middle"],
 )
-async def test_who_has_less_time_fails_alone(fault: Answer, kind: type[Exception]) -> None:
+async def test_a_request_with_less_time_fails_alone(fault: Answer, kind: type[Exception]) -> None:
     async with FakeReplica(fault) as replica, stack(replica) as found:
         async with asyncio.TaskGroup() as group:
             patient = group.create_task(use_of(found))
@@ -391,7 +393,7 @@ class Faulty:
         """Nothing."""
 
 
-async def test_a_bug_surfaces_and_hangs_nobody() -> None:
+async def test_a_bug_is_raised_to_every_waiting_request() -> None:
     config = InferenceConfig(endpoints=(), use_ray=False, answer_cache_bytes=MIB)
     llm = LLMIntegration(config, (Faulty(),), clock=CLOCK, observer=RecordingObserver())
 

@@ -87,7 +87,7 @@ def test_a_lost_test_makes_room_for_the_next_at_once() -> None:
     assert found.available_at(INITIAL_OPEN_SECONDS) <= INITIAL_OPEN_SECONDS
 
 
-def test_a_test_whose_owner_vanished_does_not_block_for_ever() -> None:
+def test_a_lost_trial_does_not_block_the_breaker() -> None:
     found = opened()
     found.start_trial("vanished", INITIAL_OPEN_SECONDS)
     assert found.available_at(INITIAL_OPEN_SECONDS + LEASE_SECONDS) == NEVER
@@ -112,7 +112,7 @@ def test_it_comes_back_slowly() -> None:
     assert shares[2:] == [1.0, 1.0]
 
 
-def test_answers_begun_before_it_opened_say_nothing_about_now() -> None:
+def test_requests_from_before_it_opened_do_not_change_the_state() -> None:
     found = opened(at=5.0)
     found.record_first_token("early", 6.0)
     found.record_completed(6.0)

@@ -75,7 +75,7 @@ async def test_half_open_admits_exactly_one(pool: EndpointPool, clock: ManualClo
 async def test_a_probe_that_gives_up_makes_room_for_the_next(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """A caller who leaves while probing does not lock the endpoint for ever."""
+    """A client that disconnects during a trial request does not block the endpoint."""
     await take_down(pool, clock)
     await clock.advance(5.0)
     pool.leases.release(admitted(pool))
@@ -85,7 +85,7 @@ async def test_a_probe_that_gives_up_makes_room_for_the_next(
 async def test_the_first_token_of_a_probe_opens_the_endpoint(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """Nobody has to wait for the end of a long answer to know that the endpoint is back."""
+    """Other requests need not wait for the end of a long trial answer."""
     await take_down(pool, clock)
     await clock.advance(5.0)
     pool.health.record_first_token(admitted(pool))
@@ -114,7 +114,9 @@ async def test_failing_together_counts_once(pool: EndpointPool, clock: ManualClo
     )
 
 
-async def test_a_complete_answer_forgives(pool: EndpointPool, clock: ManualClock) -> None:
+async def test_a_complete_answer_resets_the_failure_count(
+    pool: EndpointPool, clock: ManualClock
+) -> None:
     """Failures with successes between them: still up."""
     for outcome in ("fail", "succeed", "succeed", "fail", "succeed", "succeed", "fail"):
         lease = admitted(pool)
@@ -172,10 +174,10 @@ async def test_the_background_probe_keeps_users_away_from_a_dead_host(
         assert pool.leases.acquire(A) is None
 
 
-async def test_the_background_probe_does_not_vouch_for_a_silent_endpoint(
+async def test_a_probe_does_not_restore_an_endpoint_that_timed_out(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """Its health route answers, its model does not: only time, and one request, can tell."""
+    """A health route that responds does not prove that the model does: only a trial request after the open time does."""
     lease = admitted(pool)
     pool.health.record_failure(lease, error="deadline_exceeded", kind="timeout")
     pool.leases.release(lease)
@@ -199,7 +201,7 @@ async def test_probes_keep_their_distance(pool: EndpointPool, clock: ManualClock
 async def test_an_application_that_is_starting_is_looked_at_more_often(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """Nobody should be sent elsewhere for seconds after it has become ready."""
+    """Requests go there again soon after it has become ready."""
     pool.probes.record(B, "ready")
     pool.probes.record(A, "unreachable")
     pool.probes.record(A, "not_ready")
@@ -216,7 +218,7 @@ async def test_an_application_that_is_starting_is_looked_at_more_often(
     assert [admitted(pool).is_trial for _ in range(5)] == [False] * 5, "a crowd may come at once"
 
 
-def test_an_unknown_endpoint_that_is_not_ready_may_say_so_itself(pool: EndpointPool) -> None:
+def test_a_probe_does_not_take_an_unknown_endpoint_down(pool: EndpointPool) -> None:
     """At the start, `not ready` is left to the answer with its `Retry-After`; `nothing` is not."""
     assert not pool.probes.record(A, "not_ready")
     assert pool.leases.acquire(A) is not None
@@ -272,7 +274,7 @@ async def test_an_endpoint_that_is_back_is_used_at_once(
 async def test_one_failure_does_not_keep_a_fast_endpoint_out_for_long(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """Failing must not look fast, but a pool that answers in 2 ms forgives in seconds."""
+    """The latency penalty of a failure in a pool that answers in 2 ms has faded after seconds."""
     for url in (A, B):
         lease = admitted(pool, url)
         await clock.advance(0.002)
@@ -290,7 +292,7 @@ async def test_one_failure_does_not_keep_a_fast_endpoint_out_for_long(
     assert pool.selection.choose([A, B]) == A
 
 
-async def test_what_was_sent_before_a_reset_says_nothing(
+async def test_failures_of_requests_from_before_a_reset_are_ignored(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
     """The operator has mended it; requests that still fail from before do not close it again."""

@@ -105,7 +105,7 @@ async def test_failing_fast_does_not_attract_requests() -> None:
 
 
 async def test_a_burst_does_not_land_on_one_endpoint() -> None:
-    """Requests count from the moment they are chosen for, not from their first token."""
+    """Requests count as in flight from when the endpoint is chosen, not from their first token."""
     traffic = Traffic({A: 0.1, B: 0.1})
     chosen = Counter(traffic._send(None) for _ in range(16))
     assert chosen == {A: 8, B: 8}
@@ -147,7 +147,7 @@ async def test_an_endpoint_that_was_down_gets_its_load_back_slowly() -> None:
     assert 0 < soon[B] / soon.total() < 0.4 < later[B] / later.total()
 
 
-async def test_when_nobody_else_can_answer_a_pool_that_is_mostly_down_is_tried() -> None:
+async def test_without_other_providers_a_pool_that_is_mostly_down_is_tried() -> None:
     for hope, expected in ((False, 0), (True, 3)):
         clock = ManualClock()
         pool = EndpointPool(
@@ -199,7 +199,7 @@ def test_the_limit_follows_refusals() -> None:
 
 
 async def test_the_budget_bounds_what_is_sent_beyond_first_attempts() -> None:
-    """20 requests a second that all fail, each of which wants three more attempts."""
+    """20 requests a second that all fail, each with up to three retries."""
     clock = ManualClock()
     budget, spent = RetryBudget(clock), 0
     for _ in range(20 * 60):
@@ -231,7 +231,7 @@ async def test_refusals_that_come_together_count_once() -> None:
 
 
 async def test_an_endpoint_that_may_be_tested_makes_room_for_one() -> None:
-    """Else nobody would ever be let through to test it while the others are full."""
+    """Otherwise no trial request could be sent while the other endpoints are full."""
     clock = ManualClock()
     pool = EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 1.0, max_requests=16)
     lease = pool.leases.acquire(B)
@@ -246,7 +246,7 @@ async def test_an_endpoint_that_may_be_tested_makes_room_for_one() -> None:
 
 
 def test_a_wait_that_was_given_up_only_ever_raises_the_average() -> None:
-    """It bounds the first-token time from below: a short one says nothing, a long one all it had."""
+    """A cancelled wait is a lower bound of the first-token time: a short one changes nothing."""
     average = PeakEwma()
     average.observe(0.5, 0.0)
     average.at_least(0.1, 1.0)
@@ -255,7 +255,7 @@ def test_a_wait_that_was_given_up_only_ever_raises_the_average() -> None:
     assert average.last == 2.0
 
 
-async def test_who_was_overtaken_is_not_preferred_next() -> None:
+async def test_an_endpoint_that_lost_to_a_hedge_is_not_preferred_next() -> None:
     """What it had waited counts as its first-token time; nothing else is held against it."""
     clock = ManualClock()
     pool = EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 0.0)

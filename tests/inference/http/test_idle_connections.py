@@ -1,4 +1,4 @@
-"""Connections that a server, or something before it, closes while nobody uses them."""
+"""Idle connections that are closed by a server or by a proxy in between."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 @pytest.mark.parametrize("way", ["fin", "rst"])
-async def test_a_connection_closed_in_the_moment_of_its_use_is_nobodys_failure(way: Way) -> None:
+async def test_a_connection_closed_while_it_is_reused_is_no_failure(way: Way) -> None:
     """No wait, no failed attempt, no mark against the endpoint: another connection is taken."""
     clock = ManualClock()
     async with (
@@ -103,8 +103,8 @@ async def test_a_connection_closed_in_the_moment_of_its_use_is_nobodys_failure(w
 
 
 @pytest.mark.parametrize("way", ["fin", "rst"])
-async def test_all_idle_connections_may_be_gone_at_once(way: Way) -> None:
-    """After a restart of whatever stands between, the next questions are answered as before."""
+async def test_all_idle_connections_may_be_closed_at_once(way: Way) -> None:
+    """After a restart of a proxy the next requests are answered as before."""
     clock = ManualClock()
     async with (
         FakeReplica() as replica,
@@ -119,8 +119,8 @@ async def test_all_idle_connections_may_be_gone_at_once(way: Way) -> None:
         assert (clock.slept, ray.observer.of(AttemptFailed)) == ([], [])
 
 
-async def test_a_server_with_little_patience_for_idle_connections() -> None:
-    """Closed after 0.2 s without a word, a connection is not used again."""
+async def test_a_server_with_a_short_idle_timeout() -> None:
+    """A connection that the server closes after 0.2 s of idleness is not used again."""
     async with (
         FakeReplica() as replica,
         Middlebox(replica).listening() as box,
@@ -135,7 +135,7 @@ async def test_a_server_with_little_patience_for_idle_connections() -> None:
 
 
 async def test_a_fresh_connection_that_breaks_is_a_failure() -> None:
-    """Only what had been idle is forgiven: a server that resets new connections is blamed."""
+    """Only reused connections are retried: a server that resets new ones has failed."""
     async with FakeReplica() as replica, ray_harness(replica.url, max_scale_cycles=1) as ray:
         replica.always = Reset()
         with pytest.raises(EndpointUnreachable):
@@ -144,7 +144,7 @@ async def test_a_fresh_connection_that_breaks_is_a_failure() -> None:
         assert [event.reason for event in ray.observer.of(AttemptFailed)] == ["transport_error"]
 
 
-async def test_a_server_that_resets_everything_is_not_asked_for_ever() -> None:
+async def test_retries_on_a_server_that_resets_everything_are_bounded() -> None:
     """Each idle connection is given up once; after them the failure counts."""
     async with FakeReplica() as replica, ray_harness(replica.url, max_scale_cycles=1) as ray:
         async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""`https://` endpoints: which servers we trust, what we show, and what an operator is told when it fails."""
+"""`https://` endpoints: which servers are trusted, which certificate is sent, and which errors operators see."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def stack(url: str, *, local: bool = True, **variables: object) -> Stack:
 
 
 async def streamed(built: Stack) -> tuple[str, str]:
-    """The text, read chunk by chunk, and who gave it."""
+    """The text, read chunk by chunk, and the provider that gave it."""
     async with built.integration.open(question()) as answer:
         text = "".join([chunk.text async for chunk in answer])
         return text, answer.route.provider
 
 
 def explained(built: Stack) -> str:
-    """What the log says, of a question's attempt or of a probe, whichever came first."""
+    """The logged reason, of an attempt or of a probe, whichever failed first."""
     events = [*built.observer.of(AttemptFailed), *built.observer.of(EndpointChanged)]
     return str(events[0].detail)
 
@@ -97,10 +97,10 @@ OTHER_NAME = {"host": "ray.example"}
         pytest.param(OTHER_NAME, True, "another name", id="other-name"),
     ],
 )
-async def test_nobody_unproven_gets_a_question(
+async def test_unverified_servers_get_no_request(
     authority: Authority, certificate: dict[str, object], trusted: bool, says: str
 ) -> None:
-    """The local engine answers, nothing was sent, and log and status say what to do about it."""
+    """No request is sent to an unverified server, the local engine answers, and log and status name the remedy."""
     variables = {"RAY_CLIENT_CA_FILE": authority.ca_file} if trusted else {}
     async with serving(authority.server(**certificate)) as replica:
         built = stack(replica.url, **variables)
@@ -116,7 +116,7 @@ async def test_nobody_unproven_gets_a_question(
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_mutual_tls(authority: Authority, newest: ssl.TLSVersion) -> None:
-    """With certificate and key the endpoint answers; without them it refuses, and the log says why."""
+    """With certificate and key the endpoint answers; without them it refuses, and the log has the reason."""
     mine = authority.issue("client")
     context = authority.server(clients=True)
     context.maximum_version = newest
@@ -133,7 +133,7 @@ async def test_mutual_tls(authority: Authority, newest: ssl.TLSVersion) -> None:
     assert "RAY_CLIENT_CERT_FILE" in explained(bare)
 
 
-async def test_a_peer_that_never_shakes_hands_is_given_up_like_one_that_cannot_be_dialled() -> None:
+async def test_a_missing_tls_handshake_times_out_like_a_connection() -> None:
     """The handshake is part of RAY_CLIENT_CONNECT_TIMEOUT, not of the time for an answer."""
 
     async def ignore(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -156,7 +156,7 @@ async def test_a_peer_that_never_shakes_hands_is_given_up_like_one_that_cannot_b
 async def test_a_refusal_with_a_reason_is_passed_on(
     authority: Authority, newest: ssl.TLSVersion
 ) -> None:
-    """Most proxies say why they refuse a client; that reason reaches the log."""
+    """Most proxies give a reason when they refuse a client; it is logged."""
     context = authority.server(clients=True)
     context.maximum_version = newest
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -194,7 +194,7 @@ async def test_plain_http_where_tls_is_configured_is_named() -> None:
 
 
 async def test_certificates_are_for_ray_only(authority: Authority) -> None:
-    """Ollama is checked by the system's trust store, and is never shown our certificate."""
+    """Ollama is verified with the system's trust store, and our certificate is not sent to it."""
     mine = authority.issue("client")
     variables = {
         "RAY_CLIENT_CA_FILE": str(authority.ca_file),

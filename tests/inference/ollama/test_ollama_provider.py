@@ -80,7 +80,7 @@ async def test_an_answer_is_read_whatever_the_network_does(block: int | None) ->
 
 
 async def test_ollama_answers_as_the_degraded_base_model() -> None:
-    """Nobody can mistake its answers for those of an adapter."""
+    """Its answers are marked as those of the base model, not of an adapter."""
     async with FakeOllama() as server, ollama(server.base) as provider, opened(provider) as stream:
         origin = stream.origin
     assert (origin.model, origin.engine) == ("fake", "ollama")
@@ -99,7 +99,7 @@ async def test_its_chunks_can_be_passed_on_as_events() -> None:
 
 
 async def test_what_ollama_is_sent() -> None:
-    """The configured defaults fill what the caller left open."""
+    """Parameters that the request leaves open get the configured defaults."""
     async with (
         FakeOllama() as server,
         ollama(server.base, sampling=Sampling(temperature=0.7, max_tokens=99)) as provider,
@@ -167,7 +167,7 @@ def test_every_sampling_choice_finds_its_option() -> None:
 async def test_failures_before_the_first_token_are_the_worlds(
     fault: Fault, error: type[Exception]
 ) -> None:
-    """The next provider can take over: nothing has been said yet."""
+    """The next provider can be tried: no content was delivered yet."""
     async with (
         FakeOllama(fault) as server,
         ollama(server.base, timeout=0.1, idle_timeout=0.1) as provider,
@@ -181,7 +181,7 @@ async def test_failures_before_the_first_token_are_the_worlds(
     [Answer(cut_after=9), Answer(stall_after=9), Answer(error_after=9, token_delay=0.001)],
     ids=name,
 )
-async def test_cuts_are_told(fault: Answer) -> None:
+async def test_cuts_are_reported(fault: Answer) -> None:
     """A stream that does not end with `done` is no answer."""
     async with FakeOllama(fault) as server, ollama(server.base, idle_timeout=0.1) as provider:
         with pytest.raises(GenerationInterrupted):
@@ -189,7 +189,7 @@ async def test_cuts_are_told(fault: Answer) -> None:
 
 
 async def test_a_missing_model_comes_with_the_command_that_gets_it() -> None:
-    """The message says what to do."""
+    """The message contains the command to run."""
     async with FakeOllama() as server, ollama(server.base, model="dolphin3") as provider:
         with pytest.raises(NotReady, match="ollama pull dolphin3"):
             await ask(provider)
@@ -199,7 +199,7 @@ async def test_a_missing_model_comes_with_the_command_that_gets_it() -> None:
 
 
 async def test_status_of_a_server() -> None:
-    """Up with the model there; down, in a second or two, when nobody listens."""
+    """`up` if the model is available; `down` within two seconds if the server does not respond."""
     async with FakeOllama() as server, ollama(server.base) as provider:
         assert (await provider.status()).state == "up"
     async with ollama("http://127.0.0.1:9") as provider:
@@ -222,14 +222,14 @@ def test_a_name_without_a_tag_means_latest(wanted: str, found: str, same: bool) 
 
 
 def test_a_host_without_a_model_is_a_misconfiguration() -> None:
-    """It is said at the start, not at the first fallback."""
+    """The error is raised at start, not at the first fallback."""
     config = InferenceConfig(endpoints=(), use_ray=False, ollama_host="http://127.0.0.1:9")
     with pytest.raises(ConfigurationError, match="OLLAMA_HOST"):
         Ollama(config, HttpPool(config), clock=CLOCK)
 
 
-async def test_leaving_hangs_up() -> None:
-    """Ollama stops generating for a caller who has left."""
+async def test_leaving_closes_the_connection() -> None:
+    """Ollama stops generating when the client disconnects."""
     slow = Answer(token_delay=0.05)
     async with FakeOllama(slow) as server, ollama(server.base) as provider:
         async with opened(provider):
@@ -239,14 +239,14 @@ async def test_leaving_hangs_up() -> None:
 
 
 async def test_connections_are_reused() -> None:
-    """One connection serves all questions in a row."""
+    """One connection serves all requests that follow each other."""
     async with FakeOllama() as server, ollama(server.base) as provider:
         for _ in range(5):
             assert await ask(provider) == TEXT
         assert server.connections == 1
 
 
-async def test_log_probabilities_can_be_shown_whoever_answers() -> None:
+async def test_log_probabilities_are_passed_on_from_every_provider() -> None:
     """Chunks of a provider that sends none, or sends them its own way, can be shown all the same."""
     chunk = Chunk(text="Hi", logprobs=(-0.5,), raw=encode_event({"choices": [{"delta": {}}]}))
     assert logprob_entries(chunk) == [
@@ -256,7 +256,7 @@ async def test_log_probabilities_can_be_shown_whoever_answers() -> None:
     assert logprob_entries(Chunk(text="Hi")) == []
 
 
-async def test_the_window_is_the_models_own_and_asked_for_once() -> None:
+async def test_the_window_is_the_models_own_and_requested_once() -> None:
     """What the server has loaded is smaller; what it could load counts."""
     async with FakeOllama() as server, ollama(server.base) as provider:
         server.context_tokens = 32_768
@@ -274,7 +274,7 @@ async def test_the_window_is_the_models_own_and_asked_for_once() -> None:
     ],
     ids=name,
 )
-async def test_a_window_nobody_tells_is_unknown_and_asked_for_again(told: Status | Body) -> None:
+async def test_a_window_that_could_not_be_read_is_requested_again(told: Status | Body) -> None:
     async with FakeOllama() as server, ollama(server.base) as provider:
         server.shown = told
         assert await provider.context_tokens() is None
@@ -284,7 +284,7 @@ async def test_a_window_nobody_tells_is_unknown_and_asked_for_again(told: Status
 
 
 @pytest.mark.slow
-async def test_a_silent_server_does_not_hold_up_the_question_of_its_window() -> None:
+async def test_reading_the_window_of_a_silent_server_times_out() -> None:
     async with FakeOllama() as server, ollama(server.base) as provider:
         server.shown = Silence()
         began = CLOCK.monotonic()
@@ -313,7 +313,7 @@ async def test_a_prompt_of_known_size_gets_the_room_it_needs(window: int, room: 
 
 
 async def test_control_tokens_in_texts_are_taken_apart() -> None:
-    """The server is asked once for those of its model, and only when a text may hold one."""
+    """The server's list of control tokens is requested once, and only for a text that may contain one."""
     async with FakeOllama() as server, ollama(server.base) as provider:
         await ask(provider, "Hello")
         assert server.shows == 0

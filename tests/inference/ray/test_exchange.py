@@ -42,7 +42,7 @@ BUSY = Status(code=503, error="overloaded", headers={"retry-after": "30"})
 
 
 class CountingReplica(FakeReplica):
-    """A fake replica whose faults apply to a second route, too."""
+    """A fake replica whose faults also apply to a second route."""
 
     def add_routes(self, app: web.Application) -> None:
         super().add_routes(app)
@@ -73,7 +73,7 @@ class WordCountExchange(HttpExchange[WordCount]):
 
 
 class Counting:
-    """A Ray client, and word counts by it."""
+    """A Ray client and exchanges that count words with it."""
 
     def __init__(self, config: InferenceConfig, http: HttpPool) -> None:
         self.clock = SystemClock()

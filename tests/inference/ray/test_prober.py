@@ -38,7 +38,7 @@ async def provider_of(built: Stack) -> str:
         ("http://host", "http://host/readyz"),
     ],
 )
-def test_readiness_is_asked_beside_the_endpoint(endpoint: str, expected: str) -> None:
+def test_the_readiness_route_is_beside_the_endpoint(endpoint: str, expected: str) -> None:
     """`/readyz` lives under the same prefix as `/generate`."""
     assert route_url(endpoint, READINESS_PATH) == expected
 
@@ -62,7 +62,7 @@ async def test_a_cluster_that_returns_is_used_again_within_seconds(ready: int) -
 
 
 async def test_an_endpoint_that_is_not_ready_is_left_alone() -> None:
-    """While `/readyz` says no, a down endpoint gets no requests."""
+    """A down endpoint gets no requests while `/readyz` returns an error."""
     async with FakeReplica(Silence()) as replica:
         built = stack(replica.url, timeout=0.3)
         async with built.integration:
@@ -90,7 +90,7 @@ async def test_dead_endpoints_are_found_before_the_first_request() -> None:
 
 
 async def test_status_tells_a_dead_cluster_from_a_live_one() -> None:
-    """`status` knows without a single request having been made."""
+    """`status` is right before any request has been made."""
     async with FakeReplica() as replica:
         for url, state in ((replica.url, "up"), ("http://127.0.0.1:9/generate", "down")):
             built = stack(url)
@@ -101,7 +101,7 @@ async def test_status_tells_a_dead_cluster_from_a_live_one() -> None:
 
 
 async def test_status_notices_that_an_idle_cluster_died() -> None:
-    """A cluster that answered a while ago is asked again before it is called up."""
+    """A cluster whose last response is old is probed before it is shown as up."""
     async with FakeReplica() as replica:
         clock = ManualClock()
         config = InferenceConfig(endpoints=(replica.url,), use_ray=True)

@@ -40,9 +40,7 @@ async def read_first(ray: RayHarness, seen: list[str]) -> None:
     ],
     ids=["headers", "first token", "whole answer", "stalled", "flowing"],
 )
-async def test_the_replica_sees_at_once_that_the_caller_has_left(
-    fault: Fault, content: bool
-) -> None:
+async def test_the_replica_sees_a_disconnect_at_once(fault: Fault, content: bool) -> None:
     """In every phase, cancelling closes the connection, and nothing stays counted as under way."""
     async with FakeReplica(fault) as replica, ray_harness(replica.url) as ray:
         seen: list[str] = []
@@ -61,8 +59,8 @@ async def test_the_replica_sees_at_once_that_the_caller_has_left(
         assert replica.in_flight == 0
 
 
-async def test_leaving_early_hangs_up() -> None:
-    """A caller who has read enough stops the replica's work, too."""
+async def test_disconnecting_closes_the_connection() -> None:
+    """A client that stops reading stops the replica's work, too."""
     async with FakeReplica(Answer(token_delay=0.05)) as replica, ray_harness(replica.url) as ray:
         async with ray.open() as stream:
             assert (await anext(stream.chunks)).text == ""
@@ -71,7 +69,7 @@ async def test_leaving_early_hangs_up() -> None:
 
 
 async def test_leaving_during_a_wait_ends_the_retries() -> None:
-    """Nobody retries for a caller who is gone."""
+    """No retry is sent for a client that has disconnected."""
     patient = Status(code=503, headers={"Retry-After": "0.4"})
     async with FakeReplica(patient) as replica, ray_harness(replica.url) as ray:
         async with asyncio.TaskGroup() as group:
@@ -82,7 +80,7 @@ async def test_leaving_during_a_wait_ends_the_retries() -> None:
         assert len(replica.received) == 1
 
 
-async def test_a_thousand_callers_who_leave_leave_nothing_behind() -> None:
+async def test_a_thousand_disconnects_leave_nothing_behind() -> None:
     """Connections and gauges are back to nothing after many cancelled requests."""
     async with FakeReplica() as replica, ray_harness(replica.url, max_connections=50) as ray:
         replica.always = Answer(first_delay=30)
@@ -99,7 +97,7 @@ async def test_a_thousand_callers_who_leave_leave_nothing_behind() -> None:
 
 @pytest.mark.parametrize("end_delay", [0.0, 0.01])
 async def test_connections_are_reused(end_delay: float) -> None:
-    """Fifty questions travel over one connection, even if each body's end comes a little late."""
+    """Fifty requests use one connection, even if the end of each body arrives a little late."""
     async with FakeReplica() as replica, ray_harness(replica.url) as ray:
         replica.always = Answer(end_delay=end_delay)
         for _ in range(50):
@@ -108,7 +106,7 @@ async def test_connections_are_reused(end_delay: float) -> None:
 
 
 async def test_no_more_connections_than_configured() -> None:
-    """`RAY_CLIENT_MAX_CONNECTIONS` holds; who finds all taken goes elsewhere, blaming nobody."""
+    """`RAY_CLIENT_MAX_CONNECTIONS` holds; further requests fall back, and no endpoint counts as failed."""
     async with (
         FakeReplica() as replica,
         ray_harness(replica.url, max_connections=2, timeout=1.2) as ray,
@@ -154,7 +152,7 @@ async def test_small_pieces_are_not_held_back() -> None:
 
 
 async def test_a_connection_that_breaks_late_was_not_idle() -> None:
-    """A server that works on a question and then breaks is not asked once per idle connection."""
+    """A server that breaks the connection while it works gets the request once, not once per idle connection."""
     async with FakeReplica() as replica, ray_harness(replica.url, scaling_backoff=(0.01,)) as ray:
         replica.always = Answer(first_delay=0.2)
         async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""Two endpoints asked at once, over real sockets: one answers, the other one is let go at once."""
+"""One request at two endpoints over real sockets: one answers, the other one is cancelled at once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FIRST, SECOND = "http://one/generate", "http://two/generate"
 
 
 @dataclass(slots=True, kw_only=True)
-class Side:
+class HedgingSetup:
     """Replicas that take their faults from one list: the first request gets the first fault."""
 
     ray: RayHarness
@@ -55,7 +55,7 @@ class Side:
     before: int = 0
 
     def order(self, *faults: Fault) -> None:
-        """What the next requests get, wherever they go."""
+        """The faults of the next requests, at whichever replica."""
         self.before = len(self.received)
         self.replicas[0].faults.extend(faults)
 
@@ -81,8 +81,8 @@ class Side:
 @asynccontextmanager
 async def hedging(
     *, replicas: int = 2, warm: int = MIN_SAMPLES, **settings: object
-) -> AsyncIterator[Side]:
-    """A provider that knows how fast its endpoints are."""
+) -> AsyncIterator[HedgingSetup]:
+    """A provider with enough first-token times to hedge."""
     fakes = tuple(FakeReplica(name=f"replica-{number}") for number in range(replicas))
     for fake in fakes:
         fake.faults = fakes[0].faults
@@ -93,7 +93,7 @@ async def hedging(
             for _ in range(warm):
                 assert await ray.ask() == TEXT
             ray.attempts.count = 0
-            yield Side(ray=ray, replicas=fakes)
+            yield HedgingSetup(ray=ray, replicas=fakes)
     finally:
         for fake in fakes:
             await fake.stop()
@@ -107,20 +107,20 @@ async def left_at_once(received: Received, since: float) -> None:
 
 
 async def test_a_second_endpoint_answers_for_a_slow_one() -> None:
-    """The slow one sees its caller leave at once, and has failed in nothing."""
-    async with hedging() as side:
-        side.order(NEVER)
-        async with side.ray.open() as stream:
+    """The connection to the slow endpoint is closed at once, and it does not count as failed."""
+    async with hedging() as setup:
+        setup.order(NEVER)
+        async with setup.ray.open() as stream:
             began = CLOCK.monotonic()
-            slow, fast = side.new
+            slow, fast = setup.new
             await left_at_once(slow, began)
-            assert await side.in_flight() == 1
+            assert await setup.in_flight() == 1
             assert "".join([chunk.text async for chunk in stream.chunks]) == TEXT
         assert fast.answered
-        assert side.ray.attempts.count == 2
-        assert side.outcomes == ["won"]
-        assert not side.ray.observer.of(AttemptFailed)
-        endpoints = await side.ray.endpoints()
+        assert setup.ray.attempts.count == 2
+        assert setup.outcomes == ["won"]
+        assert not setup.ray.observer.of(AttemptFailed)
+        endpoints = await setup.ray.endpoints()
         assert {(e.in_flight, e.failures, e.busy, e.state) for e in endpoints} == {(0, 0, 0, "up")}
         limits = {endpoint.limit for endpoint in endpoints}
         assert len(limits) == 1
@@ -128,46 +128,46 @@ async def test_a_second_endpoint_answers_for_a_slow_one() -> None:
 
 async def test_the_first_may_still_win() -> None:
     """It begins while the second is under way: that one is cancelled."""
-    async with hedging() as side:
-        side.order(Answer(first_delay=1.0), NEVER)
-        async with side.ray.open() as stream:
+    async with hedging() as setup:
+        setup.order(Answer(first_delay=1.0), NEVER)
+        async with setup.ray.open() as stream:
             began = CLOCK.monotonic()
-            await left_at_once(side.new[1], began)
+            await left_at_once(setup.new[1], began)
             assert "".join([chunk.text async for chunk in stream.chunks]) == TEXT
-        assert side.outcomes == ["lost"]
-        assert side.new[0].answered
-        assert await side.in_flight() == 0
+        assert setup.outcomes == ["lost"]
+        assert setup.new[0].answered
+        assert await setup.in_flight() == 0
 
 
 async def test_the_first_fails_and_the_second_goes_on() -> None:
-    """Its failure is booked as ever; nobody else is asked, because somebody is at work."""
-    async with hedging(replicas=3) as side:
-        side.order(Answer(first_delay=0.5, cut_after=0), Answer(first_delay=1.0))
-        assert await side.ray.ask() == TEXT
-        assert len(side.new) == 2
-        assert side.outcomes == ["won"]
-        assert [event.reason for event in side.ray.observer.of(AttemptFailed)] == [
+    """The failure is recorded as usual; no further attempt is sent while the second one is in progress."""
+    async with hedging(replicas=3) as setup:
+        setup.order(Answer(first_delay=0.5, cut_after=0), Answer(first_delay=1.0))
+        assert await setup.ray.ask() == TEXT
+        assert len(setup.new) == 2
+        assert setup.outcomes == ["won"]
+        assert [event.reason for event in setup.ray.observer.of(AttemptFailed)] == [
             "transport_error"
         ]
-        assert sorted(e.failures for e in await side.ray.endpoints()) == [0, 0, 1]
+        assert sorted(e.failures for e in await setup.ray.endpoints()) == [0, 0, 1]
 
 
 async def test_a_first_attempt_that_fails_early_is_no_case_for_a_hedge() -> None:
-    """The next endpoint is asked at once, not when the first would have been late."""
-    async with hedging(warm=0, max_connections=64) as side:
-        side.order(*[Answer(first_delay=1.5)] * MIN_SAMPLES)
+    """The next attempt is sent at once, not after the hedge delay."""
+    async with hedging(warm=0, max_connections=64) as setup:
+        setup.order(*[Answer(first_delay=1.5)] * MIN_SAMPLES)
         async with asyncio.TaskGroup() as group:
             for _ in range(MIN_SAMPLES):
-                group.create_task(side.ray.ask())
-        side.order(Status(code=500))
-        assert await side.ray.ask() == TEXT
-        assert len(side.new) == 2
-        assert side.new[1].at - side.new[0].at < 1.0
-        assert side.outcomes == []
+                group.create_task(setup.ray.ask())
+        setup.order(Status(code=500))
+        assert await setup.ray.ask() == TEXT
+        assert len(setup.new) == 2
+        assert setup.new[1].at - setup.new[0].at < 1.0
+        assert setup.outcomes == []
 
 
-class Course:
-    """A race between two endpoints that begin when the test says so, on a clock in its hand."""
+class HedgeRace:
+    """A race between two endpoints whose starts the test controls, on a manual clock."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -218,104 +218,104 @@ class Course:
         assert self.opened == []
 
 
-async def test_both_may_begin_in_the_same_moment() -> None:
-    """One of them answers; the other one is closed before a word of it is read."""
-    course = Course()
+async def test_both_may_start_at_the_same_time() -> None:
+    """One of them answers; the other one is closed before anything of it is read."""
+    race = HedgeRace()
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
-        group.create_task(course.run())
-        await course.clock.advance(1.0)
-        assert [endpoint.in_flight for endpoint in course.pool.control.statuses()] == [1, 1]
-        for begin in course.begin.values():
+        group.create_task(race.run())
+        await race.clock.advance(1.0)
+        assert [endpoint.in_flight for endpoint in race.pool.control.statuses()] == [1, 1]
+        for begin in race.begin.values():
             begin.set()
 
 
-async def test_who_was_overtaken_is_known_to_be_slow() -> None:
+async def test_a_cancelled_attempt_counts_as_slow() -> None:
     """By all it had waited; the one that won has no such mark."""
-    course = Course()
+    race = HedgeRace()
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
-        group.create_task(course.run())
-        await course.clock.advance(1.5)
-        course.begin[SECOND].set()
-    times = [endpoint.first_token_seconds for endpoint in course.pool.control.statuses()]
+        group.create_task(race.run())
+        await race.clock.advance(1.5)
+        race.begin[SECOND].set()
+    times = [endpoint.first_token_seconds for endpoint in race.pool.control.statuses()]
     assert times == [1.5, None]
 
 
 async def test_the_second_fails_and_the_first_goes_on() -> None:
-    async with hedging(replicas=3) as side:
-        side.order(Answer(first_delay=1.0), Status(code=500))
-        assert await side.ray.ask() == TEXT
-        assert len(side.new) == 2
-        assert side.outcomes == ["lost"]
-        assert len(side.ray.observer.of(AttemptFailed)) == 1
+    async with hedging(replicas=3) as setup:
+        setup.order(Answer(first_delay=1.0), Status(code=500))
+        assert await setup.ray.ask() == TEXT
+        assert len(setup.new) == 2
+        assert setup.outcomes == ["lost"]
+        assert len(setup.ray.observer.of(AttemptFailed)) == 1
 
 
 async def test_both_fail_and_the_rotation_goes_on() -> None:
-    async with hedging(replicas=3) as side:
-        side.order(Answer(first_delay=0.5, cut_after=0), Answer(first_delay=1.0, cut_after=0))
-        assert await side.ray.ask() == TEXT
-        assert len(side.new) == 3
-        assert side.ray.attempts.count == 3
-        assert len(side.ray.observer.of(AttemptFailed)) == 2
-        assert await side.in_flight() == 0
+    async with hedging(replicas=3) as setup:
+        setup.order(Answer(first_delay=0.5, cut_after=0), Answer(first_delay=1.0, cut_after=0))
+        assert await setup.ray.ask() == TEXT
+        assert len(setup.new) == 3
+        assert setup.ray.attempts.count == 3
+        assert len(setup.ray.observer.of(AttemptFailed)) == 2
+        assert await setup.in_flight() == 0
 
 
 ODD = Status(code=400, error="invalid_request", detail="too odd")
 
 
 async def test_what_the_second_refuses_the_first_may_answer() -> None:
-    """Its window may be larger; without a hedge nobody would have asked the second."""
-    async with hedging() as side:
-        side.order(Answer(first_delay=1.0), ODD)
-        assert await side.ray.ask() == TEXT
-        assert await side.in_flight() == 0
+    """Its window may be larger; without a hedge the second endpoint would not have had the request."""
+    async with hedging() as setup:
+        setup.order(Answer(first_delay=1.0), ODD)
+        assert await setup.ray.ask() == TEXT
+        assert await setup.in_flight() == 0
 
 
-async def test_a_caller_who_leaves_closes_both() -> None:
+async def test_a_disconnect_closes_both_attempts() -> None:
     """Both replicas see it at once, and nothing stays counted."""
-    async with hedging() as side:
-        side.order(NEVER, NEVER)
+    async with hedging() as setup:
+        setup.order(NEVER, NEVER)
         async with asyncio.TaskGroup() as group:
-            asking = group.create_task(side.ray.ask())
-            await eventually(lambda: len(side.new) == 2, seconds=5)
+            asking = group.create_task(setup.ray.ask())
+            await eventually(lambda: len(setup.new) == 2, seconds=5)
             left = CLOCK.monotonic()
             asking.cancel()
-        for received in side.new:
+        for received in setup.new:
             await left_at_once(received, left)
-        assert await side.in_flight() == 0
-        assert side.outcomes == ["lost"]
-        side.order()
-        assert await side.ray.ask() == TEXT
+        assert await setup.in_flight() == 0
+        assert setup.outcomes == ["lost"]
+        setup.order()
+        assert await setup.ray.ask() == TEXT
 
 
-async def test_a_caller_who_leaves_the_second_ones_answer_closes_it() -> None:
-    async with hedging() as side:
-        side.order(NEVER, Answer(token_delay=0.05))
-        async with side.ray.open() as stream:
+async def test_a_disconnect_closes_the_answer_of_the_second_attempt() -> None:
+    async with hedging() as setup:
+        setup.order(NEVER, Answer(token_delay=0.05))
+        async with setup.ray.open() as stream:
             await anext(stream.chunks)
             left = CLOCK.monotonic()
-        for received in side.new:
+        for received in setup.new:
             await left_at_once(received, left)
-        assert await side.in_flight() == 0
+        assert await setup.in_flight() == 0
 
 
 async def test_never_more_than_one_hedge_per_request() -> None:
-    """Two slow ones are waited for; a third is not asked."""
-    async with hedging(replicas=3, timeout=1.5) as side:
-        side.order(*[Answer(first_delay=1.0)] * 3)
-        assert await side.ray.ask() == TEXT
-        assert len(side.new) == 2
+    """If both are slow, no third endpoint is tried."""
+    async with hedging(replicas=3, timeout=1.5) as setup:
+        setup.order(*[Answer(first_delay=1.0)] * 3)
+        assert await setup.ray.ask() == TEXT
+        assert len(setup.new) == 2
 
 
-async def test_a_crowd_of_late_requests_is_hedged_in_part_only() -> None:
-    """One in twenty, and one more: the others wait for the endpoint they were sent to."""
-    async with hedging(max_connections=64) as side:
-        side.order(*[Answer(first_delay=0.7)] * 30)
+async def test_only_a_part_of_many_late_requests_is_hedged() -> None:
+    """5 % of them, and one more: the others wait for their endpoint."""
+    async with hedging(max_connections=64) as setup:
+        setup.order(*[Answer(first_delay=0.7)] * 30)
         async with asyncio.TaskGroup() as group:
-            asking = [group.create_task(side.ray.ask()) for _ in range(20)]
+            asking = [group.create_task(setup.ray.ask()) for _ in range(20)]
         assert {task.result() for task in asking} == {TEXT}
-        hedges = len(side.new) - 20
+        hedges = len(setup.new) - 20
         assert 1 <= hedges <= 1 + 0.05 * (MIN_SAMPLES + 20)
-        assert len(side.outcomes) == hedges
+        assert len(setup.outcomes) == hedges
 
 
 @pytest.mark.parametrize(
@@ -330,15 +330,15 @@ async def test_a_crowd_of_late_requests_is_hedged_in_part_only() -> None:
 )
 async def test_no_hedge(replicas: int, settings: dict[str, object]) -> None:
     """Switched off, without experience, without another endpoint, without room: one attempt."""
-    async with hedging(replicas=replicas, **settings) as side:
-        side.order(Answer(first_delay=0.5))
-        assert await side.ray.ask() == TEXT
-        assert len(side.new) == 1
-        assert side.outcomes == []
+    async with hedging(replicas=replicas, **settings) as setup:
+        setup.order(Answer(first_delay=0.5))
+        assert await setup.ray.ask() == TEXT
+        assert len(setup.new) == 1
+        assert setup.outcomes == []
 
 
 async def test_off_by_default() -> None:
-    """Nothing is sent twice unless the operator asks for it."""
+    """No request is sent twice unless the operator switches hedging on."""
     async with FakeReplica() as first, FakeReplica() as second:
         async with ray_harness(first.url, second.url) as ray:
             for _ in range(MIN_SAMPLES):

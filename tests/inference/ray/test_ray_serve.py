@@ -94,7 +94,7 @@ async def test_no_sleep_after_the_last_attempt() -> None:
         assert len(replica.received) == 1
 
 
-async def test_persistent_busyness_is_tried_twice_and_then_left_alone() -> None:
+async def test_a_persistently_busy_endpoint_is_tried_twice_and_then_left_alone() -> None:
     """Two cycles, as configured; the next request does not queue up behind them."""
     async with (
         FakeReplica() as replica,
@@ -112,8 +112,8 @@ async def test_persistent_busyness_is_tried_twice_and_then_left_alone() -> None:
 
 
 @pytest.mark.parametrize("form", ["seconds", "milliseconds", "date"])
-async def test_retry_after_is_never_undercut(form: str) -> None:
-    """The second try comes when the replica asked for it, not earlier."""
+async def test_retry_after_is_never_shortened(form: str) -> None:
+    """The second attempt is sent after `Retry-After`, not earlier."""
     now = datetime.now(UTC)
     asked = {
         "seconds": {"Retry-After": "0.3"},
@@ -135,7 +135,7 @@ async def test_retry_after_is_never_undercut(form: str) -> None:
 
 @pytest.mark.parametrize("patience", ["3600", "Fri, 31 Dec 2077 23:59:59 GMT"])
 async def test_a_retry_after_beyond_the_time_left_is_not_waited_for(patience: str) -> None:
-    """An hour is refused at once; the caller is told the bound, and the state says how long."""
+    """With an hour the request fails at once; the client gets the bounded wait, and the status shows it."""
     clock = ManualClock()
     async with (
         FakeReplica(Status(code=503, headers={"Retry-After": patience})) as replica,
@@ -182,7 +182,7 @@ async def test_one_request_tests_an_endpoint_after_a_long_wait() -> None:
 
 
 async def test_409_means_not_ready() -> None:
-    """A replica that is still loading says so, and so do we."""
+    """The 409 of a replica that is still loading becomes `NotReady`."""
     async with (
         FakeReplica(Status(code=409, error="not_ready", headers={"Retry-After": "60"})) as replica,
         ray_harness(replica.url) as ray,
@@ -197,9 +197,9 @@ async def test_409_means_not_ready() -> None:
     ids=name,
 )
 async def test_silence_is_given_up_in_time_and_remembered(fault: Fault) -> None:
-    """No content in `RAY_CLIENT_TIMEOUT` ends the attempt; signs of life do not count as content.
+    """An attempt without content ends after `RAY_CLIENT_TIMEOUT`; keep-alives do not count as content.
 
-    The endpoint is not asked again right away, so the next caller does not pay for it.
+    The endpoint is not tried again right away, so the next request does not wait for it.
     """
     clock = SystemClock()
     async with FakeReplica(fault) as replica, ray_harness(replica.url, timeout=0.2) as ray:
@@ -213,7 +213,7 @@ async def test_silence_is_given_up_in_time_and_remembered(fault: Fault) -> None:
 
 
 async def test_a_short_deadline_leaves_time_for_the_local_tier() -> None:
-    """Of 900 ms that a caller gives, Ray may use two thirds; and it is not blamed for the rest."""
+    """Of a deadline of 900 ms Ray may use two thirds, and the timeout does not count against it."""
     clock = SystemClock()
     async with FakeReplica(Answer(first_delay=5.0)) as replica, ray_harness(replica.url) as ray:
         start = clock.monotonic()
@@ -248,8 +248,8 @@ def test_long_prompts_are_given_more_time() -> None:
     ],
     ids=name,
 )
-async def test_the_callers_mistakes_are_not_retried(fault: Fault, error: type[Exception]) -> None:
-    """One attempt, the caller's own error back, and no mark against the endpoint."""
+async def test_client_errors_are_not_retried(fault: Fault, error: type[Exception]) -> None:
+    """One attempt, the error for the client, and no failure recorded for the endpoint."""
     async with (
         FakeReplica() as first,
         FakeReplica() as second,
@@ -264,7 +264,7 @@ async def test_the_callers_mistakes_are_not_retried(fault: Fault, error: type[Ex
         assert await ray.ask() == TEXT
 
 
-async def test_our_bad_credentials_are_not_shown_as_the_callers() -> None:
+async def test_a_wrong_token_of_ours_is_not_shown_as_the_clients() -> None:
     """A 401 from our own endpoint is our misconfiguration."""
     async with FakeReplica(Status(code=401)) as replica, ray_harness(replica.url) as ray:
         with pytest.raises(WorldError, match="misconfigured"):
@@ -283,7 +283,7 @@ async def test_known_outages_cost_nothing() -> None:
 
 
 async def test_one_request_that_always_fails_does_not_take_the_endpoints_down() -> None:
-    """A poisonous prompt gets 500 everywhere; everybody else is still served."""
+    """A prompt that gets 500 everywhere does not open the breakers for other requests."""
     poison = Status(code=500, error="inference_failed")
     async with (
         FakeReplica() as first,
@@ -314,7 +314,7 @@ async def test_failures_do_not_leak_requests_in_flight() -> None:
 
 
 async def test_an_expired_deadline_sends_nothing() -> None:
-    """Work that nobody waits for is not begun."""
+    """No request is sent after its deadline."""
     async with FakeReplica() as replica, ray_harness(replica.url) as ray:
         deadline = Deadline.after(ray.clock, 0)
         with pytest.raises(DeadlineExceeded):
@@ -323,8 +323,8 @@ async def test_an_expired_deadline_sends_nothing() -> None:
         assert replica.received == []
 
 
-async def test_a_finished_answer_without_words_is_an_answer() -> None:
-    """Tokens were generated, none was worth printing: complete, and nobody is blamed for it."""
+async def test_a_complete_answer_without_text_is_an_answer() -> None:
+    """Tokens were generated without any text: the answer is complete, and no failure is recorded."""
     async with (
         FakeReplica(*[Answer(text="  ")] * 4) as replica,
         ray_harness(replica.url, clock=ManualClock()) as ray,
@@ -332,7 +332,7 @@ async def test_a_finished_answer_without_words_is_an_answer() -> None:
         assert [await ray.ask() for _ in range(4)] == ["  "] * 4
 
 
-async def test_an_empty_answer_says_so() -> None:
+async def test_an_empty_answer_is_reported() -> None:
     """The published reason for falling back is `empty_response`."""
     async with FakeReplica(Answer(text="")) as replica, ray_harness(replica.url) as ray:
         with pytest.raises(EmptyAnswer):

@@ -90,7 +90,7 @@ async def test_no_cut_stream_ends_like_a_complete_one(fault: Answer) -> None:
 
 
 async def test_a_stall_is_named() -> None:
-    """The message says that it was idle, for the operator who wonders."""
+    """The error message names the idle timeout."""
     async with (
         FakeReplica(Answer(stall_after=3)) as replica,
         ray_harness(replica.url, idle_timeout=0.1) as ray,
@@ -100,7 +100,7 @@ async def test_a_stall_is_named() -> None:
 
 
 async def test_the_total_time_bounds_a_stream() -> None:
-    """A stream that is alive but never ends is cut at the deadline, and says so."""
+    """A stream that never ends is cut at the deadline, and the message names the cause."""
     async with (
         FakeReplica(Answer(text="word " * 1000, token_delay=0.01)) as replica,
         ray_harness(replica.url) as ray,
@@ -119,7 +119,7 @@ async def test_a_long_stream_that_flows_is_left_alone() -> None:
 
 
 async def test_an_end_without_done_is_not_waited_for_long() -> None:
-    """A replica that has finished but neither says so nor hangs up delays nobody for long."""
+    """A replica that sends neither `[DONE]` nor closes the connection delays the end only briefly."""
     clock = SystemClock()
     async with (
         FakeReplica(Answer(done=False, hold_open=True)) as replica,
@@ -130,8 +130,8 @@ async def test_an_end_without_done_is_not_waited_for_long() -> None:
         assert clock.monotonic() - start < 4
 
 
-async def test_a_missing_done_mark_is_forgiven() -> None:
-    """The model said why it stopped: that is a complete answer, counts included."""
+async def test_a_missing_done_mark_after_a_finish_reason_is_accepted() -> None:
+    """With a finish reason the answer is complete, usage included."""
     async with (
         FakeReplica(Answer(done=False)) as replica,
         ray_harness(replica.url) as ray,

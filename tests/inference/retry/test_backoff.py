@@ -10,7 +10,7 @@ CEILINGS = st.lists(st.floats(min_value=0, max_value=60), max_size=6).map(tuple)
 
 @given(st.integers(0, 20), CEILINGS, st.floats(min_value=0, max_value=1, exclude_max=True))
 def test_waits_stay_under_their_ceiling(nth: int, ceilings: tuple[float, ...], draw: float) -> None:
-    """The configured list bounds every wait; its last entry goes on for ever."""
+    """The configured list bounds every wait; its last entry repeats."""
     wait = backoff(nth, ceilings, lambda: draw)
     assert 0 <= wait <= (ceilings[min(nth, len(ceilings) - 1)] if ceilings else 0)
 

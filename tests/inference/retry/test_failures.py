@@ -56,7 +56,7 @@ def told(code: str, detail: str = "because") -> dict[str, Any]:
 def test_what_a_status_means(
     status: int, body: dict[str, Any], failure_class: str, error: type[MongarsError]
 ) -> None:
-    """Busy is not broken, broken is not gone, and our own bad credentials are not the caller's."""
+    """Each status has its class, and a 401 for our own token is not the client's error."""
     failure = failure_of_status(status, body, scaling=SCALING, wait=None)
     assert isinstance(failure, AttemptError)
     assert failure.failure_class == failure_class
@@ -77,24 +77,24 @@ def test_what_a_status_means(
     ],
     ids=lambda value: str(value) if isinstance(value, int) else "",
 )
-def test_the_callers_mistakes_stay_the_callers(
+def test_client_errors_stay_client_errors(
     status: int, body: dict[str, Any], error: type[MongarsError]
 ) -> None:
-    """Other 4xx are handed back as they are, for nobody else could do better."""
+    """Other 4xx are returned as the client's error, because no other endpoint could answer."""
     failure = failure_of_status(status, body, scaling=SCALING, wait=None)
     assert isinstance(failure, error)
     assert not isinstance(failure, NotAuthenticated)
 
 
 def test_numbers_of_a_context_overflow_arrive() -> None:
-    """The caller learns how long the prompt was and how much would have fitted."""
+    """The error has the length of the prompt and of the context window."""
     body = {**told("context_length_exceeded"), "prompt_tokens": 900, "context_tokens": 512}
     failure = failure_of_status(400, body, scaling=SCALING, wait=None)
     assert isinstance(failure, ContextLengthExceeded)
     assert (failure.prompt_tokens, failure.context_tokens) == (900, 512)
 
 
-def test_the_operator_decides_which_statuses_mean_scaling() -> None:
+def test_the_configured_statuses_mean_scaling() -> None:
     """`RAY_SCALING_STATUS_CODES` is obeyed; 429 is always one of them."""
     teapot = failure_of_status(418, {}, scaling=frozenset({418}), wait=3.0)
     assert isinstance(teapot, AttemptError)

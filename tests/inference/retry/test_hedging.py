@@ -21,14 +21,14 @@ FLOOR = 1
 
 
 def experienced(clock: ManualClock, shared: RetryBudget | None = None) -> Hedging:
-    """One that has seen enough to know what is late."""
+    """Hedging with just enough first-token times."""
     hedging = Hedging(clock, shared or RetryBudget(clock))
     for _ in range(MIN_SAMPLES):
         hedging.record_wait(0.2)
     return hedging
 
 
-def test_nothing_is_late_before_enough_was_seen() -> None:
+def test_no_percentile_before_enough_samples() -> None:
     times = FirstTokenTimes()
     for number in range(MIN_SAMPLES):
         assert times.percentile is None, number
@@ -56,7 +56,7 @@ def test_old_times_are_forgotten() -> None:
 
 
 def test_hedging_does_not_hide_how_slow_the_slow_ones_are() -> None:
-    """Overtaken attempts count with what they had waited, so that what is late stays late."""
+    """Cancelled first attempts count with the time they had waited, so that the percentile does not sink."""
     hedging = experienced(ManualClock())
     late = hedging.delay
     for number in range(20 * MAX_SAMPLES):
@@ -70,7 +70,7 @@ def test_hedging_does_not_hide_how_slow_the_slow_ones_are() -> None:
 def test_hedges_stay_within_5_percent_and_a_small_floor(
     bursts: list[tuple[float, int, int]],
 ) -> None:
-    """Of the window of the budget, with every hedge sent, however often it is asked."""
+    """Of the requests in the budget's window, however often a hedge is wanted."""
 
     async def scenario() -> None:
         clock = ManualClock()

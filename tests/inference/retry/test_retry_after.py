@@ -63,15 +63,15 @@ def test_a_date_counts_from_the_answers_own_date(start: datetime, wait: int, ske
 
 
 @given(st.integers(min_value=1, max_value=10**8))
-def test_a_date_in_the_past_says_nothing(ago: int) -> None:
+def test_a_date_in_the_past_is_ignored(ago: int) -> None:
     """A moment that is over leaves us to our own backoff."""
     found = {"retry-after": format_datetime(NOW - timedelta(seconds=ago), usegmt=True)}
     assert retry_after(found, now=NOW, maximum=MAX_LIMIT) is None
 
 
 @given(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60))
-def test_garbage_is_ignored(milliseconds: str, seconds: str, date: str) -> None:
-    """Whatever a peer writes there, the outcome is a sane number of seconds, or none."""
+def test_invalid_values_are_ignored(milliseconds: str, seconds: str, date: str) -> None:
+    """Any header value gives a bounded number of seconds, or None."""
     found = {"retry-after-ms": milliseconds, "retry-after": seconds, "date": date}
     wait = retry_after(found, now=NOW, maximum=MAX_LIMIT)
     assert wait is None or 0 <= wait <= MAX_LIMIT
@@ -86,6 +86,6 @@ def test_numbers_that_are_none_are_ignored(value: str) -> None:
     assert retry_after({"retry-after": value}, now=NOW, maximum=MAX_LIMIT) is None
 
 
-def test_without_a_header_nothing_is_asked() -> None:
+def test_without_a_header_there_is_no_wait() -> None:
     """No header, no wait."""
     assert retry_after({}, now=NOW, maximum=MAX_LIMIT) is None

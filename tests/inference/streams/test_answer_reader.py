@@ -129,7 +129,7 @@ def test_blocks_may_be_cut_anywhere(data: st.DataObject) -> None:
 async def test_before_the_first_content_every_failure_is_raised(
     blocks: list[bytes], error: type[Exception]
 ) -> None:
-    """Up to the commit, the caller has seen nothing and somebody else can be asked."""
+    """Before the commit nothing was delivered, so that another provider can be tried."""
     with pytest.raises(error):
         await reader(*blocks).commit()
 
@@ -176,7 +176,7 @@ async def test_no_cut_ends_like_an_answer(blocks: list[bytes], then: Exception |
 async def test_a_finished_answer_is_complete_without_the_done_mark(
     blocks: list[bytes], then: Exception | None
 ) -> None:
-    """Once the model said why it stopped, a missing `[DONE]` is no cut."""
+    """With a finish reason, a missing `[DONE]` is not a cut."""
     answer = reader(text("All"), *blocks, then=then)
     assert await read(answer) == "All"
     assert answer.state == "complete"
@@ -190,14 +190,14 @@ async def test_done_without_a_finish_reason_gets_one() -> None:
     assert chunks[-1].finish_reason == "stop"
 
 
-async def test_unknown_events_and_comments_are_passed_over() -> None:
-    """Keep-alives and events of a newer server disturb nobody."""
+async def test_unknown_events_and_comments_are_ignored() -> None:
+    """Keep-alives and events of a newer server are ignored."""
     ping = b": ping\n\nevent: ping\ndata: {}\n\n"
     assert await read(reader(ping, text("a"), ping, text("b"), FINISH, DONE)) == "ab"
 
 
-async def test_a_peer_that_leaves_out_an_answer_has_not_completed() -> None:
-    """Asked for two answers, one with its finish and `[DONE]` is a cut stream, not a whole one."""
+async def test_a_missing_choice_makes_the_answer_incomplete() -> None:
+    """With one finish reason for two requested choices, `[DONE]` ends a cut stream, not a complete one."""
     answer = reader(META, ROLE, text("Hello"), FINISH, USAGE, DONE, choices=2)
     await answer.commit()
     with pytest.raises(GenerationInterrupted, match="choice is missing"):
@@ -215,13 +215,13 @@ async def test_a_peer_that_leaves_out_an_answer_has_not_completed() -> None:
     ],
     ids=["list", "two", "unasked", "long name"],
 )
-async def test_what_no_engine_says_is_a_failure_of_the_peer(odd: bytes) -> None:
+async def test_malformed_chunks_are_failures_of_the_server(odd: bytes) -> None:
     """It is never passed on, and never an error of ours."""
     with pytest.raises(InvalidAnswer):
         await reader(META, odd, text("Hello"), FINISH, DONE).commit()
 
 
-async def test_what_follows_the_end_is_left_out() -> None:
+async def test_what_follows_the_end_is_dropped() -> None:
     """A second end, or text behind the first one: streamed and whole answers are the same."""
     answer = reader(text("Hello"), FINISH, text(" more"), FINISH, DONE)
     assert await read(answer) == "Hello"
@@ -229,8 +229,8 @@ async def test_what_follows_the_end_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("together", [1, 100])
-async def test_blanks_without_a_word_are_no_answer(together: int) -> None:
-    """They are kept for what follows them, but not without end, however they arrive."""
+async def test_blanks_without_text_are_no_answer(together: int) -> None:
+    """Blank chunks are held for the text after them, up to a limit, however they arrive."""
     with pytest.raises(InvalidAnswer, match="blank text"):
         await reader(*[text(" ") * together] * (10_000 // together)).commit()
 
@@ -293,7 +293,7 @@ async def test_what_carries_no_text_costs_no_answer(event: bytes) -> None:
     "count", [1e30, -1, "many", None], ids=["huge", "negative", "words", "null"]
 )
 async def test_counts_that_cannot_be_read_are_left_out(count: object) -> None:
-    """Impossible counts of a peer cost no text, and are passed on neither as usage nor in an event."""
+    """Impossible token counts lose no text, and are passed on neither as usage nor in an event."""
     usage = {"prompt_tokens": 1, "completion_tokens": count}
     event = encode_event({"id": "x", "choices": [], "usage": usage})
     answer = reader(event, text("Hello"), FINISH, event, DONE)
@@ -311,7 +311,7 @@ REFUSED = encode_event(
 
 
 @pytest.mark.parametrize("peer", ["engine", "replica"])
-async def test_a_request_to_blame_is_no_interruption(peer: str) -> None:
+async def test_an_error_of_the_request_is_no_interruption(peer: str) -> None:
     """400, not 500: a stop text that cuts a schema's answer cuts the next one, too; do not retry."""
     if peer == "engine":
         refusal = InvalidRequest("stop: too early", param="stop")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mongars.core.generation import GenerationRequest
 
 
-class Told:
+class DeliveredAnswer:
     """What a reader has seen."""
 
     def __init__(self) -> None:
@@ -64,32 +64,32 @@ async def stack(
         yield built
 
 
-async def ask(found: Stack, request: GenerationRequest | None = None) -> Told:
-    told = Told()
+async def ask(found: Stack, request: GenerationRequest | None = None) -> DeliveredAnswer:
+    delivered = DeliveredAnswer()
     async with found.integration.open(request or question()) as answer:
         try:
             async for chunk in answer:
-                told.fold.add(chunk)
-                told.chunks += 1
-                told.finishes += chunk.finish_reason is not None
+                delivered.fold.add(chunk)
+                delivered.chunks += 1
+                delivered.finishes += chunk.finish_reason is not None
         except GenerationInterrupted as error:
-            told.error = error
-    return told
+            delivered.error = error
+    return delivered
 
 
 @pytest.mark.parametrize("cut", ["close", "abort"])
 async def test_cut_at_every_token_the_answer_is_the_uncut_one(cut: str) -> None:
-    """Word by word the same, one finish, and the counts of whoever finished."""
+    """The same text, one finish reason, and the token counts of the provider that completed it."""
     async with FakeReplica() as replica:
         for index in range(1, WORDS):
             replica.faults.append(Answer(cut_after=index, cut=cut))
             async with stack(replica) as found:  # each with a retry budget of its own
-                told = await ask(found)
-            assert told.error is None, index
-            assert told.text == TEXT
-            assert told.finishes == 1
-            assert told.fold.usage is not None
-            assert told.fold.usage.completion_tokens == WORDS
+                delivered = await ask(found)
+            assert delivered.error is None, index
+            assert delivered.text == TEXT
+            assert delivered.finishes == 1
+            assert delivered.fold.usage is not None
+            assert delivered.fold.usage.completion_tokens == WORDS
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ async def test_cut_at_every_token_the_answer_is_the_uncut_one(cut: str) -> None:
 async def test_another_endpoint_completes_it(fault: Fault) -> None:
     async with FakeReplica() as first, FakeReplica() as second, stack(first, second) as found:
         first.always = fault
-        told = await ask(found)
-        assert (told.text, told.error) == (TEXT, None)
+        delivered = await ask(found)
+        assert (delivered.text, delivered.error) == (TEXT, None)
         moved = [event for event in found.observer.events if isinstance(event, Moved)]
         assert [event.kind for event in moved] in ([], ["restarted"])
         if first.received:
@@ -109,7 +109,7 @@ async def test_another_endpoint_completes_it(fault: Fault) -> None:
             assert second.received[0].body["messages"] == first.received[0].body["messages"]
 
 
-async def test_a_stalled_endpoint_is_left_and_not_asked_again() -> None:
+async def test_a_stalled_endpoint_is_left_and_not_tried_again() -> None:
     async with (
         FakeReplica() as first,
         FakeReplica() as second,
@@ -117,8 +117,8 @@ async def test_a_stalled_endpoint_is_left_and_not_asked_again() -> None:
     ):
         first.always = Answer(stall_after=20)
         for _ in range(4):
-            told = await ask(found)
-            assert (told.text, told.error) == (TEXT, None)
+            delivered = await ask(found)
+            assert (delivered.text, delivered.error) == (TEXT, None)
         assert len(first.received) == 1
 
 
@@ -127,10 +127,10 @@ async def test_another_text_is_not_mixed_in() -> None:
     async with FakeReplica() as first, FakeReplica() as second, stack(first, second) as found:
         first.always = Answer(cut_after=10)
         second.always = Answer(text=TEXT.replace("word5", "other"))
-        told = await ask(found)
-        assert told.error is not None
-        assert TEXT.startswith(told.text) or told.text == ""
-        assert "other" not in told.text
+        delivered = await ask(found)
+        assert delivered.error is not None
+        assert TEXT.startswith(delivered.text) or delivered.text == ""
+        assert "other" not in delivered.text
         outcome = [event for event in found.observer.events if isinstance(event, Answered)]
         assert outcome[0].outcome == "error"
 
@@ -138,27 +138,27 @@ async def test_another_text_is_not_mixed_in() -> None:
 async def test_a_shorter_text_does_not_end_it() -> None:
     async with FakeReplica(Answer(cut_after=10)) as replica, stack(replica) as found:
         replica.always = Answer(text=" ".join(TEXT.split(" ")[:5]))
-        told = await ask(found)
-        assert told.error is not None
-        assert told.finishes == 0
-        assert told.text == " ".join(TEXT.split(" ")[:10])
+        delivered = await ask(found)
+        assert delivered.error is not None
+        assert delivered.finishes == 0
+        assert delivered.text == " ".join(TEXT.split(" ")[:10])
 
 
 async def test_a_refusal_of_the_next_target_is_not_shown() -> None:
-    """A 400 that only the continuation caused is nobody's business but ours."""
+    """A 400 that only the continuation caused is not returned to the client."""
     refusal = Status(code=400, error="invalid_request", detail="no prefill here")
     async with FakeReplica(Answer(cut_after=40), refusal) as replica, stack(replica) as found:
-        told = await ask(found)
-        assert isinstance(told.error, GenerationInterrupted)
-        assert "prefill" not in str(told.error)
+        delivered = await ask(found)
+        assert isinstance(delivered.error, GenerationInterrupted)
+        assert "prefill" not in str(delivered.error)
 
 
 async def test_moves_are_bounded() -> None:
     async with FakeReplica() as replica, stack(replica) as found:
         replica.always = Answer(cut_after=10)
-        told = await ask(found)
-        assert told.error is not None
-        assert told.text == " ".join(TEXT.split(" ")[:10])
+        delivered = await ask(found)
+        assert delivered.error is not None
+        assert delivered.text == " ".join(TEXT.split(" ")[:10])
         assert len(replica.received) == 2
 
 
@@ -176,18 +176,18 @@ async def test_what_cannot_be_put_together_is_reported(sampling: Sampling) -> No
         assert len(replica.received) == 1
 
 
-async def test_the_local_engine_is_no_excuse_for_another_answer() -> None:
-    """It answers differently, so it cannot complete what Ray has begun."""
+async def test_the_local_engine_does_not_continue_with_another_answer() -> None:
+    """It answers differently, so it cannot complete an answer of Ray."""
     engine = FakeEngine(FakePlan(), clock=SystemClock())
     async with FakeReplica() as replica, stack(replica, engine=engine) as found:
         replica.always = Answer(cut_after=10)
-        told = await ask(found)
-        assert told.error is not None
-        assert told.text == " ".join(TEXT.split(" ")[:10])
+        delivered = await ask(found)
+        assert delivered.error is not None
+        assert delivered.text == " ".join(TEXT.split(" ")[:10])
 
 
 class Script:
-    """A provider that plays prepared streams: who speaks, which words, and how it ends."""
+    """A provider that plays prepared streams: origin, text, and how each ends."""
 
     def __init__(self, name: str, *plays: tuple[Origin, list[str], str] | WorldError) -> None:
         self.name = name
@@ -240,7 +240,7 @@ PLAIN = Origin(model="m", engine="embedded")
 
 
 async def play(*providers: Script) -> tuple[str, Origin, MongarsError | None]:
-    """What a reader sees of an answer by these providers, and who is named."""
+    """The answer that a client gets from these providers, and its origin."""
     chain = ProviderChain(providers, observer=RecordingObserver())
     text, error = "", None
     async with chain.open(question(), Deadline.after(SystemClock(), 9)) as answer:
@@ -252,7 +252,7 @@ async def play(*providers: Script) -> tuple[str, Origin, MongarsError | None]:
         return text, answer.origin, error
 
 
-async def test_only_who_wrote_the_end_of_it_may_go_on() -> None:
+async def test_only_the_model_that_wrote_the_end_may_continue() -> None:
     """The tuned model must not continue words that the plain one has added meanwhile."""
     ray = Script(
         "ray_serve",
@@ -266,7 +266,7 @@ async def test_only_who_wrote_the_end_of_it_may_go_on() -> None:
     assert error is not None
 
 
-async def test_who_finished_it_is_named() -> None:
+async def test_the_provider_that_completed_it_is_named() -> None:
     newer = Origin(model="m", engine="ray", adapter_version="v8")
     ray = Script("ray_serve", (TUNED, ["A"], "cut"), (newer, ["A", "B"], "complete"))
     text, origin, error = await play(ray)
@@ -274,15 +274,15 @@ async def test_who_finished_it_is_named() -> None:
 
 
 async def test_nothing_follows_a_finish() -> None:
-    """A peer that fails after it has finished cannot make the answer longer."""
+    """A failure after the finish reason adds nothing to the answer."""
     ray = Script("ray_serve", (TUNED, ["A"], "finished, then cut"), (TUNED, ["B"], "complete"))
     text, _, error = await play(ray)
     assert text == "A"
     assert error is not None
 
 
-async def test_a_whole_answer_names_who_finished_it() -> None:
-    """Cut at Ray and completed by Ollama: route, model and event say Ollama, and that Ray failed."""
+async def test_a_whole_answer_names_the_provider_that_completed_it() -> None:
+    """Cut at Ray and completed by Ollama: route, model and event name Ollama, and Ray's failure."""
     async with FakeReplica() as replica, FakeOllama() as ollama:
         replica.always = Answer(cut_after=20)
         config = InferenceConfig(
@@ -314,7 +314,9 @@ async def test_a_whole_answer_names_who_finished_it() -> None:
         ("", ""),
     ],
 )
-def test_with_a_stop_sequence_one_goes_on_before_the_last_word(delivered: str, there: str) -> None:
+def test_with_a_stop_sequence_continuation_starts_before_the_last_word(
+    delivered: str, there: str
+) -> None:
     """There a token surely ends; without stop sequences it does wherever an answer was cut."""
     assert resume_prefix(delivered, ("stop",)) == there
     assert resume_prefix(delivered, ()) == delivered

@@ -1,4 +1,4 @@
-"""Models that think before they answer: DeepSeek, Qwen, gpt-oss and their like."""
+"""Models that reason before they answer, as DeepSeek, Qwen and gpt-oss do."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_thinking_longer_than_the_first_token_may_take_is_answered(field: 
 
 
 async def test_ollama_may_think_longer_than_a_first_token_may_take() -> None:
-    """`message.thinking` keeps a local answer alive, and reaches the caller apart from the text."""
+    """`message.thinking` counts as content for the timeout, and is delivered apart from the text."""
     async with FakeOllama() as server:
         server.always = Answer(reasoning=THOUGHTS, token_delay=0.03)
         config = InferenceConfig(
@@ -59,7 +59,7 @@ async def test_ollama_may_think_longer_than_a_first_token_may_take() -> None:
     assert fallbacks == 0
 
 
-async def test_an_answer_whose_thoughts_were_shown_is_not_taken_over() -> None:
+async def test_an_answer_with_delivered_reasoning_is_not_completed_elsewhere() -> None:
     """Cut after shown thoughts, an answer ends with an error: another's would not follow from them."""
     cut = Answer(reasoning=THOUGHTS, cut_after=5)
     async with FakeReplica(cut) as replica, FakeOllama() as server:
