@@ -29,7 +29,7 @@ import uvloop
 from benchmarks.foundation import say
 from benchmarks.gateway_load import Target, closed_loop, connect, paced_streams
 from benchmarks.gateway_upstream import MODES, WORDS
-from mongars.bootstrap.first_run import prepare_database
+from mongars.bootstrap.first_start import prepare_database
 from mongars.core.clock import SystemClock
 from mongars.settings import child_environment, load_settings
 

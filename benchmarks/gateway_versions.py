@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 STARTS, ROUNDS, REQUESTS, STREAMS = 5, 10, 300, 64
 PREPARE = (
-    "from mongars.bootstrap.first_run import prepare_database as prepare;"
+    "from mongars.bootstrap.first_start import prepare_database as prepare;"
     "from mongars.settings import load_settings;"
     "prepare(load_settings())"
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from mongars.core.errors import ProvisioningFailed
-from mongars.engines.provisioning.cache import find_model
+from mongars.engines.provisioning.model_cache import find_model
 from mongars.engines.vllm.hf_base import ensure_hf_base
 from mongars.settings import load_settings
 

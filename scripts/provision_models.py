@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from mongars.cli.provision import main
+from mongars.cli.provision_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from mongars.core.clock import SystemClock
-from mongars.engines.provisioning.cache import find_model
+from mongars.engines.provisioning.model_cache import find_model
 from mongars.engines.vllm.config import VllmConfig
 from mongars.engines.vllm.engine import VllmEngine
 from mongars.settings import load_settings

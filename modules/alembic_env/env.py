@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from mongars.core.errors import MongarsError
-from mongars.persistence.environment import run_env
+from mongars.persistence.migration_run import run_env
 from mongars.settings import load_settings
 
 try:

@@ -12,8 +12,8 @@ from mongars.api.key_cache import KeyCache
 from mongars.api.throttle import LoginThrottle
 from mongars.conversation.chat import Chat, ChatConfig
 from mongars.core.clock import SystemClock
-from mongars.persistence.accounts import SqlAccounts
 from mongars.persistence.conversations import SqlConversations
+from mongars.persistence.sql_accounts import SqlAccounts
 
 if TYPE_CHECKING:
     import aiohttp
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mongars.engines.fake import FakeEngine
     from mongars.inference.integration import LLMIntegration
     from mongars.persistence.database import Database
-    from mongars.telemetry.metrics import Metrics
+    from mongars.telemetry.instruments import Instruments
 
 
 CLOCK = SystemClock()
@@ -44,7 +44,7 @@ class Api:
 
 
 def make_context(
-    database: Database, llm: LLMIntegration, metrics: Metrics, **settings: Any
+    database: Database, llm: LLMIntegration, metrics: Instruments, **settings: Any
 ) -> ApiContext:
     history = SqlConversations(database, CLOCK)
     chat = ChatConfig(context_tokens=CONTEXT_TOKENS, answer_tokens=64)

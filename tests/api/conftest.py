@@ -15,14 +15,16 @@ from mongars.core.observe import Silent
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
 from mongars.inference.embedded import Embedded
-from mongars.inference.http.pool import HttpPool
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.integration import LLMIntegration
 from mongars.inference.ray.provider import RayServe
 from mongars.persistence.config import DatabaseConfig
 from mongars.persistence.database import Database
 from mongars.persistence.migrate import upgrade
-from mongars.telemetry.metrics import Metrics, Several
-from mongars.testing.server import serving
+from mongars.telemetry.inference_metrics import InferenceMetrics
+from mongars.telemetry.instruments import Instruments
+from mongars.telemetry.observers import CompositeObserver
+from mongars.testing.loopback_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -48,7 +50,7 @@ def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]
     ) -> AsyncIterator[Api]:
         database_config = DatabaseConfig(url=f"sqlite:///{tmp_path / 'api.db'}")
         upgrade(database_config)
-        metrics = Metrics(version="test")
+        metrics = Instruments(version="test")
         engine = FakeEngine(plan or FakePlan(context_tokens=CONTEXT_TOKENS), clock=CLOCK)
         config = InferenceConfig(
             endpoints=endpoints,
@@ -56,7 +58,7 @@ def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]
             sampling=Sampling(max_tokens=64),
             answer_cache_bytes=cache_bytes,
         )
-        observer = Several(Silent(), metrics)
+        observer = CompositeObserver(Silent(), InferenceMetrics(metrics))
         providers: list[Provider] = [Embedded(engine, config)]
         if endpoints:
             http = HttpPool(config)

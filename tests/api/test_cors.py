@@ -15,7 +15,7 @@ from mongars.core.errors import ConfigurationError
 from mongars.core.urls import web_origin
 from mongars.engines.fake import FakePlan
 from mongars.settings import load_settings
-from mongars.testing.server import serving
+from mongars.testing.loopback_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable

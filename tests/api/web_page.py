@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from mongars.testing.server import serving
+from mongars.testing.loopback_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

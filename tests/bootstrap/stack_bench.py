@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from mongars.bootstrap.stack.events import ChildEvent, StackEvent, StageEvent
+from mongars.bootstrap.stack.child_process import Child, ChildSpec, Probe, at_once
 from mongars.bootstrap.stack.ownership import STACK_VARIABLE
-from mongars.bootstrap.stack.process import Child, ChildSpec, Probe, at_once
+from mongars.bootstrap.stack.stack_events import ChildEvent, StackEvent, StageEvent
 from mongars.core.clock import SystemClock, pause
 
 if TYPE_CHECKING:

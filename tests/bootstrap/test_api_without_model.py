@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from mongars.api.app import build_app
-from mongars.bootstrap.api import ApiParts
-from mongars.bootstrap.first_run import prepare_database
+from mongars.bootstrap.api_process import ApiParts
+from mongars.bootstrap.first_start import prepare_database
 from mongars.cli.doctor import examine
 from mongars.settings import load_settings
-from mongars.telemetry.metrics import Metrics
+from mongars.telemetry.instruments import Instruments
+from mongars.testing.loopback_server import serving
 from mongars.testing.recording import RecordingObserver
-from mongars.testing.server import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,8 +38,8 @@ async def test_missing_fallback_is_said_everywhere(tmp_path: Path) -> None:
         }
     )
     await asyncio.to_thread(prepare_database, settings, local_key=False)
-    metrics = Metrics(version="test")
-    parts = ApiParts.make(settings, observer=RecordingObserver(), metrics=metrics)
+    metrics = Instruments(version="test")
+    parts = ApiParts.make(settings, observer=RecordingObserver(), instruments=metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

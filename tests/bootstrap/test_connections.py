@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mongars.bootstrap.connections import connections_within, descriptor_advice
+from mongars.bootstrap.connection_limits import connections_within, descriptor_advice
 from mongars.bootstrap.proxy import proxy_advice
 from mongars.protocol.http1.connections import Connections
 from mongars.protocol.http1.limits import HttpLimits
 from mongars.protocol.http1.server import guarded
 from mongars.serving.config import PROXY_GUARD, EngineSpec, ReplicaConfig, ServingConfig
 from mongars.settings import load_settings
+from mongars.testing.loopback_server import serving
 from mongars.testing.ray_cluster import free_ports
-from mongars.testing.server import serving
 
 if TYPE_CHECKING:
     from mongars.protocol.asgi import AsgiMessage, Receive, Send

@@ -14,8 +14,8 @@ from ray.dashboard.subprocesses.module import SubprocessModule
 from ray.dashboard.utils import DashboardHeadModule, get_all_modules
 
 from bootstrap.stack_bench import Recorder, free_port
+from mongars.bootstrap.stack.child_process import Child, ChildSpec
 from mongars.bootstrap.stack.ownership import owned_processes, stack_id, stop_owned
-from mongars.bootstrap.stack.process import Child, ChildSpec
 from mongars.bootstrap.stack.ray_head import RayHead
 from mongars.bootstrap.stack.ray_hook import local_head
 from mongars.core.clock import SystemClock

@@ -23,9 +23,9 @@ from bootstrap.stack_bench import (
     marked,
 )
 from bootstrap.stack_world import World, world
-from mongars.bootstrap.stack.events import Notice
 from mongars.bootstrap.stack.ownership import stack_id
 from mongars.bootstrap.stack.probe import http_answers
+from mongars.bootstrap.stack.stack_events import Notice
 from mongars.core.clock import SystemClock, pause
 from mongars.core.errors import ConfigurationError, NotReady, ProvisioningFailed
 

@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from mongars.cli.chat import ChatSession
-from mongars.cli.http import ApiClient
+from mongars.cli.api_client import ApiClient
+from mongars.cli.chat_command import ChatSession
 from mongars.core.clock import SystemClock
 from mongars.protocol.sse import DONE, encode_event
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mongars.bootstrap.first_run import CLI_KEY
+from mongars.bootstrap.first_start import CLI_KEY
 from mongars.bootstrap.secrets import keep_secret
 from mongars.testing.ray_cluster import free_ports
 

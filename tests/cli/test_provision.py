@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from engines.provisioning_bench import Bench, build_wheel
-from mongars.cli.provision import run
+from mongars.cli.provision_command import run
 from mongars.engines.provisioning.spec import OllamaSource, ProvisioningConfig
 
 TESTS = Path(__file__).parent.parent
@@ -78,7 +78,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from engines.provisioning_bench import Bench
-from mongars.cli.provision import run
+from mongars.cli.provision_command import run
 from mongars.engines.provisioning.spec import ProvisioningConfig
 bench = Bench(Path(sys.argv[1]))
 source = replace(bench.source, pip_args=("-i", sys.argv[2]))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mongars.bootstrap.stack.events import ChildEvent, Notice, StageEvent
+from mongars.bootstrap.stack.stack_events import ChildEvent, Notice, StageEvent
 from mongars.cli.screen import StackScreen, Summary
 
 SUMMARY = Summary(

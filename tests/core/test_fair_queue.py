@@ -18,7 +18,7 @@ from mongars.core.fair_queue import (
     QueueFull,
     Share,
 )
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 A, B, C = (Share(scope=name) for name in "ABC")
 

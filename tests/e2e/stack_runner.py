@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mongars.bootstrap.first_run import CLI_KEY
+from mongars.bootstrap.first_start import CLI_KEY
 from mongars.bootstrap.secrets import read_secret
 from mongars.bootstrap.stack.ownership import owned_processes, stack_id
 from mongars.core.clock import SystemClock, pause

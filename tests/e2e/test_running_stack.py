@@ -227,15 +227,19 @@ async def test_fifty_chats_at_once_are_answered_or_told_to_wait(
         assert all(wait for status, wait, _ in results if status == 503)
         assert sum(status == 200 for status, _, _ in results) >= 20
         levels.append(memory(stack))
-    assert levels[1] < levels[0] * 1.05 + 20_000_000
+    first, second = levels
+    assert all(second[pid] < first[pid] * 1.05 + 20_000_000 for pid in first)
 
 
-def memory(stack: Stack) -> int:
-    """Bytes that belong to the API and to the replica's engine alone."""
+def memory(stack: Stack) -> dict[int, int]:
+    """Resident bytes of the API and of each engine, by process id.
+
+    On a busy machine the local engine may be started by one wave and not by another.
+    """
     processes = [
         p for p in stack.owned() if {"api", "mongars.engines.llama_cpp.child"} & set(p.cmdline())
     ]
-    return sum(process.memory_info().rss for process in processes)
+    return {process.pid: process.memory_info().rss for process in processes}
 
 
 async def test_crashed_api_is_restarted_and_says_so(

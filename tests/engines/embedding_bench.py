@@ -16,7 +16,7 @@ import pytest
 from mongars.core.clock import SystemClock
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.embedder import LlamaCppEmbedder
-from mongars.engines.provisioning.cache import ModelCache
+from mongars.engines.provisioning.model_cache import ModelCache
 from mongars.engines.provisioning.spec import EMBEDDING
 from mongars.settings import load_settings
 

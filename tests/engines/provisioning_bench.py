@@ -13,8 +13,8 @@ from mongars.engines.provisioning.spec import (
     ModelSpec,
     Progress,
     ProvisioningConfig,
+    ProvisioningStep,
     RoleStatus,
-    Step,
     WheelSource,
     silent,
 )
@@ -73,7 +73,7 @@ class Bench:
 
     root: Path
     content: bytes = field(default_factory=gguf_bytes)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[ProvisioningStep] = field(default_factory=list)
 
     @property
     def cache(self) -> Path:
@@ -111,7 +111,7 @@ class Bench:
             ollama_host=ollama_host,
         )
 
-        def watch(step: Step) -> None:
+        def watch(step: ProvisioningStep) -> None:
             self.steps.append(step)
             progress(step)
 

@@ -10,7 +10,7 @@ from mongars.core.deadline import Deadline
 from mongars.core.errors import InvalidRequest, Overloaded
 from mongars.core.fair_queue import Share
 from mongars.engines.admission import Admission
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 
 async def served(admission: Admission, clock: ManualClock, *, seconds: float) -> None:

@@ -15,7 +15,7 @@ from mongars.core.errors import NotReady
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.process import LlamaCppProcess
 from mongars.engines.llama_cpp.supervisor import CHECK_PERIOD, UNHEARD_CHECKS, LlamaCppSupervisor
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 from support import eventually
 
 CONFIG = LlamaCppConfig(model_path=Path("none.gguf"), model_name="none")

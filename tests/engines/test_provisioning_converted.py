@@ -16,16 +16,16 @@ import pytest
 
 from engines.embedding_bench import embedding_file
 from engines.provisioning_bench import Bench, build_wheel
-from mongars.cli.provision import run
-from mongars.engines.provisioning.cache import ModelCache
+from mongars.cli.provision_command import run
 from mongars.engines.provisioning.gguf import gguf_values
+from mongars.engines.provisioning.model_cache import ModelCache
 from mongars.engines.provisioning.provision import provision
 from mongars.engines.provisioning.spec import (
     BUILT_IN,
     EMBEDDING,
     BertFiles,
     ProvisioningConfig,
-    Step,
+    ProvisioningStep,
     WheelSource,
     parse_model_spec,
     silent,
@@ -163,7 +163,7 @@ def test_a_conversion_with_another_result_is_refused(bench):
 def test_a_raising_progress_cancels_the_conversion(bench):
     """A caller in another thread stops it midway; nothing half done is left."""
 
-    def stop(step: Step) -> None:
+    def stop(step: ProvisioningStep) -> None:
         if step.phase == "store":
             raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ import pytest
 
 from engines.provisioning_bench import Bench, gguf_bytes
 from mongars.core.errors import ConfigurationError
-from mongars.engines.provisioning.cache import find_model
+from mongars.engines.provisioning.model_cache import find_model
 from mongars.engines.provisioning.spec import (
     BUILT_IN,
     FileSource,

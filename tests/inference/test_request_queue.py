@@ -11,7 +11,7 @@ from mongars.core.clock import SystemClock
 from mongars.core.errors import Overloaded
 from mongars.core.fair_queue import Share
 from mongars.inference.request_queue import MAX_WAITING, RequestQueue
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 from support import eventually
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 from mongars.persistence.config import DatabaseConfig
 from mongars.persistence.database import Database
 from mongars.persistence.migrate import upgrade
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mongars.persistence.config import DatabaseConfig
-    from mongars.testing.clock import ManualClock
+    from mongars.testing.manual_clock import ManualClock
 
 
 def turn(query: str, *, user: str = "ada", session: str | None = None) -> NewTurn:

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import inspect
 
 from mongars.persistence.config import DatabaseConfig
-from mongars.persistence.engine import looking_engine
 from mongars.persistence.migrate import current, downgrade, head, upgrade
+from mongars.persistence.sql_engines import looking_engine
 
 ROOT = Path(__file__).parents[2]
 

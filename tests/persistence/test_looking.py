@@ -9,8 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from mongars.persistence.config import DatabaseConfig
-from mongars.persistence.engine import looking_engine
 from mongars.persistence.migrate import current, upgrade
+from mongars.persistence.sql_engines import looking_engine
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,6 @@ from sqlalchemy.exc import DBAPIError
 
 from mongars.core.errors import ConfigurationError, StorageUnavailable
 from mongars.persistence.config import DatabaseConfig
-from mongars.persistence.engine import migration_engine
 from mongars.persistence.migrate import (
     alembic_config,
     current,
@@ -23,7 +22,8 @@ from mongars.persistence.migrate import (
     upgrade,
     wait_for_database,
 )
-from mongars.testing.clock import ManualClock
+from mongars.persistence.sql_engines import migration_engine
+from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

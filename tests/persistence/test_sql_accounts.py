@@ -9,11 +9,11 @@ from sqlalchemy import text
 
 from mongars.core.errors import Conflict, NotFound
 from mongars.core.identity import NewAccount, NewApiKey
-from mongars.persistence.accounts import SqlAccounts
+from mongars.persistence.sql_accounts import SqlAccounts
 
 if TYPE_CHECKING:
     from mongars.persistence.database import Database
-    from mongars.testing.clock import ManualClock
+    from mongars.testing.manual_clock import ManualClock
 
 ADA = NewAccount(username="Ada", password_hash="hash of ada")
 KEY = NewApiKey(id="0123456789ab", username="ada", name="laptop", digest="d" * 64)

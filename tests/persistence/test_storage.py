@@ -17,8 +17,8 @@ from mongars.core.errors import ConfigurationError, StorageUnavailable
 from mongars.persistence.config import DatabaseConfig
 from mongars.persistence.conversations import SqlConversations
 from mongars.persistence.database import Database
-from mongars.persistence.engine import migration_engine
 from mongars.persistence.migrate import head, upgrade
+from mongars.persistence.sql_engines import migration_engine
 from mongars.persistence.tables import user_accounts
 
 if TYPE_CHECKING:

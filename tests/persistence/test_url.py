@@ -4,7 +4,7 @@ import pytest
 
 from mongars.core.errors import ConfigurationError
 from mongars.persistence.config import DatabaseConfig
-from mongars.persistence.engine import app_engines
+from mongars.persistence.sql_engines import app_engines
 from mongars.persistence.url import app_url, masked, migration_url
 
 POSTGRESQL = "postgresql+psycopg://u:p@db:5432/name"

@@ -10,8 +10,8 @@ from sqlalchemy import text
 
 from mongars.core.errors import ConfigurationError
 from mongars.persistence.config import DatabaseConfig
-from mongars.persistence.engine import migration_engine
 from mongars.persistence.migrate import current, downgrade, upgrade
+from mongars.persistence.sql_engines import migration_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from mongars.core.clock import SystemClock
 from mongars.protocol.http1.connections import Connections
 from mongars.protocol.http1.limits import HttpLimits
 from mongars.protocol.http1.server import guarded
-from mongars.testing.server import serving
+from mongars.testing.loopback_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -15,7 +15,7 @@ from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.protocol.generate import GenerateRequest, request_body
 from mongars.serving.config import ReplicaConfig
 from mongars.serving.replica import Replica
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -21,7 +21,7 @@ from mongars.protocol.sse import EventSplitter, ServerEvent
 from mongars.serving.config import ReplicaConfig, SamplingDefaults
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica
-from mongars.testing.server import serving
+from mongars.testing.loopback_server import serving
 from support import eventually, impatient
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mongars.core.errors import GenerationInterrupted
 from mongars.serving.pacing import MOST_HELD, Pacing
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

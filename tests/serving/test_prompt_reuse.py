@@ -18,7 +18,7 @@ from mongars.serving.config import EngineSpec, ReplicaConfig
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica
 from mongars.testing.inference import build, question
-from mongars.testing.server import serving
+from mongars.testing.loopback_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -6,7 +6,7 @@ import asyncio
 from itertools import pairwise
 
 from mongars.serving.refusals import BURST, LONGEST, PER_SECOND, Refusals
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 TOLERANCE = 1e-9
 

@@ -16,7 +16,7 @@ from mongars.core.errors import GenerationInterrupted
 from mongars.core.generation import Sampling
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
-from mongars.inference.http.pool import HttpPool
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.ollama.provider import Ollama
 from mongars.inference.provider import Attempts
 from mongars.serving.config import ReplicaConfig
@@ -25,7 +25,7 @@ from mongars.serving.replica import Replica
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.faults import Answer
 from mongars.testing.inference import question
-from mongars.testing.server import serving
+from mongars.testing.loopback_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,7 +15,6 @@ from mongars.core.clock import SystemClock
 from mongars.protocol.fold import Fold
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
-from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import (
     TEXT,
@@ -35,6 +34,7 @@ from mongars.testing.faults import (
     TrickledHead,
     WrongLength,
 )
+from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 
 async def test_time_passes_only_by_hand() -> None:

@@ -49,7 +49,7 @@ def engine_check(settings: Settings) -> str:
 
 
 def ray_check(settings: Settings) -> str:
-    """Where Ray is asked; its certificates are usable. Raises `ConfigurationError`."""
+    """The Ray Serve endpoints; checks their certificates. Raises `ConfigurationError`."""
     config = settings.inference()
     TlsContexts(config)
     if not config.ray_active:

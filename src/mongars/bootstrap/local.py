@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mongars.bootstrap.checks import ray_check
-from mongars.bootstrap.first_run import prepare_database
+from mongars.bootstrap.first_start import prepare_database
 from mongars.bootstrap.secrets import RAY_TOKEN, SERVE_TOKEN, ensure_secret, secret_file
 from mongars.bootstrap.stack.config import Service, StackConfig, StackParts
 from mongars.bootstrap.stack.probe import http_answers
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mongars.api.first_run import FirstRun
     from mongars.bootstrap.stack.stage import Progress
-    from mongars.engines.provisioning.spec import Step
+    from mongars.engines.provisioning.spec import ProvisioningStep
     from mongars.settings import Settings
 
 
@@ -79,7 +79,7 @@ class LocalPlan:
         )
 
     def _provision(self, progress: Progress) -> str:
-        def report(step: Step) -> None:
+        def report(step: ProvisioningStep) -> None:
             fraction = step.done / step.total if step.total else None
             progress(f"{step.phase} {step.name}", fraction)
 
@@ -169,5 +169,5 @@ def ray_access(settings: Settings) -> dict[str, str]:
     token = secret_file(settings.home, RAY_TOKEN)
     if not token.exists():
         return {}
-    # Empty, since a RAY_AUTH_TOKEN of `.env` (Compose's, say) would be taken for this cluster's.
+    # Empty, since a RAY_AUTH_TOKEN of `.env` (for Compose, for example) would be taken for this cluster's.
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(token)}

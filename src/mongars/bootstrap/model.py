@@ -1,11 +1,11 @@
-"""The base models the settings ask for, as far as they are on this machine."""
+"""The base models that the settings name, as far as they are on this machine."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import ConfigurationError
-from mongars.engines.provisioning.cache import find_model
+from mongars.engines.provisioning.model_cache import find_model
 from mongars.engines.provisioning.spec import source_of
 from mongars.settings import load_settings
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import uvicorn.config
 
-from mongars.bootstrap.connections import guarded_protocol
+from mongars.bootstrap.connection_limits import guarded_protocol
 from mongars.bootstrap.memory import give_memory_back
 from mongars.core.errors import ConfigurationError
 from mongars.protocol.http1.limits import HttpLimits

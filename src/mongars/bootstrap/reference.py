@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mongars.bootstrap.schemas import schemas_page
+from mongars.bootstrap.schema_reference import schemas_page
 from mongars.core import errors
 from mongars.protocol.problems import OPENAI_CODES, STATUS
 from mongars.settings import Environment

@@ -38,7 +38,7 @@ def application(args: dict[str, Any]) -> Any:  # noqa: ANN401 (Ray ships no type
 
 
 def build_replica(config: ReplicaConfig, name: str) -> tuple[Replica, Observer]:
-    """One replica with the engines its configuration asks for, and where its events go."""
+    """One replica with the engines that its configuration names, and the observer of its events."""
     configure_logs(level=config.log_level)
     config = _with_token(config)
     observer = LogObserver()
@@ -72,7 +72,7 @@ def _with_token(config: ReplicaConfig) -> ReplicaConfig:
 def build_engine(
     spec: EngineSpec, config: ReplicaConfig, *, role: str, observer: Observer
 ) -> Engine:
-    """The engine a specification asks for. Raises `ConfigurationError` if its model is not here."""
+    """The engine of a specification. Raises `ConfigurationError` if its model file is not on this machine."""
     clock = SystemClock()
     match spec.kind:
         case "fake":
@@ -96,7 +96,7 @@ def build_engine(
 
 
 def build_embedder(spec: EngineSpec, config: ReplicaConfig, *, observer: Observer) -> Embedder:
-    """The embedder a specification asks for."""
+    """The embedder of a specification."""
     if spec.kind == "fake":
         return FakeEmbedder(context_tokens=spec.context_tokens)
     llama = _llama_config(spec, config, role="embedding", embedding=True)

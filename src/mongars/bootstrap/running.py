@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def announce(settings: Settings, *, url: str, dashboard: str) -> None:
-    """Say where this process's stack is. To be called by whoever holds the home."""
+    """Publish the addresses of this process's stack. Only the process that holds the home's lock may call it."""
     path = _path(settings)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     said = {"pid": psutil.Process().pid, "url": url, "dashboard": dashboard}
@@ -30,7 +30,7 @@ def withdraw(settings: Settings) -> None:
 
 
 def running_url(settings: Settings) -> str:
-    """The API of the stack that runs on this home, else where the settings say it would be."""
+    """The API of the stack that runs on this home, else the address in the settings."""
     return _said(settings).get("url") or settings.api_url
 
 
@@ -49,7 +49,7 @@ def is_own_api(settings: Settings, url: str) -> bool:
     """Whether that is where the stack of this home listens.
 
     It is if the running stack wrote it down, or on loopback at the port that this process's own
-    environment names: a `.env` in the current folder may be anybody's.
+    environment names: a `.env` in the current folder may be another user's.
     """
     return _is_own(url, _said(settings).get("url"), passed_on(["MONGARS_PORT"]), default=8080)
 
@@ -67,7 +67,7 @@ def _is_own(url: str, recorded: str | None, port: dict[str, str], *, default: in
 
 
 def _said(settings: Settings, *, by: int | None = None) -> dict[str, str]:
-    """What a living process announced; `by` asks for a certain one's word only."""
+    """What a running process published; with `by`, only what that process published."""
     try:
         found: dict[str, str] = json.loads(_path(settings).read_text(encoding="utf-8"))
         pid = int(found.pop("pid"))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 Find = Callable[["Settings", str], str]
-"""Says where the file of a role's model is; empty: wherever each node has it."""
+"""Returns the path of a role's model file; empty: each node finds its own."""
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 BODY_HEADROOM = 65_536
@@ -138,7 +138,7 @@ def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
         if find is _on_each_node and urlsplit(url).hostname in LOOPBACK:
             message = (
                 f"OLLAMA_HOST={url} is this machine; name a server that the replicas reach."
-                " Kubernetes' network policies let them out where network.extra_egress says so."
+                " Kubernetes' network policies allow them where network.extra_egress lists them."
             )
             raise ConfigurationError(message)
         return EngineSpec(kind="ollama", model_name=spec.tag, url=url, **size)
@@ -242,7 +242,7 @@ def ray_token(settings: Settings) -> str | None:
     if values.ray_auth_token_path is None:
         return None
     path = expanded(values.ray_auth_token_path, "RAY_AUTH_TOKEN_PATH").resolve()
-    # `.env` of a folder may be anybody's, and may name the server that the token is sent to, too.
+    # `.env` of a folder may be another user's, and may name the server that the token is sent to.
     if not passed_on(["RAY_AUTH_TOKEN_PATH"]) and not path.is_relative_to(Path.cwd().resolve()):
         detail = (
             f"RAY_AUTH_TOKEN_PATH in .env names {path}, outside of this folder; export it instead."

@@ -19,11 +19,11 @@ from mongars.bootstrap.checks import (
     ray_check,
     registry_check,
 )
-from mongars.bootstrap.connections import descriptor_advice, raise_descriptor_limit
+from mongars.bootstrap.connection_limits import descriptor_advice, raise_descriptor_limit
 from mongars.bootstrap.model import no_fallback
 from mongars.bootstrap.running import running_url
-from mongars.cli.errors import exit_on_error
-from mongars.cli.http import ApiClient
+from mongars.cli.api_client import ApiClient
+from mongars.cli.exit_codes import exit_on_error
 from mongars.cli.terminal import console
 from mongars.core.errors import MongarsError
 from mongars.core.optional import require
@@ -40,7 +40,7 @@ MINIMUM_FREE = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing looked at. `detail` says what is wrong and what to do."""
+    """The result of one check. `detail` names the fault and what to do."""
 
     what: str
     verdict: Literal["ok", "warn", "fail"]

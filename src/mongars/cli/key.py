@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mongars.bootstrap.first_run import CLI_KEY
+from mongars.bootstrap.first_start import CLI_KEY
 from mongars.bootstrap.running import is_own_api
 from mongars.bootstrap.secrets import read_secret, secret_file
 from mongars.core.errors import ConfigurationError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def api_key(settings: Settings, url: str) -> str | None:
     """The key for the API at `url`: `MONGARS_API_KEY`, else the one kept in the home folder.
 
-    The kept one is an administrator's, and `.env` in the current folder, which may be anybody's,
+    The kept key is an administrator's, and `.env` in the current folder, which another user may have written,
     can name any host. So it goes to the stack of its own home only.
 
     Raises `ConfigurationError` if there is a kept one and `url` is not that stack's.

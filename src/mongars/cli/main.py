@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 
 from mongars.bootstrap.running import running_url
-from mongars.cli import accounts
-from mongars.cli.chat import ChatSession, converse, once
+from mongars.cli import access_commands
+from mongars.cli.api_client import ApiClient
+from mongars.cli.chat_command import ChatSession, converse, once
 from mongars.cli.doctor import doctor
-from mongars.cli.errors import exit_on_error
-from mongars.cli.http import ApiClient
+from mongars.cli.exit_codes import exit_on_error
 from mongars.cli.key import api_key
 from mongars.cli.status import status
 from mongars.cli.terminal import prepare_streams
@@ -29,8 +29,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog='Start with: mongars up. Then: mongars chat "Hello"',
 )
-app.add_typer(accounts.users, name="users")
-app.add_typer(accounts.keys, name="keys")
+app.add_typer(access_commands.users, name="users")
+app.add_typer(access_commands.keys, name="keys")
 app.command(epilog="Example: mongars up --port 8090 --replicas 2")(up)
 app.command(epilog="Example: mongars status --json")(status)
 app.command(epilog="Example: mongars doctor")(doctor)
@@ -63,7 +63,7 @@ def api(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; MONGARS_PORT.")] = None,
 ) -> None:
     """Run one API process."""
-    from mongars.cli.api import run_api  # noqa: PLC0415 (FastAPI takes half a second to import)
+    from mongars.cli.api_command import run_api  # noqa: PLC0415 (FastAPI takes half a second to import)
 
     with exit_on_error():
         run_api(load_settings(), host=host, port=port)

@@ -14,7 +14,7 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from mongars.bootstrap.stack.events import ChildEvent, Notice, StageEvent
+from mongars.bootstrap.stack.stack_events import ChildEvent, Notice, StageEvent
 from mongars.cli.terminal import writes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from mongars.bootstrap.stack.events import StackEvent, Stage
+    from mongars.bootstrap.stack.stack_events import StackEvent, Stage
 
 _TITLES: dict[Stage, str] = {
     "leftovers": "Earlier runs",
@@ -36,7 +36,7 @@ _TITLES: dict[Stage, str] = {
     "stop": "Stopping",
 }
 _FRAMES_PER_SECOND = 8
-_TERMINAL_GONE = (OSError, SystemExit)  # rich asks to exit when its pipe breaks
+_TERMINAL_GONE = (OSError, SystemExit)  # rich exits when its pipe breaks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class StackScreen:
                 assert_never(event)
 
     def ready(self, summary: Summary) -> None:
-        """Show the final screen; from now on only incidents and the stop are told."""
+        """Show the final screen; afterwards only incidents and the stop are printed."""
         self._quiet = True
         self._print(_panel(summary) if self._console.is_terminal else Text(_lines(summary)))
 
@@ -115,7 +115,7 @@ class StackScreen:
         self._draw()
 
     def _child(self, event: ChildEvent) -> None:
-        """While starting and stopping the stages say it all."""
+        """While starting and stopping, the stages already show it."""
         if event.state == "crashed":
             tail = f": {event.detail}" if event.detail else ""
             text = f"! {event.child} {_ending(event.code)}{tail}"

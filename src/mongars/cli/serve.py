@@ -12,11 +12,11 @@ from rich.table import Table
 
 from mongars.bootstrap.proxy import proxy_advice
 from mongars.bootstrap.serving import dashboard_of, exported_config, serve_control, serving_config
-from mongars.cli.errors import exit_on_error
+from mongars.cli.exit_codes import exit_on_error
 from mongars.cli.terminal import console, prepare_streams
 from mongars.serving.definition import deploy_schema
 from mongars.serving.exports.config import installation
-from mongars.serving.exports.export import Kind, render, source_from, write
+from mongars.serving.exports.export import ExportKind, render, source_from, write
 from mongars.settings import load_settings
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def ray_service(  # noqa: PLR0913 (every flag of the command is a parameter)
     status: Annotated[bool, typer.Option("--status", help="Show what is deployed.")] = False,
     shutdown: Annotated[bool, typer.Option("--shutdown", help="Remove the application.")] = False,
     export: Annotated[
-        Kind | None, typer.Option(help="Render manifests of that kind into --out.")
+        ExportKind | None, typer.Option(help="Render manifests of that kind into --out.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for --export.")] = Path("deploy"),
     force: Annotated[bool, typer.Option(help="Overwrite files not exported here.")] = False,
@@ -93,7 +93,7 @@ def _deploy(address: str | None, *, timeout: float, as_json: bool) -> None:
         screen.print(f"Warning: {advice}", markup=False)
 
 
-def _export(kind: Kind, out: Path, *, force: bool) -> None:
+def _export(kind: ExportKind, out: Path, *, force: bool) -> None:
     config = installation(exported_config(load_settings(), images_only=kind in {"k8s", "helm"}))
     changed = write(render(kind, config, source=source_from(out)), out, kind=kind, force=force)
     for path in changed:

@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from mongars.bootstrap.running import running_url
-from mongars.cli.errors import complain, exit_on_error
-from mongars.cli.http import ApiClient
+from mongars.cli.api_client import ApiClient
+from mongars.cli.exit_codes import complain, exit_on_error
 from mongars.cli.key import api_key
 from mongars.cli.terminal import console
 from mongars.core.errors import ConfigurationError, MongarsError

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mongars.bootstrap.first_run import CLI_KEY
+from mongars.bootstrap.first_start import CLI_KEY
 from mongars.bootstrap.local import LocalPlan, UpOptions, local_plan
 from mongars.bootstrap.running import announce, withdraw
 from mongars.bootstrap.secrets import RAY_TOKEN, secret_file
 from mongars.bootstrap.stack.run import run_stack
 from mongars.bootstrap.stack.stack import LocalStack
-from mongars.cli.errors import exit_on_error
+from mongars.cli.exit_codes import exit_on_error
 from mongars.cli.screen import StackScreen, Summary
 from mongars.cli.terminal import console as make_console
 from mongars.core.clock import SystemClock
@@ -52,7 +52,7 @@ def up(
 
 
 async def _run(plan: LocalPlan, console: Console) -> bool:
-    """Whether it ended as asked, with nothing left."""
+    """Whether it stopped on request and left no process."""
     clock = SystemClock()
     began = clock.monotonic()
     with StackScreen(console) as screen:

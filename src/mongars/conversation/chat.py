@@ -60,7 +60,7 @@ class Route(Protocol):
 
     @property
     def waited(self) -> float:
-        """Seconds until it began in which somebody who had been asked was waited for."""
+        """Seconds until the first content spent waiting for endpoints and engines, not in this process."""
         ...
 
     @property
@@ -185,7 +185,7 @@ class Reply:
 
 
 class Chat:
-    """Answers one person's messages with the memory of what they said before."""
+    """Answers a user's messages with the earlier turns of the same session in the prompt."""
 
     def __init__(
         self, history: History, generator: Generator, *, clock: Clock, config: ChatConfig

@@ -1,4 +1,4 @@
-"""The history port: what the chat use case asks of whatever remembers conversations."""
+"""The history port: what the chat use case needs from the storage of conversations."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Background:
         stopped: asyncio.CancelledError | None = None
         while not task.done():
             task.cancel()
-            # Not `await task`: that could not tell its cancellation from the caller's own.
+            # Not `await task`: its cancellation would look like the caller's own.
             try:
                 await asyncio.wait({task})
             except asyncio.CancelledError as stop:

@@ -1,6 +1,6 @@
 """Texts that a tokenizer may read as control tokens of a chat template, found before it sees them.
 
-A tokenizer that reads a rendered prompt cannot tell `<|im_end|>` written by the template from the
+A tokenizer that reads a rendered prompt cannot distinguish `<|im_end|>` written by the template from the
 same characters typed by a user: a user could end their turn and write one of the system. Engines
 that accept tokens get such texts tokenized as plain text (`literal_parts`); for those that accept
 only text, the characters are separated (`broken`).
@@ -206,7 +206,7 @@ def literal_parts(
 def vocabulary_markers(kinds: Mapping[str, bool], template: str) -> tuple[Markers, Markers]:
     """All markers of a vocabulary, and those of them that are recognised in plain text as well.
 
-    `kinds` says of each special token whether it is a control token. One that is not counts only
+    `kinds` maps each special token to whether it is a control token. One that is not counts only
     if the template writes it: vocabularies also hold line breaks and HTML tags that way.
     """
     others = [text for text, is_control in kinds.items() if not is_control and text in template]

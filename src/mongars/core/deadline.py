@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point on the monotonic clock after which nobody waits for the answer any more."""
+    """A point on the monotonic clock after which the response is no longer of use."""
 
     clock: Clock
     at: float

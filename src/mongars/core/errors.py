@@ -49,7 +49,7 @@ class MongarsError(Exception):
 
 
 class ConfigurationError(MongarsError):
-    """A setting is wrong; the message names it and says what would be right."""
+    """A setting is wrong; the message names it and describes a valid value."""
 
     code = "configuration_error"
 
@@ -145,7 +145,7 @@ class Forbidden(CallerError):
 
 
 class NotFound(CallerError):
-    """The thing asked for does not exist."""
+    """The requested resource does not exist."""
 
     code = "not_found"
 
@@ -163,7 +163,7 @@ class WorldError(MongarsError):
 
 
 class RetryableLater(WorldError):
-    """A healthy peer asks for patience. `retry_after` is in seconds from now."""
+    """A healthy server that cannot take the request now. `retry_after` is in seconds from now."""
 
     code = "overloaded"
 
@@ -183,7 +183,7 @@ class Overloaded(RetryableLater):
 
 
 class TooManyRequests(RetryableLater):
-    """This caller asks too often; others are still served."""
+    """This client sends requests too often; other clients are still served."""
 
     code = "too_many_requests"
 
@@ -231,7 +231,7 @@ class ProvisioningFailed(WorldError):
 class AllProvidersFailed(WorldError):
     """Every provider of the chain failed; `causes` holds one error per provider, in order.
 
-    `cure` says what an operator can do about it, if that is known.
+    `cure` is what an operator can do about it, if that is known.
     """
 
     code = "all_providers_failed"

@@ -52,16 +52,16 @@ class QueueFull(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class _Turn:
+class _Waiter:
     """A request that waits."""
 
     granted: asyncio.Future[None]
     bounded: bool
-    """Whether it is among the `turns` of its account, not the `further` ones."""
+    """Whether it is among the `queued` of its account, not the `further` ones."""
 
 
 @dataclass(slots=True, eq=False)
-class _Account:
+class _ScopeUse:
     """An account that holds a place or waits for one."""
 
     scope: str | None
@@ -70,15 +70,15 @@ class _Account:
     """Up to `counted_at`."""
     counted_at: float
     held: int = 0
-    further: deque[_Turn] = field(default_factory=deque)
+    further: deque[_Waiter] = field(default_factory=deque)
     """Parts of requests that hold a place or held one."""
-    turns: deque[_Turn] = field(default_factory=deque)
+    queued: deque[_Waiter] = field(default_factory=deque)
     """Requests that have not begun: they make the length of the queue, and can be displaced."""
 
     @property
     def waiting(self) -> int:
         """How many places it waits for."""
-        return len(self.further) + len(self.turns)
+        return len(self.further) + len(self.queued)
 
     def count(self, now: float) -> float:
         """Its service now."""
@@ -89,7 +89,7 @@ class _Account:
 
 
 class FairQueue:
-    """Hands out as many places as `capacity` says at that moment; it may say infinity."""
+    """Grants as many places as `capacity()` returns at that moment; it may return infinity."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class FairQueue:
         self._capacity = capacity
         self._most_waiting = most_waiting
         self._soft = soft
-        self._accounts: dict[str | None, _Account] = {}
+        self._accounts: dict[str | None, _ScopeUse] = {}
         self._left: OrderedDict[str | None, float] = OrderedDict()
         """The service of accounts that left while others were here; the latest last."""
         self._virtual_time = 0.0
@@ -129,7 +129,7 @@ class FairQueue:
         0 for an account without any request here, if a place is free for it.
         """
         own = self._accounts.get(share.scope)
-        if own is None and self._may_take(_Account(share.scope, share.weight, 0.0, 0.0), 0.0):
+        if own is None and self._may_take(_ScopeUse(share.scope, share.weight, 0.0, 0.0), 0.0):
             return 0.0
         rounds = 1 if own is None else own.waiting + 1
         others = (a for a in self._accounts.values() if a is not own)
@@ -151,17 +151,17 @@ class FairQueue:
         if not self.waiting and self._may_take(account, at):
             self._grant(account, at)
             return
-        turn = _Turn(asyncio.get_running_loop().create_future(), bounded)
-        (account.turns if bounded else account.further).append(turn)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), bounded)
+        (account.queued if bounded else account.further).append(waiter)
         self._count(bounded, 1)
         try:
             self.wake(at)
-            if bounded and self._bounded > self._most_waiting and not turn.granted.done():
+            if bounded and self._bounded > self._most_waiting and not waiter.granted.done():
                 self._displace(account, at)
             async with asyncio.timeout(seconds):
-                await turn.granted
+                await waiter.granted
         except BaseException:
-            self._give_up(account, turn, now())
+            self._give_up(account, waiter, now())
             raise
 
     def release(self, scope: str | None, now: float) -> None:
@@ -181,19 +181,19 @@ class FairQueue:
             capacity = self._capacity()
             if self.active + 1 > capacity and not self._exceeds(capacity):
                 return
-            waiting = (a for a in self._accounts.values() if a.turns or a.further)
+            waiting = (a for a in self._accounts.values() if a.queued or a.further)
             ready = [a for a in waiting if self._may_take(a, now, capacity)]
             if not ready:
                 return
             account = min(ready, key=lambda a: (a.count(now), a.held / a.weight))
-            turn = (account.further or account.turns)[0]
-            self._remove(account, turn)
-            if turn.granted.done():
+            waiter = (account.further or account.queued)[0]
+            self._remove(account, waiter)
+            if waiter.granted.done():
                 continue  # cancelled, which its task has not seen yet
             self._grant(account, now)  # here, so that no newcomer takes it first
-            turn.granted.set_result(None)
+            waiter.granted.set_result(None)
 
-    def _enter(self, share: Share, now: float) -> _Account:
+    def _enter(self, share: Share, now: float) -> _ScopeUse:
         self._seen(share.scope, now)
         account = self._accounts.get(share.scope)
         if account is None:
@@ -201,7 +201,7 @@ class FairQueue:
                 self._left.clear()
                 self._virtual_time = 0.0
             before = self._left.pop(share.scope, 0.0)
-            account = _Account(share.scope, share.weight, before, now)
+            account = _ScopeUse(share.scope, share.weight, before, now)
             self._accounts[share.scope] = account
         account.count(now)
         account.weight = share.weight
@@ -214,7 +214,7 @@ class FairQueue:
             self._other_at = self._latest[1]
         self._latest = (scope, now)
 
-    def _may_take(self, account: _Account, now: float, capacity: float | None = None) -> bool:
+    def _may_take(self, account: _ScopeUse, now: float, capacity: float | None = None) -> bool:
         capacity = self._capacity() if capacity is None else capacity
         if capacity == math.inf:
             return True
@@ -227,52 +227,52 @@ class FairQueue:
     def _exceeds(self, capacity: float) -> bool:
         return self._soft and capacity > 1 and self._holders == 1
 
-    def _others_lately(self, account: _Account, now: float) -> bool:
+    def _others_lately(self, account: _ScopeUse, now: float) -> bool:
         if len(self._accounts) > 1:
             return True
         scope, at = self._latest
         other_at = self._other_at if scope == account.scope else at
         return now - other_at <= RESERVE_SECONDS
 
-    def _grant(self, account: _Account, now: float) -> None:
+    def _grant(self, account: _ScopeUse, now: float) -> None:
         self._virtual_time = max(self._virtual_time, account.count(now))
         account.service += LEAST_CHARGE / account.weight
         self._holders += account.held == 0
         account.held += 1
         self.active += 1
 
-    def _remove(self, account: _Account, turn: _Turn) -> None:
-        (account.turns if turn.bounded else account.further).remove(turn)
-        self._count(turn.bounded, -1)
+    def _remove(self, account: _ScopeUse, waiter: _Waiter) -> None:
+        (account.queued if waiter.bounded else account.further).remove(waiter)
+        self._count(waiter.bounded, -1)
 
-    def _count(self, bounded: bool, change: int) -> None:  # noqa: FBT001 - what the turn says
+    def _count(self, bounded: bool, change: int) -> None:  # noqa: FBT001 - what the waiter says
         self.waiting += change
         self._bounded += change * bounded
 
-    def _displace(self, newcomer: _Account, now: float) -> None:
+    def _displace(self, newcomer: _ScopeUse, now: float) -> None:
         """Send the newest request of the account with the most waiting ones away."""
 
-        def waiting(account: _Account) -> tuple[float, float]:
-            return len(account.turns) / account.weight, account.count(now)
+        def waiting(account: _ScopeUse) -> tuple[float, float]:
+            return len(account.queued) / account.weight, account.count(now)
 
         rivals = (a for a in self._accounts.values() if a is not newcomer)
         largest = max(rivals, key=waiting, default=newcomer)
         victim = largest if waiting(largest) > waiting(newcomer) else newcomer
-        turn = next(_newest(victim), None)
-        if turn is not None:  # else all were cancelled and are about to go
-            self._remove(victim, turn)
-            turn.granted.set_exception(QueueFull())
+        waiter = next(_newest(victim), None)
+        if waiter is not None:  # else all were cancelled and are about to go
+            self._remove(victim, waiter)
+            waiter.granted.set_exception(QueueFull())
 
-    def _give_up(self, account: _Account, turn: _Turn, now: float) -> None:
-        granted = turn.granted
+    def _give_up(self, account: _ScopeUse, waiter: _Waiter, now: float) -> None:
+        granted = waiter.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             self.release(account.scope, now)  # its place came in the same moment
             return
-        if turn in account.turns or turn in account.further:
-            self._remove(account, turn)
+        if waiter in account.queued or waiter in account.further:
+            self._remove(account, waiter)
         self._forget_if_idle(account)
 
-    def _forget_if_idle(self, account: _Account) -> None:
+    def _forget_if_idle(self, account: _ScopeUse) -> None:
         if account.held or account.waiting or self._accounts.get(account.scope) is not account:
             return
         del self._accounts[account.scope]
@@ -281,5 +281,5 @@ class FairQueue:
             self._left.popitem(last=False)
 
 
-def _newest(account: _Account) -> Iterator[_Turn]:
-    return (turn for turn in reversed(account.turns) if not turn.granted.done())
+def _newest(account: _ScopeUse) -> Iterator[_Waiter]:
+    return (waiter for waiter in reversed(account.queued) if not waiter.granted.done())

@@ -1,4 +1,4 @@
-"""Who is asking, and what we know of them."""
+"""Accounts, API keys and the authenticated caller of a request."""
 
 from __future__ import annotations
 

@@ -1,12 +1,15 @@
-"""Events: contexts say what happened; telemetry decides which log line and which metric it is."""
+"""Events: contexts emit them; telemetry turns them into log lines and metrics."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+"""From the least to the most important."""
 
 
 class Event(Protocol):

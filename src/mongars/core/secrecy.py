@@ -18,7 +18,7 @@ _HARMLESS_ENDS = ("_PATH", "_FILE", "_DIR", "_MINUTES", "_TOKENS", "PGPASSFILE")
 
 
 def is_secret(name: str) -> bool:
-    """Whether that variable holds a secret, ours or another program's, as far as its name tells."""
+    """Whether a variable of that name holds a secret, of monGARS or of another program."""
     if name in OWN_SECRETS:
         return True
     upper = name.upper()

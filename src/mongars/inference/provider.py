@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
     from mongars.core.generation import Chunk, GenerationRequest, Origin, Usage
-    from mongars.inference.endpoints.status import EndpointStatus
+    from mongars.inference.endpoints.endpoint_status import EndpointStatus
     from mongars.inference.events import FallbackReason
 
 ProviderName = Literal["ray_serve", "ollama", "embedded"]

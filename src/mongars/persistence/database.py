@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from sqlalchemy import inspect, text
 
 from mongars.core.errors import StorageUnavailable
-from mongars.persistence.engine import app_engines
-from mongars.persistence.errors import storage_errors
+from mongars.persistence.driver_errors import storage_errors
+from mongars.persistence.sql_engines import app_engines
 from mongars.persistence.transactions import Transactions
 from mongars.persistence.url import app_url, sqlite_path
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 _HEALTH_SECONDS = 2.0
 _WRITE_CHECK_SECONDS = 5.0
-"""At most so often a health check writes: anybody may ask for one."""
+"""Seconds between two health checks that write: clients without credentials can trigger them."""
 _WRITE_CHECK = text("UPDATE alembic_version SET version_num = version_num")
 
 

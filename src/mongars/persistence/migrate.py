@@ -17,9 +17,9 @@ from sqlalchemy.exc import DBAPIError
 
 from mongars.core.clock import SystemClock, pause
 from mongars.core.errors import ConfigurationError, StorageUnavailable
-from mongars.persistence.engine import looking_engine, migration_engine, prepare_file
-from mongars.persistence.environment import DATABASE
-from mongars.persistence.errors import storage_errors
+from mongars.persistence.driver_errors import storage_errors
+from mongars.persistence.migration_run import DATABASE
+from mongars.persistence.sql_engines import looking_engine, migration_engine, prepare_file
 from mongars.persistence.url import migration_url, sqlite_path
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _is_final(error: StorageUnavailable) -> bool:
 
 
 def _driver_text(error: StorageUnavailable) -> str:
-    """The driver's own words: for the operator's eyes, who needs the host and the reason."""
+    """The driver's own message, for operators only: it names the host and the reason."""
     cause = error.__cause__
     return str(cause.orig).strip() if isinstance(cause, DBAPIError) else ""
 

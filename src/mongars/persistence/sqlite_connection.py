@@ -2,7 +2,7 @@
 
 SQLite keeps a closed connection, with its transaction and its locks, until the last unfinished
 cursor on it is gone. A cancelled task leaves such a cursor in its traceback, for the garbage
-collector to find much later, and until then nobody could write.
+collector to find much later, and until then no connection could write.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LettingGo(sqlite3.Connection):
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
         self._closed = False
 
-    def cursor(self) -> sqlite3.Cursor:  # type: ignore[override]  # nobody here passes a factory
+    def cursor(self) -> sqlite3.Cursor:  # type: ignore[override]  # no caller passes a factory
         """A cursor that does not outlive the connection."""
         cursor = super().cursor()
         self._cursors.add(cursor)

@@ -30,7 +30,7 @@ class Transactions:
 
     @property
     def unfinished(self) -> int:
-        """How many tasks are under way, with or without somebody waiting for them."""
+        """How many tasks are running, whether or not a caller waits for them."""
         return len(self._tasks)
 
     @asynccontextmanager

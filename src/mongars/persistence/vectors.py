@@ -78,7 +78,7 @@ UPDATE conversation_history AS h SET vector = z.floats
 FROM conversation_history_negative_zeros AS z
 WHERE h.id = z.id AND h.vector::real[] = z.floats
 """
-"""Negative zero equals zero, so that equal arrays are those nobody has changed."""
+"""Negative zero equals zero, so that equal arrays are unchanged arrays."""
 
 _INDEXES = """
 SELECT DISTINCT i.oid::regclass::text FROM pg_depend d

@@ -40,7 +40,7 @@ QUIET_RAY = {
 """What `ray start` needs in its environment to call no host outside the operator's."""
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
@@ -49,7 +49,7 @@ class _Part(BaseModel):
 RESERVED = {"", "/healthz", "/readyz", "/v1/models", "/v1/embeddings"}
 
 
-class VllmOptions(_Part):
+class VllmOptions(_Section):
     """What only vLLM knows."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -59,7 +59,7 @@ class VllmOptions(_Part):
     enforce_eager: bool = False
 
 
-class EngineSpec(_Part):
+class EngineSpec(_Section):
     """Which engine serves a role, and how large."""
 
     kind: EngineKind = "llama_cpp"
@@ -102,7 +102,7 @@ class EmbeddingSpec(EngineSpec):
     """The longest text, in tokens."""
 
 
-class SamplingDefaults(_Part):
+class SamplingDefaults(_Section):
     """What is used where a request leaves the choice open."""
 
     temperature: float = Field(default=0.7, ge=0.0, le=2.0)
@@ -115,7 +115,7 @@ class SamplingDefaults(_Part):
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
 
-class ReplicaConfig(_Part):
+class ReplicaConfig(_Section):
     """Everything one replica needs."""
 
     engine: EngineSpec = Field(default_factory=EngineSpec)
@@ -155,7 +155,7 @@ class ReplicaConfig(_Part):
         return sum(engine.slots + self.max_waiting for engine in engines if engine is not None)
 
 
-class Autoscaling(_Part):
+class Autoscaling(_Section):
     """Replicas follow the load between two bounds; times in seconds."""
 
     min_replicas: int = Field(default=1, ge=0)
@@ -173,7 +173,7 @@ class Autoscaling(_Part):
         return self
 
 
-class ServingConfig(_Part):
+class ServingConfig(_Section):
     """The whole application, as an operator configures it."""
 
     replica: ReplicaConfig = Field(default_factory=ReplicaConfig)

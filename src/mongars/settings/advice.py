@@ -1,4 +1,4 @@
-"""What a person is told about their variables: errors stop the start, warnings do not."""
+"""Messages about environment variables: errors stop the start, warnings do not."""
 
 from __future__ import annotations
 

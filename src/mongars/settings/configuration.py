@@ -15,13 +15,13 @@ from mongars.settings.parsing import backoff_schedule, expanded, weights
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mongars.core.observe import LogLevel
     from mongars.settings.environment import Environment
-    from mongars.settings.parsing import Level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the environment says, as the configuration objects the rest of the program takes."""
+    """The environment's values, as the configuration objects that the rest of the program takes."""
 
     environment: Environment
     warnings: tuple[str, ...] = ()
@@ -45,13 +45,13 @@ class Settings:
         )
 
     @property
-    def log_level(self) -> Level:
+    def log_level(self) -> LogLevel:
         """The quietest level that is written."""
         return self.environment.log_level
 
     @property
     def embedding_model(self) -> str | None:
-        """What is behind `/v1/embeddings`; beside vLLM only what was asked for.
+        """The model behind `/v1/embeddings`; with vLLM only if one is configured.
 
         llama.cpp serves it, which an installation for vLLM need not have.
         """
@@ -66,7 +66,7 @@ class Settings:
         return local_url(self.environment.host, self.environment.port)
 
     def database(self) -> DatabaseConfig:
-        """Where the database is; SQLite in the home folder unless `DATABASE_URL` says otherwise."""
+        """The database; SQLite in the home folder unless `DATABASE_URL` names another one."""
         values = self.environment
         return DatabaseConfig(
             url=values.database_url or f"sqlite:///{self.home / 'mongars.db'}",
@@ -96,7 +96,7 @@ class Settings:
         return ProvisioningConfig(cache=self.cache, models=models, ollama_host=values.ollama_host)
 
     def _use_ray(self) -> bool:
-        """As told; else by the Compose profile; else where there is an endpoint."""
+        """`USE_RAY_SERVE` if set; else the Compose profile; else whether there is an endpoint."""
         values = self.environment
         if values.use_ray_serve is not None:
             return values.use_ray_serve

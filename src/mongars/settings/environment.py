@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from mongars.core.observe import LogLevel
 from mongars.core.urls import endpoint_url, ollama_url, web_origin
 from mongars.engines.provisioning.spec import EMBEDDING_MODEL
-from mongars.settings.parsing import Boolean, Level, Port, Switch, Weights, Words, variable
+from mongars.settings.parsing import Boolean, Port, Switch, Weights, Words, variable
 
 MEANT_BLANK = frozenset({"RAY_EMBEDDING_MODEL"})
 """What is switched off by being empty."""
@@ -41,7 +42,11 @@ class Environment(BaseModel):
     host: str = variable("MONGARS_HOST", "127.0.0.1", "Address the API listens on.")
     port: Port = variable("MONGARS_PORT", 8080, "Port the API listens on.")
     replicas: int = variable(
-        "MONGARS_REPLICAS", 1, "Serve replicas `mongars up` and `--deploy` ask for.", ge=1, le=1000
+        "MONGARS_REPLICAS",
+        1,
+        "Serve replicas that `mongars up` and `--deploy` request.",
+        ge=1,
+        le=1000,
     )
     max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = variable(
         "MONGARS_MAX_REPLICAS", None, "Replicas at most, following the load; unset: no scaling."
@@ -79,7 +84,7 @@ class Environment(BaseModel):
     prompt_cache_scope: Literal["user", "shared"] = variable(
         "MONGARS_PROMPT_CACHE_SCOPE",
         "user",
-        "Whose prompts an engine reuses: user, or shared; faster, but tells users of each other.",
+        "Whose prompts an engine reuses: user, or shared: faster, but users can detect each other's prompts.",
     )
     prompt_cache_mib: int = variable(
         "MONGARS_PROMPT_CACHE_MIB",
@@ -91,7 +96,7 @@ class Environment(BaseModel):
     user_weights: Weights = variable(
         "MONGARS_USER_WEIGHTS",
         (),
-        "Comma-separated user=weight: who gets more where requests wait for slots; others count 1.",
+        "Comma-separated user=weight: a larger share of the slots while requests wait; others have 1.",
     )
     answer_cache_mib: int = variable(
         "MONGARS_ANSWER_CACHE_MIB",
@@ -139,7 +144,7 @@ class Environment(BaseModel):
     system_prompt: str | None = variable(
         "MONGARS_SYSTEM_PROMPT", None, "System message put before every conversation."
     )
-    log_level: Level = variable("MONGARS_LOG_LEVEL", "info", "debug, info, warning or error.")
+    log_level: LogLevel = variable("MONGARS_LOG_LEVEL", "info", "debug, info, warning or error.")
     bootstrap_api_key: SecretStr | None = variable(
         "MONGARS_BOOTSTRAP_API_KEY", None, "Presets one admin API key (16 characters or more)."
     )
@@ -165,7 +170,7 @@ class Environment(BaseModel):
     ray_serve_token: SecretStr | None = variable(
         "RAY_SERVE_TOKEN",
         None,
-        "Bearer token the Serve application asks for and the API sends; unset: none is asked for.",
+        "Bearer token that the Serve application requires and the API sends; unset: none is required.",
         min_length=16,
     )
     ray_client_ca_file: Path | None = variable(
@@ -202,7 +207,7 @@ class Environment(BaseModel):
     ray_client_hedge: Boolean = variable(
         "RAY_CLIENT_HEDGE",
         default=False,
-        description="Ask a second endpoint, too, when the first token is late; 5 % more load at most.",
+        description="Send to a second endpoint as well when the first token is late; 5 % more load at most.",
     )
     ray_scaling_status_codes: Words = variable(
         "RAY_SCALING_STATUS_CODES",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
@@ -38,7 +38,7 @@ def split_list(value: object) -> object:
 
 
 def none_is_none(value: object) -> object:
-    """An empty variable, or the word `none`, switches off what has a default."""
+    """An empty variable, or the value `none`, switches off what has a default."""
     return None if isinstance(value, str) and value.strip().lower() in {"", "none"} else value
 
 
@@ -54,7 +54,6 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 Weights = Annotated[
     tuple[str, ...], NoDecode, AfterValidator(checked_weights), BeforeValidator(split_list)
 ]
-Level = Literal["debug", "info", "warning", "error"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 

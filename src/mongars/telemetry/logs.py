@@ -16,10 +16,9 @@ from mongars.telemetry.names import LEVEL_OF
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mongars.core.observe import Event
-    from mongars.telemetry.names import Level
+    from mongars.core.observe import Event, LogLevel
 
-LEVELS: dict[Level, int] = {
+LEVELS: dict[LogLevel, int] = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
     "warning": logging.WARNING,
@@ -27,7 +26,7 @@ LEVELS: dict[Level, int] = {
 }
 
 
-def configure_logs(*, level: Level = "info", json_lines: bool = True) -> None:
+def configure_logs(*, level: LogLevel = "info", json_lines: bool = True) -> None:
     """Set up structlog for this process. Plain text when a person reads along."""
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer(_json) if json_lines else structlog.dev.ConsoleRenderer()

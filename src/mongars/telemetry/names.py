@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-Level = Literal["debug", "info", "warning", "error"]
-Kind = Literal["counter", "histogram", "gauge"]
+if TYPE_CHECKING:
+    from mongars.core.observe import LogLevel
+
+MetricKind = Literal["counter", "histogram", "gauge"]
 
 SECONDS = (
     *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
@@ -15,12 +17,12 @@ SECONDS = (
 """Bucket bounds for durations, those of the GenAI conventions; the SDK's own suit milliseconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # equal to itself only: hashed often
 class Metric:
     """One instrument."""
 
     name: str
-    kind: Kind
+    kind: MetricKind
     unit: str
     description: str
     attributes: tuple[str, ...] = ()
@@ -31,7 +33,7 @@ class LogEvent:
     """One log line by its name."""
 
     name: str
-    level: Level
+    level: LogLevel
     description: str
 
 
@@ -160,49 +162,105 @@ LOG_EVENTS = (
     LogEvent(
         name="engine.stuck",
         level="warning",
-        description="A living engine said nothing for too long and is replaced.",
+        description="A running engine produced no output for too long and is replaced.",
     ),
     LogEvent(name="engine.lost", level="warning", description="The Ollama server is gone."),
     LogEvent(name="engine.found", level="info", description="The Ollama server is back."),
-    LogEvent(name="engine.restarted", level="warning", description="It runs again."),
-    LogEvent(name="engine.failed", level="error", description="It was given up."),
-    LogEvent(name="llm.provider.crashed", level="error", description="A provider failed inside."),
-    LogEvent(name="engine.restart_failed", level="error", description="It does not start again."),
-    LogEvent(name="llm.answered", level="info", description="An answer ended; how and from where."),
-    LogEvent(name="llm.moved", level="warning", description="A cut answer goes on elsewhere."),
+    LogEvent(
+        name="engine.restarted", level="warning", description="An engine that had ended runs again."
+    ),
+    LogEvent(
+        name="engine.failed",
+        level="error",
+        description="An engine failed too often and is not started again.",
+    ),
+    LogEvent(
+        name="llm.provider.crashed",
+        level="error",
+        description="A provider raised an unexpected error; the next one is used.",
+    ),
+    LogEvent(
+        name="engine.restart_failed",
+        level="error",
+        description="An engine that ended could not be started again.",
+    ),
+    LogEvent(
+        name="llm.answered",
+        level="info",
+        description="A response ended: its outcome, provider, times and token counts.",
+    ),
+    LogEvent(
+        name="llm.moved",
+        level="warning",
+        description="A response that was cut continues on another endpoint or provider.",
+    ),
     LogEvent(
         name="llm.larger_context",
         level="info",
         description="The prompt was too long for one model; a larger one answers.",
     ),
     LogEvent(name="llm.unanswered", level="error", description="Every provider failed."),
-    LogEvent(name="llm.ray.enabled", level="info", description="Ray Serve takes part."),
-    LogEvent(name="llm.ray.disabled", level="warning", description="Local providers only."),
-    LogEvent(name="llm.ray.dispatch", level="info", description="An attempt goes out."),
+    LogEvent(
+        name="llm.ray.enabled", level="info", description="Requests are sent to Ray Serve first."
+    ),
+    LogEvent(
+        name="llm.ray.disabled",
+        level="warning",
+        description="Requests are answered by local providers only.",
+    ),
+    LogEvent(
+        name="llm.ray.dispatch", level="info", description="A request is sent to an endpoint."
+    ),
     LogEvent(
         name="llm.ray.skipped",
         level="debug",
         description="A request was sent to no endpoint; each one's state is the reason.",
     ),
     LogEvent(name="llm.ray.success", level="debug", description="An attempt was answered."),
-    LogEvent(name="llm.ray.scaling", level="info", description="An endpoint asks for patience."),
+    LogEvent(
+        name="llm.ray.scaling",
+        level="info",
+        description="An endpoint is busy or scaling; it is not used for a while.",
+    ),
     LogEvent(
         name="llm.ray.hedge",
         level="info",
-        description="A first token was late and a second endpoint was asked as well.",
+        description="A first token was late and the request was sent to a second endpoint as well.",
     ),
     LogEvent(name="llm.ray.server_error", level="warning", description="An endpoint answered 5xx."),
-    LogEvent(name="llm.ray.transport_error", level="warning", description="No answer came."),
-    LogEvent(name="llm.ray.error_response", level="warning", description="The answer is an error."),
-    LogEvent(name="llm.ray.empty_response", level="warning", description="The answer is empty."),
-    LogEvent(name="llm.ray.invalid_json", level="error", description="The answer is unreadable."),
+    LogEvent(
+        name="llm.ray.transport_error",
+        level="warning",
+        description="An endpoint did not respond, or its connection broke.",
+    ),
+    LogEvent(
+        name="llm.ray.error_response", level="warning", description="An endpoint returned an error."
+    ),
+    LogEvent(
+        name="llm.ray.empty_response",
+        level="warning",
+        description="An endpoint returned a response without text.",
+    ),
+    LogEvent(
+        name="llm.ray.invalid_json",
+        level="error",
+        description="An endpoint returned a response that cannot be parsed.",
+    ),
     LogEvent(
         name="llm.ray.fallback_local",
         level="warning",
         description="Ray Serve could not begin an answer; the local providers take over.",
     ),
-    LogEvent(name="llm.ray.endpoint_down", level="warning", description="An endpoint is left out."),
-    LogEvent(name="llm.ray.endpoint_reachable", level="info", description="It is back."),
+    LogEvent(
+        name="llm.ray.endpoint_down",
+        level="warning",
+        description="An endpoint is down and not used.",
+    ),
+    LogEvent(
+        name="llm.ray.endpoint_reachable",
+        level="info",
+        description="An endpoint that was down responds again.",
+    ),
     LogEvent(
         name="llm.ray.endpoint_drained",
         level="info",
@@ -211,7 +269,7 @@ LOG_EVENTS = (
     LogEvent(
         name="llm.ray.endpoint_reset",
         level="info",
-        description="An operator had an endpoint's history forgotten.",
+        description="An operator reset the failure history of an endpoint.",
     ),
     LogEvent(name="llm.ollama.error", level="warning", description="Ollama could not answer."),
     LogEvent(name="llm.embedded.error", level="warning", description="The embedded engine failed."),
@@ -220,8 +278,8 @@ LOG_EVENTS = (
     LogEvent(
         name="llm.ray.deployment.rejected",
         level="error",
-        description="A configuration was refused; the replica goes on with the one it had.",
+        description="A configuration was refused; the replica keeps the previous one.",
     ),
 )
 
-LEVEL_OF: dict[str, Level] = {event.name: event.level for event in LOG_EVENTS}
+LEVEL_OF: dict[str, LogLevel] = {event.name: event.level for event in LOG_EVENTS}

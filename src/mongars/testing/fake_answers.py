@@ -29,7 +29,7 @@ def tokens(text: str) -> list[str]:
 
 
 def origin_headers(origin: Origin) -> dict[str, str]:
-    """The headers that say who answers."""
+    """The response headers that name replica and adapter."""
     return {
         headers.ADAPTER_VERSION: origin.adapter_version,
         headers.ADAPTER_DIGEST: origin.adapter_digest or "",
@@ -38,7 +38,7 @@ def origin_headers(origin: Origin) -> dict[str, str]:
 
 
 def opening(origin: Origin | None) -> Iterator[bytes]:
-    """The events before the first token; `meta` only if there is an origin to tell."""
+    """The events before the first token; `meta` only if there is an origin to report."""
     if origin is not None:
         yield encode_event(origin_body(origin), name=META_EVENT)
     yield _chunk({"role": "assistant", "content": ""})

@@ -39,7 +39,7 @@ class FakeOllama(FakeServer):
         self.shown: Status | Body | Silence | None = None
         """What `/api/show` answers instead of its models."""
         self.context_tokens = 131_072
-        """What the models could hold; how much of it is loaded is for `num_ctx` to say."""
+        """The models' largest context in tokens; `num_ctx` sets how much of it is loaded."""
         self.shows = 0
         self._parallel: asyncio.Semaphore | None = None
 

@@ -17,7 +17,6 @@ from aiohttp import web
 
 from mongars.core.errors import InvalidRequest
 from mongars.core.generation import Begun, Origin
-from mongars.testing.control import Control
 from mongars.testing.described import read_fault
 from mongars.testing.fake_answers import (
     JSON,
@@ -27,6 +26,7 @@ from mongars.testing.fake_answers import (
 )
 from mongars.testing.fake_server import FakeServer, Received, reset
 from mongars.testing.fake_stream import MIB, EventStream, Hangup
+from mongars.testing.fault_orders import Control
 from mongars.testing.faults import (
     TEXT,
     Answer,
@@ -137,7 +137,7 @@ class FakeReplica(FakeServer):
             raise
         except ConnectionError:
             self.left(received)
-            return web.Response()  # to nobody
+            return web.Response()  # the client has gone
         except Hangup:
             reset(request)
             return web.Response()
@@ -270,7 +270,7 @@ def main() -> int:
     """Run one until Ctrl-C; 1 if its port is taken."""
     parser = argparse.ArgumentParser(
         prog="python -m mongars.testing.fake_replica",
-        description="A fake replica on 127.0.0.1 that fails as told.",
+        description="A fake replica on 127.0.0.1 with faults on request.",
         epilog="""Example: --port 9001 --fault '{"kind": "answer", "cut_after": 40}'""",
     )
     parser.add_argument("--port", type=int, default=9001, help="0 finds a free one (default 9001)")

@@ -1,4 +1,4 @@
-"""A real HTTP server on a loopback port, which remembers who came and how each of them left."""
+"""A real HTTP server on a loopback port that records its requests and how each connection ended."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class FakeServer:
         return received
 
     def left(self, received: Received) -> None:
-        """Remember that its client hung up; not when it is us who stop."""
+        """Record that the client closed the connection; not while the server itself stops."""
         if not self._stopping:
             received.left_at = self.clock.monotonic()
             received.peer_left.set()

@@ -43,7 +43,7 @@ class EventStream:
     def __init__(
         self, request: web.Request, *, origin: Origin, clock: Clock, continued: bool = False
     ) -> None:
-        """`continued`: say that the answer goes on after `continue_from`."""
+        """`continued`: claim that the response continues after `continue_from`."""
         self._request = request
         self._origin = origin
         self._clock = clock
@@ -52,7 +52,7 @@ class EventStream:
         self._response.content_type = EVENT_STREAM
 
     async def send(self, fault: Answer, *, said: int = 0) -> web.StreamResponse:
-        """All of it but the tokens that were said already. Raises `Hangup`."""
+        """All of it but the tokens already delivered. Raises `Hangup`."""
         await self._response.prepare(self._request)
         for event in opening(self._origin if fault.meta else None):
             await self._write(event, fault.block)

@@ -1,4 +1,4 @@
-"""What a fake replica can be told to do with a request: the switchboard of faults.
+"""What a fake replica can do with a request: the list of faults.
 
 Each fault is a frozen object; as JSON it is the same with its `kind`, as `testing.described` reads it.
 Times are in seconds, by the fake's clock.
@@ -57,7 +57,7 @@ class Answer(_Described):
     end_delay: Seconds = 0.0
     """Between the last event and the end of the body."""
     hold_open: bool = False
-    """Keep the connection open after the end, without a word."""
+    """Keep the connection open after the end and send nothing."""
     keepalives: bool = False
     """Send comments while delaying or stalling."""
     meta: bool = True
@@ -67,7 +67,7 @@ class Answer(_Described):
     continues: bool = False
     """Go on after `continue_from`, where the text and the adapter are its own; else begin anew."""
     adapter_version: str | None = None
-    """Whose words it says they are; the replica's own if None."""
+    """The replica name it reports; the replica's own if None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ class Reset(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silence(_Described):
-    """Take the request and say nothing; after so long, reset the connection."""
+    """Accept the request and send nothing; after so many seconds, reset the connection."""
 
     kind: Literal["silence"] = "silence"
     seconds: Seconds = FOREVER
@@ -148,12 +148,12 @@ class WrongLength(_Described):
     by: int
     whole: bool = False
     hold_open: bool = False
-    """Keep the connection open afterwards, so that who waits for more waits for ever."""
+    """Keep the connection open afterwards, so that a client that waits for more waits forever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrayAnswer(_Described):
-    """Answer, and a moment later send a second answer on the same connection that nobody asked for."""
+    """Answer, and a moment later send a second response on the same connection without a request."""
 
     kind: Literal["stray_answer"] = "stray_answer"
     text: str = "This is somebody else's answer."
@@ -173,10 +173,10 @@ class NoContinuation(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FalseContinuation(_Described):
-    """Say that the answer goes on where it was left, and send another text.
+    """Claim to continue the response where it was cut, and send another text.
 
     With an adapter version of its own it can be found out. One that claims the very model and adapter
-    that began the answer cannot be told from one that is right.
+    that began the answer cannot be distinguished from a correct one.
     """
 
     kind: Literal["false_continuation"] = "false_continuation"
@@ -212,7 +212,7 @@ class Echo:
 
     token_delay: float = 0.0
     context_tokens: int = 4096
-    """The window where the request asks for none."""
+    """The context size where the request names none."""
     parallel: int = 4
 
 

@@ -10,7 +10,7 @@ from mongars.core.clock import SystemClock
 from mongars.core.generation import GenerationRequest, Message
 from mongars.core.ids import new_id
 from mongars.inference.embedded import Embedded
-from mongars.inference.http.pool import HttpPool
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.integration import LLMIntegration
 from mongars.inference.ollama.provider import Ollama
 from mongars.inference.ray.provider import RayServe

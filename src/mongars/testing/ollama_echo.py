@@ -1,4 +1,4 @@
-"""What the fake Ollama says when nothing goes wrong: the fake engine's words, Ollama's rules."""
+"""The fake Ollama's response without faults: the fake engine's text, Ollama's rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CREATED_AT = "2025-01-08T12:00:00Z"
 async def echo(
     request: web.Request, body: dict[str, Any], fault: Echo, *, clock: Clock
 ) -> web.StreamResponse:
-    """Answer a chat, within the window and the limits that the body asks for."""
+    """Answer a chat, within the context size and the limits of the request body."""
     asked = _generation(body)
     window = (body.get("options") or {}).get("num_ctx") or fault.context_tokens
     prompt = count_prompt(asked)

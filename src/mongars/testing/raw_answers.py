@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 AFTERTHOUGHT = 0.05
-"""What nobody was told to wait for comes so much later."""
+"""Bytes beyond the announced length are sent so many seconds later."""
 
 
 class RawAnswer:

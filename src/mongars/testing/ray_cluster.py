@@ -31,7 +31,7 @@ CLOCK = SystemClock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """A running cluster: where Serve will listen, and who deploys to it."""
+    """A running cluster: the address of Serve, and how to deploy to it."""
 
     http_port: int
     dashboard: str
@@ -64,7 +64,7 @@ class Cluster:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on just now."""
+    """Ports on which no process listens now."""
     listeners = [socket.socket() for _ in range(count)]
     for listener in listeners:
         listener.bind(("127.0.0.1", 0))

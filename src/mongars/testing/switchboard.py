@@ -50,7 +50,7 @@ class Situation:
     """What a fault may depend on."""
 
     continues: bool
-    """Whether the request asks to go on after `continue_from`."""
+    """Whether the request wants a continuation after `continue_from`."""
     turn: int = 0
     """How many requests it has met before."""
     seconds: float = 0.0

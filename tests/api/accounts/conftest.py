@@ -12,11 +12,11 @@ from mongars.api.accounts import Authenticator, create_account
 from mongars.api.credentials import Keys, Passwords, TokenConfig, Tokens
 from mongars.api.key_cache import KeyCache
 from mongars.api.throttle import LoginThrottle
-from mongars.persistence.accounts import SqlAccounts
 from mongars.persistence.config import DatabaseConfig
 from mongars.persistence.database import Database
 from mongars.persistence.migrate import upgrade
-from mongars.testing.clock import ManualClock
+from mongars.persistence.sql_accounts import SqlAccounts
+from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

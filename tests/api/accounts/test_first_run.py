@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mongars.api.first_run import PRESET_HINT, bootstrap_admin
-from mongars.bootstrap.first_run import CLI_KEY, open_accounts, prepare_database
+from mongars.bootstrap.first_start import CLI_KEY, open_accounts, prepare_database
 from mongars.bootstrap.secrets import read_secret
 from mongars.core.clock import pause
 from mongars.core.errors import ConfigurationError, Conflict, StorageUnavailable

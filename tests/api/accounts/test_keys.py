@@ -14,7 +14,7 @@ from mongars.core.errors import (
     StorageUnavailable,
 )
 from mongars.core.identity import Principal
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from conftest import House

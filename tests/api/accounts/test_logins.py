@@ -25,7 +25,7 @@ from mongars.core.errors import (
     TooManyRequests,
 )
 from mongars.core.identity import NewAccount, Principal
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from conftest import House

@@ -27,7 +27,7 @@ from mongars.inference.caching.cache import (
     weights_of,
 )
 from mongars.inference.provider import Route
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 GREEDY = Sampling(temperature=0, max_tokens=20)
 DEFAULTS = Sampling(temperature=0.7, top_p=0.9, max_tokens=512)

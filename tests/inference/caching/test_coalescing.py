@@ -18,10 +18,10 @@ from mongars.inference.config import InferenceConfig
 from mongars.inference.events import Answered, Unanswered
 from mongars.inference.integration import LLMIntegration
 from mongars.protocol.fold import Fold
-from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Reset, Status
 from mongars.testing.inference import Stack, build, question
+from mongars.testing.manual_clock import ManualClock
 from mongars.testing.recording import RecordingObserver
 from support import eventually
 

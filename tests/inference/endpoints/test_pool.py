@@ -6,7 +6,7 @@ import pytest
 
 from mongars.inference.endpoints.breaker import NEVER
 from mongars.inference.endpoints.pool import EndpointPool
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from mongars.inference.endpoints.state import EndpointLease
@@ -32,7 +32,7 @@ def admitted(pool: EndpointPool, url: str = A) -> EndpointLease:
 
 async def take_down(pool: EndpointPool, clock: ManualClock) -> None:
     lease = admitted(pool)
-    pool.health.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
+    pool.outcomes.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
     pool.leases.release(lease)
     await clock.advance(0.001)
 
@@ -40,8 +40,8 @@ async def take_down(pool: EndpointPool, clock: ManualClock) -> None:
 async def test_a_floor_is_never_lowered(pool: EndpointPool, clock: ManualClock) -> None:
     """A second, shorter `Retry-After` does not undercut the first."""
     first, second = admitted(pool), admitted(pool)
-    assert pool.health.record_busy(first, wait=5.0) == 5.0
-    assert pool.health.record_busy(second, wait=1.0) == 5.0
+    assert pool.outcomes.record_busy(first, wait=5.0) == 5.0
+    assert pool.outcomes.record_busy(second, wait=1.0) == 5.0
     await clock.advance(4.9)
     assert pool.leases.acquire(A) is None
     await clock.advance(0.1)
@@ -88,7 +88,7 @@ async def test_the_first_token_of_a_probe_opens_the_endpoint(
     """Other requests need not wait for the end of a long trial answer."""
     await take_down(pool, clock)
     await clock.advance(5.0)
-    pool.health.record_first_token(admitted(pool))
+    pool.outcomes.record_first_token(admitted(pool))
     assert [pool.leases.acquire(A) is not None for _ in range(3)] == [True] * 3
 
 
@@ -96,9 +96,9 @@ async def test_cut_answers_add_up(pool: EndpointPool, clock: ManualClock) -> Non
     """An endpoint that begins every answer and finishes none goes down all the same."""
     for expected in (False, False, False, False, True):
         lease = admitted(pool)
-        pool.health.record_first_token(lease)
+        pool.outcomes.record_first_token(lease)
         assert (
-            pool.health.record_failure(lease, error="generation_interrupted", kind="error")
+            pool.outcomes.record_failure(lease, error="generation_interrupted", kind="error")
             is expected
         )
         pool.leases.release(lease)
@@ -110,7 +110,7 @@ async def test_failing_together_counts_once(pool: EndpointPool, clock: ManualClo
     together = [admitted(pool) for _ in range(10)]
     await clock.advance(0.1)
     assert not any(
-        pool.health.record_failure(a, error="inference_failed", kind="error") for a in together
+        pool.outcomes.record_failure(a, error="inference_failed", kind="error") for a in together
     )
 
 
@@ -121,10 +121,10 @@ async def test_a_complete_answer_resets_the_failure_count(
     for outcome in ("fail", "succeed", "succeed", "fail", "succeed", "succeed", "fail"):
         lease = admitted(pool)
         if outcome == "fail":
-            assert not pool.health.record_failure(lease, error="inference_failed", kind="error")
+            assert not pool.outcomes.record_failure(lease, error="inference_failed", kind="error")
         else:
-            pool.health.record_first_token(lease)
-            pool.health.record_completed(lease)
+            pool.outcomes.record_first_token(lease)
+            pool.outcomes.record_completed(lease)
         pool.leases.release(lease)
         await clock.advance(0.001)
 
@@ -134,12 +134,12 @@ async def test_a_busy_endpoint_rests_when_it_stays_busy(
 ) -> None:
     """Busy once is waited for; busy again and again is skipped, with one probe at a time."""
     first = admitted(pool)
-    pool.health.record_busy(first, wait=0.5)
+    pool.outcomes.record_busy(first, wait=0.5)
     pool.leases.release(first)
     assert pool.selection.available_at(A) == 0.5
     await clock.advance(0.5)
     second = admitted(pool)
-    assert pool.health.record_busy(second, wait=0.1) == 1.0
+    assert pool.outcomes.record_busy(second, wait=0.1) == 1.0
     pool.leases.release(second)
     assert pool.selection.available_at(A) == NEVER
     await clock.advance(1.0)
@@ -157,8 +157,8 @@ async def test_the_background_probe_ends_a_down_time_but_no_rest(
     assert pool.probes.record(A, "reachable")
     assert admitted(pool, A).is_trial, "somebody is there: one request finds out who"
     resting = admitted(pool, B)
-    pool.health.record_busy(resting, wait=30.0)
-    pool.health.record_busy(resting, wait=30.0)
+    pool.outcomes.record_busy(resting, wait=30.0)
+    pool.outcomes.record_busy(resting, wait=30.0)
     pool.probes.record(B, "ready")
     assert pool.leases.acquire(B) is None
 
@@ -179,7 +179,7 @@ async def test_a_probe_does_not_restore_an_endpoint_that_timed_out(
 ) -> None:
     """A health route that responds does not prove that the model does: only a trial request after the open time does."""
     lease = admitted(pool)
-    pool.health.record_failure(lease, error="deadline_exceeded", kind="timeout")
+    pool.outcomes.record_failure(lease, error="deadline_exceeded", kind="timeout")
     pool.leases.release(lease)
     assert not pool.probes.record(A, "ready")
     assert pool.leases.acquire(A) is None
@@ -241,16 +241,16 @@ async def test_an_endpoint_that_speaks_to_others_is_not_silent(
     """It was too busy to begin one answer in time; that is no reason to leave it altogether."""
     waiting, lucky = admitted(pool), admitted(pool)
     await clock.advance(3)
-    pool.health.record_first_token(lucky)
+    pool.outcomes.record_first_token(lucky)
     await clock.advance(3)
     limit = pool.control.statuses()[0].limit
-    assert not pool.health.record_failure(waiting, error="deadline_exceeded", kind="timeout")
+    assert not pool.outcomes.record_failure(waiting, error="deadline_exceeded", kind="timeout")
     assert pool.control.statuses()[0].state == "up"
     assert pool.control.statuses()[0].limit < limit
     await clock.advance(0.1)
     unheard = admitted(pool)
     await clock.advance(6)
-    assert pool.health.record_failure(unheard, error="deadline_exceeded", kind="timeout")
+    assert pool.outcomes.record_failure(unheard, error="deadline_exceeded", kind="timeout")
     assert pool.control.statuses()[0].state == "down"
 
 
@@ -261,10 +261,10 @@ async def test_an_endpoint_that_is_back_is_used_at_once(
     busy = [admitted(pool, B) for _ in range(6)]
     await clock.advance(0.002)
     for lease in busy:
-        pool.health.record_first_token(lease)
+        pool.outcomes.record_first_token(lease)
     cut = admitted(pool)
     await clock.advance(0.3)
-    pool.health.record_failure(cut, error="generation_interrupted", kind="unreachable")
+    pool.outcomes.record_failure(cut, error="generation_interrupted", kind="unreachable")
     pool.leases.release(cut)
     await clock.advance(3.0)
     pool.probes.record(A, "ready")
@@ -278,17 +278,17 @@ async def test_one_failure_does_not_keep_a_fast_endpoint_out_for_long(
     for url in (A, B):
         lease = admitted(pool, url)
         await clock.advance(0.002)
-        pool.health.record_first_token(lease)
+        pool.outcomes.record_first_token(lease)
         pool.leases.release(lease)
     failed = admitted(pool)
-    pool.health.record_failure(failed, error="inference_failed", kind="error")
+    pool.outcomes.record_failure(failed, error="inference_failed", kind="error")
     pool.leases.release(failed)
     assert pool.selection.choose([A, B]) == B
     await clock.advance(15.0)
     busy = [admitted(pool, B) for _ in range(6)]
     await clock.advance(0.002)
     for lease in busy:
-        pool.health.record_first_token(lease)
+        pool.outcomes.record_first_token(lease)
     assert pool.selection.choose([A, B]) == A
 
 
@@ -301,9 +301,10 @@ async def test_failures_of_requests_from_before_a_reset_are_ignored(
     pool.control.reset("ray-1")
     for lease in before[:5]:
         assert (
-            pool.health.record_failure(lease, error="inference_failed", kind="unreachable") is False
+            pool.outcomes.record_failure(lease, error="inference_failed", kind="unreachable")
+            is False
         )
         pool.leases.release(lease)
-    pool.health.record_busy(before[5], wait=30.0)
+    pool.outcomes.record_busy(before[5], wait=30.0)
     pool.leases.release(before[5])
     assert pool.leases.acquire(A) is not None

@@ -5,7 +5,7 @@ import pytest
 from mongars.inference.config import InferenceConfig
 from mongars.inference.endpoints.pool import EndpointPool
 from mongars.inference.endpoints.rotation import PlannedAttempt, Rotation
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 A, B, C = "http://a/generate", "http://b/generate", "http://c/generate"
 
@@ -30,7 +30,7 @@ class PlannedRequest:
         assert planned is not None
         lease = self.pool.leases.acquire(planned.url)
         assert lease is not None
-        self.pool.health.record_busy(lease, wait=wait)
+        self.pool.outcomes.record_busy(lease, wait=wait)
         self.pool.leases.release(lease)
         self.rotation.record_failure(planned.url, "busy")
 
@@ -102,7 +102,7 @@ async def test_a_down_endpoint_is_neither_tried_nor_waited_for() -> None:
     request = PlannedRequest(A, B)
     lease = request.pool.leases.acquire(A)
     assert lease is not None
-    request.pool.health.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
+    request.pool.outcomes.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
     planned = await request.planned()
     assert planned == PlannedAttempt(url=B, at=0.0)
 

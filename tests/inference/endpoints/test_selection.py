@@ -13,7 +13,7 @@ from mongars.inference.endpoints.aimd_limit import ConcurrencyLimit
 from mongars.inference.endpoints.latency import DECAY_SECONDS, PeakEwma
 from mongars.inference.endpoints.pool import EndpointPool
 from mongars.inference.retry.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, SHARE, RetryBudget
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from mongars.inference.endpoints.state import EndpointLease
@@ -54,7 +54,7 @@ class Traffic:
         lease = self.pool.leases.acquire(url)
         assert lease is not None
         if url in self.refusing:
-            self.pool.health.record_failure(lease, error="inference_failed", kind="error")
+            self.pool.outcomes.record_failure(lease, error="inference_failed", kind="error")
             self.pool.leases.release(lease)
         else:
             self._plan(lease, now + self.seconds[url], first=True)
@@ -68,10 +68,10 @@ class Traffic:
         while self._due and self._due[0][0] <= self.clock.monotonic():
             at, _, lease, first = heapq.heappop(self._due)
             if first:
-                self.pool.health.record_first_token(lease)
+                self.pool.outcomes.record_first_token(lease)
                 self._plan(lease, at + 9 * self.seconds[lease.url], first=False)
             else:
-                self.pool.health.record_completed(lease)
+                self.pool.outcomes.record_completed(lease)
                 self.pool.leases.release(lease)
 
 
@@ -140,7 +140,7 @@ async def test_an_endpoint_that_was_down_gets_its_load_back_slowly() -> None:
     await traffic.run(5)
     lease = traffic.pool.leases.acquire(B)
     assert lease is not None
-    traffic.pool.health.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
+    traffic.pool.outcomes.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
     traffic.pool.leases.release(lease)
     await traffic.run(6)
     soon, later = await traffic.run(2), await traffic.run(20)
@@ -156,7 +156,7 @@ async def test_without_other_providers_a_pool_that_is_mostly_down_is_tried() -> 
         for url in (A, B, C):
             lease = pool.leases.acquire(url)
             assert lease is not None
-            pool.health.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
+            pool.outcomes.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
             pool.leases.release(lease)
         assert sum(pool.leases.acquire(url) is not None for url in (A, B, C)) == expected
 
@@ -226,7 +226,7 @@ async def test_refusals_that_come_together_count_once() -> None:
     await clock.advance(0.1)
     for lease in leases[:10]:
         assert lease is not None
-        pool.health.record_busy(lease, wait=0.0)
+        pool.outcomes.record_busy(lease, wait=0.0)
     assert pool.control.statuses()[0].limit == 33
 
 
@@ -236,7 +236,7 @@ async def test_an_endpoint_that_may_be_tested_makes_room_for_one() -> None:
     pool = EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 1.0, max_requests=16)
     lease = pool.leases.acquire(B)
     assert lease is not None
-    pool.health.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
+    pool.outcomes.record_failure(lease, error="endpoint_unreachable", kind="unreachable")
     pool.leases.release(lease)
     assert pool.selection.capacity == 8
     pool.probes.record(B, "reachable")
@@ -263,15 +263,15 @@ async def test_an_endpoint_that_lost_to_a_hedge_is_not_preferred_next() -> None:
         lease = pool.leases.acquire(url)
         assert lease is not None
         await clock.advance(0.2)
-        pool.health.record_first_token(lease)
-        pool.health.record_completed(lease)
+        pool.outcomes.record_first_token(lease)
+        pool.outcomes.record_completed(lease)
         pool.leases.release(lease)
     assert pool.selection.choose((A, B)) == A
     slow = pool.leases.acquire(A)
     assert slow is not None
     before = pool.control.statuses()[0]
     await clock.advance(0.5)
-    pool.health.record_overtaken(slow)
+    pool.outcomes.record_overtaken(slow)
     pool.leases.release(slow)
     assert pool.selection.choose((A, B)) == B
     after = pool.control.statuses()[0]

@@ -14,9 +14,9 @@ from ray_harness import ray_harness
 from mongars.core.clock import SystemClock
 from mongars.core.errors import EndpointUnreachable
 from mongars.inference.events import AttemptFailed
-from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Reset
+from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -18,7 +18,7 @@ from mongars.core.clock import SystemClock
 from mongars.core.errors import ConfigurationError
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.events import AttemptFailed, EndpointChanged, FellBack
-from mongars.inference.http.pool import HttpPool
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.retry.failures import ConnectFailed
 from mongars.settings import load_settings
 from mongars.testing.fake_ollama import FakeOllama

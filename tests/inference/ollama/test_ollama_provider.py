@@ -22,7 +22,7 @@ from mongars.core.errors import (
 )
 from mongars.core.generation import Chunk, GenerationRequest, Message, Sampling, Usage
 from mongars.inference.config import InferenceConfig
-from mongars.inference.http.pool import HttpPool
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.ollama.provider import Ollama
 from mongars.inference.provider import Attempts
 from mongars.protocol.fold import Fold

@@ -15,18 +15,18 @@ from mongars.core.deadline import Deadline
 from mongars.core.errors import DeadlineExceeded, EndpointUnreachable, InvalidRequest
 from mongars.core.generation import Begun, GenerationRequest, Sampling
 from mongars.inference.config import InferenceConfig
-from mongars.inference.endpoints.urls import route_url
+from mongars.inference.endpoints.route_url import route_url
 from mongars.inference.events import AttemptStarted, AttemptSucceeded, EndpointChanged, ScalingSeen
-from mongars.inference.http.pool import HttpPool
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.provider import Attempts
 from mongars.inference.ray.client import RayClient
-from mongars.inference.ray.generation import GenerationExchange
+from mongars.inference.ray.generation_exchange import GenerationExchange
 from mongars.inference.ray.http_exchange import ExchangeContext, HttpExchange
 from mongars.protocol.body import encode, json_object
-from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Reset, Silence, Status
 from mongars.testing.inference import question
+from mongars.testing.manual_clock import ManualClock
 from mongars.testing.recording import RecordingObserver
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mongars.inference.http.pool import UpstreamResponse
+    from mongars.inference.http.http_pool import UpstreamResponse
     from mongars.inference.provider import StreamState
 
 ROUTE = "/v1/word_counts"

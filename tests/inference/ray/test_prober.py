@@ -9,13 +9,13 @@ from mongars.core.errors import AllProvidersFailed
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
 from mongars.inference.endpoints.probes import FRESH_SECONDS
-from mongars.inference.endpoints.urls import route_url
+from mongars.inference.endpoints.route_url import route_url
 from mongars.inference.events import EndpointChanged
 from mongars.inference.ray.prober import READINESS_PATH
-from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import Silence
 from mongars.testing.inference import Stack, build, question
+from mongars.testing.manual_clock import ManualClock
 
 CLOCK = SystemClock()
 

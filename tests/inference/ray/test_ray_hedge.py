@@ -17,20 +17,20 @@ from mongars.inference.config import InferenceConfig
 from mongars.inference.endpoints.pool import EndpointPool
 from mongars.inference.endpoints.rotation import PlannedAttempt, Rotation
 from mongars.inference.events import AttemptFailed, Hedged
-from mongars.inference.http.pool import HttpPool
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.provider import Attempts
 from mongars.inference.ray.exchange import EndpointResult
-from mongars.inference.ray.generation import GenerationExchange, StartedAnswer
+from mongars.inference.ray.generation_exchange import GenerationExchange, StartedAnswer
 from mongars.inference.ray.hedge import HedgeContext, RayHedge
 from mongars.inference.ray.http_exchange import ExchangeContext
 from mongars.inference.request_queue import RequestQueue
 from mongars.inference.retry.budget import RetryBudget
 from mongars.inference.retry.hedging import MIN_SAMPLES, Hedging
 from mongars.inference.streams.reader import WholeAnswer
-from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Fault, Status
 from mongars.testing.inference import question
+from mongars.testing.manual_clock import ManualClock
 from mongars.testing.recording import RecordingObserver
 from support import eventually
 

@@ -22,10 +22,10 @@ from mongars.core.generation import GenerationRequest, Message
 from mongars.inference.config import InferenceConfig
 from mongars.inference.events import ScalingSeen
 from mongars.inference.retry.failures import EmptyAnswer
-from mongars.testing.clock import ManualClock
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Body, Fault, Reset, Silence, Status
 from mongars.testing.inference import question
+from mongars.testing.manual_clock import ManualClock
 from support import eventually
 
 BUSY = Status(code=503, error="overloaded", detail="full")

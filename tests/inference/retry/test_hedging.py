@@ -15,7 +15,7 @@ from mongars.inference.retry.hedging import (
     FirstTokenTimes,
     Hedging,
 )
-from mongars.testing.clock import ManualClock
+from mongars.testing.manual_clock import ManualClock
 
 FLOOR = 1
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mongars.bootstrap.stack.child_process import Probe, at_once
 from mongars.bootstrap.stack.ports import PortUse
-from mongars.bootstrap.stack.process import Probe, at_once
 from mongars.bootstrap.stack.ray_head import LOOPBACK
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class StackConfig:
     environment: Mapping[str, str]
     haproxy: bool = False
     ray_token: str | None = field(default=None, repr=False)
-    """What Ray asks its callers for; `environment` must hold the matching `RAY_AUTH_` variables."""
+    """How Ray authenticates its clients; `environment` must hold the matching `RAY_AUTH_` variables."""
 
     @property
     def logs(self) -> Path:
@@ -76,4 +76,4 @@ class StackParts:
     api: Service
     worker: Service | None = None
     answering: Probe = at_once
-    """Whether a question asked of the API now would go where it should."""
+    """Whether a request to the API now would be answered by the configured provider."""

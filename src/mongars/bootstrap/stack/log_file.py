@@ -50,7 +50,7 @@ def tail(path: Path, *, lines: int = 8) -> str:
 
 
 def last_words(path: Path) -> str:
-    """What a process said last that was not one of its events; those tell nothing of its death."""
+    """The last lines a process logged that are not events; events do not explain why it ended."""
     said = [line for line in tail(path).splitlines() if not line.startswith("{")]
     return said[-1].strip() if said else f"see {path}"
 

@@ -2,7 +2,7 @@
 
 A stack is a home folder. Each child carries the stack's id in its environment and passes it on.
 Programs that retitle themselves (Ray's agents do) destroy the environment one can read from
-outside, so descendants count as well, and so does whoever writes into the stack's private folders.
+outside, so descendants count as well, and so does a process that writes into the stack's private folders.
 Processes are never chosen by their name: another stack's look the same.
 """
 
@@ -87,7 +87,7 @@ def stop_owned(
 ) -> StopReport:
     """End exactly a stack's processes, as `end_processes` does. Blocks."""
     report = StopReport()
-    # Whoever was being born during one look is found by the next.
+    # A process forked during one scan is found by the next.
     while processes := owned_processes(stack, part=part, folders=folders):
         report += end_processes(processes, grace=grace, hurry=hurry)
         if report.alive:
@@ -169,7 +169,7 @@ class _Patience:
 def _signal_all(
     processes: list[psutil.Process], number: signal.Signals, *, patience: _Patience
 ) -> list[psutil.Process]:
-    """Send a signal; the processes that have not ended when patience has."""
+    """Send a signal; returns the processes still running after the wait."""
     for process in processes:
         with suppress(psutil.Error):
             process.send_signal(number)

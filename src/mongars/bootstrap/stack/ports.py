@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortUse:
-    """Who wants to listen where, and what changes that."""
+    """A port a part of the stack needs, and the variable that changes it."""
 
     what: str
     host: str
@@ -72,7 +72,7 @@ def _explain(use: PortUse, error: OSError) -> str:
 
 
 def _by(port: int) -> str:
-    """Who listens there, as far as this user may know."""
+    """The process that listens there, as far as this user may see it."""
     try:
         for connection in psutil.net_connections(kind="inet"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,)

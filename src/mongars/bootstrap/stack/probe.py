@@ -1,4 +1,4 @@
-"""Ask a local HTTP server one question, to see whether it is ready."""
+"""Send one HTTP request to a local server, to see whether it is ready."""
 
 from __future__ import annotations
 

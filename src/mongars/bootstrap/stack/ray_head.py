@@ -10,7 +10,7 @@ What `ray start` would otherwise do, in Ray 2.60, and what is done about it:
   port inside the last range is refused. Here they are left out or chosen freely.
 - The autoscaler's monitor and the log monitor serve clusters and attached drivers; without them
   two processes less start.
-- On SIGTERM it waits until the node has drained, which nobody needs when all of it stops.
+- On SIGTERM it waits until the node has drained, which is useless when all of it stops.
 - Its UNIX sockets lie below the temporary folder and their paths may have 107 bytes.
 """
 
@@ -58,7 +58,7 @@ class RayHead:
     haproxy: bool = False
     """Requests come in through HAProxy instead of Ray's own proxy."""
     token: str | None = None
-    """What the dashboard asks for, when `RAY_AUTH_MODE` is `token`."""
+    """The header that the dashboard requires when `RAY_AUTH_MODE` is `token`."""
 
     @property
     def folder(self) -> Path:
@@ -109,7 +109,7 @@ class RayHead:
         return {**ours, **inherited, **fixed, **without_proxy(inherited)}
 
     def _haproxy(self) -> dict[str, str]:
-        """HAProxy's files in a private folder: whoever reaches its socket commands it."""
+        """HAProxy's files in a private folder: access to its socket gives control over it."""
         if not self.haproxy:
             return {}
         folder = self._haproxy_folder
@@ -135,12 +135,12 @@ class RayHead:
         """Make the folder, without what an earlier run left, and link Ray's logs into `logs`.
 
         Raises:
-            ConfigurationError: somebody else's folder has that name.
+            ConfigurationError: a folder of that name belongs to another user.
         """
         self._private.mkdir(mode=0o700, exist_ok=True)
         status = self._private.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            msg = f"{self._private} belongs to somebody else. Remove it, or set TMPDIR to a short path."
+            msg = f"{self._private} belongs to another user. Remove it, or set TMPDIR to a short path."
             raise ConfigurationError(msg)
         self._private.chmod(0o700)
         for leftover in self._private.iterdir():

@@ -28,7 +28,7 @@ async def run_stack(stack: LocalStack, *, on_ready: Callable[[], None]) -> StopR
                 await stack.wait()
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not asked or task is None:  # somebody else cancelled us
+            if not asked or task is None:  # cancelled from outside
                 raise
             task.uncancel()
     return stack.report

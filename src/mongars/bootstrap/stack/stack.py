@@ -19,8 +19,8 @@ from dataclasses import replace
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Self
 
+from mongars.bootstrap.stack.child_process import Child, ChildSpec
 from mongars.bootstrap.stack.config import Service
-from mongars.bootstrap.stack.events import Notice
 from mongars.bootstrap.stack.log_file import rotate
 from mongars.bootstrap.stack.ownership import (
     StopReport,
@@ -31,8 +31,8 @@ from mongars.bootstrap.stack.ownership import (
     stop_owned,
 )
 from mongars.bootstrap.stack.ports import check_ports
-from mongars.bootstrap.stack.process import Child, ChildSpec
 from mongars.bootstrap.stack.ray_head import RayHead
+from mongars.bootstrap.stack.stack_events import Notice
 from mongars.bootstrap.stack.stage import Stages
 from mongars.core.background import Background
 from mongars.core.errors import NotReady
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mongars.bootstrap.stack.config import StackConfig, StackParts
-    from mongars.bootstrap.stack.events import Listener, Stage
+    from mongars.bootstrap.stack.stack_events import Listener, Stage
     from mongars.core.clock import Clock
 
 _DEPLOY_WITHIN_S = 180.0
@@ -89,7 +89,7 @@ class LocalStack:
         Raises:
             ConfigurationError: another `mongars up` holds the home, or a port is taken.
             ProvisioningFailed: there is no base model.
-            NotReady: a process did not come up; says how its log ends.
+            NotReady: a process did not start; includes the last lines of its log.
         """
         self._held.enter_context(hold_home(self.config.home))
         adopt_orphans()
@@ -111,7 +111,7 @@ class LocalStack:
                 group.create_task(watcher.finished())
 
     def hurry(self) -> None:
-        """Kill at once whatever is still being asked to stop."""
+        """Kill at once every process that has not stopped yet."""
         self._hurry.set()
 
     async def _start(self) -> None:
@@ -188,7 +188,7 @@ class LocalStack:
             await asyncio.to_thread(child.stop, grace=0.5)
 
     async def _deploy_again(self) -> None:
-        """Deploy to the cluster started anew, however often it takes; the API needs nobody."""
+        """Deploy to the restarted cluster, repeating until it succeeds; the API runs on meanwhile."""
         for delay in chain(_REDEPLOY_DELAYS_S, repeat(_REDEPLOY_LAST_DELAY_S)):
             try:
                 await self._deploy()
@@ -254,7 +254,7 @@ class LocalStack:
             self.report += stop.result()
 
     async def _sweep(self) -> None:
-        """Whoever escaped: children whose watcher was between two starts, grandchildren."""
+        """Remaining processes: children whose watcher was between two starts, and grandchildren."""
         folders = (self._ray.folder,)
         self.report += await asyncio.to_thread(
             stop_owned, self.id, grace=0.5, folders=folders, hurry=self._hurry

@@ -1,4 +1,4 @@
-"""The steps of a start, told as they begin, go on and end."""
+"""The steps of a start, reported as they begin, progress and end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mongars.bootstrap.stack.events import StageEvent
+from mongars.bootstrap.stack.stack_events import StageEvent
 from mongars.core.errors import MongarsError
 
 if TYPE_CHECKING:
-    from mongars.bootstrap.stack.events import Listener, Stage, StageState
+    from mongars.bootstrap.stack.stack_events import Listener, Stage, StageState
     from mongars.core.clock import Clock
 
 Progress = Callable[[str, float | None], None]
@@ -21,7 +21,7 @@ Progress = Callable[[str, float | None], None]
 waits for the work any more; let it pass."""
 
 Work = Callable[[Progress], str]
-"""Blocking work, done in a thread; returns what is worth saying about the outcome."""
+"""Blocking work, done in a thread; returns a note about the outcome for the screen."""
 
 
 class Abandoned(Exception):
@@ -30,13 +30,13 @@ class Abandoned(Exception):
 
 @dataclass(slots=True)
 class Told:
-    """What to say about a stage once it is done."""
+    """The note shown for a stage once it is done."""
 
     detail: str = ""
 
 
 class Stages:
-    """Tells the listener about each stage and how long it took."""
+    """Reports each stage and how long it took to the listener."""
 
     def __init__(self, *, clock: Clock, listener: Listener) -> None:
         self._clock = clock
@@ -73,7 +73,7 @@ class Stages:
             told.detail = await asyncio.to_thread(work, progress)
 
     def abandon(self) -> None:
-        """End work that still goes on in threads at its next report of progress."""
+        """End work that still runs in threads at its next report of progress."""
         self._abandoned.set()
 
     def _tell(self, stage: Stage, state: StageState, *, began: float, detail: str = "") -> None:

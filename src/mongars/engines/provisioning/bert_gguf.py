@@ -55,7 +55,7 @@ _KEPT_WHOLE = {"position_embd", "token_types"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
+class _TensorSpan:
     """A tensor of the input, and what becomes of it; None: nothing."""
 
     begin: int
@@ -76,14 +76,14 @@ def bert_gguf(weights: IO[bytes], *, vocabulary: bytes, files: BertFiles) -> Ite
         yield from _numbers(weights, part)
 
 
-def _part(name: str, entry: dict[str, Any]) -> _Part:
+def _part(name: str, entry: dict[str, Any]) -> _TensorSpan:
     begin, end = entry["data_offsets"]
     if name.startswith(_UNUSED):
-        return _Part(begin=begin, end=end, tensor=None)
+        return _TensorSpan(begin=begin, end=end, tensor=None)
     renamed, shape = _renamed(name), tuple(entry["shape"])
     matrix = len(shape) > 1 and renamed.partition(".")[0] not in _KEPT_WHOLE
     tensor = Tensor(name=renamed, shape=shape, kind=F16 if matrix else F32)
-    return _Part(begin=begin, end=end, tensor=tensor)
+    return _TensorSpan(begin=begin, end=end, tensor=tensor)
 
 
 def _renamed(name: str) -> str:
@@ -132,7 +132,7 @@ def _token(token: str, kind: int) -> str:
     return token[2:] if token.startswith("##") else _WORD + token
 
 
-def _numbers(weights: IO[bytes], part: _Part) -> Iterator[bytes]:
+def _numbers(weights: IO[bytes], part: _TensorSpan) -> Iterator[bytes]:
     left = part.end - part.begin
     while left and (block := weights.read(min(left, _BLOCK))):
         left -= len(block)

@@ -6,8 +6,8 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import ProvisioningFailed
-from mongars.engines.provisioning.cache import Blob, read_blocks, stamp_of
 from mongars.engines.provisioning.gguf import check_gguf
+from mongars.engines.provisioning.model_cache import Blob, read_blocks, stamp_of
 from mongars.engines.provisioning.spec import source_of
 
 if TYPE_CHECKING:

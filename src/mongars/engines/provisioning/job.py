@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mongars.engines.provisioning.spec import ModelFile, Step, source_of
+from mongars.engines.provisioning.spec import ModelFile, ProvisioningStep, source_of
 
 if TYPE_CHECKING:
-    from mongars.engines.provisioning.cache import Blob, ModelCache, Report
+    from mongars.engines.provisioning.model_cache import Blob, ModelCache, Report
     from mongars.engines.provisioning.spec import ModelSpec, Phase, Progress
 
 
@@ -24,7 +24,9 @@ class Job:
 
     def step(self, phase: Phase, *, done: int = 0, total: int | None = None) -> None:
         """Tell how far the work is."""
-        step = Step(role=self.role, name=self.spec.name, phase=phase, done=done, total=total)
+        step = ProvisioningStep(
+            role=self.role, name=self.spec.name, phase=phase, done=done, total=total
+        )
         self.progress(step)
 
     def reporter(self, phase: Phase, total: int | None) -> Report:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO
 
-    from mongars.engines.provisioning.cache import Report
+    from mongars.engines.provisioning.model_cache import Report
     from mongars.engines.provisioning.spec import WheelSource
 
 _POLL_S = 0.1

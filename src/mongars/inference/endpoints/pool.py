@@ -4,10 +4,10 @@ Three things keep requests away from an endpoint:
 
 - its breaker, after failures (`breaker`);
 - a wait: `Retry-After` of a busy response, never shortened by a later one, or a rest after
-  `rest_after` busy responses in a row (`health`). During a rest requests skip the endpoint; after it,
+  `rest_after` busy responses in a row (`outcomes`). During a rest requests skip the endpoint; after it,
   and after a wait longer than `MAX_REST_SECONDS`, one trial request at a time goes there until an
   answer starts;
-- an operator who drained it (`status`).
+- an operator who drained it (`endpoint_status`).
 
 Requests wait only for the second of them, and only without a rest. An endpoint at its concurrency
 limit (`aimd_limit`) is chosen only when all are. How many requests are in flight in all is bounded
@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mongars.inference.endpoints.health import EndpointHealth
+from mongars.inference.endpoints.endpoint_status import EndpointControl
 from mongars.inference.endpoints.leases import EndpointLeases
+from mongars.inference.endpoints.outcomes import EndpointOutcomes
 from mongars.inference.endpoints.probes import EndpointProbes
 from mongars.inference.endpoints.selection import EndpointSelection
-from mongars.inference.endpoints.status import EndpointControl
 from mongars.inference.endpoints.table import EndpointTable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class EndpointPool:
     """The endpoints of one Serve application, or of several that serve the same models.
 
     Each attribute is one task on the shared table of states: `selection` chooses an endpoint, `leases`
-    counts requests in flight, `health` records their outcomes, `probes` plans background probes,
+    counts requests in flight, `outcomes` records how they end, `probes` plans background probes,
     `control` shows the states and takes endpoints out of use.
     """
 
@@ -64,6 +64,6 @@ class EndpointPool:
         )
         self.selection = EndpointSelection(table)
         self.leases = EndpointLeases(table)
-        self.health = EndpointHealth(table)
+        self.outcomes = EndpointOutcomes(table)
         self.probes = EndpointProbes(table)
         self.control = EndpointControl(table)

@@ -25,7 +25,7 @@ from mongars.core.errors import (
 )
 from mongars.core.ids import new_id
 from mongars.inference.events import split_label
-from mongars.inference.ollama.decoding import OllamaDecoder
+from mongars.inference.ollama.line_decoder import OllamaDecoder
 from mongars.inference.provider import Attempts, ProviderName, ProviderStatus, ProviderStream
 from mongars.inference.retry.failures import TOO_MANY_REQUESTS
 from mongars.inference.retry.retry_after import retry_after
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest
     from mongars.inference.config import InferenceConfig
-    from mongars.inference.http.pool import HttpPool, UpstreamResponse
+    from mongars.inference.http.http_pool import HttpPool, UpstreamResponse
 
 STATUS_SECONDS = 1.5
 DEFAULT_ANSWER_TOKENS = 1024

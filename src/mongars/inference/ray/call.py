@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
     from mongars.core.observe import Observer
     from mongars.inference.config import InferenceConfig
-    from mongars.inference.endpoints.health import FailureKind
+    from mongars.inference.endpoints.outcomes import FailureKind
     from mongars.inference.endpoints.pool import EndpointPool
     from mongars.inference.endpoints.state import EndpointLease
     from mongars.inference.provider import Attempts
@@ -180,7 +180,7 @@ class RayCall(Generic[ResultT]):
                 if self._context.hedge is not None:
                     self._context.hedge.hedging.record_wait(started_at - lease.acquired_at)
                 version = result.adapter_version
-                if self._pool.health.record_first_token(lease, adapter_version=version):
+                if self._pool.outcomes.record_first_token(lease, adapter_version=version):
                     self._report_state(lease, "reachable")
                 try:
                     yield EndpointResult(endpoint=label["endpoint"] + label["path"], result=result)
@@ -231,7 +231,7 @@ class RayCall(Generic[ResultT]):
         if wait is None:
             wait = self._rotation.delay(self._busy[lease.url])
         self._busy[lease.url] += 1
-        delay = self._pool.health.record_busy(lease, wait=wait)
+        delay = self._pool.outcomes.record_busy(lease, wait=wait)
         self._observer.observe(
             ScalingSeen(**label, status_code=failure.status, delay_seconds=round(delay, 3))
         )
@@ -247,7 +247,7 @@ class RayCall(Generic[ResultT]):
         return True
 
     def _record_failure(self, lease: EndpointLease, error: str, kind: FailureKind) -> None:
-        if self._pool.health.record_failure(lease, error=error, kind=kind):
+        if self._pool.outcomes.record_failure(lease, error=error, kind=kind):
             self._report_state(lease, "down")
 
     def _report_state(self, lease: EndpointLease, state: Literal["down", "reachable"]) -> None:
@@ -259,7 +259,7 @@ class RayCall(Generic[ResultT]):
     ) -> None:
         state = result.state
         if state == "complete":
-            self._pool.health.record_completed(lease)
+            self._pool.outcomes.record_completed(lease)
             self._observer.observe(
                 AttemptSucceeded(
                     **label,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
     from mongars.core.observe import Observer
     from mongars.inference.config import InferenceConfig
-    from mongars.inference.endpoints.status import EndpointStatus
-    from mongars.inference.http.pool import HttpPool
+    from mongars.inference.endpoints.endpoint_status import EndpointStatus
+    from mongars.inference.http.http_pool import HttpPool
     from mongars.inference.provider import Attempts
     from mongars.inference.ray.exchange import EndpointResult, Exchange, ResultT
 

@@ -156,7 +156,7 @@ class RayHedge(Generic[ResultT]):
         for attempt in (self._first, self._second):
             if attempt.lease is None or attempt.outcome is not None:
                 continue
-            self._context.pool.health.record_overtaken(attempt.lease)
+            self._context.pool.outcomes.record_overtaken(attempt.lease)
             if attempt is self._first:
                 waited = self._context.clock.monotonic() - attempt.lease.acquired_at
                 self._context.hedging.record_wait(waited)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
 from mongars.core.errors import EndpointUnreachable, InvalidAnswer, MongarsError
-from mongars.inference.endpoints.urls import route_url
+from mongars.inference.endpoints.route_url import route_url
 from mongars.inference.ray.exchange import ResultT
 from mongars.inference.retry.failures import failure_of, failure_of_status, first_token_timeout
 from mongars.inference.retry.retry_after import retry_after
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
     from mongars.inference.config import InferenceConfig
-    from mongars.inference.http.pool import HttpPool, UpstreamResponse
+    from mongars.inference.http.http_pool import HttpPool, UpstreamResponse
     from mongars.inference.provider import Attempts
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import WorldError
-from mongars.inference.endpoints.urls import route_url
+from mongars.inference.endpoints.route_url import route_url
 from mongars.inference.events import EndpointChanged, split_label
 from mongars.inference.retry.failures import TOO_MANY_REQUESTS
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mongars.inference.config import InferenceConfig
     from mongars.inference.endpoints.pool import EndpointPool
     from mongars.inference.endpoints.probes import ProbeResult
-    from mongars.inference.http.pool import HttpPool
+    from mongars.inference.http.http_pool import HttpPool
 
 PROBE_CYCLE_SECONDS = 0.5
 """How often it is checked which endpoints are due; `EndpointProbes` has each endpoint's interval."""

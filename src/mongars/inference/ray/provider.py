@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mongars.inference.provider import ProviderName, ProviderState, ProviderStatus, ProviderStream
 from mongars.inference.ray.client import RayClient
-from mongars.inference.ray.generation import GenerationExchange
+from mongars.inference.ray.generation_exchange import GenerationExchange
 from mongars.inference.ray.http_exchange import ExchangeContext
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mongars.core.generation import GenerationRequest
     from mongars.core.observe import Observer
     from mongars.inference.config import InferenceConfig
-    from mongars.inference.endpoints.status import EndpointStatus
-    from mongars.inference.http.pool import HttpPool
+    from mongars.inference.endpoints.endpoint_status import EndpointStatus
+    from mongars.inference.http.http_pool import HttpPool
     from mongars.inference.provider import Attempts
 
 

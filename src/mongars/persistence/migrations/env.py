@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from alembic import context
 
-from mongars.persistence.environment import DATABASE, run_env
+from mongars.persistence.migration_run import DATABASE, run_env
 
 run_env(context.config.attributes[DATABASE])

@@ -88,13 +88,13 @@ Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 
 
-class Part(BaseModel):
+class ExportSection(BaseModel):
     """A group of values: frozen, and closed to names it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Image(Part):
+class Image(ExportSection):
     """A container image. Never `latest`: a tag that moves makes two nodes run two programs."""
 
     repository: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9._/:-]*$")
@@ -121,14 +121,14 @@ class Image(Part):
         )
 
 
-class Size(Part):
+class ResourceSize(ExportSection):
     """What one container asks for; memory is also its limit."""
 
     cpu: Quantity
     memory: Quantity
 
 
-class Api(Part):
+class Api(ExportSection):
     """The API processes behind the Service."""
 
     image: Image = Image(repository="mongars-api", tag=VERSION)
@@ -136,7 +136,7 @@ class Api(Part):
     replicas_max: int = Field(default=10, ge=1)
     cpu_percent: int = Field(default=70, ge=1, le=100)
     """Average use of the requested CPU at which another process is added."""
-    size: Size = Size(cpu="500m", memory="2Gi")
+    size: ResourceSize = ResourceSize(cpu="500m", memory="2Gi")
     """The embedded fallback engine runs inside this memory."""
     environment: Variables = Field(
         default_factory=dict, json_schema_extra=names_besides(SET_FOR_THE_API)
@@ -156,7 +156,7 @@ class Api(Part):
         return self
 
 
-class Workers(Part):
+class Workers(ExportSection):
     """The Ray nodes that replicas run on."""
 
     nodes_min: int = Field(default=1, ge=0)
@@ -176,7 +176,7 @@ class Workers(Part):
         return self
 
 
-class Gcs(Part):
+class Gcs(ExportSection):
     """Where Ray's head keeps the cluster's state; `none`: a lost head is a new cluster."""
 
     storage: Literal["none", "redis", "rocksdb"] = "none"
@@ -200,12 +200,12 @@ class Gcs(Part):
         return int(self.redis_address.rpartition(":")[2])
 
 
-class Ray(Part):
+class Ray(ExportSection):
     """The Ray cluster, run by the KubeRay operator."""
 
     image: Image = Image(repository="mongars-ray", tag=VERSION)
     """Its Ray must be of the version that monGARS pins."""
-    head: Size = Size(cpu="1", memory="4Gi")
+    head: ResourceSize = ResourceSize(cpu="1", memory="4Gi")
     workers: Workers = Workers()
     gcs: Gcs = Gcs()
     upgrade: Literal["NewCluster", "None"] = "NewCluster"
@@ -222,7 +222,7 @@ class Ray(Part):
         return checked_variables(value, SET_FOR_RAY)
 
 
-class Registry(Part):
+class Registry(ExportSection):
     """The volume with adapters that API and replicas share."""
 
     claim: bool = False
@@ -237,7 +237,7 @@ class Registry(Part):
     """A claim of yours, instead of one made here."""
 
 
-class Database(Part):
+class DatabaseService(ExportSection):
     """PostgreSQL: yours, named by DATABASE_URL in the Secret, or a small one that comes along."""
 
     bundled: bool = False
@@ -245,12 +245,12 @@ class Database(Part):
     port: int = Field(default=5432, ge=1, le=65535)
     """Where yours listens; network policies open this port."""
     image: Image = Image(repository="postgres", tag="17.6-bookworm")
-    size: Size = Size(cpu="250m", memory="512Mi")
+    size: ResourceSize = ResourceSize(cpu="250m", memory="512Mi")
     volume_size: Quantity = "5Gi"
     storage_class: str = ""
 
 
-class Secrets(Part):
+class Secrets(ExportSection):
     """Names of Secrets that exist before the installation; no value is ever in a manifest."""
 
     name: SecretName = "mongars-secrets"
@@ -262,7 +262,7 @@ class Secrets(Part):
     """Key: auth_token, which Ray's dashboard and ports ask for."""
 
 
-class Network(Part):
+class Network(ExportSection):
     """Who may reach what; everything not named is refused. Further policies add to these."""
 
     api_clients: list[dict[str, Any]] = Field(default_factory=lambda: [{"namespaceSelector": {}}])
@@ -296,7 +296,7 @@ class ClusterServing(ServingConfig):
     host: Literal["0.0.0.0"] = EVERY_INTERFACE  # noqa: S104 (guarded by the token)
 
 
-class ExportConfig(Part):
+class ExportConfig(ExportSection):
     """Everything an export needs."""
 
     name: Label = "mongars"
@@ -307,7 +307,7 @@ class ExportConfig(Part):
     api: Api = Api()
     ray: Ray = Ray()
     registry: Registry = Registry()
-    database: Database = Database()
+    database: DatabaseService = DatabaseService()
     secrets: Secrets = Secrets()
     network: Network = Network()
 

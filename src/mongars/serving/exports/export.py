@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
     from mongars.serving.exports.config import ExportConfig
 
-Kind = Literal["serve", "k8s", "helm", "compose"]
+ExportKind = Literal["serve", "k8s", "helm", "compose"]
 
-_FILES: dict[Kind, Callable[[ExportConfig], dict[str, str]]] = {
+_FILES: dict[ExportKind, Callable[[ExportConfig], dict[str, str]]] = {
     "serve": serve_yaml.files,
     "k8s": kubernetes.files,
     "helm": helm.files,
 }
 
 
-def render(kind: Kind, config: ExportConfig, *, source: str = ".") -> dict[str, str]:
+def render(kind: ExportKind, config: ExportConfig, *, source: str = ".") -> dict[str, str]:
     """The files of an export: path below the folder to text.
 
     `source` is the folder of this repository as seen from there, which Compose builds images from.
@@ -45,7 +45,7 @@ def source_from(folder: Path) -> str:
 
 
 def write(
-    files: Mapping[str, str], folder: Path, *, kind: Kind, force: bool = False
+    files: Mapping[str, str], folder: Path, *, kind: ExportKind, force: bool = False
 ) -> tuple[str, ...]:
     """Make `folder` hold these files of that kind; the paths that changed, were made or removed.
 

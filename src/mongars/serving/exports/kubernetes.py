@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mongars.serving.config import EngineSpec
-from mongars.serving.exports.config import ExportConfig, Size
+from mongars.serving.exports.config import ExportConfig, ResourceSize
 from mongars.serving.exports.json_patch import difference
 from mongars.serving.exports.objects import api, network, ray, storage
 from mongars.serving.exports.text import as_file, as_yaml
@@ -72,7 +72,7 @@ def dev(config: ExportConfig) -> ExportConfig:
     """One node, small: one API process, one worker, a database that comes along."""
     values = config.model_dump(mode="json")
     values["serving"] |= {"replicas": 1, "autoscaling": None}
-    small = Size(cpu="250m", memory="2Gi").model_dump()
+    small = ResourceSize(cpu="250m", memory="2Gi").model_dump()
     values["api"] |= {"replicas_min": 1, "replicas_max": 1, "size": small}
     values["ray"] |= {"head": small, "upgrade": "None"}
     values["ray"]["workers"] |= {"nodes_min": 1, "nodes_max": 1}

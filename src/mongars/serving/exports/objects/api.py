@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mongars.serving.exports.config import API_PORT, EVERY_INTERFACE, Size
+from mongars.serving.exports.config import API_PORT, EVERY_INTERFACE, ResourceSize
 from mongars.serving.exports.objects import pods
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 API = "api"
 MIGRATIONS = "migrations"
-MIGRATION_SIZE = Size(cpu="100m", memory="512Mi")
+MIGRATION_SIZE = ResourceSize(cpu="100m", memory="512Mi")
 
 
 def service_account(config: ExportConfig) -> Data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mongars.serving.exports.config import ExportConfig, Image, Size
+    from mongars.serving.exports.config import ExportConfig, Image, ResourceSize
 
 Data = dict[str, Any]
 
@@ -96,7 +96,7 @@ def locked_down() -> Data:
     }
 
 
-def resources(size: Size) -> Data:
+def resources(size: ResourceSize) -> Data:
     """Memory is reserved and limited; CPU is reserved only, because throttling costs latency."""
     return {
         "requests": {"cpu": size.cpu, "memory": size.memory},

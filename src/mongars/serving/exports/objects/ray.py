@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mongars.serving.config import PROXY_GUARD, QUIET_RAY
 from mongars.serving.definition import deploy_schema
-from mongars.serving.exports.config import EVERY_INTERFACE, RAY_VERSION, Size
+from mongars.serving.exports.config import EVERY_INTERFACE, RAY_VERSION, ResourceSize
 from mongars.serving.exports.objects import pods
 from mongars.serving.exports.text import as_yaml
 
@@ -20,7 +20,7 @@ GCS_PORT = 6379
 DASHBOARD_PORT = 8265
 TMP_SIZE = "8Gi"
 """For Ray's sockets, logs and whatever its object store spills."""
-AUTOSCALER_SIZE = Size(cpu="200m", memory="512Mi")
+AUTOSCALER_SIZE = ResourceSize(cpu="200m", memory="512Mi")
 API_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 (a folder)
 
 

@@ -77,7 +77,7 @@ def _refused(error: InvalidRequest) -> web.Response:
 
 
 def _shown(request: Received, start: float) -> dict[str, Any]:
-    """What kind of request it was and how it went; nothing of what was said."""
+    """The kind of request and its outcome; never its contents."""
     return {
         "seconds": round(request.at - start, 3),
         "connection": request.connection[1],

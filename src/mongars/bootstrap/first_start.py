@@ -11,9 +11,9 @@ from mongars.api.credentials import Keys, Passwords
 from mongars.api.first_run import ADMIN, bootstrap_admin
 from mongars.bootstrap.secrets import keep_secret, read_secret
 from mongars.core.clock import SystemClock, pause
-from mongars.persistence.accounts import SqlAccounts
 from mongars.persistence.database import Database
 from mongars.persistence.migrate import upgrade, wait_for_database
+from mongars.persistence.sql_accounts import SqlAccounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

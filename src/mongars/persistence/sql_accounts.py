@@ -51,7 +51,7 @@ class SqlAccounts:
                 await connection.execute(insert(user_accounts).values(values))
                 if key is not None:
                     await self._insert_key(connection, key)
-        except IntegrityError as error:  # somebody was faster, or the key exists
+        except IntegrityError as error:  # a concurrent request created it, or the key exists
             raise _name_taken(new.username) from error
         return Account(username=new.username, is_admin=new.is_admin, created_at=now)
 
@@ -71,7 +71,7 @@ class SqlAccounts:
         return tuple(_as_account(row) for row in rows)
 
     async def has_admin(self) -> bool:
-        """Whether anybody administers this installation."""
+        """Whether an administrator account exists."""
         statement = select(user_accounts.c.id).where(user_accounts.c.is_admin).limit(1)
         async with self._database.reading() as connection:
             return (await connection.execute(statement)).first() is not None

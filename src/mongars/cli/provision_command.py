@@ -1,4 +1,4 @@
-"""`python -m scripts.provision_models`: fetch the base models, say what became of each role."""
+"""`python -m scripts.provision_models`: download the base models and report the result for each role."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
         Phase,
         Progress,
         ProvisioningConfig,
+        ProvisioningStep,
         RoleStatus,
-        Step,
     )
 
 _EXAMPLES = """examples:
@@ -161,7 +161,7 @@ def _shown(console: Console) -> Iterator[Progress]:
         yield _Bars(bars)
 
 
-def _title(step: Step) -> str:
+def _title(step: ProvisioningStep) -> str:
     return f"{step.role}: {_VERBS[step.phase]} {step.name}"
 
 
@@ -172,7 +172,7 @@ class _Lines:
         self._console = console
         self._last = ""
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: ProvisioningStep) -> None:
         title = _title(step)
         if title != self._last:
             self._last = title
@@ -187,7 +187,7 @@ class _Bars:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: ProvisioningStep) -> None:
         title = _title(step)
         if title not in self._tasks:
             self._tasks[title] = self._bars.add_task(title, total=step.total)

@@ -1,6 +1,6 @@
 """The border where the driver's errors become ours.
 
-Told apart by the codes of SQLite and PostgreSQL, never by their words. The sentences are ours too:
+Distinguished by the codes of SQLite and PostgreSQL, never by their texts. The messages are our own, too:
 a driver's own text may quote hosts, files and values, and ours is shown to callers.
 """
 

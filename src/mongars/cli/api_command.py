@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from mongars.bootstrap.api import serve_api
-from mongars.bootstrap.first_run import prepare_database
+from mongars.bootstrap.api_process import serve_api
+from mongars.bootstrap.first_start import prepare_database
 
 if TYPE_CHECKING:
     from mongars.api.first_run import FirstRun

@@ -30,7 +30,7 @@ def schemas_page() -> str:
         lines.append(f"| `{name}` | {bounds or 'yes'} | {theirs} |")
     lines += [
         "",
-        f"Formats (grammar): {named}; {free} say nothing of a text's form and pass. For numbers `int64`,",
+        f"Formats (grammar): {named}; {free} do not constrain a text and pass. For numbers `int64`,",
         "`float`, `double`, `decimal` pass.",
         "",
         "Where a schema sets no bound, the grammar does, so that answers end:",

@@ -1,4 +1,4 @@
-"""What the local stack tells while it starts, runs and stops."""
+"""The events of the local stack while it starts, runs and stops."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from mongars.protocol.generate import request_body
 if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest, Origin
-    from mongars.inference.http.pool import UpstreamResponse
+    from mongars.inference.http.http_pool import UpstreamResponse
     from mongars.inference.provider import Attempts, StreamState
     from mongars.inference.ray.http_exchange import ExchangeContext
 

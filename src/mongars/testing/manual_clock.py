@@ -9,7 +9,7 @@ from itertools import count
 
 _EPOCH = datetime(2025, 1, 8, 12, 0, tzinfo=UTC)
 _TURNS = 20
-"""Rounds of the event loop granted to whoever was woken, before time moves on."""
+"""Rounds of the event loop granted to the woken tasks before time moves on."""
 
 
 class ManualClock:
@@ -20,7 +20,7 @@ class ManualClock:
         self._order = count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self.slept: list[float] = []
-        """Every wait that was asked for, in seconds, in order."""
+        """Every requested wait, in seconds, in order."""
 
     def now(self) -> datetime:
         """A fixed day, plus what has passed."""

@@ -25,7 +25,7 @@ FailureKind = Literal["error", "timeout", "stalled", "unreachable"]
 in time, no further token in time, nothing that could answer at that address."""
 
 
-class EndpointHealth:
+class EndpointOutcomes:
     """Records the outcomes of requests; each method takes the lease of the request."""
 
     def __init__(self, table: EndpointTable) -> None:

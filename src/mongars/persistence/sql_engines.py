@@ -10,9 +10,9 @@ whose task was cancelled is closed, and lets go of its locks at once (`sqlite_co
 PostgreSQL. Connections are checked before use, renewed every half hour, and every statement is
 limited to five seconds. Nothing depends on which server session a transaction runs in, so that a
 pooler in transaction mode may stand between: the limit is set in each transaction instead of at
-connection start, and statements are not prepared unless the operator says so.
+connection start, and statements are not prepared unless the operator enables it.
 
-Both. An error never quotes the values of a row: what people say does not belong into logs.
+Both. An error never quotes the values of a row: conversations do not belong in logs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from sqlalchemy.pool import NullPool
 from mongars.core.clock import pause
 from mongars.core.errors import StorageUnavailable
 from mongars.core.optional import require
-from mongars.persistence.parameters import check_parameters
 from mongars.persistence.sqlite_connection import LettingGo
 from mongars.persistence.url import app_url, is_sqlite, migration_url, sqlite_path
+from mongars.persistence.url_parameters import check_parameters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,7 +216,7 @@ def _hide_row(context: ExceptionContext) -> None:
 
 
 def _arguments(url: URL, config: DatabaseConfig) -> dict[str, str | int | None]:
-    """Connection arguments for PostgreSQL; what the URL itself says wins.
+    """Connection arguments for PostgreSQL; parameters in the URL take precedence.
 
     Raises `ConfigurationError` naming a parameter of the URL that PostgreSQL does not have.
     """

@@ -19,7 +19,7 @@ from mongars.api.context import ApiConfig, ApiContext
 from mongars.api.credentials import Passwords, TokenConfig, Tokens
 from mongars.api.key_cache import KeyCache
 from mongars.api.throttle import LoginThrottle
-from mongars.bootstrap.connections import guarded_protocol
+from mongars.bootstrap.connection_limits import guarded_protocol
 from mongars.bootstrap.memory import give_memory_back
 from mongars.bootstrap.model import configured_model, no_fallback
 from mongars.bootstrap.secrets import ensure_secret
@@ -29,15 +29,17 @@ from mongars.core.observe import Note
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
 from mongars.inference.embedded import Embedded
-from mongars.inference.http.pool import HttpPool
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.integration import LLMIntegration
 from mongars.inference.ollama.provider import Ollama
 from mongars.inference.ray.provider import RayServe
-from mongars.persistence.accounts import SqlAccounts
 from mongars.persistence.conversations import SqlConversations
 from mongars.persistence.database import Database
+from mongars.persistence.sql_accounts import SqlAccounts
+from mongars.telemetry.inference_metrics import InferenceMetrics
+from mongars.telemetry.instruments import Instruments
 from mongars.telemetry.logs import LogObserver, configure_logs
-from mongars.telemetry.metrics import Metrics, Several
+from mongars.telemetry.observers import CompositeObserver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,18 +62,18 @@ EMBEDDED_SLOTS = 2
 def api_app(settings: Settings) -> ASGIApp:
     """The API process, ready for an ASGI server. Raises `ConfigurationError`."""
     configure_logs(level=settings.log_level)
-    metrics = Metrics(version=version("mongars"))
-    observer = Several(LogObserver(), metrics)
+    instruments = Instruments(version=version("mongars"))
+    observer = CompositeObserver(LogObserver(), InferenceMetrics(instruments))
     for warning in settings.warnings:
         observer.observe(Note(name="settings.warning", values={"detail": warning}))
     if missing := no_fallback(settings):
         observer.observe(Note(name="llm.no_fallback", values={"detail": missing}))
-    parts = ApiParts.make(settings, observer=observer, metrics=metrics)
+    parts = ApiParts.make(settings, observer=observer, instruments=instruments)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            stack.callback(metrics.close)
+            stack.callback(instruments.close)
             await stack.enter_async_context(parts.database)
             await stack.enter_async_context(parts.context.llm)
             _spare_garbage_collection()
@@ -107,7 +109,7 @@ def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None
         access_log=False,
         log_level="warning",
         server_header=False,
-        proxy_headers=False,  # anybody could name another address
+        proxy_headers=False,  # a client could claim another address
         timeout_graceful_shutdown=DRAIN_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
@@ -121,7 +123,7 @@ class ApiParts:
     database: Database
 
     @classmethod
-    def make(cls, settings: Settings, *, observer: Observer, metrics: Metrics) -> ApiParts:
+    def make(cls, settings: Settings, *, observer: Observer, instruments: Instruments) -> ApiParts:
         """Put everything together; connects to nothing yet."""
         clock = SystemClock()
         database = Database(settings.database())
@@ -144,7 +146,7 @@ class ApiParts:
             history=history,
             database=database,
             authenticator=build_authenticator(settings, database, clock=clock),
-            metrics=metrics,
+            metrics=instruments,
         )
         return cls(context=context, database=database)
 
@@ -195,7 +197,7 @@ def embedded_engine(
 
 
 def _secret_key(settings: Settings) -> str:
-    """What all API processes of a deployment have in common, and nobody else knows."""
+    """The secret that all API processes of a deployment share."""
     given = settings.environment.secret_key
     return ensure_secret(settings.home, "jwt") if given is None else given.get_secret_value()
 
@@ -228,7 +230,7 @@ def chat_config(settings: Settings) -> ChatConfig:
 
 
 def build_authenticator(settings: Settings, database: Database, *, clock: Clock) -> Authenticator:
-    """Who may come in."""
+    """The authenticator over the accounts and keys of this database."""
     config = TokenConfig(secret=_secret_key(settings), minutes=settings.environment.token_minutes)
     return Authenticator(
         SqlAccounts(database, clock),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mongars.cli.errors import complain
+from mongars.cli.exit_codes import complain
 from mongars.core.errors import InvalidAnswer, MongarsError
 from mongars.core.ids import new_id
 from mongars.protocol import headers
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from mongars.cli.http import ApiClient
+    from mongars.cli.api_client import ApiClient
     from mongars.core.clock import Clock
 
 PATH = "/api/v1/conversation/chat"

@@ -13,7 +13,7 @@ from alembic import context
 from sqlalchemy import text
 
 from mongars.core.errors import ConfigurationError
-from mongars.persistence.engine import migration_engine, prepare_file
+from mongars.persistence.sql_engines import migration_engine, prepare_file
 from mongars.persistence.tables import metadata
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DATABASE = "database"
 """Key of the `DatabaseConfig` among Alembic's `config.attributes`."""
 
-_LOCK_KEY = 0x6D6F6E47  # "monG"; any constant nobody else uses
+_LOCK_KEY = 0x6D6F6E47  # "monG"; any constant that no other program uses
 
 
 def run_env(database: DatabaseConfig) -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from mongars.bootstrap.stack.events import ChildEvent
 from mongars.bootstrap.stack.log_file import last_words, open_log, tail
 from mongars.bootstrap.stack.ownership import (
     PART_VARIABLE,
@@ -26,6 +25,7 @@ from mongars.bootstrap.stack.ownership import (
     end_processes,
     stop_owned,
 )
+from mongars.bootstrap.stack.stack_events import ChildEvent
 from mongars.core.errors import NotReady
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from mongars.bootstrap.stack.events import ChildState, Listener
+    from mongars.bootstrap.stack.stack_events import ChildState, Listener
     from mongars.core.clock import Clock
 
 Probe = Callable[[], Awaitable[bool]]
@@ -57,7 +57,7 @@ async def nothing() -> None:
 class ChildSpec:
     """What to run and how to see that it runs.
 
-    `folders` are private to this child: whoever writes there belongs to it. `clean_up` runs after
+    `folders` are private to this child: every process that writes there belongs to it. `clean_up` runs after
     a crash, once every process of the child is gone; `revived` after it is ready again.
     """
 
@@ -91,7 +91,7 @@ class Child:
         """Start it and return once it is ready.
 
         Raises:
-            NotReady: it ended or took too long; says how its log ends.
+            NotReady: it ended or took too long; includes the last lines of its log.
         """
         process = self._spawn()
         if not await self._becomes_ready(process):
@@ -118,7 +118,7 @@ class Child:
         """Run a child that is meant to end.
 
         Raises:
-            NotReady: it failed or took too long; says how its log ends.
+            NotReady: it failed or took too long; includes the last lines of its log.
         """
         process = self._spawn()
         try:
@@ -172,7 +172,7 @@ class Child:
         return False
 
     async def _revive(self) -> None:
-        """Start again; whoever dies meanwhile, or hangs, is the business of the next round."""
+        """Start again; a child that ends or hangs meanwhile is handled in the next round."""
         process = self._spawn()
         async with asyncio.TaskGroup() as group:
             coming = group.create_task(self._come_back(process))

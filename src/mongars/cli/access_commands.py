@@ -1,4 +1,4 @@
-"""`mongars users` and `mongars keys`: who may come in."""
+"""`mongars users` and `mongars keys`: manage accounts and API keys."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rich.table import Table
 
 from mongars.api.accounts import create_account
 from mongars.api.credentials import Keys, Passwords
-from mongars.bootstrap.first_run import open_accounts
-from mongars.cli.errors import exit_on_error
+from mongars.bootstrap.first_start import open_accounts
+from mongars.cli.exit_codes import exit_on_error
 from mongars.cli.terminal import console
 from mongars.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from mongars.persistence.accounts import SqlAccounts
+    from mongars.persistence.sql_accounts import SqlAccounts
 
 users = typer.Typer(help="Accounts.", no_args_is_help=True)
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
@@ -38,7 +38,7 @@ def create_user(
         bool, typer.Option("--password-stdin", help="Read the password from standard input.")
     ] = False,
 ) -> None:
-    """Create an account; asks for the password."""
+    """Create an account; prompts for the password."""
     with exit_on_error():
         password = sys.stdin.readline().rstrip("\n") if password_stdin else _ask_password()
 

@@ -1,4 +1,4 @@
-"""How a command fails: one line that says what is wrong and what to do, and exit status 1."""
+"""How a command fails: one line with the fault and what to do, and exit status 1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def complain(error: MongarsError) -> None:
-    """Say what is wrong, on standard error."""
+    """Print the fault on standard error."""
     print(f"error: {error}", file=sys.stderr)
 
 

@@ -1,0 +1,81 @@
+"""One name, one thing: fails where two classes, type aliases or modules of `src` share a name.
+
+Names that several places share on purpose are listed below, each with its reason. A leading underscore
+makes no difference: a reader sees the same word.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent / "src" / "mongars"
+REVISIONS = SOURCE / "persistence" / "migrations"
+
+SHARED_MODULES = {
+    "config": "each context's own frozen configuration",
+    "events": "each context's own events",
+    "engine": "the port, and its implementation in each engine's folder",
+    "embedder": "the port, and its implementation in the engine's folder",
+    "provider": "the port, and its implementation in each provider's folder",
+}
+SHARED_CLASSES: dict[str, str] = {}
+
+
+def is_alias(node: ast.AST) -> bool:
+    """Whether a statement defines a closed set of values: `Name = Literal[...]`."""
+    return (
+        isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Subscript)
+        and isinstance(node.value.value, ast.Name)
+        and node.value.value.id == "Literal"
+    )
+
+
+def names_in(path: Path) -> list[str]:
+    """Classes, at any depth, and aliases of a module."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            found.append(node.name.lstrip("_"))
+        elif isinstance(node, ast.Assign) and is_alias(node):
+            found += [t.id.lstrip("_") for t in node.targets if isinstance(t, ast.Name)]
+    return found
+
+
+def shared(source: Path = SOURCE) -> list[str]:
+    """One line for each name that means several things and is not listed above."""
+    modules, classes = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for path in sorted(source.rglob("*.py")):
+        if path.is_relative_to(REVISIONS):
+            continue
+        where = str(path.relative_to(source))
+        if path.stem not in {"__init__", "__main__"}:
+            modules[path.stem].append(where)
+        for name in names_in(path):
+            classes[name].append(where)
+    return [
+        f"{kind} {name}: {', '.join(places)}"
+        for kind, found, allowed in (
+            ("module", modules, SHARED_MODULES),
+            ("class", classes, SHARED_CLASSES),
+        )
+        for name, places in sorted(found.items())
+        if len(places) > 1 and name not in allowed
+    ]
+
+
+def main() -> int:
+    """1 if there is any."""
+    found = shared()
+    for line in found:
+        sys.stdout.write(f"{line}\n")
+    if found:
+        sys.stdout.write("Rename all but one of each, or list the name with its reason here.\n")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
