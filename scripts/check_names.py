@@ -19,6 +19,7 @@ SHARED_MODULES = {
     "events": "each context's own events",
     "engine": "the port, and its implementation in each engine's folder",
     "embedder": "the port, and its implementation in the engine's folder",
+    "provider": "the port, and its implementation in each provider's folder",
 }
 SHARED_CLASSES: dict[str, str] = {}
 

@@ -14,10 +14,10 @@ from mongars.core.generation import Sampling
 from mongars.core.observe import Silent
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
+from mongars.inference.embedded import Embedded
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.integration import LLMIntegration
-from mongars.inference.providers.embedded import Embedded
-from mongars.inference.providers.http import HttpPool
-from mongars.inference.providers.ray_serve import RayServe
+from mongars.inference.ray.provider import RayServe
 from mongars.persistence.config import DatabaseConfig
 from mongars.persistence.database import Database
 from mongars.persistence.migrate import upgrade

@@ -19,7 +19,7 @@ from mongars.core.errors import (
     ParameterUnsupported,
 )
 from mongars.core.generation import Begun, GenerationRequest, Message, Sampling
-from mongars.inference.continuation import anchor
+from mongars.inference.streams.continuation import resume_prefix
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import DONE, EventSplitter
 from support import impatient, read_all
@@ -99,7 +99,7 @@ async def test_an_answer_that_was_cut_before_a_stop_sequence_still_ends_there(
     for cut in {1, len(tokens) - 2, len(tokens) - 1, len(tokens)} - {0, -1}:
         beginning = "".join(tokens[:cut])
         begun = Begun(
-            text=anchor(beginning, (stop,)),
+            text=resume_prefix(beginning, (stop,)),
             model=engine.origin.model,
             adapter_version=engine.origin.adapter_version,
             adapter_digest=engine.origin.adapter_digest,

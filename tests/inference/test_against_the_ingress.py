@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ray_side import RaySide, ray_side, read_into
+from ray_harness import RayHarness, ray_harness, read_into
 
 from mongars.core.clock import SystemClock
 from mongars.core.errors import (
@@ -41,7 +41,7 @@ async def cluster(
     asked: str | None = None,
     sent: str | None = None,
     clients: set[object] | None = None,
-) -> AsyncIterator[tuple[FakeEngine, RaySide]]:
+) -> AsyncIterator[tuple[FakeEngine, RayHarness]]:
     """The client, and the real ingress of a replica before a fake engine."""
     engine = FakeEngine(plan, clock=SystemClock())
     digest = None if asked is None else hashlib.sha256(asked.encode()).hexdigest()
@@ -61,7 +61,7 @@ async def cluster(
 
     async with (
         serving(counted) as url,
-        ray_side(f"{url}/generate", token=sent) as ray,
+        ray_harness(f"{url}/generate", token=sent) as ray,
     ):
         yield engine, ray
 
@@ -78,10 +78,10 @@ async def ingress(engine: FakeEngine) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("stop", [(), ("never said",)])
-async def test_another_replica_continues_at_every_word(stop: tuple[str, ...]) -> None:
-    """Cut after any word, the same model elsewhere says only what was missing.
+async def test_another_replica_continues_after_any_word(stop: tuple[str, ...]) -> None:
+    """Cut after any word, the same model on another replica generates only the missing text.
 
-    With a stop sequence, that begins with the last word: the cut may have been in the middle of it.
+    With a stop sequence it starts with the last word: the cut may have been in the middle of it.
     """
     asked = question(" ".join(f"w{number}" for number in range(20)))
     asked = dataclasses.replace(asked, sampling=Sampling(stop=stop))
@@ -150,14 +150,14 @@ async def test_the_application_token(sent: str | None, answered: bool) -> None:
     ids=["too long", "cut", "cut at once"],
 )
 async def test_errors_come_through_as_themselves(plan: FakePlan, error: type[Exception]) -> None:
-    """Before the first token by status, after it by event: the caller sees the same error tree."""
+    """By status before the first token and by event after it, the client gets the same error class."""
     async with cluster(plan) as (_, ray):
         with pytest.raises(error):
             await ray.ask()
 
 
 async def test_leaving_stops_the_engine() -> None:
-    """A caller who hangs up frees the slot of the engine behind the replica."""
+    """A client that disconnects frees the slot of the engine behind the replica."""
     async with cluster(FakePlan(token_delay=0.2)) as (engine, ray):
         async with ray.open():
             assert engine.busy == 1
@@ -165,7 +165,7 @@ async def test_leaving_stops_the_engine() -> None:
 
 
 async def test_connections_to_the_ingress_are_reused() -> None:
-    """Streams end so that their connection can serve the next question."""
+    """Streams end so that the next request can use their connection."""
     clients: set[object] = set()
     async with cluster(FakePlan(), clients=clients) as (_, ray):
         for _ in range(20):

@@ -99,7 +99,7 @@ pytestmark = pytest.mark.parametrize("streamed", [True, False], ids=["streamed",
 
 
 @pytest.mark.slow
-async def test_s01_asked_to_wait_two_seconds(streamed: bool) -> None:
+async def test_s01_retry_after_two_seconds(streamed: bool) -> None:
     patience = Status(code=429, error="overloaded", headers={"Retry-After": "2"})
     async with world(patience) as it:
         check(await it.ask(streamed=streamed), provider="ray_serve")
@@ -193,7 +193,7 @@ TOO_LONG = Status(
 
 
 async def test_s12_too_long_a_prompt_goes_to_a_larger_model(streamed: bool) -> None:
-    """Once to the small one; then to who holds it, with room for prompt and answer."""
+    """One attempt at the small model; then at the larger one, with room for prompt and answer."""
     async with world(always=TOO_LONG) as it:
         found = await it.ask(streamed=streamed)
         check(found, provider="ollama")
@@ -206,7 +206,7 @@ async def test_s12_too_long_a_prompt_goes_to_a_larger_model(streamed: bool) -> N
         assert "llm.ray.fallback_local" not in it.stack.observer.names
 
 
-async def test_s12_numbers_that_are_not_told_are_bounded(streamed: bool) -> None:
+async def test_s12_missing_numbers_are_bounded(streamed: bool) -> None:
     """A prompt has no more tokens than bytes; a window smaller than that is not tried."""
     mute = Status(code=400, body={"error": {"code": "context_length_exceeded", "message": "Long."}})
     async with world(always=mute) as it:
@@ -218,8 +218,8 @@ async def test_s12_numbers_that_are_not_told_are_bounded(streamed: bool) -> None
 
 
 @pytest.mark.parametrize("window", [5000, None], ids=["as small", "unknown"])
-async def test_s12_nobody_holds_the_prompt(streamed: bool, window: int | None) -> None:
-    """The caller learns both numbers, and nobody else's time is spent."""
+async def test_s12_no_window_holds_the_prompt(streamed: bool, window: int | None) -> None:
+    """The error has both numbers, and no other provider is tried."""
     async with world(always=TOO_LONG) as it:
         it.fallback.context_tokens = window or 0
         with pytest.raises(ContextLengthExceeded) as failure:
@@ -229,7 +229,7 @@ async def test_s12_nobody_holds_the_prompt(streamed: bool, window: int | None) -
 
 
 async def test_s12_the_larger_model_fails(streamed: bool) -> None:
-    """Its trouble is no news to a caller whose prompt is too long."""
+    """Its failure does not replace the error that the prompt is too long."""
     async with world(always=TOO_LONG) as it:
         it.fallback.always = FAILED
         with pytest.raises(ContextLengthExceeded):
@@ -238,7 +238,7 @@ async def test_s12_the_larger_model_fails(streamed: bool) -> None:
 
 
 async def test_s12_a_cut_answer_of_the_larger_model_goes_on_there(streamed: bool) -> None:
-    """Who found the prompt too long is not asked to complete the answer."""
+    """The provider that refused the prompt is not tried for the continuation."""
     async with world(always=TOO_LONG) as it:
         it.fallback.faults.append(Answer(cut_after=40))
         check(await it.ask(streamed=streamed), provider="ollama")
@@ -266,7 +266,7 @@ async def test_s12_ollama_makes_room_for_what_its_usual_window_does_not_hold(
         assert len(it.fallback.received) == 3
 
 
-async def test_s12_a_caller_who_shortens_is_told(streamed: bool) -> None:
+async def test_s12_a_client_that_shortens_gets_the_error(streamed: bool) -> None:
     """A conversation leaves out its oldest turns and stays with its own model."""
     async with world(always=TOO_LONG) as it:
         asked = dataclasses.replace(question(), shortens=True)
@@ -286,7 +286,7 @@ async def test_s13_refused_content(streamed: bool) -> None:
 
 
 async def test_s14_cut_and_a_fallback_that_refuses_to_continue(streamed: bool) -> None:
-    """Its refusal is not shown; who comes after it answers from the beginning."""
+    """Its refusal is not shown; the provider after it restarts the answer."""
     refusal = Status(code=400, error="invalid_request", detail="prefill is not supported")
     async with world(Answer(cut_after=40), always=refusal) as it:
         completion, _ = await it.ask(streamed=streamed)
@@ -294,8 +294,8 @@ async def test_s14_cut_and_a_fallback_that_refuses_to_continue(streamed: bool) -
         assert len(it.fallback.received) == 1
 
 
-async def test_s14_nobody_is_left(streamed: bool) -> None:
-    """Both refuse: the cut is told, not the refusal."""
+async def test_s14_no_provider_is_left(streamed: bool) -> None:
+    """Both refuse: the error is the cut, not the refusal."""
     refusal = Status(code=400, error="invalid_request", detail="prefill is not supported")
     async with world(Answer(cut_after=40), always=refusal) as it:
         it.fallback.always = refusal
@@ -304,7 +304,7 @@ async def test_s14_nobody_is_left(streamed: bool) -> None:
 
 
 async def test_s15_an_outage_and_its_end(streamed: bool) -> None:
-    """Everybody is answered, the dead one is not asked by everybody, and it is used again soon."""
+    """All requests are answered, few of them reach the failed endpoint, and it is used again soon after its return."""
     async with world(always=UNAVAILABLE) as it:
         for _ in range(20):
             check(await it.ask(streamed=streamed), provider="ollama")
@@ -316,7 +316,7 @@ async def test_s15_an_outage_and_its_end(streamed: bool) -> None:
             await CLOCK.sleep(0.2)
 
 
-async def test_s16_who_finished_is_named(streamed: bool) -> None:
+async def test_s16_the_completing_provider_is_named(streamed: bool) -> None:
     async with world(always=UNAVAILABLE) as it:
         completion, route = await it.ask(streamed=streamed)
         assert completion.origin.model.startswith("fake")

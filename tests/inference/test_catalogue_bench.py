@@ -23,13 +23,13 @@ def test_it_ends_well_where_every_limit_holds(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
-def test_it_ends_badly_and_says_why_where_one_does_not(
+def test_the_report_fails_and_names_a_limit_that_does_not_hold(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Another fault than the catalogue's, so that its limits cannot hold."""
+    """With a fault that is not the catalogue's, its limits cannot hold."""
     (refused,) = (case for case in CASES if case.id == "S13")
     script = dataclasses.replace(refused.script, always=Reset())
     assert catalogue.report((dataclasses.replace(refused, script=script),)) == 1
-    said = capsys.readouterr().out
-    assert "| S13 | FAIL | FAIL |" in said
-    assert "S13 streamed: not held: the refusal is told" in said
+    output = capsys.readouterr().out
+    assert "| S13 | FAIL | FAIL |" in output
+    assert "S13 streamed: not held: the refusal is told" in output

@@ -20,7 +20,7 @@ from mongars.core.generation import Chunk, Origin
 from mongars.inference.chain import ProviderChain
 from mongars.inference.events import Answered, FellBack, LocalFailed
 from mongars.inference.provider import Attempts, ProviderName, ProviderStatus, ProviderStream
-from mongars.inference.providers.answers import WholeAnswer
+from mongars.inference.streams.reader import WholeAnswer
 from mongars.testing.inference import question
 from mongars.testing.manual_clock import ManualClock
 from mongars.testing.recording import RecordingObserver
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 
 
 class Scripted:
-    """A provider that answers, or fails, as told."""
+    """A provider that answers or fails as prepared."""
 
     def __init__(
         self, name: ProviderName, clock: ManualClock, *, error: MongarsError | None = None
     ) -> None:
         self.name: ProviderName = name
+        self.local = name != "ray_serve"
         self.takes = 0.0
-        self.asked = 0
+        self.requests = 0
         self.open_answers = 0
         self._clock = clock
         self.error = error
@@ -49,7 +50,7 @@ class Scripted:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        self.asked += 1
+        self.requests += 1
         attempts.add()
         self.open_answers += 1
         try:
@@ -92,27 +93,27 @@ class Chain:
 
 
 async def test_the_first_that_can_answer_answers() -> None:
-    """Nobody after it is asked."""
+    """Providers after it get no request."""
     chain = Chain(None, None)
     assert await chain.ask() == "ray_serve 1: Hello"
-    assert (chain.ollama.asked, chain.embedded.asked) == (0, 0)
+    assert (chain.ollama.requests, chain.embedded.requests) == (0, 0)
 
 
 async def test_attempts_add_up_over_the_providers() -> None:
-    """The header tells what the request really cost."""
-    chain = Chain(EndpointUnreachable("gone"), NotReady("no model"))
+    """The header has the number of attempts of all providers."""
+    chain = Chain(EndpointUnreachable("unreachable"), NotReady("no model"))
     assert await chain.ask() == "embedded 3: Hello"
     assert [event.cause for event in chain.observer.of(FellBack)] == ["endpoint_unreachable"]
     (local,) = chain.observer.of(LocalFailed)
     assert (local.name, local.cause) == ("llm.ollama.error", "not_ready")
 
 
-async def test_the_callers_mistake_ends_the_chain() -> None:
-    """Nobody else is bothered with a bad request."""
+async def test_a_client_error_ends_the_chain() -> None:
+    """A wrong request is not sent to further providers."""
     chain = Chain(InvalidRequest("no"), None)
     with pytest.raises(CallerError):
         await chain.ask()
-    assert chain.ollama.asked == 0
+    assert chain.ollama.requests == 0
 
 
 async def test_a_parameter_one_engine_lacks_is_left_to_the_next() -> None:
@@ -127,7 +128,7 @@ async def test_a_parameter_one_engine_lacks_is_left_to_the_next() -> None:
         await nowhere.ask()
 
 
-async def test_nobody_is_asked_after_the_deadline() -> None:
+async def test_no_provider_is_tried_after_the_deadline() -> None:
     """When the time is up, the causes so far are the answer."""
     chain = Chain(DeadlineExceeded("slow"), None)
     chain.ray.takes = 11.0
@@ -135,7 +136,7 @@ async def test_nobody_is_asked_after_the_deadline() -> None:
         asking = group.create_task(failure_of(chain))
         await chain.clock.advance(11.0)
     assert [name for name, _ in asking.result().causes] == ["ray_serve"]
-    assert chain.ollama.asked == 0
+    assert chain.ollama.requests == 0
 
 
 async def failure_of(chain: Chain) -> AllProvidersFailed:
@@ -155,7 +156,7 @@ async def test_leaving_early_closes_the_provider() -> None:
 
 
 async def test_cancelling_while_a_provider_works_closes_it() -> None:
-    """A caller who leaves before the first token is not passed on to the next provider."""
+    """If the client disconnects before the first token, no further provider is tried."""
     chain = Chain(None, None)
     chain.ray.takes = 5.0
     async with asyncio.TaskGroup() as group:
@@ -164,4 +165,4 @@ async def test_cancelling_while_a_provider_works_closes_it() -> None:
         assert chain.ray.open_answers == 1
         asking.cancel()
     assert chain.ray.open_answers == 0
-    assert chain.ollama.asked == 0
+    assert chain.ollama.requests == 0

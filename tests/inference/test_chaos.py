@@ -1,4 +1,4 @@
-"""Everything fails at random; nobody is lied to and nothing is left behind.
+"""With random faults everywhere, no truncated answer looks complete, and no task or connection is left.
 
 `CHAOS_REQUESTS=10000 pytest tests/inference/test_chaos.py -s` for the long run.
 """
@@ -20,8 +20,8 @@ import pytest
 from mongars.core.clock import SystemClock
 from mongars.core.errors import AllProvidersFailed, GenerationInterrupted
 from mongars.core.generation import Sampling
-from mongars.inference.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, SHARE
 from mongars.inference.config import InferenceConfig
+from mongars.inference.retry.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, SHARE
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Fault, Reset, Silence, Status
@@ -80,13 +80,13 @@ class Weather:
         return self._random.random() < LEAVING
 
     def question(self) -> GenerationRequest:
-        """One of a few that somebody else may be asking at the same time."""
+        """One of a few prompts, so that several clients send the same one at the same time."""
         asked = question(f"Say the words, number {self._random.randrange(8)}.")
         return dataclasses.replace(asked, scope="somebody", sampling=Sampling(temperature=0))
 
 
 async def ask(stack: Stack, asked: GenerationRequest, *, leave_after: int | None) -> str:
-    """How one stream ended, after a look at every word of it."""
+    """How one stream ended, with a check of its whole text."""
     text, finishes = "", 0
     try:
         async with stack.integration.open(asked) as answer:

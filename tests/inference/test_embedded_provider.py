@@ -22,8 +22,8 @@ from mongars.core.errors import (
 from mongars.core.generation import Sampling
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
+from mongars.inference.embedded import Embedded
 from mongars.inference.provider import Attempts
-from mongars.inference.providers.embedded import Embedded
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import Status
 from mongars.testing.inference import build, question
@@ -38,7 +38,7 @@ CLOCK = SystemClock()
 
 
 class SlowStart(FakeEngine):
-    """A fake engine that takes its time to start, and counts how often it was told to."""
+    """A fake engine with a slow start, which counts how often it was started."""
 
     starts = 0
 
@@ -77,8 +77,8 @@ async def outcome_of(asking: Coroutine[None, None, str]) -> str | WorldError:
         return error
 
 
-async def test_the_engine_is_started_once_by_whoever_comes_first() -> None:
-    """Ten first callers wait for one and the same start."""
+async def test_the_engine_is_started_once_for_all_requests() -> None:
+    """Ten requests at once wait for the same start."""
     engine = SlowStart(FakePlan(), clock=CLOCK)
     async with running(engine) as provider:
         assert engine.starts == 0
@@ -88,8 +88,8 @@ async def test_the_engine_is_started_once_by_whoever_comes_first() -> None:
         assert engine.starts == 1
 
 
-async def test_a_caller_who_gives_up_does_not_undo_the_start() -> None:
-    """A deadline shorter than the start still gets the engine going, for the next caller."""
+async def test_a_short_deadline_does_not_cancel_the_start() -> None:
+    """A request with a deadline shorter than the start still starts the engine, for the next request."""
     engine = SlowStart(FakePlan(), clock=CLOCK)
     async with running(engine) as provider:
         with pytest.raises(DeadlineExceeded):
@@ -98,8 +98,8 @@ async def test_a_caller_who_gives_up_does_not_undo_the_start() -> None:
         assert engine.starts == 1
 
 
-async def test_a_failed_start_is_told_and_tried_again() -> None:
-    """The reason reaches the caller; the next caller gives the engine another chance."""
+async def test_a_failed_start_is_reported_and_tried_again() -> None:
+    """The error has the reason, and the next request starts the engine again."""
     engine = FakeEngine(FakePlan(start_error="no weights"), clock=CLOCK)
     async with running(engine) as provider:
         for _ in range(2):
@@ -108,8 +108,8 @@ async def test_a_failed_start_is_told_and_tried_again() -> None:
         assert (await provider.status()).state == "down"
 
 
-async def test_a_shutdown_during_the_start_is_told() -> None:
-    """Whoever waits for the engine hears that it will not come."""
+async def test_a_shutdown_during_the_start_fails_waiting_requests() -> None:
+    """Requests that wait for the engine fail when the process shuts down."""
     engine = SlowStart(FakePlan(), clock=CLOCK)
     provider = Embedded(engine, InferenceConfig(endpoints=(), use_ray=False))
     async with asyncio.TaskGroup() as group:
@@ -121,14 +121,14 @@ async def test_a_shutdown_during_the_start_is_told() -> None:
 
 
 async def test_open_choices_are_filled_with_the_configured_sampling() -> None:
-    """The local model keeps to the operator's defaults where the caller chose nothing."""
+    """Parameters that the request leaves open get the operator's defaults."""
     engine = FakeEngine(FakePlan(), clock=CLOCK)
     async with running(engine, sampling=Sampling(max_tokens=2)) as provider:
         assert await ask(provider) == "[1] you"
 
 
 async def test_a_full_queue_sheds_at_once_with_a_wait_to_advise() -> None:
-    """One slot, one place to wait: the third caller is sent away immediately."""
+    """With one slot and one place in the queue, the third request is refused at once."""
     engine = FakeEngine(FakePlan(slots=1, token_delay=0.05), clock=CLOCK)
     async with running(engine, waiting=1) as provider, asyncio.TaskGroup() as group:
         first = group.create_task(ask(provider))
@@ -142,7 +142,7 @@ async def test_a_full_queue_sheds_at_once_with_a_wait_to_advise() -> None:
         assert await first == await second
 
 
-async def test_who_cannot_be_served_in_time_is_sent_away_on_arrival() -> None:
+async def test_requests_that_cannot_be_served_in_time_are_refused_by_the_embedded_engine() -> None:
     """By how long answers took lately, a short deadline cannot be met: no use in queueing."""
     engine = FakeEngine(FakePlan(slots=1, first_token_delay=0.5), clock=CLOCK)
     async with running(engine) as provider, asyncio.TaskGroup() as group:
@@ -156,7 +156,7 @@ async def test_who_cannot_be_served_in_time_is_sent_away_on_arrival() -> None:
         held.cancel()
 
 
-async def test_the_callers_mistakes_are_the_callers() -> None:
+async def test_client_errors_are_returned_to_the_client() -> None:
     """A prompt that does not fit is refused with the engine's own numbers."""
     engine = FakeEngine(FakePlan(context_tokens=8), clock=CLOCK)
     async with running(engine) as provider:
@@ -165,7 +165,7 @@ async def test_the_callers_mistakes_are_the_callers() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "error"), [(0, InferenceFailed), (2, GenerationInterrupted)])
-async def test_cuts_are_told(tokens: int, error: type[Exception]) -> None:
+async def test_cuts_are_reported(tokens: int, error: type[Exception]) -> None:
     """An engine that breaks off is never taken for one that has finished."""
     engine = FakeEngine(FakePlan(cut_after_tokens=tokens), clock=CLOCK)
     async with running(engine) as provider:
@@ -204,7 +204,7 @@ async def test_choices_of_one_user_do_not_keep_another_user_waiting() -> None:
 
 @pytest.mark.parametrize("plan", [{"first_token_delay": 30.0}, {"token_delay": 0.05}], ids=str)
 async def test_leaving_frees_the_slot_at_once(plan: dict[str, float]) -> None:
-    """A caller who leaves, before or after the first token, stops the engine's work."""
+    """A client that disconnects, before or after the first token, stops the engine's work."""
     engine = FakeEngine(FakePlan(slots=1, **plan), clock=CLOCK)
     async with running(engine) as provider, asyncio.TaskGroup() as group:
         asking = group.create_task(ask(provider))
@@ -215,7 +215,7 @@ async def test_leaving_frees_the_slot_at_once(plan: dict[str, float]) -> None:
         assert engine.busy == 0
 
 
-async def test_an_engine_nobody_uses_gives_its_memory_back() -> None:
+async def test_an_unused_engine_is_stopped() -> None:
     """Unused for long enough the engine is stopped, never under an answer; the next starts it."""
     engine = SlowStart(FakePlan(token_delay=0.1), clock=CLOCK)
     async with running(engine, idle_seconds=0.1) as provider:
@@ -239,7 +239,7 @@ class Broken(FakeEngine):
 
 
 async def test_a_bug_in_a_provider_does_not_end_the_process() -> None:
-    """The caller is told, the rest goes on, and the provider begins its work again."""
+    """The error is reported, other work continues, and the provider's background work is restarted."""
     engine = Broken(FakePlan(), clock=CLOCK)
     built = build(InferenceConfig(endpoints=(), use_ray=False), engine=engine)
     async with asyncio.timeout(10), built.integration as llm:
@@ -252,7 +252,7 @@ async def test_a_bug_in_a_provider_does_not_end_the_process() -> None:
 
 
 async def test_the_embedded_engine_takes_what_is_too_long_for_ray() -> None:
-    """If its window holds the prompt, by Ray's count; else the caller learns the numbers."""
+    """If its window holds the prompt, by Ray's count; otherwise the error has the numbers."""
     told = {"error": "context_length_exceeded", "prompt_tokens": 300, "context_tokens": 256}
     async with FakeReplica() as replica:
         replica.always = Status(code=400, body=told)

@@ -1,4 +1,4 @@
-"""What each environment variable of the client changes, as somebody sees it who asks a question.
+"""The effect of each environment variable of the client on the answers to requests.
 
 From variables through the settings to real sockets; the certificates are in `test_tls.py`.
 """
@@ -45,19 +45,19 @@ def configured(**variables: object) -> Stack:
 
 
 async def provider(built: Stack) -> str:
-    """Who answers one question."""
+    """The provider that answers one request."""
     return (await built.integration.generate(question()))[1].provider
 
 
 async def all_at_once(built: Stack, count: int) -> list[str]:
-    """Who answers each of so many questions."""
+    """The providers that answer so many requests at once."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(provider(built)) for _ in range(count)]
     return [task.result() for task in tasks]
 
 
 class Counting(FakeReplica):
-    """Remembers the most requests that were under way at once."""
+    """Remembers the largest number of requests that were under way at once."""
 
     peak = 0
 
@@ -80,7 +80,7 @@ async def test_use_ray_serve(value: str, answers: str) -> None:
 
 
 async def test_ray_serve_url_is_a_list() -> None:
-    """Blanks drop out; where the first endpoint is gone, the second one answers."""
+    """Blanks are dropped; if the first endpoint is unreachable, the second one answers."""
     async with FakeReplica() as replica:
         built = configured(RAY_SERVE_URL=f" {REFUSED}, , {replica.url}/ ")
         async with built.integration:
@@ -89,14 +89,14 @@ async def test_ray_serve_url_is_a_list() -> None:
 
 @pytest.mark.parametrize("variables", [{}, {"RAY_SERVE_URL": " , "}], ids=["unset", "blank"])
 async def test_without_a_url_answers_are_local(variables: dict[str, str]) -> None:
-    """No endpoint, no Ray; nobody is asked by default."""
+    """Without an endpoint Ray is not used; there is no default endpoint."""
     built = configured(**variables)
     async with built.integration:
         assert await provider(built) == "embedded"
 
 
 async def test_ray_client_timeout_bounds_silence() -> None:
-    """After so many seconds without a token somebody else answers."""
+    """After so many seconds without a token another provider answers."""
     start = CLOCK.monotonic()
     async with FakeReplica() as replica:
         replica.always = Silence()
@@ -108,7 +108,7 @@ async def test_ray_client_timeout_bounds_silence() -> None:
 
 @pytest.mark.slow
 async def test_ray_client_timeout_is_no_total() -> None:
-    """A stream that has begun goes on for longer than that."""
+    """A stream that has started may take longer."""
     async with FakeReplica() as replica:
         replica.always = Answer(token_delay=0.04)
         built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_TIMEOUT="2")
@@ -130,7 +130,7 @@ async def test_ray_client_connect_timeout_bounds_dialling() -> None:
 
 @contextmanager
 def deaf_host() -> Iterator[str]:
-    """A port whose queue of connections is full: further ones are neither taken nor refused."""
+    """A port with a full backlog: further connections are neither accepted nor refused."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -143,7 +143,7 @@ def deaf_host() -> Iterator[str]:
 
 
 async def test_ray_client_max_connections_bounds_what_is_under_way() -> None:
-    """Six questions at once, two connections: all are answered by Ray, two at a time."""
+    """With two connections, six requests at once are all answered by Ray, two at a time."""
     async with Counting() as replica:
         replica.always = Answer(first_delay=0.05)
         built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_MAX_CONNECTIONS=2)
@@ -154,7 +154,7 @@ async def test_ray_client_max_connections_bounds_what_is_under_way() -> None:
 
 @pytest.mark.parametrize("kept", [1, 3])
 async def test_ray_client_max_keepalive_bounds_what_stays_open(kept: int) -> None:
-    """After a burst so many connections stay, as the server sees it, and the next question uses one."""
+    """After a burst so many connections stay open at the server, and the next request uses one."""
     async with FakeReplica() as replica:
         replica.always = Answer(first_delay=0.05)
         built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_MAX_KEEPALIVE=kept)
@@ -167,8 +167,8 @@ async def test_ray_client_max_keepalive_bounds_what_stays_open(kept: int) -> Non
             assert replica.connections == before
 
 
-async def test_ray_scaling_status_codes_name_who_is_only_busy() -> None:
-    """425 is then no refusal but a request for patience, which is obeyed."""
+async def test_ray_scaling_status_codes_name_the_busy_statuses() -> None:
+    """With 425 in the list the endpoint counts as busy, and its `Retry-After` is obeyed."""
     early = Status(code=425, headers={"Retry-After": "0.3"})
     async with FakeReplica(early) as replica:
         built = configured(RAY_SERVE_URL=replica.url, RAY_SCALING_STATUS_CODES="425, 503")
@@ -180,7 +180,7 @@ async def test_ray_scaling_status_codes_name_who_is_only_busy() -> None:
 
 
 async def test_ray_retry_after_max_bounds_what_is_obeyed() -> None:
-    """An hour asked for by a busy endpoint is a third of a second where the operator says so."""
+    """An hour in `Retry-After` is reduced to a third of a second if the operator sets that."""
     busy = Status(code=503, headers={"Retry-After": "3600"})
     async with FakeReplica(busy) as replica:
         built = configured(RAY_SERVE_URL=replica.url, RAY_RETRY_AFTER_MAX="0.3")
@@ -191,7 +191,7 @@ async def test_ray_retry_after_max_bounds_what_is_obeyed() -> None:
 
 
 async def test_statuses_that_are_not_listed_are_no_scaling() -> None:
-    """Where 503 is left out it is a failure of the endpoint; by default 425 is the caller's."""
+    """A 503 that is not listed is a failure of the endpoint; by default a 425 is the client's error."""
     async with FakeReplica(BUSY) as replica:
         built = configured(RAY_SERVE_URL=replica.url, RAY_SCALING_STATUS_CODES="409")
         async with built.integration:
@@ -205,7 +205,7 @@ async def test_statuses_that_are_not_listed_are_no_scaling() -> None:
 
 
 async def test_ray_scaling_backoff_bounds_each_wait() -> None:
-    """The waits of a busy endpoint without `Retry-After` are no longer than the list says."""
+    """The waits for a busy endpoint without `Retry-After` are no longer than the list allows."""
     async with FakeReplica(BUSY, BUSY, BUSY) as replica:
         variables = {"RAY_SCALING_BACKOFF": "0.001, -5, 0.002", "RAY_MAX_SCALE_CYCLES": "4"}
         built = configured(RAY_SERVE_URL=replica.url, **variables)
@@ -218,7 +218,7 @@ async def test_ray_scaling_backoff_bounds_each_wait() -> None:
 
 @pytest.mark.parametrize("cycles", [1, 3])
 async def test_ray_max_scale_cycles_bounds_the_rounds(cycles: int) -> None:
-    """So often a busy endpoint is asked by one question before somebody else answers it."""
+    """One request tries a busy endpoint so many times before it falls back."""
     async with FakeReplica() as replica:
         replica.always = BUSY
         variables = {"RAY_SCALING_BACKOFF": "0.01", "RAY_MAX_SCALE_CYCLES": cycles}
@@ -252,8 +252,8 @@ async def test_ray_serve_token(token: str | None) -> None:
         assert replica.received[0].headers.get("authorization") == expected
 
 
-async def test_ollama_host_is_the_first_fallback_and_asked_for_ollama_model() -> None:
-    """Host and port do; the tag is the one that is asked for, and Ray still comes first."""
+async def test_ollama_host_is_the_first_fallback_with_ollama_model() -> None:
+    """Host and port suffice; the configured tag is requested, and Ray still comes first."""
     async with FakeOllama(models=("tiny:1b",)) as ollama, FakeReplica() as replica:
         variables = {"OLLAMA_HOST": ollama.base.removeprefix("http://"), "OLLAMA_MODEL": "tiny:1b"}
         built = configured(RAY_SERVE_URL=replica.url, **variables)
@@ -274,7 +274,7 @@ async def test_an_ollama_model_that_is_not_there_is_passed_over() -> None:
 
 
 async def test_ray_model_sampling_defaults_hold_for_the_fallback_too() -> None:
-    """What a question leaves open is drawn by Ollama as the Serve application would."""
+    """Ollama samples with the same defaults as the Serve application."""
     async with FakeOllama(models=("smollm2:135m",)) as ollama:
         defaults = {"TEMPERATURE": "0.25", "TOP_P": "0.5", "MAX_TOKENS": "33"}
         variables = {f"RAY_MODEL_{name}": value for name, value in defaults.items()}

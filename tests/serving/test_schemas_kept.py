@@ -16,9 +16,9 @@ from mongars.core.errors import GenerationInterrupted
 from mongars.core.generation import Sampling
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
+from mongars.inference.http.http_pool import HttpPool
+from mongars.inference.ollama.provider import Ollama
 from mongars.inference.provider import Attempts
-from mongars.inference.providers.http import HttpPool
-from mongars.inference.providers.ollama import Ollama
 from mongars.serving.config import ReplicaConfig
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica

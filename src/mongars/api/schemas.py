@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from mongars.core.generation import FinishReason
-from mongars.inference.endpoints import EndpointStatus
+from mongars.inference.endpoints.endpoint_status import EndpointStatus
 
 
 class Model(BaseModel):

@@ -28,11 +28,11 @@ from mongars.core.clock import SystemClock
 from mongars.core.observe import Note
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
+from mongars.inference.embedded import Embedded
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.integration import LLMIntegration
-from mongars.inference.providers.embedded import Embedded
-from mongars.inference.providers.http import HttpPool
-from mongars.inference.providers.ollama import Ollama
-from mongars.inference.providers.ray_serve import RayServe
+from mongars.inference.ollama.provider import Ollama
+from mongars.inference.ray.provider import RayServe
 from mongars.persistence.conversations import SqlConversations
 from mongars.persistence.database import Database
 from mongars.persistence.sql_accounts import SqlAccounts
@@ -168,7 +168,7 @@ def build_llm(settings: Settings, *, clock: Clock, observer: Observer) -> LLMInt
             clock=clock,
             observer=observer,
             random=random.random,
-            only_hope=engine is None and config.ollama_host is None,
+            sole_provider=engine is None and config.ollama_host is None,
         )
         providers.append(ray)
     if config.ollama_host is not None:

@@ -10,7 +10,7 @@ from mongars.core.errors import ConfigurationError, StorageUnavailable
 from mongars.core.optional import require
 from mongars.engines.provisioning.spec import FileSource, OllamaSource
 from mongars.inference.events import split_label
-from mongars.inference.providers.tls import Trust
+from mongars.inference.http.tls import TlsContexts
 from mongars.persistence.database import Database
 from mongars.persistence.migrate import current, head
 from mongars.persistence.url import masked
@@ -51,7 +51,7 @@ def engine_check(settings: Settings) -> str:
 def ray_check(settings: Settings) -> str:
     """The Ray Serve endpoints; checks their certificates. Raises `ConfigurationError`."""
     config = settings.inference()
-    Trust(config)
+    TlsContexts(config)
     if not config.ray_active:
         return "not used: RAY_SERVE_URL is empty or USE_RAY_SERVE is false"
     return ", ".join("".join(split_label(url)) for url in config.endpoints)

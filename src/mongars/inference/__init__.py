@@ -1,1 +1,1 @@
-"""LLMIntegration: the client that keeps answering when the cluster does not."""
+"""`LLMIntegration`: the client for Ray Serve, Ollama and the embedded engine, with retries and fallback."""

@@ -1,11 +1,12 @@
-"""The chain of providers: the first that can begin an answer gives it.
+"""The chain of providers: providers are tried in order until one starts an answer.
 
-A `CallerError` ends it, since no other provider could do better; but for a prompt that is too long, which
-a provider with a larger window can answer, and for a parameter that an engine does not support, which
-the next one may. That alone is no fallback: nothing has failed.
+A `CallerError` ends the chain, because the request itself is wrong, with two exceptions: a prompt that
+is too long is sent to a provider with a larger context window, and a request with a parameter that one
+engine does not support to the next one. Neither counts as a fallback, because nothing has failed.
 
-Falling back is invisible before the first content token. After it a cut answer goes on only where the
-new words provably follow the delivered ones (`inference.continuation`); else the cut is reported.
+A fallback before the first content token is invisible to the client. After it, a cut answer is completed
+by another provider only if the new text verifiably continues the delivered text
+(`inference.streams.continuation`); otherwise the cut is reported.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from mongars.core.errors import (
     WorldError,
 )
 from mongars.core.generation import Begun
-from mongars.inference.continuation import MovingChunks, Resumed, anchor, movable
+from mongars.inference.context_overflow import fits_context, with_prompt_size
 from mongars.inference.events import (
     Answered,
     FallbackReason,
@@ -38,9 +39,14 @@ from mongars.inference.events import (
     Outcome,
     Unanswered,
 )
-from mongars.inference.failures import EmptyAnswer
-from mongars.inference.larger import holds, measured
 from mongars.inference.provider import Attempts, Route, StreamState
+from mongars.inference.retry.failures import EmptyAnswer
+from mongars.inference.streams.continuation import (
+    FailoverChunks,
+    Resumed,
+    can_fail_over,
+    resume_prefix,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -49,8 +55,8 @@ if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest, Origin
     from mongars.core.observe import Observer
-    from mongars.inference.continuation import Reopen
     from mongars.inference.provider import CacheUse, Provider, ProviderStream
+    from mongars.inference.streams.continuation import Reopen
 
 _OUTCOMES: dict[StreamState, Outcome] = {
     "complete": "success",
@@ -60,31 +66,31 @@ _OUTCOMES: dict[StreamState, Outcome] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An answer that has begun; iterate it for its chunks.
+class AnswerStream:
+    """A started answer; iterate it for its chunks.
 
-    Iterating raises `GenerationInterrupted` if it is cut; if it just ends, it is complete.
+    Iterating raises `GenerationInterrupted` if the answer is cut; if iteration ends, it is complete.
     """
 
-    chunks: MovingChunks
+    chunks: FailoverChunks
 
     @property
     def route(self) -> Route:
-        """Which way it comes: after a move, of whoever goes on."""
+        """The route of the answer; after a failover, that of the current provider."""
         return self.chunks.route
 
     @property
     def origin(self) -> Origin:
-        """Who gives it: after a move, who goes on."""
+        """Model, adapter and replica of the answer; after a failover, the current ones."""
         return self.chunks.origin
 
-    def __aiter__(self) -> MovingChunks:
+    def __aiter__(self) -> FailoverChunks:
         return self.chunks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Ask:
-    """One question on its way: by when, and how often it was sent."""
+class _Call:
+    """One request with its deadline and the attempts made for it."""
 
     request: GenerationRequest
     deadline: Deadline
@@ -92,12 +98,12 @@ class _Ask:
     cache: CacheUse | None
 
     def open(self, provider: Provider) -> AbstractAsyncContextManager[ProviderStream]:
-        """Put it to that provider."""
+        """Send it to `provider`; see `Provider.open`."""
         return provider.open(self.request, self.deadline, self.attempts)
 
-    def measured(self, error: ContextLengthExceeded) -> _Ask:
-        """The same, for who makes room for it."""
-        return dataclasses.replace(self, request=measured(self.request, error))
+    def with_prompt_size(self, error: ContextLengthExceeded) -> _Call:
+        """The same call with the size of its prompt, for a provider with a larger context window."""
+        return dataclasses.replace(self, request=with_prompt_size(self.request, error))
 
 
 class ProviderChain:
@@ -106,29 +112,30 @@ class ProviderChain:
     def __init__(
         self, providers: tuple[Provider, ...], *, observer: Observer, cure: str = ""
     ) -> None:
-        """`cure` is what to do about a total failure, for its message."""
+        """`cure`: what an operator can do if all providers fail, for the error message."""
         if not providers:
             detail = "No provider can answer: configure RAY_SERVE_URL or a local model."
             raise ConfigurationError(detail)
         self._providers = providers
+        self._local = frozenset(provider.name for provider in providers if provider.local)
         self._observer = observer
         self._cure = cure
 
     @asynccontextmanager
     async def open(
         self, request: GenerationRequest, deadline: Deadline, *, cache: CacheUse | None = None
-    ) -> AsyncIterator[Answer]:
-        """Begin an answer with the first provider that can; `cache` is for its route.
+    ) -> AsyncIterator[AnswerStream]:
+        """Start an answer with the first provider that can; `cache` is noted in its route.
 
-        Raises a `CallerError` at once, or `AllProvidersFailed` with the cause of each.
+        Raises a `CallerError`, or `AllProvidersFailed` with the error of each provider.
         """
         clock = deadline.clock
         start = clock.monotonic()
-        ask = _Ask(request=request, deadline=deadline, attempts=Attempts(clock), cache=cache)
+        call = _Call(request=request, deadline=deadline, attempts=Attempts(clock), cache=cache)
         async with AsyncExitStack() as ends:
             stack = AsyncExitStack()
             try:
-                answer = await self._begin(ask, stack)
+                answer = await self._start(call, stack)
             except AllProvidersFailed as error:
                 self._observer.observe(
                     Unanswered(
@@ -139,34 +146,38 @@ class ProviderChain:
                     )
                 )
                 raise
-            began = clock.monotonic()
-            ends.push_async_exit(answer.chunks.leave)
+            started_at = clock.monotonic()
+            ends.push_async_exit(answer.chunks.release)
             try:
                 yield answer
             finally:
                 reason = answer.route.reason
                 ended = answer.chunks.state == "complete"
-                if ended and reason is not None and not ask.attempts.fell_back:  # cut at Ray
-                    self._fell_back(ask, reason, cause=GenerationInterrupted.code)
-                seconds = (began - start, clock.monotonic() - start)
+                if ended and reason is not None and not call.attempts.fell_back:  # cut at Ray
+                    self._report_fallback(call, reason, cause=GenerationInterrupted.code)
+                seconds = (started_at - start, clock.monotonic() - start)
                 self._observer.observe(answered(request, answer, seconds))
 
-    async def _begin(self, ask: _Ask, stack: AsyncExitStack) -> Answer:
+    async def _start(self, call: _Call, stack: AsyncExitStack) -> AnswerStream:
         causes: list[tuple[str, WorldError]] = []
         unsupported: ParameterUnsupported | None = None
         reason: FallbackReason | None = None
         for index, provider in enumerate(self._providers):
-            if causes and ask.deadline.expired():
+            if causes and call.deadline.expired():
                 break
             try:
-                stream = await stack.enter_async_context(ask.open(provider))
+                stream = await stack.enter_async_context(call.open(provider))
             except ContextLengthExceeded as error:
-                if not ask.request.shortens:
-                    rest = self._providers[index:]  # it may make room itself, now that it must
-                    larger = self._begin_larger(ask.measured(error), stack, rest, reason=reason)
+                if not call.request.shortens:
+                    rest = self._providers[
+                        index:
+                    ]  # it may use a larger window itself, now that the size is known
+                    larger = self._begin_with_larger_context(
+                        call.with_prompt_size(error), stack, rest, reason=reason
+                    )
                     answer = await larger
                     if answer is not None:
-                        self._observer.observe(_larger(ask.request, answer.route, error))
+                        self._observer.observe(_larger_context(call.request, answer.route, error))
                         return answer
                 raise
             except ParameterUnsupported as error:
@@ -174,68 +185,68 @@ class ProviderChain:
                 continue
             except WorldError as error:
                 causes.append((provider.name, error))
-                reason = self._give_up(provider, ask, error) or reason
+                reason = self._report_failure(provider, call, error) or reason
                 continue
-            route = _route(provider, stream, ask, reason=reason)
-            mover = self._mover(ask, route, among=self._providers)
-            return Answer(chunks=MovingChunks(stream, stack, mover, route=route))
+            route = _route(provider, stream, call, reason=reason)
+            failover = self._failover(call, route, among=self._providers)
+            return AnswerStream(chunks=FailoverChunks(stream, stack, failover, route=route))
         if unsupported is not None and not causes:
             raise unsupported
         raise AllProvidersFailed(tuple(causes), cure=self._cure)
 
-    async def _begin_larger(
+    async def _begin_with_larger_context(
         self,
-        ask: _Ask,
+        call: _Call,
         stack: AsyncExitStack,
         providers: Sequence[Provider],
         *,
         reason: FallbackReason | None,
-    ) -> Answer | None:
-        """The answer of the first of them that holds the prompt and begins one.
+    ) -> AnswerStream | None:
+        """The answer of the first provider whose context window holds the prompt, if one starts.
 
-        What else goes wrong there is no news to the caller, whose prompt is too long anyway.
+        Other failures there are not raised: the client gets the error that its prompt is too long.
         """
         for provider in providers:
-            if ask.deadline.expired():
+            if call.deadline.expired():
                 break
-            if not await holds(provider, ask.request):
+            if not await fits_context(provider, call.request):
                 continue
             try:
-                stream = await stack.enter_async_context(ask.open(provider))
+                stream = await stack.enter_async_context(call.open(provider))
             except MongarsError as error:
-                self._give_up(provider, ask, error)
+                self._report_failure(provider, call, error)
                 continue
-            route = _route(provider, stream, ask, reason=reason)
-            mover = self._mover(ask, route, among=(provider,))
-            return Answer(chunks=MovingChunks(stream, stack, mover, route=route))
+            route = _route(provider, stream, call, reason=reason)
+            failover = self._failover(call, route, among=(provider,))
+            return AnswerStream(chunks=FailoverChunks(stream, stack, failover, route=route))
         return None
 
-    def _mover(self, ask: _Ask, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
-        """What completes the answer if it is cut; None if nobody may."""
+    def _failover(self, call: _Call, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
+        """The function that reopens the answer elsewhere if it is cut; None if that is not possible."""
         given = Counter([first.provider])
-        request, deadline = ask.request, ask.deadline
-        if not movable(request):
+        request, deadline = call.request, call.deadline
+        if not can_fail_over(request):
             return None
 
         async def reopen(delivered: str, origin: Origin, stack: AsyncExitStack) -> Resumed | None:
-            begun = Begun(
-                text=anchor(delivered, request.sampling.stop),
+            started = Begun(
+                text=resume_prefix(delivered, request.sampling.stop),
                 model=origin.model,
                 adapter_version=origin.adapter_version,
                 adapter_digest=origin.adapter_digest,
             )
-            asked = dataclasses.replace(
-                ask, request=dataclasses.replace(request, continue_from=begun)
+            continued = dataclasses.replace(
+                call, request=dataclasses.replace(request, continue_from=started)
             )
             for provider in among:
                 if deadline.expired():
                     break
                 if given[provider.name] > 1:
-                    continue  # it was cut twice: once by chance, once more for a reason
+                    continue  # cut twice there: a third attempt would probably be cut too
                 try:
-                    stream = await stack.enter_async_context(asked.open(provider))
+                    stream = await stack.enter_async_context(continued.open(provider))
                 except MongarsError as error:
-                    self._give_up(provider, ask, error)
+                    self._report_failure(provider, call, error)
                     continue
                 given[provider.name] += 1
                 self._observer.observe(
@@ -247,21 +258,23 @@ class ProviderChain:
                         kind="continued" if stream.continued else "restarted",
                     )
                 )
-                left_ray = first.provider == "ray_serve" != provider.name
-                reason = "ray_exception" if left_ray else first.reason
+                left_remote = first.provider not in self._local and provider.local
+                reason = "ray_exception" if left_remote else first.reason
                 return Resumed(
                     stream=stream,
-                    route=_route(provider, stream, ask, reason=reason),
-                    known=delivered[len(begun.text) :] if stream.continued else delivered,
+                    route=_route(provider, stream, call, reason=reason),
+                    known=delivered[len(started.text) :] if stream.continued else delivered,
                 )
             return None
 
         return reopen
 
-    def _give_up(self, provider: Provider, ask: _Ask, error: MongarsError) -> FallbackReason | None:
-        """Report a provider's failure; returns the reason if it was Ray that failed."""
-        request = ask.request
-        if provider.name != "ray_serve":
+    def _report_failure(
+        self, provider: Provider, call: _Call, error: MongarsError
+    ) -> FallbackReason | None:
+        """Record a provider's failure; returns the fallback reason unless the provider is local."""
+        request = call.request
+        if provider.local:
             self._observer.observe(
                 LocalFailed(
                     request_id=request.request_id,
@@ -272,15 +285,15 @@ class ProviderChain:
             )
             return None
         reason = fallback_reason(error)
-        self._fell_back(ask, reason, cause=error.code)
+        self._report_fallback(call, reason, cause=error.code)
         return reason
 
-    def _fell_back(self, ask: _Ask, reason: FallbackReason, *, cause: str) -> None:
-        ask.attempts.fell_back = True
+    def _report_fallback(self, call: _Call, reason: FallbackReason, *, cause: str) -> None:
+        call.attempts.fell_back = True
         self._observer.observe(
             FellBack(
-                request_id=ask.request.request_id,
-                task_type=ask.request.task_type,
+                request_id=call.request.request_id,
+                task_type=call.request.task_type,
                 reason=reason,
                 cause=cause,
             )
@@ -288,27 +301,27 @@ class ProviderChain:
 
 
 def fallback_reason(error: MongarsError) -> FallbackReason:
-    """The published word for why Ray did not answer."""
+    """Why Ray gave no answer, as metrics and logs report it."""
     if isinstance(error, EmptyAnswer):
         return "empty_response"
     return "error_response" if isinstance(error, InferenceFailed) else "ray_exception"
 
 
 def _route(
-    provider: Provider, stream: ProviderStream, ask: _Ask, *, reason: FallbackReason | None
+    provider: Provider, stream: ProviderStream, call: _Call, *, reason: FallbackReason | None
 ) -> Route:
     return Route(
         provider=provider.name,
         endpoint=stream.endpoint,
-        attempts=ask.attempts.count,
+        attempts=call.attempts.count,
         fallback=reason is not None,
         reason=reason,
-        cache=ask.cache,
-        waited=ask.attempts.waited,
+        cache=call.cache,
+        waited=call.attempts.waited,
     )
 
 
-def _larger(
+def _larger_context(
     request: GenerationRequest, route: Route, error: ContextLengthExceeded
 ) -> LargerContext:
     return LargerContext(
@@ -321,8 +334,10 @@ def _larger(
     )
 
 
-def answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, float]) -> Answered:
-    """What is told of an answer at its end; `seconds` to its first content, and in all."""
+def answered(
+    request: GenerationRequest, answer: AnswerStream, seconds: tuple[float, float]
+) -> Answered:
+    """The event of an answer that has ended; `seconds`: to its first content, and in all."""
     usage = answer.chunks.usage
     return Answered(
         request_id=request.request_id,
@@ -343,6 +358,6 @@ def answered(request: GenerationRequest, answer: Answer, seconds: tuple[float, f
     )
 
 
-def _outcome(answer: Answer) -> Outcome:
+def _outcome(answer: AnswerStream) -> Outcome:
     outcome = _OUTCOMES[answer.chunks.state]
     return "fallback" if outcome == "success" and answer.route.fallback else outcome

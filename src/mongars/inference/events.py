@@ -1,6 +1,6 @@
-"""What happens while a question is answered, as frozen events; telemetry decides what they become.
+"""Events of inference, as frozen data; `telemetry` turns them into metrics and log lines.
 
-No event holds a prompt, an answer or a credential. `name` is the stable name of the log line.
+No event contains a prompt, an answer or a credential. `name` is the stable name of the log line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AttemptFailure = Literal[
 ]
 FallbackReason = Literal["ray_exception", "error_response", "empty_response"]
 Outcome = Literal["success", "fallback", "error", "cancelled"]
-"""How a request ended; the same words in every metric and log line. `cancelled`: the client left."""
+"""How a request ended, as in metrics and logs. `cancelled`: the client closed the connection."""
 
 _FAILURE_NAMES: dict[AttemptFailure, str] = {
     "server_error": "llm.ray.server_error",
@@ -50,14 +50,14 @@ def _names(kind: type[Any]) -> tuple[str, ...]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fields:
     def fields(self) -> dict[str, object]:
-        """The facts, ready to be logged; None is left out."""
+        """The fields to log, without those that are None."""
         found = ((name, getattr(self, name)) for name in _names(type(self)))  # type: ignore[arg-type] # classes are hashable
         return {name: value for name, value in found if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayEnabled(_Fields):
-    """Ray takes part; emitted once."""
+    """Ray is in use; emitted once at start."""
 
     endpoints: tuple[str, ...]
     name = "llm.ray.enabled"
@@ -65,7 +65,7 @@ class RayEnabled(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayDisabled(_Fields):
-    """Ray takes no part: local providers are the first choice; emitted once."""
+    """Ray is not in use, only local providers; emitted once at start."""
 
     reason: Literal["disabled_by_configuration", "empty_url_configuration"]
     name = "llm.ray.disabled"
@@ -82,14 +82,14 @@ class _Attempt(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptStarted(_Attempt):
-    """A request goes out to a Ray endpoint."""
+    """A request is sent to a Ray endpoint."""
 
     name = "llm.ray.dispatch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSkipped(_Fields):
-    """A request was not sent to this endpoint, and to no other: by `reason`, its state."""
+    """A request was sent to no endpoint; one event for each, with its state as `reason`."""
 
     request_id: str
     task_type: str
@@ -101,7 +101,7 @@ class AttemptSkipped(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingSeen(_Attempt):
-    """A Ray endpoint is healthy but asks for patience; it is left alone for `delay_seconds`."""
+    """A Ray endpoint was busy; no request is sent there for `delay_seconds`."""
 
     status_code: int | None
     delay_seconds: float
@@ -116,7 +116,7 @@ class AttemptFailed(_Attempt):
     error: str
     status_code: int | None = None
     detail: str | None = None
-    """Why no connection came about or it broke, and what to do."""
+    """Why a connection failed or broke, and what to do."""
 
     @property
     def name(self) -> str:
@@ -126,7 +126,7 @@ class AttemptFailed(_Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSucceeded(_Attempt):
-    """A Ray answer came to its end; times run from the start of this attempt."""
+    """A Ray answer completed; times run from the start of this attempt."""
 
     first_token_seconds: float
     seconds: float
@@ -135,7 +135,7 @@ class AttemptSucceeded(_Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hedged(_Fields):
-    """A second attempt went to this endpoint, `after_seconds`; it `won` if it gave the answer."""
+    """A hedge was sent to this endpoint `after_seconds`; it `won` if its answer was used."""
 
     request_id: str
     task_type: str
@@ -148,13 +148,13 @@ class Hedged(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointChanged(_Fields):
-    """A Ray endpoint went down, or was found to be reachable again."""
+    """A Ray endpoint went down, or is reachable again."""
 
     endpoint: str
     path: str
     state: Literal["down", "reachable"]
     detail: str | None = None
-    """Why it cannot be reached, if a background probe found that out."""
+    """Why it cannot be reached, if a background probe found it down."""
 
     @property
     def name(self) -> str:
@@ -164,7 +164,7 @@ class EndpointChanged(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FellBack(_Fields):
-    """Ray could not begin an answer; the local providers take over. `cause` is an error code."""
+    """Ray started no answer, and local providers are tried. `cause` is an error code."""
 
     request_id: str
     task_type: str
@@ -175,7 +175,7 @@ class FellBack(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalFailed(_Fields):
-    """A local provider could not begin an answer."""
+    """A local provider started no answer."""
 
     request_id: str
     task_type: str
@@ -190,7 +190,7 @@ class LocalFailed(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved(_Fields):
-    """An answer was cut in the middle and goes on elsewhere, exactly or from its beginning."""
+    """Mid-stream failover: a cut answer is continued, or restarted, by this provider."""
 
     request_id: str
     task_type: str
@@ -202,7 +202,7 @@ class Moved(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LargerContext(_Fields):
-    """A prompt of `prompt_tokens` was too long for one model; another, that holds it, answers."""
+    """A prompt was too long for one model; this provider, with a larger context window, answers."""
 
     request_id: str
     task_type: str
@@ -210,13 +210,13 @@ class LargerContext(_Fields):
     endpoint: str
     prompt_tokens: int
     context_tokens: int
-    """What the first model holds; 0 if it did not say."""
+    """Context window of the first model; 0 if unknown."""
     name = "llm.larger_context"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unanswered(_Fields):
-    """Every provider failed; `cause` is the error code the caller gets. `seconds` were spent."""
+    """Every provider failed, after `seconds`; `cause` is the error code in the response."""
 
     request_id: str
     task_type: str
@@ -227,7 +227,7 @@ class Unanswered(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(_Fields):
-    """A response began, and ended as `outcome` says; times run from the request's arrival."""
+    """A response started and ended with `outcome`; times run from the request's arrival."""
 
     request_id: str
     task_type: str
@@ -243,14 +243,14 @@ class Answered(_Fields):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     moves: int = 0
-    """How often it was cut and went on elsewhere."""
+    """Mid-stream failovers."""
     cache: Literal["hit", "shared", "miss"] | None = None
-    """Of a question whose answer may be kept: whether it was stored, in the making, or asked for."""
+    """For cacheable requests: answered from the store, shared with another request, or generated."""
     name = "llm.answered"
 
 
 def ray_event(config: InferenceConfig) -> RayEnabled | RayDisabled:
-    """What the configuration says about Ray."""
+    """The start event: whether the configuration uses Ray."""
     if config.ray_active:
         return RayEnabled(endpoints=tuple("".join(split_label(url)) for url in config.endpoints))
     if not config.endpoints:
@@ -260,5 +260,5 @@ def ray_event(config: InferenceConfig) -> RayEnabled | RayDisabled:
 
 @functools.lru_cache(maxsize=64)
 def split_label(url: str) -> tuple[str, str]:
-    """Host with port, and path, of an endpoint; never its credentials or query."""
+    """Host with port, and path, of an endpoint URL, without credentials and query."""
     return endpoint_label(url), urlsplit(url).path or "/"

@@ -1,4 +1,4 @@
-"""`LLMIntegration`: the one door through which the application reaches a language model."""
+"""`LLMIntegration`: the interface through which the application uses language models."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mongars.core.deadline import Deadline
 from mongars.core.errors import NotFound
 from mongars.core.generation import Sampling
 from mongars.core.observe import Note
+from mongars.inference.caching.coalescing import CoalescingCache
 from mongars.inference.chain import ProviderChain
 from mongars.inference.events import ray_event
-from mongars.inference.published import prompt_request, published_form, wished_task
-from mongars.inference.sharing import SharedAnswers
+from mongars.inference.prompt_response import prompt_request, resolved_task_type, response_dict
 from mongars.protocol.fold import Fold
 
 if TYPE_CHECKING:
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
     from mongars.core.generation import Chunk, Completion, GenerationRequest
     from mongars.core.observe import Observer
-    from mongars.inference.chain import Answer
+    from mongars.inference.chain import AnswerStream
     from mongars.inference.config import InferenceConfig
     from mongars.inference.provider import Provider, ProviderStatus, Route
 
 
 RESTART_PAUSE = 1.0
-"""Seconds before a provider whose own work failed begins it again."""
+"""Seconds before a provider's failed background work is started again."""
 
 
 class LLMIntegration:
-    """Answers by Ray, and by the local providers when Ray cannot.
+    """Generates answers with Ray Serve, and with local providers when Ray fails.
 
-    Use it as an async context manager, once per process: it holds connections, watches endpoints
+    Use it as an async context manager, once per process: it holds connections, probes endpoints
     and starts the embedded engine. Failures are raised, never returned as text.
     """
 
@@ -51,8 +51,8 @@ class LLMIntegration:
         self._clock = clock
         self._observer = observer
         chain = ProviderChain(providers, observer=observer, cure=config.no_fallback)
-        self._door = (
-            SharedAnswers(
+        self._answers = (
+            CoalescingCache(
                 chain, config, clock=clock, observer=observer, preferred=providers[0].name
             )
             if config.answer_cache_bytes
@@ -71,13 +71,13 @@ class LLMIntegration:
         for task in self._background:
             task.cancel()
         try:
-            await self._tasks.__aexit__(None, None, None)  # an error of the body stays itself
+            await self._tasks.__aexit__(None, None, None)  # an exception of the body is not wrapped
         finally:
             for provider in self._providers:
                 await provider.aclose()
 
     async def _run(self, provider: Provider) -> None:
-        """A provider's own work; a bug in it must not end the process's other work."""
+        """A provider's background work, restarted if it fails, so that other work continues."""
         while True:
             try:
                 await provider.run()
@@ -88,19 +88,19 @@ class LLMIntegration:
 
     def open(
         self, request: GenerationRequest, *, deadline: Deadline | None = None
-    ) -> AbstractAsyncContextManager[Answer]:
-        """Begin an answer; its first content is there when the context is entered.
+    ) -> AbstractAsyncContextManager[AnswerStream]:
+        """Start an answer; its first content has arrived when the context is entered.
 
-        Raises a `CallerError` or `AllProvidersFailed`; iterating raises `GenerationInterrupted` if
-        it is cut. Leaving stops the work. The default deadline is the configured total time.
+        Entering raises a `CallerError` or `AllProvidersFailed`; iterating raises `GenerationInterrupted`
+        if the answer is cut. Leaving stops the generation. The default deadline is `total_timeout`.
         """
         limit = deadline or Deadline.after(self._clock, self._config.total_timeout)
-        return self._door.open(request, limit)
+        return self._answers.open(request, limit)
 
     async def generate(
         self, request: GenerationRequest, *, deadline: Deadline | None = None
     ) -> tuple[Completion, Route]:
-        """The whole answer and the way it came. Raises what `open` and iterating raise."""
+        """The whole answer and its route. Raises what `open` and iterating its answer raise."""
         fold = Fold(request.sampling.n)
         async with self.open(request, deadline=deadline) as answer:
             async for chunk in answer:
@@ -116,7 +116,7 @@ class LLMIntegration:
         max_tokens: int | None = None,
         response_hints: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Answer one prompt, in the published form.
+        """Answer one prompt with a dictionary.
 
         Keys: `text`, `confidence` (exp of the mean token log-probability, or None), `tokens_used`
         (the engine's count, or None), `source`, `adapter_version`, `usage`, `request_id`.
@@ -124,12 +124,12 @@ class LLMIntegration:
         """
         request = prompt_request(
             prompt,
-            wished_task(task_type, response_hints),
+            resolved_task_type(task_type, response_hints),
             session_id=session_id,
             sampling=Sampling(max_tokens=max_tokens, logprobs=True),
         )
         completion, route = await self.generate(request)
-        return published_form(completion, route, request_id=request.request_id)
+        return response_dict(completion, route, request_id=request.request_id)
 
     async def stream_response(
         self,
@@ -139,7 +139,10 @@ class LLMIntegration:
         session_id: str | None = None,
         max_tokens: int | None = None,
     ) -> AsyncGenerator[Chunk, None]:
-        """The same as a stream. Close the iterator (`contextlib.aclosing`) to stop early."""
+        """Answer one prompt as a stream of chunks.
+
+        Close the iterator (`contextlib.aclosing`) to stop early. Raises what `open` raises.
+        """
         sampling = Sampling(max_tokens=max_tokens)
         request = prompt_request(prompt, task_type, session_id=session_id, sampling=sampling)
         async with self.open(request) as answer:
@@ -147,28 +150,28 @@ class LLMIntegration:
                 yield chunk
 
     def drain(self, endpoint_id: str) -> None:
-        """Send nothing to that endpoint any more; what is under way there goes on.
+        """Send no further requests to that endpoint until `reset`; those in flight continue.
 
-        It lasts until `reset` or the end of this process. Raises `NotFound`.
+        Not kept beyond this process. Raises `NotFound` for an unknown id.
         """
         self._control(endpoint_id, "drained", [p.drain for p in self._providers])
 
     def reset(self, endpoint_id: str) -> None:
-        """Forget what was seen of that endpoint, and use it again. Raises `NotFound`."""
+        """Forget failures, waits and latency of that endpoint, and use it again. Raises `NotFound`."""
         self._control(endpoint_id, "reset", [p.reset for p in self._providers])
 
     def _control(
-        self, endpoint_id: str, what: str, orders: Sequence[Callable[[str], bool]]
+        self, endpoint_id: str, action: str, methods: Sequence[Callable[[str], bool]]
     ) -> None:
-        if not any(order(endpoint_id) for order in orders):
+        if not any(method(endpoint_id) for method in methods):
             detail = f"There is no endpoint {endpoint_id!r}; see GET /internal/endpoints."
             raise NotFound(detail)
         self._observer.observe(
-            Note(name=f"llm.ray.endpoint_{what}", values={"endpoint": endpoint_id})
+            Note(name=f"llm.ray.endpoint_{action}", values={"endpoint": endpoint_id})
         )
 
     async def status(self) -> tuple[ProviderStatus, ...]:
-        """What every provider knows of itself, in order of preference."""
+        """The status of every provider, in order of preference."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(provider.status()) for provider in self._providers]
         return tuple(task.result() for task in tasks)

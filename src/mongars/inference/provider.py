@@ -1,4 +1,4 @@
-"""The provider port: something that can answer, be it a cluster, a server or a library."""
+"""The provider port: the interface of everything that can generate answers for the chain."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
     from mongars.core.generation import Chunk, GenerationRequest, Origin, Usage
-    from mongars.inference.endpoints import EndpointStatus
+    from mongars.inference.endpoints.endpoint_status import EndpointStatus
     from mongars.inference.events import FallbackReason
 
 ProviderName = Literal["ray_serve", "ollama", "embedded"]
 ProviderState = Literal["up", "resting", "down", "unknown", "off"]
-"""`resting`: it is there, and returned `Retry-After`; it is not used until that time is over."""
+"""`resting`: reachable, but it returned `Retry-After`; it is not used until that time is over."""
 StreamState = Literal["open", "complete", "cut"]
 CacheUse = Literal["hit", "shared", "miss"]
-"""A stored answer, one in the making that somebody else had asked for, or a new one to be kept."""
+"""A stored answer, a generation shared with an earlier identical request, or a new one to be stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Which way an answer came. `attempts` counts what was sent, over all providers.
+    """Where an answer came from. `attempts` counts requests sent, over all providers.
 
-    `fallback` says that Ray was asked first and could not answer; `reason` says why. `cache` is None
-    where answers are not kept.
+    `fallback`: Ray was tried first and failed, for `reason`. `cache` is None for requests whose answers
+    are not stored.
     """
 
     provider: ProviderName
@@ -39,12 +39,12 @@ class Route:
     reason: FallbackReason | None = None
     cache: CacheUse | None = None
     waited: float = field(default=0.0, compare=False)
-    """Seconds until it began in which somebody who had been asked was waited for."""
+    """Seconds, before the answer started, in which at least one attempt was in flight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderStatus:
-    """What a provider knows of itself. `detail` says what to do, if there is something to do."""
+    """The state of a provider; `detail` says what an operator can do, if anything."""
 
     name: ProviderName
     state: ProviderState
@@ -53,7 +53,7 @@ class ProviderStatus:
 
 
 class Attempts:
-    """What one request sent out, whichever provider sent it, and how long it was waited for."""
+    """The attempts made for one request by all providers, and the time waited for them."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -61,18 +61,18 @@ class Attempts:
         self._since = 0.0
         self.count = 0
         self.fell_back = False
-        """Whether it was reported that Ray could not answer."""
+        """Whether a fallback from Ray was recorded."""
         self.waited = 0.0
-        """Seconds in which at least one of them was waited for."""
+        """Seconds in which at least one attempt was waited for."""
 
     def add(self) -> int:
-        """One more goes out; returns how many that makes."""
+        """Count one more attempt; returns its number, from 1."""
         self.count += 1
         return self.count
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Somebody who was asked is waited for; maybe several at once."""
+        """Measure the time in the context as waiting; contexts may overlap, as those of a hedge do."""
         if not self._waiting:
             self._since = self._clock.monotonic()
         self._waiting += 1
@@ -85,23 +85,23 @@ class Attempts:
 
 
 class ChunkStream(Protocol):
-    """The chunks of an answer that has begun.
+    """The chunks of a started answer.
 
-    Iterating raises `GenerationInterrupted` if it is cut; a stream that just ends is complete.
+    Iterating raises `GenerationInterrupted` if the answer is cut; if iteration ends, it is complete.
     """
 
     @property
     def state(self) -> StreamState:
-        """How far it is."""
+        """Whether it is still open, complete, or cut."""
         ...
 
     @property
     def usage(self) -> Usage | None:
-        """The engine's counts, once they have come."""
+        """The engine's token counts, once they have arrived."""
         ...
 
     def ready(self) -> list[Chunk]:
-        """The chunks that can be had without waiting, in order; possibly none."""
+        """The chunks that have arrived, in order, without waiting; possibly none."""
         ...
 
     def __aiter__(self) -> ChunkStream: ...
@@ -111,38 +111,42 @@ class ChunkStream(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderStream:
-    """An answer that has begun: its first content has been received and can be read at once."""
+    """A started answer: its first content has arrived."""
 
     origin: Origin
     endpoint: str
     chunks: ChunkStream
     continued: bool = False
-    """Whether the chunks go on after `continue_from`, and do not begin the answer anew."""
+    """Whether the chunks continue after `continue_from` instead of repeating the answer."""
 
 
 class Provider(Protocol):
-    """One way to get an answer."""
+    """A source of answers: a cluster, a server or an engine in this process."""
 
     @property
     def name(self) -> ProviderName:
-        """Which one."""
+        """Its name in metrics, logs and headers."""
+        ...
+
+    @property
+    def local(self) -> bool:
+        """Whether it stands in for a remote provider: after a failure of that one it is a fallback."""
         ...
 
     def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AbstractAsyncContextManager[ProviderStream]:
-        """Begin an answer.
+        """Start an answer; entered once its first content has arrived.
 
-        Entering returns once the first content has come. It raises a `CallerError` for the
-        caller's mistake, or a `WorldError`, in which case the caller has seen nothing and somebody
-        else may be asked. Leaving stops the work, wherever it is, in every phase.
+        Entering raises a `CallerError` if the request is wrong, or a `WorldError` if this provider
+        failed and another one may be tried. Leaving stops the work in every phase.
         """
         ...
 
     async def context_tokens(self) -> int | None:
-        """How many tokens its model can hold, prompt and answer together; None if nobody knows.
+        """The context window of its model in tokens, prompt and answer together; None if unknown.
 
-        Never raises; bounded to a second or two.
+        Never raises; takes at most two seconds.
         """
         ...
 
@@ -151,17 +155,17 @@ class Provider(Protocol):
         ...
 
     async def status(self) -> ProviderStatus:
-        """Its state now. Never raises; bounded to a second or two."""
+        """Its state now. Never raises; takes at most two seconds."""
         ...
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send nothing to that endpoint any more; False if it has none of that id."""
+        """Send no further requests to that endpoint; False if it has none of that id."""
         ...
 
     def reset(self, endpoint_id: str) -> bool:
-        """Forget what was seen of that endpoint and use it again; False if it has none such."""
+        """Forget failures and waits of that endpoint and use it again; False if it has none of that id."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of everything. Safe to call twice."""
+        """Close connections and engines. Safe to call twice."""
         ...

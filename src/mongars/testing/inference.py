@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from mongars.core.clock import SystemClock
 from mongars.core.generation import GenerationRequest, Message
 from mongars.core.ids import new_id
+from mongars.inference.embedded import Embedded
+from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.integration import LLMIntegration
-from mongars.inference.providers.embedded import Embedded
-from mongars.inference.providers.http import HttpPool
-from mongars.inference.providers.ollama import Ollama
-from mongars.inference.providers.ray_serve import RayServe
+from mongars.inference.ollama.provider import Ollama
+from mongars.inference.ray.provider import RayServe
 from mongars.testing.recording import RecordingObserver
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def build(
     if config.ray_active:
         hope = engine is None and config.ollama_host is None
         providers.append(
-            RayServe(config, http, clock=clock, observer=observer, random=chance, only_hope=hope)
+            RayServe(
+                config, http, clock=clock, observer=observer, random=chance, sole_provider=hope
+            )
         )
     if config.ollama_host is not None:
         providers.append(Ollama(config, http, clock=clock))

@@ -1,0 +1,1 @@
+"""The answer cache: stored answers, and one generation shared by identical concurrent requests."""

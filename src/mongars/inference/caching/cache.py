@@ -1,0 +1,178 @@
+"""The store of the answer cache: which answers are stored, under which key, and for how long.
+
+Only repeatable answers are stored: of requests with temperature 0 or a seed, separately for each
+user's scope, and used only while the model and adapter that gave them are still the ones in use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from mongars.core.generation import task_role
+from mongars.protocol.body import encode
+
+if TYPE_CHECKING:
+    from mongars.core.clock import Clock
+    from mongars.core.generation import (
+        Chunk,
+        GenerationRequest,
+        Origin,
+        Sampling,
+        TaskRole,
+        Usage,
+    )
+    from mongars.inference.provider import Route, StreamState
+
+    Weights = tuple[str, str, str | None]
+    """Model, adapter version and adapter digest."""
+
+ENTRY_BYTES = 1024
+"""Memory of an entry without its chunks: key, origin, route, and its places in two tables."""
+ROLLOUT_SECONDS = 60.0
+"""While several models or adapters answered within this time, no stored answer is used."""
+
+
+def answer_key(request: GenerationRequest, defaults: Sampling) -> bytes | None:
+    """The cache key: equal for equal requests of one user; None if the answer is not to be stored.
+
+    `defaults` are the sampling parameters for those that the request does not set.
+    """
+    sampling = request.sampling.with_defaults(defaults)
+    repeatable = sampling.temperature == 0 or sampling.seed is not None
+    if request.scope is None or request.continue_from is not None or not repeatable:
+        return None
+    messages = [[message.role, message.content] for message in request.messages]
+    identity = [
+        request.scope,
+        messages,
+        dataclasses.asdict(sampling),
+        request.task_type,
+        request.shortens,
+    ]
+    return hashlib.sha256(encode(identity)).digest()
+
+
+def weights_of(origin: Origin) -> Weights:
+    """Model and adapter of an answer, which decide what is generated."""
+    return (origin.model, origin.adapter_version, origin.adapter_digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedAnswer:
+    """A complete answer with its origin and route."""
+
+    chunks: tuple[Chunk, ...]
+    origin: Origin
+    route: Route
+
+    @property
+    def size(self) -> int:
+        """Approximate bytes of memory it occupies."""
+        return ENTRY_BYTES + sum(_size(chunk) for chunk in self.chunks)
+
+
+class AnswerCache:
+    """The most recently used answers, at most `max_bytes` in all, each for `seconds`."""
+
+    def __init__(self, *, max_bytes: int, seconds: float, clock: Clock) -> None:
+        self._max_bytes = max_bytes
+        self._seconds = seconds
+        self._clock = clock
+        self._answers: OrderedDict[bytes, CachedAnswer] = OrderedDict()  # least recently used first
+        self._expires: OrderedDict[bytes, float] = OrderedDict()  # oldest first
+        self.size = 0
+        """Bytes in use."""
+
+    def get(self, key: bytes, weights: Weights | None) -> CachedAnswer | None:
+        """The answer stored under `key` if `weights` gave it; none is returned while they are unknown (None)."""
+        self._expire()
+        found = self._answers.get(key)
+        if found is None or weights is None or weights_of(found.origin) != weights:
+            return None
+        self._answers.move_to_end(key)
+        return found
+
+    def put(self, key: bytes, answer: CachedAnswer) -> None:
+        """Store an answer in place of an earlier one; one larger than `max_bytes` is not stored."""
+        self._expire()
+        self._drop(key)
+        if answer.size > self._max_bytes:
+            return
+        self._answers[key] = answer
+        self._expires[key] = self._clock.monotonic() + self._seconds
+        self.size += answer.size
+        while self.size > self._max_bytes:
+            self._drop(next(iter(self._answers)))
+
+    def _expire(self) -> None:
+        now = self._clock.monotonic()
+        while self._expires and self._expires[oldest := next(iter(self._expires))] <= now:
+            self._drop(oldest)
+
+    def _drop(self, key: bytes) -> None:
+        dropped = self._answers.pop(key, None)
+        if dropped is not None:
+            del self._expires[key]
+            self.size -= dropped.size
+
+
+class CurrentWeights:
+    """Which model and adapter the preferred provider answers with now, by its latest answers."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: defaultdict[TaskRole, dict[Weights, float]] = defaultdict(dict)
+
+    def note(self, request: GenerationRequest, origin: Origin) -> None:
+        """An answer with this origin has started; it counts for requests of the same role."""
+        now = self._clock.monotonic()
+        role = task_role(request.task_type)
+        others = self._seen[role].items()
+        recent = {weights: at for weights, at in others if now - at < ROLLOUT_SECONDS}
+        recent.pop(weights_of(origin), None)
+        self._seen[role] = {**recent, weights_of(origin): now}
+
+    def current(self, request: GenerationRequest) -> Weights | None:
+        """The weights for requests of that role; None while unknown, or while a roll-out mixes several."""
+        seen = self._seen[task_role(request.task_type)]
+        if not seen:
+            return None
+        now = self._clock.monotonic()
+        *others, last = seen  # in the order in which they were noted
+        return None if any(now - seen[other] < ROLLOUT_SECONDS for other in others) else last
+
+
+class ReplayedChunks:
+    """A stored answer as a `ChunkStream`."""
+
+    def __init__(self, answer: CachedAnswer) -> None:
+        self._chunks = iter(answer.chunks)
+        self.state: StreamState = "open"
+        self.usage: Usage | None = None
+
+    def ready(self) -> list[Chunk]:
+        """All chunks that were not read yet."""
+        found = list(self._chunks)
+        self.usage = next((c.usage for c in reversed(found) if c.usage is not None), self.usage)
+        return found
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            self.state = "complete"
+            raise StopAsyncIteration
+        self.usage = chunk.usage or self.usage
+        return chunk
+
+
+def _size(chunk: Chunk) -> int:
+    parts = (chunk, chunk.text, chunk.reasoning, chunk.raw, chunk.logprobs, *chunk.logprobs)
+    return sum(sys.getsizeof(part) for part in parts)

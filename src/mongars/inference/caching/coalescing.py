@@ -1,0 +1,267 @@
+"""The answer cache in front of the chain of providers.
+
+```
+request ── not to be stored ──────────────────────────────────► chain
+        ├─ stored, by the model and adapter in use now ───────► replayed             hit
+        ├─ equal to one in progress, in the same user's scope ► its generation       shared
+        └─ else ─► a new generation ─► chain ─► stored if complete, without failover miss
+```
+
+Requests that share a generation share its failure, except that a generation may run out of time
+before the deadline of a request that joined it. Those requests start another one together, and
+continue after the text they have received.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import AllProvidersFailed, DeadlineExceeded, WorldError
+from mongars.inference.caching.cache import (
+    AnswerCache,
+    CachedAnswer,
+    CurrentWeights,
+    ReplayedChunks,
+    answer_key,
+)
+from mongars.inference.caching.single_flight import GenerationReader, SharedGeneration
+from mongars.inference.chain import AnswerStream, answered
+from mongars.inference.events import Unanswered
+from mongars.inference.provider import ProviderStream
+from mongars.inference.streams.continuation import FailoverChunks, Resumed, can_fail_over
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.core.clock import Clock
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import GenerationRequest, Origin
+    from mongars.core.observe import Observer
+    from mongars.inference.chain import ProviderChain
+    from mongars.inference.config import InferenceConfig
+    from mongars.inference.provider import CacheUse, ProviderName, Route
+
+
+class CoalescingCache:
+    """Answers requests from the cache, from a generation in progress, or by the chain."""
+
+    def __init__(
+        self,
+        chain: ProviderChain,
+        config: InferenceConfig,
+        *,
+        clock: Clock,
+        observer: Observer,
+        preferred: ProviderName,
+    ) -> None:
+        """Only answers of the provider `preferred` are stored."""
+        self._chain = chain
+        self._defaults = config.sampling
+        self._clock = clock
+        self._observer = observer
+        self._preferred = preferred
+        self._cache = AnswerCache(
+            max_bytes=config.answer_cache_bytes, seconds=config.answer_cache_seconds, clock=clock
+        )
+        self._current_weights = CurrentWeights(clock)
+        self._generations: dict[bytes, SharedGeneration] = {}
+
+    @asynccontextmanager
+    async def open(
+        self, request: GenerationRequest, deadline: Deadline
+    ) -> AsyncIterator[AnswerStream]:
+        """Start an answer; see `ProviderChain.open`.
+
+        The events of a shared generation carry the id of the request that started it.
+        """
+        key = answer_key(request, self._defaults)
+        if key is None:
+            async with self._chain.open(request, deadline) as answer:
+                self._note(request, answer)
+                yield answer
+            return
+        start = self._clock.monotonic()
+        call = _CoalescedRequest(self, request, key=key, deadline=deadline)
+        async with AsyncExitStack() as ends:
+            answer = self._stored(request, key) or await call.start()
+            started_at = self._clock.monotonic()
+            ends.push_async_exit(answer.chunks.release)
+            try:
+                yield answer
+            finally:
+                if answer.route.cache != "miss":
+                    seconds = (started_at - start, self._clock.monotonic() - start)
+                    self._observer.observe(answered(request, answer, seconds))
+
+    def _stored(self, request: GenerationRequest, key: bytes) -> AnswerStream | None:
+        found = self._cache.get(key, self._current_weights.current(request))
+        if found is None:
+            return None
+        route = _without_attempts(found.route, "hit")
+        stream = ProviderStream(
+            origin=found.origin, endpoint=route.endpoint, chunks=ReplayedChunks(found)
+        )
+        return AnswerStream(chunks=FailoverChunks(stream, AsyncExitStack(), None, route=route))
+
+    def generation(
+        self, request: GenerationRequest, *, key: bytes, deadline: Deadline
+    ) -> tuple[SharedGeneration, CacheUse]:
+        """The generation for this request, in progress or new, and which of the two."""
+        found = self._generations.get(key)
+        if found is not None:
+            return found, "shared"
+
+        def ended(generation: SharedGeneration) -> None:
+            del self._generations[key]
+            self._keep(key, generation)
+
+        new = SharedGeneration(
+            self._chain.open(request, deadline, cache="miss"),
+            deadline=deadline,
+            on_start=lambda answer: self._note(request, answer),
+            on_end=ended,
+        )
+        self._generations[key] = new
+        return new, "miss"
+
+    def _keep(self, key: bytes, generation: SharedGeneration) -> None:
+        """Store the answer if it is complete, had no failover, and came from the preferred provider."""
+        answer = generation.answer
+        if answer is None or not generation.complete or answer.chunks.moves:
+            return
+        if answer.route.provider != self._preferred:
+            return
+        kept = CachedAnswer(
+            chunks=tuple(generation.chunks), origin=answer.origin, route=answer.route
+        )
+        self._cache.put(key, kept)
+
+    def _note(self, request: GenerationRequest, answer: AnswerStream) -> None:
+        if answer.route.provider == self._preferred:
+            self._current_weights.note(request, answer.origin)
+
+    def report_unanswered(
+        self, request: GenerationRequest, error: WorldError, seconds: float
+    ) -> None:
+        """Record that a request failed together with the generation it shared."""
+        self._observer.observe(
+            Unanswered(
+                request_id=request.request_id,
+                task_type=request.task_type,
+                cause=error.code,
+                seconds=seconds,
+            )
+        )
+
+
+class _CoalescedRequest:
+    """One request that shares a generation, and a later one if the first ran out of time."""
+
+    def __init__(
+        self, shared: CoalescingCache, request: GenerationRequest, *, key: bytes, deadline: Deadline
+    ) -> None:
+        self._shared = shared
+        self._request = request
+        self._key = key
+        self._deadline = deadline
+        self._generation: SharedGeneration | None = None
+        self._use: CacheUse = "miss"
+
+    async def start(self) -> AnswerStream:
+        """Wait for the generation's first content. Raises what `ProviderChain.open` raises."""
+        stack, start = AsyncExitStack(), self._deadline.clock.monotonic()
+        try:
+            generation, answer = await self._join(stack)
+        except WorldError as error:
+            if self._use == "shared":
+                seconds = self._deadline.clock.monotonic() - start
+                self._shared.report_unanswered(self._request, error, seconds)
+            raise
+        route = answer.route
+        if self._use == "shared":
+            waited = self._deadline.clock.monotonic() - start
+            route = dataclasses.replace(_without_attempts(route, "shared"), waited=waited)
+        reopen = self._reopen if can_fail_over(self._request) else None
+        chunks = CoalescedChunks(self._stream(generation, answer), stack, reopen, route=route)
+        return AnswerStream(chunks=chunks)
+
+    async def _join(self, stack: AsyncExitStack) -> tuple[SharedGeneration, AnswerStream]:
+        while True:
+            generation, self._use = self._shared.generation(
+                self._request, key=self._key, deadline=self._deadline
+            )
+            self._generation = generation
+            async with AsyncExitStack() as leaving:
+                await leaving.enter_async_context(generation.subscribe())
+                try:
+                    answer = await generation.started(self._deadline)
+                except DeadlineExceeded as error:
+                    raise AllProvidersFailed((("shared", error),)) from error
+                except WorldError:
+                    if not self._has_more_time(generation):
+                        raise
+                else:
+                    stack.push_async_exit(leaving.pop_all())
+                    return generation, answer
+
+    async def _reopen(
+        self, delivered: str, _origin: Origin, stack: AsyncExitStack
+    ) -> Resumed | None:
+        if self._generation is None or not self._has_more_time(self._generation):
+            return None
+        try:
+            generation, answer = await self._join(stack)
+        except WorldError:
+            return None
+        return Resumed(
+            stream=self._stream(generation, answer),
+            route=answer.route
+            if self._use == "miss"
+            else _without_attempts(answer.route, "shared"),
+            known=delivered,
+        )
+
+    def _has_more_time(self, generation: SharedGeneration) -> bool:
+        return generation.timed_out and self._deadline.remaining() > generation.time_budget
+
+    def _stream(self, generation: SharedGeneration, answer: AnswerStream) -> ProviderStream:
+        return ProviderStream(
+            origin=answer.origin,
+            endpoint=answer.route.endpoint,
+            chunks=GenerationReader(generation, self._deadline),
+        )
+
+
+class CoalescedChunks(FailoverChunks):
+    """The chunks of a shared generation, which may have a failover of its own while it is read."""
+
+    @property
+    def route(self) -> Route:
+        """The route now; without attempts of its own after a failover of the generation."""
+        answer = self._answer
+        if answer is None or answer.route.provider == self._route.provider:
+            return self._route
+        return _without_attempts(answer.route, self._route.cache)
+
+    @property
+    def moves(self) -> int:
+        """Failovers of this request and of the generation."""
+        return self._moves + (0 if self._answer is None else self._answer.chunks.moves)
+
+    @property
+    def origin(self) -> Origin:
+        """Model, adapter and replica of the answer now."""
+        answer = self._answer
+        return self._current.origin if answer is None else answer.origin
+
+    @property
+    def _answer(self) -> AnswerStream | None:
+        source = self._current.chunks
+        return source.answer if isinstance(source, GenerationReader) else None
+
+
+def _without_attempts(route: Route, cache: CacheUse | None) -> Route:
+    """The route of an answer for which this request sent nothing to a provider."""
+    return dataclasses.replace(route, attempts=0, waited=0.0, cache=cache)

@@ -1,0 +1,189 @@
+"""One generation in progress, shared by identical requests that arrive meanwhile.
+
+The answer is read in a task of its own, not in that of the first request: it runs while there are
+subscribers, and is cancelled when the last one leaves. Chunks are kept in one list. Each subscriber
+reads it from the start at its own speed, so that a slow one does not delay the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
+
+from mongars.core.background import Background
+from mongars.core.errors import (
+    AllProvidersFailed,
+    DeadlineExceeded,
+    GenerationInterrupted,
+    MongarsError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import Chunk, Usage
+    from mongars.inference.chain import AnswerStream
+    from mongars.inference.provider import StreamState
+
+
+class SharedGeneration:
+    """Reads one answer into a list while at least one `subscribe` context is open."""
+
+    def __init__(
+        self,
+        opening: AbstractAsyncContextManager[AnswerStream],
+        *,
+        deadline: Deadline,
+        on_start: Callable[[AnswerStream], None],
+        on_end: Callable[[SharedGeneration], None],
+    ) -> None:
+        """`on_start` and `on_end` are called at most once; `on_end` also if the last subscriber leaves."""
+        self._opening = opening
+        self._deadline = deadline
+        self._on_start = on_start
+        self._on_end = on_end
+        self._changed = asyncio.Event()
+        self._subscribers = 0
+        self._work = Background(self._run, name="answer-generation")
+        self._over = False
+        self.time_budget = deadline.remaining()
+        """Seconds until its deadline, when it was created."""
+        self.answer: AnswerStream | None = None
+        """Set once its first content has arrived."""
+        self.chunks: list[Chunk] = []
+        self.complete = False
+        self.failure: MongarsError | None = None
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it failed for lack of time, so that a later deadline may help."""
+        error = self.failure
+        causes = (
+            [cause for _, cause in error.causes] if isinstance(error, AllProvidersFailed) else []
+        )
+        slow = any(isinstance(cause, DeadlineExceeded) for cause in (error, *causes))
+        return error is not None and (slow or self._deadline.expired())
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[SharedGeneration]:
+        """Start the generation if it is new, and keep it running while the context is open."""
+        self._subscribers += 1
+        if not self._over:
+            self._work.start()
+        try:
+            yield self
+        finally:
+            self._subscribers -= 1
+            if not self._subscribers:
+                await self._close()
+
+    async def started(self, deadline: Deadline) -> AnswerStream:
+        """Wait for the first content, and return the answer.
+
+        Raises the generation's failure, or `DeadlineExceeded` if `deadline` passes first.
+        """
+        while self.answer is None:
+            if self.failure is not None:
+                raise self.failure
+            await self.wait_for_progress(deadline)
+        return self.answer
+
+    async def wait_for_progress(self, deadline: Deadline) -> None:
+        """Wait for the next chunk or the end.
+
+        Raises `DeadlineExceeded`, or an unexpected exception that ended the generation. A deadline
+        that is not before the generation's own needs no timer, since the generation ends in time.
+        """
+        if self._over:
+            await self._work.finished()
+        seconds = None if deadline.at >= self._deadline.at else deadline.remaining()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError as exc:
+            detail = "No time left to wait for the answer to an identical request."
+            raise DeadlineExceeded(detail) from exc
+
+    async def _run(self) -> None:
+        try:
+            async with self._opening as answer:
+                self._on_start(answer)
+                self.answer = answer
+                self._notify()
+                async for chunk in answer:
+                    self.chunks.append(chunk)
+                    self._notify()
+                self.complete = True
+                self._end()  # subscribers need not wait until the connection is closed
+        except MongarsError as error:
+            self.failure = error
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if not self._over:
+            self._over = True
+            self._on_end(self)
+            self._notify()
+
+    def _notify(self) -> None:
+        """Wake all that wait now; later calls of `wait_for_progress` wait for the next change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _close(self) -> None:
+        if self.complete:
+            await self._work.finished()
+            return
+        self._end()
+        await self._work.aclose()
+
+
+class GenerationReader:
+    """One subscriber's `ChunkStream` over the generation, from its first chunk."""
+
+    def __init__(self, generation: SharedGeneration, deadline: Deadline) -> None:
+        self._generation = generation
+        self._deadline = deadline
+        self._next = 0
+        self.state: StreamState = "open"
+        self.usage: Usage | None = None
+
+    @property
+    def answer(self) -> AnswerStream | None:
+        """The generation's answer; None before its first content."""
+        return self._generation.answer
+
+    def ready(self) -> list[Chunk]:
+        """The chunks that have arrived and this subscriber has not read."""
+        found = self._generation.chunks[self._next :]
+        self._next += len(found)
+        self.usage = next((c.usage for c in reversed(found) if c.usage is not None), self.usage)
+        return found
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        generation = self._generation
+        while self._next == len(generation.chunks):
+            if generation.complete:
+                self.state = "complete"
+                raise StopAsyncIteration
+            await self._wait(generation)
+        chunk = generation.chunks[self._next]
+        self._next += 1
+        self.usage = chunk.usage or self.usage
+        return chunk
+
+    async def _wait(self, generation: SharedGeneration) -> None:
+        try:
+            if generation.failure is not None:
+                raise generation.failure
+            await generation.wait_for_progress(self._deadline)
+        except MongarsError as error:
+            self.state = "cut"
+            raise GenerationInterrupted(str(error)) from error

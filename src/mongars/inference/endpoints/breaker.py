@@ -1,0 +1,199 @@
+"""A circuit breaker for one endpoint: its states and the only transitions between them.
+
+| state       | signal            | next        | when                                                    |
+|-------------|-------------------|-------------|---------------------------------------------------------|
+| `closed`    | `tripped`         | `open`      | too many failures, or one that opens it at once         |
+| `open`      | `trial_started`   | `half_open` | the open time is over, or a probe ended it early        |
+| `open`      | `restored`        | `closed`    | a probe found the endpoint ready; load grows slowly     |
+| `half_open` | `trial_succeeded` | `closed`    | the trial request got its first token; load grows slowly |
+| `half_open` | `trial_failed`    | `open`      | for twice as long                                       |
+| `half_open` | `trial_lost`      | `open`      | the trial request ended without a result                |
+
+All other signals leave the state unchanged. Failures of requests that were sent before the last
+counted failure are not counted: ten requests that fail together are one failure. A request sent
+before the breaker opened neither closes nor reopens it.
+
+A streamed answer counts as a success at its end, not at its first token: an endpoint that starts every
+answer and completes none opens its breaker. Thresholds follow Envoy's outlier detection (5 in a row) and
+the usual failure rate over a window. Open times double with *equal jitter*: half fixed, half random (AWS
+Architecture Blog, "Exponential Backoff And Jitter").
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+State = Literal["closed", "open", "half_open"]
+Signal = Literal[
+    "tripped", "trial_started", "restored", "trial_succeeded", "trial_failed", "trial_lost"
+]
+
+TRANSITIONS: dict[tuple[State, Signal], State] = {
+    ("closed", "tripped"): "open",
+    ("open", "trial_started"): "half_open",
+    ("open", "restored"): "closed",
+    ("half_open", "trial_succeeded"): "closed",
+    ("half_open", "trial_failed"): "open",
+    ("half_open", "trial_lost"): "open",
+}
+
+CONSECUTIVE_FAILURES = 5
+WINDOW_SECONDS = 30.0
+WINDOW_MIN_REQUESTS = 5
+FAILURE_RATE = 0.5
+INITIAL_OPEN_SECONDS = 5.0
+MAX_OPEN_SECONDS = 30.0
+"""Bounds the time to recovery of an endpoint that a probe cannot restore (ADR 0013)."""
+LEASE_SECONDS = 60.0
+"""A trial request without a result after this time counts as lost."""
+SLOW_START_SECONDS = 10.0
+SLOW_START_FROM = 0.1
+
+NEVER = math.inf
+
+
+class Breaker:
+    """Decides whether requests may go to one endpoint. All times are monotonic seconds."""
+
+    def __init__(self, *, random: Callable[[], float]) -> None:
+        self._random = random
+        self.state: State = "closed"
+        self._outcomes: deque[tuple[float, bool]] = deque()
+        self._in_a_row = 0
+        self._trips = 0
+        self._counted_at = -math.inf
+        self._open_until = -math.inf
+        self._trial: tuple[object, float] | None = None
+        self._closed_at = -math.inf
+
+    @property
+    def failures(self) -> int:
+        """Failures in a row."""
+        return self._in_a_row
+
+    def available_at(self, now: float) -> float:
+        """A past time if a request may be sent now, else `NEVER`.
+
+        It is never a future time, because requests do not wait for an open breaker.
+        """
+        self._end_lost_trial(now)
+        if self.state == "closed":
+            return -math.inf
+        return NEVER if self.state == "half_open" or self._open_until > now else self._open_until
+
+    def seconds_to_trial(self, now: float) -> float:
+        """Seconds until a trial request may be sent; 0 when the breaker is closed."""
+        return 0.0 if self.state == "closed" else max(0.0, self._open_until - now)
+
+    def load_share(self, now: float) -> float:
+        """The part of its usual load to send, 0 to 1: it grows after the breaker has closed."""
+        grown = (now - self._closed_at) / SLOW_START_SECONDS
+        return min(1.0, SLOW_START_FROM + (1 - SLOW_START_FROM) * grown)
+
+    def start_trial(self, ticket: object, now: float) -> bool:
+        """A request is sent after `available_at` allowed it; returns whether it is the trial."""
+        if self.state == "closed":
+            return False
+        self._move("trial_started")
+        self._trial = (ticket, now)
+        return True
+
+    def record_first_token(self, ticket: object, now: float) -> None:
+        """The request of that ticket got its first token, which ends a trial."""
+        if self._is_trial(ticket):
+            self._trial = None
+            self._close("trial_succeeded", now)
+
+    def record_completed(self, now: float) -> None:
+        """An answer has completed."""
+        self._note(now, ok=True)
+        if self.state == "closed":
+            self._in_a_row = self._trips = 0
+
+    def record_failure(self, ticket: object, sent_at: float, now: float, *, decisive: bool) -> bool:
+        """A request failed, before or after its first token. Returns whether the breaker opened.
+
+        `decisive`: this failure opens it at once.
+        """
+        if self._is_trial(ticket):
+            self._trial = None
+            self._counted_at = now
+            self._open("trial_failed", now)
+            return True
+        if self.state != "closed" or not self.is_new(sent_at):
+            return False
+        self._counted_at = now
+        self._in_a_row += 1
+        self._note(now, ok=False)
+        if not (decisive or self._in_a_row >= CONSECUTIVE_FAILURES or self._rate_exceeded()):
+            return False
+        self._open("tripped", now)
+        return True
+
+    def is_new(self, sent_at: float) -> bool:
+        """Whether a failure of a request sent at that time counts beside the last counted one."""
+        return sent_at >= self._counted_at
+
+    def trip(self, now: float) -> None:
+        """Open it, or keep it open for at least `INITIAL_OPEN_SECONDS` from now."""
+        if self.state == "closed":
+            self._counted_at = now
+            self._open("tripped", now)
+        self._open_until = max(self._open_until, now + INITIAL_OPEN_SECONDS)
+
+    def record_busy(self) -> None:
+        """The endpoint was busy: neither a success nor a failure, but it ends a row of failures."""
+        self._in_a_row = 0
+
+    def release(self, ticket: object) -> None:
+        """The request has ended; if it was the trial and had no result, another trial may follow."""
+        if self._is_trial(ticket):
+            self._trial = None
+            self._move("trial_lost")
+
+    def record_probe(self, now: float, *, ready: bool) -> None:
+        """A background probe succeeded: close it if the endpoint is ready, else allow a trial."""
+        if self.state != "open":
+            return
+        if ready:
+            self._close("restored", now)
+        else:
+            self._open_until = min(self._open_until, now)
+
+    def _is_trial(self, ticket: object) -> bool:
+        return self._trial is not None and self._trial[0] is ticket
+
+    def _end_lost_trial(self, now: float) -> None:
+        if self._trial is not None and now - self._trial[1] > LEASE_SECONDS:
+            self._trial = None
+            self._move("trial_lost")
+
+    def _close(self, signal: Signal, now: float) -> None:
+        self._move(signal)
+        self._closed_at = now
+        self._outcomes.clear()
+        self._in_a_row = 0
+
+    def _open(self, signal: Signal, now: float) -> None:
+        self._move(signal)
+        longest = min(MAX_OPEN_SECONDS, INITIAL_OPEN_SECONDS * 2.0 ** min(self._trips, 10))
+        self._trips += 1
+        self._open_until = now + longest * (0.5 + 0.5 * self._random())
+
+    def _move(self, signal: Signal) -> None:
+        self.state = TRANSITIONS[self.state, signal]
+
+    def _note(self, now: float, *, ok: bool) -> None:
+        self._outcomes.append((now, ok))
+        while self._outcomes[0][0] < now - WINDOW_SECONDS:
+            self._outcomes.popleft()
+
+    def _rate_exceeded(self) -> bool:
+        failed = sum(not ok for _, ok in self._outcomes)
+        requests = len(self._outcomes)
+        return requests >= WINDOW_MIN_REQUESTS and failed >= FAILURE_RATE * requests

@@ -1,0 +1,45 @@
+"""Which requests are in flight at which endpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mongars.inference.endpoints.state import EndpointLease
+
+if TYPE_CHECKING:
+    from mongars.inference.endpoints.table import EndpointTable
+
+
+class EndpointLeases:
+    """Grants and takes back the permission to send a request to an endpoint."""
+
+    def __init__(self, table: EndpointTable) -> None:
+        self._table = table
+        self._clock = table.clock
+
+    def acquire(self, url: str) -> EndpointLease | None:
+        """Permission to send one request there now; None if the endpoint is not available.
+
+        The request counts as in flight from here on, before it is sent, so that requests that
+        arrive together do not all choose the same endpoint.
+        """
+        now = self._clock.monotonic()
+        if self._table.available_at(url, now) > now:
+            return None
+        state = self._table.states[url]
+        after_rest = state.needs_trial
+        after_failure = state.breaker.state == "open"
+        lease = EndpointLease(url=url, acquired_at=now, is_trial=after_failure or after_rest)
+        if after_failure:
+            state.breaker.start_trial(lease, now)
+        if after_rest:
+            state.trial_lease = lease
+        state.in_flight += 1
+        return lease
+
+    def release(self, lease: EndpointLease) -> None:
+        """The request has ended, with whatever outcome. Call it exactly once per lease."""
+        state = self._table.states[lease.url]
+        state.in_flight -= 1
+        state.breaker.release(lease)
+        state.end_trial(lease)

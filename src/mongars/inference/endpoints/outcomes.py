@@ -1,0 +1,115 @@
+"""What the outcome of a request means for its endpoint: breaker, concurrency limit, latency, rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from mongars.inference.endpoints.latency import PeakEwma
+
+if TYPE_CHECKING:
+    from mongars.inference.endpoints.state import EndpointLease
+    from mongars.inference.endpoints.table import EndpointTable
+
+INITIAL_REST_SECONDS = 1.0
+MAX_REST_SECONDS = 10.0
+FIRST_PROBE_SECONDS = 0.5
+"""From the moment an endpoint goes down to its first background probe."""
+FAILURE_PENALTY = 2.0
+"""Seconds added to the latency of a failure, so that failing fast does not look like being fast."""
+FAILURE_FACTOR = 20.0
+"""The penalty is at most so many times the fastest endpoint's latency. Samples fade with time: a fixed
+penalty would keep a fast endpoint out of use for a minute, and a slow one for a few seconds."""
+
+FailureKind = Literal["error", "timeout", "stalled", "unreachable"]
+"""`error` counts towards the breaker's threshold. The others open the breaker at once: no first token
+in time, no further token in time, nothing that could answer at that address."""
+
+
+class EndpointOutcomes:
+    """Records the outcomes of requests; each method takes the lease of the request."""
+
+    def __init__(self, table: EndpointTable) -> None:
+        self._table = table
+        self._clock = table.clock
+
+    def record_first_token(
+        self, lease: EndpointLease, *, adapter_version: str | None = None
+    ) -> bool:
+        """An answer has started. Returns whether the endpoint was reported down until now."""
+        state, now = self._table.states[lease.url], self._clock.monotonic()
+        state.known = True
+        state.last_response_at = state.last_answer_at = now
+        state.busy_count = 0
+        state.long_wait = state.failed_since_answer = False
+        state.adapter_version = adapter_version or state.adapter_version
+        if lease.is_trial:
+            state.latency = PeakEwma()  # samples from before the failure no longer apply
+        state.latency.observe(now - lease.acquired_at, now)
+        state.limit.increase(state.in_flight)
+        state.breaker.record_first_token(lease, now)
+        state.end_trial(lease)
+        return state.breaker.state == "closed" and state.report(down=False)
+
+    def record_overtaken(self, lease: EndpointLease) -> None:
+        """A hedge answered first and this request is cancelled: a latency sample, no failure."""
+        now = self._clock.monotonic()
+        self._table.states[lease.url].latency.at_least(now - lease.acquired_at, now)
+
+    def record_completed(self, lease: EndpointLease) -> None:
+        """An answer has completed; earlier failures no longer count."""
+        state, now = self._table.states[lease.url], self._clock.monotonic()
+        state.last_response_at = state.last_answer_at = now
+        state.breaker.record_completed(now)
+        state.last_error = None
+
+    def record_busy(self, lease: EndpointLease, *, wait: float) -> float:
+        """The endpoint was busy and is to be left alone for `wait` seconds.
+
+        Returns the seconds for which it is now left alone: never less than an earlier wait that
+        still runs, and more if it was busy too often in a row.
+        """
+        state, now = self._table.states[lease.url], self._clock.monotonic()
+        if lease.acquired_at < state.reset_at:
+            return 0.0
+        state.known = True
+        state.last_response_at = now
+        state.not_before = max(state.not_before, now + wait)
+        state.long_wait = state.long_wait or wait > MAX_REST_SECONDS
+        state.latency.observe(now - lease.acquired_at + self._penalty(), now)
+        if lease.acquired_at >= state.busy_at:  # requests refused together count once
+            state.busy_at = now
+            state.limit.decrease()
+            state.breaker.record_busy()
+            state.busy_count += 1
+            if state.busy_too_often:
+                rest = INITIAL_REST_SECONDS * 2.0 ** min(state.busy_beyond_limit, 10)
+                state.not_before = max(state.not_before, now + min(MAX_REST_SECONDS, rest))
+        return state.not_before - now
+
+    def record_failure(self, lease: EndpointLease, *, error: str, kind: FailureKind) -> bool:
+        """A request failed with `error`. Returns whether the endpoint is down now and was not before."""
+        state, now = self._table.states[lease.url], self._clock.monotonic()
+        if lease.acquired_at < state.reset_at:
+            return False
+        state.known = state.failed_since_answer = True
+        state.last_error = error
+        state.busy_count = 0
+        state.long_wait = False
+        state.next_probe_at = min(state.next_probe_at, now)
+        state.latency.observe(now - lease.acquired_at + self._penalty(), now)
+        # An endpoint that answered other requests meanwhile is not dead, only too busy for this one.
+        unresponsive = kind == "timeout" and state.last_answer_at <= lease.acquired_at
+        if kind == "timeout" and state.breaker.is_new(lease.acquired_at):
+            state.limit.decrease()
+        decisive = unresponsive or kind in {"stalled", "unreachable"}
+        if not state.breaker.record_failure(lease, lease.acquired_at, now, decisive=decisive):
+            return False
+        state.next_probe_at = now + FIRST_PROBE_SECONDS
+        state.probe_can_restore = kind == "unreachable"
+        return state.report(down=True)
+
+    def _penalty(self) -> float:
+        fastest = self._table.fastest(self._table.states)
+        if fastest is None:
+            return FAILURE_PENALTY
+        return min(FAILURE_PENALTY, FAILURE_FACTOR * fastest)

@@ -1,0 +1,69 @@
+"""All Ray endpoints: which are available, which is chosen, and what is known of each.
+
+Three things keep requests away from an endpoint:
+
+- its breaker, after failures (`breaker`);
+- a wait: `Retry-After` of a busy response, never shortened by a later one, or a rest after
+  `rest_after` busy responses in a row (`outcomes`). During a rest requests skip the endpoint; after it,
+  and after a wait longer than `MAX_REST_SECONDS`, one trial request at a time goes there until an
+  answer starts;
+- an operator who drained it (`endpoint_status`).
+
+Requests wait only for the second of them, and only without a rest. An endpoint at its concurrency
+limit (`aimd_limit`) is chosen only when all are. How many requests are in flight in all is bounded
+by the `RequestQueue`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mongars.inference.endpoints.endpoint_status import EndpointControl
+from mongars.inference.endpoints.leases import EndpointLeases
+from mongars.inference.endpoints.outcomes import EndpointOutcomes
+from mongars.inference.endpoints.probes import EndpointProbes
+from mongars.inference.endpoints.selection import EndpointSelection
+from mongars.inference.endpoints.table import EndpointTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mongars.core.clock import Clock
+
+
+class EndpointPool:
+    """The endpoints of one Serve application, or of several that serve the same models.
+
+    Each attribute is one task on the shared table of states: `selection` chooses an endpoint, `leases`
+    counts requests in flight, `outcomes` records how they end, `probes` plans background probes,
+    `control` shows the states and takes endpoints out of use.
+    """
+
+    def __init__(
+        self,
+        urls: tuple[str, ...],
+        *,
+        clock: Clock,
+        rest_after: int,
+        random: Callable[[], float],
+        max_requests: int = 0,
+        sole_provider: bool = False,
+    ) -> None:
+        """`max_requests`: in flight at all endpoints together, as far as known before any answer.
+
+        `rest_after`: busy responses in a row after which an endpoint rests. `sole_provider`: no other
+        provider can answer, so that breakers are ignored while most of them are open.
+        """
+        table = EndpointTable(
+            urls,
+            clock=clock,
+            random=random,
+            rest_after=rest_after,
+            max_requests=max_requests,
+            sole_provider=sole_provider,
+        )
+        self.selection = EndpointSelection(table)
+        self.leases = EndpointLeases(table)
+        self.outcomes = EndpointOutcomes(table)
+        self.probes = EndpointProbes(table)
+        self.control = EndpointControl(table)

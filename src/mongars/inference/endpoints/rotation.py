@@ -1,0 +1,126 @@
+"""The order in which one request tries the endpoints, and when.
+
+A *cycle* offers every endpoint once. While an untried endpoint is available, it is tried without any
+wait. Otherwise the request waits for the endpoint that becomes available first. An endpoint returns in
+the next cycle if it was busy or its failure may pass; timeouts, invalid answers and unreachable
+endpoints do not return.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mongars.inference.endpoints.breaker import NEVER
+from mongars.inference.retry.backoff import backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mongars.core.clock import Clock
+    from mongars.inference.config import InferenceConfig
+    from mongars.inference.endpoints.selection import EndpointSelection
+    from mongars.inference.retry.failures import FailureClass
+
+MAX_ATTEMPTS = 4
+WAIT_JITTER = 0.2
+"""Waits grow by up to this share, so that requests refused together do not return together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedAttempt:
+    """Send the request to `url` at `at`, in monotonic seconds."""
+
+    url: str
+    at: float
+
+
+class Rotation:
+    """Plans the attempts of one request."""
+
+    def __init__(
+        self,
+        selection: EndpointSelection,
+        config: InferenceConfig,
+        *,
+        clock: Clock,
+        random: Callable[[], float],
+        session_id: str | None = None,
+    ) -> None:
+        self._selection = selection
+        self._session_id = session_id
+        self._clock = clock
+        self._random = random
+        self._ceilings = config.scaling_backoff
+        self._untried = list(selection.urls)
+        self._returning: dict[str, float] = {}
+        self._cycles_left = max(1, config.max_scale_cycles) - 1
+        self._attempts_left = min(len(self._untried) * (self._cycles_left + 1), MAX_ATTEMPTS)
+        self._waits = 0
+
+    def next(self, *, not_after: float) -> PlannedAttempt | None:
+        """The next attempt; None if it would start after `not_after`, or no attempt is left."""
+        if self._attempts_left == 0:
+            return None
+        now = self._clock.monotonic()
+        available = [url for url in self._untried if self._selection.available_at(url) <= now]
+        if available:
+            url = self._selection.choose(available, session_id=self._session_id)
+            self._untried.remove(url)
+            return PlannedAttempt(url=url, at=now)
+        return self._delayed_attempt(now, not_after)
+
+    def second_endpoint(self) -> str | None:
+        """An endpoint for a hedge, sent while the first attempt is under way; None if there is none."""
+        now = self._clock.monotonic()
+        available = [
+            url
+            for url in self._untried
+            if self._selection.available_at(url) <= now and self._selection.below_limit(url)
+        ]
+        return self._selection.choose(available) if available and self._attempts_left > 0 else None
+
+    def record_hedge(self, url: str) -> None:
+        """A hedge was sent to `url`; it counts as an attempt."""
+        self._untried.remove(url)
+        self._attempts_left -= 1
+
+    def record_sent(self) -> None:
+        """The planned attempt was sent."""
+        self._attempts_left -= 1
+
+    def record_failure(self, url: str, failure_class: FailureClass) -> None:
+        """The attempt at `url` failed; its class decides whether the endpoint is tried again."""
+        now = self._clock.monotonic()
+        if failure_class == "busy":
+            self._returning[url] = now  # `available_at` holds the time to wait
+        elif failure_class == "error":
+            self._returning[url] = now + self.delay(self._waits)
+
+    def delay(self, nth: int) -> float:
+        """Seconds to wait before retry number `nth`, from 0, by `RAY_SCALING_BACKOFF` with jitter."""
+        return backoff(nth, self._ceilings, self._random)
+
+    def _delayed_attempt(self, now: float, not_after: float) -> PlannedAttempt | None:
+        times = {url: self._selection.available_at(url) for url in self._untried}
+        if self._cycles_left > 0:
+            for url, earliest in self._returning.items():
+                times[url] = max(earliest, self._selection.available_at(url))
+        first = min(times.values(), default=NEVER)
+        if first > not_after:
+            return None
+        url = next(url for url, time in times.items() if time == first)
+        self._take(url)
+        self._waits += 1
+        wait = max(0.0, first - now)
+        jittered = now + wait * (1 + WAIT_JITTER * self._random())
+        return PlannedAttempt(url=url, at=max(first, min(jittered, not_after)))
+
+    def _take(self, url: str) -> None:
+        """Use `url` up; if all endpoints were tried, a new cycle begins."""
+        if url in self._untried:
+            self._untried.remove(url)
+            return
+        self._cycles_left -= 1
+        self._untried += [other for other in self._returning if other != url]
+        self._returning.clear()

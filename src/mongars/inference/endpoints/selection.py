@@ -1,0 +1,104 @@
+"""Which endpoint a request goes to, and how many requests all endpoints together can take.
+
+Of the endpoints that are available and below their concurrency limit, the cheaper of two random
+ones is taken: expected first-token time times requests in flight (power of two choices on a peak
+EWMA). Requests of one session go to the same endpoint, because its prompt cache holds their prompt
+(rendezvous hashing), unless that endpoint has more than its share of the load or is much slower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mongars.inference.endpoints.table import EndpointTable
+
+UNTRIED_COST = 1e6
+"""Cost per request in flight of an endpoint without latency samples: it gets one at a time."""
+LOAD_BOUND = 1.25
+"""A session leaves its endpoint when that has this many times the average load."""
+SLOWER_BOUND = 2.0
+"""A session also leaves its endpoint when another one is so many times faster."""
+
+
+class EndpointSelection:
+    """Chooses among the endpoints of one pool."""
+
+    def __init__(self, table: EndpointTable) -> None:
+        self._table = table
+        self._clock = table.clock
+        self._random = table.random
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All endpoints, in configured order."""
+        return tuple(self._table.states)
+
+    def choose(self, urls: Sequence[str], *, session_id: str | None = None) -> str:
+        """The best of `urls` for the next request; `urls` must not be empty.
+
+        An endpoint at its concurrency limit is chosen only when all of them are.
+        """
+        states = self._table.states
+        candidates = [url for url in urls if states[url].below_limit] or list(urls)
+        preferred = None if session_id is None else self._by_session(candidates, session_id)
+        if preferred is not None:
+            return preferred
+        first = self._draw(len(candidates))
+        second = first
+        if candidates[1:]:
+            second = (first + 1 + self._draw(len(candidates) - 1)) % len(candidates)
+        pair = sorted((first, second))  # at equal cost the one configured first
+        return min((candidates[number] for number in pair), key=self._cost)
+
+    def available_at(self, url: str) -> float:
+        """Monotonic time from which a request may go there; `NEVER`: do not wait for it."""
+        return self._table.available_at(url, self._clock.monotonic())
+
+    def below_limit(self, url: str) -> bool:
+        """Whether fewer requests are in flight there than its concurrency limit allows."""
+        return self._table.states[url].below_limit
+
+    @property
+    def capacity(self) -> int | None:
+        """Requests that may be in flight in all; None while no endpoint is available.
+
+        An endpoint that is up counts with its limit, one that needs a trial with one more request.
+        """
+        now = self._clock.monotonic()
+        states = self._table.states
+        available = {url for url in states if self._table.available_at(url, now) <= now}
+        if not available:
+            return None
+        total = 0
+        for url, state in states.items():
+            if url not in available:
+                total += state.in_flight
+            elif state.is_up:
+                total += state.limit.value
+            else:
+                total += state.in_flight + 1
+        return total
+
+    def _cost(self, url: str) -> float:
+        state, now = self._table.states[url], self._clock.monotonic()
+        if not state.latency.known and state.in_flight:
+            return UNTRIED_COST * state.in_flight
+        return state.latency.at(now) * (state.in_flight + 1) / state.breaker.load_share(now)
+
+    def _by_session(self, urls: Sequence[str], session_id: str) -> str | None:
+        """The endpoint of that session; None if it has too much load or is too slow now."""
+        url = max(urls, key=lambda url: hashlib.sha256(f"{session_id} {url}".encode()).digest())
+        state, now = self._table.states[url], self._clock.monotonic()
+        total = sum(self._table.states[url].in_flight for url in urls)
+        fastest = self._table.fastest(urls) or 0.0
+        overloaded = state.in_flight + 1 > math.ceil(LOAD_BOUND * (total + 1) / len(urls))
+        slow = state.latency.last > SLOWER_BOUND * fastest
+        return None if overloaded or slow or state.breaker.load_share(now) < 1 else url
+
+    def _draw(self, count: int) -> int:
+        return int(self._random() * count) % count

@@ -1,0 +1,1 @@
+"""Outgoing HTTP with aiohttp: the connection pool and TLS that the Ray and Ollama providers share."""

@@ -1,0 +1,58 @@
+"""An aiohttp connector that reuses no connection on which unexpected bytes have arrived."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+import aiohttp
+
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+
+@dataclass(slots=True)
+class ConnectionUse:
+    """Whether the connection of a request had been used before."""
+
+    reused: bool = False
+
+
+CONNECTION_USE: ContextVar[ConnectionUse] = ContextVar("use")
+"""Set by the sender before a request, filled in by the connector. aiohttp's tracing costs more."""
+
+
+class CleanConnector(aiohttp.TCPConnector):
+    """Closes a connection on which a server sent more bytes than its response announced.
+
+    aiohttp would read those bytes as the response to the next request, and every later response as
+    that of the request after it.
+    """
+
+    def __init__(self, *, keepalive_timeout: float) -> None:
+        """The number of connections is not limited; idle ones are closed after `keepalive_timeout` s."""
+        super().__init__(limit=0, keepalive_timeout=keepalive_timeout)
+        self._used: WeakSet[ResponseHandler] = WeakSet()
+
+    async def connect(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 (aiohttp's own signature)
+    ) -> Connection:
+        """A connection without unread bytes; an override of aiohttp's method."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if protocol is None:
+                return connection
+            if not protocol.should_close:
+                CONNECTION_USE.get().reused = protocol in self._used
+                self._used.add(protocol)
+                return connection
+            connection.close()

@@ -1,0 +1,229 @@
+"""Outgoing HTTP: the connection pool, and the translation of aiohttp's errors.
+
+`post` has no total timeout: its users set deadlines with `asyncio.timeout`. Only connecting has a
+timeout of its own, so that a slow response is never taken for an unreachable host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+
+from mongars.core.errors import EndpointUnreachable, InvalidAnswer, WorldError
+from mongars.inference.events import split_label
+from mongars.inference.http.connector import CONNECTION_USE, CleanConnector, ConnectionUse
+from mongars.inference.http.tls import TlsContexts
+from mongars.inference.retry.failures import ConnectFailed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from mongars.inference.config import InferenceConfig
+
+KEEPALIVE_SECONDS = 4.0
+"""Shorter than the usual servers' timeouts (uvicorn: 5 s), which would close it during a POST."""
+
+IDLE_CLOSE_SECONDS = 0.25
+"""If a reused connection breaks within this time of sending, the server had closed it as idle."""
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+DRAIN_SECONDS = 0.25
+"""How long to wait for the end of the body after a complete answer, before closing."""
+
+
+class Blocks:
+    """The body of a response as it arrives. Raises `EndpointUnreachable` if the connection breaks."""
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it has been read."""
+        return self._content.at_eof()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            block = await self._content.readany()
+        except aiohttp.ClientError as exc:
+            detail = f"The connection broke while the response was read ({type(exc).__name__})."
+            raise EndpointUnreachable(detail) from exc
+        if not block:
+            raise StopAsyncIteration
+        return block
+
+
+class UpstreamResponse:
+    """A response of a model server, from when its headers have arrived."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self.media_type = response.content_type
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.blocks = Blocks(response.content)
+        self.reusable = False
+        """To be set once the answer is complete: only the end of the body is left to read."""
+
+    async def body(self) -> bytes:
+        """The whole body. Raises `InvalidAnswer` if it has more than `MAX_BODY_BYTES`."""
+        parts: list[bytes] = []
+        size = 0
+        async for block in self.blocks:
+            parts.append(block)
+            size += len(block)
+            if size > MAX_BODY_BYTES:
+                detail = f"The response is larger than {MAX_BODY_BYTES} bytes."
+                raise InvalidAnswer(detail)
+        return b"".join(parts)
+
+
+class HttpPool:
+    """The process's connections to model servers.
+
+    `RAY_CLIENT_MAX_KEEPALIVE` bounds how many connections per server stay open between requests:
+    of those in use at the same time, that many may be reused, the others are closed after use.
+    The number of connections in use is not bounded here but by each provider's queue, so that a
+    wait for a connection is never taken for a server's failure.
+
+    A server may close an idle connection in the moment in which it is used again. That is no
+    failure: the request is sent once more, on another connection.
+    """
+
+    def __init__(self, config: InferenceConfig) -> None:
+        """Read the certificates. Raises `ConfigurationError`, see `TlsContexts`. Opens no connection."""
+        self._tls = TlsContexts(config)
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout)
+        self._max_keepalive = config.max_keepalive
+        self._kept: Counter[str] = Counter()
+        self._session: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> AsyncIterator[UpstreamResponse]:
+        """Send a JSON body; enters when the response's headers have arrived.
+
+        Raises `ConnectFailed`, `EndpointUnreachable` or `InvalidAnswer`. Leaving closes the
+        connection, unless the response was marked `reusable` and its end arrives at once.
+        """
+        with self._kept_connection(url) as connection:
+            sent = {"content-type": "application/json", **headers, **connection}
+            received = await self._send("POST", url, body=body, headers=sent)
+            response = UpstreamResponse(received)
+            try:
+                yield response
+                if response.reusable:
+                    await _read_to_end(response)
+            finally:
+                received.close()
+
+    async def get(self, url: str, *, seconds: float) -> tuple[int, bytes]:
+        """Status and body of the response, received within `seconds`.
+
+        Raises `ConnectFailed`, `InvalidAnswer`, or `EndpointUnreachable`, also for a timeout.
+        """
+        try:
+            with self._kept_connection(url) as connection:
+                async with asyncio.timeout(seconds):
+                    response = await self._send("GET", url, body=None, headers=connection)
+                    try:
+                        return response.status, await UpstreamResponse(response).body()
+                    finally:
+                        response.close()
+        except TimeoutError as exc:
+            detail = f"{split_label(url)[0]} did not respond within {seconds:g} s."
+            raise EndpointUnreachable(detail) from exc
+
+    async def aclose(self) -> None:
+        """Close every connection. Safe to call twice."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @contextmanager
+    def _kept_connection(self, url: str) -> Iterator[dict[str, str]]:
+        """The headers that tell the server whether to close the connection after the response."""
+        host = split_label(url)[0]
+        keep = self._kept[host] < self._max_keepalive
+        self._kept[host] += keep
+        try:
+            yield {} if keep else {"connection": "close"}
+        finally:
+            self._kept[host] -= keep
+
+    async def _send(
+        self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        host = split_label(url)[0]
+        retries_left = self._max_keepalive
+        loop = asyncio.get_running_loop()
+        while True:
+            sent_at = loop.time()
+            use = ConnectionUse()
+            CONNECTION_USE.set(use)
+            try:
+                return await self._opened().request(
+                    method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    ssl=self._tls.context(host),
+                )
+            except (aiohttp.ClientError, OSError, ValueError) as exc:
+                retries_left -= 1
+                at_once = loop.time() - sent_at < IDLE_CLOSE_SECONDS
+                if use.reused and at_once and isinstance(exc, _CLOSED) and retries_left >= 0:
+                    continue
+                raise self._tls.failure(exc, host) or self._translated(exc, host) from exc
+
+    def _translated(self, exc: Exception, host: str) -> WorldError:
+        name = type(exc).__name__
+        connected = not isinstance(exc, _NO_CONNECTION)
+        hint = self._tls.hint(host) if connected or isinstance(exc.__cause__, _RESET) else ""
+        if not connected:
+            return ConnectFailed(f"No connection to {host} ({name}).{hint}")
+        if isinstance(exc, aiohttp.ClientConnectionError | OSError):
+            detail = f"{host} closed the connection before it responded ({name}).{hint}"
+            return EndpointUnreachable(detail)
+        return InvalidAnswer(f"{host} did not respond in HTTP ({name}).")
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=CleanConnector(keepalive_timeout=KEEPALIVE_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"user-agent": "monGARS", "accept-encoding": "identity"},
+                timeout=self._timeout,
+                trust_env=False,
+            )
+        return self._session
+
+
+async def _read_to_end(response: UpstreamResponse) -> None:
+    """Read the end of a complete response, so that its connection can be used again."""
+    if response.blocks.ended:
+        return
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            async for _ in response.blocks:
+                pass
+    except (TimeoutError, EndpointUnreachable):
+        return  # not worth a longer wait: the caller closes the connection
+
+
+_CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+_RESET = (ConnectionResetError, ConnectionAbortedError)
+_NO_CONNECTION = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ServerFingerprintMismatch,
+    aiohttp.InvalidURL,
+)

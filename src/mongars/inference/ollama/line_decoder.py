@@ -1,0 +1,46 @@
+"""Decoding Ollama's streamed JSON lines into the items of an `AnswerReader`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mongars.inference.streams.reader import End
+from mongars.protocol.ollama import LineReader, origin_named
+from mongars.protocol.schema.finished import FinishedCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mongars.core.generation import Chunk, Origin
+
+
+class OllamaDecoder:
+    """Yields the origin before the first chunk, and `End` when the answer is complete."""
+
+    def __init__(
+        self, *, answer_id: str, created: int, model: str, schema: dict[str, Any] | None = None
+    ) -> None:
+        """`schema`: JSON schema that the complete text must match."""
+        self._check = None if schema is None else FinishedCheck(schema)
+        self._lines = LineReader(answer_id=answer_id, created=created, model=model)
+        self._origin_sent = False
+
+    def feed(self, block: bytes) -> Iterator[Chunk | Origin | End]:
+        """The items that this block completes.
+
+        Raises `InferenceFailed` for an error in a line, and `GenerationInterrupted` at the end of a
+        text that violates the schema.
+        """
+        for chunk in self._lines.feed(block):
+            yield from self._origin()
+            if self._check is not None:
+                self._check.take(chunk)
+            yield chunk
+        yield from self._origin()
+        if self._lines.done:
+            yield End()
+
+    def _origin(self) -> Iterator[Origin]:
+        if not self._origin_sent and self._lines.model is not None:
+            self._origin_sent = True
+            yield origin_named(self._lines.model)

@@ -1,0 +1,235 @@
+"""The Ollama provider: answers streamed from the chat API of an Ollama server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import re
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import orjson
+
+from mongars.core.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    EndpointUnreachable,
+    InferenceFailed,
+    InvalidAnswer,
+    MongarsError,
+    NotReady,
+    Overloaded,
+    ParameterUnsupported,
+    WorldError,
+)
+from mongars.core.ids import new_id
+from mongars.inference.events import split_label
+from mongars.inference.ollama.line_decoder import OllamaDecoder
+from mongars.inference.provider import Attempts, ProviderName, ProviderStatus, ProviderStream
+from mongars.inference.retry.failures import TOO_MANY_REQUESTS
+from mongars.inference.retry.retry_after import retry_after
+from mongars.inference.streams.reader import AnswerReader
+from mongars.protocol.body import json_object
+from mongars.protocol.ollama import (
+    COMMON,
+    chat_request,
+    markers_in,
+    origin_named,
+    overflow_in,
+    same_model,
+    window_in,
+)
+from mongars.protocol.response_format import schema_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from mongars.core.clock import Clock
+    from mongars.core.control_tokens import Markers
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import GenerationRequest
+    from mongars.inference.config import InferenceConfig
+    from mongars.inference.http.http_pool import HttpPool, UpstreamResponse
+
+STATUS_SECONDS = 1.5
+DEFAULT_ANSWER_TOKENS = 1024
+"""Tokens reserved in the context window for an answer without `max_tokens`."""
+_MAY_BE_MARKER = re.compile(r"[<>\[\]{}|\uff5c]")
+"""Every known control token contains one of these characters."""
+_OK = 200
+_BAD_REQUEST = 400
+_NOT_FOUND = 404
+_BUSY = frozenset({TOO_MANY_REQUESTS, 503})
+
+
+class Ollama:
+    """Generates with the configured model on the Ollama server in `OLLAMA_HOST`."""
+
+    name: ProviderName = "ollama"
+    local = True
+
+    def __init__(self, config: InferenceConfig, http: HttpPool, *, clock: Clock) -> None:
+        if config.ollama_host is None or config.ollama_model is None:
+            detail = "Ollama needs both a host (OLLAMA_HOST) and a model."
+            raise ConfigurationError(detail)
+        self._config = config
+        self._host = config.ollama_host.rstrip("/")
+        self._label = split_label(self._host)[0]
+        self._model = config.ollama_model
+        self._http = http
+        self._clock = clock
+        self._window: int | None = None
+        self._markers: Markers | None = None
+        """The model's control tokens, once the server has returned them."""
+
+    @asynccontextmanager
+    async def open(
+        self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
+    ) -> AsyncIterator[ProviderStream]:
+        """Start an answer; see `Provider.open`.
+
+        Raises `ParameterUnsupported` for several choices, `NotReady` if the server does not have the
+        model, and `ContextLengthExceeded` for a prompt that does not fit the window the server has
+        loaded, which may be smaller than `context_tokens`.
+        """
+        if request.sampling.n > 1:
+            raise ParameterUnsupported.by(engine=self.name, param="n")
+        seconds = self._config.local_start_by(request, deadline).remaining()
+        async with AsyncExitStack() as stack:
+            attempts.add()
+            try:
+                with attempts.waiting():
+                    async with asyncio.timeout(seconds):
+                        markers = await self._known_markers(request)
+                        response = await stack.enter_async_context(self._post(request, markers))
+                        reader = await self._begin(response, request, deadline)
+            except TimeoutError as exc:
+                detail = f"Ollama at {self._label} started no answer within {seconds:.3g} s."
+                raise DeadlineExceeded(detail) from exc
+            yield ProviderStream(origin=reader.origin, endpoint=self._label, chunks=reader)
+            response.reusable = reader.state == "complete"
+
+    async def context_tokens(self) -> int | None:
+        """The model's own context window, requested from the server once, when first needed."""
+        if self._window is None:
+            with contextlib.suppress(TimeoutError, WorldError):
+                async with asyncio.timeout(STATUS_SECONDS):
+                    self._window = window_in(json_object(await self._shown(verbose=False)))
+        return self._window
+
+    async def _known_markers(self, request: GenerationRequest) -> Markers:
+        """The control tokens to remove from the messages, requested once, when first needed."""
+        needed = any(_MAY_BE_MARKER.search(message.content) for message in request.messages)
+        if self._markers is None and needed:
+            with contextlib.suppress(TimeoutError, WorldError):
+                async with asyncio.timeout(STATUS_SECONDS):
+                    shown = await self._shown(verbose=True)
+                    self._markers = await asyncio.to_thread(markers_in, shown)
+        return self._markers or COMMON
+
+    async def run(self) -> None:
+        """Returns at once: there is no background work."""
+
+    async def status(self) -> ProviderStatus:
+        """`up` if the server responds and has the model, else `down`."""
+        try:
+            status, body = await self._http.get(f"{self._host}/api/tags", seconds=STATUS_SECONDS)
+            found = json_object(body) if status == _OK else {}
+        except WorldError as error:
+            return ProviderStatus(name=self.name, state="down", detail=str(error))
+        entries = found.get("models")
+        names = [str(e.get("name")) for e in entries or () if isinstance(e, dict)]
+        if any(same_model(self._model, name) for name in names):
+            return ProviderStatus(name=self.name, state="up", detail=f"{self._model} is available")
+        return ProviderStatus(name=self.name, state="down", detail=self._missing())
+
+    def drain(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
+        """False: it has no endpoints."""
+        return False
+
+    def reset(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
+        """False: it has no endpoints."""
+        return False
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    def _post(
+        self, request: GenerationRequest, markers: Markers
+    ) -> AbstractAsyncContextManager[UpstreamResponse]:
+        sampling = request.sampling.with_defaults(self._config.sampling)
+        complete = dataclasses.replace(request, sampling=sampling)
+        body = chat_request(complete, model=self._model, markers=markers)
+        if request.prompt_tokens is not None:
+            answer = sampling.max_tokens or DEFAULT_ANSWER_TOKENS
+            body["options"]["num_ctx"] = _room_for(request.prompt_tokens, answer, self._window)
+        return self._http.post(f"{self._host}/api/chat", orjson.dumps(body), {})
+
+    async def _shown(self, *, verbose: bool) -> bytes:
+        """The server's description of the model. Raises `NotReady` if it has none."""
+        body = orjson.dumps({"model": self._model, "verbose": verbose})
+        async with self._http.post(f"{self._host}/api/show", body, {}) as response:
+            shown = await response.body()
+            response.reusable = True
+            if response.status != _OK:
+                raise NotReady(self._missing())
+            return shown
+
+    async def _begin(
+        self, response: UpstreamResponse, request: GenerationRequest, deadline: Deadline
+    ) -> AnswerReader:
+        if response.status != _OK:
+            raise await self._refusal(response)
+        created = int(self._clock.now().timestamp())
+        decoder = OllamaDecoder(
+            answer_id=new_id("chatcmpl"),
+            created=created,
+            model=self._model,
+            schema=schema_of(request.sampling.response_format),
+        )
+        reader = AnswerReader(
+            response.blocks,
+            decoder,
+            origin=origin_named(self._model),
+            idle=self._config.idle_timeout,
+            deadline=deadline,
+        )
+        await reader.commit()
+        return reader
+
+    async def _refusal(self, response: UpstreamResponse) -> MongarsError:
+        try:
+            message = str(json_object(await response.body()).get("error") or "")
+        except (InvalidAnswer, EndpointUnreachable):
+            message = ""
+        if response.status == _NOT_FOUND:
+            return NotReady(self._missing())
+        if response.status in _BUSY:
+            maximum = self._config.retry_after_max
+            wait = retry_after(response.headers, now=self._clock.now(), maximum=maximum)
+            return Overloaded(f"Ollama at {self._label} is busy.", retry_after=wait)
+        overflow = (
+            overflow_in(message, context_tokens=0) if response.status == _BAD_REQUEST else None
+        )
+        if overflow is not None:
+            return overflow
+        return InferenceFailed(f"Ollama at {self._label} returned {response.status}: {message}")
+
+    def _missing(self) -> str:
+        return (
+            f"Ollama at {self._label} has no model {self._model!r}."
+            f" Get it with: ollama pull {self._model}"
+        )
+
+
+def _room_for(prompt: int, answer: int, window: int | None) -> int:
+    """A context window in tokens for prompt and answer, with a quarter more for other tokenizers.
+
+    Rounded up to a power of two, because each change of the window makes Ollama reload the model.
+    """
+    needed = (prompt + answer) * 5 // 4
+    room = 1 << (needed - 1).bit_length()
+    return room if window is None else min(room, window)

@@ -1,0 +1,51 @@
+"""Arguments and result of `LLMIntegration.generate_response`: one prompt in, one dictionary out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mongars.core.generation import GenerationRequest, confidence
+from mongars.core.ids import new_id
+from mongars.protocol.messages import ChatMessage, prompt_messages
+from mongars.protocol.openai import usage_body
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mongars.core.generation import Completion, Sampling
+    from mongars.inference.provider import Route
+
+
+def prompt_request(
+    prompt: str, task_type: str, *, session_id: str | None, sampling: Sampling
+) -> GenerationRequest:
+    """A request with a single user message. Raises `PromptMissing` if `prompt` is blank."""
+    return GenerationRequest(
+        messages=prompt_messages([ChatMessage(role="user", content=prompt)]),
+        request_id=new_id("req"),
+        task_type=task_type,
+        sampling=sampling,
+        session_id=session_id,
+    )
+
+
+def resolved_task_type(task_type: str, hints: Mapping[str, Any] | None) -> str:
+    """`task_type`; but `reasoning` for a general task with the hint `reasoning`, as earlier clients send."""
+    if task_type == "general" and hints and hints.get("reasoning"):
+        return "reasoning"
+    return task_type
+
+
+def response_dict(completion: Completion, route: Route, *, request_id: str) -> dict[str, Any]:
+    """The result of `generate_response`; values that the engine did not report are None."""
+    usage = completion.usage
+    logprobs = completion.logprobs
+    return {
+        "text": completion.text,
+        "confidence": confidence(logprobs),
+        "tokens_used": None if usage is None else usage.completion_tokens,
+        "source": route.provider,
+        "adapter_version": completion.origin.adapter_version,
+        "usage": None if usage is None else usage_body(usage),
+        "request_id": request_id,
+    }

@@ -1,1 +1,0 @@
-"""The concrete places an answer can come from; the home of the HTTP client."""

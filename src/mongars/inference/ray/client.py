@@ -1,0 +1,136 @@
+"""The client of all Ray endpoints: one queue, one pool, one retry budget, for every kind of exchange."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from mongars.inference.endpoints.pool import EndpointPool
+from mongars.inference.events import split_label
+from mongars.inference.ray.call import RayCall, RayCallContext
+from mongars.inference.ray.hedge import HedgeContext
+from mongars.inference.ray.prober import Prober
+from mongars.inference.request_queue import RequestQueue
+from mongars.inference.retry.budget import RetryBudget
+from mongars.inference.retry.hedging import Hedging
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AsyncExitStack
+    from typing import NoReturn
+
+    from mongars.core.clock import Clock
+    from mongars.core.deadline import Deadline
+    from mongars.core.observe import Observer
+    from mongars.inference.config import InferenceConfig
+    from mongars.inference.endpoints.endpoint_status import EndpointStatus
+    from mongars.inference.http.http_pool import HttpPool
+    from mongars.inference.provider import Attempts
+    from mongars.inference.ray.exchange import EndpointResult, Exchange, ResultT
+
+MAX_QUEUE_SHARE = 0.5
+"""The part of the time for starting a result that a request may wait in the queue."""
+
+
+class RayClient:
+    """Sends exchanges to the endpoints in `RAY_SERVE_URL`; see `RayCall` for one exchange."""
+
+    def __init__(
+        self,
+        config: InferenceConfig,
+        http: HttpPool,
+        *,
+        clock: Clock,
+        observer: Observer,
+        random: Callable[[], float],
+        sole_provider: bool = False,
+    ) -> None:
+        """`sole_provider`: no other provider can answer; see `EndpointPool`."""
+        self._config = config
+        self._sole_provider = sole_provider
+        self._pool = EndpointPool(
+            config.endpoints,
+            clock=clock,
+            rest_after=config.max_scale_cycles,
+            random=random,
+            max_requests=config.max_connections,
+            sole_provider=sole_provider,
+        )
+        self._queue = RequestQueue(self._capacity, clock=clock)
+        budget = RetryBudget(clock)
+        hedge = HedgeContext(
+            hedging=Hedging(clock, budget),
+            pool=self._pool,
+            queue=self._queue,
+            clock=clock,
+            observer=observer,
+        )
+        self._context = RayCallContext(
+            config=config,
+            pool=self._pool,
+            clock=clock,
+            observer=observer,
+            random=random,
+            budget=budget,
+            hedge=hedge if config.hedge else None,
+        )
+        self._prober = Prober(
+            self._pool, http, config=config, clock=clock, observer=observer, random=random
+        )
+
+    async def start(
+        self,
+        exchange: Exchange[ResultT],
+        stack: AsyncExitStack,
+        *,
+        deadline: Deadline,
+        attempts: Attempts,
+    ) -> EndpointResult[ResultT]:
+        """The result of the first endpoint that starts one; `stack` holds its slot and connection.
+
+        Raises a `CallerError`; `EndpointUnreachable` at once, without sending anything, while all
+        endpoints are known to be down; `Overloaded` or `NotReady` if waiting would take too long; or
+        the `WorldError` of the last attempt.
+        """
+        deadline.check("send a request to Ray")
+        start_by = self._config.start_by(exchange.start_seconds, deadline)
+        max_wait = MAX_QUEUE_SHARE * start_by.remaining()
+        slot = self._queue.slot(max_wait, self._config.share(exchange.scope))
+        await stack.enter_async_context(slot)
+        call = RayCall(self._context, exchange, deadline=deadline, attempts=attempts)
+        found = await call.start(start_by, stack)
+        self._queue.wake()  # a started result may have raised the endpoint's limit
+        return found
+
+    async def run(self) -> NoReturn:
+        """Probe endpoints that are down or unknown, until cancelled."""
+        await self._prober.run(self._queue.wake)
+
+    async def statuses(self) -> tuple[EndpointStatus, ...]:
+        """The status of every endpoint; those without a recent response are probed first.
+
+        Takes at most two seconds. The URLs are shown without credentials and query.
+        """
+        await self._prober.probe(self._pool.probes.stale())
+        found = self._pool.control.statuses()
+        return tuple(dataclasses.replace(e, url="".join(split_label(e.url))) for e in found)
+
+    def drain(self, endpoint_id: str) -> bool:
+        """Send no further requests there; see `EndpointControl.drain`."""
+        found = self._pool.control.drain(endpoint_id)
+        self._queue.wake()
+        return found
+
+    def reset(self, endpoint_id: str) -> bool:
+        """Forget failures and waits, and use it again; see `EndpointControl.reset`."""
+        found = self._pool.control.reset(endpoint_id)
+        self._queue.wake()
+        return found
+
+    def _capacity(self) -> int | None:
+        capacity, maximum = self._pool.selection.capacity, self._config.max_connections
+        if (
+            capacity is None
+        ):  # requests fail at once, or are sent in panic mode: nothing to wait for
+            return maximum if self._sole_provider else None
+        return min(capacity, maximum)

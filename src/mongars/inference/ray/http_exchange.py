@@ -1,0 +1,137 @@
+"""An exchange that is one HTTP POST of a JSON body."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from abc import ABC, abstractmethod
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic
+
+from mongars.core.errors import EndpointUnreachable, InvalidAnswer, MongarsError
+from mongars.inference.endpoints.route_url import route_url
+from mongars.inference.ray.exchange import ResultT
+from mongars.inference.retry.failures import failure_of, failure_of_status, first_token_timeout
+from mongars.inference.retry.retry_after import retry_after
+from mongars.protocol import headers
+from mongars.protocol.body import json_object
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.core.clock import Clock
+    from mongars.core.deadline import Deadline
+    from mongars.inference.config import InferenceConfig
+    from mongars.inference.http.http_pool import HttpPool, UpstreamResponse
+    from mongars.inference.provider import Attempts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeContext:
+    """What all HTTP exchanges of one process use."""
+
+    config: InferenceConfig
+    http: HttpPool
+    clock: Clock
+
+
+class HttpExchange(ABC, Generic[ResultT]):
+    """Sends what `body` returns and reads the result with `read`; see `Exchange`.
+
+    A subclass sets the attributes of `Exchange` that differ from the ones here, and `path`.
+    """
+
+    path: str | None = None
+    """The route beside `/generate`; None for the endpoint's own URL."""
+    accept = "application/json"
+    scope: str | None = None
+    session_id: str | None = None
+    traceparent: str | None = None
+    is_retry = False
+    may_hedge = False
+    start_seconds: float
+
+    def __init__(
+        self,
+        context: ExchangeContext,
+        *,
+        request_id: str,
+        task_type: str,
+        deadline: Deadline,
+        attempts: Attempts,
+    ) -> None:
+        """`deadline` bounds the whole request; the endpoint is sent the time that is left."""
+        self.request_id = request_id
+        self.task_type = task_type
+        self._config = context.config
+        self._http = context.http
+        self._clock = context.clock
+        self._body: bytes | None = None
+        self._deadline = deadline
+        self._attempts = attempts
+
+    def target(self, endpoint: str) -> str:
+        """The URL of `path` at that endpoint."""
+        return endpoint if self.path is None else route_url(endpoint, self.path)
+
+    @abstractmethod
+    def body(self) -> bytes:
+        """The JSON body, encoded; called once, before the first attempt."""
+
+    @abstractmethod
+    async def read(self, response: UpstreamResponse) -> ResultT:
+        """The started result in a response with status 2xx. Raises a `MongarsError` if it has none."""
+
+    @asynccontextmanager
+    async def send(self, url: str, start_by: Deadline) -> AsyncIterator[ResultT]:
+        """POST the body to `url`; see `Exchange.send`."""
+        seconds = start_by.remaining()
+        if self._body is None:
+            self._body = self.body()
+        async with AsyncExitStack() as stack:
+            try:
+                with self._attempts.waiting():
+                    async with asyncio.timeout(seconds):
+                        post = self._http.post(url, self._body, self._headers())
+                        response = await stack.enter_async_context(post)
+                        if not 200 <= response.status < 300:  # noqa: PLR2004 - success
+                            raise await self._status_error(response)
+                        result = await self.read(response)
+            except TimeoutError as exc:
+                raise first_token_timeout(seconds) from exc
+            except MongarsError as exc:
+                raise failure_of(exc) from exc
+            yield result
+            response.reusable = result.state == "complete"
+
+    async def _status_error(self, response: UpstreamResponse) -> Exception:
+        maximum = self._config.retry_after_max
+        wait = retry_after(response.headers, now=self._clock.now(), maximum=maximum)
+        body = await _error_body(response)
+        scaling = self._config.scaling_status_codes
+        return failure_of_status(response.status, body, scaling=scaling, wait=wait)
+
+    def _headers(self) -> dict[str, str]:
+        found = {
+            "accept": self.accept,
+            headers.REQUEST_ID: self.request_id,
+            headers.REQUEST_TIMEOUT_MS: str(max(1, int(self._deadline.remaining() * 1000))),
+        }
+        if self.traceparent is not None:
+            found[headers.TRACEPARENT] = self.traceparent
+        if self._config.token is not None:
+            found["authorization"] = f"Bearer {self._config.token}"
+        if self.session_id is not None:
+            # Routers keep a session on one replica by this header. Proxies log it, so it is a hash.
+            hashed = hashlib.sha256(self.session_id.encode()).hexdigest()
+            found[headers.SESSION_ID] = hashed[:32]
+        return found
+
+
+async def _error_body(response: UpstreamResponse) -> dict[str, Any]:
+    """The JSON object of an error response; empty if there is none."""
+    try:
+        return json_object(await response.body())
+    except (InvalidAnswer, EndpointUnreachable):
+        return {}

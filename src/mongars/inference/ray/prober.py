@@ -1,0 +1,85 @@
+"""The background probe: detects that an endpoint is reachable again, without a client's request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import WorldError
+from mongars.inference.endpoints.route_url import route_url
+from mongars.inference.events import EndpointChanged, split_label
+from mongars.inference.retry.failures import TOO_MANY_REQUESTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import NoReturn
+
+    from mongars.core.clock import Clock
+    from mongars.core.observe import Observer
+    from mongars.inference.config import InferenceConfig
+    from mongars.inference.endpoints.pool import EndpointPool
+    from mongars.inference.endpoints.probes import ProbeResult
+    from mongars.inference.http.http_pool import HttpPool
+
+PROBE_CYCLE_SECONDS = 0.5
+"""How often it is checked which endpoints are due; `EndpointProbes` has each endpoint's interval."""
+
+PROBE_TIMEOUT_SECONDS = 1.5
+READINESS_PATH = "/readyz"
+
+
+class Prober:
+    """Requests the readiness route of endpoints that are down or unknown."""
+
+    def __init__(
+        self,
+        pool: EndpointPool,
+        http: HttpPool,
+        *,
+        config: InferenceConfig,
+        clock: Clock,
+        observer: Observer,
+        random: Callable[[], float],
+    ) -> None:
+        self._probes = pool.probes
+        self._http = http
+        self._busy = config.scaling_status_codes | {TOO_MANY_REQUESTS}
+        self._clock = clock
+        self._observer = observer
+        self._random = random
+
+    async def run(self, after_cycle: Callable[[], None]) -> NoReturn:
+        """Probe the endpoints that are due, until cancelled; `after_cycle` is called each time."""
+        while True:
+            await self.probe(self._probes.due())
+            after_cycle()
+            await self._clock.sleep(PROBE_CYCLE_SECONDS * (0.8 + 0.4 * self._random()))
+
+    async def probe(self, urls: Iterable[str]) -> None:
+        """Probe these endpoints at the same time, and record the results."""
+        async with asyncio.TaskGroup() as group:
+            for url in urls:
+                group.create_task(self._probe(url))
+
+    async def _probe(self, url: str) -> None:
+        result, detail = await self._request(route_url(url, READINESS_PATH))
+        if self._probes.record(url, result, error=detail):
+            host, path = split_label(url)
+            self._observer.observe(
+                EndpointChanged(
+                    endpoint=host,
+                    path=path,
+                    state="reachable" if result in {"ready", "reachable"} else "down",
+                    detail=detail,
+                )
+            )
+
+    async def _request(self, url: str) -> tuple[ProbeResult, str | None]:
+        """The result, and the reason if the endpoint is unreachable."""
+        try:
+            status, _ = await self._http.get(url, seconds=PROBE_TIMEOUT_SECONDS)
+        except WorldError as error:
+            return "unreachable", str(error)
+        if status >= 500 or status in self._busy:  # noqa: PLR2004
+            return "not_ready", None
+        return "ready" if status < 300 else "reachable", None  # noqa: PLR2004

@@ -1,0 +1,115 @@
+"""The Ray Serve provider: generation by several endpoints of the same application, over HTTP."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from mongars.inference.provider import ProviderName, ProviderState, ProviderStatus, ProviderStream
+from mongars.inference.ray.client import RayClient
+from mongars.inference.ray.generation_exchange import GenerationExchange
+from mongars.inference.ray.http_exchange import ExchangeContext
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from mongars.core.clock import Clock
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import GenerationRequest
+    from mongars.core.observe import Observer
+    from mongars.inference.config import InferenceConfig
+    from mongars.inference.endpoints.endpoint_status import EndpointStatus
+    from mongars.inference.http.http_pool import HttpPool
+    from mongars.inference.provider import Attempts
+
+
+class RayServe:
+    """Sends generation requests to the endpoints in `RAY_SERVE_URL`."""
+
+    name: ProviderName = "ray_serve"
+    local = False
+
+    def __init__(
+        self,
+        config: InferenceConfig,
+        http: HttpPool,
+        *,
+        clock: Clock,
+        observer: Observer,
+        random: Callable[[], float],
+        sole_provider: bool = False,
+    ) -> None:
+        """`sole_provider`: no other provider can answer; see `EndpointPool`."""
+        self._context = ExchangeContext(config=config, http=http, clock=clock)
+        self.client = RayClient(
+            config,
+            http,
+            clock=clock,
+            observer=observer,
+            random=random,
+            sole_provider=sole_provider,
+        )
+        """For other kinds of exchange with the same endpoints."""
+
+    @asynccontextmanager
+    async def open(
+        self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
+    ) -> AsyncIterator[ProviderStream]:
+        """Start an answer; see `Provider.open`. Raises what `RayClient.start` raises."""
+        async with AsyncExitStack() as stack:
+            exchange = GenerationExchange(
+                self._context, request, deadline=deadline, attempts=attempts
+            )
+            found = await self.client.start(exchange, stack, deadline=deadline, attempts=attempts)
+            answer = found.result
+            yield ProviderStream(
+                origin=answer.origin,
+                endpoint=found.endpoint,
+                chunks=answer.chunks,
+                continued=answer.continued,
+            )
+
+    async def context_tokens(self) -> int | None:
+        """None: applications may differ, and each reports its window when it refuses a prompt."""
+        return None
+
+    async def run(self) -> None:
+        """Probe endpoints that are down or unknown, until cancelled."""
+        await self.client.run()
+
+    async def status(self) -> ProviderStatus:
+        """The state by requests and probes; endpoints without a recent response are probed now."""
+        found = await self.client.statuses()
+        return ProviderStatus(
+            name=self.name, state=_overall(found), detail=_summary(found), endpoints=found
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._context.http.aclose()
+
+    def drain(self, endpoint_id: str) -> bool:
+        """See `Provider.drain`."""
+        return self.client.drain(endpoint_id)
+
+    def reset(self, endpoint_id: str) -> bool:
+        """See `Provider.reset`."""
+        return self.client.reset(endpoint_id)
+
+
+def _overall(endpoints: tuple[EndpointStatus, ...]) -> ProviderState:
+    states = {endpoint.state for endpoint in endpoints}
+    if states & {"up", "warming", "probing"}:
+        return "up"
+    if "resting" in states:
+        return "resting"
+    return "unknown" if states & {"unknown", "untested"} else "down"
+
+
+def _summary(endpoints: tuple[EndpointStatus, ...]) -> str:
+    up = sum(endpoint.state in {"up", "warming"} for endpoint in endpoints)
+    summary = f"{up} of {len(endpoints)} endpoints up"
+    rests = [e.opens_in for e in endpoints if e.state == "resting" and e.opens_in is not None]
+    if not rests:
+        return summary
+    return f"{summary}, {len(rests)} resting (returned Retry-After), again in {min(rests):.0f} s"

@@ -1,0 +1,110 @@
+"""A bounded queue in front of the endpoint pool, shared fairly between accounts.
+
+A request that cannot be sent in time is refused on arrival, with the time after which a retry makes
+sense, so that its client does not wait for a failure.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import Overloaded
+from mongars.core.fair_queue import EVERYBODY, FairQueue, QueueFull
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from mongars.core.clock import Clock
+    from mongars.core.fair_queue import Share
+
+MAX_WAITING = 256
+SMOOTHING = 0.2
+"""Weight of the newest sample in the average time between two requests that end."""
+
+
+class RequestQueue:
+    """Bounds the requests in flight to `capacity()`, read each time; None means no bound.
+
+    While one account holds all slots, one request of another account passes beyond the capacity, so
+    that it reaches a replica, which shares its engine's slots between accounts.
+    """
+
+    def __init__(self, capacity: Callable[[], int | None], *, clock: Clock) -> None:
+        self._clock = clock
+        self._queue = FairQueue(
+            lambda: math.inf if (slots := capacity()) is None else slots,
+            most_waiting=MAX_WAITING,
+            soft=True,
+        )
+        self._since = 0.0
+        """When a request last ended, or was queued while no other was."""
+        self._between = 0.0
+
+    @property
+    def active(self) -> int:
+        """Requests that hold a slot."""
+        return self._queue.active
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return self._queue.waiting
+
+    @asynccontextmanager
+    async def slot(self, max_wait: float, share: Share = EVERYBODY) -> AsyncIterator[float]:
+        """Hold a slot while the context is open; yields the seconds waited for it.
+
+        Raises `Overloaded` after `max_wait` seconds, or at once if the wait is expected to be longer.
+        """
+        now = self._clock.monotonic
+        arrived = now()
+        expected = self._expected(share)
+        if expected > max_wait:
+            raise self._refusal(expected)
+        try:
+            await self._queue.acquire(share, now, seconds=max_wait)
+        except (QueueFull, TimeoutError) as exc:
+            raise self._refusal(expected) from exc
+        try:
+            yield now() - arrived
+        finally:
+            left = now()
+            self._left(left)
+            self._queue.release(share.scope, left)
+
+    @contextmanager
+    def extra_slot(self) -> Iterator[bool]:
+        """A second slot for a request that holds one; yields False if none is free or requests wait."""
+        found = not self.waiting and self._queue.free >= 1
+        self._queue.active += found
+        try:
+            yield found
+        finally:
+            if found:
+                self._queue.active -= 1
+                self.wake()
+
+    def wake(self) -> None:
+        """Give free slots to waiting requests; to be called when the capacity may have grown."""
+        if self.waiting:
+            self._queue.wake(self._clock.monotonic())
+
+    def _expected(self, share: Share) -> float:
+        if self.waiting:
+            return self._between * self._queue.ahead(share)
+        self._since = self._clock.monotonic()
+        return 0.0  # the average of an earlier queue need not hold for this one
+
+    def _left(self, now: float) -> None:
+        if self.waiting:
+            self._between += SMOOTHING * (now - self._since - self._between)
+            self._since = now
+
+    def _refusal(self, expected: float) -> Overloaded:
+        detail = (
+            f"{self.active} requests to Ray are in flight and {self.waiting} wait: as many as"
+            " RAY_CLIENT_MAX_CONNECTIONS and the endpoints' limits allow."
+        )
+        return Overloaded(detail, retry_after=max(1.0, expected))

@@ -1,0 +1,150 @@
+"""Classification of failed attempts: what a failure means for the request and for its endpoint.
+
+| class         | signal                                        | the request tries       | the endpoint         |
+|---------------|-----------------------------------------------|-------------------------|----------------------|
+| `busy`        | 429, a scaling status, `not_ready` inside 200 | others, then this again | not used for a while |
+| `error`       | 5xx, connection lost before content           | others, then this again | failure counted      |
+| `invalid`     | empty, not JSON, malformed                    | others only             | failure counted      |
+| `timeout`     | no first token in time                        | others only             | breaker opens        |
+| `unreachable` | refused, no DNS, TLS, wrong path, our 401     | others only             | breaker opens        |
+
+An error in the client's request is not a failed attempt: it is returned as a `CallerError`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from mongars.core.errors import (
+    CallerError,
+    DeadlineExceeded,
+    EndpointUnreachable,
+    Forbidden,
+    InferenceFailed,
+    InvalidAnswer,
+    InvalidRequest,
+    MongarsError,
+    NotAuthenticated,
+    NotReady,
+    Overloaded,
+    RetryableLater,
+    WorldError,
+)
+from mongars.protocol.openai import error_in
+
+if TYPE_CHECKING:
+    from mongars.inference.events import AttemptFailure
+
+FailureClass = Literal["busy", "error", "invalid", "timeout", "unreachable"]
+
+TOO_MANY_REQUESTS = 429
+_NOT_READY = 409
+_NOT_FOUND = 404
+_OUR_CREDENTIALS = (NotAuthenticated, Forbidden)
+_WRONG_ENDPOINT = frozenset({401, 403, 405})
+_DROPPED = frozenset({408, 499})
+"""Statuses with which Ray Serve reports that it timed out or dropped a request: a server failure."""
+
+
+class EmptyAnswer(InvalidAnswer):
+    """The answer completed without any text."""
+
+
+class ConnectFailed(EndpointUnreachable):
+    """No connection was established: refused, unresolved, no TLS, or too slow."""
+
+
+class AttemptError(Exception):
+    """One attempt failed; the table of this module says what `failure_class` means."""
+
+    def __init__(
+        self,
+        error: WorldError,
+        *,
+        failure_class: FailureClass,
+        reason: AttemptFailure,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.failure_class = failure_class
+        self.reason = reason
+        self.status = status
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds from `Retry-After`; None if the endpoint is not busy or sent none."""
+        return self.error.retry_after if isinstance(self.error, RetryableLater) else None
+
+    @property
+    def unsent(self) -> bool:
+        """Whether no connection was established, so that the endpoint did no work."""
+        return self.failure_class == "unreachable" and self.status is None
+
+
+# Most specific first.
+_MEANINGS: dict[type[WorldError], tuple[FailureClass, AttemptFailure]] = {
+    RetryableLater: ("busy", "error_response"),
+    EmptyAnswer: ("invalid", "empty_response"),
+    InvalidAnswer: ("invalid", "invalid_json"),
+    EndpointUnreachable: ("error", "transport_error"),
+    WorldError: ("error", "error_response"),
+}
+
+
+def failure_of_status(
+    status: int, body: dict[str, Any], *, scaling: frozenset[int], wait: float | None
+) -> AttemptError | CallerError:
+    """Classify an HTTP status other than 2xx; `wait` is its `Retry-After` in seconds."""
+    if status in scaling or status == TOO_MANY_REQUESTS:
+        kind = NotReady if status == _NOT_READY else Overloaded
+        busy = kind(_detail(body, f"The endpoint is busy ({status})."), retry_after=wait)
+        return AttemptError(busy, failure_class="busy", reason="server_error", status=status)
+    reported = error_in(body) if body.get("error") else None
+    misplaced = status == _NOT_FOUND and not isinstance(reported, CallerError)
+    if status in _WRONG_ENDPOINT or misplaced or status < 400:  # noqa: PLR2004 - redirects
+        return unreachable(f"The endpoint is misconfigured: it answered {status}.", status=status)
+    if status >= 500 or status in _DROPPED:  # noqa: PLR2004 - the server's own failures
+        bare = InvalidAnswer(f"The endpoint answered {status}.")
+        error = reported if isinstance(reported, WorldError) else bare
+        return AttemptError(error, failure_class="error", reason="server_error", status=status)
+    if isinstance(reported, CallerError) and not isinstance(reported, _OUR_CREDENTIALS):
+        return reported
+    return InvalidRequest(_detail(body, f"The model server refused the request ({status})."))
+
+
+def failure_of(error: MongarsError, *, status: int | None = None) -> AttemptError | CallerError:
+    """Classify an error found inside a response, before the first token."""
+    if isinstance(error, _OUR_CREDENTIALS):
+        return unreachable("The endpoint refused our credentials.", status=status)
+    if isinstance(error, CallerError):
+        return error
+    if isinstance(error, ConnectFailed):
+        return unreachable(str(error))
+    world = error if isinstance(error, WorldError) else InferenceFailed(str(error))
+    if error.detail == "scaling":  # sent by earlier replicas, with any error code
+        world = NotReady("The endpoint is scaling up.")
+    kind = next(kind for kind in _MEANINGS if isinstance(world, kind))
+    failure_class, reason = _MEANINGS[kind]
+    return AttemptError(world, failure_class=failure_class, reason=reason, status=status)
+
+
+def unreachable(detail: str, *, status: int | None = None) -> AttemptError:
+    """The failure of an address where no Ray Serve application responds."""
+    reason: AttemptFailure = "transport_error" if status is None else "client_error"
+    return AttemptError(
+        EndpointUnreachable(detail), failure_class="unreachable", reason=reason, status=status
+    )
+
+
+def first_token_timeout(seconds: float) -> AttemptError:
+    """The failure of an attempt whose first token did not arrive within `seconds`."""
+    error = DeadlineExceeded(f"No first token arrived within {seconds:.3g} s.")
+    return AttemptError(error, failure_class="timeout", reason="timeout")
+
+
+def _detail(body: dict[str, Any], default: str) -> str:
+    nested = body.get("error")
+    inner = nested.get("message") if isinstance(nested, dict) else None
+    detail = inner or body.get("detail") or body.get("message")
+    return detail if isinstance(detail, str) else default

@@ -1,0 +1,1 @@
+"""Response streams: decoding bytes into chunks, detecting cut streams, and continuing them."""

@@ -1,0 +1,191 @@
+"""Mid-stream failover: completing an answer at another target after its stream was cut.
+
+The next target gets the same request together with the text delivered so far. It does one of two
+things, and reports which:
+
+- it *continues*: with the same model and adapter, it generates from where the delivered text ends,
+  or from a word earlier (`resume_prefix`), which must then be generated again unchanged;
+- it *restarts*: it generates the whole answer, which must start with exactly the delivered text;
+  that part is not delivered again. If it differs, this target cannot complete the answer.
+
+If no target can do either, `GenerationInterrupted` is raised. Answers that depend on more than their
+text (a response format, several choices, delivered reasoning) are not completed elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+from mongars.core.errors import GenerationInterrupted, InvalidAnswer, MongarsError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from mongars.core.generation import Chunk, GenerationRequest, Origin, Usage
+    from mongars.inference.provider import ProviderStream, Route, StreamState
+
+    Reopen = Callable[[str, Origin, AsyncExitStack], Awaitable["Resumed | None"]]
+
+MAX_FAILOVERS = 2
+"""Failovers per answer; a third target would probably fail in the same way."""
+
+
+class Diverged(InvalidAnswer):
+    """A restarted answer differs from the text that was already delivered."""
+
+
+def can_fail_over(request: GenerationRequest) -> bool:
+    """Whether a cut answer to this request may be completed by another target."""
+    return request.sampling.n == 1 and request.sampling.response_format is None
+
+
+def resume_prefix(delivered: str, stop: tuple[str, ...]) -> str:
+    """The longest part of the delivered text that certainly ends at a token boundary.
+
+    Generation can only continue there. Engines send whole tokens, except where a token may hold the
+    beginning of a stop sequence: then they send the text before it, and the cut may be in between. So
+    with stop sequences the last word is dropped, with the space before it, since tokens begin with a
+    space; and punctuation before a line end, since it may be one token together with the line end.
+    """
+    if not stop:
+        return delivered
+    found = re.match(r"(.*\S)(\s+)\S*$", delivered, re.DOTALL)
+    if found is None:
+        return ""
+    return re.sub(r"\W+$", "", found[1]) if "\n" in found[2] else found[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """The stream that completes an answer; `known` is the delivered text it generates again first."""
+
+    stream: ProviderStream
+    route: Route
+    known: str
+
+
+class FailoverChunks:
+    """A `ChunkStream` that is completed at another target if the current one is cut.
+
+    `reopen` receives the text delivered so far, the origin of its end, and a stack that keeps the new
+    stream open; it returns None if no target is left.
+    """
+
+    def __init__(
+        self,
+        first: ProviderStream,
+        stack: AsyncExitStack,
+        reopen: Reopen | None,
+        *,
+        route: Route,
+    ) -> None:
+        self._current = first
+        self._stack = stack
+        self._reopen = reopen
+        self._route = route
+        self._delivered: list[str] = []
+        self._to_repeat = ""
+        self._finished = False
+        self._failed = False
+        self._moves = 0
+
+    @property
+    def route(self) -> Route:
+        """The route of the current target."""
+        return self._route
+
+    @property
+    def moves(self) -> int:
+        """How many mid-stream failovers were tried."""
+        return self._moves
+
+    @property
+    def origin(self) -> Origin:
+        """Model, adapter and replica of the current target."""
+        return self._current.origin
+
+    @property
+    def state(self) -> StreamState:
+        """Whether it is open, complete or cut."""
+        return "cut" if self._failed else self._current.chunks.state
+
+    @property
+    def usage(self) -> Usage | None:
+        """Token counts of the target that completed the answer; after a restart, of the whole answer."""
+        return self._current.chunks.usage
+
+    async def release(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the current target's stream; the arguments are those of `__aexit__`."""
+        await self._stack.__aexit__(kind, error, trace)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while True:
+            try:
+                chunk = self._undelivered(await anext(self._current.chunks))
+            except (GenerationInterrupted, Diverged) as cut:
+                await self._move(cut)
+                continue
+            if chunk is not None:
+                self._note(chunk)
+                return chunk
+
+    def ready(self) -> list[Chunk]:
+        """The chunks that have arrived; none while a restarted answer is compared with the delivered text."""
+        if self._to_repeat:
+            return []
+        found = self._current.chunks.ready()
+        self._note(*found)
+        return found
+
+    def _note(self, *chunks: Chunk) -> None:
+        for chunk in chunks:
+            if chunk.reasoning:
+                self._reopen = None  # a restart would have other reasoning before its answer
+            if chunk.finish_reason is not None:
+                self._finished = True
+        self._delivered += [chunk.text for chunk in chunks]
+
+    async def _move(self, cut: MongarsError) -> None:
+        """Switch to the next target, or raise `GenerationInterrupted`."""
+        delivered = "".join(self._delivered)
+        if self._reopen is not None and self._moves < MAX_FAILOVERS and not self._finished:
+            self._moves += 1
+            await self._stack.aclose()  # release the failed target's resources first
+            self._stack = AsyncExitStack()
+            found = await self._reopen(delivered, self.origin, self._stack)
+            if found is not None:
+                self._current, self._route = found.stream, found.route
+                self._to_repeat = found.known
+                return
+        self._failed = True
+        raise GenerationInterrupted(str(cut)) from cut
+
+    def _undelivered(self, chunk: Chunk) -> Chunk | None:
+        """The part of the chunk that was not delivered yet; None if nothing is left of it."""
+        if not self._to_repeat:
+            return chunk
+        known = min(len(chunk.text), len(self._to_repeat))
+        if chunk.text[:known] != self._to_repeat[:known]:
+            detail = "The restarted answer differs from the delivered text."
+            raise Diverged(detail)
+        self._to_repeat = self._to_repeat[known:]
+        if self._to_repeat and chunk.finish_reason is not None:
+            detail = "The restarted answer is shorter than the delivered text."
+            raise Diverged(detail)
+        rest = chunk.text[known:]
+        if rest or chunk.finish_reason is not None or chunk.usage is not None:
+            # `raw` holds the event with the whole text, and log-probabilities cannot be split.
+            return replace(chunk, text=rest, raw=b"", logprobs=() if known else chunk.logprobs)
+        return None

@@ -1,0 +1,225 @@
+"""The exchange port: what is sent to the Ray endpoints beside generation requests, under the same rules."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mongars.core.clock import SystemClock
+from mongars.core.deadline import Deadline
+from mongars.core.errors import DeadlineExceeded, EndpointUnreachable, InvalidRequest
+from mongars.core.generation import Begun, GenerationRequest, Sampling
+from mongars.inference.config import InferenceConfig
+from mongars.inference.endpoints.route_url import route_url
+from mongars.inference.events import AttemptStarted, AttemptSucceeded, EndpointChanged, ScalingSeen
+from mongars.inference.http.http_pool import HttpPool
+from mongars.inference.provider import Attempts
+from mongars.inference.ray.client import RayClient
+from mongars.inference.ray.generation_exchange import GenerationExchange
+from mongars.inference.ray.http_exchange import ExchangeContext, HttpExchange
+from mongars.protocol.body import encode, json_object
+from mongars.testing.fake_replica import FakeReplica
+from mongars.testing.faults import TEXT, Reset, Silence, Status
+from mongars.testing.inference import question
+from mongars.testing.manual_clock import ManualClock
+from mongars.testing.recording import RecordingObserver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiohttp import web
+
+    from mongars.inference.http.http_pool import UpstreamResponse
+    from mongars.inference.provider import StreamState
+
+ROUTE = "/v1/word_counts"
+BUSY = Status(code=503, error="overloaded", headers={"retry-after": "30"})
+
+
+class CountingReplica(FakeReplica):
+    """A fake replica whose faults also apply to a second route."""
+
+    def add_routes(self, app: web.Application) -> None:
+        super().add_routes(app)
+        app.router.add_post(ROUTE, self._generate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordCount:
+    """A result that is complete when it arrives."""
+
+    words: int
+    state: StreamState = "complete"
+    stalled: bool = False
+    adapter_version: str | None = None
+
+
+class WordCountExchange(HttpExchange[WordCount]):
+    """Requests a number of words from a route beside `/generate`."""
+
+    path = ROUTE
+    start_seconds = 0.5
+
+    def body(self) -> bytes:
+        return encode({"count": True})
+
+    async def read(self, response: UpstreamResponse) -> WordCount:
+        return WordCount(words=len(json_object(await response.body())["content"].split()))
+
+
+class Counting:
+    """A Ray client and exchanges that count words with it."""
+
+    def __init__(self, config: InferenceConfig, http: HttpPool) -> None:
+        self.clock = SystemClock()
+        self.observer = RecordingObserver()
+        self.attempts = Attempts(self.clock)
+        self._context = ExchangeContext(config=config, http=http, clock=self.clock)
+        self.client = RayClient(
+            config, http, clock=self.clock, observer=self.observer, random=lambda: 0.5
+        )
+
+    async def count(self, *, seconds: float = 10.0) -> int:
+        """One exchange, with all its attempts."""
+        deadline = Deadline.after(self.clock, seconds)
+        exchange = WordCountExchange(
+            self._context,
+            request_id="req-1",
+            task_type="counting",
+            deadline=deadline,
+            attempts=self.attempts,
+        )
+        async with AsyncExitStack() as stack:
+            found = await self.client.start(
+                exchange, stack, deadline=deadline, attempts=self.attempts
+            )
+            return found.result.words
+
+    async def states(self) -> list[str]:
+        return [endpoint.state for endpoint in await self.client.statuses()]
+
+
+@asynccontextmanager
+async def counting(*urls: str, **settings: object) -> AsyncIterator[Counting]:
+    config = InferenceConfig(endpoints=urls, use_ray=True, **settings)
+    http = HttpPool(config)
+    try:
+        yield Counting(config, http)
+    finally:
+        await http.aclose()
+
+
+async def test_a_busy_endpoint_is_passed_over_and_its_retry_after_is_obeyed() -> None:
+    """503 at the first endpoint: the second one responds, and the first gets no request for 30 s."""
+    async with (
+        CountingReplica(BUSY) as first,
+        CountingReplica() as second,
+        counting(first.url, second.url) as it,
+    ):
+        assert [await it.count() for _ in range(3)] == [len(TEXT.split())] * 3
+        assert (len(first.received), len(second.received)) == (1, 3)
+        assert all(one.body == {"count": True} for one in first.received + second.received)
+        assert await it.states() == ["resting", "up"]
+        assert len(it.observer.of(ScalingSeen)) == 1
+        assert {event.path for event in it.observer.of(AttemptStarted)} == {ROUTE}
+        assert len(it.observer.of(AttemptSucceeded)) == 3
+
+
+async def test_failures_of_any_exchange_open_the_breaker() -> None:
+    """An endpoint that drops five requests in a row gets no further ones, and that is reported."""
+    async with CountingReplica() as replica, counting(replica.url, max_scale_cycles=1) as it:
+        replica.always = Reset()
+        for _ in range(5):
+            with pytest.raises(EndpointUnreachable):
+                await it.count()
+        assert len(replica.received) == 5
+        with pytest.raises(EndpointUnreachable, match="known to be down"):
+            await it.count()
+        assert len(replica.received) == 5
+        assert [event.state for event in it.observer.of(EndpointChanged)] == ["down"]
+
+
+async def test_an_endpoint_that_does_not_respond_in_time_gets_no_further_requests() -> None:
+    """The request fails after the exchange's own time to start, and the next one goes elsewhere."""
+    async with (
+        CountingReplica(Silence(seconds=60)) as silent,
+        CountingReplica() as healthy,
+        counting(silent.url, healthy.url) as it,
+    ):
+        with pytest.raises(DeadlineExceeded):
+            await it.count()
+        assert await it.count() == len(TEXT.split())
+        assert (len(silent.received), len(healthy.received)) == (1, 1)
+
+
+async def test_the_deadline_bounds_all_attempts() -> None:
+    """A request with 0.3 s left fails within that time, though the exchange may take longer."""
+    async with CountingReplica(Silence(seconds=60)) as silent, counting(silent.url) as it:
+        async with asyncio.timeout(1.0):
+            with pytest.raises(DeadlineExceeded):
+                await it.count(seconds=0.3)
+
+
+async def test_a_wrong_request_is_not_retried() -> None:
+    """The endpoint's 400 is raised as the client's error after one attempt."""
+    refusal = Status(code=400, error="invalid_request", detail="count what?")
+    async with (
+        CountingReplica(refusal) as first,
+        CountingReplica() as second,
+        counting(first.url, second.url) as it,
+    ):
+        with pytest.raises(InvalidRequest, match="count what"):
+            await it.count()
+        assert len(first.received) + len(second.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path", "expected"),
+    [
+        ("http://ray:8000/generate", "/v1/embeddings", "http://ray:8000/v1/embeddings"),
+        ("https://ray/app/generate", "/readyz", "https://ray/app/readyz"),
+        ("http://ray:8000/generate/", "/readyz", "http://ray:8000/readyz"),
+        ("http://user:pw@ray/generate?x=1", "/readyz", "http://user:pw@ray/readyz"),
+    ],
+)
+def test_other_routes_are_derived_from_the_base_of_the_endpoint(
+    endpoint: str, path: str, expected: str
+) -> None:
+    """`RAY_SERVE_URL` names `/generate`; other routes are beside it."""
+    assert route_url(endpoint, path) == expected
+
+
+def generation(request: GenerationRequest) -> GenerationExchange:
+    clock = ManualClock()
+    config = InferenceConfig(endpoints=(), use_ray=True)
+    return GenerationExchange(
+        ExchangeContext(config=config, http=HttpPool(config), clock=clock),
+        request,
+        deadline=Deadline.after(clock, 60),
+        attempts=Attempts(clock),
+    )
+
+
+def test_a_generation_is_sent_to_the_configured_url_itself() -> None:
+    """Whatever path the operator configured: `/generate`, or one that a proxy maps to it."""
+    url = "http://proxy/models/chat"
+    assert generation(question()).target(url) == url
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampling": Sampling(n=2)},
+        {"continue_from": Begun(text="So", model="m", adapter_version="v1")},
+    ],
+    ids=["several choices", "continuation"],
+)
+def test_expensive_requests_are_never_hedged(changes: dict[str, object]) -> None:
+    """A request for several choices is several times the load, and a continuation is a retry already."""
+    assert generation(question()).may_hedge
+    assert not generation(dataclasses.replace(question(), **changes)).may_hedge

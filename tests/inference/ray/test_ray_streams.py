@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import orjson
+import pytest
+from ray_harness import name, ray_harness, read_into
+
+from mongars.core.clock import SystemClock
+from mongars.core.errors import (
+    GenerationInterrupted,
+)
+from mongars.core.generation import BASE_ADAPTER
+from mongars.inference.events import AttemptFailed
+from mongars.protocol.fold import Fold
+from mongars.protocol.sse import EventSplitter
+from mongars.testing.fake_replica import FakeReplica
+from mongars.testing.faults import TEXT, Answer, Body, Status
+
+BUSY = Status(code=503, error="overloaded", detail="full")
+REFUSED = "http://127.0.0.1:9/generate"
+"""The discard port: nobody listens there."""
+
+
+async def test_a_healthy_answer_comes_whole_and_with_its_origin() -> None:
+    """Text, model, adapter version and replica are the ones the replica reports."""
+    async with FakeReplica() as replica, ray_harness(replica.url) as ray, ray.open() as stream:
+        text = "".join([chunk.text async for chunk in stream.chunks])
+        assert text == TEXT
+        assert stream.origin == replica.origin
+
+
+async def test_the_bytes_of_a_stream_are_passed_through() -> None:
+    """The chunks' raw events, put together, are the answer as the replica wrote it."""
+    async with FakeReplica() as replica, ray_harness(replica.url) as ray, ray.open() as stream:
+        raw = b"".join([chunk.raw async for chunk in stream.chunks])
+    events = EventSplitter().feed(raw)
+    bodies = [orjson.loads(event.data) for event in events]
+    assert {body["id"] for body in bodies} == {"chatcmpl-fake"}
+    assert bodies[-1]["usage"]["completion_tokens"] == 60
+
+
+@pytest.mark.parametrize("block", [1, 3, 7])
+async def test_characters_split_across_network_blocks_survive(block: int) -> None:
+    """Accents, signs and emoji arrive intact however the network cuts them."""
+    said = "Déjà-vu: 5 € für 😀 — 終わり."
+    async with (
+        FakeReplica(Answer(text=said, block=block)) as replica,
+        ray_harness(replica.url) as ray,
+    ):
+        assert await ray.ask() == said
+
+
+async def test_what_the_replica_is_sent() -> None:
+    """Id and remaining time travel along; of the session only a hash, in the headers."""
+    async with FakeReplica() as replica, ray_harness(replica.url) as ray:
+        await ray.ask(seconds=20)
+    (received,) = replica.received
+    assert received.headers["x-request-id"].startswith("req-")
+    assert 19_000 < int(received.headers["x-request-timeout-ms"]) <= 20_000
+    assert "session-of-somebody" not in str(received.headers)
+    assert len(received.headers["x-session-id"]) == 32
+    assert received.body["prompt"] == "Say the words."
+    assert received.body["stream"] is True
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Answer(cut_after=20),
+        Answer(cut_after=20, cut="abort"),
+        Answer(cut_after=20, cut="abort", token_delay=0.001),
+        Answer(stall_after=20),
+        Answer(stall_after=20, keepalives=True),
+        Answer(malformed_after=20, token_delay=0.001),
+        Answer(error_after=20, token_delay=0.001),
+        Answer(finish=False, done=False),
+    ],
+    ids=name,
+)
+async def test_no_cut_stream_ends_like_a_complete_one(fault: Answer) -> None:
+    """After the first token, every kind of cut raises; nothing is sent a second time."""
+    async with FakeReplica(fault) as replica, ray_harness(replica.url, idle_timeout=0.2) as ray:
+        fold = Fold()
+        async with ray.open() as stream:
+            with pytest.raises(GenerationInterrupted):
+                await read_into(fold, stream)
+        assert TEXT.startswith(fold.text)
+        assert fold.text
+        assert len(replica.received) == 1
+        assert [event.reason for event in ray.observer.of(AttemptFailed)] == ["interrupted"]
+
+
+async def test_a_stall_is_named() -> None:
+    """The error message names the idle timeout."""
+    async with (
+        FakeReplica(Answer(stall_after=3)) as replica,
+        ray_harness(replica.url, idle_timeout=0.1) as ray,
+    ):
+        with pytest.raises(GenerationInterrupted, match="idle"):
+            await ray.ask()
+
+
+async def test_the_total_time_bounds_a_stream() -> None:
+    """A stream that never ends is cut at the deadline, and the message names the cause."""
+    async with (
+        FakeReplica(Answer(text="word " * 1000, token_delay=0.01)) as replica,
+        ray_harness(replica.url) as ray,
+    ):
+        with pytest.raises(GenerationInterrupted, match="total time"):
+            await ray.ask(seconds=0.3)
+
+
+async def test_a_long_stream_that_flows_is_left_alone() -> None:
+    """The idle time runs from token to token: an answer may take far longer than that."""
+    async with (
+        FakeReplica(Answer(token_delay=0.02)) as replica,
+        ray_harness(replica.url, timeout=0.5, idle_timeout=0.5) as ray,
+    ):
+        assert await ray.ask() == TEXT
+
+
+async def test_an_end_without_done_is_not_waited_for_long() -> None:
+    """A replica that sends neither `[DONE]` nor closes the connection delays the end only briefly."""
+    clock = SystemClock()
+    async with (
+        FakeReplica(Answer(done=False, hold_open=True)) as replica,
+        ray_harness(replica.url) as ray,
+    ):
+        start = clock.monotonic()
+        assert await ray.ask() == TEXT
+        assert clock.monotonic() - start < 4
+
+
+async def test_a_missing_done_mark_after_a_finish_reason_is_accepted() -> None:
+    """With a finish reason the answer is complete, usage included."""
+    async with (
+        FakeReplica(Answer(done=False)) as replica,
+        ray_harness(replica.url) as ray,
+        ray.open() as stream,
+    ):
+        assert "".join([chunk.text async for chunk in stream.chunks]) == TEXT
+        assert stream.chunks.usage is not None
+
+
+async def test_streamed_and_whole_answers_are_the_same() -> None:
+    """A deployment that cannot stream gives the same text, counts and origin."""
+    folds = []
+    async with (
+        FakeReplica(Answer(), Answer(whole=True)) as replica,
+        ray_harness(replica.url) as ray,
+    ):
+        for _ in range(2):
+            fold = Fold()
+            async with ray.open() as stream:
+                async for chunk in stream.chunks:
+                    fold.add(chunk)
+            folds.append(fold.completion(stream.origin))
+    assert folds[0] == folds[1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"message": {"role": "assistant", "content": "Hello."}, "content": "not this"},
+        {"content": "Hello."},
+        {"response": "Hello.", "model": "old", "tokens_used": 1},
+        {"content": "Hello.", "usage": {"model": "old", "generations": 1}},
+        {"content": "Hello.", "usage": None, "error": None},
+    ],
+    ids="+".join,
+)
+async def test_answers_of_older_deployments_are_understood(body: dict[str, object]) -> None:
+    """The text is found in `message.content`, `content` or `response`, in this order."""
+    async with (
+        FakeReplica(Body(data=orjson.dumps(body))) as replica,
+        ray_harness(replica.url) as ray,
+        ray.open() as stream,
+    ):
+        assert "".join([chunk.text async for chunk in stream.chunks]) == "Hello."
+        assert stream.origin.adapter_version == BASE_ADAPTER
+        assert stream.chunks.usage is None

@@ -1,0 +1,90 @@
+"""The Ray provider alone, without its prober, for tests that count what is sent and slept."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING
+
+from mongars.core.clock import Clock, SystemClock
+from mongars.core.deadline import Deadline
+from mongars.inference.config import InferenceConfig
+from mongars.inference.http.http_pool import HttpPool
+from mongars.inference.provider import Attempts, ProviderStream
+from mongars.inference.ray.provider import RayServe
+from mongars.testing.inference import question
+from mongars.testing.recording import RecordingObserver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from mongars.inference.endpoints.endpoint_status import EndpointStatus
+    from mongars.protocol.fold import Fold
+
+
+def name(fault: object) -> str:
+    """A fault in few words, as the name of a test case: what differs from its default."""
+    if not is_dataclass(fault):
+        return getattr(fault, "__name__", "")
+    changed = [
+        f"{entry.name}={getattr(fault, entry.name)!r:.40}"
+        for entry in fields(fault)
+        if getattr(fault, entry.name) != entry.default
+    ]
+    return f"{type(fault).__name__}({','.join(changed)})"
+
+
+async def read_into(fold: Fold, stream: ProviderStream) -> None:
+    """Add all chunks to the fold, until the end or the cut."""
+    async for chunk in stream.chunks:
+        fold.add(chunk)
+
+
+@dataclass(slots=True, kw_only=True)
+class RayHarness:
+    """A provider and its surroundings."""
+
+    provider: RayServe
+    clock: Clock
+    observer: RecordingObserver
+    attempts: Attempts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attempts = Attempts(self.clock)
+
+    @asynccontextmanager
+    async def open(self, *, seconds: float = 60.0) -> AsyncIterator[ProviderStream]:
+        """Start an answer to the usual prompt."""
+        deadline = Deadline.after(self.clock, seconds)
+        async with self.provider.open(question(), deadline, self.attempts) as stream:
+            yield stream
+
+    async def ask(self, *, seconds: float = 60.0) -> str:
+        """The whole text."""
+        async with self.open(seconds=seconds) as stream:
+            return "".join([chunk.text async for chunk in stream.chunks])
+
+    async def endpoints(self) -> tuple[EndpointStatus, ...]:
+        """The status of the endpoints."""
+        return (await self.provider.status()).endpoints
+
+
+@asynccontextmanager
+async def ray_harness(
+    *urls: str,
+    clock: Clock | None = None,
+    random: Callable[[], float] = lambda: 0.5,
+    **settings: object,
+) -> AsyncIterator[RayHarness]:
+    """A Ray provider for these endpoints, closed at the end."""
+    config = InferenceConfig(
+        endpoints=urls, use_ray=True, **{"session_affinity": False, **settings}
+    )
+    clock = clock or SystemClock()
+    observer = RecordingObserver()
+    http = HttpPool(config)
+    provider = RayServe(config, http, clock=clock, observer=observer, random=random)
+    try:
+        yield RayHarness(provider=provider, clock=clock, observer=observer)
+    finally:
+        await provider.aclose()
