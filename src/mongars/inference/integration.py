@@ -13,7 +13,7 @@ from mongars.inference.chain import ProviderChain
 from mongars.inference.events import ray_event
 from mongars.inference.published import prompt_request, published_form, wished_task
 from mongars.inference.sharing import SharedAnswers
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -101,7 +101,7 @@ class LLMIntegration:
         self, request: GenerationRequest, *, deadline: Deadline | None = None
     ) -> tuple[Completion, Route]:
         """The whole answer and the way it came. Raises what `open` and iterating raise."""
-        fold = Fold(request.sampling.n)
+        fold = AnswerAccumulator(request.sampling.n)
         async with self.open(request, deadline=deadline) as answer:
             async for chunk in answer:
                 fold.add(chunk)
