@@ -13,6 +13,7 @@ from mongars.api.fast_path import FastPath
 from mongars.api.health import health_routes
 from mongars.api.internal import internal_routes
 from mongars.api.login import login_routes
+from mongars.api.ollama_routes import ollama_routes
 from mongars.api.openai import CHAT_COMPLETIONS, OpenAIRoutes
 from mongars.api.problems import ErrorResponses
 from mongars.api.request_ids import RequestIds
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ROUTES: tuple[Callable[[ApiContext], RouteTable], ...] = (
     conversation_routes,
+    ollama_routes,
     login_routes,
     internal_routes,
 )

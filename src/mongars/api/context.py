@@ -42,8 +42,10 @@ class ApiConfig:
     max_body_bytes: int = 1_000_000
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the API."""
+    context_tokens: int | None = None
+    """The context window of the models, prompt and answer together; None where it is unknown."""
     answer_timeout: float = 600.0
-    """Seconds any answer may take when its caller names no deadline."""
+    """Seconds an answer may take where the client sets no deadline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,12 +83,13 @@ def responses(
     *statuses: int,
     error: type[BaseModel] = schemas.Problem,
     events: str = "",
+    stream_type: str = EVENT_STREAM,
     **more: object,
 ) -> dict[int | str, dict[str, Any]]:
     """200 with a body of that schema, or with `events` of that description, and the errors."""
     content: dict[str, Any] = {JSON: {"schema": schema}}
     if events:
-        content[EVENT_STREAM] = {"schema": {"description": events}}
+        content[stream_type] = {"schema": {"description": events}}
     found: dict[int | str, dict[str, Any]] = {
         200: {"description": HTTPStatus.OK.phrase, "content": content, **more}
     }
@@ -117,6 +118,7 @@ def asking(
     *statuses: int,
     events: str,
     error: type[BaseModel] = schemas.Problem,
+    stream_type: str = EVENT_STREAM,
 ) -> dict[str, Any]:
     """What a route that asks a model is registered with; `statuses` are those only it has."""
     return {
@@ -126,6 +128,7 @@ def asking(
             *(*READING, *BODY, *_ANSWERING, *statuses),
             error=error,
             events=events,
+            stream_type=stream_type,
             headers=_ANSWER_HEADERS,
         ),
     }

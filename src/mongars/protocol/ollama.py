@@ -86,10 +86,11 @@ def origin_named(model: str) -> Origin:
 
 def same_model(wanted: str, found: str) -> bool:
     """Whether these name the same model; a name without a tag means `latest`."""
-    return _tagged(wanted) == _tagged(found)
+    return tagged(wanted) == tagged(found)
 
 
-def _tagged(name: str) -> str:
+def tagged(name: str) -> str:
+    """The name with its tag, which is `latest` where none is given."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
