@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from starlette.middleware.errors import ServerErrorMiddleware
 
+from mongars.api.completions import completions_routes
 from mongars.api.conversation import conversation_routes
 from mongars.api.cors import with_cors
 from mongars.api.fast_path import FastPath
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mongars.api.dialect import RouteTable
 
 ROUTES: tuple[Callable[[ApiContext], RouteTable], ...] = (
+    completions_routes,
     conversation_routes,
     ollama_routes,
     login_routes,

@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from mongars.api.requests import request_id_of, session_id_of, traceparent_of
 from mongars.conversation.chat import GeneratedStream
+from mongars.core.generation import GenerationRequest
+from mongars.protocol.generate import LONGEST_SESSION_ID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from mongars.api.answers import Arrival
     from mongars.core.deadline import Deadline
     from mongars.core.errors import MongarsError
-    from mongars.core.generation import Chunk
+    from mongars.core.generation import Chunk, Message, Sampling
     from mongars.core.identity import Principal
 
 Stream = TypeVar("Stream", bound=GeneratedStream)
@@ -97,6 +100,23 @@ class ArrivedRequest:
     http: Request
     principal: Principal
     arrival: Arrival
+
+    def to_generation(
+        self, messages: tuple[Message, ...], *, sampling: Sampling, task_type: str = "general"
+    ) -> GenerationRequest:
+        """A request to a model for this account, with the ids that the headers name.
+
+        Raises `InvalidRequest` for a session id that is too long.
+        """
+        return GenerationRequest(
+            messages=messages,
+            request_id=request_id_of(self.http),
+            task_type=task_type,
+            sampling=sampling,
+            session_id=session_id_of(self.http, longest=LONGEST_SESSION_ID),
+            traceparent=traceparent_of(self.http),
+            scope=self.principal.username,
+        )
 
 
 class Dialect(Protocol[Stream]):

@@ -14,14 +14,11 @@ import orjson
 from fastapi.responses import JSONResponse
 
 from mongars.api.models import ServedModels
-from mongars.api.requests import request_id_of, session_id_of, traceparent_of
 from mongars.core.errors import ModelUnknown
-from mongars.core.generation import GenerationRequest
 from mongars.protocol import ollama_responses as responses
 from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.asgi import stream_headers
 from mongars.protocol.body import parse_model
-from mongars.protocol.generate import LONGEST_SESSION_ID
 from mongars.protocol.ollama import same_model, tagged
 from mongars.protocol.openai import logprob_entries
 
@@ -36,7 +33,7 @@ if TYPE_CHECKING:
     from mongars.conversation.chat import GeneratedStream
     from mongars.core.deadline import Deadline
     from mongars.core.errors import MongarsError
-    from mongars.core.generation import Chunk
+    from mongars.core.generation import Chunk, GenerationRequest
     from mongars.protocol.ollama_requests import OllamaRequest
 
 
@@ -101,14 +98,10 @@ class OllamaDialect:
             now = responses.timestamp(self._context.clock.now())
             loaded = responses.part_body(read.content(""), model=served, created_at=now, done=True)
             return JSONResponse({**loaded, **responses.done_fields("load")})
-        generation = GenerationRequest(
-            messages=read.to_messages(),
-            request_id=request_id_of(arrived.http),
-            task_type=self._models.task_type(served),
+        generation = arrived.to_generation(
+            read.to_messages(),
             sampling=read.to_sampling(),
-            session_id=session_id_of(arrived.http, longest=LONGEST_SESSION_ID),
-            traceparent=traceparent_of(arrived.http),
-            scope=arrived.principal.username,
+            task_type=self._models.task_type(served),
         )
         return OllamaCall(self._context, read, generation, arrived=arrived)
 

@@ -14,13 +14,12 @@ from mongars.api.dialect import RouteTable
 from mongars.api.error_formats import OPENAI_ERRORS
 from mongars.api.models import MODEL_ALIAS, ServedModels
 from mongars.api.relay import Relay
-from mongars.api.requests import principal_of, request_id_of, session_id_of, traceparent_of
+from mongars.api.requests import principal_of
 from mongars.api.serve_answer import serve_answer
 from mongars.conversation.chat import GeneratedStream
 from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
 from mongars.protocol.body import parse_model
-from mongars.protocol.generate import LONGEST_SESSION_ID
 from mongars.protocol.openai import (
     ChatCompletionRequest,
     completion_body,
@@ -145,12 +144,10 @@ class ChatCompletions:
         """Read a request. Raises `InvalidRequest`, `ModelUnknown` or `PromptMissing`."""
         read = parse_model(body, ChatCompletionRequest)
         self._models.check(read.model)
-        generation = read.to_generation(
+        generation = arrived.to_generation(
+            read.to_messages(),
+            sampling=read.to_sampling(max_tokens=read.max_completion_tokens),
             task_type=self._models.task_type(read.model),
-            request_id=request_id_of(arrived.http),
-            session_id=session_id_of(arrived.http, longest=LONGEST_SESSION_ID),
-            traceparent=traceparent_of(arrived.http),
-            scope=arrived.principal.username,
         )
         return ChatCompletionCall(self._context, read, generation)
 

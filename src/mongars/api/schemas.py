@@ -94,6 +94,36 @@ class ChatCompletion(BaseModel):
     usage: Usage | None = None
 
 
+class TextLogprobs(BaseModel):
+    """The tokens of a choice, and where in its text each begins."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class TextChoice(BaseModel):
+    """One of `n` answers."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason
+
+
+class TextCompletion(BaseModel):
+    """A whole answer of the older protocol."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
+    usage: Usage | None = None
+
+
 class ApiError(BaseModel):
     """What is wrong, and where."""
 

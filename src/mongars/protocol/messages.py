@@ -137,7 +137,7 @@ def prompt_messages(
     """
     found = tuple(_prompt_messages(messages))
     if not any(message.content.strip() for message in found):
-        detail = "The request holds no message with text to answer."
+        detail = f"{field}: the request holds no message with text to answer."
         raise PromptMissing(detail, param=field)
     return found
 
