@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 
 from mongars.api import schemas
-from mongars.api.description import asking
+from mongars.api.description import answering
 from mongars.api.dialect import RouteTable
 from mongars.api.error_formats import OPENAI_ERRORS
 from mongars.api.models import MODEL_ALIAS, ServedModels
@@ -47,7 +47,7 @@ def completions_routes(context: ApiContext) -> RouteTable:
         completions,
         methods=["POST"],
         response_model=None,
-        **asking(
+        **answering(
             CompletionRequest,
             EXAMPLE,
             schemas.TextCompletion,

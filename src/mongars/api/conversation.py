@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field, field_validator
 
 from mongars.api import schemas
-from mongars.api.description import READING, asking, reference, responses
+from mongars.api.description import READING, answering, reference, responses
 from mongars.api.dialect import RouteTable
 from mongars.api.error_formats import OWN_ERRORS
 from mongars.api.requests import principal_of, request_id_of, session_id_of, traceparent_of
@@ -65,7 +65,7 @@ def conversation_routes(context: ApiContext) -> RouteTable:
         handlers.chat,
         methods=["POST"],
         response_model=None,
-        **asking(
+        **answering(
             ConversationMessage,
             EXAMPLE,
             schemas.ConversationReply,

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from mongars.api import ollama_schemas as schemas
-from mongars.api.description import READING, asking, body, reference, responses
+from mongars.api.description import READING, answering, body, reference, responses
 from mongars.api.dialect import RouteTable
 from mongars.api.models import MODEL_ALIAS
 from mongars.api.ollama import OLLAMA_ERRORS, OllamaDialect, OllamaModels
@@ -48,7 +48,7 @@ def ollama_routes(context: ApiContext) -> RouteTable:
             schemas.OllamaGenerated,
         ),
     ):
-        described = asking(
+        described = answering(
             request,
             example,
             response,

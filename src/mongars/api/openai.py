@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from mongars.api import schemas
-from mongars.api.description import READING, asking, reference, responses
+from mongars.api.description import READING, answering, reference, responses
 from mongars.api.dialect import RouteTable
 from mongars.api.error_formats import OPENAI_ERRORS
 from mongars.api.models import MODEL_ALIAS, ServedModels
@@ -63,7 +63,7 @@ class OpenAIRoutes:
             self.chat_completions,
             methods=["POST"],
             response_model=None,
-            **asking(
+            **answering(
                 ChatCompletionRequest,
                 EXAMPLE,
                 schemas.ChatCompletion,
