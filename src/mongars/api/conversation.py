@@ -113,7 +113,7 @@ class ConversationRoutes:
         limit: Annotated[int, Query()] = 10,
         session_id: Annotated[str | None, Query(max_length=LONGEST_SESSION_ID)] = None,
     ) -> Response:
-        """The caller's own turns, newest first; of all sessions unless one is named."""
+        """The turns of the account, newest first; of all sessions unless one is named."""
         principal = await principal_of(request, self._context.authenticator)
         if user_id is not None and user_id != principal.username:
             detail = "Forbidden: a history is shown to its owner only."

@@ -1,4 +1,4 @@
-"""The operator's routes: what the client knows of its endpoints, and taking one out of use."""
+"""The operator's routes: the state of the endpoints, and taking one out of use."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class InternalRoutes:
         return await self._shown()
 
     async def drain(self, request: Request, endpoint_id: str) -> Response:
-        """`POST /internal/endpoints/{id}/drain`: send nothing there any more."""
+        """`POST /internal/endpoints/{id}/drain`: send no further requests there."""
         await self._check(request)
         self._context.llm.drain(endpoint_id)
         return await self._shown()

@@ -96,11 +96,11 @@ class OllamaRoutes:
         self._since = bodies.timestamp(context.clock.now())
 
     async def ollama_chat(self, request: Request) -> Response:
-        """Answer a conversation. Without messages, only say that the model is loaded."""
+        """Answer a conversation. Without messages, the response only confirms that the model is loaded."""
         return await serve_answer(request, self._context, self._chat)
 
     async def ollama_generate(self, request: Request) -> Response:
-        """Answer a prompt. With an empty one, only say that the model is loaded."""
+        """Answer a prompt. With an empty one, the response only confirms that the model is loaded."""
         return await serve_answer(request, self._context, self._generate)
 
     async def ollama_tags(self, request: Request) -> Response:

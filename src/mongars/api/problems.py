@@ -38,7 +38,7 @@ class ErrorResponses:
         self._formats = [(table.prefix, table.errors) for table in found]
 
     def install(self, app: FastAPI) -> None:
-        """Answer every error of a route with a real status and a body that says what is wrong."""
+        """Register the handlers, so that each error has a real status and a body that names what is wrong."""
         app.add_exception_handler(MongarsError, self.expected)
         app.add_exception_handler(RequestValidationError, self._invalid)
         app.add_exception_handler(HTTPException, self._framework)
