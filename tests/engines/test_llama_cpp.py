@@ -20,7 +20,7 @@ from mongars.core.errors import GenerationInterrupted, InferenceFailed
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from support import eventually, impatient
@@ -40,8 +40,8 @@ def ask(text: str, **sampling: object) -> GenerationRequest:
     )
 
 
-async def fold(engine: LlamaCppEngine, request: GenerationRequest) -> Fold:
-    splitter, result = EventSplitter(), Fold()
+async def fold(engine: LlamaCppEngine, request: GenerationRequest) -> AnswerAccumulator:
+    splitter, result = EventSplitter(), AnswerAccumulator()
     async with engine.stream(request) as blocks:
         async for block in blocks:
             for event in splitter.feed(block):

@@ -1,4 +1,4 @@
-"""The wire contract of `POST /generate`, the door of the Ray Serve application.
+"""The wire contract of `POST /generate`, the main route of the Ray Serve application.
 
 Published fields are never renamed, retyped or dropped. Requests of the earlier monGARS client
 (`prompt`, `task_type`, `adapter`) are accepted as they are.
@@ -34,7 +34,7 @@ LONGEST_SESSION_ID = 200  # characters
 
 
 class AdapterPayload(WireModel):
-    """The adapter a caller pins, by version, digest or both; paths are never followed.
+    """The adapter that a client pins, by version, digest or both; paths are never followed.
 
     With `adapter_path` it is no pin: the earlier monGARS client sends the entry of its own registry
     with every request, and expects an answer whatever is served.
@@ -58,9 +58,9 @@ class AdapterPayload(WireModel):
 
 
 class BegunPayload(WireModel):
-    """What of the answer the caller has already, and which weights it came from.
+    """The part of the answer that was delivered already, and the weights that generated it.
 
-    The answer goes on after `text` if the same weights would write it, and says so in the header
+    The answer continues after `text` if the replica has the same weights, which it reports in the header
     `x-continued`; else it begins anew.
     """
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from mongars.core.errors import MongarsError, NotReady, Overloaded
 from mongars.core.ids import accept_id
 from mongars.protocol import headers
-from mongars.protocol.asgi import EVENT_STREAM_HEADERS, Answer
+from mongars.protocol.asgi import EVENT_STREAM_HEADERS, ResponseWriter
 from mongars.protocol.generate import (
     ERROR_EVENT,
     META_EVENT,
@@ -115,7 +115,7 @@ class GenerateDoor:
         return self._problem(error)
 
     async def _whole(
-        self, answer: Answer, generation: GenerationRequest, deadline: Deadline
+        self, answer: ResponseWriter, generation: GenerationRequest, deadline: Deadline
     ) -> None:
         fixed = self._headers(generation.task_type)
         try:
@@ -126,7 +126,7 @@ class GenerateDoor:
             await answer.json(200, answer_body(completion, timings=timings), fixed)
 
     async def _stream(
-        self, answer: Answer, generation: GenerationRequest, deadline: Deadline
+        self, answer: ResponseWriter, generation: GenerationRequest, deadline: Deadline
     ) -> None:
         fixed = self._headers(generation.task_type)
         gathered: Gathered | None = None
@@ -155,7 +155,9 @@ class GenerateDoor:
             await answer.write(held + b"\n\n" + event)
         await answer.end()
 
-    async def _refuse(self, answer: Answer, error: MongarsError, fixed: dict[str, str]) -> None:
+    async def _refuse(
+        self, answer: ResponseWriter, error: MongarsError, fixed: dict[str, str]
+    ) -> None:
         if isinstance(error, Overloaded):
             await self._refusals.turn()
         fixed |= retry_after_header(error)

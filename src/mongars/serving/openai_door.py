@@ -17,7 +17,7 @@ from mongars.serving.answer_response import AnswerResponse
 
 if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
-    from mongars.protocol.asgi import Answer
+    from mongars.protocol.asgi import ResponseWriter
     from mongars.serving.replica import Replica
 
 
@@ -56,7 +56,9 @@ class OpenAIDoor:
             return _problem(error)
         return AnswerResponse(lambda answer: self._embed(answer, body, deadline))
 
-    async def _embed(self, answer: Answer, body: EmbeddingRequest, deadline: Deadline) -> None:
+    async def _embed(
+        self, answer: ResponseWriter, body: EmbeddingRequest, deadline: Deadline
+    ) -> None:
         try:
             found = await self._replica.embed(body.texts, deadline)
             whole: dict[str, Any] = embeddings_body(

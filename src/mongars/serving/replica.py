@@ -16,7 +16,7 @@ from mongars.core.errors import (
 from mongars.core.generation import task_role
 from mongars.engines.admission import Admission
 from mongars.engines.choices import stream_choices
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from mongars.serving.backend import Backend
@@ -209,7 +209,7 @@ class Replica:
         started = self.clock.monotonic()
         async with self.stream(replace(request, continue_from=None), deadline) as answer:
             raw = b"".join([block async for block in answer.blocks])
-        fold = Fold(request.sampling.n)
+        fold = AnswerAccumulator(request.sampling.n)
         for event in EventSplitter().feed(raw):
             if not event.is_done:
                 fold.add(read_chunk(event))

@@ -25,7 +25,7 @@ from mongars.inference.config import InferenceConfig
 from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.ollama.provider import Ollama
 from mongars.inference.provider import Attempts
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.ollama import chat_request, same_model
 from mongars.protocol.openai import logprob_entries
 from mongars.protocol.sse import EventSplitter, encode_event
@@ -71,7 +71,7 @@ async def test_an_answer_is_read_whatever_the_network_does(block: int | None) ->
     said = Answer(text="Déjà vu 😀 fin.", block=block)
     async with FakeOllama(said) as server, ollama(server.base) as provider:
         async with opened(provider) as stream:
-            fold = Fold()
+            fold = AnswerAccumulator()
             await read_into(fold, stream)
         completion = fold.completion(stream.origin)
         assert completion.text == said.text
