@@ -19,7 +19,7 @@ PromptCacheScope = Literal["user", "shared"]
 """Whether an engine reuses prompts within a request's `scope` only, or among all requests."""
 
 BASE_ADAPTER = "baseline"
-"""The adapter version reported when the bare base model answered."""
+"""The adapter version of the bare base model; see `core.adapter_pin` for the rule."""
 
 _CODING = frozenset({"code", "coding", "developer"})
 
@@ -102,6 +102,9 @@ class GenerationRequest:
     task_type: str = "general"
     sampling: Sampling = field(default_factory=Sampling)
     session_id: str | None = None
+    adapter: str | None = None
+    """The adapter that must answer: an alias, a version, or `NAME@DIGEST` (`core.adapter_pin`). None:
+    the active one of its role."""
     traceparent: str | None = None
     """The caller's W3C trace context, passed on as it came."""
     scope: str | None = None

@@ -1,7 +1,8 @@
 """A deterministic engine without a model, for tests, demos and load experiments.
 
 It answers with the words of `script(request)`, one word per token, keeps to its slots and its
-context like a real one, and does what its `FakePlan` says about time and failure.
+context like a real one, and does what its `FakePlan` says about time and failure. With an adapter,
+its answers begin with the adapter's name, so that the text shows which engine produced it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mongars.core.errors import (
     NotReady,
     ParameterUnsupported,
 )
-from mongars.core.generation import GenerationRequest, Origin, Usage
+from mongars.core.generation import BASE_ADAPTER, GenerationRequest, Origin, Usage
 from mongars.engines.engine import EngineStatus
 from mongars.protocol.logprobs import entries
 from mongars.protocol.openai import chunk_body, usage_chunk_body
@@ -49,8 +50,19 @@ class FakePlan:
     token_delay: float = 0.0
     cut_after_tokens: int | None = None
     """Break off every answer after that many tokens."""
+    start_delay: float = 0.0
+    """How long a start takes."""
     start_error: str | None = None
     """Fail to start, with this reason."""
+    adapter_version: str = BASE_ADAPTER
+    adapter_digest: str | None = None
+    """sha256 of the adapter it has loaded; None for none."""
+
+    @property
+    def adapter(self) -> str | None:
+        """`VERSION@DIGEST` with 12 digits; None without an adapter."""
+        digest = self.adapter_digest
+        return None if digest is None else f"{self.adapter_version}@{digest[:12]}"
 
 
 class FakeEngine:
@@ -67,8 +79,13 @@ class FakeEngine:
 
     @property
     def origin(self) -> Origin:
-        """A model of its own name."""
-        return Origin(model="fake", engine="fake")
+        """A model of its own name, with the adapter as planned."""
+        return Origin(
+            model="fake",
+            engine="fake",
+            adapter_version=self._plan.adapter_version,
+            adapter_digest=self._plan.adapter_digest,
+        )
 
     @property
     def continues(self) -> bool:
@@ -87,6 +104,8 @@ class FakeEngine:
 
     async def start(self) -> None:
         """Be ready, unless planned otherwise."""
+        self._status = EngineStatus(state="starting")
+        await self._clock.sleep(self._plan.start_delay)
         if self._plan.start_error is not None:
             self._status = EngineStatus(state="failed", detail=self._plan.start_error)
             raise InferenceFailed(self._plan.start_error)
@@ -122,7 +141,7 @@ class FakeEngine:
     async def _events(self, request: GenerationRequest, prompt_tokens: int) -> AsyncIterator[bytes]:
         name = request.request_id
         room = self._plan.context_tokens - prompt_tokens
-        words, finish_reason = planned(request, room=room)
+        words, finish_reason = planned(request, room=room, adapter=self._plan.adapter)
         said = spoken(words, request)
         yield _event(name, {"role": "assistant", "content": None})
         for index, word in enumerate(words[said:], start=said):
@@ -172,9 +191,12 @@ def count_prompt(request: GenerationRequest) -> int:
     return sum(len(message.content.split()) + 1 for message in request.messages)
 
 
-def planned(request: GenerationRequest, *, room: int) -> tuple[list[str], str]:
+def planned(
+    request: GenerationRequest, *, room: int, adapter: str | None = None
+) -> tuple[list[str], str]:
     """The tokens of the answer and why it ends, with room for so many tokens."""
-    words = _tokens(_before_stop(" ".join(_drawn(request)), request.sampling.stop))
+    text = " ".join(_drawn(request, adapter))
+    words = _tokens(_before_stop(text, request.sampling.stop))
     limit = min(request.sampling.max_tokens or room, room)
     return words[:limit], "length" if len(words) > limit else "stop"
 
@@ -192,18 +214,20 @@ def spoken(words: list[str], request: GenerationRequest) -> int:
     return len(words)
 
 
-def script(request: GenerationRequest) -> list[str]:
+def script(request: GenerationRequest, adapter: str | None = None) -> list[str]:
     """The words of the answer: a count of the conversation, then the last message, repeated.
 
-    Where a schema is asked for, the last message alone, if it follows that.
+    With a schema, the last message alone, if it follows the schema. With an adapter, the adapter's
+    name is the first word.
     """
     last = request.messages[-1].content.split()
     if schema_of(request.sampling.response_format) is not None:
         return last
-    return [f"[{len(request.messages)}]", "you", "said:", *last]
+    named = [] if adapter is None else [adapter]
+    return [*named, f"[{len(request.messages)}]", "you", "said:", *last]
 
 
-def _drawn(request: GenerationRequest) -> list[str]:
+def _drawn(request: GenerationRequest, adapter: str | None) -> list[str]:
     """The script without what its sampling forbids.
 
     The vocabulary is the script itself: token i is its word i, and a bias of -100 bans it. A repetition
@@ -211,7 +235,7 @@ def _drawn(request: GenerationRequest) -> list[str]:
     """
     sampling = request.sampling
     banned = {token for token, bias in sampling.logit_bias if bias <= BANNED}
-    words = [word for index, word in enumerate(script(request)) if index not in banned]
+    words = [word for index, word in enumerate(script(request, adapter)) if index not in banned]
     return list(dict.fromkeys(words)) if (sampling.repetition_penalty or 1) > 1 else words
 
 

@@ -20,8 +20,8 @@ from mongars.engines.llama_cpp.literal_prompt import (
     text_tokens,
     without_control_tokens,
 )
+from mongars.engines.llama_cpp.prompt_cache_slots import PromptCacheSlots
 from mongars.engines.llama_cpp.refusal import refusal_of
-from mongars.engines.llama_cpp.slots import SlotTable
 from mongars.engines.llama_cpp.supervisor import LlamaCppSupervisor
 from mongars.engines.llama_cpp.vocabulary import Vocabulary
 from mongars.engines.provisioning.gguf import gguf_values
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mongars.core.observe import Observer
     from mongars.engines.engine import EngineStatus
     from mongars.engines.llama_cpp.config import LlamaCppConfig
-    from mongars.engines.llama_cpp.slots import HeldSlot
+    from mongars.engines.llama_cpp.prompt_cache_slots import HeldSlot
 
 EVENT_END = b"\n\n"
 PROGRESS = b'"prompt_progress"'
@@ -52,7 +52,9 @@ class LlamaCppEngine:
         self._config = config
         self._child = LlamaCppSupervisor(config, clock=clock, observer=observer)
         self._vocabulary: Vocabulary | None = None
-        self._slots = SlotTable(config.slots) if config.prompt_cache_scope == "user" else None
+        self._slots = (
+            PromptCacheSlots(config.slots) if config.prompt_cache_scope == "user" else None
+        )
 
     @property
     def origin(self) -> Origin:

@@ -1,6 +1,6 @@
 """Ollama behind the engine port: its lines become our events.
 
-Ollama cannot load our adapters, so every answer says `adapter_version: base` and `degraded`.
+Ollama cannot load our adapters, so every answer has `adapter_version: baseline` and `degraded`.
 """
 
 from __future__ import annotations

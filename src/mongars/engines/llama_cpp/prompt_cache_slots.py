@@ -55,7 +55,7 @@ class HeldSlot:
         self._slot.scope, self._slot.prefixes = self._scope, self._prefixes
 
 
-class SlotTable:
+class PromptCacheSlots:
     """The slots of one llama.cpp process: which are busy, and which scope used each last."""
 
     def __init__(self, slots: int) -> None:
