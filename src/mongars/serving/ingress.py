@@ -1,4 +1,4 @@
-"""The HTTP face of a replica: `/generate` as JSON or server-sent events, health, readiness."""
+"""The HTTP interface of a replica: `/generate` as JSON or server-sent events, health, readiness."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def build_ingress(replica: Replica) -> FastAPI:
-    """The application that serves one replica; its shutdown stops the replica's engine."""
+    """The ASGI application of one replica; its shutdown stops the replica's engines."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -103,11 +103,11 @@ class GenerateDoor:
         return AnswerResponse(lambda answer: serve(answer, generation, deadline))
 
     async def health(self) -> Response:
-        """Alive, whatever the engine does."""
+        """`GET /healthz`: 200 while the process runs, whatever state the engines are in."""
         return JSONResponse({"status": "ok", **self._facts()})
 
     async def ready(self) -> Response:
-        """Whether a question asked now would be answered; 409 with the reason if not."""
+        """`GET /readyz`: 200 if requests can be answered now, else 409 with the reason."""
         status = self._replica.engine_status
         if status.state == "ready":
             return JSONResponse({"status": "ready", **self._facts()})
@@ -140,8 +140,8 @@ class GenerateDoor:
                     if answer.started:
                         await answer.write(block)
                         continue
-                    # Not before: until here a failure still has its real status, and every
-                    # message through Serve takes time from the engine's first token.
+                    # Not before: until here a failure still has its own status, and every message
+                    # through Serve delays the first token.
                     await answer.start(200, {**EVENT_STREAM_HEADERS, **_stream_headers(stream)})
                     await answer.write(meta_event(stream, generation.request_id) + block)
         except MongarsError as error:
