@@ -11,7 +11,7 @@ from mongars.core.errors import (
     AdapterUnknown,
     Conflict,
 )
-from mongars.core.generation import BASE_ADAPTER, Begun
+from mongars.core.generation import BASE_ADAPTER, PartialAnswer
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.testing.adapters import FakeAdapter, adapter_in
 
@@ -86,7 +86,9 @@ async def test_the_same_name_with_other_bytes_is_two_entries() -> None:
 
 async def test_an_answer_that_was_cut_goes_on_with_the_adapter_that_began_it() -> None:
     """After a swap a continuation still gets the old adapter, as long as that is here."""
-    partial = Begun(text="[1] you", model="fake", adapter_version=BASE_ADAPTER, adapter_digest=None)
+    partial = PartialAnswer(
+        text="[1] you", model="fake", adapter_version=BASE_ADAPTER, adapter_digest=None
+    )
     request = replace(ask(), continue_from=partial)
     async with running() as table:
         await table.prepare(key(V7), V7.engine)

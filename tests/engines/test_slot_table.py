@@ -160,6 +160,19 @@ async def test_what_the_state_of_an_entry_does_not_allow_is_refused_and_changes_
         assert (await answer(table)).adapter == BASE_ADAPTER
 
 
+async def test_an_engine_that_has_failed_since_it_was_prepared_is_not_activated() -> None:
+    """The error has the reason; the active entry stays, and the failed one can be retired."""
+    engine = V7.engine()
+    async with running() as table:
+        await table.prepare(key(V7), lambda: engine)
+        await engine.fail("it crashed nine times")
+        with pytest.raises(InferenceFailed, match="crashed nine times"):
+            table.activate(key(V7))
+        assert (await answer(table)).adapter == BASE_ADAPTER
+        await table.retire(key(V7), soon())
+        assert states(table) == {str(BASE): "active"}
+
+
 class Wrong(FakeEngine):
     """It has the base loaded, whatever was meant."""
 

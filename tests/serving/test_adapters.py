@@ -46,6 +46,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Served:
+    engine: FakeEngine
     replica: Replica
     url: str
     http: aiohttp.ClientSession
@@ -76,7 +77,7 @@ async def served(plan: FakePlan | None = None) -> AsyncIterator[Served]:
     replica = Replica({"general": engine}, ReplicaConfig(), clock=CLOCK, replica_id="r1")
     await replica.start()
     async with serving(build_ingress(replica)) as url, aiohttp.ClientSession() as http:
-        yield Served(replica, url, http)
+        yield Served(engine, replica, url, http)
 
 
 def soon() -> Deadline:
@@ -191,13 +192,13 @@ async def test_a_prepared_engine_that_fails_does_not_make_the_replica_unready() 
     engine = V7.engine()
     async with served() as it:
         await it.table.prepare(V7_KEY, lambda: engine)
-        await engine.aclose()
+        await engine.fail("it crashed nine times")
         async with it.http.get(f"{it.url}/readyz") as response:
             assert response.status == 200
         refused = await it.ask(stream=True, adapter={"version": "v7"})
         assert (refused.status, refused.named["error"]) == (409, "not_ready")
         check_names(await it.ask(stream=True), None)
-        it.table.activate(V7_KEY)
+        await it.engine.fail("so did the active one")
         async with it.http.get(f"{it.url}/readyz") as response:
             assert response.status == 409
 

@@ -111,6 +111,11 @@ class FakeEngine:
             raise InferenceFailed(self._plan.start_error)
         self._status = EngineStatus(state="ready")
 
+    async def fail(self, reason: str) -> None:
+        """Fail for good, like an engine that could not be restarted; streams are cut."""
+        await self.aclose()
+        self._status = EngineStatus(state="failed", detail=reason)
+
     async def aclose(self) -> None:
         """Stop; streams that are open end with `GenerationInterrupted`."""
         self._status = EngineStatus(state="stopped")

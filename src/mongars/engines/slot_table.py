@@ -126,10 +126,15 @@ class SlotTable:
         Those that are being answered, or wait in a queue, stay where they are. The entry that was
         active is `prepared` from now on: it can be pinned, activated again, or retired.
 
-        Raises `NotFound` without such an entry, `IllegalTransition` if it is active or draining.
+        Raises `NotFound` without such an entry, `IllegalTransition` if it is active or draining, and
+        `InferenceFailed` if its engine has failed: then nothing changes.
         """
         entry = self._find(key)
         following = entry.check("activate")
+        status = entry.queued.engine.status
+        if status.state == "failed":
+            detail = f"The engine of the entry {key} has failed: {status.detail}"
+            raise InferenceFailed(detail)
         current = self._active_of(key.role)
         if current is not None:
             current.state = current.check("supersede")

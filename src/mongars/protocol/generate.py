@@ -16,11 +16,11 @@ from mongars.core.errors import InvalidAnswer
 from mongars.core.fair_queue import LEAST_WEIGHT, MOST_WEIGHT
 from mongars.core.generation import (
     BASE_ADAPTER,
-    Begun,
     Choice,
     Completion,
     GenerationRequest,
     Origin,
+    PartialAnswer,
 )
 from mongars.protocol.messages import ChatMessage, prompt_messages
 from mongars.protocol.openai import message_body, usage_body
@@ -102,7 +102,7 @@ class GenerateRequest(SamplingFields):
             adapter=None if self.adapter is None else self.adapter.pin(),
             scope=self.cache_salt or None,
             weight=self.weight or 1.0,
-            continue_from=None if begun is None else Begun(**begun.model_dump()),
+            continue_from=None if begun is None else PartialAnswer(**begun.model_dump()),
         )
 
 
