@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mongars.core.generation import Chunk, FinishReason, Origin, Usage
 
 
-class _Part:
+class _PartialChoice:
     """What was received of one choice."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class AnswerAccumulator:
     """Collects the chunks of a stream; `choices` is how many answers it holds."""
 
     def __init__(self, choices: int = 1) -> None:
-        self._parts = [_Part() for _ in range(choices)]
+        self._parts = [_PartialChoice() for _ in range(choices)]
         self._usage: Usage | None = None
 
     def add(self, chunk: Chunk) -> None:

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from mongars.core.generation import GenerationRequest
 
-ADAPTER_VERSION = "base"
-"""Ollama serves no adapter of ours: whatever it answers is the base model's, and degraded."""
-
 LONGEST_LINE = 4 * 1024 * 1024
 
 
@@ -81,7 +78,7 @@ def chat_request(
 
 def origin_named(model: str) -> Origin:
     """An answer of that Ollama model."""
-    return Origin(model=model, engine="ollama", adapter_version=ADAPTER_VERSION, degraded=True)
+    return Origin(model=model, engine="ollama", degraded=True)
 
 
 def same_model(wanted: str, found: str) -> bool:

@@ -27,6 +27,7 @@ STATUS: dict[type[MongarsError], int] = {
     errors.GenerationInterrupted: 500,
     errors.InvalidAnswer: 502,
     errors.EndpointUnreachable: 502,
+    errors.AdapterUnavailable: 502,
     errors.Overloaded: 503,
     errors.StorageUnavailable: 503,
     errors.ProvisioningFailed: 503,

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mongars.core.generation import (
-    Begun,
     Chunk,
     GenerationRequest,
     Message,
     Origin,
+    PartialAnswer,
     Sampling,
     Usage,
 )
@@ -118,7 +118,7 @@ def test_texts_cannot_be_shifted_between_messages(texts: tuple[str, ...]) -> Non
         {"scope": None},
         {"sampling": Sampling()},
         {"sampling": Sampling(temperature=0.7)},
-        {"continue_from": Begun(text="Be", model="m", adapter_version="v7")},
+        {"continue_from": PartialAnswer(text="Be", model="m", adapter_version="v7")},
     ],
     ids=["nobody's", "default temperature", "drawn at random", "continuation"],
 )

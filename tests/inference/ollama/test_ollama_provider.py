@@ -20,7 +20,14 @@ from mongars.core.errors import (
     Overloaded,
     WorldError,
 )
-from mongars.core.generation import Chunk, GenerationRequest, Message, Sampling, Usage
+from mongars.core.generation import (
+    BASE_ADAPTER,
+    Chunk,
+    GenerationRequest,
+    Message,
+    Sampling,
+    Usage,
+)
 from mongars.inference.config import InferenceConfig
 from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.ollama.provider import Ollama
@@ -84,7 +91,7 @@ async def test_ollama_answers_as_the_degraded_base_model() -> None:
     async with FakeOllama() as server, ollama(server.base) as provider, opened(provider) as stream:
         origin = stream.origin
     assert (origin.model, origin.engine) == ("fake", "ollama")
-    assert (origin.adapter_version, origin.degraded) == ("base", True)
+    assert (origin.adapter_version, origin.degraded) == (BASE_ADAPTER, True)
 
 
 async def test_its_chunks_can_be_passed_on_as_events() -> None:
