@@ -91,6 +91,7 @@ def test_every_sampling_parameter_changes_the_key(field: dataclasses.Field[objec
         {"messages": (Message(role="user", content="Why not?"),)},
         {"messages": (Message(role="system", content="Why?"),)},
         {"task_type": "coding"},
+        {"adapter": "baseline"},
         {"sampling": dataclasses.replace(GREEDY, max_tokens=21)},
         {"sampling": dataclasses.replace(GREEDY, seed=1)},
         {"sampling": dataclasses.replace(GREEDY, logprobs=True)},

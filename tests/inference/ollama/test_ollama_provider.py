@@ -10,6 +10,7 @@ from ray_harness import name, read_into
 from mongars.core.clock import SystemClock
 from mongars.core.deadline import Deadline
 from mongars.core.errors import (
+    AdapterUnavailable,
     ConfigurationError,
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -92,6 +93,20 @@ async def test_ollama_answers_as_the_degraded_base_model() -> None:
         origin = stream.origin
     assert (origin.model, origin.engine) == ("fake", "ollama")
     assert (origin.adapter_version, origin.degraded) == (BASE_ADAPTER, True)
+
+
+async def test_a_pinned_adapter_is_refused_and_the_base_model_is_not() -> None:
+    """A request for an adapter is never answered by the base model, and costs Ollama nothing."""
+    pinned = dataclasses.replace(question(), adapter="tone@0123456789ab")
+    base = dataclasses.replace(question(), adapter="baseline")
+    deadline = Deadline.after(CLOCK, 30)
+    async with FakeOllama(Answer()) as server, ollama(server.base) as provider:
+        with pytest.raises(AdapterUnavailable, match="tone@0123456789ab"):
+            async with provider.open(pinned, deadline, Attempts(CLOCK)):
+                pass
+        assert not server.received
+        async with provider.open(base, deadline, Attempts(CLOCK)) as stream:
+            assert "".join([chunk.text async for chunk in stream.chunks]) == TEXT
 
 
 async def test_its_chunks_can_be_passed_on_as_events() -> None:
