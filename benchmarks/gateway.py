@@ -29,9 +29,8 @@ import uvloop
 from benchmarks.foundation import say
 from benchmarks.gateway_load import Target, closed_loop, connect, paced_streams
 from benchmarks.gateway_upstream import MODES, WORDS
-from mongars.bootstrap.first_start import prepare_database
 from mongars.core.clock import SystemClock
-from mongars.settings import child_environment, load_settings
+from mongars.settings import child_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,7 +109,6 @@ def mongars(endpoints: str, **variables: str) -> Iterator[Gateway]:
             "RAY_CLIENT_MAX_KEEPALIVE": "1024",
             **variables,
         }
-        prepare_database(load_settings(changes))
         argv = [sys.executable, "-m", "mongars", "api", "--port", str(port)]
         with running(argv, GATEWAY_CORE, child_environment(changes)) as process:
             headers = {"authorization": f"Bearer {key}"}

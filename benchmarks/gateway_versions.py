@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import secrets
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -45,11 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STARTS, ROUNDS, REQUESTS, STREAMS = 5, 10, 300, 64
-PREPARE = (
-    "from mongars.bootstrap.first_start import prepare_database as prepare;"
-    "from mongars.settings import load_settings;"
-    "prepare(load_settings())"
-)
 Figures = dict[str, float]
 Pairs = dict[str, list[tuple[float, float]]]
 
@@ -69,9 +63,6 @@ def started(checkout: Path, name: str, model: Target) -> Iterator[Gateway]:
                 "RAY_CLIENT_MAX_CONNECTIONS": "1024",
                 "RAY_CLIENT_MAX_KEEPALIVE": "1024",
             }
-        )
-        subprocess.run(  # noqa: S603 - our own command line
-            [sys.executable, "-c", PREPARE], env=environment, check=True, capture_output=True
         )
         argv = [sys.executable, "-m", "mongars", "api", "--port", str(port)]
         with running(argv, GATEWAY_CORE, environment) as process:
