@@ -39,8 +39,9 @@ class Scripted:
         self, name: ProviderName, clock: ManualClock, *, error: MongarsError | None = None
     ) -> None:
         self.name: ProviderName = name
+        self.local = name != "ray_serve"
         self.takes = 0.0
-        self.asked = 0
+        self.requests = 0
         self.open_answers = 0
         self._clock = clock
         self.error = error
@@ -49,7 +50,7 @@ class Scripted:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        self.asked += 1
+        self.requests += 1
         attempts.add()
         self.open_answers += 1
         try:
@@ -95,7 +96,7 @@ async def test_the_first_that_can_answer_answers() -> None:
     """Providers after it get no request."""
     chain = Chain(None, None)
     assert await chain.ask() == "ray_serve 1: Hello"
-    assert (chain.ollama.asked, chain.embedded.asked) == (0, 0)
+    assert (chain.ollama.requests, chain.embedded.requests) == (0, 0)
 
 
 async def test_attempts_add_up_over_the_providers() -> None:
@@ -112,7 +113,7 @@ async def test_a_client_error_ends_the_chain() -> None:
     chain = Chain(InvalidRequest("no"), None)
     with pytest.raises(CallerError):
         await chain.ask()
-    assert chain.ollama.asked == 0
+    assert chain.ollama.requests == 0
 
 
 async def test_a_parameter_one_engine_lacks_is_left_to_the_next() -> None:
@@ -135,7 +136,7 @@ async def test_no_provider_is_tried_after_the_deadline() -> None:
         asking = group.create_task(failure_of(chain))
         await chain.clock.advance(11.0)
     assert [name for name, _ in asking.result().causes] == ["ray_serve"]
-    assert chain.ollama.asked == 0
+    assert chain.ollama.requests == 0
 
 
 async def failure_of(chain: Chain) -> AllProvidersFailed:
@@ -164,4 +165,4 @@ async def test_cancelling_while_a_provider_works_closes_it() -> None:
         assert chain.ray.open_answers == 1
         asking.cancel()
     assert chain.ray.open_answers == 0
-    assert chain.ollama.asked == 0
+    assert chain.ollama.requests == 0

@@ -117,6 +117,7 @@ class ProviderChain:
             detail = "No provider can answer: configure RAY_SERVE_URL or a local model."
             raise ConfigurationError(detail)
         self._providers = providers
+        self._local = frozenset(provider.name for provider in providers if provider.local)
         self._observer = observer
         self._cure = cure
 
@@ -257,8 +258,8 @@ class ProviderChain:
                         kind="continued" if stream.continued else "restarted",
                     )
                 )
-                left_ray = first.provider == "ray_serve" != provider.name
-                reason = "ray_exception" if left_ray else first.reason
+                left_remote = first.provider not in self._local and provider.local
+                reason = "ray_exception" if left_remote else first.reason
                 return Resumed(
                     stream=stream,
                     route=_route(provider, stream, call, reason=reason),
@@ -271,9 +272,9 @@ class ProviderChain:
     def _report_failure(
         self, provider: Provider, call: _Call, error: MongarsError
     ) -> FallbackReason | None:
-        """Record a provider's failure; returns the fallback reason if the provider is Ray."""
+        """Record a provider's failure; returns the fallback reason unless the provider is local."""
         request = call.request
-        if provider.name != "ray_serve":
+        if provider.local:
             self._observer.observe(
                 LocalFailed(
                     request_id=request.request_id,

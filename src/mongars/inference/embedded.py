@@ -52,6 +52,7 @@ class Embedded:
     """
 
     name: ProviderName = "embedded"
+    local = True
 
     def __init__(
         self,

@@ -128,6 +128,11 @@ class Provider(Protocol):
         """Its name in metrics, logs and headers."""
         ...
 
+    @property
+    def local(self) -> bool:
+        """Whether it stands in for a remote provider: after a failure of that one it is a fallback."""
+        ...
+
     def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AbstractAsyncContextManager[ProviderStream]:

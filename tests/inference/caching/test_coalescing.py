@@ -379,6 +379,7 @@ class Faulty:
     """A provider with a bug."""
 
     name = "embedded"
+    local = True
 
     @asynccontextmanager
     async def open(self, *_: object) -> AsyncIterator[None]:

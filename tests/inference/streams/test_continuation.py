@@ -191,6 +191,7 @@ class Script:
 
     def __init__(self, name: str, *plays: tuple[Origin, list[str], str] | WorldError) -> None:
         self.name = name
+        self.local = name != "ray_serve"
         self._plays = list(plays)
 
     @asynccontextmanager

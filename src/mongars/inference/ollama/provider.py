@@ -68,6 +68,7 @@ class Ollama:
     """Generates with the configured model on the Ollama server in `OLLAMA_HOST`."""
 
     name: ProviderName = "ollama"
+    local = True
 
     def __init__(self, config: InferenceConfig, http: HttpPool, *, clock: Clock) -> None:
         if config.ollama_host is None or config.ollama_model is None:

@@ -27,6 +27,7 @@ class RayServe:
     """Sends generation requests to the endpoints in `RAY_SERVE_URL`."""
 
     name: ProviderName = "ray_serve"
+    local = False
 
     def __init__(
         self,
