@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mongars.core.clock import SystemClock
 from mongars.core.errors import MongarsError
 from mongars.inference.config import InferenceConfig
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Fault
@@ -122,7 +122,7 @@ class World:
             if not streamed:
                 completion, route = await llm.generate(question())
             else:
-                fold = Fold()
+                fold = AnswerAccumulator()
                 async with llm.open(question()) as answer:
                     async for chunk in answer:
                         first = first or self._now()

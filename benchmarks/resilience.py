@@ -31,7 +31,7 @@ from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
 from mongars.inference.config import InferenceConfig
 from mongars.inference.events import AttemptStarted, Moved
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.faults import TEXT
 from mongars.testing.inference import build
@@ -139,7 +139,7 @@ class Tally:
 
 async def ask(stack: Stack, tally: Tally) -> None:
     """One request; what became of it is noted."""
-    began, fold = CLOCK.monotonic(), Fold()
+    began, fold = CLOCK.monotonic(), AnswerAccumulator()
     try:
         async with stack.integration.open(question()) as answer:
             tally.first_tokens.append(CLOCK.monotonic() - began)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mongars.core.background import Background
 from mongars.core.clock import SystemClock
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 
@@ -36,7 +36,7 @@ async def read_stream(
     engine: Engine, stream: ByteStream, *, choices: int = 1
 ) -> tuple[Completion, bytes]:
     """The same for a stream of so many answers."""
-    splitter, fold, raw = EventSplitter(), Fold(choices), b""
+    splitter, fold, raw = EventSplitter(), AnswerAccumulator(choices), b""
     async with stream as blocks:
         async for block in blocks:
             raw += block

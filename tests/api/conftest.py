@@ -33,12 +33,17 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from mongars.api.context import ApiContext
+    from mongars.api.dialect import RouteTable
     from mongars.inference.provider import Provider
 
 
 @pytest.fixture
 def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]:
-    """Starts an API whose engine follows a plan; `settings` are those of its `ApiConfig`."""
+    """Starts an API whose engine follows a plan; `settings` are those of its `ApiConfig`.
+
+    `more` are route tables beside those of the product.
+    """
 
     @asynccontextmanager
     async def start(
@@ -46,6 +51,7 @@ def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]
         *,
         endpoints: tuple[str, ...] = (),
         cache_bytes: int = 0,
+        more: tuple[Callable[[ApiContext], RouteTable], ...] = (),
         **settings: Any,
     ) -> AsyncIterator[Api]:
         database_config = DatabaseConfig(url=f"sqlite:///{tmp_path / 'api.db'}")
@@ -77,7 +83,7 @@ def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]
                 metrics.close()
 
             async with (
-                serving(build_app(context, lifespan)) as url,
+                serving(build_app(context, lifespan, more=more)) as url,
                 aiohttp.ClientSession() as http,
             ):
                 yield Api(url, keys[0], keys[1], admin_key, engine, http)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from web_page import web_page
 
 from mongars.api.cors import with_cors
-from mongars.api.problems import install_problem_handlers
+from mongars.api.problems import ErrorResponses
 from mongars.core.errors import ConfigurationError
 from mongars.core.urls import web_origin
 from mongars.engines.fake import FakePlan
@@ -127,7 +127,7 @@ async def test_failures_of_the_engine_can_be_read_by_the_page(start_api: Start) 
 async def test_a_defect_can_be_read_by_the_page() -> None:
     """Even the answer to a defect of ours, made outside of everything else, carries the headers."""
     app = FastAPI()
-    install_problem_handlers(app)
+    ErrorResponses().install(app)
 
     @app.get("/defect")
     async def defect() -> None:

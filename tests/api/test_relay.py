@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mongars.api.chat_events import ChatEvents
 from mongars.api.relay import Relay
 from mongars.core.generation import Chunk, Usage
-from mongars.protocol.openai import chunk_body
+from mongars.protocol.openai import chunk_body, read_chunk, usage_body, usage_chunk_body
 from mongars.protocol.sse import DONE, EventSplitter, encode_event
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Body, Status
@@ -163,6 +164,76 @@ def test_chunks_without_bytes_are_written() -> None:
     assert [body["choices"][0]["delta"].get("content") for body in found] == ["", "Hello", None]
     assert found[-1]["choices"][0]["finish_reason"] == "length"
     assert {body["id"] for body in found} == {"ours"}
+
+
+def seen(events: bytes) -> dict[str, Any]:
+    """What a client reads of a stream: per choice its texts and finish reason, and the counts."""
+    found: dict[str, Any] = {"text": {}, "reasoning": {}, "finish": {}, "roles": [], "usage": []}
+    for body in bodies(events):
+        if body.get("usage"):
+            found["usage"].append(body["usage"])
+        for choice in body["choices"]:
+            index, delta = choice["index"], choice["delta"]
+            for name, field in (("text", "content"), ("reasoning", "reasoning_content")):
+                before = found[name].get(index, "")
+                found[name][index] = before + (delta.get(field) or "")
+            found["roles"] += [index] if "role" in delta else []
+            if choice["finish_reason"]:
+                found["finish"][index] = choice["finish_reason"]
+    assert events.endswith(DONE)
+    return found
+
+
+def sent(
+    delta: dict[str, Any], *, index: int = 0, finish: str | None = None, usage: Usage | None = None
+) -> Chunk:
+    """A chunk read from the event of an engine, as the gateway reads it."""
+    body = chunk_body(
+        answer_id="theirs", created=7, model="m", delta=delta, finish_reason=finish, index=index
+    )
+    raw = encode_event(body if usage is None else {**body, "usage": usage_body(usage)})
+    (event,) = EventSplitter().feed(raw)
+    return read_chunk(event)
+
+
+COUNTED = usage_chunk_body(answer_id="theirs", created=7, model="m", usage=USAGE)
+STREAMS = {
+    "plain": [
+        sent({"role": "assistant", "content": ""}),
+        sent({"content": "a"}),
+        sent({"content": "\n\n{é}"}),
+        sent({}, finish="stop"),
+        Chunk(usage=USAGE, raw=encode_event(COUNTED)),
+    ],
+    "no-role-and-counts-on-the-finish": [
+        sent({"content": "a"}),
+        sent({"content": "b"}, finish="length", usage=USAGE),
+    ],
+    "reasoning": [
+        sent({"role": "assistant", "reasoning_content": "hm"}),
+        sent({"reasoning_content": "so"}),
+        sent({"content": "a"}),
+        sent({}, finish="stop"),
+    ],
+    "two-choices": [
+        sent({"role": "assistant", "content": "a"}),
+        sent({"role": "assistant", "content": "x"}, index=1),
+        sent({"content": "b"}),
+        sent({}, finish="stop"),
+        sent({}, index=1, finish="length"),
+    ],
+}
+
+
+@pytest.mark.parametrize("with_usage", [True, False])
+@pytest.mark.parametrize("chunks", STREAMS.values(), ids=STREAMS)
+def test_relayed_and_written_events_say_the_same(chunks: list[Chunk], with_usage: bool) -> None:
+    """Text, reasoning, roles, finish reasons and counts do not depend on which way was taken."""
+    passing = relay(with_usage=with_usage)
+    written = ChatEvents(answer_id="ours", created=1, model="ours", with_usage=with_usage)
+    relayed = b"".join(passing.events([chunk]) for chunk in chunks) + passing.end()
+    assert seen(relayed) == seen(written.events(chunks) + written.end())
+    assert len(seen(relayed)["usage"]) <= int(with_usage)
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1_000_000])

@@ -2,7 +2,7 @@
 
 import pytest
 from node_client import COMMON, check, node_version
-from waits import COMPLETIONS, EMBEDDINGS, TOOLS
+from waits import EMBEDDINGS, TOOLS
 
 CLIENT = (
     9,
@@ -17,7 +17,7 @@ CLIENT = (
         *COMMON,
         pytest.param("forced_tool_call", marks=TOOLS),
         pytest.param("embeddings", marks=EMBEDDINGS),
-        pytest.param("completions", marks=COMPLETIONS),
+        "completions",
     ],
 )
 def test_check(feature, url, key):

@@ -11,7 +11,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
-from waits import COMPLETIONS, EMBEDDINGS, RESPONSES, TOOLS
+from waits import EMBEDDINGS, RESPONSES, TOOLS
 
 CLIENT = (3, "langchain-openai", lambda: version("langchain-openai"))
 
@@ -123,7 +123,6 @@ def test_embeddings(url, key):
     assert vectors.embed_query("Hello")
 
 
-@COMPLETIONS
 def test_completions(url, key):
     assert OpenAI(model="mongars", base_url=url, api_key=key, max_tokens=4).invoke("One, two,")
 

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import litellm
 import pytest
-from waits import COMPLETIONS, EMBEDDINGS, RESPONSES, TOOLS
+from waits import EMBEDDINGS, RESPONSES, TOOLS
 
 CLIENT = (4, "litellm", lambda: version("litellm"))
 HELLO = [{"role": "user", "content": "Say hello."}]
@@ -107,7 +107,6 @@ def test_embeddings(options):
     assert litellm.embedding(input=["Hello"], **kept).data
 
 
-@COMPLETIONS
 def test_completions(options):
     named = {**options, "model": "text-completion-openai/mongars"}
     assert litellm.text_completion(prompt="One, two,", **named).choices

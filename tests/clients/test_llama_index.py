@@ -10,7 +10,7 @@ from llama_index.core.program import LLMTextCompletionProgram
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
 from pydantic import BaseModel
-from waits import COMPLETIONS, TOOLS
+from waits import TOOLS
 
 CLIENT = (5, "llama-index-llms-openai-like", lambda: version("llama-index-llms-openai-like"))
 
@@ -100,6 +100,5 @@ def test_structured_output_by_function_calling(make):
     assert model.as_structured_llm(Pet).complete("A cat named Tom, aged 3.").raw.name
 
 
-@COMPLETIONS
 def test_completions(make):
     assert make(is_chat_model=False).complete("One, two,").text

@@ -2,7 +2,7 @@
 
 import pytest
 from node_client import COMMON, check, node_version
-from waits import COMPLETIONS, EMBEDDINGS, RESPONSES, TOOLS
+from waits import EMBEDDINGS, RESPONSES, TOOLS
 
 CLIENT = (2, "openai (Node)", lambda: node_version("openai"))
 
@@ -15,7 +15,7 @@ CLIENT = (2, "openai (Node)", lambda: node_version("openai"))
         "json_mode",
         pytest.param("forced_tool_call", marks=TOOLS),
         pytest.param("embeddings", marks=EMBEDDINGS),
-        pytest.param("completions", marks=COMPLETIONS),
+        "completions",
         pytest.param("responses", marks=RESPONSES),
     ],
 )

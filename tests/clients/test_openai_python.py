@@ -7,7 +7,7 @@ from importlib.metadata import version
 import openai
 import pytest
 from pydantic import BaseModel
-from waits import COMPLETIONS, EMBEDDINGS, RESPONSES, TOOLS
+from waits import EMBEDDINGS, RESPONSES, TOOLS
 
 CLIENT = (1, "openai (Python)", lambda: version("openai"))
 HELLO = [{"role": "user", "content": "Say hello."}]
@@ -189,7 +189,6 @@ def test_embeddings(client):
     assert client.embeddings.create(model="mongars", input="Hello").data[0].embedding
 
 
-@COMPLETIONS
 def test_completions(client):
     assert client.completions.create(model="mongars", prompt="One, two,", max_tokens=4).choices
 

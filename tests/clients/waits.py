@@ -4,5 +4,4 @@ import pytest
 
 TOOLS = pytest.mark.xfail(strict=True, reason="tools")
 RESPONSES = pytest.mark.xfail(strict=True, reason="the Responses API")
-COMPLETIONS = pytest.mark.xfail(strict=True, reason="/v1/completions")
 EMBEDDINGS = pytest.mark.xfail(strict=True, reason="/v1/embeddings of the API")

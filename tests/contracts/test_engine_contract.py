@@ -18,7 +18,7 @@ from mongars.core.errors import (
     NotReady,
     ParameterUnsupported,
 )
-from mongars.core.generation import Begun, GenerationRequest, Message, Sampling
+from mongars.core.generation import GenerationRequest, Message, PartialAnswer, Sampling
 from mongars.inference.streams.continuation import resume_prefix
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import DONE, EventSplitter
@@ -64,7 +64,7 @@ async def test_an_answer_that_was_cut_goes_on_as_if_it_had_not(engine: Engine) -
     for cut in cuts:
         beginning = "".join(tokens[:cut])
         origin = engine.origin
-        begun = Begun(
+        begun = PartialAnswer(
             text=beginning,
             model=origin.model,
             adapter_version=origin.adapter_version,
@@ -98,7 +98,7 @@ async def test_an_answer_that_was_cut_before_a_stop_sequence_still_ends_there(
     tokens = [piece for piece in pieces if piece]
     for cut in {1, len(tokens) - 2, len(tokens) - 1, len(tokens)} - {0, -1}:
         beginning = "".join(tokens[:cut])
-        begun = Begun(
+        begun = PartialAnswer(
             text=resume_prefix(beginning, (stop,)),
             model=engine.origin.model,
             adapter_version=engine.origin.adapter_version,

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from mongars.core.clock import SystemClock
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from mongars.serving.config import (
@@ -90,7 +90,7 @@ async def ask(http: aiohttp.ClientSession, url: str, seen: Seen, **more: object)
     if not events[-1].is_done:
         seen.broken.append(data[-200:].decode())
         return
-    fold = Fold()
+    fold = AnswerAccumulator()
     for event in events[1:-1]:
         fold.add(read_chunk(event))
     assert fold.usage is not None

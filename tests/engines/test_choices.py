@@ -14,7 +14,7 @@ from mongars.core.errors import DeadlineExceeded, GenerationInterrupted, Overloa
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.engines.choices import stream_choices
 from mongars.engines.fake import FakeEngine, FakePlan
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import DONE, EventSplitter
 from support import eventually
@@ -42,7 +42,7 @@ async def test_every_choice_is_whole_and_they_are_counted_together() -> None:
     engine = await started(slots=2, token_delay=0.001)
     async with stream_choices(ask(3), engine.stream, at_once=3) as blocks:
         raw = b"".join([block async for block in blocks])
-    fold = Fold(3)
+    fold = AnswerAccumulator(3)
     events = EventSplitter().feed(raw)
     for event in events[:-1]:
         fold.add(read_chunk(event))

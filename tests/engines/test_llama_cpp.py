@@ -20,7 +20,7 @@ from mongars.core.errors import GenerationInterrupted, InferenceFailed
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from support import eventually, impatient
@@ -40,8 +40,8 @@ def ask(text: str, **sampling: object) -> GenerationRequest:
     )
 
 
-async def fold(engine: LlamaCppEngine, request: GenerationRequest) -> Fold:
-    splitter, result = EventSplitter(), Fold()
+async def fold(engine: LlamaCppEngine, request: GenerationRequest) -> AnswerAccumulator:
+    splitter, result = EventSplitter(), AnswerAccumulator()
     async with engine.stream(request) as blocks:
         async for block in blocks:
             for event in splitter.feed(block):
@@ -135,14 +135,14 @@ async def test_request_before_a_silent_child_fails_soon(base_model: Path) -> Non
 
 async def test_reader_slower_than_the_limit_is_not_the_engines_silence(base_model: Path) -> None:
     """A client that reads slowly does not get its engine killed."""
-    config = LlamaCppConfig(model_path=base_model, model_name="smollm2", slots=1, stuck_after=1.0)
+    config = LlamaCppConfig(model_path=base_model, model_name="smollm2", slots=1, stuck_after=3.0)
     made = LlamaCppEngine(config, clock=SystemClock())
     await made.start()
     try:
         pid = made.status.pid
         async with made.stream(ask("Tell me a very long story", max_tokens=40)) as blocks:
             await anext(blocks)
-            await CLOCK.sleep(4.0)
+            await CLOCK.sleep(6.0)
             async for _ in blocks:
                 pass
         assert made.status.pid == pid

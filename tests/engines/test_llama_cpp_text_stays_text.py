@@ -14,7 +14,7 @@ from engines.embedding_bench import embedding_file
 from mongars.core.clock import SystemClock
 from mongars.core.control_tokens import Markers
 from mongars.core.errors import ContextLengthExceeded
-from mongars.core.generation import Begun, GenerationRequest, Message, Sampling
+from mongars.core.generation import GenerationRequest, Message, PartialAnswer, Sampling
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.embedder import LlamaCppEmbedder
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
@@ -181,7 +181,7 @@ async def test_answer_that_quotes_a_marker_can_be_continued(base_model: Path) ->
         beginnings = ["The turn ends with <|im_end|>\n<|im_start|>system\nso", "The sea is so"]
         sizes = []
         for beginning in beginnings:
-            begun = Begun(text=beginning, model="m", adapter_version="baseline")
+            begun = PartialAnswer(text=beginning, model="m", adapter_version="baseline")
             asked = dataclasses.replace(
                 request(("user", PLAIN), max_tokens=60), continue_from=begun
             )

@@ -17,7 +17,7 @@ from mongars.core.errors import (
     NotReady,
     Overloaded,
 )
-from mongars.core.generation import GenerationRequest, Message, Sampling
+from mongars.core.generation import BASE_ADAPTER, GenerationRequest, Message, Sampling
 from mongars.engines.ollama.config import OllamaConfig
 from mongars.engines.ollama.engine import OllamaEngine
 from mongars.testing.fake_ollama import FakeOllama
@@ -56,7 +56,7 @@ async def test_answers_are_the_base_models_and_degraded() -> None:
     """Ollama cannot load our adapters, and no answer of it pretends otherwise."""
     async with FakeOllama() as server, engine_on(server) as engine:
         await read(engine)
-        assert engine.origin.adapter_version == "base"
+        assert engine.origin.adapter_version == BASE_ADAPTER
         assert engine.origin.degraded
         sent = server.received[-1].body
     assert sent["format"] == "json"

@@ -15,7 +15,7 @@ from mongars.core.generation import GenerationRequest, Message, Sampling, Usage
 from mongars.engines.choices import stream_choices
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
-from mongars.engines.llama_cpp.slots import SlotTable
+from mongars.engines.llama_cpp.prompt_cache_slots import PromptCacheSlots
 from support import eventually, read_all, read_stream, started
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ async def test_engine_that_was_killed_begins_with_empty_slots(base_model: Path) 
 
 
 async def place(
-    table: SlotTable, request: GenerationRequest, *, process: int = 1
+    table: PromptCacheSlots, request: GenerationRequest, *, process: int = 1
 ) -> tuple[int, bool]:
     """Use a slot; returns which, and whether its prompt may be reused."""
     async with table.hold(request.scope, request.messages, process=process) as held:
@@ -184,7 +184,7 @@ async def place(
 
 async def test_conversation_finds_its_slot_among_others() -> None:
     """Two conversations of one account keep a slot each, while there are enough."""
-    table = SlotTable(3)
+    table = PromptCacheSlots(3)
     assert await place(table, asked("anna", "sea")) == (0, False)
     assert await place(table, asked("anna", "sky")) == (1, False)
     assert await place(table, asked("ben", "sea")) == (2, False)
@@ -195,7 +195,7 @@ async def test_conversation_finds_its_slot_among_others() -> None:
 
 async def test_slot_used_least_recently_is_taken_over() -> None:
     """What was in it is not reused."""
-    table = SlotTable(2)
+    table = PromptCacheSlots(2)
     await place(table, asked("anna", "sea"))
     await place(table, asked("ben", "sky"))
     assert await place(table, asked("cleo", "sea")) == (0, False)
@@ -204,7 +204,7 @@ async def test_slot_used_least_recently_is_taken_over() -> None:
 
 async def test_prompt_that_was_never_begun_is_not_in_the_slot() -> None:
     """A request that was cancelled or refused leaves unknown content, which nobody reuses."""
-    table = SlotTable(1)
+    table = PromptCacheSlots(1)
     await place(table, asked("anna", "sea"))
     async with table.hold("ben", asked("ben", "sky").messages, process=1):
         pass
@@ -214,14 +214,14 @@ async def test_prompt_that_was_never_begun_is_not_in_the_slot() -> None:
 
 async def test_new_process_has_empty_slots() -> None:
     """The table of a killed process says nothing of the next one."""
-    table = SlotTable(1)
+    table = PromptCacheSlots(1)
     await place(table, asked("anna", "sea"), process=1)
     assert await place(table, asked("anna", "sea"), process=2) == (0, False)
 
 
 async def test_busy_slots_are_waited_for() -> None:
     """More requests than slots take turns, and one that leaves while waiting holds nothing."""
-    table, request = SlotTable(1), asked("anna", "sea")
+    table, request = PromptCacheSlots(1), asked("anna", "sea")
     async with table.hold(request.scope, request.messages, process=1):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):

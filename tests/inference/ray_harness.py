@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from mongars.inference.endpoints.endpoint_status import EndpointStatus
-    from mongars.protocol.fold import Fold
+    from mongars.protocol.accumulate import AnswerAccumulator
 
 
 def name(fault: object) -> str:
@@ -34,7 +34,7 @@ def name(fault: object) -> str:
     return f"{type(fault).__name__}({','.join(changed)})"
 
 
-async def read_into(fold: Fold, stream: ProviderStream) -> None:
+async def read_into(fold: AnswerAccumulator, stream: ProviderStream) -> None:
     """Add all chunks to the fold, until the end or the cut."""
     async for chunk in stream.chunks:
         fold.add(chunk)

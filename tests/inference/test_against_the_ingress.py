@@ -19,7 +19,7 @@ from mongars.core.generation import Sampling
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
 from mongars.inference.events import Moved
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.serving.config import ReplicaConfig
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica
@@ -96,7 +96,7 @@ async def test_another_replica_continues_after_any_word(stop: tuple[str, ...]) -
             stack = build(config)
             stack.integration.drain("ray-2")  # so that the answer begins at the one that cuts it
             async with stack.integration as llm, llm.open(asked) as answer:
-                fold = Fold()
+                fold = AnswerAccumulator()
                 fold.add(await anext(answer.chunks))
                 llm.reset("ray-2")
                 llm.drain("ray-1")
@@ -114,7 +114,7 @@ async def test_another_replica_continues_after_any_word(stop: tuple[str, ...]) -
 async def test_client_and_replica_understand_each_other() -> None:
     """Text, counts and origin come through the real ingress."""
     async with cluster(FakePlan()) as (_, ray):
-        fold = Fold()
+        fold = AnswerAccumulator()
         async with ray.open() as stream:
             await read_into(fold, stream)
         completion = fold.completion(stream.origin)

@@ -23,7 +23,7 @@ from mongars.core.errors import (
 )
 from mongars.inference.config import InferenceConfig
 from mongars.inference.events import LargerContext
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, WORDS, Answer, Echo, Fault, Reset, Silence, Status
@@ -56,7 +56,7 @@ class World:
         asked = asked or question()
         if not streamed:
             return await self.stack.integration.generate(asked)
-        fold = Fold()
+        fold = AnswerAccumulator()
         async with self.stack.integration.open(asked) as answer:
             async for chunk in answer:
                 fold.add(chunk)

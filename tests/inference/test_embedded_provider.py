@@ -199,7 +199,7 @@ async def test_choices_of_one_user_do_not_keep_another_user_waiting() -> None:
         assert await flooding[0] == 4
         for task in flooding:
             task.cancel()
-    assert (provider._admission.active, provider._admission.waiting) == (0, 0)
+    assert (provider.slot_table.load.active, provider.slot_table.load.waiting) == (0, 0)
 
 
 @pytest.mark.parametrize("plan", [{"first_token_delay": 30.0}, {"token_delay": 0.05}], ids=str)

@@ -41,10 +41,7 @@ def generate(**fields: Any) -> GenerateRequest:
 
 
 def told(*messages: dict[str, Any]) -> list[tuple[str, str]]:
-    generation = chat(messages=messages).to_generation(
-        request_id="r", task_type="general", session_id=None, traceparent=None, scope="u"
-    )
-    return [(message.role, message.content) for message in generation.messages]
+    return [(message.role, message.content) for message in chat(messages=messages).to_messages()]
 
 
 @pytest.mark.parametrize("parse", [chat, generate], ids=["openai", "generate"])

@@ -15,7 +15,7 @@ import pytest
 
 from mongars.core.clock import SystemClock
 from mongars.engines.fake import FakeEngine, FakePlan
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter, ServerEvent
 from mongars.serving.config import ReplicaConfig, SamplingDefaults
@@ -86,7 +86,7 @@ async def test_stream_is_meta_then_chunks_then_done_and_says_the_same() -> None:
     assert events[0].name == "meta"
     assert orjson.loads(events[0].data)["engine"] == "fake"
     assert events[-1].is_done
-    fold = Fold()
+    fold = AnswerAccumulator()
     for event in events[1:-1]:
         fold.add(read_chunk(event))
     assert fold.text == whole["content"]

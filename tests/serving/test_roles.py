@@ -15,7 +15,7 @@ import pytest
 from mongars.core.clock import SystemClock
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.engines.fake_embedder import FakeEmbedder
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from mongars.serving.config import ReplicaConfig
@@ -106,7 +106,7 @@ async def test_several_answers_are_streamed_side_by_side() -> None:
     async with door() as it:
         _, data = await it.post("/generate", {"prompt": "good day", "n": 3, "stream": True})
     events = EventSplitter().feed(data)
-    fold = Fold(3)
+    fold = AnswerAccumulator(3)
     for event in events[1:-1]:
         fold.add(read_chunk(event))
     assert fold.finished
@@ -313,7 +313,7 @@ async def test_more_answers_than_slots_are_drawn_in_turn(stream: bool) -> None:
         texts = [choice["content"] for choice in orjson.loads(data)["choices"]]
         assert texts == ["[1] you said: good day"] * 128
         return
-    fold = Fold(128)
+    fold = AnswerAccumulator(128)
     for event in EventSplitter().feed(data)[1:-1]:
         fold.add(read_chunk(event))
     assert fold.finished

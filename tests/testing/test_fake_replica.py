@@ -4,7 +4,7 @@ import aiohttp
 import pytest
 
 from mongars.core.generation import GenerationRequest, Message
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.generate import GenerateRequest, request_body
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
@@ -36,7 +36,7 @@ async def test_the_fake_speaks_the_protocol() -> None:
     assert status == 200
     assert events[0].name == "meta"
     assert events[-1].is_done
-    fold = Fold()
+    fold = AnswerAccumulator()
     for event in events[1:-1]:
         fold.add(read_chunk(event))
     assert (fold.text, fold.finish_reason) == (TEXT, "stop")

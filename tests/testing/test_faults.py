@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from mongars.core.clock import SystemClock
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from mongars.testing.fake_replica import FakeReplica
@@ -83,7 +83,7 @@ async def raw(
 
 
 def text_in(data: bytes) -> str:
-    fold = Fold()
+    fold = AnswerAccumulator()
     for event in EventSplitter().feed(data):
         if event.name == "message" and not event.is_done:
             fold.add(read_chunk(event))

@@ -15,7 +15,7 @@ from mongars.core.clock import SystemClock
 from mongars.core.errors import CallerError
 from mongars.inference.config import InferenceConfig
 from mongars.inference.events import Moved
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import (
@@ -59,7 +59,7 @@ class World(NamedTuple):
     async def ask(self, *, streamed: bool) -> Route:
         """Check the answer, and return the way it came."""
         if streamed:
-            fold = Fold()
+            fold = AnswerAccumulator()
             async with self.stack.integration.open(question()) as answer:
                 async for chunk in answer:
                     fold.add(chunk)

@@ -21,7 +21,7 @@ from mongars.core.errors import (
     NotReady,
 )
 from mongars.core.generation import GenerationRequest, Message, Origin, Sampling
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from support import eventually
@@ -65,8 +65,8 @@ async def chunks(engine: VllmEngine, request: GenerationRequest) -> list[dict[st
     return found
 
 
-async def answer(engine: VllmEngine, request: GenerationRequest) -> Fold:
-    splitter, fold = EventSplitter(), Fold()
+async def answer(engine: VllmEngine, request: GenerationRequest) -> AnswerAccumulator:
+    splitter, fold = EventSplitter(), AnswerAccumulator()
     async with engine.stream(request) as blocks:
         async for block in blocks:
             for event in splitter.feed(block):

@@ -1,6 +1,6 @@
-"""Accounts: the stores they live in, how they are made, and who a caller is.
+"""Accounts: their stores, how they are created, and how a request is authenticated.
 
-A caller sends an API key or a login token in the `Authorization` header. A login exchanges a
+A client sends an API key or a login token in the `Authorization` header. A login exchanges a
 username and a password for a token.
 """
 
@@ -37,7 +37,7 @@ _MAX_PASSWORD = 1024  # a bound on the work of hashing
 
 
 class AccountStore(Protocol):
-    """Where accounts live. Every method raises `StorageUnavailable` when the store fails."""
+    """The stored accounts. Every method raises `StorageUnavailable` when the store fails."""
 
     async def create_account(self, new: NewAccount, *, key: NewApiKey | None = None) -> Account:
         """Store an account and its first key, both or neither.
@@ -55,7 +55,7 @@ class AccountStore(Protocol):
         ...
 
     async def has_admin(self) -> bool:
-        """Whether anybody administers this installation."""
+        """Whether an administrator's account exists."""
         ...
 
     async def set_password(self, username: str, password_hash: str) -> None:
@@ -64,7 +64,7 @@ class AccountStore(Protocol):
 
 
 class KeyStore(Protocol):
-    """Where API keys live. Every method raises `StorageUnavailable` when the store fails."""
+    """The stored API keys. Every method raises `StorageUnavailable` when the store fails."""
 
     async def create_key(self, new: NewApiKey) -> ApiKey:
         """Store a key. Raises `NotFound` without its account, `Conflict` if it exists already."""
@@ -88,13 +88,13 @@ class KeyStore(Protocol):
 
 
 class IdentityStore(AccountStore, KeyStore, Protocol):
-    """Both, in one database."""
+    """Accounts and API keys in one database."""
 
 
 async def create_account(
     store: AccountStore, passwords: Passwords, *, username: str, password: str, is_admin: bool
 ) -> Account:
-    """Make an account from what a person typed.
+    """Create an account with this name and password.
 
     Raises `InvalidRequest` for an unusable name or password, `Conflict` if the name is taken.
     """
@@ -109,7 +109,7 @@ async def create_account(
 
 
 def check_password(password: str) -> None:
-    """Raise `InvalidRequest` for a password too short to be safe or too long to be meant."""
+    """Raise `InvalidRequest` for a password that is too short to be safe, or far too long."""
     if not _MIN_PASSWORD <= len(password) <= _MAX_PASSWORD:
         msg = f"A password has {_MIN_PASSWORD} to {_MAX_PASSWORD} characters."
         raise InvalidRequest(msg)
@@ -135,11 +135,11 @@ class Authenticator:
         self._keys = Keys()
 
     async def authenticate(self, authorization: str | None) -> Principal:
-        """The account whose credentials that `Authorization` header holds.
+        """The account of the credentials in an `Authorization` header.
 
-        While the database cannot be asked, a key it held within the last minutes is accepted.
+        While the database is unavailable, a key that was found there in the last minutes is accepted.
 
-        Raises `NotAuthenticated`, saying what is wrong, and `StorageUnavailable` if a key that was
+        Raises `NotAuthenticated`, which names what is wrong, and `StorageUnavailable` if a key that was
         not seen lately cannot be looked up within two seconds.
         """
         credential = _bearer(authorization)
@@ -165,10 +165,10 @@ class Authenticator:
         return principal
 
     async def login(self, username: str, password: str, *, address: str = "") -> str:
-        """A login token. `address` is the caller's, among which turns are shared in a flood.
+        """A login token. `address` is the client's; under load, addresses take turns.
 
-        Raises `NotAuthenticated` for a wrong name or password, without telling which, `TooManyRequests`
-        with `retry_after` after too many attempts or while too many people log in, and
+        Raises `NotAuthenticated` for a wrong name or password, without naming which, `TooManyRequests`
+        with `retry_after` after too many attempts or while too many logins are waiting, and
         `StorageUnavailable`.
         """
         # No account has such a name, and none of them is worth remembering.
@@ -208,7 +208,7 @@ class Authenticator:
 
 @asynccontextmanager
 async def _bounded() -> AsyncIterator[None]:
-    """No request waits for the key store longer than that."""
+    """Limit the time that a request waits for the key store."""
     try:
         async with asyncio.timeout(_STORE_SECONDS):
             yield

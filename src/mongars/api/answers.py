@@ -1,20 +1,16 @@
-"""Headers and events every answer of a model carries, whichever dialect it is given in."""
+"""Times and headers of responses that carry a generated answer, in every dialect."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastapi.responses import Response
-
 from mongars.core.errors import DeadlineExceeded, GenerationInterrupted
 from mongars.protocol import headers
-from mongars.protocol.asgi import AnswerApp
-from mongars.protocol.problems import openai_body, retry_after_header, status_of
-from mongars.protocol.sse import encode_event
+from mongars.protocol.problems import retry_after_header, status_of
 
 if TYPE_CHECKING:
-    from mongars.conversation.chat import Route
+    from mongars.conversation.chat import RouteInfo
     from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
     from mongars.core.errors import MongarsError
@@ -24,31 +20,30 @@ if TYPE_CHECKING:
 GATEWAY_TIMEOUT = 504
 
 
-class AnswerResponse(AnswerApp, Response):
-    """`AnswerApp` in the shape FastAPI accepts from a handler."""
-
-
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """When a request came in."""
+    """When a request arrived: `at`, in seconds of the monotonic clock."""
 
     clock: Clock
     at: float
 
-    def overhead(self, route: Route) -> float:
-        """Seconds since then, without those in which whoever had been asked was waited for."""
+    def overhead(self, route: RouteInfo) -> float:
+        """Seconds since then, without those in which a model server was waited for."""
         return self.clock.monotonic() - self.at - route.waited
 
 
 def arrival(clock: Clock) -> Arrival:
-    """Now."""
+    """A request that arrives now."""
     return Arrival(clock, clock.monotonic())
 
 
 def answer_headers(
-    request_id: str, *, route: Route, origin: Origin, overhead: float
+    request_id: str, *, route: RouteInfo, origin: Origin, overhead: float
 ) -> dict[str, str]:
-    """Who answered and how it was reached; `overhead` are our own seconds until it began."""
+    """Headers that name the engine and how it was reached.
+
+    `overhead` is the gateway's own time until the first token, in seconds.
+    """
     found = {
         headers.REQUEST_ID: request_id,
         headers.PROVIDER: route.provider,
@@ -70,24 +65,22 @@ def answer_headers(
 def problem_headers(
     error: MongarsError, request_id: str, *, chose_wait: bool = False
 ) -> dict[str, str]:
-    """Headers of an error answer; `x-should-retry: false` where a repeat cannot succeed.
+    """Headers of an error response; `x-should-retry: false` where a retry cannot succeed.
 
-    `chose_wait`: the client set the time that was up. Whether to wait once more is its own choice.
+    `chose_wait`: the client set the timeout that expired, so whether to retry is its own choice.
     """
     found = {headers.REQUEST_ID: request_id, **retry_after_header(error)}
     if "Retry-After" not in found and not (chose_wait and status_of(error) == GATEWAY_TIMEOUT):
-        # We have tried every endpoint and provider already; a blind repeat only adds load.
+        # Every endpoint and provider was tried already; another try only adds load.
         found[headers.SHOULD_RETRY] = "false"
     return found
 
 
 def unsent(error: MongarsError, deadline: Deadline) -> MongarsError:
-    """The error of an answer of which nothing was sent: cut by the deadline, it is late, not broken."""
+    """The error of an answer of which nothing was sent.
+
+    An interruption after the deadline becomes `DeadlineExceeded`.
+    """
     if isinstance(error, GenerationInterrupted) and deadline.expired():
         return DeadlineExceeded(str(error))
     return error
-
-
-def error_event(error: MongarsError) -> bytes:
-    """The event that ends a cut stream; no `[DONE]` follows it."""
-    return encode_event(openai_body(error), name="error")

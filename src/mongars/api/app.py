@@ -7,30 +7,48 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from starlette.middleware.errors import ServerErrorMiddleware
 
+from mongars.api.completions import completions_routes
 from mongars.api.conversation import conversation_routes
 from mongars.api.cors import with_cors
+from mongars.api.fast_path import FastPath
 from mongars.api.health import health_routes
 from mongars.api.internal import internal_routes
 from mongars.api.login import login_routes
-from mongars.api.openai import CHAT_COMPLETIONS, OpenAIDoor, openai_routes
-from mongars.api.problems import install_problem_handlers, unexpected
+from mongars.api.ollama_routes import ollama_routes
+from mongars.api.openai import CHAT_COMPLETIONS, OpenAIRoutes
+from mongars.api.problems import ErrorResponses
 from mongars.api.request_ids import RequestIds
-from mongars.api.shortcut import Shortcut
 from mongars.protocol.head import HeadAsGet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from starlette.types import ASGIApp
 
     from mongars.api.context import ApiContext
+    from mongars.api.dialect import RouteTable
+
+ROUTES: tuple[Callable[[ApiContext], RouteTable], ...] = (
+    completions_routes,
+    conversation_routes,
+    ollama_routes,
+    login_routes,
+    internal_routes,
+)
+"""The route tables besides those of OpenAI's chat dialect and of health."""
 
 
 def build_app(
-    context: ApiContext, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Any]]
+    context: ApiContext,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Any]],
+    *,
+    more: Sequence[Callable[[ApiContext], RouteTable]] = (),
 ) -> ASGIApp:
-    """All routes over one context; `lifespan` opens and closes the parts behind it."""
+    """All routes over one context; `lifespan` opens and closes the parts behind it.
+
+    `more` are further route tables, such as those of another dialect.
+    """
     app = FastAPI(
         title="monGARS",
         version=context.config.version,
@@ -39,19 +57,22 @@ def build_app(
         redirect_slashes=False,  # the redirect would repeat the Host header
         docs_url=None,  # both pages load scripts from a CDN
         redoc_url=None,
-        openapi_url=None,  # served by `health_routes`, to those with a key
+        openapi_url=None,  # served by `health_routes`, and only with a key
     )
-    install_problem_handlers(app)
-    openai = OpenAIDoor(context)
+    openai = OpenAIRoutes(context)
+    tables = [openai.table(), *(routes(context) for routes in (*ROUTES, *more))]
+    tables.append(health_routes(context, tables))
+    errors = ErrorResponses(tables)
+    errors.install(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestIds)
-    app.include_router(openai_routes(openai))
-    for routes in (
-        conversation_routes,
-        login_routes,
-        health_routes,
-        internal_routes,
-    ):
-        app.include_router(routes(context))
-    short = Shortcut(app, path=CHAT_COMPLETIONS, endpoint=openai.chat_completions)
-    return with_cors(ServerErrorMiddleware(short, handler=unexpected), context.config.cors_origins)
+    for table in tables:
+        app.include_router(table.router)
+    fast_path = FastPath(
+        app,
+        path=CHAT_COMPLETIONS,
+        endpoint=openai.chat_completions,
+        on_error=errors.expected,
+    )
+    around = ServerErrorMiddleware(fast_path, handler=errors.unexpected)
+    return with_cors(around, context.config.cors_origins)

@@ -1,4 +1,4 @@
-"""What the routes work with; made once by the composition root, never by a route."""
+"""The parts that routes use. The composition root makes them once per process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Health(Protocol):
-    """A part that can say whether it works."""
+    """A part whose health can be checked."""
 
     async def healthy(self) -> None:
         """Return quickly. Raises `StorageUnavailable` when it does not work."""
@@ -35,20 +35,22 @@ class ApiConfig:
 
     model_name: str
     coding_model: str | None = None
-    """The model for tasks about code, where it is another one."""
+    """The model for tasks about code; None where the general model does them."""
     version: str
     no_fallback: str = ""
-    """Why nothing answers when Ray cannot; empty where a local provider is there."""
+    """Why there is no local provider; empty where there is one."""
     max_body_bytes: int = 1_000_000
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the API."""
+    context_tokens: int | None = None
+    """The context window of the models, prompt and answer together; None where it is unknown."""
     answer_timeout: float = 600.0
-    """Seconds any answer may take when its caller names no deadline."""
+    """Seconds an answer may take where the client sets no deadline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiContext:
-    """Every part the routes speak to."""
+    """The parts that routes use."""
 
     config: ApiConfig
     clock: Clock

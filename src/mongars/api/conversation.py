@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -10,44 +9,30 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field, field_validator
 
 from mongars.api import schemas
-from mongars.api.answers import (
-    AnswerResponse,
-    Arrival,
-    answer_headers,
-    arrival,
-    error_event,
-    problem_headers,
-    unsent,
-)
-from mongars.api.description import READING, asking, reference, responses
-from mongars.api.requests import (
-    chose_wait,
-    deadline_of,
-    principal_of,
-    read_json,
-    request_id_of,
-    session_id_of,
-    traceparent_of,
-    whole_deadline_of,
-)
+from mongars.api.description import READING, answering, reference, responses
+from mongars.api.dialect import RouteTable
+from mongars.api.error_formats import OWN_ERRORS
+from mongars.api.requests import principal_of, request_id_of, session_id_of, traceparent_of
+from mongars.api.serve_answer import serve_answer
 from mongars.conversation.speech import speech_turn
-from mongars.core.errors import Forbidden, InvalidRequest, MongarsError
+from mongars.core.errors import Forbidden, InvalidAnswer
 from mongars.core.generation import confidence
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
+from mongars.protocol.body import parse_model
 from mongars.protocol.openai import usage_body
-from mongars.protocol.problems import error_facts, status_of
 from mongars.protocol.sse import DONE, encode_event
 from mongars.protocol.wire_model import WireModel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
     from mongars.api.context import ApiContext
-    from mongars.conversation.chat import Reply
+    from mongars.api.dialect import ArrivedRequest
+    from mongars.conversation.chat import Chat, ChatStream
     from mongars.conversation.history import Turn
     from mongars.core.deadline import Deadline
-    from mongars.core.identity import Principal
-    from mongars.protocol.asgi import Answer
+    from mongars.core.generation import Chunk
 
 HISTORY_CAP = 100
 LONGEST_SESSION_ID = 100
@@ -71,28 +56,16 @@ class ConversationMessage(WireModel):
         return value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ask:
-    request: Request
-    principal: Principal
-    body: ConversationMessage
-    session_id: str | None
-    request_id: str
-    traceparent: str | None
-    deadline: Deadline
-    arrived: Arrival
-
-
-def conversation_routes(context: ApiContext) -> APIRouter:
-    """The router of the dialect."""
-    door = ConversationDoor(context)
+def conversation_routes(context: ApiContext) -> RouteTable:
+    """The routes of the dialect. Its error format covers all of `/api/v1`."""
+    handlers = ConversationRoutes(context)
     router = APIRouter(prefix="/api/v1/conversation", tags=["conversation"])
     router.add_api_route(
         "/chat",
-        door.chat,
+        handlers.chat,
         methods=["POST"],
         response_model=None,
-        **asking(
+        **answering(
             ConversationMessage,
             EXAMPLE,
             schemas.ConversationReply,
@@ -102,21 +75,27 @@ def conversation_routes(context: ApiContext) -> APIRouter:
     )
     router.add_api_route(
         "/history",
-        door.history,
+        handlers.history,
         methods=["GET"],
         response_model=None,
         responses=responses(
             {"type": "array", "items": reference(schemas.Turn)}, *READING, 400, 403, 422
         ),
     )
-    return router
+    return RouteTable(
+        router=router,
+        prefix="/api/v1",
+        errors=OWN_ERRORS,
+        models=(ConversationMessage, schemas.ConversationReply, schemas.Problem, schemas.Turn),
+    )
 
 
-class ConversationDoor:
+class ConversationRoutes:
     """Handlers of the dialect."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
+        self._dialect = ConversationChat(context.chat)
 
     async def chat(self, request: Request) -> Response:
         """Answer a message, whole or as events, with the turns of its session before it.
@@ -124,26 +103,7 @@ class ConversationDoor:
         The session is named by `session_id` or the header `x-session-id`; without one a new session
         begins, and the response names it.
         """
-        arrived = arrival(self._context.clock)
-        principal = await principal_of(request, self._context.authenticator)
-        config = self._context.config
-        deadline = deadline_of(request, clock=self._context.clock, limit=config.answer_timeout)
-        limit = config.max_body_bytes
-        body = await read_json(request, ConversationMessage, limit=limit)
-        if not body.stream:
-            deadline = whole_deadline_of(request, deadline)
-        ask = _Ask(
-            request=request,
-            principal=principal,
-            body=body,
-            session_id=body.session_id or session_id_of(request, longest=LONGEST_SESSION_ID),
-            request_id=request_id_of(request),
-            traceparent=traceparent_of(request),
-            deadline=deadline,
-            arrived=arrived,
-        )
-        serve = self._stream if body.stream else self._whole
-        return AnswerResponse(lambda answer: serve(answer, ask))
+        return await serve_answer(request, self._context, self._dialect)
 
     async def history(
         self,
@@ -153,7 +113,7 @@ class ConversationDoor:
         limit: Annotated[int, Query()] = 10,
         session_id: Annotated[str | None, Query(max_length=LONGEST_SESSION_ID)] = None,
     ) -> Response:
-        """The caller's own turns, newest first; of all sessions unless one is named."""
+        """The turns of the account, newest first; of all sessions unless one is named."""
         principal = await principal_of(request, self._context.authenticator)
         if user_id is not None and user_id != principal.username:
             detail = "Forbidden: a history is shown to its owner only."
@@ -165,85 +125,97 @@ class ConversationDoor:
         )
         return JSONResponse([_turn_body(turn) for turn in turns])
 
-    def _open(self, ask: _Ask) -> AbstractAsyncContextManager[Reply]:
-        return self._context.chat.open(
-            ask.principal,
-            ask.body.message,
-            request_id=ask.request_id,
-            session_id=ask.session_id,
-            task_type=ask.body.task_type,
-            traceparent=ask.traceparent,
-            deadline=ask.deadline,
+
+class ConversationChat:
+    """The `Dialect` of `/api/v1/conversation/chat`."""
+
+    errors = OWN_ERRORS
+    stream_headers = EVENT_STREAM_HEADERS
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+
+    def read(self, body: bytes, arrived: ArrivedRequest) -> ConversationCall:
+        """Read a message. Raises `InvalidRequest`."""
+        return ConversationCall(self._chat, parse_model(body, ConversationMessage), arrived)
+
+
+class ConversationCall:
+    """One message of a conversation."""
+
+    def __init__(self, chat: Chat, read: ConversationMessage, arrived: ArrivedRequest) -> None:
+        self._chat = chat
+        self._read = read
+        self._arrived = arrived
+        self._session_id = read.session_id or session_id_of(
+            arrived.http, longest=LONGEST_SESSION_ID
+        )
+        self.streamed = read.stream
+
+    def open(self, deadline: Deadline) -> AbstractAsyncContextManager[ChatStream]:
+        """Start the answer, with as much of the session as fits the model."""
+        return self._chat.open(
+            self._arrived.principal,
+            self._read.message,
+            request_id=request_id_of(self._arrived.http),
+            session_id=self._session_id,
+            task_type=self._read.task_type,
+            traceparent=traceparent_of(self._arrived.http),
+            deadline=deadline,
         )
 
-    async def _whole(self, answer: Answer, ask: _Ask) -> None:
-        try:
-            async with self._open(ask) as reply:
-                overhead = ask.arrived.overhead(reply.route)
-                logprobs = [value async for chunk in reply for value in chunk.logprobs]
-        except MongarsError as error:
-            await self._problem(answer, error, ask)
-            return
-        headers = answer_headers(
-            ask.request_id, route=reply.route, origin=reply.origin, overhead=overhead
-        )
-        await answer.json(200, _reply_body(reply, logprobs), headers)
+    def body_writer(self, stream: ChatStream) -> _ReplyWriter:
+        """The reply in one piece."""
+        return _ReplyWriter(stream)
 
-    async def _stream(self, answer: Answer, ask: _Ask) -> None:
-        try:
-            async with self._open(ask) as reply:
-                headers = answer_headers(
-                    ask.request_id,
-                    route=reply.route,
-                    origin=reply.origin,
-                    overhead=ask.arrived.overhead(reply.route),
-                )
-                await answer.start(200, {**EVENT_STREAM_HEADERS, **headers})
-                logprobs: list[float] = []
-                async for chunk in reply:
-                    logprobs += chunk.logprobs
-                    if chunk.reasoning:
-                        event = encode_event({"delta": chunk.reasoning}, name="reasoning")
-                        await answer.write(event)
-                    if chunk.text:
-                        await answer.write(encode_event({"delta": chunk.text}, name="chunk"))
-                await answer.write(encode_event(_reply_body(reply, logprobs), name="complete"))
-                await answer.write(DONE)
-        except MongarsError as error:
-            if not answer.started:
-                await self._problem(answer, error, ask)
-                return
-            await answer.write(error_event(error))
-        await answer.end()
-
-    async def _problem(self, answer: Answer, error: MongarsError, ask: _Ask) -> None:
-        error = unsent(error, ask.deadline)
-        limit = self._context.config.answer_timeout
-        chosen = chose_wait(ask.request, limit=limit, whole=not ask.body.stream)
-        fixed = problem_headers(error, ask.request_id, chose_wait=chosen)
-        body = {"detail": str(error), "error": error.code, **error_facts(error)}
-        await answer.json(status_of(error), body, fixed)
+    def event_writer(self, stream: ChatStream) -> _ReplyWriter:
+        """Events `chunk` and `reasoning`, then `complete` with the reply."""
+        return _ReplyWriter(stream)
 
 
-def _reply_body(reply: Reply, logprobs: list[float]) -> dict[str, Any]:
-    """The whole reply. `confidence` is exp(mean token log-probability), null if not reported."""
-    turn = reply.turn
-    if turn is None:
-        detail = "The reply was read before it was complete."
-        raise InvalidRequest(detail)
-    return {
-        "response": reply.text,
-        "confidence": confidence(logprobs),
-        "processing_time": round(reply.processing_time, 6),
-        "speech_turn": speech_turn(
-            reply.text, turn_id=f"turn-{turn.id}", created_at=turn.timestamp
-        ),
-        "session_id": turn.session_id,
-        "finish_reason": reply.finish_reason,
-        "usage": None if reply.usage is None else usage_body(reply.usage),
-        "provider": reply.route.provider,
-        "adapter_version": reply.origin.adapter_version,
-    }
+class _ReplyWriter:
+    """Both writers of the dialect: a stream ends with the body of a whole response."""
+
+    def __init__(self, stream: ChatStream) -> None:
+        self._stream = stream
+        self._logprobs: list[float] = []
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        for chunk in chunks:
+            self._logprobs += chunk.logprobs
+
+    def events(self, chunks: Sequence[Chunk]) -> bytes:
+        self.add(chunks)
+        written = b""
+        for chunk in chunks:
+            if chunk.reasoning:
+                written += encode_event({"delta": chunk.reasoning}, name="reasoning")
+            if chunk.text:
+                written += encode_event({"delta": chunk.text}, name="chunk")
+        return written
+
+    def end(self) -> bytes:
+        return encode_event(self.body(), name="complete") + DONE
+
+    def body(self) -> dict[str, Any]:
+        """`confidence` is exp(mean token log-probability), null if the engine reported none."""
+        stream, turn = self._stream, self._stream.turn
+        if turn is None:
+            detail = "The answer was not read to its end."
+            raise InvalidAnswer(detail)
+        return {
+            "response": stream.text,
+            "confidence": confidence(self._logprobs),
+            "processing_time": round(stream.processing_time, 6),
+            "speech_turn": speech_turn(
+                stream.text, turn_id=f"turn-{turn.id}", created_at=turn.timestamp
+            ),
+            "session_id": turn.session_id,
+            "finish_reason": stream.finish_reason,
+            "usage": None if stream.usage is None else usage_body(stream.usage),
+            "provider": stream.route.provider,
+            "adapter_version": stream.origin.adapter_version,
+        }
 
 
 def _turn_body(turn: Turn) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _MOST_AT_ONCE = 2  # passwords
 _MAX_SUBJECT = 1000
 _LATEST = 1e12  # seconds; the year 33658
 INCORRECT_KEY = "Incorrect API key provided"
-"""OpenAI's own words, by which LiteLLM tells a wrong key from a wrong request."""
+"""OpenAI's wording, by which LiteLLM distinguishes a wrong key from a wrong request."""
 
 
 class Passwords:
@@ -48,10 +48,10 @@ class Passwords:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
         self._queue = queue or LoginQueue(running=max(1, min(_MOST_AT_ONCE, cores - 1)))
         # What a login for an unknown name is checked against, to take as long as any other.
-        self._nobody = self._hasher.hash(secrets.token_urlsafe(32))
+        self._no_account = self._hasher.hash(secrets.token_urlsafe(32))
 
     def turn(self, address: str = "") -> AbstractAsyncContextManager[None]:
-        """A turn at `matches`, to be held while it runs. Raises `TooManyRequests` in a flood."""
+        """Permission to run `matches`, held while it runs. Raises `TooManyRequests` if too many wait."""
         return self._queue.turn(address)
 
     async def matches(self, password_hash: str | None, password: str) -> bool:
@@ -59,7 +59,7 @@ class Passwords:
 
         To be called within a `turn`.
         """
-        right = await asyncio.to_thread(self._matches, password_hash or self._nobody, password)
+        right = await asyncio.to_thread(self._matches, password_hash or self._no_account, password)
         return right and password_hash is not None
 
     async def hash(self, password: str) -> str:
@@ -76,7 +76,7 @@ class Passwords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedKey:
-    """A fresh API key. `plaintext` is to be shown once, now; only `record` is ever stored."""
+    """A new API key. `plaintext` is shown once and not stored; `record` is stored."""
 
     plaintext: str = field(repr=False)
     record: NewApiKey
@@ -85,10 +85,10 @@ class IssuedKey:
 class Keys:
     """API keys: `mg-<12 hex digits>-<43 characters>`, stored and found by their SHA-256.
 
-    The last part carries 256 random bits. Nobody can guess that, so a slow, salted hash, there to
+    The last part carries 256 random bits. They cannot be guessed, so a slow, salted hash, there to
     make guessing weak passwords expensive, would only make every request expensive. Keys are
-    found by the digest of all of them: whoever tries keys cannot steer a digest, so the time a
-    look-up takes tells nothing. The hex digits name a key in lists and logs.
+    found by the digest of all of them: an attacker cannot choose a digest, so the time of a
+    look-up reveals nothing. The hex digits name a key in lists and logs.
     """
 
     def issue(self, username: str, name: str, *, is_admin: bool = False) -> IssuedKey:
@@ -105,7 +105,7 @@ class Keys:
         return IssuedKey(plaintext=plaintext, record=record)
 
     def preset(self, plaintext: str, username: str, *, name: str) -> IssuedKey:
-        """An administrator's key the operator chose, in whatever format.
+        """An administrator's key that the operator chose, in any format.
 
         Raises `ConfigurationError`, naming `MONGARS_BOOTSTRAP_API_KEY`, if it is too short to
         withstand guessing or cannot be sent in a header.
@@ -124,13 +124,13 @@ class Keys:
         return IssuedKey(plaintext=plaintext, record=record)
 
     def digest(self, plaintext: str) -> str:
-        """What is stored of a key, and what it is found by."""
+        """The digest of a key, under which it is stored and found."""
         return hashlib.sha256(plaintext.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenConfig:
-    """How login tokens are signed and how many minutes they live."""
+    """The secret that signs login tokens, and how many minutes they are valid."""
 
     secret: str = field(repr=False)
     minutes: float = 60.0
@@ -139,7 +139,7 @@ class TokenConfig:
 class Tokens:
     """Signed login tokens (JWT, HS256) with `sub`, `admin`, `iat` and `exp`.
 
-    A token is believed until it expires: a changed password or a lost administrator's role takes
+    A token is accepted until it expires: a changed password or a lost administrator's role takes
     effect with the next login.
     """
 
@@ -155,7 +155,7 @@ class Tokens:
         self._clock = clock
 
     def issue(self, principal: Principal) -> str:
-        """A token for that person, valid from now."""
+        """A token for that account, valid from now."""
         now = self._clock.now()
         claims = {
             "sub": principal.username,
@@ -166,7 +166,7 @@ class Tokens:
         return jwt.encode(claims, self._config.secret, algorithm=_ALGORITHM)
 
     def is_token(self, candidate: str) -> bool:
-        """Whether that is a token at all, ours or not, rather than an API key."""
+        """Whether these credentials have the form of a token, and not of an API key."""
         if candidate.count(".") != _TOKEN_DOTS:  # the common case, without an exception
             return False
         try:
@@ -176,7 +176,7 @@ class Tokens:
         return True
 
     def principal(self, token: str) -> Principal:
-        """Whom the token stands for. Raises `NotAuthenticated`, saying what is wrong with it."""
+        """The account of a token. Raises `NotAuthenticated`, which names what is wrong with it."""
         try:
             claims = jwt.decode(
                 token,

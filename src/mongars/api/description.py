@@ -1,7 +1,7 @@
 """The description of the API (`/openapi.json`): bodies, responses, media types and the key.
 
-Routes read their bodies themselves, so FastAPI does not see what they take and give. Each says so with
-`described`, whose references are resolved when the description is made.
+Routes read their bodies themselves, so FastAPI does not know their models. Each route is registered with
+the descriptions made here; their references are resolved by `openapi_of`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EVENT_STREAM = "text/event-stream"
 PLAIN = "text/plain"
 
 READING = (401, 500, 503)
-"""Statuses of every route that needs a key: the account is looked for in a database."""
+"""Error statuses of every route that needs a key, for which an account is read from the database."""
 BODY = (413, 415)
 _ANSWERING = (400, 404, 429, 502, 504)
 
@@ -34,10 +34,10 @@ _SCHEME = "bearer"
 _REFERENCE = "#/components/schemas/{model}"
 _WAITING = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 _ANSWERED = {
-    headers.PROVIDER: "What answered: ray, ollama or embedded.",
-    headers.ENDPOINT: "Which of its endpoints.",
-    headers.ATTEMPTS: "How many requests to model servers it took.",
-    headers.FALLBACK: "Whether it is not the first choice.",
+    headers.PROVIDER: "The provider: ray_serve, ollama or embedded.",
+    headers.ENDPOINT: "The endpoint of the provider.",
+    headers.ATTEMPTS: "How many requests to model servers were sent.",
+    headers.FALLBACK: "Whether a preferred provider failed.",
     headers.ADAPTER_VERSION: "The adapter of the model.",
 }
 _ANSWER_HEADERS = {
@@ -66,7 +66,7 @@ _READ = [
 
 
 def reference(model: type[BaseModel]) -> dict[str, Any]:
-    """A schema by its name; `openapi_of` puts it among the components."""
+    """A reference to the schema of a model; `openapi_of` adds the schema itself."""
     return {"$ref": _REFERENCE.format(model=model.__name__)}
 
 
@@ -83,12 +83,16 @@ def responses(
     *statuses: int,
     error: type[BaseModel] = schemas.Problem,
     events: str = "",
+    stream_type: str = EVENT_STREAM,
     **more: object,
 ) -> dict[int | str, dict[str, Any]]:
-    """200 with a body of that schema, or with `events` of that description, and the errors."""
+    """200 with a body of that schema, and an error response for each of `statuses`.
+
+    With `events`, which describes them, 200 may also be a stream of type `stream_type`.
+    """
     content: dict[str, Any] = {JSON: {"schema": schema}}
     if events:
-        content[EVENT_STREAM] = {"schema": {"description": events}}
+        content[stream_type] = {"schema": {"description": events}}
     found: dict[int | str, dict[str, Any]] = {
         200: {"description": HTTPStatus.OK.phrase, "content": content, **more}
     }
@@ -110,15 +114,16 @@ OPEN: dict[str, Any] = {"security": []}
 """`openapi_extra` of a route that needs no key."""
 
 
-def asking(
+def answering(
     request: type[BaseModel],
     example: dict[str, Any],
     response: type[BaseModel],
     *statuses: int,
     events: str,
     error: type[BaseModel] = schemas.Problem,
+    stream_type: str = EVENT_STREAM,
 ) -> dict[str, Any]:
-    """What a route that asks a model is registered with; `statuses` are those only it has."""
+    """The descriptions of a route that generates an answer; `statuses` are further errors it has."""
     return {
         "openapi_extra": body(request, example, parameters=_READ),
         "responses": responses(
@@ -126,19 +131,20 @@ def asking(
             *(*READING, *BODY, *_ANSWERING, *statuses),
             error=error,
             events=events,
+            stream_type=stream_type,
             headers=_ANSWER_HEADERS,
         ),
     }
 
 
 def openapi_of(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
-    """The whole description. `models` are those that the routes refer to."""
+    """The whole description. `models` are the bodies that the routes refer to."""
     found = app.openapi()
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REFERENCE
     )
     components = found.setdefault("components", {})
-    # FastAPI's own errors are never sent: `api.problems` answers instead.
+    # FastAPI's own errors are never sent: `api.problems` writes them in our formats.
     components["schemas"] = definitions["$defs"]
     components["securitySchemes"] = {
         _SCHEME: {

@@ -1,4 +1,4 @@
-"""The first start: somebody has to be let in before anybody can let others in."""
+"""The first start of an installation: creating the first administrator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BOOTSTRAP_NAME = "bootstrap"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRun:
-    """The credentials made on the first run; to be shown once, they are stored nowhere.
+    """The credentials created on the first run. They are shown once and stored nowhere.
 
     `api_key` says where to find the key, instead of the key, if the operator chose it.
     """
@@ -39,7 +39,7 @@ class FirstRun:
 async def bootstrap_admin(
     store: IdentityStore, passwords: Passwords, *, preset_key: str | None = None
 ) -> FirstRun | None:
-    """Make the first administrator, once; afterwards only see to it that `preset_key` works.
+    """Create the first administrator, once; on later runs only check that `preset_key` works.
 
     While no administrator exists, creates the account `admin` with a random password and one
     administrator's key, `preset_key` if given, in one transaction, and returns them; of a preset
@@ -47,7 +47,7 @@ async def bootstrap_admin(
     processes that start at once.
 
     Raises:
-        ConfigurationError: `preset_key` is unusable, has been revoked, or is somebody's plain key.
+        ConfigurationError: `preset_key` is unusable, has been revoked, or is the key of an account without the role.
         Conflict: There is an account `admin` that is no administrator.
         StorageUnavailable: The store fails; nothing half-done is left.
     """

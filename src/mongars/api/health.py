@@ -8,49 +8,41 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from mongars.api import schemas
-from mongars.api.conversation import ConversationMessage
 from mongars.api.description import OPEN, READING, openapi_of, problem, reference, responses
+from mongars.api.dialect import RouteTable
+from mongars.api.error_formats import OWN_ERRORS
 from mongars.api.requests import principal_of
 from mongars.core.errors import StorageUnavailable
-from mongars.protocol.openai import ChatCompletionRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import BaseModel
+
     from mongars.api.context import ApiContext
 
-DESCRIBED = (
-    ChatCompletionRequest,
-    ConversationMessage,
-    schemas.ChatCompletion,
-    schemas.ConversationReply,
-    schemas.ErrorResponse,
-    schemas.Health,
-    schemas.LoginForm,
-    schemas.LoginToken,
-    schemas.ModelList,
-    schemas.Problem,
-    schemas.ProviderList,
-    schemas.Readiness,
-    schemas.Turn,
-)
-"""Bodies of requests and responses, for the description."""
 
+def health_routes(context: ApiContext, described: Sequence[RouteTable] = ()) -> RouteTable:
+    """The routes; all but `/metrics` and `/openapi.json` need no key.
 
-def health_routes(context: ApiContext) -> APIRouter:
-    """The router; everything but `/metrics` is open."""
-    door = HealthDoor(context)
+    `described` are the other route tables that `/openapi.json` describes.
+    """
+    own = (schemas.Health, schemas.Problem, schemas.Readiness)
+    models = [model for table in described for model in table.models]
+    handlers = HealthRoutes(context, models=tuple(dict.fromkeys([*own, *models])))
     router = APIRouter(tags=["health"])
     router.add_api_route(
         "/healthz",
-        door.health,
+        handlers.health,
         methods=["GET"],
         response_model=None,
         openapi_extra=OPEN,
         responses=responses(reference(schemas.Health)),
     )
-    router.add_api_route("/health", door.health, methods=["GET"], include_in_schema=False)
+    router.add_api_route("/health", handlers.health, methods=["GET"], include_in_schema=False)
     router.add_api_route(
         "/readyz",
-        door.ready,
+        handlers.ready,
         methods=["GET"],
         response_model=None,
         openapi_extra=OPEN,
@@ -59,27 +51,30 @@ def health_routes(context: ApiContext) -> APIRouter:
             503: problem(503, schemas.Readiness),
         },
     )
-    router.add_api_route("/ready", door.ready, methods=["GET"], include_in_schema=False)
-    router.add_api_route("/openapi.json", door.openapi, methods=["GET"], include_in_schema=False)
+    router.add_api_route("/ready", handlers.ready, methods=["GET"], include_in_schema=False)
+    router.add_api_route(
+        "/openapi.json", handlers.openapi, methods=["GET"], include_in_schema=False
+    )
     router.add_api_route(
         "/metrics",
-        door.metrics,
+        handlers.metrics,
         methods=["GET"],
         response_model=None,
         response_class=PlainTextResponse,
         responses={status: problem(status) for status in READING},
     )
-    return router
+    return RouteTable(router=router, prefix="/health", errors=OWN_ERRORS, models=own)
 
 
-class HealthDoor:
-    """What the process says of itself and of what it needs."""
+class HealthRoutes:
+    """Handlers that report the state of the process and of the parts it needs."""
 
-    def __init__(self, context: ApiContext) -> None:
+    def __init__(self, context: ApiContext, *, models: tuple[type[BaseModel], ...]) -> None:
         self._context = context
+        self._models = models
 
     async def health(self) -> dict[str, str]:
-        """The process answers. Nothing else is claimed."""
+        """200 while the process answers requests. The state of other parts is not checked."""
         return {"status": "ok", "version": self._context.config.version}
 
     async def ready(self) -> Response:
@@ -106,7 +101,7 @@ class HealthDoor:
     async def openapi(self, request: Request) -> Response:
         """The description of this API."""
         await principal_of(request, self._context.authenticator)
-        return JSONResponse(openapi_of(request.app, DESCRIBED))
+        return JSONResponse(openapi_of(request.app, self._models))
 
     async def metrics(self, request: Request) -> Response:
         """The measurements in Prometheus' text format."""

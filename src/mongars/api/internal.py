@@ -1,4 +1,4 @@
-"""The operator's routes: what the client knows of its endpoints, and taking one out of use."""
+"""The operator's routes: the state of the endpoints, and taking one out of use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from fastapi.responses import JSONResponse, Response
 
 from mongars.api import schemas
 from mongars.api.description import READING, reference, responses
+from mongars.api.dialect import RouteTable
+from mongars.api.error_formats import OWN_ERRORS
 from mongars.api.requests import principal_of
 from mongars.core.errors import Forbidden
 
@@ -18,15 +20,15 @@ if TYPE_CHECKING:
     from mongars.inference.provider import ProviderStatus
 
 
-def internal_routes(context: ApiContext) -> APIRouter:
-    """The router; all of it is for administrators."""
-    door = InternalDoor(context)
+def internal_routes(context: ApiContext) -> RouteTable:
+    """The routes; all of them need an administrator's key."""
+    handlers = InternalRoutes(context)
     router = APIRouter(prefix="/internal", tags=["operator"])
     shown = reference(schemas.ProviderList)
     for path, handler, method in (
-        ("/endpoints", door.endpoints, "GET"),
-        ("/endpoints/{endpoint_id}/drain", door.drain, "POST"),
-        ("/endpoints/{endpoint_id}/reset", door.reset, "POST"),
+        ("/endpoints", handlers.endpoints, "GET"),
+        ("/endpoints/{endpoint_id}/drain", handlers.drain, "POST"),
+        ("/endpoints/{endpoint_id}/reset", handlers.reset, "POST"),
     ):
         router.add_api_route(
             path,
@@ -35,10 +37,15 @@ def internal_routes(context: ApiContext) -> APIRouter:
             response_model=None,
             responses=responses(shown, *READING, 403, 404, 422),
         )
-    return router
+    return RouteTable(
+        router=router,
+        prefix="/internal",
+        errors=OWN_ERRORS,
+        models=(schemas.Problem, schemas.ProviderList),
+    )
 
 
-class InternalDoor:
+class InternalRoutes:
     """Handlers of the operator's routes."""
 
     def __init__(self, context: ApiContext) -> None:
@@ -50,7 +57,7 @@ class InternalDoor:
         return await self._shown()
 
     async def drain(self, request: Request, endpoint_id: str) -> Response:
-        """`POST /internal/endpoints/{id}/drain`: send nothing there any more."""
+        """`POST /internal/endpoints/{id}/drain`: send no further requests there."""
         await self._check(request)
         self._context.llm.drain(endpoint_id)
         return await self._shown()

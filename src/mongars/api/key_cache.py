@@ -1,4 +1,4 @@
-"""API keys checked lately, so that not every request needs the database."""
+"""A cache of API keys that were found in the database."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class KeyCacheConfig:
     """Seconds, and how many keys are kept.
 
-    A key is looked up again after `fresh` seconds. While the database cannot be asked it is believed
-    for `stale` seconds after it was last found there, and asked about at most every `retry` seconds.
+    A key is looked up again after `fresh` seconds. While the database is unavailable a key is accepted
+    for `stale` seconds after it was last found there, and looked up at most every `retry` seconds.
     """
 
     fresh: float = 30.0
@@ -37,7 +37,7 @@ class KeyCache:
 
     A revoked key may therefore work for up to `fresh` seconds longer, in each process; during an
     outage of the database up to `stale` seconds. Unknown keys are
-    not remembered: a new key works at once, and trying keys fills nothing.
+    not kept: a new key works at once, and guessed keys do not fill the cache.
     """
 
     def __init__(self, clock: Clock, config: KeyCacheConfig | None = None) -> None:
@@ -53,7 +53,7 @@ class KeyCache:
         return entry.principal
 
     def put(self, digest: str, principal: Principal) -> None:
-        """Remember a key just found in the database; the oldest entry makes room."""
+        """Add a key that was found in the database; a full cache drops its oldest entry."""
         now = self._clock.monotonic()
         self._entries[digest] = _Entry(principal, now, now + self._config.fresh)
         self._entries.move_to_end(digest)
@@ -61,7 +61,7 @@ class KeyCache:
             self._entries.popitem(last=False)
 
     def without_database(self, digest: str) -> Principal | None:
-        """The principal of a key found there lately, now that the database cannot be asked."""
+        """The principal of a key that was found lately, for use while the database is unavailable."""
         entry = self._entries.get(digest)
         now = self._clock.monotonic()
         if entry is None or now >= entry.checked_at + self._config.stale:
@@ -70,5 +70,5 @@ class KeyCache:
         return entry.principal
 
     def forget(self, digest: str) -> None:
-        """The key was found to be unknown or revoked."""
+        """Remove a key that is unknown or revoked."""
         self._entries.pop(digest, None)

@@ -10,6 +10,8 @@ from fastapi.responses import JSONResponse, Response
 
 from mongars.api import schemas
 from mongars.api.description import BODY, FORM, OPEN, READING, body, reference, responses
+from mongars.api.dialect import RouteTable
+from mongars.api.error_formats import OWN_ERRORS
 from mongars.api.requests import read_body
 from mongars.core.errors import InvalidRequest
 
@@ -20,22 +22,27 @@ FORM_LIMIT = 10_000
 EXAMPLE = {"username": "alice", "password": "correct horse battery staple"}
 
 
-def login_routes(context: ApiContext) -> APIRouter:
-    """The router."""
-    door = LoginDoor(context)
+def login_routes(context: ApiContext) -> RouteTable:
+    """The route that issues tokens."""
+    handlers = LoginRoutes(context)
     router = APIRouter(tags=["accounts"])
     router.add_api_route(
         "/token",
-        door.token,
+        handlers.token,
         methods=["POST"],
         response_model=None,
         openapi_extra={**body(schemas.LoginForm, EXAMPLE, media_type=FORM), **OPEN},
         responses=responses(reference(schemas.LoginToken), *READING, *BODY, 422, 429),
     )
-    return router
+    return RouteTable(
+        router=router,
+        prefix="/token",
+        errors=OWN_ERRORS,
+        models=(schemas.LoginForm, schemas.LoginToken, schemas.Problem),
+    )
 
 
-class LoginDoor:
+class LoginRoutes:
     """Handlers of the login."""
 
     def __init__(self, context: ApiContext) -> None:

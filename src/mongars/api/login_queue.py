@@ -1,4 +1,4 @@
-"""Turns at checking passwords, shared between the addresses that log in.
+"""A queue for password checks, shared fairly between addresses.
 
 Checking one takes some 30 ms of a core, so a flood of wrong logins must neither take every core nor
 every turn. A few are checked at a time; the others wait, one queue per address, and the queues take
@@ -43,7 +43,7 @@ class LoginQueue:
 
     @asynccontextmanager
     async def turn(self, address: str = "") -> AsyncIterator[None]:
-        """Hold a turn while the block runs. Raises `TooManyRequests` if it was pushed out."""
+        """Hold a place while the block runs. Raises `TooManyRequests` if the queue dropped this login."""
         await self._take(network_of(address))
         try:
             yield

@@ -1,40 +1,25 @@
-"""The OpenAI dialect: `/v1/chat/completions` and `/v1/models`."""
+"""OpenAI's chat dialect: `/v1/chat/completions` and `/v1/models`."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from mongars.api import schemas
-from mongars.api.answers import (
-    AnswerResponse,
-    Arrival,
-    answer_headers,
-    arrival,
-    error_event,
-    problem_headers,
-    unsent,
-)
-from mongars.api.description import READING, asking, reference, responses
+from mongars.api.description import READING, answering, reference, responses
+from mongars.api.dialect import RouteTable
+from mongars.api.error_formats import OPENAI_ERRORS
+from mongars.api.models import MODEL_ALIAS, ServedModels
 from mongars.api.relay import Relay
-from mongars.api.requests import (
-    chose_wait,
-    deadline_of,
-    principal_of,
-    read_json,
-    request_id_of,
-    session_id_of,
-    traceparent_of,
-    whole_deadline_of,
-)
-from mongars.core.errors import ModelUnknown, MongarsError
+from mongars.api.requests import principal_of
+from mongars.api.serve_answer import serve_answer
+from mongars.conversation.chat import GeneratedStream
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
-from mongars.protocol.fold import Fold
-from mongars.protocol.generate import LONGEST_SESSION_ID
+from mongars.protocol.body import parse_model
 from mongars.protocol.openai import (
     ChatCompletionRequest,
     completion_body,
@@ -42,183 +27,214 @@ from mongars.protocol.openai import (
     logprob_entries,
     model_card,
 )
-from mongars.protocol.problems import openai_body, status_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+
     from mongars.api.context import ApiContext
+    from mongars.api.dialect import ArrivedRequest
     from mongars.core.deadline import Deadline
-    from mongars.core.generation import GenerationRequest
-    from mongars.protocol.asgi import Answer
+    from mongars.core.generation import Chunk, GenerationRequest
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
-MODEL_ALIAS = "mongars"
-"""Always names the model this stack serves, whatever it is."""
 EXAMPLE = {"model": MODEL_ALIAS, "messages": [{"role": "user", "content": "Say hello."}]}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ask:
-    request: Request
-    generation: GenerationRequest
-    body: ChatCompletionRequest
-    deadline: Deadline
-    arrived: Arrival
+def openai_routes(context: ApiContext) -> RouteTable:
+    """The routes of the dialect."""
+    return OpenAIRoutes(context).table()
 
 
-def openai_routes(door: OpenAIDoor) -> APIRouter:
-    """The router of the dialect."""
-    router = APIRouter(prefix="/v1", tags=["openai"])
-    router.add_api_route(
-        "/chat/completions",
-        door.chat_completions,
-        methods=["POST"],
-        response_model=None,
-        **asking(
-            ChatCompletionRequest,
-            EXAMPLE,
-            schemas.ChatCompletion,
-            error=schemas.ErrorResponse,
-            events="With `stream`: events with a `chat.completion.chunk` each, then `[DONE]`.",
-        ),
-    )
-    for path, handler, schema, statuses in (
-        ("/models", door.models, schemas.ModelList, READING),
-        ("/models/{name:path}", door.model, schemas.Model, (*READING, 404, 422)),
-    ):
-        router.add_api_route(
-            path,
-            handler,
-            methods=["GET"],
-            response_model=None,
-            responses=responses(reference(schema), *statuses, error=schemas.ErrorResponse),
-        )
-    return router
-
-
-class OpenAIDoor:
-    """Handlers of the dialect. Errors raised here are answered by `api.problems`."""
+class OpenAIRoutes:
+    """Handlers of the dialect."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._created = int(context.clock.now().timestamp())
+        self._models = ServedModels(context.config)
+        self._dialect = ChatCompletions(context)
+
+    def table(self) -> RouteTable:
+        """The routes, their error format and their descriptions."""
+        router = APIRouter(prefix="/v1", tags=["openai"])
+        router.add_api_route(
+            "/chat/completions",
+            self.chat_completions,
+            methods=["POST"],
+            response_model=None,
+            **answering(
+                ChatCompletionRequest,
+                EXAMPLE,
+                schemas.ChatCompletion,
+                error=schemas.ErrorResponse,
+                events="With `stream`: events with a `chat.completion.chunk` each, then `[DONE]`.",
+            ),
+        )
+        for path, handler, schema, statuses in (
+            ("/models", self.models, schemas.ModelList, READING),
+            ("/models/{name:path}", self.model, schemas.Model, (*READING, 404, 422)),
+        ):
+            router.add_api_route(
+                path,
+                handler,
+                methods=["GET"],
+                response_model=None,
+                responses=responses(reference(schema), *statuses, error=schemas.ErrorResponse),
+            )
+        return RouteTable(
+            router=router,
+            prefix="/v1",
+            errors=OPENAI_ERRORS,
+            models=(
+                ChatCompletionRequest,
+                schemas.ChatCompletion,
+                schemas.ErrorResponse,
+                schemas.ModelList,
+            ),
+        )
 
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`."""
         await principal_of(request, self._context.authenticator)
-        names = self._names()
-        return JSONResponse({"object": "list", "data": [self._card(name) for name in names]})
+        cards = [self._card(name) for name in self._models.names]
+        return JSONResponse({"object": "list", "data": cards})
 
     async def model(self, request: Request, name: str) -> Response:
         """`GET /v1/models/{name}`; slashes in a name may be escaped."""
         await principal_of(request, self._context.authenticator)
-        self._check_model(name)
+        self._models.check(name)
         return JSONResponse(self._card(name))
 
     async def chat_completions(self, request: Request) -> Response:
         """`POST /v1/chat/completions`, whole or streamed."""
-        arrived = arrival(self._context.clock)
-        principal = await principal_of(request, self._context.authenticator)
-        config = self._context.config
-        deadline = deadline_of(request, clock=self._context.clock, limit=config.answer_timeout)
-        limit = config.max_body_bytes
-        body = await read_json(request, ChatCompletionRequest, limit=limit)
-        self._check_model(body.model)
-        coding = body.model == self._context.config.coding_model
-        generation = body.to_generation(
-            task_type="coding" if coding else "general",
-            request_id=request_id_of(request),
-            session_id=session_id_of(request, longest=LONGEST_SESSION_ID),
-            traceparent=traceparent_of(request),
-            scope=principal.username,
-        )
-        if not body.stream:
-            deadline = whole_deadline_of(request, deadline)
-        ask = _Ask(
-            request=request, generation=generation, body=body, deadline=deadline, arrived=arrived
-        )
-        serve = self._stream if body.stream else self._whole
-        return AnswerResponse(lambda answer: serve(answer, ask))
+        return await serve_answer(request, self._context, self._dialect)
 
     def _card(self, name: str) -> dict[str, Any]:
         return model_card(name, created=self._created)
 
-    def _names(self) -> list[str]:
-        config = self._context.config
-        coding = [] if config.coding_model is None else [config.coding_model]
-        return list(dict.fromkeys([config.model_name, *coding, MODEL_ALIAS]))
 
-    def _check_model(self, name: str) -> None:
-        if name not in self._names():
-            served = ", ".join(map(repr, self._names()))
-            detail = f"The model {name!r} does not exist here. Served: {served}."
-            raise ModelUnknown(detail, param="model")
+class _Moves(Protocol):
+    @property
+    def moves(self) -> int:
+        """How often the answer was cut and continued by another endpoint."""
+        ...
 
-    async def _whole(self, answer: Answer, ask: _Ask) -> None:
-        generation, body = ask.generation, ask.body
-        fold = Fold(generation.sampling.n)
-        entries: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
-        first_event = b""
-        try:
-            async with self._context.llm.open(generation, deadline=ask.deadline) as reply:
-                overhead = ask.arrived.overhead(reply.route)
-                async for first in reply:
-                    first_event = first_event or first.raw
-                    for chunk in (first, *reply.chunks.ready()):
-                        fold.add(chunk)
-                        if chunk.logprobs:
-                            entries[chunk.index] += logprob_entries(chunk)
-                completion = fold.completion(reply.origin)
-                fixed = answer_headers(
-                    generation.request_id,
-                    route=reply.route,
-                    origin=reply.origin,
-                    overhead=overhead,
-                )
-        except MongarsError as error:
-            await self._problem(answer, error, ask)
-            return
-        whole = completion_body(
-            completion,
-            answer_id=f"chatcmpl-{generation.request_id}",
-            created=int(self._context.clock.now().timestamp()),
-            logprobs=entries if body.logprobs else None,
-            fingerprint=fingerprint_in(first_event),
+
+class MovingStream(GeneratedStream, Protocol):
+    """A stream that another endpoint may continue."""
+
+    @property
+    def chunks(self) -> _Moves:
+        """Its chunks."""
+        ...
+
+
+class ChatCompletions:
+    """The `Dialect` of `/v1/chat/completions`. Streams relay the engine's own events, see `api.relay`."""
+
+    errors = OPENAI_ERRORS
+    stream_headers = EVENT_STREAM_HEADERS
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._models = ServedModels(context.config)
+
+    def read(self, body: bytes, arrived: ArrivedRequest) -> ChatCompletionCall:
+        """Read a request. Raises `InvalidRequest`, `ModelUnknown` or `PromptMissing`."""
+        read = parse_model(body, ChatCompletionRequest)
+        self._models.check(read.model)
+        generation = arrived.to_generation(
+            read.to_messages(),
+            sampling=read.to_sampling(max_tokens=read.max_completion_tokens),
+            task_type=self._models.task_type(read.model),
         )
-        await answer.json(200, whole, fixed)
+        return ChatCompletionCall(self._context, read, generation)
 
-    async def _stream(self, answer: Answer, ask: _Ask) -> None:
-        generation, body = ask.generation, ask.body
-        try:
-            async with self._context.llm.open(generation, deadline=ask.deadline) as reply:
-                fixed = answer_headers(
-                    generation.request_id,
-                    route=reply.route,
-                    origin=reply.origin,
-                    overhead=ask.arrived.overhead(reply.route),
-                )
-                await answer.start(200, {**EVENT_STREAM_HEADERS, **fixed})
-                relay = Relay(
-                    answer_id=f"chatcmpl-{generation.request_id}",
-                    created=int(self._context.clock.now().timestamp()),
-                    model=reply.origin.model,
-                    with_usage=bool(body.stream_options and body.stream_options.include_usage),
-                )
-                async for chunk in reply:
-                    come = (chunk, *reply.chunks.ready())
-                    moved_to = reply.origin.model if reply.chunks.moves else None
-                    if block := relay.events(come, moved_to=moved_to):
-                        await answer.write(block)
-                await answer.write(relay.end())
-        except MongarsError as error:
-            if not answer.started:
-                await self._problem(answer, error, ask)
-                return
-            await answer.write(error_event(error))
-        await answer.end()
 
-    async def _problem(self, answer: Answer, error: MongarsError, ask: _Ask) -> None:
-        error = unsent(error, ask.deadline)
-        limit = self._context.config.answer_timeout
-        chosen = chose_wait(ask.request, limit=limit, whole=not ask.body.stream)
-        fixed = problem_headers(error, ask.generation.request_id, chose_wait=chosen)
-        await answer.json(status_of(error), openai_body(error), fixed)
+class ChatCompletionCall:
+    """One request of `/v1/chat/completions`."""
+
+    def __init__(
+        self, context: ApiContext, read: ChatCompletionRequest, generation: GenerationRequest
+    ) -> None:
+        self._context = context
+        self._read = read
+        self._generation = generation
+        self.streamed = read.stream
+
+    @property
+    def answer_id(self) -> str:
+        """The id of the answer, where the engine has named none."""
+        return f"chatcmpl-{self._generation.request_id}"
+
+    @property
+    def created(self) -> int:
+        """Unix time in seconds."""
+        return int(self._context.clock.now().timestamp())
+
+    def open(self, deadline: Deadline) -> AbstractAsyncContextManager[MovingStream]:
+        """Start the answer."""
+        return self._context.llm.open(self._generation, deadline=deadline)
+
+    def body_writer(self, stream: MovingStream) -> _ChatCompletionBody:
+        """A `chat.completion`."""
+        return _ChatCompletionBody(self, stream, self._read, choices=self._generation.sampling.n)
+
+    def event_writer(self, stream: MovingStream) -> _RelayedEvents:
+        """The engine's events where they fit, else events written from its chunks."""
+        options = self._read.stream_options
+        relay = Relay(
+            answer_id=self.answer_id,
+            created=self.created,
+            model=stream.origin.model,
+            with_usage=bool(options and options.include_usage),
+        )
+        return _RelayedEvents(relay, stream)
+
+
+class _ChatCompletionBody:
+    def __init__(
+        self,
+        call: ChatCompletionCall,
+        stream: MovingStream,
+        read: ChatCompletionRequest,
+        *,
+        choices: int,
+    ) -> None:
+        self._call = call
+        self._stream = stream
+        self._with_logprobs = bool(read.logprobs)
+        self._answer = AnswerAccumulator(choices)
+        self._entries: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._first_event = b""
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        self._first_event = self._first_event or chunks[0].raw
+        for chunk in chunks:
+            self._answer.add(chunk)
+            if chunk.logprobs:
+                self._entries[chunk.index] += logprob_entries(chunk)
+
+    def body(self) -> dict[str, Any]:
+        return completion_body(
+            self._answer.completion(self._stream.origin),
+            answer_id=self._call.answer_id,
+            created=self._call.created,
+            logprobs=self._entries if self._with_logprobs else None,
+            fingerprint=fingerprint_in(self._first_event),
+        )
+
+
+class _RelayedEvents:
+    def __init__(self, relay: Relay, stream: MovingStream) -> None:
+        self._relay = relay
+        self._stream = stream
+
+    def events(self, chunks: Sequence[Chunk]) -> bytes:
+        stream = self._stream
+        moved_to = stream.origin.model if stream.chunks.moves else None
+        return self._relay.events(chunks, moved_to=moved_to)
+
+    def end(self) -> bytes:
+        return self._relay.end()

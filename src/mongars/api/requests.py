@@ -1,4 +1,4 @@
-"""Reading a request: its credentials, its body, its id, with errors that say what is wrong."""
+"""Reading a request: credentials, body, ids and deadline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def request_id_of(request: Request) -> str:
-    """The caller's request id if it is harmless, else a fresh one; the same for one request."""
+    """The id of the request: the header's if it is safe to pass on, else a new one.
+
+    Further calls for the same request return the same id.
+    """
     state = request.scope.setdefault("state", {})
     if "request_id" not in state:
         given = request.headers.get(headers.REQUEST_ID)
@@ -37,62 +40,61 @@ def request_id_of(request: Request) -> str:
 
 
 def session_id_of(request: Request, *, longest: int) -> str | None:
-    """The session the header `x-session-id` names; None without one.
+    """The session that the header `x-session-id` names; None without one.
 
     Raises `InvalidRequest` naming the header if it has more than `longest` characters.
     """
     given = request.headers.get(headers.SESSION_ID) or None
     if given is not None and len(given) > longest:
-        detail = (
-            f"Header {headers.SESSION_ID} has {len(given)} characters; at most {longest} are read."
-        )
+        detail = f"Header {headers.SESSION_ID} has {len(given)} characters; send at most {longest}."
         raise InvalidRequest(detail)
     return given
 
 
 def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
-    """When the caller stops waiting: what `X-Request-Timeout-Ms` says, at most `limit` seconds.
+    """The deadline that `X-Request-Timeout-Ms` sets; at most, and by default, `limit` seconds from now.
 
-    Raises `InvalidRequest` if the header is no positive number.
+    Raises `InvalidRequest` if the header is not a positive number.
     """
     given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
     return Deadline.after(clock, limit if given is None else min(given / 1000, limit))
 
 
 def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
-    """The same for an answer in one piece, which an OpenAI client stops waiting for by itself.
+    """The deadline of a response in one piece: not after the read timeout of an OpenAI client.
 
-    `x-stainless-read-timeout` is a hint: nonsense in it is ignored, and `X-Request-Timeout-Ms`
-    beats it. It says nothing about a stream, whose every event begins that time anew.
+    `x-stainless-read-timeout` is a hint: values that are no positive number are ignored, and
+    `X-Request-Timeout-Ms` counts instead where it is given. It does not bound a stream: each event
+    restarts that timeout.
     """
     if headers.REQUEST_TIMEOUT_MS in request.headers:
         return deadline
-    patience = headers.positive_number(request.headers.get(headers.READ_TIMEOUT, ""))
-    if patience is None or patience >= deadline.remaining():
+    timeout = headers.positive_number(request.headers.get(headers.READ_TIMEOUT, ""))
+    if timeout is None or timeout >= deadline.remaining():
         return deadline
-    return Deadline.after(deadline.clock, patience)
+    return Deadline.after(deadline.clock, timeout)
 
 
 def chose_wait(request: Request, *, limit: float, whole: bool) -> bool:
-    """Whether the caller's headers set the time an answer may take, and not the server's `limit`.
+    """Whether the client's headers set the deadline of the answer, and not the server's `limit`.
 
-    `whole`: the answer is in one piece, see `whole_deadline_of`.
+    `whole`: the response is in one piece, see `whole_deadline_of`.
     """
     given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
     if given is not None:
         return given / 1000 < limit
-    patience = headers.positive_number(request.headers.get(headers.READ_TIMEOUT, ""))
-    return whole and patience is not None and patience < limit
+    timeout = headers.positive_number(request.headers.get(headers.READ_TIMEOUT, ""))
+    return whole and timeout is not None and timeout < limit
 
 
 def traceparent_of(request: Request) -> str | None:
-    """The caller's trace context, if it is well-formed (W3C Trace Context, section 3.2)."""
+    """The trace context of the client, if it is well-formed (W3C Trace Context, section 3.2)."""
     given = request.headers.get(headers.TRACEPARENT, "")
     return given if _TRACEPARENT.fullmatch(given) else None
 
 
 async def principal_of(request: Request, authenticator: Authenticator) -> Principal:
-    """Who asks. Raises `NotAuthenticated` saying what is wrong with the credentials."""
+    """The account of the request. Raises `NotAuthenticated`, which names what is wrong with the credentials."""
     return await authenticator.authenticate(request.headers.get("authorization"))
 
 

@@ -1,4 +1,4 @@
-"""What responses look like, for the description of the API. Nothing is checked against it at run time."""
+"""Bodies of responses, for the description of the API. No response is checked against them at run time."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All of them."""
+    """The models that are served."""
 
     object: Literal["list"]
     data: list[Model]
 
 
 class PromptTokensDetails(BaseModel):
-    """Of the prompt's tokens."""
+    """Details about the tokens of the prompt."""
 
     cached_tokens: int
 
@@ -94,8 +94,38 @@ class ChatCompletion(BaseModel):
     usage: Usage | None = None
 
 
+class TextLogprobs(BaseModel):
+    """The tokens of a choice, and where in its text each begins."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class TextChoice(BaseModel):
+    """One of `n` answers."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason
+
+
+class TextCompletion(BaseModel):
+    """A whole answer of the older protocol."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
+    usage: Usage | None = None
+
+
 class ApiError(BaseModel):
-    """What is wrong, and where."""
+    """The text, type, parameter and code of an error."""
 
     message: str
     type: str
@@ -118,7 +148,7 @@ class Problem(BaseModel):
 
 
 class ConversationReply(BaseModel):
-    """An answer that is remembered."""
+    """An answer that was stored."""
 
     response: str
     confidence: float | None
@@ -164,21 +194,21 @@ class Health(BaseModel):
 
 
 class Part(BaseModel):
-    """What is known of one part."""
+    """The state of one part."""
 
     state: str
     detail: str
 
 
 class Readiness(BaseModel):
-    """Whether a chat sent now would be answered and remembered."""
+    """Whether a chat sent now would be answered and stored."""
 
     status: Literal["ready", "degraded", "unavailable"]
     parts: dict[str, Part]
 
 
 class Provider(BaseModel):
-    """What answers, and of Ray each endpoint."""
+    """A provider, and each endpoint if it is Ray."""
 
     name: str
     state: str

@@ -1,4 +1,4 @@
-"""How often a name may be tried: bounded memory of recent login attempts."""
+"""Limits on login attempts per name and address, with bounded memory."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class LoginThrottle:
             self._attempts.popitem(last=False)
 
     def withdraw(self, username: str, address: str = "") -> None:
-        """Take back the latest attempt: nothing came of it, right or wrong."""
+        """Remove the latest attempt: the password was not checked."""
         for key, _ in self._limits(username, address):
             attempts = self._attempts.get(key)
             if attempts:
                 attempts.pop()
 
     def succeeded(self, username: str, address: str = "") -> None:
-        """Forget the attempts from that address: the owner of the name has proven themselves."""
+        """Remove the attempts from that address, after a successful login."""
         key = (username.lower(), address)
         self.withdraw(username, address)
         self._attempts.pop(key, None)

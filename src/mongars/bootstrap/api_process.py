@@ -138,6 +138,7 @@ class ApiParts:
                 version=version("mongars"),
                 no_fallback=no_fallback(settings),
                 max_body_bytes=settings.environment.max_body_bytes,
+                context_tokens=settings.environment.context_tokens,
                 cors_origins=settings.environment.cors_origins,
             ),
             clock=clock,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mongars.bootstrap.model import configured_model
 from mongars.core.errors import ConfigurationError, StorageUnavailable
-from mongars.core.optional import require
+from mongars.engines.kinds import KINDS
 from mongars.engines.provisioning.spec import FileSource, OllamaSource
 from mongars.inference.events import split_label
 from mongars.inference.http.tls import TlsContexts
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mongars.engines.provisioning.spec import ModelSpec
     from mongars.settings import Settings
 
-EXTRAS = {"llama_cpp": "engine", "vllm": "vllm"}
-
 
 def model_check(settings: Settings) -> str:
     """The model of every role is there. Raises `ConfigurationError` with what would bring it."""
@@ -31,8 +29,10 @@ def model_check(settings: Settings) -> str:
 def _model(settings: Settings, role: str, spec: ModelSpec) -> str:
     if isinstance(spec, OllamaSource):
         return f"{role}: {spec.tag} in Ollama"
-    vllm = settings.environment.engine == "vllm"
-    if vllm and isinstance(spec, FileSource) and spec.is_model_folder:
+    kind = KINDS[settings.environment.engine]
+    if kind.model == "none":
+        return f"{role}: none needed by {kind.name}"
+    if kind.model == "folder" and isinstance(spec, FileSource) and spec.is_model_folder:
         return f"{role}: {spec.path}"
     found = configured_model(settings, role)
     if found is None:
@@ -43,9 +43,9 @@ def _model(settings: Settings, role: str, spec: ModelSpec) -> str:
 
 def engine_check(settings: Settings) -> str:
     """The chosen engine is installed. Raises `ConfigurationError` naming the extra that brings it."""
-    engine = settings.environment.engine
-    require({"llama_cpp": "xllamacpp"}.get(engine, engine), extra=EXTRAS[engine])
-    return engine
+    kind = KINDS[settings.environment.engine]
+    kind.check_installed()
+    return kind.name
 
 
 def ray_check(settings: Settings) -> str:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mongars.bootstrap.model import node_model
 from mongars.bootstrap.secrets import digest_of
 from mongars.core.clock import SystemClock
 from mongars.core.errors import ConfigurationError
-from mongars.core.optional import require
-from mongars.engines.fake import FakeEngine, FakePlan
-from mongars.engines.fake_embedder import FakeEmbedder
-from mongars.engines.llama_cpp.config import LlamaCppConfig
-from mongars.engines.llama_cpp.embedder import LlamaCppEmbedder
-from mongars.engines.llama_cpp.engine import LlamaCppEngine
-from mongars.engines.ollama.config import OllamaConfig
-from mongars.engines.ollama.engine import OllamaEngine
+from mongars.engines.factories import EngineSetup, make_embedder, make_engine
 from mongars.serving.config import TOKEN_FROM_ENVIRONMENT, EngineSpec, ReplicaConfig
 from mongars.serving.deployment import LLMDeployment
 from mongars.serving.replica import Replica
@@ -72,76 +65,23 @@ def _with_token(config: ReplicaConfig) -> ReplicaConfig:
 def build_engine(
     spec: EngineSpec, config: ReplicaConfig, *, role: str, observer: Observer
 ) -> Engine:
-    """The engine of a specification. Raises `ConfigurationError` if its model file is not on this machine."""
-    clock = SystemClock()
-    match spec.kind:
-        case "fake":
-            plan = FakePlan(
-                slots=spec.slots, context_tokens=spec.context_tokens, token_delay=spec.token_delay
-            )
-            return FakeEngine(plan, clock=clock)
-        case "ollama":
-            ollama = OllamaConfig(
-                url=spec.url,
-                model=spec.model_name,
-                slots=spec.slots,
-                context_tokens=spec.context_tokens,
-            )
-            return OllamaEngine(ollama, clock=clock, observer=observer)
-        case "vllm":
-            return _vllm(spec, config, observer=observer)
-        case "llama_cpp":
-            llama = _llama_config(spec, config, role=role, embedding=False)
-            return LlamaCppEngine(llama, clock=clock, observer=observer)
+    """The engine a specification describes. Raises `ConfigurationError` if its model is not here."""
+    return make_engine(spec, _setup(spec, config, role=role, observer=observer))
 
 
 def build_embedder(spec: EngineSpec, config: ReplicaConfig, *, observer: Observer) -> Embedder:
-    """The embedder of a specification."""
-    if spec.kind == "fake":
-        return FakeEmbedder(context_tokens=spec.context_tokens)
-    llama = _llama_config(spec, config, role="embedding", embedding=True)
-    return LlamaCppEmbedder(llama, clock=SystemClock(), observer=observer)
+    """The embedder a specification describes. Raises `ConfigurationError` like `build_engine`."""
+    setup = _setup(spec, config, role="embedding", observer=observer)
+    return make_embedder(spec, setup)
 
 
-def _llama_config(
-    spec: EngineSpec, config: ReplicaConfig, *, role: str, embedding: bool
-) -> LlamaCppConfig:
-    return LlamaCppConfig(
-        model_path=Path(spec.model_path) if spec.model_path else node_model(role, spec.model_name),
-        model_name=spec.model_name,
-        slots=spec.slots,
-        context_tokens=spec.context_tokens,
-        threads=spec.threads,
-        prompt_batch_tokens=spec.prompt_batch_tokens,
+def _setup(
+    spec: EngineSpec, config: ReplicaConfig, *, role: str, observer: Observer
+) -> EngineSetup:
+    return EngineSetup(
+        clock=SystemClock(),
+        observer=observer,
         prompt_cache_scope=config.prompt_cache_scope,
-        prompt_cache_mib=spec.prompt_cache_mib,
         stuck_after=config.stuck_after,
-        embedding=embedding,
+        model_file=partial(node_model, role, spec.model_name),
     )
-
-
-def _vllm(spec: EngineSpec, replica: ReplicaConfig, *, observer: Observer) -> Engine:
-    require("vllm", extra="vllm")
-    from mongars.engines.vllm.config import VllmConfig  # noqa: PLC0415 (its own environment)
-    from mongars.engines.vllm.engine import VllmEngine  # noqa: PLC0415
-
-    options = spec.vllm
-    config = VllmConfig(
-        model_path=_folder(spec),
-        model_name=spec.model_name,
-        slots=spec.slots,
-        context_tokens=spec.context_tokens,
-        prompt_cache_scope=replica.prompt_cache_scope,
-        dtype=options.dtype,
-        gpu_memory_utilization=options.gpu_memory_utilization,
-        kv_cache_mib=options.kv_cache_mib,
-        enforce_eager=options.enforce_eager,
-    )
-    return VllmEngine(config, clock=SystemClock(), observer=observer)
-
-
-def _folder(spec: EngineSpec) -> Path:
-    if not spec.model_path:
-        message = "model_path: the vllm engine needs the path of a model folder."
-        raise ConfigurationError(message)
-    return Path(spec.model_path)

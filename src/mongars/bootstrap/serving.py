@@ -13,6 +13,7 @@ from mongars.bootstrap.secrets import RAY_TOKEN, digest_of, read_secret
 from mongars.core.errors import ConfigurationError
 from mongars.core.optional import require
 from mongars.core.urls import http_url
+from mongars.engines.kinds import KINDS
 from mongars.engines.provisioning.spec import FileSource, OllamaSource, source_of
 from mongars.serving.config import (
     Autoscaling,
@@ -52,7 +53,7 @@ def exported_config(settings: Settings, *, images_only: bool = False) -> Serving
 
 
 def _refuse_files(settings: Settings) -> None:
-    if settings.environment.engine == "vllm":  # a folder that has to be at that path on every node
+    if KINDS[settings.environment.engine].model != "file":  # a folder is at that path on every node
         return
     for role, spec in settings.provisioning().models.items():
         if isinstance(spec, FileSource):
@@ -142,11 +143,12 @@ def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
             )
             raise ConfigurationError(message)
         return EngineSpec(kind="ollama", model_name=spec.tag, url=url, **size)
-    if environment.engine == "vllm":
+    kind = KINDS[environment.engine]
+    if kind.model == "folder":
         return EngineSpec(
-            kind="vllm",
+            kind=kind.name,
             model_name=spec.name,
-            model_path=str(_model_folder(spec, role)),
+            model_path=str(_model_folder(spec, role, engine=kind.name)),
             vllm=VllmOptions(
                 dtype=environment.vllm_dtype,
                 gpu_memory_utilization=environment.vllm_gpu_memory,
@@ -155,7 +157,8 @@ def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
             **size,
         )
     return EngineSpec(
-        model_path=find(settings, role),
+        kind=kind.name,
+        model_path=find(settings, role) if kind.model == "file" else "",
         model_name=spec.name,
         prompt_cache_mib=environment.prompt_cache_mib,
         **size,
@@ -196,10 +199,10 @@ def _shared_url(url: str) -> str:
     return url
 
 
-def _model_folder(spec: ModelSpec, role: str) -> Path:
+def _model_folder(spec: ModelSpec, role: str, *, engine: str) -> Path:
     if not isinstance(spec, FileSource):
         message = (
-            f"MONGARS_ENGINE=vllm: RAY_{role.upper()}_MODEL must be the path of a model folder in"
+            f"MONGARS_ENGINE={engine}: RAY_{role.upper()}_MODEL must be the path of a model folder in"
             " Hugging Face's format, the same on every node."
         )
         raise ConfigurationError(message)

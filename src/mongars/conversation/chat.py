@@ -1,7 +1,7 @@
 """The chat use case: remember, assemble, generate, and store what was completed.
 
 ```
-open ── history ── assemble ── generator.open ──> Reply ── chunks ... finish ── append
+open ── history ── assemble ── generator.open ──> ChatStream ── chunks ... finish ── append
              ▲                     │
              └──────── shrink ◄────┘ context_length_exceeded, before the first token
 ```
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 _TRIES = 3  # by our estimate, by the engine's numbers, without any history
 
 
-class Route(Protocol):
-    """How an answer was reached."""
+class RouteInfo(Protocol):
+    """Which provider generates a stream, and how it was reached."""
 
     @property
     def provider(self) -> str:
-        """Name of the provider that answers."""
+        """Name of the provider that generates the answer."""
         ...
 
     @property
     def endpoint(self) -> str:
-        """Where it answers from."""
+        """Which of the provider's endpoints generates it."""
         ...
 
     @property
@@ -55,7 +55,7 @@ class Route(Protocol):
 
     @property
     def fallback(self) -> bool:
-        """Whether a preferred provider had failed."""
+        """Whether a preferred provider failed before."""
         ...
 
     @property
@@ -65,34 +65,50 @@ class Route(Protocol):
 
     @property
     def cache(self) -> str | None:
-        """How the cache took part; None where it did not."""
+        """`hit`, `shared` or `miss`; None where the answer cache is not used."""
         ...
 
 
-class Answer(Protocol):
+class GeneratedChunks(Protocol):
+    """The chunks of a stream, in order; iterating raises what the stream raises."""
+
+    def __aiter__(self) -> GeneratedChunks:
+        """Itself."""
+        ...
+
+    async def __anext__(self) -> Chunk:
+        """The next chunk, once it has arrived."""
+        ...
+
+    def ready(self) -> Sequence[Chunk]:
+        """The chunks that have arrived and were not returned yet, without waiting."""
+        ...
+
+
+class GeneratedStream(Protocol):
     """A streamed answer. Iterating raises what `Generator` raises; a normal end is complete."""
 
     @property
     def origin(self) -> Origin:
-        """Which engine produces the tokens."""
+        """The engine that produces the tokens."""
         ...
 
     @property
-    def route(self) -> Route:
-        """How it was reached."""
+    def route(self) -> RouteInfo:
+        """How that engine was reached."""
         ...
 
-    def __aiter__(self) -> AsyncIterator[Chunk]:
-        """The pieces, in order."""
+    def __aiter__(self) -> GeneratedChunks:
+        """Its chunks. They are read once."""
         ...
 
 
 class Generator(Protocol):
-    """Whatever answers prompts. Errors known before the first token are raised on entering."""
+    """Generates answers to prompts. Errors known before the first token are raised on entering."""
 
     def open(
         self, request: GenerationRequest, *, deadline: Deadline | None = None
-    ) -> AbstractAsyncContextManager[Answer]:
+    ) -> AbstractAsyncContextManager[GeneratedStream]:
         """Answer one request by the deadline; leaving the context stops the work."""
         ...
 
@@ -113,15 +129,20 @@ class ChatConfig:
     system_prompt: str | None = None
 
 
-class Reply:
-    """One answer on its way; iterate it once, to the end, to have it stored.
+class ChatStream:
+    """A streamed answer of a chat; iterate it once, to the end, to have it stored.
 
     Iterating raises `GenerationInterrupted` if the answer ends without a finish reason, and
     `StorageUnavailable` if the complete answer could not be stored.
     """
 
     def __init__(
-        self, answer: Answer, store: Callable[[str], Awaitable[Turn]], *, clock: Clock, began: float
+        self,
+        answer: GeneratedStream,
+        store: Callable[[str], Awaitable[Turn]],
+        *,
+        clock: Clock,
+        began: float,
     ) -> None:
         self._answer = answer
         self._chunks = aiter(answer)
@@ -137,17 +158,17 @@ class Reply:
 
     @property
     def origin(self) -> Origin:
-        """Which engine produces the tokens."""
+        """The engine that produces the tokens."""
         return self._answer.origin
 
     @property
-    def route(self) -> Route:
-        """How it was reached."""
+    def route(self) -> RouteInfo:
+        """How that engine was reached."""
         return self._answer.route
 
     @property
     def text(self) -> str:
-        """What came so far; the whole answer once `turn` is set."""
+        """The text received so far; the whole answer once `turn` is set."""
         return "".join(self._pieces)
 
     @property
@@ -157,24 +178,36 @@ class Reply:
             return self._clock.monotonic() - self._began
         return self._seconds
 
-    def __aiter__(self) -> AsyncIterator[Chunk]:
+    def __aiter__(self) -> ChatStream:
         return self
 
     async def __anext__(self) -> Chunk:
         if self._ended:
             raise StopAsyncIteration
-        self._ended = True  # whatever interrupts the next lines ends the reply: no late storing
+        self._ended = (
+            True  # an exception or a cancellation below ends the stream: nothing is stored
+        )
         try:
             chunk = await anext(self._chunks)
         except StopAsyncIteration:
             await self._complete()
             raise
         self._ended = False
+        self._note(chunk)
+        return chunk
+
+    def ready(self) -> Sequence[Chunk]:
+        """The chunks that have arrived and were not returned yet, without waiting."""
+        found = self._chunks.ready()
+        for chunk in found:
+            self._note(chunk)
+        return found
+
+    def _note(self, chunk: Chunk) -> None:
         if chunk.text:
             self._pieces.append(chunk.text)
         self.finish_reason = chunk.finish_reason or self.finish_reason
         self.usage = chunk.usage or self.usage
-        return chunk
 
     async def _complete(self) -> None:
         self._seconds = self._clock.monotonic() - self._began
@@ -206,8 +239,8 @@ class Chat:
         task_type: str = "general",
         traceparent: str | None = None,
         deadline: Deadline | None = None,
-    ) -> AsyncIterator[Reply]:
-        """Answer `message`; see `Reply`. Leaving early abandons the answer and stores nothing.
+    ) -> AsyncIterator[ChatStream]:
+        """Answer `message`; see `ChatStream`. Leaving early abandons the answer and stores nothing.
 
         The turns of that session come before it. Without a session id, or with a blank one, a new
         session begins: nothing is remembered from others, and the stored turn names the new id.
@@ -248,7 +281,7 @@ class Chat:
         )
         async with AsyncExitStack() as stack:
             answer = await self._enter(stack, turns, question, deadline=deadline)
-            yield Reply(answer, store, clock=self._clock, began=began)
+            yield ChatStream(answer, store, clock=self._clock, began=began)
 
     async def _enter(
         self,
@@ -257,7 +290,7 @@ class Chat:
         question: GenerationRequest,
         *,
         deadline: Deadline | None,
-    ) -> Answer:
+    ) -> GeneratedStream:
         """Open the answer, with less history each time the engine finds the prompt too long."""
         message = question.messages[0].content
         system = self._config.system_prompt

@@ -21,6 +21,7 @@ MongarsError
     ├── TooManyRequests         too_many_requests (carries retry_after)
     ├── EndpointUnreachable     endpoint_unreachable: nothing came back
     ├── InvalidAnswer           invalid_answer: something came back that is no answer
+    ├── AdapterUnavailable      adapter_unavailable: the pinned adapter is not in this engine
     ├── InferenceFailed         inference_failed
     │   └── GenerationInterrupted   generation_interrupted: cut after the first token
     ├── DeadlineExceeded        deadline_exceeded
@@ -151,7 +152,7 @@ class NotFound(CallerError):
 
 
 class Conflict(CallerError):
-    """The thing exists already."""
+    """The thing exists already, or its state does not allow this."""
 
     code = "conflict"
 
@@ -198,6 +199,12 @@ class InvalidAnswer(WorldError):
     """The peer answered, but not with anything usable."""
 
     code = "invalid_answer"
+
+
+class AdapterUnavailable(WorldError):
+    """This provider does not hold the adapter that the request pins; another provider may."""
+
+    code = "adapter_unavailable"
 
 
 class InferenceFailed(WorldError):

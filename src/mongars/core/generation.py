@@ -1,4 +1,4 @@
-"""What is asked of a model and what comes back, independent of any wire or engine."""
+"""Requests to a model and its answers, independent of any wire format or engine."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ PromptCacheScope = Literal["user", "shared"]
 """Whether an engine reuses prompts within a request's `scope` only, or among all requests."""
 
 BASE_ADAPTER = "baseline"
-"""The adapter version reported when the bare base model answered."""
+"""The adapter version of the bare base model; see `core.adapter_pin` for the rule."""
 
 _CODING = frozenset({"code", "coding", "developer"})
 
 
 def task_role(task_type: str) -> TaskRole:
-    """Which model a task asks for; whatever is not about code is general."""
+    """The role of the model for a task: `coding` for tasks about code, else `general`."""
     return "coding" if task_type.strip().lower() in _CODING else "general"
 
 
 def confidence(logprobs: Sequence[float]) -> float | None:
-    """exp(mean token log-probability); None when the engine reported none: never invented."""
+    """exp(mean token log-probability); None if the engine reported no log-probabilities."""
     return math.exp(sum(logprobs) / len(logprobs)) if logprobs else None
 
 
@@ -44,7 +44,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn; None leaves the choice to the serving side's defaults."""
+    """Sampling parameters; None: the default of the replica or provider that answers."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -57,16 +57,16 @@ class Sampling:
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     top_k: int | None = None
-    """Draw among so many tokens; 0 or less: among all."""
+    """Sample from the so many most likely tokens; 0 or less: from all."""
     min_p: float | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Token numbers of the model and what is added to their logits."""
     response_format: dict[str, Any] | None = None
     n: int = 1
-    """How many answers to draw."""
+    """How many answers to generate."""
 
     def with_defaults(self, defaults: Sampling) -> Sampling:
-        """The same, with what was left open taken from `defaults`."""
+        """The same, with parameters that are None taken from `defaults`."""
         return replace(
             self,
             max_tokens=defaults.max_tokens if self.max_tokens is None else self.max_tokens,
@@ -76,8 +76,8 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """The beginning of an answer that somebody else was cut off in, and whose it was."""
+class PartialAnswer:
+    """The text that was received of an answer before it was cut, and the model that generated it."""
 
     text: str
     model: str
@@ -85,7 +85,7 @@ class Begun:
     adapter_digest: str | None = None
 
     def was_from(self, origin: Origin) -> bool:
-        """Whether these weights wrote it, if there is any of it: only they may go on there."""
+        """Whether the same model and adapter generated it; only then can it be continued exactly."""
         return self.text != "" and (self.model, self.adapter_version, self.adapter_digest) == (
             origin.model,
             origin.adapter_version,
@@ -95,30 +95,34 @@ class Begun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One question to a model: the whole conversation so far and how to answer it."""
+    """One request to a model: the whole conversation so far, and how to answer it."""
 
     messages: tuple[Message, ...]
     request_id: str
     task_type: str = "general"
     sampling: Sampling = field(default_factory=Sampling)
     session_id: str | None = None
+    adapter: str | None = None
+    """The adapter that must answer: an alias, a version, or `NAME@DIGEST` (`core.adapter_pin`). None:
+    the active one of its role."""
     traceparent: str | None = None
-    """The caller's W3C trace context, passed on as it came."""
+    """The client's W3C trace context, passed on unchanged."""
     scope: str | None = None
-    """The account it belongs to: its answer, and the engine's work on its prompt, may be reused for
-    requests of the same scope. None: for no other request."""
+    """The account it belongs to. Its answer, and the engine's cached prompt, may be reused for requests of
+    the same scope; None: for no other request."""
     weight: float = 1.0
-    """How much its scope gets where slots are short, compared with a scope of weight 1."""
-    continue_from: Begun | None = None
-    """What of the answer was delivered already, if this completes one that was cut."""
+    """The share of slots for its scope when requests queue, relative to a scope of weight 1."""
+    continue_from: PartialAnswer | None = None
+    """The part of the answer that was delivered already, if this request continues one that was cut."""
     prompt_tokens: int | None = None
-    """The prompt's size, if a model it was too long for has counted it: this one makes room."""
+    """Tokens of the prompt, if another model has counted it and refused it as too long."""
     shortens: bool = False
-    """Whether the caller shortens a prompt that is too long; then no larger model is asked."""
+    """Whether the caller shortens a prompt that is too long; then no provider with a larger context
+    window is tried."""
 
     @property
     def share(self) -> Share:
-        """What it counts as where requests wait for slots."""
+        """Its account and weight in a queue for slots."""
         return Share(scope=self.scope, weight=self.weight)
 
     @property
@@ -129,13 +133,13 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Token counts as the engine reports them; never estimated."""
+    """Token counts as reported by the engine, not estimated."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     per_choice: tuple[int, ...] = ()
-    """Completion tokens of each answer, where several were drawn."""
+    """Completion tokens of each answer, if there are several."""
 
     @property
     def total_tokens(self) -> int:
@@ -145,7 +149,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Which engine produced the tokens. Reported by that engine, never by configuration."""
+    """The engine that generated an answer, as reported by that engine itself."""
 
     model: str
     engine: str
@@ -157,9 +161,9 @@ class Origin:
 
 @dataclass(slots=True, kw_only=True)
 class Chunk:
-    """A piece of a streamed answer; never changed once it is made.
+    """A piece of a streamed answer; not changed after it was made.
 
-    There are as many as there are tokens, and making a frozen one takes three times as long.
+    It is not a frozen class, since there is one per token and making a frozen one takes three times as long.
 
     `raw` is the server-sent event it came in, blank line included, so that a gateway can pass it
     on untouched; or several events that came together and differ in nothing but their text. The last
@@ -168,18 +172,18 @@ class Chunk:
 
     text: str = ""
     reasoning: str = ""
-    """What a thinking model writes before its answer; it is no part of the answer's text."""
+    """What a reasoning model writes before its answer; not part of the answer's text."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[float, ...] = ()
     index: int = 0
-    """Which of several answers this belongs to."""
+    """The index of the answer it belongs to, if there are several."""
     raw: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One of the answers drawn."""
+    """One of the generated answers."""
 
     text: str
     finish_reason: FinishReason
@@ -189,7 +193,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A whole answer: as many choices as were asked for, at least one."""
+    """A whole answer: as many choices as were requested, at least one."""
 
     choices: tuple[Choice, ...]
     usage: Usage | None
@@ -197,15 +201,15 @@ class Completion:
 
     @property
     def text(self) -> str:
-        """The answer; several are joined by a blank line."""
+        """The text of the answer; several choices are joined by a blank line."""
         return "\n\n".join(choice.text for choice in self.choices)
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why the first one ended."""
+        """The finish reason of the first choice."""
         return self.choices[0].finish_reason
 
     @property
     def logprobs(self) -> tuple[float, ...]:
-        """Log-probabilities of the first one's tokens."""
+        """Log-probabilities of the first choice's tokens."""
         return self.choices[0].logprobs

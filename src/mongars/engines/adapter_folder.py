@@ -1,4 +1,4 @@
-r"""An adapter as a folder of files, named by what is in them.
+r"""An adapter as a folder of files, identified by a digest of their content.
 
 The digest of a folder is the sha256 of one line per file, sorted by path:
 `<path>\0<size>\0<sha256 of the file>\n`, paths relative with `/` between their parts.
@@ -40,7 +40,7 @@ class AdapterFolder:
 
     @property
     def name(self) -> str:
-        """`version@sha12`: never the same for other bytes."""
+        """`VERSION@DIGEST` with 12 digits: other bytes have another name."""
         return f"{self.version}@{self.digest[:12]}"
 
 
@@ -64,7 +64,7 @@ def folder_digest(path: Path) -> str:
 
 
 def check_adapter(adapter: AdapterFolder, *, max_rank: int) -> None:
-    """Refuse what must not reach an engine: other bytes, pickles, no weights, too high a rank.
+    """Refuse a folder with a wrong digest, pickles, no weights or too high a rank.
 
     Raises:
         InferenceFailed: says what is wrong with the folder.
@@ -110,7 +110,7 @@ def adapted_modules(adapter: AdapterFolder) -> dict[str, tuple[list[int], list[i
 
 
 def tensor_header(path: Path, *, of: str) -> dict[str, Any]:
-    """What a safetensors file says of its tensors. Raises `InferenceFailed`, naming whose it is."""
+    """The header of a safetensors file. Raises `InferenceFailed`; `of` names the file in its text."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))

@@ -1,7 +1,7 @@
-"""Which request may use an engine slot, and which is refused until later.
+"""The queue for the slots of one engine.
 
 Accounts share the slots behind a bounded queue (`FairQueue`). A request that cannot start before its
-deadline is refused on arrival: waiting would only cost it time.
+deadline is refused on arrival, so that the client can retry elsewhere at once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 SMOOTHING = 0.2
 """Weight of the newest service time in the running average."""
 SHORTEST_ADVICE = 1.0
-"""Seconds; less is not worth coming back for."""
+"""Seconds; the shortest `Retry-After` of a refusal."""
 
 
 class Admission:
-    """Hands out slots; knows how long they were held lately, and so how long the queue is."""
+    """Grants slots, and estimates the wait from how long recent requests held theirs."""
 
     def __init__(self, *, slots: int, max_waiting: int) -> None:
         self._slots = slots
@@ -43,7 +43,7 @@ class Admission:
         return self._queue.waiting
 
     def expected_wait(self, share: Share = EVERYBODY) -> float:
-        """Seconds until a request that came now would get its slot; 0 while nothing is known."""
+        """Estimated seconds until a request that arrives now gets a slot; 0 without an estimate."""
         if self.active + self.waiting < self._slots:
             return 0.0
         return (self._service_time or 0.0) * self._queue.ahead(share) / self._slots
@@ -52,13 +52,13 @@ class Admission:
     async def slot(
         self, deadline: Deadline, share: Share = EVERYBODY, *, admitted: bool = False
     ) -> AsyncIterator[float]:
-        """Hold a slot; yields the seconds it was waited for.
+        """Hold a slot; yields the seconds that the request waited for it.
 
-        `admitted`: it is a further answer to a request that was not refused, so it waits its turn
+        `admitted`: this is one more choice of a request that holds a slot already, so it is not refused
         however long the queue is.
 
         Raises:
-            Overloaded: the queue is full, or too long for the deadline; says when to come back.
+            Overloaded: the queue is full, or too long for the deadline; carries `retry_after`.
             DeadlineExceeded: the deadline passed while waiting.
         """
         expected = self.expected_wait(share)
@@ -74,8 +74,8 @@ class Admission:
         finally:
             took = now() - started
             self._queue.release(share.scope, now())
-        # Only from here, where nothing was raised: a client that left and a refusal say nothing
-        # about how long an answer takes.
+        # Only when nothing was raised: an answer that was cancelled or refused does not show how
+        # long answers take.
         known = took if self._service_time is None else self._service_time
         self._service_time = known + SMOOTHING * (took - known)
 

@@ -1,4 +1,4 @@
-"""The chat-completion body that llama.cpp is sent."""
+"""The chat-completion body for llama.cpp."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def chat_body(request: GenerationRequest, *, model: str, reasons: bool = False) -> dict[str, Any]:
     """The request in OpenAI's form, always streamed and always with usage.
 
-    A schema becomes our own grammar. Of a model that reasons first, llama.cpp knows where the answer
-    begins, so the schema is left to its conversion. Raises `ParameterUnsupported`.
+    A schema is converted to a grammar of ours. For a model that reasons first, only llama.cpp knows
+    where the answer begins, so there its own conversion is used. Raises `ParameterUnsupported`.
     """
     sampling = request.sampling
     if reasons:
@@ -43,6 +43,6 @@ def chat_body(request: GenerationRequest, *, model: str, reasons: bool = False) 
     body.update({name: value for name, value in optional.items() if value is not None})
     if sampling.logprobs:
         body["logprobs"] = True
-        # Left out, llama.cpp sends twenty alternatives per token.
+        # Without this field llama.cpp sends twenty alternatives per token.
         body["top_logprobs"] = max(1, sampling.top_logprobs or 0)
     return body

@@ -1,8 +1,8 @@
-"""Several answers to one question, from engines that draw one at a time.
+"""Several choices for one request, from engines that generate one at a time.
 
-Each choice is a request of its own, so it takes a slot of its own and any engine can do it; the
-prompt is in the engine's cache after the first. The streams are merged into one: choices named by
-their index, one usage at the end, one `[DONE]`.
+Each choice is sent to the engine as a separate request with a slot of its own; after the first one the
+prompt is in the engine's cache. The streams are merged into one: each chunk has the index of its choice,
+and there is one usage chunk at the end and one `[DONE]`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OpenChoice = Callable[["GenerationRequest"], AbstractAsyncContextManager[AsyncIt
 
 
 class _Merge:
-    """What the choices have said and not been read yet; an error ends all of them."""
+    """The events of all choices that have not been read yet; an error ends every choice."""
 
     def __init__(self, request: GenerationRequest, open_one: OpenChoice, at_once: int) -> None:
         self._turns = asyncio.Semaphore(at_once)
@@ -48,7 +48,7 @@ class _Merge:
         self._last: dict[str, Any] = {}
 
     async def draw(self, index: int) -> None:
-        """Draw one choice."""
+        """Generate one choice."""
         sampling = self._request.sampling
         seed = None if sampling.seed is None else (sampling.seed + index) % HIGHEST_SEED
         one = replace(self._request, sampling=replace(sampling, n=1, seed=seed))
@@ -60,7 +60,7 @@ class _Merge:
                         self._take(index, event)
         except EventTooLarge as error:
             self._ready.put_nowait(InvalidAnswer(f"The engine sent {error}."))
-        except Exception as error:  # noqa: BLE001 (whoever reads raises it; else it waits for ever)
+        except Exception as error:  # noqa: BLE001 (raised by `next`, which would else wait without end)
             self._ready.put_nowait(error)
         else:
             self._ready.put_nowait(None)
@@ -88,7 +88,7 @@ class _Merge:
         self._ready.put_nowait(encode_event(body))
 
     def ending(self) -> bytes:
-        """The counts of all choices together, and `[DONE]`."""
+        """The usage chunk with the counts of all choices, and `[DONE]`."""
         drawn = [self._usage[index] for index in sorted(self._usage)]
         if len(drawn) < self._request.sampling.n:
             return DONE
@@ -111,11 +111,11 @@ class _Merge:
 async def stream_choices(
     request: GenerationRequest, open_one: OpenChoice, *, at_once: int
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Draw `request.sampling.n` answers as one stream, as `Engine.stream` promises it.
+    """Generate `request.sampling.n` choices as one stream, as `Engine.stream` promises it.
 
-    At most `at_once` are drawn at the same time, in the order of their numbers; the first choice is
-    opened first. `open_one` opens the stream of one choice; what it raises before the first event is raised on
-    entering. Leaving stops every choice.
+    At most `at_once` are generated at the same time; they are started in the order of their indexes.
+    `open_one` opens the stream of one choice. An error before the first event is raised on entering the
+    context; leaving it stops every choice.
     """
     merge = _Merge(request, open_one, at_once)
     async with AsyncExitStack() as stack:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embeddings:
-    """Vectors of unit length, one per text in the order of the texts; tokens read for them."""
+    """Vectors of unit length, one per text in the order of the texts, and the number of tokens read."""
 
     vectors: tuple[tuple[float, ...], ...]
     prompt_tokens: int
@@ -21,29 +21,29 @@ class Embeddings:
 
 
 class Embedder(Protocol):
-    """One embedding model, ready to read."""
+    """One embedding model."""
 
     @property
     def model(self) -> str:
-        """Its name; vectors of different models are never compared."""
+        """The name of the model; vectors of different models cannot be compared."""
         ...
 
     @property
     def status(self) -> EngineStatus:
-        """Its state now; never blocks."""
+        """Its current state; never blocks."""
         ...
 
     async def start(self) -> None:
-        """Return once it can read. Raises `InferenceFailed` with the reason if it cannot."""
+        """Return once it can embed texts. Raises `InferenceFailed` with the reason if it cannot."""
         ...
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
-        """The vectors.
+        """Embed the texts.
 
         Raises `ContextLengthExceeded` for a text that does not fit, `NotReady`, `InferenceFailed`.
         """
         ...
 
     async def aclose(self) -> None:
-        """Stop; afterwards nothing of it is left. Safe to call twice."""
+        """Stop, and free every process, file and connection. Safe to call twice."""
         ...

@@ -1,4 +1,4 @@
-"""The engine port: what the replica and the embedded provider ask of whatever makes tokens."""
+"""The engine port: the interface of everything that generates tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EngineState = Literal["stopped", "starting", "ready", "restarting", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """What an engine says of itself."""
+    """The state of an engine."""
 
     state: EngineState
     detail: str = ""
@@ -31,34 +31,34 @@ class Engine(Protocol):
     """One model, ready to answer; a process, a library or a remote server behind it.
 
     `stream` yields server-sent events as bytes: OpenAI `chat.completion.chunk` objects, usage in
-    the last one, then `[DONE]`. Blocks may cut events anywhere. Entering the context raises what
-    is known before the first token: a `CallerError` for the caller's mistake (unusable request,
-    context exceeded), `NotReady` or `InferenceFailed` otherwise. While iterating,
+    the last one, then `[DONE]`. Blocks may cut events anywhere. Entering the context raises the
+    errors that are known before the first token: a `CallerError` for a mistake of the client (unusable
+    request, context exceeded), `NotReady` or `InferenceFailed` otherwise. While iterating,
     `GenerationInterrupted` means that the stream was cut; a stream that ends without it is
     complete. Leaving the context at any moment stops the work and frees the slot.
     """
 
     @property
     def origin(self) -> Origin:
-        """What the answers of this engine are made of: model, engine, adapter."""
+        """Model, engine and adapter that produce its answers, as they are loaded now."""
         ...
 
     @property
     def continues(self) -> bool:
-        """Whether it goes on after a request's `continue_from`; else it ignores that.
+        """Whether it continues the text in a request's `continue_from`; if not, it ignores that field.
 
-        The counts of an answer that was continued are those of the whole answer.
+        The token counts of a continued answer are those of the whole answer.
         """
         ...
 
     @property
     def slots(self) -> int:
-        """How many requests it works on at once."""
+        """How many requests it processes at the same time."""
         ...
 
     @property
     def status(self) -> EngineStatus:
-        """Its state now; never blocks."""
+        """Its current state; never blocks."""
         ...
 
     async def start(self) -> None:
@@ -70,5 +70,5 @@ class Engine(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Stop; afterwards nothing of it is left. Safe to call twice."""
+        """Stop, and free every process, file and connection. Safe to call twice."""
         ...

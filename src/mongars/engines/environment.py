@@ -1,7 +1,7 @@
-"""The environment of engine processes: what a native library needs, and nothing else.
+"""The environment variables of engine processes: those that native libraries need, and no secret.
 
-An engine reads files and text of unknown origin; a key in its environment would be one flaw away from
-them, and `/proc/<pid>/environ` shows it to everything that runs as the same user.
+An engine parses files and text of unknown origin, so a flaw in it could expose a key in its environment;
+and `/proc/<pid>/environ` shows the environment to every process of the same user.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PREFIXES = (
 
 
 def engine_environment() -> dict[str, str]:
-    """What of this process's environment an engine of ours gets."""
+    """The variables of this process that an engine process gets."""
     return {
         name: value
         for name, value in os.environ.items()  # noqa: TID251 - passed on, never read

@@ -1,7 +1,8 @@
 """A deterministic engine without a model, for tests, demos and load experiments.
 
-It answers with the words of `script(request)`, one word per token, keeps to its slots and its
-context like a real one, and does what its `FakePlan` says about time and failure.
+It answers with the words of `script(request)`, one word per token, respects its slots and
+its context window like a real one, and fails or waits as its `FakePlan` describes. With an adapter,
+its answers begin with the adapter's name, so that the text shows which engine produced it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mongars.core.errors import (
     NotReady,
     ParameterUnsupported,
 )
-from mongars.core.generation import GenerationRequest, Origin, Usage
+from mongars.core.generation import BASE_ADAPTER, GenerationRequest, Origin, Usage
 from mongars.engines.engine import EngineStatus
 from mongars.protocol.logprobs import entries
 from mongars.protocol.openai import chunk_body, usage_chunk_body
@@ -34,27 +35,38 @@ if TYPE_CHECKING:
 
 
 BANNED = -100.0
-"""The bias that keeps a token out."""
+"""The logit bias that bans a token."""
 LOGPROB = -0.5
-"""Of every token, where log-probabilities are asked for."""
+"""The log-probability of every token, where a request wants them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakePlan:
-    """How the fake behaves. Times are in seconds."""
+    """What the engine does. Times are in seconds."""
 
     slots: int = 4
     context_tokens: int = 4096
     first_token_delay: float = 0.0
     token_delay: float = 0.0
     cut_after_tokens: int | None = None
-    """Break off every answer after that many tokens."""
+    """Cut every answer after that many tokens."""
+    start_delay: float = 0.0
+    """Duration of a start."""
     start_error: str | None = None
-    """Fail to start, with this reason."""
+    """The reason with which its start fails; None: it starts."""
+    adapter_version: str = BASE_ADAPTER
+    adapter_digest: str | None = None
+    """sha256 of the adapter it has loaded; None for none."""
+
+    @property
+    def adapter(self) -> str | None:
+        """`VERSION@DIGEST` with 12 digits; None without an adapter."""
+        digest = self.adapter_digest
+        return None if digest is None else f"{self.adapter_version}@{digest[:12]}"
 
 
 class FakeEngine:
-    """See the module; keeps every promise of `engines.engine.Engine`."""
+    """An implementation of `engines.engine.Engine`; see the module."""
 
     def __init__(self, plan: FakePlan, *, clock: Clock) -> None:
         self._plan = plan
@@ -63,37 +75,49 @@ class FakeEngine:
         self._status = EngineStatus(state="stopped")
         self._pauses: set[asyncio.Timeout] = set()
         self.busy = 0
-        """Slots in use."""
+        """Slots that are used now."""
 
     @property
     def origin(self) -> Origin:
-        """A model of its own name."""
-        return Origin(model="fake", engine="fake")
+        """The model `fake`, with the adapter of the plan."""
+        return Origin(
+            model="fake",
+            engine="fake",
+            adapter_version=self._plan.adapter_version,
+            adapter_digest=self._plan.adapter_digest,
+        )
 
     @property
     def continues(self) -> bool:
-        """At any word."""
+        """True: it can continue after any word."""
         return True
 
     @property
     def slots(self) -> int:
-        """As planned."""
+        """The number in the plan."""
         return self._plan.slots
 
     @property
     def status(self) -> EngineStatus:
-        """Its state."""
+        """Its current state."""
         return self._status
 
     async def start(self) -> None:
-        """Be ready, unless planned otherwise."""
+        """Become ready, or fail as planned."""
+        self._status = EngineStatus(state="starting")
+        await self._clock.sleep(self._plan.start_delay)
         if self._plan.start_error is not None:
             self._status = EngineStatus(state="failed", detail=self._plan.start_error)
             raise InferenceFailed(self._plan.start_error)
         self._status = EngineStatus(state="ready")
 
+    async def fail(self, reason: str) -> None:
+        """Fail for good, like an engine that could not be restarted; streams are cut."""
+        await self.aclose()
+        self._status = EngineStatus(state="failed", detail=reason)
+
     async def aclose(self) -> None:
-        """Stop, and say so to whoever waits for a word."""
+        """Stop; streams that are open end with `GenerationInterrupted`."""
         self._status = EngineStatus(state="stopped")
         now = asyncio.get_running_loop().time()
         for pause in tuple(self._pauses):
@@ -101,7 +125,7 @@ class FakeEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Answer with the scripted words."""
+        """Answer with the words of `script`."""
         if self._status.state != "ready":
             detail = f"The engine is {self._status.state}."
             raise NotReady(detail, retry_after=1.0)
@@ -122,18 +146,18 @@ class FakeEngine:
     async def _events(self, request: GenerationRequest, prompt_tokens: int) -> AsyncIterator[bytes]:
         name = request.request_id
         room = self._plan.context_tokens - prompt_tokens
-        words, finish_reason = planned(request, room=room)
+        words, finish_reason = planned(request, room=room, adapter=self._plan.adapter)
         said = spoken(words, request)
         yield _event(name, {"role": "assistant", "content": None})
         for index, word in enumerate(words[said:], start=said):
             await self._pause(self._plan.token_delay)
             if index == self._plan.cut_after_tokens:
-                detail = "The fake engine was told to break off."
+                detail = "The plan of the fake engine cuts the answer here."
                 raise GenerationInterrupted(detail)
             logprobs = (LOGPROB,) if request.sampling.logprobs else ()
             yield _event(name, {"content": word}, logprobs=logprobs)
         yield _event(name, {}, finish_reason)
-        # The token that ends an answer is generated too, but only told where it is the only one.
+        # Engines count the token that ends an answer only where it is the only one.
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=len(words) or 1)
         yield (
             encode_event(usage_chunk_body(answer_id=name, created=0, model="fake", usage=usage))
@@ -150,7 +174,7 @@ class FakeEngine:
                 finally:
                     self._pauses.discard(pause)
         except TimeoutError:
-            pass  # `aclose` ended it, and the state says so
+            pass  # `aclose` ended the pause; the state is checked below
         if self._status.state != "ready":
             detail = "The engine was stopped while it was answering."
             raise GenerationInterrupted(detail)
@@ -168,50 +192,55 @@ def check_schema(request: GenerationRequest) -> None:
 
 
 def count_prompt(request: GenerationRequest) -> int:
-    """The prompt's size: its words, and one token for each message."""
+    """Tokens of the prompt: one for each word, and one for each message."""
     return sum(len(message.content.split()) + 1 for message in request.messages)
 
 
-def planned(request: GenerationRequest, *, room: int) -> tuple[list[str], str]:
-    """The tokens of the answer and why it ends, with room for so many tokens."""
-    words = _tokens(_before_stop(" ".join(_drawn(request)), request.sampling.stop))
+def planned(
+    request: GenerationRequest, *, room: int, adapter: str | None = None
+) -> tuple[list[str], str]:
+    """The tokens of the answer, at most `room`, and its finish reason."""
+    text = " ".join(_drawn(request, adapter))
+    words = _tokens(_before_stop(text, request.sampling.stop))
     limit = min(request.sampling.max_tokens or room, room)
     return words[:limit], "length" if len(words) > limit else "stop"
 
 
 def spoken(words: list[str], request: GenerationRequest) -> int:
-    """How many of the words were said already. Raises `InvalidRequest` if it was something else."""
+    """How many of the words `continue_from` holds. Raises `InvalidRequest` if it holds other text."""
     left = "" if request.continue_from is None else request.continue_from.text
     for index, word in enumerate(words):
         if not left:
             return index
         if not left.startswith(word):
-            detail = "continue_from: the fake engine would not have said that."
+            detail = "continue_from: not the beginning of what the fake engine generates."
             raise InvalidRequest(detail)
         left = left.removeprefix(word)
     return len(words)
 
 
-def script(request: GenerationRequest) -> list[str]:
+def script(request: GenerationRequest, adapter: str | None = None) -> list[str]:
     """The words of the answer: a count of the conversation, then the last message, repeated.
 
-    Where a schema is asked for, the last message alone, if it follows that.
+    With a schema, the last message alone, if it follows the schema. With an adapter, the adapter's
+    name is the first word.
     """
     last = request.messages[-1].content.split()
     if schema_of(request.sampling.response_format) is not None:
         return last
-    return [f"[{len(request.messages)}]", "you", "said:", *last]
+    named = [] if adapter is None else [adapter]
+    return [*named, f"[{len(request.messages)}]", "you", "said:", *last]
 
 
-def _drawn(request: GenerationRequest) -> list[str]:
-    """The script without what its sampling forbids.
+def _drawn(request: GenerationRequest, adapter: str | None) -> list[str]:
+    """The script without the words that the sampling parameters ban.
 
     The vocabulary is the script itself: token i is its word i, and a bias of -100 bans it. A repetition
-    penalty above 1 bans what was said before.
+    penalty above 1 bans repeated words.
     """
     sampling = request.sampling
     banned = {token for token, bias in sampling.logit_bias if bias <= BANNED}
-    words = [word for index, word in enumerate(script(request)) if index not in banned]
+    words = [word for index, word in enumerate(script(request, adapter)) if index not in banned]
     return list(dict.fromkeys(words)) if (sampling.repetition_penalty or 1) > 1 else words
 
 

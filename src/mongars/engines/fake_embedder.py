@@ -1,4 +1,4 @@
-"""A deterministic embedder without a model: texts that share words point the same way."""
+"""A deterministic embedder without a model: texts that share words have similar vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIMENSIONS = 64
 
 
 class FakeEmbedder:
-    """A bag of hashed words; keeps every promise of `engines.embedder.Embedder`."""
+    """An implementation of `engines.embedder.Embedder` that hashes words."""
 
     model = "fake-embedding"
 

@@ -1,4 +1,4 @@
-"""Answers that must follow a schema: whatever engine gives them, they are checked at their end."""
+"""Answers with a JSON schema: the finished text is checked, whichever engine produced it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def stream_checked(engine: Engine, request: GenerationRequest) -> ByteStream:
-    """As `Engine.stream`; a finished text that violates the request's schema cuts the stream."""
+    """As `Engine.stream`; if the finished text violates the schema, the stream ends with an error."""
     schema = schema_of(request.sampling.response_format)
     return engine.stream(request) if schema is None else _checked(engine, request, schema)
 

@@ -27,7 +27,7 @@ from mongars.core.errors import (
     ParameterUnsupported,
     WorldError,
 )
-from mongars.core.generation import Begun
+from mongars.core.generation import PartialAnswer
 from mongars.inference.context_overflow import fits_context, with_prompt_size
 from mongars.inference.events import (
     Answered,
@@ -229,7 +229,7 @@ class ProviderChain:
             return None
 
         async def reopen(delivered: str, origin: Origin, stack: AsyncExitStack) -> Resumed | None:
-            started = Begun(
+            started = PartialAnswer(
                 text=resume_prefix(delivered, request.sampling.stop),
                 model=origin.model,
                 adapter_version=origin.adapter_version,

@@ -1,17 +1,20 @@
-"""The embedded provider: an engine of this very process's own, the last one left standing."""
+"""The embedded provider: a slot table of engines in this process, for when no other provider answers."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
-from mongars.core.errors import DeadlineExceeded, NotReady, WorldError
-from mongars.engines.admission import Admission
-from mongars.engines.choices import OpenChoice, stream_choices
-from mongars.engines.structured import stream_checked
+from mongars.core.errors import (
+    AdapterUnavailable,
+    AdapterUnknown,
+    DeadlineExceeded,
+    NotReady,
+    WorldError,
+)
+from mongars.engines.slot_table import SlotTable
 from mongars.inference.provider import (
     Attempts,
     ProviderName,
@@ -27,13 +30,15 @@ if TYPE_CHECKING:
 
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest
-    from mongars.engines.engine import ByteStream, Engine, EngineState
+    from mongars.engines.engine import Engine, EngineState
+    from mongars.engines.queued_engine import QueuedEngine
     from mongars.inference.config import InferenceConfig
 
 ENDPOINT = "in-process"
 WAITING = 16
+"""Requests that may wait for a slot of each engine."""
 IDLE_SECONDS = 300.0
-"""Unused for so long, the engine is stopped and its memory given back."""
+"""After so long without a request, the engines are stopped and their memory is freed."""
 
 _STATES: dict[EngineState, ProviderState] = {
     "stopped": "unknown",
@@ -45,10 +50,10 @@ _STATES: dict[EngineState, ProviderState] = {
 
 
 class Embedded:
-    """Answers with an engine that is started when it is needed and stopped when it is not.
+    """Answers with engines that are started when a request needs them and stopped when idle.
 
-    The start belongs to `run`, not to the request that asked for it: a caller who gives up does
-    not undo it, and those who come meanwhile wait for the same start.
+    An engine is started by `run`, not by the request that needs it: a request that is cancelled does
+    not stop the start, and other requests wait for the same one.
     """
 
     name: ProviderName = "embedded"
@@ -63,16 +68,17 @@ class Embedded:
         waiting: int = WAITING,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """`context_tokens`: what the engine was configured to hold."""
-        self._engine = engine
+        """`engine`: the active one. `context_tokens`: the context window it is configured with."""
+        self.slot_table = SlotTable(max_waiting=waiting)
+        self.slot_table.add("general", engine)
         self._config = config
         self._context_tokens = context_tokens
         self._idle_seconds = idle_seconds
         self._used_at = 0.0
         self._changing = asyncio.Lock()
-        self._admission = Admission(slots=engine.slots, max_waiting=waiting)
-        self._wanted = asyncio.Event()
-        self._started: asyncio.Future[WorldError | None] | None = None
+        self._to_start: asyncio.Queue[QueuedEngine] = asyncio.Queue()
+        self._starts: dict[QueuedEngine, asyncio.Future[WorldError | None]] = {}
+        """The starts that requests wait for."""
 
     @asynccontextmanager
     async def open(
@@ -80,37 +86,40 @@ class Embedded:
     ) -> AsyncIterator[ProviderStream]:
         """Begin an answer; see `Provider.open`.
 
-        Raises what `Admission.slot` raises, too.
+        Raises what `Admission.slot` raises, too, and `AdapterUnavailable` for an adapter that this
+        process does not hold: another one never answers instead.
         """
-        begun = request.continue_from
-        origin = self._engine.origin
-        continued = begun is not None and self._engine.continues and begun.was_from(origin)
-        filled = dataclasses.replace(
-            request,
-            sampling=request.sampling.with_defaults(self._config.sampling),
-            continue_from=begun if continued else None,
-        )
-        share = self._config.share(request.scope)
         async with AsyncExitStack() as stack:
-            # The first choice of several begins in this slot; each further one waits for its own.
-            slot = await stack.enter_async_context(AsyncExitStack())
-            await slot.enter_async_context(self._admission.slot(deadline, share))
+            try:
+                queued = await stack.enter_async_context(self.slot_table.lease(request))
+            except AdapterUnknown as exc:
+                raise AdapterUnavailable(str(exc)) from exc
+            complete = self._complete(request, queued)
+            admitted = await stack.enter_async_context(queued.admit(complete, deadline))
             attempts.add()
             try:
                 with attempts.waiting():
                     async with asyncio.timeout(deadline.remaining()):
-                        await self._ready()
-                        open_one = partial(self._in_slot, [slot], deadline)
-                        opened = self._stream(filled, open_one)
-                        blocks = await stack.enter_async_context(opened)
-                        reader = self._reader(blocks, deadline, choices=filled.sampling.n)
+                        await self._ready(queued)
+                        blocks = await stack.enter_async_context(admitted.stream())
+                        reader = AnswerReader(
+                            blocks,
+                            SseDecoder(),
+                            origin=queued.engine.origin,
+                            idle=self._config.idle_timeout,
+                            deadline=deadline,
+                            choices=complete.sampling.n,
+                        )
                         await reader.commit()
             except TimeoutError as exc:
-                detail = "The embedded engine began no answer before the time was up."
+                detail = "The embedded engine began no answer before the deadline."
                 raise DeadlineExceeded(detail) from exc
             try:
                 yield ProviderStream(
-                    origin=reader.origin, endpoint=ENDPOINT, chunks=reader, continued=continued
+                    origin=reader.origin,
+                    endpoint=ENDPOINT,
+                    chunks=reader,
+                    continued=complete.continue_from is not None,
                 )
             finally:
                 self._used_at = asyncio.get_running_loop().time()
@@ -120,23 +129,24 @@ class Embedded:
         return self._context_tokens
 
     async def run(self) -> None:
-        """Start the engine whenever somebody waits for it, stop it when nobody has for long."""
+        """Start each engine when a request needs it; stop all of them when they are idle."""
         try:
             while True:
                 try:
                     async with asyncio.timeout(self._idle_seconds / 2):
-                        await self._wanted.wait()
+                        queued = await self._to_start.get()
                 except TimeoutError:
                     await self._stop_if_idle()
                     continue
-                self._wanted.clear()
-                self._tell(await self._start())
+                if queued in self._starts:  # else a `run` that ended has reported it already
+                    self._finish_start(queued, await _start(queued.engine))
         finally:
-            self._tell(NotReady("The embedded engine is being shut down."))
+            for queued in tuple(self._starts):
+                self._finish_start(queued, NotReady("The embedded engine is being shut down."))
 
     async def status(self) -> ProviderStatus:
-        """The engine's own word."""
-        found = self._engine.status
+        """The state of the active engine."""
+        found = self.slot_table.active("general").engine.status
         words = {"stopped": "not started; starts when first needed"}
         detail = found.detail or words.get(found.state, "")
         return ProviderStatus(name=self.name, state=_STATES[found.state], detail=detail)
@@ -150,68 +160,41 @@ class Embedded:
         return False
 
     async def aclose(self) -> None:
-        """Stop the engine."""
-        await self._engine.aclose()
+        """Stop the engines."""
+        await self.slot_table.aclose()
 
-    def _stream(self, request: GenerationRequest, open_one: OpenChoice) -> ByteStream:
-        if request.sampling.n > 1:
-            return stream_choices(request, open_one, at_once=self._engine.slots)
-        return stream_checked(self._engine, request)
+    def _complete(self, request: GenerationRequest, queued: QueuedEngine) -> GenerationRequest:
+        weight = self._config.share(request.scope).weight
+        weighted = dataclasses.replace(request, weight=weight)
+        return queued.complete(weighted, self._config.sampling)
 
-    @asynccontextmanager
-    async def _in_slot(
-        self, held: list[AsyncExitStack], deadline: Deadline, request: GenerationRequest
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """One choice of several, in the slot that is held already or in another one."""
-        share = self._config.share(request.scope)
-        async with AsyncExitStack() as stack:
-            if held:
-                await stack.enter_async_context(held.pop().pop_all())
-            else:
-                slot = self._admission.slot(deadline, share, admitted=True)
-                await stack.enter_async_context(slot)
-            yield await stack.enter_async_context(stream_checked(self._engine, request))
-
-    def _reader(
-        self, blocks: AsyncIterator[bytes], deadline: Deadline, *, choices: int
-    ) -> AnswerReader:
-        origin = self._engine.origin
-        return AnswerReader(
-            blocks,
-            SseDecoder(),
-            origin=origin,
-            idle=self._config.idle_timeout,
-            deadline=deadline,
-            choices=choices,
-        )
-
-    async def _ready(self) -> None:
-        async with self._changing:  # held for long only while the engine is being stopped
-            if self._engine.status.state in {"ready", "restarting"}:
-                return  # a restart is the engine's own business: it says `NotReady` meanwhile
-            if self._started is None or self._started.done():
-                self._started = asyncio.get_running_loop().create_future()
-                self._wanted.set()
-            started = self._started
+    async def _ready(self, queued: QueuedEngine) -> None:
+        """Wait until the engine can answer, starting it if it is stopped. Raises why it cannot."""
+        async with self._changing:  # held for long only while the engines are being stopped
+            if queued.engine.status.state in {"ready", "restarting"}:
+                return  # while it restarts, the engine itself raises `NotReady`
+            started = self._starts.get(queued)
+            if started is None:
+                started = asyncio.get_running_loop().create_future()
+                self._starts[queued] = started
+                self._to_start.put_nowait(queued)
         error = await asyncio.shield(started)
         if error is not None:
             raise error
 
     async def _stop_if_idle(self) -> None:
         async with self._changing:
-            # Whoever takes a slot from here on waits in `_ready` until the engine is stopped.
-            in_use = self._admission.active or self._admission.waiting
-            idle = asyncio.get_running_loop().time() - self._used_at
-            if not in_use and idle >= self._idle_seconds and self._engine.status.state == "ready":
-                await self._engine.aclose()
+            # A request that comes from here on waits in `_ready` until the engines are stopped.
+            if asyncio.get_running_loop().time() - self._used_at >= self._idle_seconds:
+                await self.slot_table.stop_unused()
 
-    def _tell(self, outcome: WorldError | None) -> None:
-        if self._started is not None and not self._started.done():
-            self._started.set_result(outcome)
+    def _finish_start(self, queued: QueuedEngine, outcome: WorldError | None) -> None:
+        self._starts.pop(queued).set_result(outcome)
 
-    async def _start(self) -> WorldError | None:
-        try:
-            await self._engine.start()
-        except WorldError as error:
-            return error
-        return None
+
+async def _start(engine: Engine) -> WorldError | None:
+    try:
+        await engine.start()
+    except WorldError as error:
+        return error
+    return None

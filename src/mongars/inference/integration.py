@@ -13,7 +13,7 @@ from mongars.inference.caching.coalescing import CoalescingCache
 from mongars.inference.chain import ProviderChain
 from mongars.inference.events import ray_event
 from mongars.inference.prompt_response import prompt_request, resolved_task_type, response_dict
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -101,7 +101,7 @@ class LLMIntegration:
         self, request: GenerationRequest, *, deadline: Deadline | None = None
     ) -> tuple[Completion, Route]:
         """The whole answer and its route. Raises what `open` and iterating its answer raise."""
-        fold = Fold(request.sampling.n)
+        fold = AnswerAccumulator(request.sampling.n)
         async with self.open(request, deadline=deadline) as answer:
             async for chunk in answer:
                 fold.add(chunk)

@@ -1,8 +1,8 @@
-"""Answering over bare ASGI, in one task, until the client leaves.
+"""Writing responses over bare ASGI, in one task, until the client disconnects.
 
-A generation is cancelled when its caller disconnects, in every phase: before the first byte there
-is nothing to write that could fail, so somebody has to listen. `run_until_disconnect` does.
-Everything an answer needs (timeouts, slots, upstream connections) is entered and left in one task.
+A generation is cancelled when its client disconnects, in every phase. Before the first byte no write
+can fail, so `run_until_disconnect` waits for the disconnect message beside the work.
+Everything a response needs (timeouts, slots, upstream connections) is entered and left in one task.
 """
 
 from __future__ import annotations
@@ -37,20 +37,22 @@ async def run_until_disconnect(
         if worker is not None:
             worker.cancel()
 
-    # It ends below in any case, and a group would need a second task.
+    # It is cancelled below in any case, and a group would need a second task.
     watcher = asyncio.create_task(watch())  # noqa: TID251
     try:
         await work()
     except asyncio.CancelledError:
         stopped_too = worker is not None and left and worker.uncancel() > 0
-        if stopped_too or not left:  # it was not, or not only, the client who left
+        if (
+            stopped_too or not left
+        ):  # cancelled for another reason than the disconnect, or also for one
             raise
     finally:
         watcher.cancel()
 
 
-class Answer:
-    """Writes one HTTP answer; knows whether it has begun, and so whether a status is still free."""
+class ResponseWriter:
+    """Writes one HTTP response. Until `started` is true, a status can still be chosen."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -67,34 +69,39 @@ class Answer:
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
     async def end(self) -> None:
-        """Say that the body is complete."""
+        """End the body."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def json(self, status: int, body: object, headers: Mapping[str, str]) -> None:
-        """Send a whole JSON answer."""
+        """Send a whole JSON response."""
         data = orjson.dumps(body)
         fixed = {"content-type": "application/json", "content-length": str(len(data))}
         await self.start(status, {**fixed, **headers})
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
 
-EVENT_STREAM_HEADERS = {
-    "content-type": "text/event-stream",
-    "cache-control": "no-cache",
-    # Tells nginx, and proxies that follow it, not to hold events back.
-    "x-accel-buffering": "no",
-}
+def stream_headers(media_type: str) -> dict[str, str]:
+    """Headers of a streamed body of that type."""
+    return {
+        "content-type": media_type,
+        "cache-control": "no-cache",
+        # Proxies that follow nginx pass each part on at once.
+        "x-accel-buffering": "no",
+    }
 
 
-class AnswerApp:
-    """An ASGI response that a coroutine writes; cancelled when the client leaves."""
+EVENT_STREAM_HEADERS = stream_headers("text/event-stream")
+
+
+class WrittenResponse:
+    """An ASGI response that a coroutine writes; cancelled when the client disconnects."""
 
     background: Any = None
-    """Looked for by FastAPI on every response."""
+    """FastAPI reads this attribute of every response."""
 
-    def __init__(self, serve: Callable[[Answer], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, serve: Callable[[ResponseWriter], Coroutine[Any, Any, None]]) -> None:
         self._serve = serve
 
     async def __call__(self, _scope: object, receive: Receive, send: Send) -> None:
         """Run the coroutine until it ends or the client disconnects."""
-        await run_until_disconnect(receive, lambda: self._serve(Answer(send)))
+        await run_until_disconnect(receive, lambda: self._serve(ResponseWriter(send)))

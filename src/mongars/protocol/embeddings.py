@@ -62,7 +62,7 @@ def embeddings_body(
     model: str,
     prompt_tokens: int,
 ) -> dict[str, Any]:
-    """The answer. Raises `InvalidRequest` when other dimensions than the model's were asked for."""
+    """The response. Raises `InvalidRequest` where the request demands other dimensions than the model's."""
     found = len(vectors[0])
     if request.dimensions not in {None, found}:
         detail = f"dimensions: {model} gives {found}, not {request.dimensions}."

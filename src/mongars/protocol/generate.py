@@ -1,4 +1,4 @@
-"""The wire contract of `POST /generate`, the door of the Ray Serve application.
+"""The wire contract of `POST /generate`, the main route of the Ray Serve application.
 
 Published fields are never renamed, retyped or dropped. Requests of the earlier monGARS client
 (`prompt`, `task_type`, `adapter`) are accepted as they are.
@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from mongars.core.errors import AdapterUnknown, InvalidAnswer
+from mongars.core.adapter_pin import AdapterPin
+from mongars.core.errors import InvalidAnswer
 from mongars.core.fair_queue import LEAST_WEIGHT, MOST_WEIGHT
-from mongars.core.generation import Begun, Choice, Completion, GenerationRequest, Origin
+from mongars.core.generation import (
+    BASE_ADAPTER,
+    Choice,
+    Completion,
+    GenerationRequest,
+    Origin,
+    PartialAnswer,
+)
 from mongars.protocol.messages import ChatMessage, prompt_messages
 from mongars.protocol.openai import message_body, usage_body
 from mongars.protocol.problems import error_facts
@@ -25,8 +33,6 @@ if TYPE_CHECKING:
 
 META_EVENT = "meta"
 ERROR_EVENT = "error"
-NO_ADAPTER = frozenset({"base", "baseline"})
-"""The words for the bare base model: Ollama's, and every other engine's."""
 LONGEST_NAME = 256
 """Of an adapter or a replica, in characters."""
 
@@ -34,7 +40,7 @@ LONGEST_SESSION_ID = 200  # characters
 
 
 class AdapterPayload(WireModel):
-    """The adapter a caller pins, by version, digest or both; paths are never followed.
+    """The adapter that a client pins, by version, digest or both; paths are never followed.
 
     With `adapter_path` it is no pin: the earlier monGARS client sends the entry of its own registry
     with every request, and expects an answer whatever is served.
@@ -44,23 +50,19 @@ class AdapterPayload(WireModel):
     digest: str | None = None
     adapter_path: str | None = None
 
-    def check(self, origin: Origin) -> None:
-        """Raise `AdapterUnknown` if another adapter than that of `origin` is pinned."""
-        if self.adapter_path is not None:
-            return
-        served = (origin.adapter_version, origin.adapter_digest)
-        bare = self.version in NO_ADAPTER and origin.adapter_version in NO_ADAPTER
-        same = self.version in {None, origin.adapter_version} or bare
-        if not (same and self.digest in {None, origin.adapter_digest}):
-            pinned = " ".join(part for part in (self.version, self.digest) if part is not None)
-            detail = f"This replica does not serve adapter {pinned!r}; it serves {served[0]!r}."
-            raise AdapterUnknown(detail)
+    def pin(self) -> str | None:
+        """In the form of `GenerationRequest.adapter`; None if nothing is pinned."""
+        if self.adapter_path is not None or (self.version is None and self.digest is None):
+            return None
+        if self.digest is None:
+            return self.version
+        return str(AdapterPin(name=self.version, digest=self.digest))
 
 
 class BegunPayload(WireModel):
-    """What of the answer the caller has already, and which weights it came from.
+    """The part of the answer that was delivered already, and the weights that generated it.
 
-    The answer goes on after `text` if the same weights would write it, and says so in the header
+    The answer continues after `text` if the replica has the same weights, which it reports in the header
     `x-continued`; else it begins anew.
     """
 
@@ -97,9 +99,10 @@ class GenerateRequest(SamplingFields):
             task_type=self.task_type,
             sampling=self.to_sampling(),
             session_id=self.session_id,
+            adapter=None if self.adapter is None else self.adapter.pin(),
             scope=self.cache_salt or None,
             weight=self.weight or 1.0,
-            continue_from=None if begun is None else Begun(**begun.model_dump()),
+            continue_from=None if begun is None else PartialAnswer(**begun.model_dump()),
         )
 
 
@@ -135,12 +138,19 @@ def request_body(
         "response_format": sampling.response_format,
         "n": sampling.n if sampling.n > 1 else None,
         "session_id": request.session_id,
+        "adapter": None if request.adapter is None else _pin_body(request.adapter),
         "cache_salt": cache_salt,
         "weight": weight if weight != 1 else None,
         "continue_from": dataclasses.asdict(begun) if begun is not None and begun.text else None,
     }
     body.update({name: value for name, value in optional.items() if value is not None})
     return body
+
+
+def _pin_body(adapter: str) -> dict[str, str]:
+    pin = AdapterPin.parse(adapter)
+    fields = {"version": pin.name, "digest": pin.digest}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def origin_body(origin: Origin) -> dict[str, Any]:
@@ -168,7 +178,7 @@ def origin_from(body: dict[str, Any]) -> Origin:
     return Origin(
         model=str(body.get("model") or named or "unknown"),
         engine=str(body.get("engine") or "unknown"),
-        adapter_version=_name(body.get("adapter_version") or "baseline"),
+        adapter_version=_name(body.get("adapter_version") or BASE_ADAPTER),
         adapter_digest=None if digest is None else _name(digest),
         replica=None if replica is None else _name(replica),
         degraded=bool(body.get("degraded")),

@@ -10,7 +10,7 @@ from mongars.core.errors import InvalidRequest
 REQUEST_ID = "x-request-id"
 TRACEPARENT = "traceparent"
 REQUEST_TIMEOUT_MS = "x-request-timeout-ms"
-"""Milliseconds the caller will still wait; the receiver gives up by then."""
+"""Milliseconds until the deadline of the client; the receiver stops by then."""
 READ_TIMEOUT = "x-stainless-read-timeout"
 """Seconds the OpenAI clients wait for the next bytes; 600 unless their user chose otherwise."""
 SESSION_ID = "x-session-id"

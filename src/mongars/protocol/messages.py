@@ -79,7 +79,7 @@ class ToolCall(WireModel):
     @model_validator(mode="after")
     def _names_one(self) -> Self:
         if self.function is None and self.custom is None:
-            message = f"{self.type}: must say what was called"
+            message = f"{self.type}: must name what was called"
             raise ValueError(message)
         return self
 
@@ -113,7 +113,7 @@ class ChatMessage(WireModel):
     function_call: CalledFunction | None = None
 
     def as_text(self) -> str:
-        """The content, and what else the message says."""
+        """The content, and the refusal or calls of the message as text."""
         if not self.model_fields_set & _ASSISTANT_FIELDS:  # nearly all of them
             return self.content
         if self.role != "assistant":
@@ -137,7 +137,7 @@ def prompt_messages(
     """
     found = tuple(_prompt_messages(messages))
     if not any(message.content.strip() for message in found):
-        detail = "The request holds no message with text to answer."
+        detail = f"{field}: the request holds no message with text to answer."
         raise PromptMissing(detail, param=field)
     return found
 

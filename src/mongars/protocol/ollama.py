@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from mongars.core.generation import GenerationRequest
 
-ADAPTER_VERSION = "base"
-"""Ollama serves no adapter of ours: whatever it answers is the base model's, and degraded."""
-
 LONGEST_LINE = 4 * 1024 * 1024
 
 
@@ -81,15 +78,16 @@ def chat_request(
 
 def origin_named(model: str) -> Origin:
     """An answer of that Ollama model."""
-    return Origin(model=model, engine="ollama", adapter_version=ADAPTER_VERSION, degraded=True)
+    return Origin(model=model, engine="ollama", degraded=True)
 
 
 def same_model(wanted: str, found: str) -> bool:
     """Whether these name the same model; a name without a tag means `latest`."""
-    return _tagged(wanted) == _tagged(found)
+    return tagged(wanted) == tagged(found)
 
 
-def _tagged(name: str) -> str:
+def tagged(name: str) -> str:
+    """The name with its tag, which is `latest` where none is given."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
@@ -103,7 +101,7 @@ def window_in(shown: dict[str, Any]) -> int | None:
 
 
 def markers_in(answer: bytes) -> Markers:
-    """The control tokens in an answer of `POST /api/show` that was asked to be verbose.
+    """The control tokens in the response to a verbose `POST /api/show`.
 
     Where it lists none, and beside those it lists, the common ones. Raises `InvalidAnswer`.
     """
@@ -122,16 +120,16 @@ def markers_in(answer: bytes) -> Markers:
     return Markers([*COMMON_MARKERS, *found])
 
 
-def overflow_in(told: str, *, context_tokens: int) -> ContextLengthExceeded | None:
-    """The refusal of a prompt that does not fit, if that is what these words mean.
+def overflow_in(error: str, *, context_tokens: int) -> ContextLengthExceeded | None:
+    """The error for a prompt that does not fit, if that is what this error text means.
 
     Newer servers pass on the runner's error, with both numbers, as JSON inside the text; older
-    ones say neither, so the prompt's size stays 0.
+    ones report neither, so the prompt's size is 0.
     """
-    if "exceed" not in told or "context" not in told:
+    if "exceed" not in error or "context" not in error:
         return None
     try:
-        found = json_object(told.encode()).get("error")
+        found = json_object(error.encode()).get("error")
     except InvalidAnswer:
         found = None
     if not isinstance(found, dict):

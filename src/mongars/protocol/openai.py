@@ -16,7 +16,7 @@ from mongars.core.generation import (
     Chunk,
     Completion,
     FinishReason,
-    GenerationRequest,
+    Message,
     Usage,
 )
 from mongars.protocol.logprobs import entries
@@ -58,25 +58,9 @@ class ChatCompletionRequest(SamplingFields):
     stream: bool = False
     stream_options: StreamOptions | None = None
 
-    def to_generation(
-        self,
-        *,
-        request_id: str,
-        task_type: str,
-        session_id: str | None,
-        traceparent: str | None,
-        scope: str,
-    ) -> GenerationRequest:
-        """Our own form; `scope` names whose question it is. Raises `PromptMissing` when there is nothing to answer."""
-        return GenerationRequest(
-            messages=prompt_messages(self.messages),
-            request_id=request_id,
-            task_type=task_type,
-            sampling=self.to_sampling(max_tokens=self.max_completion_tokens),
-            session_id=session_id,
-            traceparent=traceparent,
-            scope=scope,
-        )
+    def to_messages(self) -> tuple[Message, ...]:
+        """The conversation as the model reads it. Raises `PromptMissing`."""
+        return prompt_messages(self.messages)
 
 
 def model_card(name: str, *, created: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ STATUS: dict[type[MongarsError], int] = {
     errors.GenerationInterrupted: 500,
     errors.InvalidAnswer: 502,
     errors.EndpointUnreachable: 502,
+    errors.AdapterUnavailable: 502,
     errors.Overloaded: 503,
     errors.StorageUnavailable: 503,
     errors.ProvisioningFailed: 503,
@@ -71,7 +72,7 @@ def _status_of_all(error: errors.AllProvidersFailed) -> int:
 
 
 def retry_after_header(error: MongarsError) -> dict[str, str]:
-    """`Retry-After` in whole seconds, rounded up, for the answers that ask for patience.
+    """`Retry-After` in whole seconds, rounded up, for the errors after which a retry may succeed.
 
     409 `not_ready`, 429 and 503 always carry it.
     """
@@ -111,7 +112,7 @@ def error_from(
 ) -> MongarsError:
     """The exception a received error code stands for; unknown codes become `InferenceFailed`.
 
-    `body` holds what else the peer says of it; what is no count becomes 0.
+    `body` holds the other fields of the received error; a field that is no count becomes 0.
     """
     kind = _BY_CODE.get(_OURS.get(code, code), errors.InferenceFailed)
     found = body or {}

@@ -1,4 +1,4 @@
-"""The sampling parameters that the OpenAI dialect and `/generate` share."""
+"""The sampling parameters that requests of several dialects share."""
 
 from __future__ import annotations
 
@@ -20,25 +20,45 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(gt=0, le=10)]
 
 
-class SamplingFields(WireModel):
-    """Requests of both derive from it."""
+class DrawingFields(WireModel):
+    """How each token is drawn, and where an answer stops: the same names in every dialect."""
 
-    refused: ClassVar[dict[str, Refused]] = GENERATION_REFUSED
-
-    max_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS_LIMIT)
     temperature: float | None = Field(default=None, ge=0.0, le=2.0)
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
     stop: str | list[str] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     presence_penalty: float | None = Field(default=None, ge=-2.0, le=2.0)
     frequency_penalty: float | None = Field(default=None, ge=-2.0, le=2.0)
-    repetition_penalty: Penalty | None = None
     repeat_penalty: Penalty | None = None
-    """Another name of the same."""
     top_k: int | None = Field(default=None, ge=-1, lt=2**31)
     min_p: float | None = Field(default=None, ge=0.0, le=1.0)
+
+    def drawing(self) -> dict[str, Any]:
+        """These parameters, by their names in `Sampling`."""
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "stop": tuple(entry for entry in stop if entry),
+            "seed": self.seed,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repeat_penalty,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+        }
+
+
+class SamplingFields(DrawingFields):
+    """The parameters of OpenAI's dialects and of `/generate`."""
+
+    refused: ClassVar[dict[str, Refused]] = GENERATION_REFUSED
+
+    max_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS_LIMIT)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    repetition_penalty: Penalty | None = None
+    """Another name of `repeat_penalty`; it counts where both are given."""
     logit_bias: dict[Token, Bias] | None = Field(default=None, max_length=MOST_BIASES)
     response_format: dict[str, Any] | None = None
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
@@ -59,21 +79,14 @@ class SamplingFields(WireModel):
 
     def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
         """Our own form; 0 tokens means unset, as some clients of `/generate` send it."""
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        repetition = self.repetition_penalty
+        found = self.drawing()
+        if self.repetition_penalty is not None:
+            found["repetition_penalty"] = self.repetition_penalty
         return Sampling(
+            **found,
             max_tokens=(max_tokens or self.max_tokens) or None,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            stop=tuple(entry for entry in stop if entry),
-            seed=self.seed,
             logprobs=bool(self.logprobs),
             top_logprobs=self.top_logprobs,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repeat_penalty if repetition is None else repetition,
-            top_k=self.top_k,
-            min_p=self.min_p,
             logit_bias=tuple(self.logit_bias.items()) if self.logit_bias else (),
             response_format=self.response_format,
             n=self.n or 1,

@@ -12,7 +12,7 @@ from mongars.protocol.parameters import Refused, check_parameters
 class WireModel(BaseModel):
     """An object in a request. Null means that a field was left out; unknown fields are ignored.
 
-    `refused` are the fields that are neither: the caller would not get what they demand.
+    `refused` are the fields that raise an error instead, because what they demand is not supported.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -22,7 +22,7 @@ class WireModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given(cls, data: object) -> object:
-        """The fields that say something. Raises `ValueError` for one that is refused."""
+        """The fields that are not null. Raises `ValueError` for one that is refused."""
         if not isinstance(data, dict):
             return data
         if None in data.values():

@@ -1,4 +1,4 @@
-"""Who may ask a replica, and reading what they ask."""
+"""Authentication of requests to a replica, and reading their bodies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def check_token(request: Request, wanted: str | None) -> None:
-    """Raise `NotAuthenticated` unless the bearer token's SHA-256 is `wanted`; None wants none."""
+    """Raise `NotAuthenticated` unless the SHA-256 of the bearer token is `wanted`; None: no check."""
     if wanted is None:
         return
     scheme, _, token = request.headers.get("authorization", "").partition(" ")

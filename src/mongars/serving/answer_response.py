@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi.responses import Response
 
-from mongars.protocol.asgi import AnswerApp
+from mongars.protocol.asgi import WrittenResponse
 
 
-class AnswerResponse(AnswerApp, Response):
-    """`AnswerApp` as a response."""
+class AnswerResponse(WrittenResponse, Response):
+    """`WrittenResponse` as a response."""

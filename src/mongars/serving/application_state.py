@@ -1,4 +1,4 @@
-"""What a cluster says of our application."""
+"""The state of the application on a cluster, read from Serve's REST interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ReplicaState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentState:
-    """One deployment: Serve's word for it, and its replicas."""
+    """One deployment: its status in Serve, and its replicas."""
 
     name: str
     status: str
@@ -38,7 +38,7 @@ class DeploymentState:
 
     @property
     def answers(self) -> bool:
-        """Healthy, or on its way to more or fewer replicas while some answer."""
+        """Healthy, or scaling while some replicas answer."""
         return self.status == "HEALTHY" or (self.status in SCALING and self.running > 0)
 
     @property
@@ -55,7 +55,7 @@ class ApplicationState:
     message: str
     deployments: tuple[DeploymentState, ...] = ()
     proxies: tuple[str, ...] = ()
-    """Serve's word for the proxy of each node."""
+    """Serve's status of the proxy on each node."""
 
     @property
     def healthy(self) -> bool:
@@ -66,12 +66,12 @@ class ApplicationState:
 
     @property
     def settled(self) -> bool:
-        """Healthy, with every replica there should be."""
+        """Healthy, with as many running replicas as configured."""
         return self.healthy and all(part.complete for part in self.deployments)
 
     @property
     def target(self) -> int:
-        """How many replicas there should be, over all deployments."""
+        """How many replicas are configured, over all deployments."""
         return sum(part.target for part in self.deployments)
 
     def describe(self) -> str:
@@ -85,7 +85,7 @@ class ApplicationState:
 
 
 def application_state(details: dict[str, Any]) -> ApplicationState:
-    """Our part of what the REST interface tells."""
+    """The state of our application from the details that the REST interface returns."""
     found = details.get("applications", {}).get(APPLICATION)
     if found is None:
         return ApplicationState(status="NOT_STARTED", message="")
@@ -98,7 +98,7 @@ def application_state(details: dict[str, Any]) -> ApplicationState:
 
 
 def replaced(details: dict[str, Any], sent: dict[str, Any]) -> bool:
-    """Whether the cluster was told another definition of our application than this one."""
+    """Whether another definition of our application than this one has been deployed."""
     found = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config")
     if not found:
         return False
@@ -127,7 +127,7 @@ def _deployment(part: dict[str, Any]) -> DeploymentState:
 
 
 def reason_of(state: ApplicationState) -> str:
-    """What Serve says went wrong; of a traceback, the line that names the error."""
+    """The error message of Serve; of a traceback, the line that names the error."""
     messages = [part.message for part in state.deployments] or [state.message]
     return " ".join(last_line(message) for message in messages if message.strip())
 

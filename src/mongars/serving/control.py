@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1
 SETTLE_SECONDS = 1.0
 HTTP_TIMEOUT = (5, 60)
-"""Seconds to connect, and between two words of an answer; a deployment may be thought over."""
+"""Seconds to connect, and to wait for a response; accepting a deployment can take long."""
 GAVE_UP = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
 class _Client(ServeSubmissionClient):  # type: ignore[misc] # Ray ships no types
     """Ray's client, with time-outs, and without the HTTP proxy of the environment.
 
-    By itself it waits without end for a dashboard that says nothing; and a cluster of the operator's own
-    is not reached through a proxy for the world outside.
+    Without them it would wait without end for a dashboard that does not respond; and the cluster is not
+    reached through a proxy for other hosts.
     """
 
     timeout = HTTP_TIMEOUT
@@ -60,7 +60,7 @@ class _Client(ServeSubmissionClient):  # type: ignore[misc] # Ray ships no types
 
 
 class ServeControl:
-    """Talks to one cluster's dashboard, such as `http://127.0.0.1:8265`."""
+    """Client of one cluster's dashboard, such as `http://127.0.0.1:8265`."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class ServeControl:
         http_timeout: tuple[float, float] = HTTP_TIMEOUT,
     ) -> None:
         self._address = address
-        # The client asks already when it is made, so its class must know.
+        # Its constructor sends a request already, so the timeout has to be set on the class.
         self._client = type("_Client", (_Client,), {"timeout": http_timeout})
         self._headers = None if token is None else {"Authorization": f"Bearer {token}"}
 
@@ -90,7 +90,7 @@ class ServeControl:
             DeadlineExceeded: not healthy within `timeout` seconds.
         """
         schema = deploy_schema(config)
-        # What is not named in a declarative deployment is removed: other teams' stay named.
+        # Applications that a declarative deployment does not name are removed, so the others are named.
         schema["applications"] = [*schema["applications"], *self._others()]
         self._call(lambda client: client.deploy_applications(schema))
         sent = time.monotonic()
@@ -102,10 +102,10 @@ class ServeControl:
             state = application_state(details)
             on_progress(state)
             if replaced(details, schema["applications"][0]):
-                detail = "Somebody else deployed another definition meanwhile; that one counts now."
+                detail = "Another definition was deployed meanwhile, and has replaced this one."
                 raise Conflict(detail)
-            # The controller takes a moment to act on a definition; until then it tells of the
-            # one before, which may be as healthy as can be.
+            # The controller takes a moment to act on a definition; until then it reports the state of
+            # the previous one, which may be healthy.
             done = state.settled and (wanted is None or state.target == wanted)
             changing = changing or not done
             if done and (changing or time.monotonic() - sent > SETTLE_SECONDS):
@@ -120,7 +120,7 @@ class ServeControl:
         raise DeadlineExceeded(detail)
 
     def status(self) -> ApplicationState:
-        """What the cluster says of our application. Raises `EndpointUnreachable`."""
+        """The state of our application on the cluster. Raises `EndpointUnreachable`."""
         return application_state(self._call(lambda client: client.get_serve_details()))
 
     def shutdown(self) -> None:

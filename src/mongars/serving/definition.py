@@ -1,4 +1,4 @@
-"""From our configuration to Ray Serve's declarative one (`ServeDeploySchema`), as plain data."""
+"""Converts our configuration to Ray Serve's declarative one (`ServeDeploySchema`), as plain data."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 BUILDER = "mongars.bootstrap.replica:application"
 ROUTER = "mongars.serving.router:SessionRouter"
 HEADROOM = 64
-"""Places a replica keeps beside its requests: for refusals that wait to be told (`serving.refusals`),
-health checks and broadcasts."""
+"""Requests that a replica accepts beyond its capacity: refusals that are delayed (`serving.refusals`), health
+checks and broadcasts."""
 
 
 def deploy_schema(config: ServingConfig) -> dict[str, Any]:
     """The whole application, ready for `serve deploy` or the REST interface."""
-    # Sampling travels as `user_config`: in `args` a change would restart every replica.
+    # Sampling is sent as `user_config`: in `args` a change would restart every replica.
     args = config.replica.model_dump(mode="json", exclude={"sampling"})
     return {
         "proxy_location": "EveryNode",

@@ -1,4 +1,4 @@
-"""The Ray Serve deployment: the thinnest possible shell around a replica.
+"""The Ray Serve deployment, a thin wrapper of a replica.
 
 `LLMDeployment.bind(build_replica, config)` takes the factory by reference, so that what a replica
 is made of is decided by the composition root and not pickled into the cluster.
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 @serve.deployment(name=DEPLOYMENT)
 @serve.ingress()
 class LLMDeployment:
-    """One language-model replica; HTTP ingress and engine client in one, for one hop."""
+    """One replica: HTTP ingress and engine client in one deployment, to save a hop."""
 
     async def __init__(  # type: ignore[misc] # Ray awaits it
         self,
         build_replica: Callable[[ReplicaConfig, str], tuple[Replica, Observer]],
         config: dict[str, Any],
     ) -> None:
-        """Start the engine; Serve reports the replica HEALTHY only after that."""
+        """Start the engines; Serve reports the replica HEALTHY only after that."""
         name = serve.get_replica_context().replica_id.unique_id
         self._replica, self._observer = build_replica(ReplicaConfig.model_validate(config), name)
         await self._replica.start()
@@ -44,10 +44,10 @@ class LLMDeployment:
         return build_ingress(self._replica)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take new sampling defaults.
+        """Use new sampling defaults.
 
-        Never raises: Serve stops a replica whose `reconfigure` does. Nothing slow happens here
-        either: Serve routes nothing to a replica while it runs.
+        Never raises, since Serve stops a replica whose `reconfigure` raises; and never takes long, since
+        Serve sends no request to a replica while this runs.
         """
         try:
             sampling = SamplingDefaults.model_validate(user_config)
@@ -59,7 +59,7 @@ class LLMDeployment:
         self._observer.observe(Note(name="llm.ray.deployment.updated"))
 
     def check_health(self) -> None:
-        """Raise while the engine has given up; a restart in progress is not illness."""
+        """Raise `NotReady` if an active engine has failed; one that restarts is healthy."""
         status = self._replica.engine_status
         if status.state in {"failed", "stopped"}:
             raise NotReady(status.detail or status.state)

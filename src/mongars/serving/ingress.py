@@ -1,4 +1,4 @@
-"""The HTTP face of a replica: `/generate` as JSON or server-sent events, health, readiness."""
+"""The HTTP interface of a replica: `/generate` as JSON or server-sent events, health, readiness."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from mongars.core.errors import MongarsError, NotReady, Overloaded
 from mongars.core.ids import accept_id
 from mongars.protocol import headers
-from mongars.protocol.asgi import EVENT_STREAM_HEADERS, Answer
+from mongars.protocol.asgi import EVENT_STREAM_HEADERS, ResponseWriter
 from mongars.protocol.generate import (
     ERROR_EVENT,
     META_EVENT,
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mongars.core.deadline import Deadline
-    from mongars.core.generation import GenerationRequest
+    from mongars.core.generation import GenerationRequest, Origin
     from mongars.serving.pacing import Gathered
     from mongars.serving.replica import Replica, ReplicaStream
 
 
 def build_ingress(replica: Replica) -> FastAPI:
-    """The application that serves one replica; its shutdown stops the replica's engine."""
+    """The ASGI application of one replica; its shutdown stops the replica's engines."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -103,11 +103,11 @@ class GenerateDoor:
         return AnswerResponse(lambda answer: serve(answer, generation, deadline))
 
     async def health(self) -> Response:
-        """Alive, whatever the engine does."""
+        """`GET /healthz`: 200 while the process runs, whatever state the engines are in."""
         return JSONResponse({"status": "ok", **self._facts()})
 
     async def ready(self) -> Response:
-        """Whether a question asked now would be answered; 409 with the reason if not."""
+        """`GET /readyz`: 200 if requests can be answered now, else 409 with the reason."""
         status = self._replica.engine_status
         if status.state == "ready":
             return JSONResponse({"status": "ready", **self._facts()})
@@ -115,78 +115,62 @@ class GenerateDoor:
         return self._problem(error)
 
     async def _whole(
-        self, answer: Answer, generation: GenerationRequest, deadline: Deadline
+        self, answer: ResponseWriter, generation: GenerationRequest, deadline: Deadline
     ) -> None:
-        fixed = self._headers(generation.task_type)
         try:
             completion, timings = await self._replica.complete(generation, deadline)
         except MongarsError as error:
-            await self._refuse(answer, error, fixed)
+            await self._refuse(answer, error, self._replica.origin(generation.task_type))
         else:
+            fixed = _origin_headers(completion.origin)
             await answer.json(200, answer_body(completion, timings=timings), fixed)
 
     async def _stream(
-        self, answer: Answer, generation: GenerationRequest, deadline: Deadline
+        self, answer: ResponseWriter, generation: GenerationRequest, deadline: Deadline
     ) -> None:
-        fixed = self._headers(generation.task_type)
+        origin = self._replica.origin(generation.task_type)  # for a refusal by the queue
         gathered: Gathered | None = None
         try:
             async with (
                 self._replica.stream(generation, deadline) as stream,
                 self._pacing.gather(stream.blocks, answers=generation.sampling.n) as gathered,
             ):
+                origin = stream.origin
                 async for block in gathered.pieces:
                     if answer.started:
                         await answer.write(block)
                         continue
-                    # Not before: until here a failure still has its real status, and every
-                    # message through Serve takes time from the engine's first token.
-                    if stream.continued:
-                        fixed[headers.CONTINUED] = "true"
-                    await answer.start(200, {**EVENT_STREAM_HEADERS, **fixed})
+                    # Not before: until here a failure still has its own status, and every message
+                    # through Serve delays the first token.
+                    await answer.start(200, {**EVENT_STREAM_HEADERS, **_stream_headers(stream)})
                     await answer.write(meta_event(stream, generation.request_id) + block)
         except MongarsError as error:
             if not answer.started:
-                await self._refuse(answer, error, fixed)
+                await self._refuse(answer, error, origin)
                 return
             held = b"" if gathered is None else gathered.rest()
-            event = encode_event(self._error_body(error), name=ERROR_EVENT)
+            event = encode_event(_error_body(error, origin), name=ERROR_EVENT)
             # The blank line ends an event that was cut in the middle.
             await answer.write(held + b"\n\n" + event)
         await answer.end()
 
-    async def _refuse(self, answer: Answer, error: MongarsError, fixed: dict[str, str]) -> None:
+    async def _refuse(self, answer: ResponseWriter, error: MongarsError, origin: Origin) -> None:
         if isinstance(error, Overloaded):
             await self._refusals.turn()
-        fixed |= retry_after_header(error)
-        await answer.json(status_of(error), self._error_body(error), fixed)
+        fixed = {**_origin_headers(origin), **retry_after_header(error)}
+        await answer.json(status_of(error), _error_body(error, origin), fixed)
 
     async def _read(self, request: Request) -> GenerateRequest:
         limit = self._replica.config.max_body_bytes
-        body = await read_body(request, GenerateRequest, limit=limit)
-        if body.adapter is not None:
-            body.adapter.check(self._replica.origin(body.task_type))
-        return body
+        return await read_body(request, GenerateRequest, limit=limit)
 
     def _problem(self, error: MongarsError) -> Response:
+        origin = self._replica.origin()
         return JSONResponse(
-            self._error_body(error),
+            _error_body(error, origin),
             status_code=status_of(error),
-            headers={**self._headers(), **retry_after_header(error)},
+            headers={**_origin_headers(origin), **retry_after_header(error)},
         )
-
-    def _error_body(self, error: MongarsError) -> dict[str, Any]:
-        return error_body(error, adapter_version=self._replica.origin().adapter_version)
-
-    def _headers(self, task_type: str = "general") -> dict[str, str]:
-        # No request id here: Serve's proxy adds the one that came with the request.
-        origin = self._replica.origin(task_type)
-        found = {
-            headers.ADAPTER_VERSION: origin.adapter_version,
-            headers.ADAPTER_DIGEST: origin.adapter_digest,
-            headers.REPLICA_ID: origin.replica,
-        }
-        return {name: value for name, value in found.items() if value is not None}
 
     def _facts(self) -> dict[str, object]:
         status = self._replica.engine_status
@@ -198,7 +182,26 @@ class GenerateDoor:
         }
 
 
+def _error_body(error: MongarsError, origin: Origin) -> dict[str, Any]:
+    return error_body(error, adapter_version=origin.adapter_version)
+
+
+def _origin_headers(origin: Origin) -> dict[str, str]:
+    # No request id here: Serve's proxy adds the one that came with the request.
+    found = {
+        headers.ADAPTER_VERSION: origin.adapter_version,
+        headers.ADAPTER_DIGEST: origin.adapter_digest,
+        headers.REPLICA_ID: origin.replica,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _stream_headers(stream: ReplicaStream) -> dict[str, str]:
+    continued = {headers.CONTINUED: "true"} if stream.continued else {}
+    return {**_origin_headers(stream.origin), **continued}
+
+
 def meta_event(stream: ReplicaStream, request_id: str) -> bytes:
-    """The first event of a stream: who answers, and how long the request waited in seconds."""
+    """The first event of a stream: the engine that answers, and the seconds in the queue."""
     facts = {"request_id": request_id, "queue_seconds": stream.queue_seconds}
     return encode_event({**facts, **origin_body(stream.origin)}, name=META_EVENT)

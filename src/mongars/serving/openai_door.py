@@ -1,4 +1,4 @@
-"""What a replica offers in OpenAI's words: its models, and vectors of texts."""
+"""OpenAI's endpoints of a replica: its models, and embeddings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mongars.serving.answer_response import AnswerResponse
 
 if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
-    from mongars.protocol.asgi import Answer
+    from mongars.protocol.asgi import ResponseWriter
     from mongars.serving.replica import Replica
 
 
@@ -29,7 +29,7 @@ class OpenAIDoor:
         self._created = int(replica.clock.now().timestamp())
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`: what this replica answers and reads with."""
+        """`GET /v1/models`: the models of this replica."""
         try:
             check_token(request, self._replica.config.token_sha256)
         except MongarsError as error:
@@ -47,7 +47,7 @@ class OpenAIDoor:
             body = await read_body(request, EmbeddingRequest, limit=config.max_body_bytes)
             model = self._replica.embedding_model
             if model is not None and body.model not in {"", model}:
-                # Vectors of different models are never mixed up.
+                # Vectors of different models cannot be compared.
                 detail = f"{body.model!r} makes no vectors here; {model!r} does."
                 raise ModelUnknown(detail, param="model")
             given = request.headers.get(headers.REQUEST_TIMEOUT_MS)
@@ -56,7 +56,9 @@ class OpenAIDoor:
             return _problem(error)
         return AnswerResponse(lambda answer: self._embed(answer, body, deadline))
 
-    async def _embed(self, answer: Answer, body: EmbeddingRequest, deadline: Deadline) -> None:
+    async def _embed(
+        self, answer: ResponseWriter, body: EmbeddingRequest, deadline: Deadline
+    ) -> None:
         try:
             found = await self._replica.embed(body.texts, deadline)
             whole: dict[str, Any] = embeddings_body(

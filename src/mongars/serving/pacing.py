@@ -1,8 +1,8 @@
-"""Larger pieces when several answers share a replica.
+"""Sends several tokens at once while a replica streams several answers.
 
-Each message through Ray costs the cores of the machine about a millisecond, which is the time of
-several tokens once many answers are written side by side (ADR 0012). One answer alone is passed on
-as it is made; of several, each is passed on a few times a second, and all at the same moments.
+Each message through Ray costs about a millisecond of CPU time, which is the time of several tokens when many
+answers are streamed at once (ADR 0012). A single answer is sent token by token; of several, each is sent a
+few times a second, and all at the same time.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
 
 SECONDS_PER_ANSWER = 0.03
-"""What each answer beyond the first adds to the time between two pieces of one."""
+"""Seconds that each answer beyond the first adds to the interval between two pieces."""
 
 MOST_HELD = 64 * 1024
-"""Bytes of one answer that may wait for a slow caller; then its engine waits, too."""
+"""Bytes of one answer that are held for a slow client; then reading from the engine stops."""
 
 
 class Pacing:
-    """Knows how many answers are being written, and says when their pieces go out."""
+    """Decides when the pieces of all running answers are sent."""
 
     def __init__(self, clock: Clock, *, longest: float) -> None:
-        """`longest` bounds the seconds a token waits here; 0 passes every token on at once."""
+        """`longest`: the most seconds that a token waits; 0: every token is sent at once."""
         self._clock = clock
         self._longest = longest
         self._open: dict[Gathered, int] = {}
@@ -37,14 +37,14 @@ class Pacing:
 
     @property
     def interval(self) -> float:
-        """Seconds between two pieces of one answer, now."""
+        """Current seconds between two pieces of one answer."""
         return min(self._longest, SECONDS_PER_ANSWER * max(0, sum(self._open.values()) - 1))
 
     @asynccontextmanager
     async def gather(
         self, blocks: AsyncIterator[bytes], *, answers: int = 1
     ) -> AsyncIterator[Gathered]:
-        """The same bytes, in larger pieces while more than one answer is being written.
+        """The same bytes, in larger pieces while more than one answer is streamed.
 
         `answers` is how many of them are in `blocks`. The first piece and the end never wait.
         Iterating raises what `blocks` raises, after everything that came before it.
@@ -70,7 +70,7 @@ class Pacing:
 
 
 class Gathered:
-    """One answer: what has been read of it and not been passed on yet."""
+    """One answer: the bytes that have been read and not been sent yet."""
 
     def __init__(self, pacing: Pacing, blocks: AsyncIterator[bytes]) -> None:
         self._pacing = pacing
@@ -83,10 +83,10 @@ class Gathered:
         self._due = asyncio.Event()
         self._taken = asyncio.Event()
         self.pieces = self._pieces()
-        """What was read, whenever it is due."""
+        """The pieces, each when it is due."""
 
     async def read(self) -> None:
-        """Read to the end; a failure is kept for whoever takes the pieces."""
+        """Read to the end; an error is raised by `pieces` after what came before it."""
         try:
             async for block in self._blocks:
                 self._hold(block)
@@ -95,19 +95,19 @@ class Gathered:
         except Exception as failure:  # noqa: BLE001 (raised by `pieces`, after what came before)
             self._failure = failure
         except BaseException as stop:
-            self._failure = stop  # or the pieces would end as if the answer were complete
+            self._failure = stop  # else the pieces would end as if the answer were complete
             raise
         finally:
             self._ended = True
             self._due.set()
 
     def release(self) -> None:
-        """Pass on what there is."""
+        """Send what has been read."""
         if self._parts:
             self._due.set()
 
     def rest(self) -> bytes:
-        """What was read and not passed on; for whoever was interrupted while iterating."""
+        """Take what was read and not sent; for a reader whose iteration was interrupted."""
         held = b"".join(self._parts)
         self._parts.clear()
         self._size = 0

@@ -1,10 +1,10 @@
 """Refusals at a bounded rate.
 
-A refusal costs several milliseconds of the cores that the engine needs, most of them in Ray. A crowd
-that does not heed `Retry-After` can so take all the time from the answers that were accepted: 72
-callers who came back every quarter of a second left an engine on two cores almost none (ADR 0014).
-Who is refused while refusals are frequent hears of it a little later, which holds the crowd back;
-the rule is the generic cell rate algorithm (ITU-T I.371).
+A refusal costs several milliseconds of CPU time that the engine needs, most of them in Ray. Clients that
+ignore `Retry-After` can so take all the time from the requests that were accepted: 72 clients that retried
+every quarter of a second left an engine on two cores almost none (ADR 0014). So while refusals are frequent,
+each is sent a little later, which slows such clients down. The rule is the generic cell rate algorithm
+(ITU-T I.371).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 PER_SECOND = 20.0
 BURST = 20
 LONGEST = 2.0
-"""Seconds; below the `Retry-After` of a queue that is really full."""
+"""The longest delay in seconds; shorter than the `Retry-After` of a full queue."""
 
 
 class Refusals:
-    """Says when the next refusal may be told."""
+    """Decides when each refusal is sent."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._next = clock.monotonic() - BURST / PER_SECOND
 
     async def turn(self) -> None:
-        """Wait until this refusal may be told: not at all, or up to `LONGEST` seconds."""
+        """Wait until this refusal may be sent: up to `LONGEST` seconds, 0 while refusals are rare."""
         now = self._clock.monotonic()
         self._next = max(self._next, now - BURST / PER_SECOND) + 1 / PER_SECOND
         self._next = min(self._next, now + LONGEST)

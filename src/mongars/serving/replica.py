@@ -1,4 +1,4 @@
-"""One replica, without Ray: engines behind admission, answering whole or as a stream."""
+"""One replica, without Ray: a slot table of engines that answers whole or as a stream."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from mongars.core.errors import (
     GenerationInterrupted,
     NotFound,
 )
-from mongars.core.generation import task_role
 from mongars.engines.admission import Admission
-from mongars.engines.choices import stream_choices
-from mongars.protocol.fold import Fold
+from mongars.engines.slot_table import SlotTable
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
-from mongars.serving.backend import Backend
 from mongars.serving.config import EmbeddingSpec
 
 if TYPE_CHECKING:
@@ -36,16 +34,20 @@ _WORST = ("ready", "starting", "restarting", "stopped", "failed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStream:
-    """An answer on its way: who gives it, how long it waited (seconds), and its bytes."""
+    """A response that has begun."""
 
     origin: Origin
+    """The engine that produces it, as that engine reports it, and this replica."""
     queue_seconds: float
+    """How long the request waited for a slot."""
     continued: bool
+    """Whether it goes on after the request's `continue_from`."""
     blocks: AsyncIterator[bytes]
+    """Server-sent events; see `Engine.stream`."""
 
 
 class Replica:
-    """Owns the engines of its roles; knows nothing of HTTP."""
+    """Answers requests with the engines of its slot table; knows nothing of HTTP."""
 
     def __init__(
         self,
@@ -56,10 +58,10 @@ class Replica:
         replica_id: str,
         embedder: Embedder | None = None,
     ) -> None:
-        self._backends = {
-            role: Backend(engine, max_waiting=config.max_waiting)
-            for role, engine in engines.items()
-        }
+        """`engines`: the engine of each role that is active from the beginning."""
+        self.slot_table = SlotTable(max_waiting=config.max_waiting)
+        for role, engine in engines.items():
+            self.slot_table.add(role, engine)
         self._embedder = embedder
         spec = config.embedding or EmbeddingSpec()
         self._reading = Admission(slots=spec.slots, max_waiting=config.max_waiting)
@@ -70,41 +72,46 @@ class Replica:
 
     @property
     def config(self) -> ReplicaConfig:
-        """What it was made with."""
+        """The configuration it was made with."""
         return self._config
 
     def origin(self, task_type: str = "general") -> Origin:
-        """Who answers such a task: the engine's own word, plus this replica's name."""
-        return replace(self._backend(task_type).engine.origin, replica=self.replica_id)
+        """The engine that a request of that task gets now if it pins no adapter.
+
+        A response names the engine that produced it (`ReplicaStream.origin`), which may be another one.
+        """
+        return self._named(self.slot_table.active(task_type).engine.origin)
 
     @property
     def models(self) -> tuple[str, ...]:
         """The names of its models, the general one first."""
-        names = [backend.engine.origin.model for backend in self._backends.values()]
+        names = [queued.engine.origin.model for queued in self.slot_table.actives]
         return (*names, *([] if self._embedder is None else [self._embedder.model]))
 
     @property
     def embedding_model(self) -> str | None:
-        """The name of the model behind its vectors, if it has one."""
+        """The name of its embedding model, if it has one."""
         return None if self._embedder is None else self._embedder.model
 
     @property
     def engine_status(self) -> EngineStatus:
-        """The state of its engines now: of the one that is furthest from answering."""
-        found = [backend.engine.status for backend in self._backends.values()]
+        """The worst state of its active engines and its embedder.
+
+        An engine that is only prepared does not count: if it fails, the replica still answers.
+        """
+        found = [queued.engine.status for queued in self.slot_table.actives]
         if self._embedder is not None:
             found.append(self._embedder.status)
         return max(found, key=lambda status: _WORST.index(status.state))
 
     @property
     def load(self) -> dict[str, int]:
-        """Slots, requests being answered and requests waiting."""
-        backends = self._backends.values()
-        queues = [self._reading, *(backend.admission for backend in backends)]
+        """Slots of the active engines, requests being answered and requests waiting."""
+        load = self.slot_table.load
         return {
-            "slots": sum(backend.engine.slots for backend in backends),
-            "active": sum(queue.active for queue in queues),
-            "waiting": sum(queue.waiting for queue in queues),
+            "slots": load.slots,
+            "active": load.active + self._reading.active,
+            "waiting": load.waiting + self._reading.waiting,
         }
 
     async def start(self) -> None:
@@ -119,22 +126,22 @@ class Replica:
             started.pop_all()
 
     async def aclose(self) -> None:
-        """Stop the engines, every one of them even if one of them fails to."""
+        """Stop every engine, even if stopping one of them fails."""
         async with AsyncExitStack() as stopping:
             for part in self._parts:
                 stopping.push_async_callback(part.aclose)
 
     @property
-    def _parts(self) -> list[Engine | Embedder]:
-        engines: list[Engine | Embedder] = [each.engine for each in self._backends.values()]
-        return engines if self._embedder is None else [*engines, self._embedder]
+    def _parts(self) -> list[SlotTable | Embedder]:
+        table = self.slot_table
+        return [table] if self._embedder is None else [table, self._embedder]
 
     def use_defaults(self, sampling: SamplingDefaults) -> None:
-        """Take new sampling defaults for the requests to come."""
+        """Use these sampling defaults for further requests."""
         self._defaults = sampling.to_sampling()
 
     def deadline(self, milliseconds: float | None) -> Deadline:
-        """The caller's deadline, or the longest time any answer may take."""
+        """The client's deadline, bounded by the longest time a response may take."""
         limit = self._config.answer_timeout
         seconds = limit if milliseconds is None else min(milliseconds / 1000, limit)
         return Deadline.after(self.clock, seconds)
@@ -162,42 +169,27 @@ class Replica:
     ) -> AsyncIterator[ReplicaStream]:
         """Answer one request; leaving the context frees its slots, in the queue or the engine.
 
-        Raises what `Admission.slot` and `Engine.stream` raise before the first byte;
+        Raises what `SlotTable.lease`, `Admission.slot` and `Engine.stream` raise before the first byte;
         `GenerationInterrupted` or `DeadlineExceeded` while iterating.
         """
-        backend = self._backend(request.task_type)
-        backend.check_ready()
-        begun = request.continue_from
-        origin = self.origin(request.task_type)
-        continued = begun is not None and backend.engine.continues and begun.was_from(origin)
-        complete = replace(
-            request,
-            sampling=request.sampling.with_defaults(self._defaults),
-            continue_from=begun if continued else None,
-        )
-        waits: list[float] = []
-        opened_one = False
-
-        @asynccontextmanager
-        async def open_one(one: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-            nonlocal opened_one
-            admitted, opened_one = opened_one, True
-            async with backend.stream(one, deadline, admitted=admitted) as (waited, blocks):
-                waits.append(waited)
-                yield blocks
-
-        several = request.sampling.n > 1
-        slots = backend.engine.slots
-        opened = (
-            stream_choices(complete, open_one, at_once=slots) if several else open_one(complete)
-        )
-        async with opened as blocks:
-            yield ReplicaStream(
-                origin=self.origin(request.task_type),
-                queue_seconds=max(waits),
-                continued=continued,
-                blocks=blocks,
-            )
+        async with self.slot_table.lease(request) as queued:
+            queued.check_ready()
+            complete = queued.complete(request, self._defaults)
+            async with queued.admit(complete, deadline) as admitted:
+                try:
+                    async with (
+                        asyncio.timeout(deadline.remaining()),
+                        admitted.stream() as blocks,
+                    ):
+                        yield ReplicaStream(
+                            origin=self._named(queued.engine.origin),
+                            queue_seconds=admitted.waited,
+                            continued=complete.continue_from is not None,
+                            blocks=blocks,
+                        )
+                except TimeoutError as exc:
+                    detail = "The deadline passed before the answer was complete."
+                    raise DeadlineExceeded(detail) from exc
 
     async def complete(
         self, request: GenerationRequest, deadline: Deadline
@@ -209,7 +201,7 @@ class Replica:
         started = self.clock.monotonic()
         async with self.stream(replace(request, continue_from=None), deadline) as answer:
             raw = b"".join([block async for block in answer.blocks])
-        fold = Fold(request.sampling.n)
+        fold = AnswerAccumulator(request.sampling.n)
         for event in EventSplitter().feed(raw):
             if not event.is_done:
                 fold.add(read_chunk(event))
@@ -222,5 +214,5 @@ class Replica:
         }
         return fold.completion(answer.origin), timings
 
-    def _backend(self, task_type: str) -> Backend:
-        return self._backends.get(task_role(task_type)) or self._backends["general"]
+    def _named(self, origin: Origin) -> Origin:
+        return replace(origin, replica=self.replica_id)

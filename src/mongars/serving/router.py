@@ -1,9 +1,9 @@
-"""Which replica gets a request: the one that knows the conversation, unless it is busy.
+"""Chooses the replica of a request: the one that has the conversation in its cache, unless it is busy.
 
 A conversation (`x-session-id`) hashes to a place on a ring of replicas (consistent hashing with
 virtual nodes, Karger et al. 1997), so its prompt is found in that replica's cache, and few
 conversations move when replicas come and go. Loads are bounded (Mirrokni et al. 2018): a replica
-whose slots are all taken hands a conversation to the least loaded one. Requests without a
+whose slots are all in use passes a conversation to the least loaded one. Requests without a
 conversation go to the least loaded replica at once.
 """
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from ray.serve._private.request_router.replica_wrapper import RunningReplica
 
 MEMORY_SECONDS = 1.0
-"""How long a choice counts that was never sent: its caller left, or the replica refused."""
+"""Seconds for which a choice counts whose request was never sent (cancelled, or refused by the replica)."""
 
 
 class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no types
     """Session affinity with bounded load; `busy_at` requests on a replica are its bound."""
 
     def initialize_state(self, busy_at: int, **kwargs: int) -> None:
-        """Take the bound; the rest is the base's."""
+        """Set the bound, and the state of the base class."""
         super().initialize_state(**kwargs)
         self._busy_at = busy_at
-        # Requests of one moment are routed before any of them is counted: without this memory
-        # a burst would all go to the replica that looked free to the first.
+        # Requests of a burst are routed before Serve counts any of them: without this record all of
+        # them would go to the replica that was free for the first one.
         self._chosen: deque[tuple[float, ReplicaID]] = deque()
 
     async def choose_replicas(
@@ -55,7 +55,7 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         return [[first], *ranks, candidate_replicas]
 
     def on_send_request(self, replica_id: ReplicaID) -> None:
-        """From here on Serve's own count knows of the request."""
+        """Forget the choice: from here on Serve counts the request itself."""
         super().on_send_request(replica_id)
         for entry in self._chosen:
             if entry[1] == replica_id:
@@ -66,7 +66,7 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         return home if self._load(home) < self._busy_at else self._least(candidates)
 
     def _least(self, candidates: list[RunningReplica]) -> RunningReplica:
-        """The least loaded; of several, any, so that routers do not all agree on one."""
+        """The least loaded; of several, a random one, so that not all routers choose the same."""
         return min(random.sample(candidates, len(candidates)), key=self._load)
 
     def _load(self, replica: RunningReplica) -> int:

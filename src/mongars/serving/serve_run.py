@@ -1,8 +1,8 @@
-"""What `serve run` leaves out, done by the module it imports.
+"""Completes `serve run`: starts Serve with our configuration when it imports the application.
 
 `serve run` (Ray 2.60) imports the application, connects to Ray, starts Serve on port 8000 and runs the
 application; when that fails, or on Ctrl-C, it removes every application of the cluster. So the import is the
-one moment to start Serve on the configured port, and to refuse where the deployed application would go.
+only moment to start Serve on the configured port, and to refuse if that would remove the deployed application.
 """
 
 from __future__ import annotations

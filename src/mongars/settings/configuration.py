@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mongars.core.generation import Sampling
 from mongars.core.urls import local_url
+from mongars.engines.kinds import KINDS
 from mongars.engines.provisioning.spec import ProvisioningConfig, parse_model_spec
 from mongars.inference.config import InferenceConfig, TlsConfig
 from mongars.persistence.config import DatabaseConfig
@@ -51,12 +52,14 @@ class Settings:
 
     @property
     def embedding_model(self) -> str | None:
-        """The model behind `/v1/embeddings`; with vLLM only if one is configured.
+        """The model behind `/v1/embeddings`; None for none.
 
-        llama.cpp serves it, which an installation for vLLM need not have.
+        With an engine that has no embedder (vLLM), only a model that was set: llama.cpp serves it, which
+        such an installation need not have.
         """
         values = self.environment
-        if values.engine == "vllm" and "embedding_model" not in values.model_fields_set:
+        has_embedder = KINDS[values.engine].embedder_factory != ""
+        if not has_embedder and "embedding_model" not in values.model_fields_set:
             return None
         return values.embedding_model
 

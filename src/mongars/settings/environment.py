@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from mongars.core.observe import LogLevel
 from mongars.core.urls import endpoint_url, ollama_url, web_origin
+from mongars.engines.kinds import check_selectable
 from mongars.engines.provisioning.spec import EMBEDDING_MODEL
 from mongars.settings.parsing import Boolean, Port, Switch, Weights, Words, variable
 
@@ -76,7 +85,7 @@ class Environment(BaseModel):
         "Size of vLLM's key-value cache in MiB instead of that share; set it on a CPU.",
         ge=1,
     )
-    engine: Literal["llama_cpp", "vllm"] = variable(
+    engine: Annotated[str, AfterValidator(check_selectable)] = variable(
         "MONGARS_ENGINE",
         "llama_cpp",
         "What runs base models: llama_cpp (GGUF files) or vllm (model folders; needs its extra).",

@@ -16,7 +16,7 @@ import orjson
 from aiohttp import web
 
 from mongars.core.errors import InvalidRequest
-from mongars.core.generation import Begun, Origin
+from mongars.core.generation import Origin, PartialAnswer
 from mongars.testing.described import read_fault
 from mongars.testing.fake_answers import (
     JSON,
@@ -249,7 +249,7 @@ def _streams(received: Received) -> bool:
 def _said(received: Received, text: str, origin: Origin) -> int:
     """How many of the text's tokens the caller has from these weights already."""
     told = received.body.get("continue_from")
-    if not told or not Begun(**told).was_from(origin):
+    if not told or not PartialAnswer(**told).was_from(origin):
         return 0
     far = 0
     for count, token in enumerate(tokens(text), start=1):

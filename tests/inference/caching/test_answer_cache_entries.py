@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mongars.core.generation import (
-    Begun,
     Chunk,
     GenerationRequest,
     Message,
     Origin,
+    PartialAnswer,
     Sampling,
     Usage,
 )
@@ -91,6 +91,7 @@ def test_every_sampling_parameter_changes_the_key(field: dataclasses.Field[objec
         {"messages": (Message(role="user", content="Why not?"),)},
         {"messages": (Message(role="system", content="Why?"),)},
         {"task_type": "coding"},
+        {"adapter": "baseline"},
         {"sampling": dataclasses.replace(GREEDY, max_tokens=21)},
         {"sampling": dataclasses.replace(GREEDY, seed=1)},
         {"sampling": dataclasses.replace(GREEDY, logprobs=True)},
@@ -118,7 +119,7 @@ def test_texts_cannot_be_shifted_between_messages(texts: tuple[str, ...]) -> Non
         {"scope": None},
         {"sampling": Sampling()},
         {"sampling": Sampling(temperature=0.7)},
-        {"continue_from": Begun(text="Be", model="m", adapter_version="v7")},
+        {"continue_from": PartialAnswer(text="Be", model="m", adapter_version="v7")},
     ],
     ids=["nobody's", "default temperature", "drawn at random", "continuation"],
 )

@@ -17,7 +17,7 @@ from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
 from mongars.inference.events import Answered, Unanswered
 from mongars.inference.integration import LLMIntegration
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Reset, Status
 from mongars.testing.inference import Stack, build, question
@@ -91,7 +91,7 @@ async def test_an_identical_request_is_answered_from_the_store() -> None:
 async def test_streamed_and_whole_answers_are_the_same_one() -> None:
     async with FakeReplica() as replica, stack(replica) as found:
         whole, _ = await found.integration.generate(greedy())
-        fold = Fold()
+        fold = AnswerAccumulator()
         for chunk in await chunks_of(found, greedy()):
             fold.add(chunk)
         assert fold.completion(replica.origin) == whole

@@ -10,6 +10,7 @@ from ray_harness import name, read_into
 from mongars.core.clock import SystemClock
 from mongars.core.deadline import Deadline
 from mongars.core.errors import (
+    AdapterUnavailable,
     ConfigurationError,
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -20,12 +21,19 @@ from mongars.core.errors import (
     Overloaded,
     WorldError,
 )
-from mongars.core.generation import Chunk, GenerationRequest, Message, Sampling, Usage
+from mongars.core.generation import (
+    BASE_ADAPTER,
+    Chunk,
+    GenerationRequest,
+    Message,
+    Sampling,
+    Usage,
+)
 from mongars.inference.config import InferenceConfig
 from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.ollama.provider import Ollama
 from mongars.inference.provider import Attempts
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.ollama import chat_request, same_model
 from mongars.protocol.openai import logprob_entries
 from mongars.protocol.sse import EventSplitter, encode_event
@@ -71,7 +79,7 @@ async def test_an_answer_is_read_whatever_the_network_does(block: int | None) ->
     said = Answer(text="Déjà vu 😀 fin.", block=block)
     async with FakeOllama(said) as server, ollama(server.base) as provider:
         async with opened(provider) as stream:
-            fold = Fold()
+            fold = AnswerAccumulator()
             await read_into(fold, stream)
         completion = fold.completion(stream.origin)
         assert completion.text == said.text
@@ -84,7 +92,21 @@ async def test_ollama_answers_as_the_degraded_base_model() -> None:
     async with FakeOllama() as server, ollama(server.base) as provider, opened(provider) as stream:
         origin = stream.origin
     assert (origin.model, origin.engine) == ("fake", "ollama")
-    assert (origin.adapter_version, origin.degraded) == ("base", True)
+    assert (origin.adapter_version, origin.degraded) == (BASE_ADAPTER, True)
+
+
+async def test_a_pinned_adapter_is_refused_and_the_base_model_is_not() -> None:
+    """A request for an adapter is never answered by the base model, and costs Ollama nothing."""
+    pinned = dataclasses.replace(question(), adapter="tone@0123456789ab")
+    base = dataclasses.replace(question(), adapter="baseline")
+    deadline = Deadline.after(CLOCK, 30)
+    async with FakeOllama(Answer()) as server, ollama(server.base) as provider:
+        with pytest.raises(AdapterUnavailable, match="tone@0123456789ab"):
+            async with provider.open(pinned, deadline, Attempts(CLOCK)):
+                pass
+        assert not server.received
+        async with provider.open(base, deadline, Attempts(CLOCK)) as stream:
+            assert "".join([chunk.text async for chunk in stream.chunks]) == TEXT
 
 
 async def test_its_chunks_can_be_passed_on_as_events() -> None:

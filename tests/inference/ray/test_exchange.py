@@ -13,7 +13,7 @@ import pytest
 from mongars.core.clock import SystemClock
 from mongars.core.deadline import Deadline
 from mongars.core.errors import DeadlineExceeded, EndpointUnreachable, InvalidRequest
-from mongars.core.generation import Begun, GenerationRequest, Sampling
+from mongars.core.generation import GenerationRequest, PartialAnswer, Sampling
 from mongars.inference.config import InferenceConfig
 from mongars.inference.endpoints.route_url import route_url
 from mongars.inference.events import AttemptStarted, AttemptSucceeded, EndpointChanged, ScalingSeen
@@ -215,7 +215,7 @@ def test_a_generation_is_sent_to_the_configured_url_itself() -> None:
     "changes",
     [
         {"sampling": Sampling(n=2)},
-        {"continue_from": Begun(text="So", model="m", adapter_version="v1")},
+        {"continue_from": PartialAnswer(text="So", model="m", adapter_version="v1")},
     ],
     ids=["several choices", "continuation"],
 )

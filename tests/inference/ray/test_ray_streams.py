@@ -10,7 +10,7 @@ from mongars.core.errors import (
 )
 from mongars.core.generation import BASE_ADAPTER
 from mongars.inference.events import AttemptFailed
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.sse import EventSplitter
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer, Body, Status
@@ -79,7 +79,7 @@ async def test_what_the_replica_is_sent() -> None:
 async def test_no_cut_stream_ends_like_a_complete_one(fault: Answer) -> None:
     """After the first token, every kind of cut raises; nothing is sent a second time."""
     async with FakeReplica(fault) as replica, ray_harness(replica.url, idle_timeout=0.2) as ray:
-        fold = Fold()
+        fold = AnswerAccumulator()
         async with ray.open() as stream:
             with pytest.raises(GenerationInterrupted):
                 await read_into(fold, stream)
@@ -149,7 +149,7 @@ async def test_streamed_and_whole_answers_are_the_same() -> None:
         ray_harness(replica.url) as ray,
     ):
         for _ in range(2):
-            fold = Fold()
+            fold = AnswerAccumulator()
             async with ray.open() as stream:
                 async for chunk in stream.chunks:
                     fold.add(chunk)

@@ -21,7 +21,7 @@ from mongars.core.generation import Origin, Usage
 from mongars.inference.retry.failures import EmptyAnswer
 from mongars.inference.streams.decoding import SseDecoder
 from mongars.inference.streams.reader import AnswerReader
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.generate import origin_body
 from mongars.protocol.openai import chunk_body, usage_chunk_body
 from mongars.protocol.sse import DONE, encode_event
@@ -80,7 +80,7 @@ async def read(answer: AnswerReader) -> str:
     return "".join([chunk.text async for chunk in answer])
 
 
-async def read_into(fold: Fold, answer: AnswerReader) -> None:
+async def read_into(fold: AnswerAccumulator, answer: AnswerReader) -> None:
     async for chunk in answer:
         fold.add(chunk)
 
@@ -161,7 +161,7 @@ async def test_no_cut_ends_like_an_answer(blocks: list[bytes], then: Exception |
     """After content, anything but a proper end raises; what came before it is delivered."""
     answer = reader(META, text("Once"), *blocks, then=then)
     await answer.commit()
-    fold = Fold()
+    fold = AnswerAccumulator()
     with pytest.raises(GenerationInterrupted):
         await read_into(fold, answer)
     assert fold.text == "Once"
@@ -201,7 +201,7 @@ async def test_a_missing_choice_makes_the_answer_incomplete() -> None:
     answer = reader(META, ROLE, text("Hello"), FINISH, USAGE, DONE, choices=2)
     await answer.commit()
     with pytest.raises(GenerationInterrupted, match="choice is missing"):
-        await read_into(Fold(2), answer)
+        await read_into(AnswerAccumulator(2), answer)
     assert answer.state == "cut"
 
 

@@ -23,7 +23,7 @@ from mongars.inference.config import InferenceConfig
 from mongars.inference.events import Answered, FellBack, Moved
 from mongars.inference.provider import Attempts, ProviderStream, StreamState
 from mongars.inference.streams.continuation import resume_prefix
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, WORDS, Answer, Fault, Status
@@ -40,7 +40,7 @@ class DeliveredAnswer:
     """What a reader has seen."""
 
     def __init__(self) -> None:
-        self.fold = Fold()
+        self.fold = AnswerAccumulator()
         self.chunks = 0
         self.finishes = 0
         self.error: MongarsError | None = None

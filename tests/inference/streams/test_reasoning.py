@@ -10,7 +10,7 @@ from ray_harness import ray_harness, read_into
 from mongars.core.errors import GenerationInterrupted
 from mongars.inference.config import InferenceConfig
 from mongars.inference.events import FellBack
-from mongars.protocol.fold import Fold
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import TEXT, Answer
@@ -27,7 +27,7 @@ async def complete(config: InferenceConfig) -> tuple[Completion, int]:
     stack = build(config)
     async with stack.integration as integration:
         async with integration.open(question()) as answer:
-            fold = Fold()
+            fold = AnswerAccumulator()
             async for chunk in answer:
                 fold.add(chunk)
         return fold.completion(answer.origin), len(stack.observer.of(FellBack))
@@ -38,7 +38,7 @@ async def test_thinking_longer_than_the_first_token_may_take_is_answered(field: 
     """Thoughts are progress under every name servers use: one attempt, no fallback, text apart."""
     slow = Answer(reasoning=THOUGHTS, reasoning_field=field, token_delay=0.03)
     async with FakeReplica(slow) as replica, ray_harness(replica.url, timeout=0.5) as ray:
-        fold = Fold()
+        fold = AnswerAccumulator()
         async with ray.open() as stream:
             await read_into(fold, stream)
         whole = fold.completion(stream.origin)

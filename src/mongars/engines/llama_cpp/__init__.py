@@ -1,1 +1,1 @@
-"""llama.cpp in a child process, spoken to over a private UNIX socket."""
+"""llama.cpp in a child process, reached over HTTP on a private UNIX socket."""

@@ -2,10 +2,10 @@
 
 Reads one line of JSON (`ChildOrder`) from standard input, loads the model, writes one line
 `ready` to standard output and serves until standard input ends. The parent holds the other end
-of that pipe, so the child goes when its parent goes, however the parent died.
+of that pipe, so the child ends when its parent ends, even if the parent is killed.
 
-Why a child: loading a model holds the interpreter lock for its whole duration, and a crash in
-native code would take its host along.
+Why a child process: loading a model holds the interpreter lock for its whole duration, and a crash in
+native code ends the process that it happens in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mongars.engines.provisioning.gguf import gguf_values
 
 
 def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
-    """Parameters of llama.cpp's server, with what it opens by default closed."""
+    """Parameters of llama.cpp's server; endpoints that are open by default are closed."""
     params = xllamacpp.CommonParams()
     params.model.path = order.model_path
     params.model_alias = {order.model_name}
@@ -57,18 +57,21 @@ def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
 
 
 def main() -> None:
-    """Load, announce, serve until the parent lets go of standard input."""
+    """Load the model, write `ready`, and serve until standard input is closed."""
     order = ChildOrder.from_line(sys.stdin.buffer.readline())
     os.umask(0o177)  # the socket is created with mode 0600
     try:
         server = xllamacpp.Server(server_parameters(order))
-    except (RuntimeError, ProvisioningFailed) as exc:  # llama.cpp says why on standard error
+    except (
+        RuntimeError,
+        ProvisioningFailed,
+    ) as exc:  # llama.cpp writes the reason to standard error
         sys.exit(str(exc))
     sys.stdout.buffer.write(READY_LINE)
     sys.stdout.buffer.flush()
     sys.stdin.buffer.read()
     shutil.rmtree(Path(order.socket_path).parent, ignore_errors=True)
-    # Native threads may be mid-token; nothing is worth waiting for once the parent is gone.
+    # Not a clean exit: native threads may still run, and no state has to be saved.
     os._exit(0 if server else 1)
 
 

@@ -1,4 +1,4 @@
-"""What the llama.cpp engine needs to know, with defaults measured on CPUs."""
+"""Configuration of the llama.cpp engine; the defaults were measured on CPUs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class LlamaCppConfig:
     """None: every core this process may use to read prompts, one less to write (ADR 0007)."""
     prompt_batch_tokens: int = 16
     prompt_cache_scope: PromptCacheScope = "user"
-    """Whose prompts a request may reuse: those of its own scope, or everybody's."""
+    """`user`: a request reuses prompts of its own scope only; `shared`: of all requests."""
     prompt_cache_mib: int = 0
     """Host memory for prompts of finished requests, with the scope `shared` only; each slot keeps
     its own last prompt anyway."""
     start_timeout: float = 60.0
-    """Seconds until the model must be loaded."""
+    """Seconds within which the model must be loaded."""
     stuck_after: float = 30.0
-    """Seconds the child may say nothing with a request before it; then it is killed."""
+    """Seconds without output while there are requests, after which the child is killed."""
     embedding: bool = False
     """Serve vectors instead of answers."""

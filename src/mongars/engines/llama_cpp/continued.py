@@ -1,7 +1,7 @@
-"""An answer that continues after its beginning, reported as if it had never been cut.
+"""Continuing an answer that was cut, with the token counts of the whole answer.
 
 llama.cpp completes the last message of a conversation that ends with one of the assistant. For it,
-the beginning is part of the prompt; for the caller it is part of the answer.
+the beginning is part of the prompt; for the client it is part of the answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def continued_body(body: dict[str, Any], text: str, *, begun_tokens: int) -> dict[str, Any]:
-    """The request for what follows `text`, which is `begun_tokens` tokens long."""
+    """The request that generates what follows `text`, which has `begun_tokens` tokens."""
     ending = {"role": "assistant", "content": text}
     limit = body.get("max_tokens")
     left = {} if limit is None else {"max_tokens": max(1, limit - begun_tokens)}
@@ -28,9 +28,9 @@ def continued_body(body: dict[str, Any], text: str, *, begun_tokens: int) -> dic
 async def whole_counts(
     blocks: AsyncIterator[bytes], *, begun_tokens: int, limit: int | None
 ) -> AsyncGenerator[bytes, None]:
-    """The same events, with the beginning's tokens counted to the answer.
+    """The same events; the tokens of the beginning are counted as tokens of the answer.
 
-    Where the beginning is as long as the answer may be, nothing is added to it.
+    If the beginning is as long as `max_tokens` allows, no token is added.
     """
     full = limit is not None and begun_tokens >= limit
     splitter = EventSplitter()

@@ -1,4 +1,4 @@
-"""llama.cpp as an embedder: the same supervised child, with an embedding model in it."""
+"""llama.cpp as an embedder: a supervised child process with an embedding model."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from mongars.engines.llama_cpp.config import LlamaCppConfig
 
 AT_ONCE = 16
-"""Texts per request to the child: it says nothing before the last, and works on for who has left."""
+"""Texts per request to the child: it responds after the last, and cannot be cancelled before."""
 
 Input = str | list[int]
 
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process")
-"""llama.cpp's words for a text longer than what it reads in one piece, in an answer of status 500."""
+"""llama.cpp's message, with status 500, for a text that is longer than its batch."""
 
 
 class LlamaCppEmbedder:
@@ -61,7 +61,7 @@ class LlamaCppEmbedder:
         return self._child.status
 
     async def start(self) -> None:
-        """Load the model. Raises `InferenceFailed` with the engine's own words if it cannot."""
+        """Load the model. Raises `InferenceFailed` with the output of the child if it cannot."""
         try:
             values = await asyncio.to_thread(gguf_values, self._config.model_path)
         except ProvisioningFailed as exc:
@@ -71,12 +71,12 @@ class LlamaCppEmbedder:
         await self._child.start()
 
     async def aclose(self) -> None:
-        """Kill the child; nothing of it is left afterwards."""
+        """Kill the child process and remove its files."""
         await self._child.aclose()
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         """One vector of unit length per text; see the port for errors."""
-        _ = self._child.session  # raises where there is none
+        _ = self._child.session  # raises if there is no child
         inputs = await self._inputs(texts)
         vectors: list[tuple[float, ...]] = []
         tokens = 0
@@ -87,7 +87,7 @@ class LlamaCppEmbedder:
         return Embeddings(vectors=tuple(vectors), prompt_tokens=tokens, model=self.model)
 
     async def _inputs(self, texts: Sequence[str]) -> Sequence[Input]:
-        """What the child is sent: texts, or their tokens where its own would be others."""
+        """The input for the child: texts, or token numbers where its own tokenizer would differ."""
         if self._wordpiece is not None:
             return await asyncio.to_thread(self._word_pieces, self._wordpiece, texts)
         return [
@@ -103,7 +103,7 @@ class LlamaCppEmbedder:
         return tokens
 
     async def _plain_tokens(self, text: str) -> list[int]:
-        """The tokens of a text that holds characters of control tokens."""
+        """The tokens of a text that contains markers of control tokens, none of them a control token."""
         try:
             return await text_tokens(self._child, text, add_special=True)
         except (aiohttp.ClientError, OSError) as exc:

@@ -20,8 +20,8 @@ from mongars.engines.llama_cpp.literal_prompt import (
     text_tokens,
     without_control_tokens,
 )
+from mongars.engines.llama_cpp.prompt_cache_slots import PromptCacheSlots
 from mongars.engines.llama_cpp.refusal import refusal_of
-from mongars.engines.llama_cpp.slots import SlotTable
 from mongars.engines.llama_cpp.supervisor import LlamaCppSupervisor
 from mongars.engines.llama_cpp.vocabulary import Vocabulary
 from mongars.engines.provisioning.gguf import gguf_values
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from mongars.core.observe import Observer
     from mongars.engines.engine import EngineStatus
     from mongars.engines.llama_cpp.config import LlamaCppConfig
-    from mongars.engines.llama_cpp.slots import HeldSlot
+    from mongars.engines.llama_cpp.prompt_cache_slots import HeldSlot
 
 EVENT_END = b"\n\n"
 PROGRESS = b'"prompt_progress"'
 
 
 class LlamaCppEngine:
-    """One model in one child process; see `engines.engine.Engine` for what it promises."""
+    """One model in one child process; implements `engines.engine.Engine`."""
 
     def __init__(
         self, config: LlamaCppConfig, *, clock: Clock, observer: Observer | None = None
@@ -52,21 +52,23 @@ class LlamaCppEngine:
         self._config = config
         self._child = LlamaCppSupervisor(config, clock=clock, observer=observer)
         self._vocabulary: Vocabulary | None = None
-        self._slots = SlotTable(config.slots) if config.prompt_cache_scope == "user" else None
+        self._slots = (
+            PromptCacheSlots(config.slots) if config.prompt_cache_scope == "user" else None
+        )
 
     @property
     def origin(self) -> Origin:
-        """The bare base model."""
+        """The base model without an adapter."""
         return Origin(model=self._config.model_name, engine="llama_cpp")
 
     @property
     def continues(self) -> bool:
-        """At any token."""
+        """True: it can continue after any token."""
         return True
 
     @property
     def slots(self) -> int:
-        """How many requests are worked on at once."""
+        """How many requests are processed at the same time."""
         return self._config.slots
 
     @property
@@ -75,8 +77,8 @@ class LlamaCppEngine:
         return self._child.status
 
     async def start(self) -> None:
-        """Load the model. Raises `InferenceFailed` with the engine's own words if it cannot."""
-        # Beside each other: the child reads the file in a process of its own.
+        """Load the model. Raises `InferenceFailed` with the output of the child if it cannot."""
+        # At the same time: the child reads the file in its own process.
         reading = asyncio.get_running_loop().run_in_executor(
             None, _vocabulary_in, self._config.model_path
         )
@@ -88,7 +90,7 @@ class LlamaCppEngine:
         self._vocabulary = vocabulary
 
     async def aclose(self) -> None:
-        """Kill the child; nothing of it is left afterwards."""
+        """Kill the child process and remove its files."""
         await self._child.aclose()
 
     @asynccontextmanager
@@ -101,7 +103,7 @@ class LlamaCppEngine:
             reasons = self._vocabulary is not None and self._vocabulary.reasons
             body = chat_body(request, model=self._config.model_name, reasons=reasons)
             # Progress events make llama.cpp write, and so notice a closed connection, between the
-            # batches of a long prompt; without them it looks once a second.
+            # batches of a long prompt; without them it checks once a second.
             body["return_progress"] = True
             if slot is not None:
                 body |= slot.parameters
@@ -132,14 +134,14 @@ class LlamaCppEngine:
             yield blocks
 
     async def _slot(self, request: GenerationRequest, stack: AsyncExitStack) -> HeldSlot | None:
-        """The slot to use; None where llama.cpp chooses among all."""
+        """The slot to use; None if llama.cpp may choose any."""
         if self._slots is None:
             return None
         held = self._slots.hold(request.scope, request.messages, process=self.status.pid)
         return await stack.enter_async_context(held)
 
     async def _relay(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        """The engine's bytes as they come; raises unless the last of them are `[DONE]`."""
+        """The bytes of the engine; raises `GenerationInterrupted` unless they end with `[DONE]`."""
         head: bytes | None = b""
         tail = b""
         try:
@@ -165,7 +167,7 @@ class LlamaCppEngine:
 
 
 def _vocabulary_in(path: Path) -> Vocabulary | ProvisioningFailed:
-    """The vocabulary of the model file, or why there is none: a raised error needs a reader."""
+    """The vocabulary of the model file; the error is returned, since the caller may not await it."""
     try:
         return Vocabulary.of(gguf_values(path))
     except ProvisioningFailed as error:
@@ -173,7 +175,7 @@ def _vocabulary_in(path: Path) -> Vocabulary | ProvisioningFailed:
 
 
 def _after_progress(head: bytes) -> bytes:
-    """What follows the progress events; those are for the engine's own ends, not for callers."""
+    """The events after the progress events, which are of no use to clients."""
     while (end := head.find(EVENT_END)) >= 0 and PROGRESS in head[:end]:
         head = head[end + len(EVENT_END) :]
     return head

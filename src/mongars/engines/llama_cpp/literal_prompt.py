@@ -8,7 +8,7 @@ messages ─► /apply-template with placeholders ─► control tokens of the t
 The stream that comes back holds `text_completion` events; `as_chat` makes them those of a chat.
 
 Only the chat endpoint separates a model's reasoning from its answer, and forms grammars from the
-`response_format` of such a model. These requests stay there, with the characters of each marker separated.
+`response_format` of such a model. Requests that need either stay there, with the characters of each marker separated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ONLY_IN_CHATS = ("response_format", "tools", "json_schema")
 
 
 async def ask(child: LlamaCppSupervisor, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """One answer of the child in one piece. Raises its refusal."""
+    """Send a request to the child; returns the JSON of its response. Raises its refusal as our error."""
     async with child.post(path, body) as response:
         if response.status != HTTPStatus.OK:
             raise await refusal_of(response)
@@ -44,7 +44,7 @@ async def ask(child: LlamaCppSupervisor, path: str, body: dict[str, Any]) -> dic
 async def text_tokens(
     child: LlamaCppSupervisor, content: str | list[str | int], *, add_special: bool = False
 ) -> list[int]:
-    """The tokens of a text, none of them a control token; numbers in a list stay what they are.
+    """The tokens of a text, none of them a control token; numbers in a list are kept.
 
     `add_special`: with what the model puts at the beginning and end of every text.
     """
@@ -56,7 +56,7 @@ async def text_tokens(
 async def without_control_tokens(
     child: LlamaCppSupervisor, body: dict[str, Any], vocabulary: Vocabulary
 ) -> tuple[str, dict[str, Any]]:
-    """Where to send a chat request, and in which form, so that no text becomes a control token."""
+    """The path and body for a chat request, such that no text becomes a control token."""
     texts = [message["content"] for message in body["messages"]]
     if not any(map(vocabulary.markers.may_occur_in, texts)):
         return CHAT_COMPLETIONS, body
@@ -73,7 +73,7 @@ async def _completion_body(
     placeholders = Placeholders.instead_of([message["content"] for message in messages])
     hidden = _with_contents(messages, placeholders.contents())
     rendered = (await ask(child, "/apply-template", {"messages": hidden}))["prompt"]
-    # The empty text is where llama.cpp puts the token that begins every prompt, if there is one.
+    # For the empty text llama.cpp inserts the token that begins every prompt, if there is one.
     mixed = ["", *vocabulary.mixed_prompt(rendered, placeholders)]
     tokens = await text_tokens(child, mixed, add_special=True)
     return {
@@ -97,7 +97,7 @@ async def as_chat(blocks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
                 yield event.raw
                 continue
             body = json_object(event.data)
-            if "choices" not in body:  # an error, which has no other form in a chat
+            if "choices" not in body:  # an error, which has the same form in a chat
                 yield event.raw
                 continue
             chunks = _chat_chunks(body)

@@ -1,4 +1,4 @@
-"""What the parent tells the child, on one line of its standard input."""
+"""The configuration of the child, sent as one line of its standard input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ READY_LINE = b"ready\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildOrder:
-    """Everything the child needs; the key never appears on a command line or in an environment."""
+    """The configuration; the key is never on a command line or in an environment."""
 
     model_path: str
     model_name: str

@@ -1,4 +1,4 @@
-"""One life of the child process: spawn, wait until it serves, end it without a trace."""
+"""One child process: spawn it, wait until it serves, end it and remove its files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STDERR_BLOCK = 8192
 
 
 class LlamaCppProcess:
-    """A running child. Made by `spawn`; ended by `aclose` or by its own death."""
+    """A running child process, made by `spawn`; it ends by `aclose` or by itself."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, *, socket_path: Path, api_key: str
@@ -59,9 +59,9 @@ class LlamaCppProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C in a terminal is the parent's to handle
+                start_new_session=True,  # Ctrl-C in a terminal is handled by the parent
             )
-        except BaseException as exc:  # a cancellation must not leave the folder either
+        except BaseException as exc:  # a cancellation must remove the folder, too
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
             if not isinstance(exc, OSError):
@@ -84,7 +84,7 @@ class LlamaCppProcess:
 
     async def _order(self, config: LlamaCppConfig) -> None:
         stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:  # both were asked for in `spawn`
+        if stdin is None or stdout is None:  # `spawn` sets both
             detail = "The engine process has no pipes."
             raise InferenceFailed(detail)
         order = ChildOrder(
@@ -103,7 +103,7 @@ class LlamaCppProcess:
             else 0,
             embedding=config.embedding,
         )
-        with contextlib.suppress(ConnectionError):  # it died; the next line says so
+        with contextlib.suppress(ConnectionError):  # it ended; the next line reports that
             stdin.write(order.to_line())
             await stdin.drain()
         if await stdout.readline() != READY_LINE:
@@ -132,13 +132,13 @@ class LlamaCppProcess:
         return await self._process.wait()
 
     def kill(self) -> None:
-        """End it at once; `wait` then returns."""
+        """Kill it; `wait` then returns."""
         with contextlib.suppress(ProcessLookupError):
             if self.alive:
                 self._process.kill()
 
     async def aclose(self) -> None:
-        """Kill it, reap it and remove its socket. Generation has no state worth a slow goodbye."""
+        """Kill it, wait for its end and remove its socket; there is no state to save."""
         self.kill()
         await self._process.wait()
         await self._reader.aclose()

@@ -1,4 +1,4 @@
-"""What llama.cpp says when it refuses, as our errors."""
+"""Errors of llama.cpp, mapped to ours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RETRY_AFTER = 1.0
 
 
 async def refusal_of(response: aiohttp.ClientResponse) -> MongarsError:
-    """llama.cpp's refusal as one of our errors."""
+    """The error of ours for a response of llama.cpp with an error status."""
     error: dict[str, object] = {}
     with contextlib.suppress(orjson.JSONDecodeError, aiohttp.ClientError):
         body = orjson.loads(await response.read())

@@ -1,4 +1,4 @@
-"""A llama.cpp child that is always there: watched, killed when stuck, restarted when it dies."""
+"""Supervises the llama.cpp child process: kills it when it hangs, restarts it when it has ended."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from mongars.engines.llama_cpp.config import LlamaCppConfig
 
 RESTART_PAUSE = (0.0, 0.5, 1.0, 2.0, 5.0)
-"""Seconds before each restart in a row; the last one repeats."""
+"""Seconds before the first, second, … restart in a row; the last one repeats."""
 GIVE_UP_AFTER = 8
-"""Failed restarts in a row; then the engine is `failed`, and whoever runs it must decide."""
+"""Failed restarts in a row, after which the engine is `failed` and is not restarted any more."""
 STABLE_AFTER = 30.0
-"""Seconds of life after which a death counts as the first again."""
+"""A process that ran for so many seconds resets the count of failures."""
 RETRY_AFTER = 1.0
 CHECK_PERIOD = 2.0
-"""Seconds between two looks at whether the child still does its work."""
+"""Seconds between two health checks."""
 UNHEARD_CHECKS = 3
-"""Health checks without an answer, one after another and without a token of any request between
-them, that make a child a stuck one."""
+"""Failed health checks in a row, without a token of any request between them, after which the child
+is killed."""
 HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=2)
 
 
 class LlamaCppSupervisor:
-    """Owns the child process and the way to it."""
+    """Owns the child process and the HTTP session with it."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class LlamaCppSupervisor:
         self._clock = clock
         self._observer = observer or Silent()
         self.process: LlamaCppProcess | None = None
-        """The child alive now."""
+        """The running child; None if there is none."""
         self._session: aiohttp.ClientSession | None = None
         self._watch = Background(self._watch_child, name="llama-cpp-watch")
         self._checks = Background(self._check_child, name="llama-cpp-checks")
@@ -65,7 +65,7 @@ class LlamaCppSupervisor:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The way to the child. Raises `NotReady` while there is none."""
+        """The HTTP session with the child. Raises `NotReady` while there is none."""
         if self._session is None or self.status.state != "ready":
             detail = f"The engine is {self.status.state}."
             raise NotReady(detail, retry_after=RETRY_AFTER)
@@ -73,7 +73,7 @@ class LlamaCppSupervisor:
 
     @contextmanager
     def waiting(self, who: object) -> Iterator[None]:
-        """Held by a request while the next word is the child's to say."""
+        """Held by a request while it waits for output of the child."""
         self._waits[id(who)] = self._clock.monotonic()
         try:
             yield
@@ -83,13 +83,13 @@ class LlamaCppSupervisor:
 
     @asynccontextmanager
     async def post(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Ask the child; leaving closes the connection. Raises `NotReady` while there is none."""
+        """Send a request to the child; leaving closes the connection. Raises `NotReady` without a child."""
         session = self.session
         with self.waiting(body):
             response = await session.post(path, data=encode(body))
         self._open.add(response)
         try:
-            if session is not self._session:  # dropped between the answer's head and this line
+            if session is not self._session:  # the child was dropped after the head of the response
                 response.close()
             yield response
         finally:
@@ -98,13 +98,13 @@ class LlamaCppSupervisor:
 
     @property
     def silence(self) -> float:
-        """Seconds since anybody who waits has heard a word; 0 while nobody waits."""
+        """Seconds since a waiting request received output; 0 while no request waits."""
         if not self._waits:
             return 0.0
         return self._clock.monotonic() - max(self._heard_at, min(self._waits.values()))
 
     async def start(self) -> None:
-        """Load the model. Raises `InferenceFailed` with the child's own words if it cannot."""
+        """Load the model. Raises `InferenceFailed` with the output of the child if it cannot."""
         self.status = EngineStatus(state="starting")
         try:
             await self._spawn()
@@ -115,7 +115,7 @@ class LlamaCppSupervisor:
         self._checks.start()
 
     async def aclose(self) -> None:
-        """Kill the child; nothing of it is left afterwards."""
+        """Kill the child process and remove its files."""
         try:
             await self._checks.aclose()
             await self._watch.aclose()
@@ -128,7 +128,7 @@ class LlamaCppSupervisor:
         self.process = child
         self._session = aiohttp.ClientSession(
             "http://engine",
-            # The engine drops idle connections at will: a fresh one costs microseconds here.
+            # The engine closes idle connections at any time; a new one costs microseconds here.
             connector=aiohttp.UnixConnector(str(child.socket_path), limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=None),
             headers={
@@ -141,8 +141,8 @@ class LlamaCppSupervisor:
     async def _drop_child(self) -> None:
         session, self._session = self._session, None
         child, self.process = self.process, None
-        # The session's own `close` leaves whoever reads an answer waiting for ever: `Response.close`
-        # wakes them. Killing the child comes first, so that it works on for nobody.
+        # `ClientSession.close` leaves readers of a response waiting without end; `Response.close` ends
+        # them. The child is killed first, so that it does not go on generating.
         if child is not None:
             child.kill()
         for response in tuple(self._open):
@@ -187,9 +187,10 @@ class LlamaCppSupervisor:
         return deaths
 
     async def _check_child(self) -> None:
-        """Kill a child that lives and does not work: the watch then starts another one.
+        """Kill a child that hangs; `_watch_child` then starts another one.
 
-        On a busy machine a child that generates answers its health check late: tokens count as well.
+        On a busy machine a child that generates responds late to health checks, so a token of any
+        request counts like a response.
         """
         unheard = 0
         checked_at = self._clock.monotonic()
@@ -200,7 +201,7 @@ class LlamaCppSupervisor:
             if child is None or self.status.state != "ready":
                 unheard = 0
                 continue
-            if child is not looked_at:  # what its predecessor did not hear is not its fault
+            if child is not looked_at:  # failures of the previous child do not count
                 looked_at, unheard = child, 0
             healthy = await self._healthy()
             if child is not self.process:
@@ -215,7 +216,7 @@ class LlamaCppSupervisor:
                 child.kill()
 
     async def _healthy(self) -> bool:
-        """Whether the child answers at all; a busy one does."""
+        """Whether the child responds to a health check."""
         try:
             async with self.session.get("/health", timeout=HEALTH_TIMEOUT) as response:
                 await response.read()

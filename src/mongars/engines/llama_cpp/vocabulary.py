@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mongars.engines.provisioning.gguf import Found
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
-"""Token types of GGUF. llama.cpp finds the first two only where control tokens are wanted."""
+"""Token types of GGUF. llama.cpp finds the first two only if control tokens are enabled."""
 _ALWAYS_CONTROL = frozenset(
     {
         "<|eot_id|>",
@@ -36,7 +36,7 @@ _ALWAYS_CONTROL = frozenset(
         "<\uff5cend\u2581of\u2581sentence\uff5c>",
     }
 )
-"""Ends of a turn that llama.cpp counts as control tokens whatever type the file gives them."""
+"""Ends of a turn that llama.cpp treats as control tokens whatever type the file gives them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +44,16 @@ class Vocabulary:
     """The control tokens of a model: their texts and ids."""
 
     markers: Markers
-    """What a text must not become."""
+    """Markers of all control tokens."""
     others: Markers
-    """Those of them that are found in plain text, too."""
+    """The markers that llama.cpp recognises in plain text, too."""
     ids: Mapping[str, int]
     reasons: bool
     """Whether its template provides for reasoning before the answer."""
 
     @classmethod
     def of(cls, values: Mapping[str, Found]) -> Self:
-        """The vocabulary of the model with this head."""
+        """The vocabulary in the header of a GGUF file."""
         kinds, ids = {}, {}
         for index, (token, kind) in enumerate(_tokens(values)):
             known = token in _ALWAYS_CONTROL

@@ -1,10 +1,10 @@
-"""BERT's tokenizer for uncased models, to the letter.
+"""BERT's WordPiece tokenizer for uncased models, with exactly the tokens of the reference implementation.
 
-llama.cpp has one of its own that reads most texts the same way. It does not take Hangul apart, drops
-the vowel signs of Indic scripts, and cuts words into pieces however long they are; each of these
-gives another vector than the model's authors get. So texts are tokenized here and sent as numbers.
+llama.cpp has its own, which differs for some texts: it does not decompose Hangul, drops the vowel signs of
+Indic scripts, and splits words of any length; the vectors then differ from the reference. So texts are
+tokenized here and sent to llama.cpp as numbers.
 
-Unlike the authors' own, it never makes `[SEP]` or another control token from characters in a text.
+Unlike the reference, it never makes `[SEP]` or another control token from characters in a text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LONGEST_WORD = 100
 _WORD = "\u2581"
-"""In a GGUF file, stands before a token that begins a word."""
+"""The prefix, in a GGUF file, of tokens that begin a word."""
 _CONTROL = 3
 _IDEOGRAPHS = (
     (0x3400, 0x4DBF),
@@ -34,7 +34,7 @@ _IDEOGRAPHS = (
 
 
 class WordPiece:
-    """Cuts texts into the tokens of one vocabulary."""
+    """Splits texts into the tokens of one vocabulary."""
 
     def __init__(self, values: Mapping[str, Found]) -> None:
         tokens = _texts(values["tokenizer.ggml.tokens"])
@@ -49,18 +49,18 @@ class WordPiece:
 
     @classmethod
     def of(cls, values: Mapping[str, Found]) -> Self | None:
-        """The tokenizer of the model with this head; None if it has one of another kind."""
+        """The tokenizer in the header of a GGUF file; None if it is of another kind."""
         return cls(values) if values.get("tokenizer.ggml.model") == "bert" else None
 
     def encode(self, text: str) -> list[int]:
-        """The tokens, with the two that enclose every text."""
+        """The tokens of a text, with `[CLS]` and `[SEP]` around them."""
         found = [self._special["[CLS]"]]
         for word in unicodedata.normalize("NFD", text).translate(self._letters).split():
             found += self._cut(word)
         return [*found, self._special["[SEP]"]]
 
     def _cut(self, word: str) -> list[int]:
-        """The longest token that fits, then the longest that goes on; one unknown if none does."""
+        """The longest matching token, then the longest for the rest; one `[UNK]` if there is none."""
         unknown = [self._special["[UNK]"]]
         if len(word) > _LONGEST_WORD:
             return unknown
@@ -79,7 +79,7 @@ class WordPiece:
 
 
 class _Letters(dict[int, str]):
-    """For `str.translate`: what becomes of each decomposed character, worked out when first met."""
+    """For `str.translate`: the replacement of each decomposed character, computed on first use."""
 
     def __missing__(self, point: int) -> str:
         self[point] = made = _letter(chr(point))

@@ -1,1 +1,1 @@
-"""Ollama as an engine: a server of its own, spoken to over HTTP."""
+"""Ollama as an engine, reached over HTTP."""

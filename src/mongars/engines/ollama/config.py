@@ -1,4 +1,4 @@
-"""What the Ollama engine needs to know."""
+"""Configuration of the Ollama engine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class OllamaConfig:
     slots: int = 4
     """Requests sent at once; Ollama itself queues beyond its OLLAMA_NUM_PARALLEL."""
     context_tokens: int | None = None
-    """Window asked for (`num_ctx`); None leaves it to the server, which cuts prompts silently."""
+    """Context window (`num_ctx`); None: the default of the server, which truncates prompts silently."""
     connect_timeout: float = 5.0
     silence_timeout: float = 120.0
-    """Longest silence within a request, the load of the model included; then it counts as lost."""
+    """Longest time without data in a request, the load of the model included; then it has failed."""
     probe_period: float = 5.0
-    """How often a lost server is looked for."""
+    """Time between two attempts to reach a server that is lost."""

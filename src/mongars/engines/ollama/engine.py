@@ -1,6 +1,6 @@
-"""Ollama behind the engine port: its lines become our events.
+"""Ollama as an engine: converts its JSON lines to server-sent events.
 
-Ollama cannot load our adapters, so every answer says `adapter_version: base` and `degraded`.
+Ollama cannot load our adapters, so every answer has `adapter_version: baseline` and `degraded`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 
 class OllamaEngine:
-    """One model on an Ollama server; see `engines.engine.Engine` for what it promises."""
+    """One model on an Ollama server; implements `engines.engine.Engine`."""
 
     def __init__(
         self, config: OllamaConfig, *, clock: Clock, observer: Observer | None = None
@@ -70,26 +70,26 @@ class OllamaEngine:
 
     @property
     def origin(self) -> Origin:
-        """The model as it was named, without any adapter of ours."""
+        """The model as it was named, without an adapter."""
         return origin_named(self._config.model)
 
     @property
     def continues(self) -> bool:
-        """No: Ollama begins every answer itself."""
+        """False: Ollama cannot continue a text."""
         return False
 
     @property
     def slots(self) -> int:
-        """How many requests are sent at once."""
+        """How many requests are sent at the same time."""
         return self._config.slots
 
     @property
     def status(self) -> EngineStatus:
-        """`restarting` while the server is lost; it is looked for meanwhile."""
+        """`restarting` while the server cannot be reached and is tried again."""
         return self._status
 
     async def start(self) -> None:
-        """Find the server and the model on it. Raises `InferenceFailed` with what is missing."""
+        """Check that the server has the model. Raises `InferenceFailed` with what is missing."""
         timeout = aiohttp.ClientTimeout(
             total=None,
             sock_connect=self._config.connect_timeout,
@@ -103,7 +103,7 @@ class OllamaEngine:
         )
         try:
             await self._probe()
-        except BaseException as error:  # a cancellation must not leave the session open either
+        except BaseException as error:  # a cancellation must close the session, too
             await self._close_session()
             if not isinstance(error, WorldError):
                 raise
@@ -113,8 +113,8 @@ class OllamaEngine:
         self._status = EngineStatus(state="ready")
 
     async def aclose(self) -> None:
-        """Close the connections; the server goes on without us."""
-        # In this order: readers that lose their connection here must not start another search.
+        """Close the connections; the server keeps running."""
+        # In this order: readers that lose their connection here must not start another probe.
         self._status = EngineStatus(state="stopped", restarts=self._status.restarts)
         try:
             await self._close_session()
@@ -123,7 +123,7 @@ class OllamaEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Answer one request; leaving closes the connection, on which Ollama stops."""
+        """Answer one request; leaving closes the connection, and Ollama stops generating."""
         session = self._session
         if session is None or self._status.state != "ready":
             detail = f"The engine is {self._status.state}. {self._status.detail}".rstrip()
@@ -137,7 +137,7 @@ class OllamaEngine:
             raise self._lost(exc) from exc
         self._open.add(response)
         try:
-            if session is not self._session:  # closed between the answer's head and this line
+            if session is not self._session:  # closed after the head of the response
                 response.close()
             if response.status != HTTPStatus.OK:
                 raise await self._refusal(response)
@@ -158,7 +158,7 @@ class OllamaEngine:
             async for block in response.content.iter_any():
                 for chunk in lines.feed(block):
                     yield chunk.raw
-                if lines.done:  # what becomes of the connection now does not touch the answer
+                if lines.done:  # an error of the connection no longer affects the answer
                     yield DONE
                     return
         except (aiohttp.ClientError, OSError) as exc:
@@ -201,14 +201,14 @@ class OllamaEngine:
         return self._entries(status, data)
 
     def _entries(self, status: int, data: bytes) -> list[Any]:
-        """The models listed there. Raises `InvalidAnswer` if no Ollama can have said that."""
+        """The models in a response of `/api/tags`. Raises `InvalidAnswer` for a malformed one."""
         detail = f"What answers at {self._label} (status {status}) is not an Ollama."
         try:
             found = json_object(data)
         except InvalidAnswer as exc:
             raise InvalidAnswer(detail) from exc
         entries = found.get("models", ...)
-        if entries is None:  # how an empty list looks in some versions
+        if entries is None:  # some versions send null for an empty list
             entries = []
         if status != HTTPStatus.OK or not isinstance(entries, list):
             raise InvalidAnswer(detail)
@@ -241,7 +241,7 @@ class OllamaEngine:
                 await self._clock.sleep(self._config.probe_period)
                 continue
             self._markers = await self._known_markers()
-            if self._status.state == "restarting":  # not stopped while the answer came
+            if self._status.state == "restarting":  # not stopped meanwhile
                 self._status = EngineStatus(state="ready", restarts=self._status.restarts)
                 self._observer.observe(Note(name="engine.found"))
 
@@ -267,7 +267,7 @@ class OllamaEngine:
 
     async def _close_session(self) -> None:
         session, self._session = self._session, None
-        # The session's own `close` leaves whoever reads an answer waiting for ever; this wakes them.
+        # `ClientSession.close` leaves readers of a response waiting without end; this ends them.
         for response in tuple(self._open):
             response.close()
         if session is not None:
@@ -276,5 +276,5 @@ class OllamaEngine:
 
 def _words(error: Exception) -> str:
     if isinstance(error, aiohttp.InvalidURL):
-        return "the address cannot be used"  # its own words are the URL, password and all
+        return "the address cannot be used"  # its text would contain the URL with the password
     return str(error) or type(error).__name__

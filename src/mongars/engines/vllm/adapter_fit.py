@@ -1,7 +1,7 @@
-"""Whether an adapter is for this model.
+"""Checks that an adapter fits a model.
 
-vLLM loads an adapter for modules the model does not have without a word, and then answers like
-the base: the version named in the answers would be a lie.
+vLLM loads an adapter for modules that the model does not have without an error, and then answers like the
+base model: the adapter version in the answers would be wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def check_fit(adapter: AdapterFolder, model: Path) -> None:
     """Raise `InferenceFailed` unless every module of the adapter is one of the model, in its shape.
 
-    Shapes are compared where the model has plain weights; quantised ones say nothing of theirs.
+    Shapes are compared where the model has plain weights; quantised weights do not show them.
     """
     shapes = _module_shapes(model)
     for module, (a, b) in adapted_modules(adapter).items():

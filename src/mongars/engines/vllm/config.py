@@ -1,4 +1,4 @@
-"""What a vLLM engine is told."""
+"""Configuration of the vLLM engine."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class VllmConfig:
     model_name: str
     """The name reported in answers."""
     slots: int = 8
-    """Requests worked on at once; further ones wait inside vLLM."""
+    """Requests processed at the same time; further ones wait inside vLLM."""
     context_tokens: int = 4096
     """Prompt and answer of one request together."""
     prompt_cache_scope: PromptCacheScope = "user"
-    """Whose prompts a request may reuse: those of its own scope, or everybody's."""
+    """`user`: a request reuses prompts of its own scope only; `shared`: of all requests."""
     dtype: Dtype = "auto"
     gpu_memory_utilization: float = 0.9
     """Share of the device's memory for weights and key-value cache."""
@@ -35,12 +35,12 @@ class VllmConfig:
     """Size of the key-value cache instead of that share. Set it on a CPU, where the share is of
     all memory (vLLM reads `VLLM_CPU_KVCACHE_SPACE` there, which wins if it is set)."""
     batch_tokens: int | None = None
-    """Tokens of prompts worked on in one step; smaller steps let other streams continue sooner."""
+    """Prompt tokens processed in one step; with smaller steps other streams continue sooner."""
     enforce_eager: bool = False
     """No compilation and no CUDA graphs: a faster start, slower answers."""
     adapter: AdapterFolder | None = None
-    """Every answer is given with this adapter; None for the bare base model."""
+    """The adapter of every answer; None for the base model without one."""
     max_lora_rank: int = 16
     """Highest rank an adapter may have; 8, 16, 32, 64, ... More than needed costs memory and speed."""
     start_timeout: float = 600.0
-    """Seconds until the model must be loaded."""
+    """Seconds within which the model must be loaded."""

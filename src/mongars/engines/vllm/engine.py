@@ -1,4 +1,4 @@
-"""vLLM as an engine: its front in this process, its engine and workers in children."""
+"""vLLM as an engine: its API in this process, its engine core and workers in child processes."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ T = TypeVar("T")
 
 RETRY_AFTER = 1.0
 LOOK_EVERY = 0.5
-"""Seconds between two looks at whether the engine still lives."""
+"""Seconds between two checks that the engine process runs."""
 ABORT_EVERY = 0.1
-"""Seconds between two attempts to break off a load."""
+"""Seconds between two attempts to abort a load."""
 DIED = "vLLM's engine process died."
 
 
 class VllmEngine:
-    """One model, and at most one adapter; see `engines.engine.Engine` for what it promises.
+    """One model, and at most one adapter; implements `engines.engine.Engine`.
 
-    A dead engine stays dead: it cost its users half a minute and more to start, so whoever runs
-    it decides what to do.
+    An engine that has died is not restarted here, since a start takes half a minute and more: it is
+    `failed`, and Ray replaces the replica.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class VllmEngine:
 
     @property
     def origin(self) -> Origin:
-        """The model, and the adapter that was really loaded."""
+        """The model, and the adapter that has been loaded into it."""
         if self._adapter is None:
             return Origin(model=self._config.model_name, engine="vllm")
         return Origin(
@@ -76,17 +76,17 @@ class VllmEngine:
 
     @property
     def continues(self) -> bool:
-        """No: it begins every answer itself."""
+        """False: it cannot continue a text."""
         return False
 
     @property
     def slots(self) -> int:
-        """How many requests are worked on at once."""
+        """How many requests are processed at the same time."""
         return self._config.slots
 
     @property
     def unfinished(self) -> int:
-        """Requests that vLLM works on or holds back."""
+        """Requests that vLLM processes or has queued."""
         return 0 if self._llm is None else self._llm.unfinished
 
     @property
@@ -144,7 +144,7 @@ class VllmEngine:
 
     async def _load(self) -> None:
         adapter = self._config.adapter
-        # One thread: a tokenizer is not made for more, and nothing else blocks for long.
+        # One thread: tokenizers are not thread-safe, and nothing else blocks for long.
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="mongars-vllm")
         self._folder = Path(await self._in_thread(lambda: tempfile.mkdtemp(prefix="mongars-vllm-")))
         if adapter is not None:
@@ -161,9 +161,11 @@ class VllmEngine:
             loading = await self._in_thread(lambda: _new_loading(self._config, folder))
             future = asyncio.get_running_loop().run_in_executor(self._threads, loading.run)
             self._loading = loading, future
-            # Shielded: a thread cannot be cancelled, and what it makes must be found and ended.
+            # Shielded: a thread cannot be cancelled, and the processes it starts must be found and ended.
             llm = await asyncio.shield(future)
-        except Exception as exc:  # vLLM and what it uses raise anything; all of it means the same
+        except (
+            Exception
+        ) as exc:  # vLLM and its libraries raise any exception; the meaning is the same
             reason = environment.logged_reason(folder) or f"{type(exc).__name__}: {exc}"
             detail = f"vLLM could not load {self._config.model_path}: {reason}"
             raise InferenceFailed(detail) from exc
@@ -189,7 +191,7 @@ class VllmEngine:
             shutil.rmtree(folder, ignore_errors=True)
 
     async def _broken_off(self) -> Llm | None:
-        """End a load that is still going on; returns what it made, should it be too late."""
+        """Abort a load that is running; returns the model if the load had already finished."""
         if self._loading is None:
             return None
         loading, future = self._loading

@@ -1,4 +1,4 @@
-"""What vLLM is told by other ways than its arguments: the environment and a logging file.
+"""Configuration of vLLM outside its arguments: environment variables and a logging file.
 
 Its processes inherit this process's environment; there is no way to give them one of their own.
 """
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENVIRONMENT = {
-    # Nothing is reported to anybody, and nothing is fetched.
+    # No usage reports, and no downloads.
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_OFFLINE": "1",
-    # Forking a process with threads and an event loop is a matter of luck.
+    # Forking a process with threads and an event loop is not safe.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 _ERROR_LINE = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception): ")
@@ -32,12 +32,14 @@ _LONGEST_REASON = 1000
 
 
 def prepare(folder: Path, *, compiling: bool) -> None:
-    """Set what vLLM reads from the environment: before its first import, and before each load."""
-    # vLLM compiles small parts even when told to be eager: the first request for log-probabilities
-    # would hold up everybody for a quarter of a minute.
+    """Set the environment variables that vLLM reads; call it before its first import and before each load."""
+    # vLLM compiles small parts even with `enforce_eager`: the first request for log-probabilities
+    # would delay all requests by 15 seconds.
     values = ENVIRONMENT | {
         "TORCH_COMPILE_DISABLE": "0" if compiling else "1",
-        "VLLM_RPC_BASE_PATH": str(folder),  # the sockets between its processes, for us alone
+        "VLLM_RPC_BASE_PATH": str(
+            folder
+        ),  # sockets between its processes, not accessible for other users
     }
     for name in OWN_SECRETS:  # they have been read by now
         os.environ.pop(name, None)  # noqa: TID251 - as below

@@ -1,4 +1,4 @@
-"""The one file that imports vLLM: a loaded model, its processes and its end.
+"""The only file that imports vLLM: loading a model, its processes, and ending them.
 
 Importing this takes seconds and memory, and vLLM reads part of its configuration from the
 environment meanwhile: `engine.py` imports it in a thread, after `environment.prepare`.
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
 
 ENGINE_PROCESS = "EngineCore"
 GOODBYE_TIMEOUT = 10.0
-"""Seconds vLLM's processes get to end by themselves."""
+"""Seconds that vLLM's processes have to end by themselves."""
 _ONE_AT_A_TIME = threading.Lock()
-"""Held while loading: only so can a load tell its processes from those of another engine."""
+"""Held while loading: two loads at once could not distinguish their processes."""
 
 
 class Loading:
-    """One attempt to load a model; runs in a thread, can be broken off from another."""
+    """One attempt to load a model; runs in one thread and can be aborted from another."""
 
     def __init__(self, config: VllmConfig, *, log_config: Path) -> None:
         self._config = config
@@ -73,7 +73,7 @@ class Loading:
             return Llm(AsyncLLM.from_engine_args(self._arguments()), self._config)
 
     def abort(self) -> None:
-        """Kill what has been started so far, so that `run` ends; call it until it has."""
+        """Kill the processes started so far, so that `run` ends; call it again until `run` has ended."""
         self._aborted = True
         if self._others is not None:
             started = [each for each in _engine_processes() if each.pid not in self._others]
@@ -102,7 +102,7 @@ class Loading:
             trust_remote_code=False,
             enable_log_requests=False,
             disable_log_stats=True,
-            # Any white space between tokens of JSON is a place where small models never stop.
+            # Small models may generate white space between JSON tokens without end.
             structured_outputs_config=StructuredOutputsConfig(
                 backend="guidance", disable_any_whitespace=True
             ),
@@ -115,7 +115,7 @@ class Loading:
 
 
 class Llm:
-    """A loaded model: vLLM's front in this process, its engine and workers in others."""
+    """A loaded model: vLLM's API in this process, its engine core and workers in others."""
 
     def __init__(self, llm: AsyncLLM, config: VllmConfig) -> None:
         self._llm = llm
@@ -134,7 +134,7 @@ class Llm:
 
     @property
     def unfinished(self) -> int:
-        """Requests being worked on or waiting."""
+        """Requests that are processed or wait."""
         return int(self._llm.get_num_unfinished_requests())
 
     async def load_adapter(self, adapter: AdapterFolder) -> None:
@@ -169,7 +169,7 @@ class Llm:
             raise InferenceFailed(detail) from exc
 
     def prompt_tokens(self, request: GenerationRequest) -> list[int]:
-        """The conversation as the model reads it; blocks.
+        """The conversation as prompt tokens; blocks.
 
         Raises:
             InvalidRequest: the model's chat template refuses the conversation.

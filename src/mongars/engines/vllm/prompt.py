@@ -1,4 +1,4 @@
-"""The prompt as vLLM gets it: tokens of which none is a control token typed in a text."""
+"""The prompt tokens for vLLM: control tokens typed in a text stay text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AddedToken(Protocol):
 
 
 class Tokenizer(Protocol):
-    """What is used of a tokenizer of the transformers library."""
+    """The part of a transformers tokenizer that is used."""
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, AddedToken]:

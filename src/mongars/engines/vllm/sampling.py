@@ -1,4 +1,4 @@
-"""Our request in the words of vLLM; knows the words only, not the library."""
+"""A request as arguments of vLLM's classes; does not import vLLM."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str
         "logprobs": (sampling.top_logprobs or 0) if sampling.logprobs else None,
     }
     arguments = defaults | {name: value for name, value in given.items() if value is not None}
-    # None is a word of its own here: as much as the context holds.
+    # None has a meaning of its own here: as much as the context window holds.
     return arguments | {"max_tokens": sampling.max_tokens}
 
 
@@ -44,7 +44,7 @@ def structure_arguments(response_format: dict[str, Any] | None) -> dict[str, Any
             return None
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
             return {"json": schema}
-        case {"type": "json_object", "schema": dict(schema)}:  # llama.cpp's way to say the same
+        case {"type": "json_object", "schema": dict(schema)}:  # llama.cpp's name for the same
             return {"json": schema}
         case {"type": "json_object"}:
             return {"json_object": True}

@@ -52,6 +52,7 @@ def answer_key(request: GenerationRequest, defaults: Sampling) -> bytes | None:
         messages,
         dataclasses.asdict(sampling),
         request.task_type,
+        request.adapter,
         request.shortens,
     ]
     return hashlib.sha256(encode(identity)).digest()

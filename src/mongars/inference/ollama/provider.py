@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from mongars.core.adapter_pin import AdapterPin
 from mongars.core.errors import (
+    AdapterUnavailable,
     ConfigurationError,
     DeadlineExceeded,
     EndpointUnreachable,
@@ -90,12 +92,15 @@ class Ollama:
     ) -> AsyncIterator[ProviderStream]:
         """Start an answer; see `Provider.open`.
 
-        Raises `ParameterUnsupported` for several choices, `NotReady` if the server does not have the
-        model, and `ContextLengthExceeded` for a prompt that does not fit the window the server has
+        Raises `ParameterUnsupported` for several choices, `AdapterUnavailable` for a pinned adapter,
+        `NotReady` if the server does not have the model, and `ContextLengthExceeded` for a prompt that does not fit the window the server has
         loaded, which may be smaller than `context_tokens`.
         """
         if request.sampling.n > 1:
             raise ParameterUnsupported.by(engine=self.name, param="n")
+        if request.adapter is not None and not AdapterPin.parse(request.adapter).is_base:
+            detail = f"Ollama has no adapter {request.adapter!r}; it serves the base model only."
+            raise AdapterUnavailable(detail)
         seconds = self._config.local_start_by(request, deadline).remaining()
         async with AsyncExitStack() as stack:
             attempts.add()

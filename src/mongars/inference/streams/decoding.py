@@ -10,6 +10,7 @@ from mongars.inference.retry.failures import EmptyAnswer
 from mongars.inference.streams.reader import End
 from mongars.protocol import headers
 from mongars.protocol.body import json_object
+from mongars.protocol.event_template import EventTemplate
 from mongars.protocol.generate import ERROR_EVENT, META_EVENT, origin_from
 from mongars.protocol.openai import (
     error_in,
@@ -18,7 +19,6 @@ from mongars.protocol.openai import (
     reasoning_in,
     usage_from,
 )
-from mongars.protocol.repeated import RepeatedEvents
 from mongars.protocol.sse import EventSplitter, EventTooLarge, parse_event
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class SseDecoder:
 
     def __init__(self) -> None:
         self._splitter = EventSplitter()
-        self._repeated = RepeatedEvents()
+        self._repeated = EventTemplate()
 
     def feed(self, data: bytes) -> Iterator[Chunk | Origin | End]:
         """The items that these bytes complete. Raises the error that an event reports.

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mongars.engines.kinds import KINDS
 from mongars.serving.config import (
     TOKEN_FROM_ENVIRONMENT,
     EmbeddingSpec,
@@ -363,14 +364,14 @@ def installation(serving: ServingConfig) -> ExportConfig:
 def for_cluster(serving: ServingConfig) -> ClusterServing:
     """The application of this machine's settings, as a cluster runs it.
 
-    Model files are left to each node's own MONGARS_CACHE (vLLM's folders, which have no place
+    Model files are left to each node's own MONGARS_CACHE (model folders, which have no place
     there, are at the same path everywhere), it listens on every interface, and the token comes
     from the environment of the replica.
     """
     values = serving.model_dump(mode="json")
     replica = values["replica"]
     for role in ("engine", "coding", "embedding"):
-        if replica[role] is not None and replica[role]["kind"] != "vllm":
+        if replica[role] is not None and KINDS[replica[role]["kind"]].model != "folder":
             replica[role]["model_path"] = ""
     replica["token_sha256"] = TOKEN_FROM_ENVIRONMENT
     return ClusterServing.model_validate({**values, "host": EVERY_INTERFACE})

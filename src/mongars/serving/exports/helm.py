@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from mongars.engines.kinds import KINDS
 from mongars.serving.config import Autoscaling, EngineSpec
 from mongars.serving.exports.config import RAY_VERSION, VERSION, ExportConfig
 from mongars.serving.exports.text import NOTICE, as_file, as_yaml
@@ -59,7 +60,9 @@ def schema() -> dict[str, Any]:
     for name in GIVEN_BY_HELM:
         del found["properties"][name]
     parts = found["$defs"]
-    parts["EngineSpec"] |= _requires("kind", "ollama", "url")
+    for kind in KINDS.values():
+        if kind.model == "served":
+            parts["EngineSpec"] |= _requires("kind", kind.name, "url")
     parts["Gcs"] |= _requires("storage", "redis", "redis_address")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_untitled(found)}
 

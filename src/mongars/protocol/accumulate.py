@@ -1,4 +1,4 @@
-"""Folding the chunks of a stream into the whole answer."""
+"""Collecting the chunks of a stream into a whole answer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from mongars.core.generation import Chunk, FinishReason, Origin, Usage
 
 
-class _Part:
-    """One choice, as far as it has come."""
+class _PartialChoice:
+    """What was received of one choice."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -21,19 +21,19 @@ class _Part:
         self.finish_reason: FinishReason | None = None
 
 
-class Fold:
-    """Folds the chunks of a stream into the whole answer."""
+class AnswerAccumulator:
+    """Collects the chunks of a stream; `choices` is how many answers it holds."""
 
     def __init__(self, choices: int = 1) -> None:
-        self._parts = [_Part() for _ in range(choices)]
+        self._parts = [_PartialChoice() for _ in range(choices)]
         self._usage: Usage | None = None
 
     def add(self, chunk: Chunk) -> None:
-        """Take the next chunk. Raises `InvalidAnswer` for a choice nobody asked for."""
+        """Take the next chunk. Raises `InvalidAnswer` for a choice that was not requested."""
         if chunk.usage is not None:
             self._usage = chunk.usage
         if not 0 <= chunk.index < len(self._parts):
-            detail = f"The answer has a choice {chunk.index}; asked for were {len(self._parts)}."
+            detail = f"The answer has a choice {chunk.index}; {len(self._parts)} were requested."
             raise InvalidAnswer(detail)
         part = self._parts[chunk.index]
         part.texts.append(chunk.text)
@@ -46,7 +46,7 @@ class Fold:
 
     @property
     def text(self) -> str:
-        """What the first choice has said so far."""
+        """The text of the first choice so far."""
         return "".join(self._parts[0].texts)
 
     @property
@@ -56,16 +56,16 @@ class Fold:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why the first choice ended; None while it has not."""
+        """Why the first choice ended; None while it goes on."""
         return self._parts[0].finish_reason
 
     @property
     def finished(self) -> bool:
-        """Whether every choice has said why it ended."""
+        """Whether every choice has a finish reason."""
         return all(part.finish_reason is not None for part in self._parts)
 
     def completion(self, origin: Origin) -> Completion:
-        """The whole answer. Raises `InvalidAnswer` if the stream never said that it finished."""
+        """The whole answer. Raises `InvalidAnswer` if a choice has no finish reason."""
         choices = []
         for part in self._parts:
             if part.finish_reason is None:

@@ -1,8 +1,8 @@
-"""Reading events that differ in nothing but their text, without parsing each of them.
+"""Reading events that differ only in their text, without parsing each of them.
 
-The events of one stream are the same from end to end but for the piece of text in them. Once one has been
-parsed, the bytes before and after its text are known; another event with the same bytes around it
-says the same, with what stands between them as its text.
+Within one stream, nearly all events are the same bytes except for the piece of text in them. Once one has
+been parsed, the bytes before and after its text are known: the template. An event that fits the
+template has the bytes in between as its text.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ _FIELD = b'"content":"'
 _PROOF = "\x00proof"
 
 
-class RepeatedEvents:
-    """What the text events of one stream have in common, as far as it is known."""
+class EventTemplate:
+    """The template of the text events of one stream, once one of them was parsed."""
 
     def __init__(self) -> None:
         self._before = b""
@@ -23,7 +23,7 @@ class RepeatedEvents:
         """How many bytes these are."""
 
     def text(self, raw: bytes) -> str | None:
-        """The text of such an event; None if it has to be parsed. `raw` ends with its blank line."""
+        """The text of an event that fits; None if it has to be parsed. `raw` ends with its blank line."""
         if not self._start or not raw.startswith(self._before) or not raw.endswith(self._after):
             return None
         between = raw[self._start : -self._rest]
@@ -36,9 +36,9 @@ class RepeatedEvents:
         return text if text.isprintable() else None  # control characters are no JSON
 
     def learn(self, raw: bytes, text: str) -> None:
-        """Remember an event that was parsed, and held this text and nothing else of interest."""
+        """Make a template of a parsed event that holds `text` and nothing else of interest."""
         if self._before and raw.startswith(self._before) and raw.endswith(self._after):
-            return  # known already: this text needed parsing for itself
+            return  # it fits already: only its text had to be parsed
         before, field, rest = raw.partition(_FIELD)
         written = orjson.dumps(text)[1:-1] + b'"'
         if not field or not rest.startswith(written):
@@ -50,7 +50,7 @@ class RepeatedEvents:
 
 
 def _holds(raw: bytes) -> bool:
-    """Whether what was put between the two is the text, and not another field of that name."""
+    """Whether `_PROOF` is read as the text of the event, and not as another field of that name."""
     try:
         body = orjson.loads(raw.removeprefix(b"data: "))
     except orjson.JSONDecodeError:

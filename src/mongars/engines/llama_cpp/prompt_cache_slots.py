@@ -1,12 +1,12 @@
 """Which slot of llama.cpp a request is sent to, so that prompts are reused within a scope only.
 
 Each slot keeps the tokens of its last prompt, and a request whose prompt begins the same is answered
-sooner. Across users that is a disclosure: the count of reused tokens, and the time they save, say
-how much of a prompt another user has sent. So each request names its slot, and reuses what is in
-there only if a request of the same scope put it there. A request without a scope reuses nothing.
+sooner. Across users that discloses data: the count of reused tokens, and the time they save, show how much
+of a prompt another user has sent. So each request is sent to a named slot, and reuses its content only if a
+request of the same scope put it there. A request without a scope reuses nothing.
 
-The slot with the longest common prefix is preferred, if taking it loses little; else the one that was
-used least recently.
+The slot with the longest common prefix is preferred if most of its content is reused; else the one that was used
+least recently.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KEPT_SHARE = 0.5
 class _Slot:
     index: int
     scope: str | None = None
-    """Of the request whose prompt it holds; None while empty or unknown."""
+    """The scope of the request whose prompt it holds; None while empty or unknown."""
     prefixes: tuple[int, ...] = ()
     """A hash of the prompt up to and including each of its messages."""
     used: int = 0
@@ -45,17 +45,17 @@ class HeldSlot:
         self._prefixes = prefixes
         reuses = scope is not None and slot.scope == scope
         self.parameters: dict[str, Any] = {"id_slot": slot.index, "cache_prompt": reuses}
-        """For the request to llama.cpp."""
+        """Fields for the request to llama.cpp."""
         if not reuses:
-            # Until llama.cpp has begun to read the new prompt, the old one is still in there.
+            # Until llama.cpp has begun to read the new prompt, the slot still holds the old one.
             slot.scope, slot.prefixes = None, ()
 
     def prompt_begun(self) -> None:
-        """Llama.cpp has begun to read the request's prompt: the slot holds nothing else now."""
+        """Call this when llama.cpp has begun to read the prompt: the slot holds nothing else from then on."""
         self._slot.scope, self._slot.prefixes = self._scope, self._prefixes
 
 
-class SlotTable:
+class PromptCacheSlots:
     """The slots of one llama.cpp process: which are busy, and which scope used each last."""
 
     def __init__(self, slots: int) -> None:

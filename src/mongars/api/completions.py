@@ -1,0 +1,169 @@
+"""OpenAI's older completions dialect: `/v1/completions`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+
+from mongars.api import schemas
+from mongars.api.description import answering
+from mongars.api.dialect import RouteTable
+from mongars.api.error_formats import OPENAI_ERRORS
+from mongars.api.models import MODEL_ALIAS, ServedModels
+from mongars.api.serve_answer import serve_answer
+from mongars.protocol.accumulate import AnswerAccumulator
+from mongars.protocol.asgi import EVENT_STREAM_HEADERS
+from mongars.protocol.body import parse_model
+from mongars.protocol.completions import ChoiceWriter, CompletionRequest, text_body, with_usage
+from mongars.protocol.sse import DONE, encode_event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from fastapi.responses import Response
+
+    from mongars.api.context import ApiContext
+    from mongars.api.dialect import ArrivedRequest
+    from mongars.conversation.chat import GeneratedStream
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import Chunk, GenerationRequest
+
+EXAMPLE = {"model": MODEL_ALIAS, "prompt": "Say hello."}
+
+
+def completions_routes(context: ApiContext) -> RouteTable:
+    """The route of the dialect."""
+    dialect = Completions(context)
+    router = APIRouter(prefix="/v1", tags=["openai"])
+
+    async def completions(request: Request) -> Response:
+        """Answer a prompt, whole or streamed. The prompt is one message of the user."""
+        return await serve_answer(request, context, dialect)
+
+    router.add_api_route(
+        "/completions",
+        completions,
+        methods=["POST"],
+        response_model=None,
+        **answering(
+            CompletionRequest,
+            EXAMPLE,
+            schemas.TextCompletion,
+            error=schemas.ErrorResponse,
+            events="With `stream`: events with a `text_completion` each, then `[DONE]`.",
+        ),
+    )
+    return RouteTable(
+        router=router,
+        prefix="/v1",
+        errors=OPENAI_ERRORS,
+        models=(CompletionRequest, schemas.TextCompletion, schemas.ErrorResponse),
+    )
+
+
+class Completions:
+    """The `Dialect` of `/v1/completions`."""
+
+    errors = OPENAI_ERRORS
+    stream_headers = EVENT_STREAM_HEADERS
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._models = ServedModels(context.config)
+
+    def read(self, body: bytes, arrived: ArrivedRequest) -> CompletionCall:
+        """Read a request. Raises `InvalidRequest`, `ModelUnknown` or `PromptMissing`."""
+        read = parse_model(body, CompletionRequest)
+        self._models.check(read.model)
+        generation = arrived.to_generation(
+            read.to_messages(),
+            sampling=read.to_sampling(),
+            task_type=self._models.task_type(read.model),
+        )
+        return CompletionCall(self._context, read, generation)
+
+
+class CompletionCall:
+    """One request that was read."""
+
+    def __init__(
+        self, context: ApiContext, read: CompletionRequest, generation: GenerationRequest
+    ) -> None:
+        self._context = context
+        self._read = read
+        self._generation = generation
+        self.streamed = read.stream
+
+    def open(self, deadline: Deadline) -> AbstractAsyncContextManager[GeneratedStream]:
+        """Start the answer."""
+        return self._context.llm.open(self._generation, deadline=deadline)
+
+    def body_writer(self, stream: GeneratedStream) -> CompletionWriter:
+        """A `text_completion`."""
+        return self._writer(stream)
+
+    def event_writer(self, stream: GeneratedStream) -> CompletionWriter:
+        """An event with a `text_completion` for each chunk."""
+        return self._writer(stream)
+
+    def _writer(self, stream: GeneratedStream) -> CompletionWriter:
+        named = {
+            "answer_id": f"cmpl-{self._generation.request_id}",
+            "created": int(self._context.clock.now().timestamp()),
+        }
+        return CompletionWriter(self._read, stream, named)
+
+
+class CompletionWriter:
+    """Writes one answer, in one piece or as events. Thinking has no place in this protocol."""
+
+    def __init__(
+        self, read: CompletionRequest, stream: GeneratedStream, named: dict[str, Any]
+    ) -> None:
+        """`named` holds `answer_id` and `created`."""
+        options = read.stream_options
+        self._counted = bool(options and options.include_usage)
+        self._stream = stream
+        self._named = named
+        choices = read.n or 1
+        alternatives = (read.top_logprobs or 0) if read.logprobs else None
+        self._answer = AnswerAccumulator(choices)
+        self._choices = [ChoiceWriter(index, alternatives=alternatives) for index in range(choices)]
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """Take chunks of a whole response."""
+        for chunk in chunks:
+            self._answer.add(chunk)
+            self._choices[chunk.index].add(chunk)
+
+    def body(self) -> dict[str, Any]:
+        """The whole response. Raises `InvalidAnswer` if a choice has no finish reason."""
+        whole = self._answer.completion(self._stream.origin)
+        choices = [
+            writer.whole(choice.text, choice.finish_reason)
+            for writer, choice in zip(self._choices, whole.choices, strict=True)
+        ]
+        body = self._object(choices)
+        return body if whole.usage is None else with_usage(body, whole.usage)
+
+    def events(self, chunks: Sequence[Chunk]) -> bytes:
+        """An event for each chunk with text, log-probabilities or a finish reason."""
+        events = b""
+        for chunk in chunks:
+            self._answer.add(chunk)
+            if chunk.text or chunk.logprobs or chunk.finish_reason is not None:
+                body = self._object([self._choices[chunk.index].piece(chunk)])
+                events += encode_event(with_usage(body, None) if self._counted else body)
+        return events
+
+    def end(self) -> bytes:
+        """The counts, if they are wanted and known, and `[DONE]`."""
+        usage = self._answer.usage
+        if usage is None or not self._counted:
+            return DONE
+        return encode_event(with_usage(self._object([]), usage)) + DONE
+
+    def _object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return text_body(choices, model=self._stream.origin.model, **self._named)

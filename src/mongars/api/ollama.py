@@ -1,0 +1,206 @@
+"""Ollama's dialect: how `/api/chat` and `/api/generate` are read and answered.
+
+Durations of a response are measured here, with the process's clock: `load_duration` is the gateway's own time
+before the first token (queues and retries included), `prompt_eval_duration` the time in which model
+servers were waited for before it, `eval_duration` the time after it. They add up to `total_duration`.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi.responses import JSONResponse
+
+from mongars.api.models import ServedModels
+from mongars.core.errors import ModelUnknown
+from mongars.protocol import ollama_responses as responses
+from mongars.protocol.accumulate import AnswerAccumulator
+from mongars.protocol.asgi import stream_headers
+from mongars.protocol.body import parse_model
+from mongars.protocol.ollama import same_model, tagged
+from mongars.protocol.openai import logprob_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from fastapi.responses import Response
+
+    from mongars.api.context import ApiContext
+    from mongars.api.dialect import ArrivedRequest
+    from mongars.conversation.chat import GeneratedStream
+    from mongars.core.deadline import Deadline
+    from mongars.core.errors import MongarsError
+    from mongars.core.generation import Chunk, GenerationRequest
+    from mongars.protocol.ollama_requests import OllamaRequest
+
+
+class OllamaErrors:
+    """`{"error": text}`; the same object is the last line of a stream that failed."""
+
+    invalid_status = int(HTTPStatus.BAD_REQUEST)
+
+    def body(self, error: MongarsError) -> object:
+        """The object."""
+        return {"error": str(error)}
+
+    def event(self, error: MongarsError) -> bytes:
+        """The line. No line with `done: true` follows it."""
+        return _line(self.body(error))
+
+
+OLLAMA_ERRORS = OllamaErrors()
+
+
+def _line(found: object) -> bytes:
+    return orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE)
+
+
+class OllamaModels:
+    """The served models by Ollama's names, where `name` means `name:latest`."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._served = ServedModels(context.config)
+        self.names = tuple(tagged(name) for name in self._served.names)
+        """Every name, with its tag."""
+
+    def find(self, name: str) -> str:
+        """The served name that this name means. Raises `ModelUnknown` in Ollama's words."""
+        for served in self._served.names:
+            if same_model(name, served):
+                return served
+        detail = f"model '{name}' not found"
+        raise ModelUnknown(detail, param="model")
+
+    def task_type(self, served: str) -> str:
+        """The task type of a request that names this model."""
+        return self._served.task_type(served)
+
+
+class OllamaDialect:
+    """The `Dialect` of `/api/chat` or `/api/generate`, by the model of its requests."""
+
+    errors = OLLAMA_ERRORS
+    stream_headers = stream_headers(responses.MEDIA_TYPE)
+
+    def __init__(self, context: ApiContext, request: type[OllamaRequest]) -> None:
+        self._context = context
+        self._request = request
+        self._models = OllamaModels(context)
+
+    def read(self, body: bytes, arrived: ArrivedRequest) -> OllamaCall | Response:
+        """Read a request. Raises `InvalidRequest`, `ModelUnknown` or `PromptMissing`."""
+        read = parse_model(body, self._request)
+        served = self._models.find(read.model)
+        if read.loads:
+            now = responses.timestamp(self._context.clock.now())
+            loaded = responses.part_body(read.content(""), model=served, created_at=now, done=True)
+            return JSONResponse({**loaded, **responses.done_fields("load")})
+        generation = arrived.to_generation(
+            read.to_messages(),
+            sampling=read.to_sampling(),
+            task_type=self._models.task_type(served),
+        )
+        return OllamaCall(self._context, read, generation, arrived=arrived)
+
+
+class OllamaCall:
+    """One request that was read."""
+
+    def __init__(
+        self,
+        context: ApiContext,
+        read: OllamaRequest,
+        generation: GenerationRequest,
+        *,
+        arrived: ArrivedRequest,
+    ) -> None:
+        self._context = context
+        self._read = read
+        self._generation = generation
+        self._arrived = arrived
+        self.streamed = read.stream
+
+    def open(self, deadline: Deadline) -> AbstractAsyncContextManager[GeneratedStream]:
+        """Start the answer."""
+        return self._context.llm.open(self._generation, deadline=deadline)
+
+    def body_writer(self, stream: GeneratedStream) -> OllamaWriter:
+        """One object."""
+        return OllamaWriter(self._read, stream, self._arrived)
+
+    def event_writer(self, stream: GeneratedStream) -> OllamaWriter:
+        """One object per line."""
+        return OllamaWriter(self._read, stream, self._arrived)
+
+
+class OllamaWriter:
+    """Writes one answer, in one piece or as lines. It is made when the first token has arrived."""
+
+    def __init__(
+        self, read: OllamaRequest, stream: GeneratedStream, arrived: ArrivedRequest
+    ) -> None:
+        self._read = read
+        self._stream = stream
+        self._arrival = arrived.arrival
+        self._clock = arrived.arrival.clock
+        self._began = self._clock.monotonic()
+        self._waited = min(stream.route.waited, self._began - self._arrival.at)
+        self._answer = AnswerAccumulator()
+        self._entries: list[dict[str, Any]] = []
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """Take chunks of a whole response."""
+        for chunk in chunks:
+            self._answer.add(chunk)
+            if self._read.logprobs:
+                self._entries += logprob_entries(chunk)
+
+    def body(self) -> dict[str, Any]:
+        """The whole response. Raises `InvalidAnswer` if it has no finish reason."""
+        (choice,) = self._answer.completion(self._stream.origin).choices
+        content = self._read.content(choice.text, self._shown(choice.reasoning))
+        return {**self._part(content, self._entries, done=True), **self._done()}
+
+    def events(self, chunks: Sequence[Chunk]) -> bytes:
+        """A line for each chunk that has text, thinking or log-probabilities."""
+        lines = b""
+        for chunk in chunks:
+            self._answer.add(chunk)
+            entries = logprob_entries(chunk) if self._read.logprobs else []
+            thinking = self._shown(chunk.reasoning)
+            if chunk.text or entries or thinking:
+                lines += _line(self._part(self._read.content(chunk.text, thinking), entries))
+        return lines
+
+    def end(self) -> bytes:
+        """The line that ends a stream."""
+        return _line({**self._part(self._read.content(""), [], done=True), **self._done()})
+
+    def _shown(self, thinking: str) -> str:
+        return "" if self._read.think is False else thinking
+
+    def _part(
+        self, content: dict[str, Any], entries: list[dict[str, Any]], *, done: bool = False
+    ) -> dict[str, Any]:
+        if entries:
+            content = {**content, "logprobs": entries}
+        return responses.part_body(
+            content,
+            model=self._stream.origin.model,
+            created_at=responses.timestamp(self._clock.now()),
+            done=done,
+        )
+
+    def _done(self) -> dict[str, Any]:
+        now = self._clock.monotonic()
+        durations = {
+            "total_duration": now - self._arrival.at,
+            "load_duration": self._began - self._arrival.at - self._waited,
+            "prompt_eval_duration": self._waited,
+            "eval_duration": now - self._began,
+        }
+        reason = self._answer.finish_reason or "stop"
+        return responses.done_fields(reason, usage=self._answer.usage, durations=durations)

@@ -1,0 +1,136 @@
+"""The routes of Ollama's dialect."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from mongars.api import ollama_schemas as schemas
+from mongars.api.description import READING, answering, body, reference, responses
+from mongars.api.dialect import RouteTable
+from mongars.api.models import MODEL_ALIAS
+from mongars.api.ollama import OLLAMA_ERRORS, OllamaDialect, OllamaModels
+from mongars.api.requests import principal_of, read_json
+from mongars.api.serve_answer import serve_answer
+from mongars.protocol import ollama_requests as requests
+from mongars.protocol import ollama_responses as bodies
+
+if TYPE_CHECKING:
+    from mongars.api.context import ApiContext
+
+NEVER = timedelta(days=36_525)
+"""How far off `expires_at` is of a model that no timer unloads; clients show this as `Forever`."""
+CHAT_EXAMPLE = {"model": MODEL_ALIAS, "messages": [{"role": "user", "content": "Say hello."}]}
+GENERATE_EXAMPLE = {"model": MODEL_ALIAS, "prompt": "Say hello."}
+REQUESTS = (requests.OllamaChatRequest, requests.OllamaGenerateRequest, requests.OllamaShowRequest)
+
+
+def ollama_routes(context: ApiContext) -> RouteTable:
+    """The routes of the dialect."""
+    handlers = OllamaRoutes(context)
+    router = APIRouter(prefix="/api", tags=["ollama"])
+    for path, handler, request, example, response in (
+        (
+            "/chat",
+            handlers.ollama_chat,
+            requests.OllamaChatRequest,
+            CHAT_EXAMPLE,
+            schemas.OllamaChat,
+        ),
+        (
+            "/generate",
+            handlers.ollama_generate,
+            requests.OllamaGenerateRequest,
+            GENERATE_EXAMPLE,
+            schemas.OllamaGenerated,
+        ),
+    ):
+        described = answering(
+            request,
+            example,
+            response,
+            error=schemas.OllamaError,
+            events="Unless `stream` is false: a JSON object per line; `done` is true in the last.",
+            stream_type=bodies.MEDIA_TYPE,
+        )
+        router.add_api_route(path, handler, methods=["POST"], response_model=None, **described)
+    router.add_api_route(
+        "/show",
+        handlers.ollama_show,
+        methods=["POST"],
+        response_model=None,
+        openapi_extra=body(requests.OllamaShowRequest, {"model": MODEL_ALIAS}),
+        responses=responses(
+            *(reference(schemas.OllamaShown), *READING, 400, 404, 413, 415),
+            error=schemas.OllamaError,
+        ),
+    )
+    for path, listing, schema in (
+        ("/tags", handlers.ollama_tags, schemas.OllamaTags),
+        ("/ps", handlers.ollama_ps, schemas.OllamaRunning),
+        ("/version", handlers.ollama_version, schemas.OllamaVersion),
+    ):
+        router.add_api_route(
+            path,
+            listing,
+            methods=["GET"],
+            response_model=None,
+            responses=responses(reference(schema), *READING, error=schemas.OllamaError),
+        )
+    return RouteTable(
+        router=router, prefix="/api", errors=OLLAMA_ERRORS, models=(*schemas.RESPONSES, *REQUESTS)
+    )
+
+
+class OllamaRoutes:
+    """Handlers of the dialect."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._models = OllamaModels(context)
+        self._chat = OllamaDialect(context, requests.OllamaChatRequest)
+        self._generate = OllamaDialect(context, requests.OllamaGenerateRequest)
+        self._since = bodies.timestamp(context.clock.now())
+
+    async def ollama_chat(self, request: Request) -> Response:
+        """Answer a conversation. Without messages, the response only confirms that the model is loaded."""
+        return await serve_answer(request, self._context, self._chat)
+
+    async def ollama_generate(self, request: Request) -> Response:
+        """Answer a prompt. With an empty one, the response only confirms that the model is loaded."""
+        return await serve_answer(request, self._context, self._generate)
+
+    async def ollama_tags(self, request: Request) -> Response:
+        """The served models."""
+        await principal_of(request, self._context.authenticator)
+        found = [bodies.model_body(n, modified_at=self._since) for n in self._models.names]
+        return JSONResponse({"models": found})
+
+    async def ollama_show(self, request: Request) -> Response:
+        """What is known of a model. The gateway does not know its file, size or template."""
+        await principal_of(request, self._context.authenticator)
+        limit = self._context.config.max_body_bytes
+        read = await read_json(request, requests.OllamaShowRequest, limit=limit)
+        name = self._models.find(read.model or read.name)
+        window = self._context.config.context_tokens
+        return JSONResponse(bodies.show_body(name, modified_at=self._since, context_tokens=window))
+
+    async def ollama_ps(self, request: Request) -> Response:
+        """The loaded models: all that are served, once a provider is up."""
+        await principal_of(request, self._context.authenticator)
+        up = any(status.state == "up" for status in await self._context.llm.status())
+        forever = bodies.timestamp(self._context.clock.now() + NEVER)
+        window = self._context.config.context_tokens
+        found = [
+            bodies.running_body(name, expires_at=forever, context_tokens=window)
+            for name in (self._models.names if up else ())
+        ]
+        return JSONResponse({"models": found})
+
+    async def ollama_version(self, request: Request) -> Response:
+        """The version of monGARS."""
+        await principal_of(request, self._context.authenticator)
+        return JSONResponse({"version": self._context.config.version})

@@ -1,0 +1,129 @@
+"""What responses of Ollama's dialect look like, for the description of the API."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from mongars.api.schemas import TokenLogprob
+
+
+class OllamaAnswered(BaseModel):
+    """The fields of every answer; durations are in nanoseconds."""
+
+    model: str
+    created_at: datetime
+    done: bool
+    done_reason: str
+    total_duration: int | None = None
+    load_duration: int | None = None
+    prompt_eval_count: int | None = None
+    prompt_eval_duration: int | None = None
+    eval_count: int | None = None
+    eval_duration: int | None = None
+    logprobs: list[TokenLogprob] | None = None
+
+
+class OllamaAnswerMessage(BaseModel):
+    """The assistant's message."""
+
+    role: Literal["assistant"]
+    content: str
+    thinking: str | None = None
+
+
+class OllamaChat(OllamaAnswered):
+    """The response of `/api/chat` in one piece."""
+
+    message: OllamaAnswerMessage
+
+
+class OllamaGenerated(OllamaAnswered):
+    """The response of `/api/generate` in one piece."""
+
+    response: str
+    thinking: str | None = None
+
+
+class OllamaDetails(BaseModel):
+    """Details of a model; what is unknown is empty."""
+
+    parent_model: str
+    format: str
+    family: str
+    families: list[str] | None
+    parameter_size: str
+    quantization_level: str
+
+
+class OllamaModel(BaseModel):
+    """A served model; an unknown size is 0, an unknown digest empty."""
+
+    name: str
+    model: str
+    modified_at: datetime
+    size: int
+    digest: str
+    details: OllamaDetails
+
+
+class OllamaTags(BaseModel):
+    """The served models."""
+
+    models: list[OllamaModel]
+
+
+class OllamaRunningModel(BaseModel):
+    """A loaded model; its sizes are not known and 0."""
+
+    name: str
+    model: str
+    size: int
+    size_vram: int
+    digest: str
+    details: OllamaDetails
+    expires_at: datetime
+    context_length: int | None = None
+
+
+class OllamaRunning(BaseModel):
+    """The loaded models."""
+
+    models: list[OllamaRunningModel]
+
+
+class OllamaShown(BaseModel):
+    """What is known of a model."""
+
+    modelfile: str
+    parameters: str
+    template: str
+    details: OllamaDetails
+    model_info: dict[str, Any]
+    capabilities: list[str]
+    modified_at: datetime
+
+
+class OllamaVersion(BaseModel):
+    """The version of monGARS."""
+
+    version: str
+
+
+class OllamaError(BaseModel):
+    """An error of `/api`."""
+
+    error: str
+
+
+RESPONSES = (
+    OllamaChat,
+    OllamaGenerated,
+    OllamaTags,
+    OllamaRunning,
+    OllamaShown,
+    OllamaVersion,
+    OllamaError,
+)

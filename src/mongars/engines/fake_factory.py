@@ -1,0 +1,25 @@
+"""The deterministic engine and embedder from a specification."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.engines.fake_embedder import FakeEmbedder
+
+if TYPE_CHECKING:
+    from mongars.engines.engine_spec import EngineSpec
+    from mongars.engines.factories import EngineSetup
+
+
+def build_engine(spec: EngineSpec, setup: EngineSetup) -> FakeEngine:
+    """With the slots, the context window and the delay of the specification."""
+    plan = FakePlan(
+        slots=spec.slots, context_tokens=spec.context_tokens, token_delay=spec.token_delay
+    )
+    return FakeEngine(plan, clock=setup.clock)
+
+
+def build_embedder(spec: EngineSpec, setup: EngineSetup) -> FakeEmbedder:  # noqa: ARG001 (a factory)
+    """With the context window of the specification."""
+    return FakeEmbedder(context_tokens=spec.context_tokens)

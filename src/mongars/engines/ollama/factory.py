@@ -1,0 +1,20 @@
+"""The Ollama engine from a specification."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mongars.engines.ollama.config import OllamaConfig
+from mongars.engines.ollama.engine import OllamaEngine
+
+if TYPE_CHECKING:
+    from mongars.engines.engine_spec import EngineSpec
+    from mongars.engines.factories import EngineSetup
+
+
+def build_engine(spec: EngineSpec, setup: EngineSetup) -> OllamaEngine:
+    """The model of that name on the server at `url`."""
+    config = OllamaConfig(
+        url=spec.url, model=spec.model_name, slots=spec.slots, context_tokens=spec.context_tokens
+    )
+    return OllamaEngine(config, clock=setup.clock, observer=setup.observer)

@@ -1,0 +1,109 @@
+"""One engine and the queue of requests before it."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import NotReady
+from mongars.engines.admission import Admission
+from mongars.engines.choices import stream_choices
+from mongars.engines.structured import stream_checked
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import GenerationRequest, Sampling
+    from mongars.engines.engine import ByteStream, Engine
+
+RETRY_AFTER = 1.0
+"""Seconds after which a client may try an engine again that was not ready."""
+
+
+class QueuedEngine:
+    """Sends as many requests to an engine as it has slots; the others wait or are refused."""
+
+    def __init__(self, engine: Engine, *, max_waiting: int) -> None:
+        """`max_waiting`: requests that may wait for a slot; one more is refused."""
+        self.engine = engine
+        self.admission = Admission(slots=engine.slots, max_waiting=max_waiting)
+
+    def check_ready(self) -> None:
+        """Raise `NotReady` while the engine cannot answer."""
+        status = self.engine.status
+        if status.state != "ready":
+            detail = f"The engine is {status.state}."
+            raise NotReady(detail, retry_after=RETRY_AFTER)
+
+    def complete(self, request: GenerationRequest, defaults: Sampling) -> GenerationRequest:
+        """The request as this engine gets it.
+
+        Open sampling parameters are taken from `defaults`. `continue_from` is kept only if the engine
+        can continue a text and the same weights wrote its beginning; else the answer starts anew.
+        """
+        kept = request.continue_from
+        if not (self.engine.continues and kept is not None and kept.was_from(self.engine.origin)):
+            kept = None
+        sampling = request.sampling.with_defaults(defaults)
+        return replace(request, sampling=sampling, continue_from=kept)
+
+    @asynccontextmanager
+    async def admit(
+        self, request: GenerationRequest, deadline: Deadline
+    ) -> AsyncIterator[AdmittedRequest]:
+        """Wait for a slot and hold it; leaving the context frees every slot of the request.
+
+        Raises what `Admission.slot` raises.
+        """
+        async with AsyncExitStack() as slot:
+            waited = await slot.enter_async_context(self.admission.slot(deadline, request.share))
+            yield AdmittedRequest(self, request, deadline=deadline, slot=slot, waited=waited)
+
+
+class AdmittedRequest:
+    """A request that holds a slot of an engine."""
+
+    def __init__(
+        self,
+        queued: QueuedEngine,
+        request: GenerationRequest,
+        *,
+        deadline: Deadline,
+        slot: AsyncExitStack,
+        waited: float,
+    ) -> None:
+        self._queued = queued
+        self._request = request
+        self._deadline = deadline
+        self._slot: AsyncExitStack | None = slot
+        self.waited = waited
+        """Seconds that it waited for a slot; of several choices, the longest wait so far."""
+
+    def stream(self) -> ByteStream:
+        """Answer it, as `Engine.stream` promises.
+
+        Of several choices, the first uses the slot held; each further one waits for a slot of its own.
+        An answer that violates the request's schema is cut at its end.
+        """
+        engine = self._queued.engine
+        if self._request.sampling.n == 1:
+            return stream_checked(engine, self._request)
+        return stream_choices(self._request, self._stream_choice, at_once=engine.slots)
+
+    @asynccontextmanager
+    async def _stream_choice(
+        self, choice: GenerationRequest
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        async with AsyncExitStack() as stack:
+            if self._slot is not None:
+                # Moved, so that the slot is free for others when this choice has ended.
+                held, self._slot = self._slot.pop_all(), None
+                await stack.enter_async_context(held)
+            else:
+                admission = self._queued.admission
+                slot = admission.slot(self._deadline, choice.share, admitted=True)
+                self.waited = max(self.waited, await stack.enter_async_context(slot))
+            engine = self._queued.engine
+            yield await stack.enter_async_context(stream_checked(engine, choice))

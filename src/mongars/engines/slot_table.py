@@ -1,0 +1,273 @@
+"""The slot table: which engines run, and which of them gets a request.
+
+Each entry is one running engine for one role and one LoRA adapter, or the bare base model, with a
+queue of its own (one engine process per adapter version). Entries are added, activated and removed
+while others serve:
+
+1. `prepare` starts an engine beside the others. If that fails, the table is as it was before.
+2. `activate` gives the requests without a pin to it, from one request to the next.
+3. `retire` removes an entry that is not active: it gets no further request, its running ones end,
+   then its engine is closed.
+
+A request holds a reference to its entry from `lease` until its response ends, so what it was given is
+what answers it, whatever is activated meanwhile. The states are in `slot_states`; what pins mean, in
+`core.adapter_pin`. The table is for one event loop; it is not thread-safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from mongars.core.adapter_pin import AdapterPin
+from mongars.core.errors import Conflict, InferenceFailed, NotFound, NotReady
+from mongars.core.generation import task_role
+from mongars.engines.queued_engine import QueuedEngine
+from mongars.engines.slot_choice import pinned_entry
+from mongars.engines.slot_entry import SlotEntry, SlotKey, SlotLoad, SlotReport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from mongars.core.deadline import Deadline
+    from mongars.core.generation import GenerationRequest, TaskRole
+    from mongars.engines.engine import Engine
+
+STABLE = "stable"
+"""The alias of the active entry of each role; it cannot be given to another one."""
+
+
+class SlotTable:
+    """Owns the engines of a process; see the module."""
+
+    def __init__(self, *, max_waiting: int) -> None:
+        """`max_waiting`: requests that may wait for a slot of each engine."""
+        self._max_waiting = max_waiting
+        self._entries: list[SlotEntry] = []
+        self._roles: dict[TaskRole, None] = {}
+        """In the order in which they were added."""
+        self._preparing: set[SlotKey] = set()
+        self._aliases: dict[tuple[TaskRole, str], SlotEntry] = {}
+        self._closed = False
+
+    def add(self, role: TaskRole, engine: Engine) -> None:
+        """Add the engine that is active from the beginning; `start` starts it.
+
+        Raises `Conflict` if the role has an active entry.
+        """
+        if self._active_of(role) is not None:
+            detail = f"The role {role} has an active entry; use prepare and activate."
+            raise Conflict(detail)
+        queued = QueuedEngine(engine, max_waiting=self._max_waiting)
+        self._roles.setdefault(role)
+        self._entries.append(SlotEntry(role, queued, state="active"))
+
+    async def start(self) -> None:
+        """Start the engines that were added. Raises `InferenceFailed` with the reason if one cannot.
+
+        Then every engine is closed.
+        """
+        self._closed = False
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.aclose)
+            for entry in self._entries:
+                await entry.queued.engine.start()
+                entry.origin = entry.queued.engine.origin
+            undo.pop_all()
+
+    async def aclose(self) -> None:
+        """Close every engine, even if closing one of them fails. Running responses are cut."""
+        self._closed = True
+        async with AsyncExitStack() as closing:
+            for entry in self._entries:
+                closing.push_async_callback(entry.queued.engine.aclose)
+
+    async def stop_unused(self) -> None:
+        """Close every engine that is ready and has no request; its entry stays, its state too.
+
+        For engines that are started on demand: the entry's engine can be started again.
+        """
+        for entry in tuple(self._entries):
+            engine = entry.queued.engine
+            if not entry.references and engine.status.state == "ready":
+                await engine.aclose()
+
+    async def prepare(self, key: SlotKey, make_engine: Callable[[], Engine]) -> None:
+        """Start one more engine while the others serve; afterwards requests can pin its adapter.
+
+        On any error, cancellation included, the new engine is closed and the table is unchanged.
+
+        Raises:
+            Conflict: there is an entry of that key, or one is being prepared.
+            InferenceFailed: the engine could not start, or has loaded another adapter than the key's.
+            NotReady: the table was closed meanwhile.
+        """
+        if key in self._preparing or any(entry.key == key for entry in self._entries):
+            detail = f"The entry {key} exists, or is being prepared."
+            raise Conflict(detail)
+        self._preparing.add(key)
+        try:
+            engine = make_engine()
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(engine.aclose)
+                await engine.start()
+                self._check_prepared(key, engine)
+                queued = QueuedEngine(engine, max_waiting=self._max_waiting)
+                self._roles.setdefault(key.role)
+                self._entries.append(SlotEntry(key.role, queued, state="prepared"))
+                undo.pop_all()
+        finally:
+            self._preparing.discard(key)
+
+    def activate(self, key: SlotKey) -> None:
+        """Give the requests of the role that pin nothing to that entry, beginning with the next one.
+
+        Those that are being answered, or wait in a queue, stay where they are. The entry that was
+        active is `prepared` from now on: it can be pinned, activated again, or retired.
+
+        Raises `NotFound` without such an entry, `IllegalTransition` if it is active or draining, and
+        `InferenceFailed` if its engine has failed: then nothing changes.
+        """
+        entry = self._find(key)
+        following = entry.check("activate")
+        status = entry.queued.engine.status
+        if status.state == "failed":
+            detail = f"The engine of the entry {key} has failed: {status.detail}"
+            raise InferenceFailed(detail)
+        current = self._active_of(key.role)
+        if current is not None:
+            current.state = current.check("supersede")
+        entry.state = following
+
+    def set_alias(self, alias: str, key: SlotKey) -> None:
+        """Give an entry one more name that requests can pin, such as `canary`.
+
+        It moves if another entry of the role has it, and ends when the entry is drained.
+
+        Raises `NotFound` without such an entry, `Conflict` for `stable` and for an entry that drains.
+        """
+        entry = self._find(key)
+        if alias == STABLE or not entry.serving:
+            detail = (
+                f"The alias {alias!r} cannot be given to the entry {key}, which is {entry.state}."
+            )
+            raise Conflict(detail)
+        self._aliases[key.role, alias] = entry
+
+    def drain(self, key: SlotKey) -> None:
+        """Give no further request to an entry; the requests it has go on.
+
+        Raises `NotFound` without such an entry, `IllegalTransition` if it is active or draining.
+        """
+        entry = self._find(key)
+        entry.state = entry.check("drain")
+        kept = {name: named for name, named in self._aliases.items() if named is not entry}
+        self._aliases = kept
+
+    async def retire(self, key: SlotKey, deadline: Deadline) -> None:
+        """Drain an entry, wait until its requests have ended, close its engine and remove it.
+
+        When the deadline passes, the engine is closed and the responses that are left are cut. If
+        the wait is cancelled, the entry goes on draining; call this again to remove it.
+
+        Raises `NotFound` without such an entry, `IllegalTransition` if it is active.
+        """
+        entry = self._find(key)
+        if entry.state != "draining":
+            self.drain(key)
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                await entry.unused.wait()
+        except TimeoutError:
+            pass  # closing the engine ends what is left
+        await entry.queued.engine.aclose()
+        if entry in self._entries:  # else another call has removed it meanwhile
+            entry.state = entry.check("retire")
+            self._entries.remove(entry)
+
+    @asynccontextmanager
+    async def lease(self, request: GenerationRequest) -> AsyncIterator[QueuedEngine]:
+        """The engine that must answer a request; its entry is kept until the context is left.
+
+        Raises `AdapterUnknown` if the request pins an adapter that no entry of its role has.
+        """
+        entry = self._choose(request)
+        entry.hold()
+        try:
+            yield entry.queued
+        finally:
+            entry.release()
+
+    def active(self, task_type: str) -> QueuedEngine:
+        """The engine that a request of that task gets if it pins nothing."""
+        return self._active(task_role(task_type)).queued
+
+    @property
+    def actives(self) -> tuple[QueuedEngine, ...]:
+        """The engines of all active entries, in the order in which their roles were added."""
+        found = [self._active_of(role) for role in self._roles]
+        return tuple(entry.queued for entry in found if entry is not None)
+
+    @property
+    def load(self) -> SlotLoad:
+        """How busy the engines are."""
+        queues = [entry.queued.admission for entry in self._entries]
+        return SlotLoad(
+            slots=sum(queued.engine.slots for queued in self.actives),
+            active=sum(queue.active for queue in queues),
+            waiting=sum(queue.waiting for queue in queues),
+        )
+
+    @property
+    def reports(self) -> tuple[SlotReport, ...]:
+        """Every entry as it is now."""
+        return tuple(entry.report() for entry in self._entries)
+
+    def _check_prepared(self, key: SlotKey, engine: Engine) -> None:
+        digest = engine.origin.adapter_digest
+        if digest != key.digest:
+            detail = f"The engine for the entry {key} has loaded another adapter: {digest!r}."
+            raise InferenceFailed(detail)
+        if self._closed:
+            detail = "The engines were closed while another one was being prepared."
+            raise NotReady(detail)
+
+    def _choose(self, request: GenerationRequest) -> SlotEntry:
+        role = task_role(request.task_type)
+        if not any(entry.role == role for entry in self._entries):
+            role = "general"
+        serving = [entry for entry in self._entries if entry.role == role and entry.serving]
+        if request.adapter is not None:
+            return self._pinned(role, request.adapter, serving)
+        partial = request.continue_from
+        if partial is not None:  # its end has to come from the weights that wrote its beginning
+            for entry in serving:
+                if partial.was_from(entry.origin):
+                    return entry
+        return self._active(role)
+
+    def _pinned(self, role: TaskRole, adapter: str, serving: list[SlotEntry]) -> SlotEntry:
+        pin = AdapterPin.parse(adapter)
+        alias = self._active_of(role) if pin.name == STABLE else None
+        if pin.name is not None and alias is None:
+            alias = self._aliases.get((role, pin.name))
+        return pinned_entry(serving, pin, alias=alias)
+
+    def _find(self, key: SlotKey) -> SlotEntry:
+        for entry in self._entries:
+            if entry.key == key:
+                return entry
+        detail = f"There is no entry {key}."
+        raise NotFound(detail)
+
+    def _active_of(self, role: TaskRole) -> SlotEntry | None:
+        found = (each for each in self._entries if (each.role, each.state) == (role, "active"))
+        return next(found, None)
+
+    def _active(self, role: TaskRole) -> SlotEntry:
+        found = self._active_of(role) or self._active_of("general")
+        if found is None:
+            detail = "No engine is active."
+            raise NotReady(detail)
+        return found

@@ -1,0 +1,144 @@
+"""OpenAI's older completions protocol: requests read leniently, responses written exactly.
+
+The prompt is given to the model as one message of the user, through its chat template, as `/generate` does
+with `prompt`: the models served here are trained on conversations, and not to continue a bare text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from mongars.protocol.messages import ChatMessage, prompt_messages
+from mongars.protocol.openai import StreamOptions, fingerprint_of, logprob_entries, usage_body
+from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, SamplingFields
+
+if TYPE_CHECKING:
+    from mongars.core.generation import Chunk, Message, Usage
+
+MOST_ALTERNATIVES = 5
+
+
+def _one_text(value: object) -> object:
+    """The text of a prompt. Raises `ValueError` for several, and for token numbers."""
+    found = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if isinstance(found, str):
+        return found
+    entries = found if isinstance(found, list) else [found]
+    if any(isinstance(entry, int | list) for entry in entries):
+        message = "token numbers are not supported; send the prompt as text"
+    elif entries and all(isinstance(entry, str) for entry in entries):
+        message = "holds several prompts; send one request for each"
+    else:
+        message = "must be a text, or a list with one text"
+    raise ValueError(message)
+
+
+class CompletionRequest(SamplingFields):
+    """`POST /v1/completions`."""
+
+    model: str = Field(min_length=1)
+    prompt: Annotated[str, BeforeValidator(_one_text, json_schema_input_type=str | list[str])]
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS_LIMIT)
+    logprobs: Annotated[
+        bool | None,
+        WithJsonSchema(
+            {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 5}, {"type": "null"}]}
+        ),
+    ] = None
+    """How many alternatives of each token are sent; the number is kept in `top_logprobs`."""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counted(cls, data: object) -> object:
+        """The number in `logprobs` in the form of the chat protocol."""
+        wanted = data.get("logprobs") if isinstance(data, dict) else None
+        if not isinstance(data, dict) or wanted is None or isinstance(wanted, bool):
+            return data
+        if not isinstance(wanted, int) or not 0 <= wanted <= MOST_ALTERNATIVES:
+            message = f"logprobs: must be a whole number from 0 to {MOST_ALTERNATIVES}"
+            raise ValueError(message)
+        return {**data, "logprobs": True, "top_logprobs": wanted}
+
+    def to_messages(self) -> tuple[Message, ...]:
+        """The prompt as a conversation. Raises `PromptMissing` for a blank one."""
+        return prompt_messages([ChatMessage(role="user", content=self.prompt)], field="prompt")
+
+
+class ChoiceWriter:
+    """Writes the pieces of one choice, and its log-probabilities with their places in the text."""
+
+    def __init__(self, index: int, *, alternatives: int | None) -> None:
+        """`alternatives`: how many of each token; None: no log-probabilities."""
+        self._index = index
+        self._alternatives = alternatives
+        self._offset = 0
+        self._logprobs: dict[str, list[Any]] = _no_logprobs()
+
+    def piece(self, chunk: Chunk) -> dict[str, Any]:
+        """The choice of a streamed chunk."""
+        return self._choice(chunk.text, self._rated(chunk), chunk.finish_reason)
+
+    def add(self, chunk: Chunk) -> None:
+        """Remember the log-probabilities of a whole answer."""
+        for name, values in self._rated(chunk).items():
+            self._logprobs[name] += values
+
+    def whole(self, text: str, finish_reason: str) -> dict[str, Any]:
+        """The choice of a whole answer."""
+        return self._choice(text, self._logprobs, finish_reason)
+
+    def _choice(
+        self, text: str, logprobs: dict[str, list[Any]], finish_reason: str | None
+    ) -> dict[str, Any]:
+        rated: dict[str, Any] | None = None
+        if self._alternatives is not None:
+            rated = {**logprobs} if self._alternatives else {**logprobs, "top_logprobs": None}
+        return {
+            "index": self._index,
+            "text": text,
+            "logprobs": rated,
+            "finish_reason": finish_reason,
+        }
+
+    def _rated(self, chunk: Chunk) -> dict[str, list[Any]]:
+        found = _no_logprobs()
+        if self._alternatives is None:
+            return found
+        end = self._offset + len(chunk.text)
+        place = self._offset
+        for entry in logprob_entries(chunk):
+            found["tokens"].append(entry["token"])
+            found["token_logprobs"].append(entry["logprob"])
+            others = entry.get("top_logprobs") or ()
+            found["top_logprobs"].append({o["token"]: o["logprob"] for o in others})
+            found["text_offset"].append(place)
+            place = min(end, place + len(entry["token"]))  # a part of a character has no length
+        self._offset = end
+        return found
+
+
+def _no_logprobs() -> dict[str, list[Any]]:
+    return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+
+
+def text_body(
+    choices: list[dict[str, Any]], *, answer_id: str, created: int, model: str
+) -> dict[str, Any]:
+    """A `text_completion` object, whole or one event of a stream."""
+    return {
+        "id": answer_id,
+        "object": "text_completion",
+        "created": created,
+        "model": model,
+        "system_fingerprint": fingerprint_of(model),
+        "choices": choices,
+    }
+
+
+def with_usage(body: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
+    """The object with the counts, null where they are not known."""
+    return {**body, "usage": None if usage is None else usage_body(usage)}

@@ -1,0 +1,101 @@
+"""Bodies of responses of Ollama's protocol, as a server writes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from mongars.core.generation import FinishReason, Usage
+
+MEDIA_TYPE = "application/x-ndjson"
+"""Of a stream: one JSON object per line."""
+NANOSECONDS = 1_000_000_000
+
+
+def timestamp(moment: datetime) -> str:
+    """A time as Ollama writes it (RFC 3339, UTC)."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def part_body(
+    content: Mapping[str, Any], *, model: str, created_at: str, done: bool = False
+) -> dict[str, Any]:
+    """One object of a response: a line of a stream, or the beginning of a whole response."""
+    return {"model": model, "created_at": created_at, **content, "done": done}
+
+
+def done_fields(
+    reason: FinishReason | Literal["load"],
+    *,
+    usage: Usage | None = None,
+    durations: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The fields that end a response.
+
+    `durations` are in seconds and become nanoseconds. Counts that the engine did not report are left out.
+    """
+    found: dict[str, Any] = {"done_reason": reason}
+    for name, seconds in (durations or {}).items():
+        found[name] = int(max(0.0, seconds) * NANOSECONDS)
+    if usage is not None:
+        found["prompt_eval_count"] = usage.prompt_tokens
+        found["eval_count"] = usage.completion_tokens
+    return found
+
+
+DETAILS: dict[str, Any] = {
+    "parent_model": "",
+    "format": "",
+    "family": "",
+    "families": None,
+    "parameter_size": "",
+    "quantization_level": "",
+}
+"""Of a model; the gateway does not know the file that a replica has loaded."""
+
+
+def model_body(name: str, *, modified_at: str) -> dict[str, Any]:
+    """An entry of `/api/tags`; an unknown size is 0, an unknown digest empty."""
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": modified_at,
+        "size": 0,
+        "digest": "",
+        "details": DETAILS,
+    }
+
+
+def running_body(
+    name: str, *, expires_at: str, context_tokens: int | None = None
+) -> dict[str, Any]:
+    """An entry of `/api/ps`."""
+    found = {
+        "name": name,
+        "model": name,
+        "size": 0,
+        "digest": "",
+        "details": DETAILS,
+        "expires_at": expires_at,
+        "size_vram": 0,
+    }
+    return found if context_tokens is None else {**found, "context_length": context_tokens}
+
+
+def show_body(name: str, *, modified_at: str, context_tokens: int | None) -> dict[str, Any]:
+    """The response of `/api/show`; clients look for a context length under the architecture's name."""
+    info: dict[str, Any] = {"general.architecture": "mongars", "general.basename": name}
+    if context_tokens is not None:
+        info["mongars.context_length"] = context_tokens
+    return {
+        "modelfile": "",
+        "parameters": "",
+        "template": "",
+        "details": DETAILS,
+        "model_info": info,
+        "capabilities": ["completion"],
+        "modified_at": modified_at,
+    }
