@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from mongars.inference.providers.embedded import Embedded
-from mongars.testing.server import serving
 
 from mongars.core.background import Background
 from mongars.core.clock import SystemClock
@@ -17,12 +15,14 @@ from mongars.core.errors import AdapterUnavailable, AdapterUnknown, AllProviders
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.engines.slot_table import SlotKey
 from mongars.inference.config import InferenceConfig
+from mongars.inference.embedded import Embedded
 from mongars.inference.provider import Attempts
 from mongars.serving.config import ReplicaConfig
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica
 from mongars.testing.adapters import FakeAdapter, adapter_in
 from mongars.testing.inference import build, question
+from mongars.testing.loopback_server import serving
 from support import eventually
 
 if TYPE_CHECKING:

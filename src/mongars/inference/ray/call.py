@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from mongars.inference.endpoints.pool import EndpointPool
     from mongars.inference.endpoints.state import EndpointLease
     from mongars.inference.provider import Attempts
-    from mongars.inference.ray.exchange import Exchange
+    from mongars.inference.ray.exchange import EndpointExchange
     from mongars.inference.ray.hedge import HedgeContext
     from mongars.inference.retry.budget import RetryBudget
 
@@ -94,7 +94,7 @@ class RayCall(Generic[ResultT]):
     def __init__(
         self,
         context: RayCallContext,
-        exchange: Exchange[ResultT],
+        exchange: EndpointExchange[ResultT],
         *,
         deadline: Deadline,
         attempts: Attempts,

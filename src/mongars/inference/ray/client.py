@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mongars.inference.endpoints.endpoint_status import EndpointStatus
     from mongars.inference.http.http_pool import HttpPool
     from mongars.inference.provider import Attempts
-    from mongars.inference.ray.exchange import EndpointResult, Exchange, ResultT
+    from mongars.inference.ray.exchange import EndpointExchange, EndpointResult, ResultT
 
 MAX_QUEUE_SHARE = 0.5
 """The part of the time for starting a result that a request may wait in the queue."""
@@ -80,7 +80,7 @@ class RayClient:
 
     async def start(
         self,
-        exchange: Exchange[ResultT],
+        exchange: EndpointExchange[ResultT],
         stack: AsyncExitStack,
         *,
         deadline: Deadline,

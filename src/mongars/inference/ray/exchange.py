@@ -39,7 +39,7 @@ ResultT = TypeVar("ResultT", bound=StartedResult)
 ResultT_co = TypeVar("ResultT_co", bound=StartedResult, covariant=True)
 
 
-class Exchange(Protocol[ResultT_co]):
+class EndpointExchange(Protocol[ResultT_co]):
     """One request that can be sent to any endpoint, more than once. The attributes do not change."""
 
     request_id: str

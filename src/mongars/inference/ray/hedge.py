@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mongars.inference.endpoints.pool import EndpointPool
     from mongars.inference.endpoints.rotation import Rotation
     from mongars.inference.endpoints.state import EndpointLease
-    from mongars.inference.ray.exchange import Exchange
+    from mongars.inference.ray.exchange import EndpointExchange
     from mongars.inference.request_queue import RequestQueue
     from mongars.inference.retry.hedging import Hedging
 
@@ -77,7 +77,7 @@ class RayHedge(Generic[ResultT]):
     def __init__(
         self,
         context: HedgeContext,
-        exchange: Exchange[ResultT],
+        exchange: EndpointExchange[ResultT],
         *,
         rotation: Rotation,
         attempt: Attempt[ResultT],

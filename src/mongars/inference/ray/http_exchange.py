@@ -37,9 +37,9 @@ class ExchangeContext:
 
 
 class HttpExchange(ABC, Generic[ResultT]):
-    """Sends what `body` returns and reads the result with `read`; see `Exchange`.
+    """Sends what `body` returns and reads the result with `read`; see `EndpointExchange`.
 
-    A subclass sets the attributes of `Exchange` that differ from the ones here, and `path`.
+    A subclass sets the attributes of `EndpointExchange` that differ from the ones here, and `path`.
     """
 
     path: str | None = None
@@ -85,7 +85,7 @@ class HttpExchange(ABC, Generic[ResultT]):
 
     @asynccontextmanager
     async def send(self, url: str, start_by: Deadline) -> AsyncIterator[ResultT]:
-        """POST the body to `url`; see `Exchange.send`."""
+        """POST the body to `url`; see `EndpointExchange.send`."""
         seconds = start_by.remaining()
         if self._body is None:
             self._body = self.body()
