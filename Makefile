@@ -83,11 +83,12 @@ $(NODE)/node_modules/.package-lock.json: $(NODE)/package-lock.json
 	@cd $(NODE) && npm ci --no-audit --no-fund --silent
 	@touch $@
 
-check: dev ## Format, lint, types, imports, generated files in sync
+check: dev ## Format, lint, types, imports, names, generated files in sync
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@PYTHONPATH=. $(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m scripts.check_names
 	@$(BIN)/python -m scripts.generate_reference --check
 	@$(BIN)/python -m scripts.generate_deploy --check
 	@! grep -nE 'https?://|file://' requirements/*.lock

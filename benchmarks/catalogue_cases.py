@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from benchmarks.catalogue_world import PACE, Script, Seen
 from mongars.core.errors import CallerError
 from mongars.testing.faults import (
-    Answer,
+    FaultyResponse,
     Flapping,
     NoContinuation,
     Reset,
@@ -45,7 +45,7 @@ TOO_LONG = Status(
         "context_tokens": 4096,
     },
 )
-CUT = Answer(cut_after=40, token_delay=PACE)
+CUT = FaultyResponse(cut_after=40, token_delay=PACE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +163,7 @@ CASES = (
     ),
     Case(
         id="S07",
-        script=Script(always=Answer(first_delay=SLOW_FIRST_TOKEN, keepalives=True)),
+        script=Script(always=FaultyResponse(first_delay=SLOW_FIRST_TOKEN, keepalives=True)),
         limits=lambda seen: _answered(seen) | _within(seen, 15),
     ),
     Case(
@@ -173,17 +173,17 @@ CASES = (
     ),
     Case(
         id="S09",
-        script=Script(always=Answer(stall_after=20, stall_seconds=STALL, token_delay=PACE)),
+        script=Script(always=FaultyResponse(stall_after=20, stall_seconds=STALL, token_delay=PACE)),
         limits=lambda seen: _answered(seen) | _stalled(seen) | _within(seen, 45),
     ),
     Case(
         id="S10",
-        script=Script(always=Answer(malformed_after=10, token_delay=PACE)),
+        script=Script(always=FaultyResponse(malformed_after=10, token_delay=PACE)),
         limits=lambda seen: _answered(seen) | _flowed(seen),
     ),
     Case(
         id="S11",
-        script=Script(always=Answer(done=False, hold_open=True, token_delay=PACE)),
+        script=Script(always=FaultyResponse(done=False, hold_open=True, token_delay=PACE)),
         limits=lambda seen: (
             _answered(seen) | _by(seen, "ray_serve") | _counted(seen) | _within(seen, 8)
         ),
@@ -211,7 +211,7 @@ CASES = (
                 up=3600.0,
                 down=OUTAGE,
                 begins="down",
-                when_up=Answer(token_delay=PACE),
+                when_up=FaultyResponse(token_delay=PACE),
                 when_down=UNAVAILABLE,
             ),
             rounds=20,

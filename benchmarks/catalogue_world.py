@@ -12,7 +12,7 @@ from mongars.inference.config import InferenceConfig
 from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Fault
+from mongars.testing.faults import TEXT, Fault, FaultyResponse
 from mongars.testing.inference import build, question
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Script:
     """What happens: faults of the first choice, in order and then always; how often it is asked."""
 
     faults: tuple[Fault, ...] = ()
-    always: Fault = field(default_factory=lambda: Answer(token_delay=PACE))
+    always: Fault = field(default_factory=lambda: FaultyResponse(token_delay=PACE))
     rounds: int = 1
     every: float = 0.0
     """Seconds from one question to the next."""
@@ -100,14 +100,14 @@ class World:
             self._began = CLOCK.monotonic()
             self._primary.faults.extend(self._script.faults)
             self._primary.always = self._script.always
-            self._fallback.always = Answer(token_delay=PACE)
+            self._fallback.always = FaultyResponse(token_delay=PACE)
             told = []
             for index in range(self._script.rounds):
                 await CLOCK.sleep(index * self._script.every - self._now())
                 told.append(await self._ask(llm, streamed=streamed))
             primary, fallback = self._arrivals(self._primary), self._arrivals(self._fallback)
             self._primary.faults.clear()
-            self._primary.always = Answer(token_delay=PACE)
+            self._primary.always = FaultyResponse(token_delay=PACE)
             after = await self._ask(llm, streamed=False)
         return Seen(
             told=tuple(told),
@@ -122,12 +122,12 @@ class World:
             if not streamed:
                 completion, route = await llm.generate(question())
             else:
-                fold = AnswerAccumulator()
+                accumulated = AnswerAccumulator()
                 async with llm.open(question()) as answer:
                     async for chunk in answer:
                         first = first or self._now()
-                        fold.add(chunk)
-                    completion, route = fold.completion(answer.origin), answer.route
+                        accumulated.add(chunk)
+                    completion, route = accumulated.completion(answer.origin), answer.route
         except MongarsError as error:
             return Told(asked=asked, ended=self._now(), first=first, error=error)
         return Told(

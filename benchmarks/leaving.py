@@ -17,7 +17,7 @@ from benchmarks.foundation import milliseconds, say
 from benchmarks.gateway import mongars
 from mongars.core.clock import SystemClock
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import Answer, Fault, Silence, Status
+from mongars.testing.faults import Fault, FaultyResponse, Silence, Status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 CLOCK = SystemClock()
 ROUNDS = 15
 HEDGE_SECONDS = 0.5
-SLOW = Answer(first_delay=60.0)
+SLOW = FaultyResponse(first_delay=60.0)
 PHASES: dict[str, Fault] = {
     "before the head": Silence(),
     "before the first token": SLOW,
-    "before the first token, with keep-alives": Answer(first_delay=60.0, keepalives=True),
-    "in the middle": Answer(token_delay=0.05),
-    "while the stream stalls": Answer(stall_after=5),
+    "before the first token, with keep-alives": FaultyResponse(first_delay=60.0, keepalives=True),
+    "in the middle": FaultyResponse(token_delay=0.05),
+    "while the stream stalls": FaultyResponse(stall_after=5),
 }
 
 
@@ -119,7 +119,7 @@ async def queue() -> None:
         FakeReplica() as replica,
         api(replica, RAY_CLIENT_MAX_CONNECTIONS="1") as client,
     ):
-        replica.always = Answer(token_delay=0.1)  # longer than all of them stay
+        replica.always = FaultyResponse(token_delay=0.1)  # longer than all of them stay
         before = len(replica.received)
         async with asyncio.TaskGroup() as group:
             group.create_task(client.ask(stream=True))
@@ -146,7 +146,7 @@ async def between_attempts() -> None:
             )
             await CLOCK.sleep(2.5)
             extra += len(replica.received) - before - 1
-            replica.always = Answer()
+            replica.always = FaultyResponse()
             await client.ask(stream=False)
         say(f"attempts after leaving while a retry waited: {extra} of 3")
 
@@ -161,7 +161,7 @@ async def hedge() -> None:
         both = (one, two)
         times: list[float] = []
         while len(times) < 2 * ROUNDS:
-            one.always = two.always = Answer()
+            one.always = two.always = FaultyResponse()
             for _ in range(40):
                 await client.ask(stream=False)
             one.always = two.always = SLOW

@@ -139,14 +139,14 @@ class Tally:
 
 async def ask(stack: Stack, tally: Tally) -> None:
     """One request; what became of it is noted."""
-    began, fold = CLOCK.monotonic(), AnswerAccumulator()
+    began, accumulated = CLOCK.monotonic(), AnswerAccumulator()
     try:
         async with stack.integration.open(question()) as answer:
             tally.first_tokens.append(CLOCK.monotonic() - began)
             tally.providers[answer.route.provider] += 1
             async for chunk in answer:
-                fold.add(chunk)
-        right = fold.completion(answer.origin).text == TEXT
+                accumulated.add(chunk)
+        right = accumulated.completion(answer.origin).text == TEXT
         tally.outcomes["complete" if right else "wrong text"] += 1
     except MongarsError as error:
         tally.outcomes[error.code] += 1

@@ -7,6 +7,7 @@ makes no difference: a reader sees the same word.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -19,19 +20,19 @@ SHARED_MODULES = {
     "events": "each context's own events",
     "engine": "the port, and its implementation in each engine's folder",
     "embedder": "the port, and its implementation in the engine's folder",
+    "factory": "how each engine is made from its specification, in the engine's folder",
     "provider": "the port, and its implementation in each provider's folder",
+    "replica": "users' Serve configurations name `mongars.bootstrap.replica:application`",
 }
 SHARED_CLASSES: dict[str, str] = {}
+_TYPE_NAME = re.compile(r"_?[A-Z][a-z]\w*")
 
 
-def is_alias(node: ast.AST) -> bool:
-    """Whether a statement defines a closed set of values: `Name = Literal[...]`."""
-    return (
-        isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Subscript)
-        and isinstance(node.value.value, ast.Name)
-        and node.value.value.id == "Literal"
-    )
+def is_alias(node: ast.Assign | ast.AnnAssign) -> bool:
+    """Whether a statement names a type: `Name = Literal[...]`, `Name = One | Other`, `Name: TypeAlias = ...`."""
+    if isinstance(node, ast.AnnAssign):
+        return isinstance(node.annotation, ast.Name) and node.annotation.id == "TypeAlias"
+    return isinstance(node.value, ast.Subscript | ast.BinOp)
 
 
 def names_in(path: Path) -> list[str]:
@@ -40,8 +41,10 @@ def names_in(path: Path) -> list[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef):
             found.append(node.name.lstrip("_"))
-        elif isinstance(node, ast.Assign) and is_alias(node):
-            found += [t.id.lstrip("_") for t in node.targets if isinstance(t, ast.Name)]
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and is_alias(node):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            found += [name.lstrip("_") for name in names if _TYPE_NAME.fullmatch(name)]
     return found
 
 
@@ -67,15 +70,17 @@ def shared(source: Path = SOURCE) -> list[str]:
     ]
 
 
-def main() -> int:
-    """1 if there is any."""
-    found = shared()
+def main(source: Path = SOURCE) -> int:
+    """Print each shared name with its places; return 1 if there is one, else 0."""
+    found = shared(source)
     for line in found:
         sys.stdout.write(f"{line}\n")
     if found:
-        sys.stdout.write("Rename all but one of each, or list the name with its reason here.\n")
+        sys.stdout.write(
+            "Rename all but one of each, or list the name with its reason in scripts/check_names.py.\n"
+        )
     return int(bool(found))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(Path, sys.argv[1:2])))

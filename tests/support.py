@@ -36,14 +36,14 @@ async def read_stream(
     engine: Engine, stream: ByteStream, *, choices: int = 1
 ) -> tuple[Completion, bytes]:
     """The same for a stream of so many answers."""
-    splitter, fold, raw = EventSplitter(), AnswerAccumulator(choices), b""
+    splitter, accumulated, raw = EventSplitter(), AnswerAccumulator(choices), b""
     async with stream as blocks:
         async for block in blocks:
             raw += block
             for event in splitter.feed(block):
                 if not event.is_done:
-                    fold.add(read_chunk(event))
-    return fold.completion(engine.origin), raw
+                    accumulated.add(read_chunk(event))
+    return accumulated.completion(engine.origin), raw
 
 
 @asynccontextmanager

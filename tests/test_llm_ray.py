@@ -26,7 +26,7 @@ from mongars.inference.integration import LLMIntegration
 from mongars.inference.provider import Route
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Body, Fault, Reset, Silence, Status
+from mongars.testing.faults import TEXT, Body, Fault, FaultyResponse, Reset, Silence, Status
 from mongars.testing.inference import Stack, build, question
 from mongars.testing.recording import RecordingObserver
 
@@ -71,7 +71,7 @@ async def test_request_as_the_replica_sees_it() -> None:
 
 async def test_response_in_its_published_form() -> None:
     """Measured numbers under the published keys; the adapter is the one that really answered."""
-    async with FakeReplica(Answer(logprob=-0.5)) as replica:
+    async with FakeReplica(FaultyResponse(logprob=-0.5)) as replica:
         async with stack(replica.url).integration as llm:
             answer = await llm.generate_response("Say the words.")
         assert answer == {
@@ -109,7 +109,7 @@ async def test_the_reasoning_hint_reaches_the_replica() -> None:
 async def test_a_stream_is_the_answer_as_it_grows() -> None:
     """The first words arrive long before the last, and together they are the whole text."""
     clock = SystemClock()
-    slow = Answer(token_delay=0.005)
+    slow = FaultyResponse(token_delay=0.005)
     async with FakeReplica(slow) as replica, stack(replica.url).integration as llm:
         start = clock.monotonic()
         stamps, text = [], ""
@@ -145,7 +145,7 @@ async def test_the_route_tells_which_way_an_answer_came() -> None:
         (Body(data=b"<html>"), "ray_exception", "invalid_answer"),
         (Body(data=b'{"error": "inference_failed"}'), "error_response", "inference_failed"),
         (Status(code=500, error="inference_failed"), "error_response", "inference_failed"),
-        (Answer(text=""), "empty_response", "invalid_answer"),
+        (FaultyResponse(text=""), "empty_response", "invalid_answer"),
     ],
     ids=["503", "409", "500", "reset", "silence", "html", "200 error", "500 error", "empty"],
 )
@@ -207,7 +207,7 @@ async def test_without_ray_the_local_model_is_the_first_choice(
 async def test_no_fallback_after_the_first_token(cut: str) -> None:
     """An answer that is cut again and again is an error; nobody else's words are put behind it."""
     async with FakeReplica() as replica:
-        replica.always = Answer(cut_after=40, cut=cut)
+        replica.always = FaultyResponse(cut_after=40, cut=cut)
         built = stack(replica.url)
         async with built.integration as llm:
             with pytest.raises(GenerationInterrupted):
@@ -276,7 +276,7 @@ async def test_one_deadline_bounds_the_whole_request() -> None:
 
 async def test_no_event_holds_what_was_said() -> None:
     """Neither the question nor the answer is in anything that is logged or counted."""
-    async with FakeReplica(Status(code=500, error="inference_failed"), Answer()) as replica:
+    async with FakeReplica(Status(code=500, error="inference_failed"), FaultyResponse()) as replica:
         built = stack(replica.url)
         async with built.integration as llm:
             await llm.generate(question("the secret plan"))
@@ -288,7 +288,7 @@ async def test_no_event_holds_what_was_said() -> None:
 
 async def test_an_answer_is_counted_with_what_it_took() -> None:
     """One event per answer: provider, tokens, and times for the metrics."""
-    async with FakeReplica(Answer(first_delay=0.05, token_delay=0.001)) as replica:
+    async with FakeReplica(FaultyResponse(first_delay=0.05, token_delay=0.001)) as replica:
         built = stack(replica.url)
         async with built.integration as llm:
             await llm.generate(question())

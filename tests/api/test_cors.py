@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from web_page import web_page
 
 from mongars.api.cors import with_cors
-from mongars.api.problems import ErrorResponses
+from mongars.api.error_responses import ErrorResponses
 from mongars.core.errors import ConfigurationError
 from mongars.core.urls import web_origin
 from mongars.engines.fake import FakePlan

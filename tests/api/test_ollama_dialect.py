@@ -13,7 +13,7 @@ import pytest
 
 from mongars.engines.fake import FakePlan
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Status
+from mongars.testing.faults import TEXT, FaultyResponse, Status
 from support import eventually, impatient
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ async def test_thinking_stands_apart_from_the_text(
 ) -> None:
     """It is in `message.thinking`, or in `thinking` of a generation; `think: false` leaves it out."""
     async with FakeReplica() as replica, start_api(endpoints=(replica.url,)) as api:
-        replica.always = Answer(reasoning="let me see")
+        replica.always = FaultyResponse(reasoning="let me see")
         async with client_of(api) as client:
             chat = await client.chat("mongars", QUESTION, think=think, stream=stream)
             parts = [part async for part in chat] if stream else [chat]

@@ -13,7 +13,7 @@ from mongars.core.generation import Chunk, Usage
 from mongars.protocol.openai import chunk_body, read_chunk, usage_body, usage_chunk_body
 from mongars.protocol.sse import DONE, EventSplitter, encode_event
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Body, Status
+from mongars.testing.faults import TEXT, Body, FaultyResponse, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,10 +47,10 @@ def test_events_are_passed_on_byte_for_byte() -> None:
     assert relay(with_usage=False).events(chunks) == chunks[0].raw + chunks[1].raw
 
 
-@pytest.mark.parametrize("begun", [True, False])
-def test_events_of_one_chunk_are_passed_on_as_they_are(*, begun: bool) -> None:
+@pytest.mark.parametrize("started", [True, False])
+def test_events_of_one_chunk_are_passed_on_as_they_are(*, started: bool) -> None:
     """Several that came together stay several; with the counts asked for, each has `usage: null`."""
-    first = [said({"role": "assistant", "content": ""})] if begun else []
+    first = [said({"role": "assistant", "content": ""})] if started else []
     alike = [said({"content": text}) for text in ("}", "b", "é")]
     chunk = Chunk(text="}bé", raw=b"".join(each.raw for each in alike))
     events = relay(with_usage=False).events([*first, chunk])
@@ -242,8 +242,8 @@ async def test_moved_answer_reads_as_one(
     start_api: Callable[..., AbstractAsyncContextManager[Api]], block: int | None, cache_bytes: int
 ) -> None:
     """Cut in the middle and completed elsewhere: one id, one role, the whole text, the counts."""
-    async with FakeReplica(Answer(cut_after=20, block=block)) as replica:
-        replica.always = Answer(block=block)
+    async with FakeReplica(FaultyResponse(cut_after=20, block=block)) as replica:
+        replica.always = FaultyResponse(block=block)
         async with start_api(endpoints=(replica.url,), cache_bytes=cache_bytes) as api:
             body = {
                 "model": "mongars",
@@ -297,7 +297,7 @@ async def test_overhead_is_what_the_replica_did_not_take(
     start_api: Callable[..., AbstractAsyncContextManager[Api]], stream: bool
 ) -> None:
     """Half a second of the replica's is none of ours; the second it asked us to wait is."""
-    slow = Answer(first_delay=0.5)
+    slow = FaultyResponse(first_delay=0.5)
     busy = Status(code=503, error="overloaded", headers={"Retry-After": "1"})
     async with (
         FakeReplica(slow, busy, slow) as replica,
@@ -323,7 +323,7 @@ async def test_reasoning_reaches_openai_clients_apart_from_the_text(
     start_api: Callable[..., AbstractAsyncContextManager[Api]], field: str
 ) -> None:
     """Whole and streamed, thoughts stand in a field of their own and never in the content."""
-    thinking = Answer(reasoning="let me see", reasoning_field=field)
+    thinking = FaultyResponse(reasoning="let me see", reasoning_field=field)
     async with FakeReplica() as replica, start_api(endpoints=(replica.url,)) as api:
         replica.always = thinking
         ask = {"model": "mongars", "messages": [{"role": "user", "content": "Say the words."}]}

@@ -277,7 +277,9 @@ async def test_a_token_that_is_banned_does_not_come(engine: Engine) -> None:
         assert caught.value.param == "logit_bias"
         return
     if engine.origin.engine == "vllm":
-        pytest.skip("its events do not say the number of a token; tests/vllm_engine/test_words.py")
+        pytest.skip(
+            "its events do not say the number of a token; tests/vllm_engine/test_vllm_requests.py"
+        )
     found = re.search(rb'"id":(\d+),"token"', raw)
     token = int(found[1]) if found else 0
     banned, _ = await read_all(engine, ask("Say hello", logit_bias=((token, -100.0),)))

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from speakers import USAGE, WHOLE, ListHistory, Speaker, Spoken, SteppingClock
+from chat_fakes import USAGE, WHOLE, ListHistory, ScriptedGenerator, Spoken, SteppingClock
 
 from mongars.conversation.chat import Chat, ChatConfig
 from mongars.conversation.history import History, NewTurn
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 ADA = Principal(username="ada")
 
 
-def chat(history: History, speaker: Speaker, **config: object) -> Chat:
+def chat(history: History, generator: ScriptedGenerator, **config: object) -> Chat:
     """The use case, with these parts."""
-    return Chat(history, speaker, clock=SteppingClock(), config=ChatConfig(**config))
+    return Chat(history, generator, clock=SteppingClock(), config=ChatConfig(**config))
 
 
 async def say(chat: Chat, message: str, session: str = "s") -> str:
@@ -40,35 +40,35 @@ async def say(chat: Chat, message: str, session: str = "s") -> str:
 
 async def test_a_complete_answer_is_remembered_in_the_persons_own_words() -> None:
     """The turn holds what was typed and what was answered, not the assembled prompt."""
-    history, speaker = ListHistory(), Speaker()
-    talk = chat(history, speaker, system_prompt="Be kind.")
+    history, generator = ListHistory(), ScriptedGenerator()
+    talk = chat(history, generator, system_prompt="Be kind.")
     assert await say(talk, " Hi! ", session="s") == "Hello"
     (stored,) = history.turns
     assert (stored.user_id, stored.query, stored.response) == ("ada", " Hi! ", "Hello")
     assert stored.session_id == "s"
-    assert speaker.asked[0].messages == (
+    assert generator.asked[0].messages == (
         Message(role="system", content="Be kind."),
         Message(role="user", content=" Hi! "),
     )
-    assert (speaker.asked[0].request_id, speaker.asked[0].session_id) == ("req-1", "s")
-    assert speaker.asked[0].sampling.max_tokens is None
+    assert (generator.asked[0].request_id, generator.asked[0].session_id) == ("req-1", "s")
+    assert generator.asked[0].sampling.max_tokens is None
 
 
 async def test_the_longest_answer_is_the_operators_choice() -> None:
     """Without one an answer may use what the context leaves."""
-    speaker = Speaker()
-    await say(chat(ListHistory(), speaker, max_tokens=40), "Hi")
-    assert speaker.asked[0].sampling.max_tokens == 40
+    generator = ScriptedGenerator()
+    await say(chat(ListHistory(), generator, max_tokens=40), "Hi")
+    assert generator.asked[0].sampling.max_tokens == 40
 
 
 async def test_what_was_said_before_reaches_the_model() -> None:
     """Earlier turns of the session come before the new message, in order."""
-    history, speaker = ListHistory(), Speaker()
-    talk = chat(history, speaker)
+    history, generator = ListHistory(), ScriptedGenerator()
+    talk = chat(history, generator)
     await say(talk, "one", session="s")
     await say(talk, "elsewhere", session="t")
     await say(talk, "two", session="s")
-    assert [(m.role, m.content) for m in speaker.asked[-1].messages] == [
+    assert [(m.role, m.content) for m in generator.asked[-1].messages] == [
         ("user", "one"),
         ("assistant", "Hello"),
         ("user", "two"),
@@ -77,7 +77,7 @@ async def test_what_was_said_before_reaches_the_model() -> None:
 
 async def test_a_reply_tells_where_it_comes_from() -> None:
     """Origin, route, usage, finish reason, time and the stored turn are the reply's to show."""
-    talk = chat(ListHistory(), Speaker())
+    talk = chat(ListHistory(), ScriptedGenerator())
     async with talk.open(ADA, "Hi", request_id="r") as reply:
         assert (reply.origin.engine, reply.route.provider) == ("e", "ray_serve")
         assert reply.turn is None
@@ -92,7 +92,7 @@ async def test_a_reply_tells_where_it_comes_from() -> None:
 async def test_a_turn_is_stored_once() -> None:
     """Iterating again after the end yields and stores nothing more."""
     history = ListHistory()
-    async with chat(history, Speaker()).open(ADA, "Hi", request_id="r") as reply:
+    async with chat(history, ScriptedGenerator()).open(ADA, "Hi", request_id="r") as reply:
         assert len([chunk async for chunk in reply]) == 4
         assert [chunk async for chunk in reply] == []
     assert len(history.turns) == 1
@@ -106,39 +106,39 @@ async def test_a_turn_is_stored_once() -> None:
 @pytest.mark.parametrize("chunks", [WHOLE[:1], WHOLE], ids=["halfway", "after the finish"])
 async def test_a_cut_answer_is_not_stored(error: BaseException, chunks: Sequence[Chunk]) -> None:
     """An error while streaming reaches the caller, and later reading stores nothing either."""
-    history, speaker = ListHistory(), Speaker(chunks, error=error)
-    async with chat(history, speaker).open(ADA, "Hi", request_id="r") as reply:
+    history, generator = ListHistory(), ScriptedGenerator(chunks, error=error)
+    async with chat(history, generator).open(ADA, "Hi", request_id="r") as reply:
         with pytest.raises(type(error)):
             [chunk async for chunk in reply]
         assert [chunk async for chunk in reply] == []
     assert history.turns == []
-    assert speaker.open_now == 0
+    assert generator.open_now == 0
 
 
 async def test_an_answer_without_a_finish_is_cut() -> None:
     """A stream that ends without a finish reason is an error, not an answer."""
     history = ListHistory()
     with pytest.raises(GenerationInterrupted, match="finish reason"):
-        await say(chat(history, Speaker(WHOLE[:2])), "Hi")
+        await say(chat(history, ScriptedGenerator(WHOLE[:2])), "Hi")
     assert history.turns == []
 
 
 async def test_an_abandoned_answer_is_not_stored() -> None:
     """Leaving before the end stops the work and stores nothing, even when all text had come."""
-    history, speaker = ListHistory(), Speaker()
-    async with chat(history, speaker).open(ADA, "Hi", request_id="r") as reply:
+    history, generator = ListHistory(), ScriptedGenerator()
+    async with chat(history, generator).open(ADA, "Hi", request_id="r") as reply:
         async for chunk in reply:
             if chunk.finish_reason:
                 break
     assert history.turns == []
-    assert speaker.open_now == 0
+    assert generator.open_now == 0
 
 
 async def test_a_refused_question_is_an_error() -> None:
     """What the generator raises on opening reaches the caller as it is."""
     history, refusal = ListHistory(), NotReady("starting", retry_after=3)
     with pytest.raises(NotReady) as caught:
-        await say(chat(history, Speaker(refusal=refusal)), "Hi")
+        await say(chat(history, ScriptedGenerator(refusal=refusal)), "Hi")
     assert caught.value is refusal
     assert history.turns == []
 
@@ -146,16 +146,16 @@ async def test_a_refused_question_is_an_error() -> None:
 @pytest.mark.parametrize("message", ["", " \n\t"])
 async def test_a_blank_message_is_refused(message: str) -> None:
     """Nothing is asked of the model for a message that says nothing."""
-    speaker = Speaker()
+    generator = ScriptedGenerator()
     with pytest.raises(PromptMissing):
-        await say(chat(ListHistory(), speaker), message)
-    assert speaker.asked == []
+        await say(chat(ListHistory(), generator), message)
+    assert generator.asked == []
 
 
 async def test_an_answer_that_cannot_be_stored_is_an_error() -> None:
     """A reply that was not remembered does not end like one that was."""
     with pytest.raises(StorageUnavailable):
-        await say(chat(ListHistory(broken=True), Speaker()), "Hi")
+        await say(chat(ListHistory(broken=True), ScriptedGenerator()), "Hi")
 
 
 async def remember(history: ListHistory, count: int, size: int) -> None:
@@ -167,10 +167,10 @@ async def remember(history: ListHistory, count: int, size: int) -> None:
 
 async def test_a_refused_prompt_is_tried_again_with_less_history() -> None:
     """The engine's own numbers decide how many turns fit; the newest stay."""
-    history, speaker = ListHistory(), Speaker(window=600)
+    history, generator = ListHistory(), ScriptedGenerator(window=600)
     await remember(history, 9, 40)
-    assert await say(chat(history, speaker, answer_tokens=100), "Hi") == "Hello"
-    first, second = speaker.asked
+    assert await say(chat(history, generator, answer_tokens=100), "Hi") == "Hello"
+    first, second = generator.asked
     assert len(first.messages) == 19
     assert 1 < len(second.messages) < 19
     assert second.messages == first.messages[-len(second.messages) :]
@@ -179,7 +179,7 @@ async def test_a_refused_prompt_is_tried_again_with_less_history() -> None:
 async def test_the_last_try_goes_without_history() -> None:
     """When the second try is refused too, the message alone is sent: history costs no answer."""
 
-    class Stubborn(Speaker):
+    class UnclosableGenerator(ScriptedGenerator):
         """Takes no history and gives no numbers."""
 
         @asynccontextmanager
@@ -192,30 +192,30 @@ async def test_the_last_try_goes_without_history() -> None:
                 raise ContextLengthExceeded
             yield self.answer
 
-    history, speaker = ListHistory(), Stubborn()
+    history, generator = ListHistory(), UnclosableGenerator()
     await remember(history, 10, 40)
-    assert await say(chat(history, speaker), "Hi") == "Hello"
-    assert [len(request.messages) for request in speaker.asked] == [21, 9, 1]
+    assert await say(chat(history, generator), "Hi") == "Hello"
+    assert [len(request.messages) for request in generator.asked] == [21, 9, 1]
     # Only what cannot be shortened any more is worth a larger model.
-    assert [request.shortens for request in speaker.asked] == [True, True, False]
+    assert [request.shortens for request in generator.asked] == [True, True, False]
 
 
 async def test_a_message_that_never_fits_is_an_error() -> None:
     """Without history, or once it is gone, the engine's refusal reaches the caller."""
-    history, speaker = ListHistory(), Speaker(window=10)
+    history, generator = ListHistory(), ScriptedGenerator(window=10)
     with pytest.raises(ContextLengthExceeded):
-        await say(chat(history, speaker), "longer than ten bytes")
-    assert len(speaker.asked) == 1
+        await say(chat(history, generator), "longer than ten bytes")
+    assert len(generator.asked) == 1
     await remember(history, 3, 40)
     with pytest.raises(ContextLengthExceeded) as caught:
-        await say(chat(history, speaker), "longer than ten bytes")
+        await say(chat(history, generator), "longer than ten bytes")
     assert caught.value.prompt_tokens == len("longer than ten bytes")
-    assert len(speaker.asked) <= 4
+    assert len(generator.asked) <= 4
 
 
 async def test_no_more_turns_are_read_than_allowed() -> None:
     """The configured number of turns bounds the history, whatever would fit."""
-    history, speaker = ListHistory(), Speaker()
+    history, generator = ListHistory(), ScriptedGenerator()
     await remember(history, 9, 1)
-    await say(chat(history, speaker, history_turns=2), "Hi")
-    assert [m.content for m in speaker.asked[0].messages] == ["7", "7", "8", "8", "Hi"]
+    await say(chat(history, generator, history_turns=2), "Hi")
+    assert [m.content for m in generator.asked[0].messages] == ["7", "7", "8", "8", "Hi"]

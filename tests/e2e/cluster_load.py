@@ -28,14 +28,14 @@ CLOCK = SystemClock()
 WORDS = 20
 PROMPT = " ".join(f"w{number}" for number in range(WORDS))
 ANSWER = f"[1] you said: {PROMPT}"
-CLIENTS_PER_DOOR = 2
+CLIENTS_PER_ENDPOINT = 2
 
 
 @dataclass(kw_only=True)
 class Sent:
     """One request: when (monotonic seconds), through which door, and what became of it."""
 
-    door: str
+    endpoint: str
     stream: bool
     began: float
     ended: float = 0.0
@@ -74,7 +74,7 @@ class Load:
 
 
 @asynccontextmanager
-async def load(doors: Sequence[str]) -> AsyncIterator[Load]:
+async def load(endpoints: Sequence[str]) -> AsyncIterator[Load]:
     """Keep every door busy while the block runs; at its end the last answers are waited for."""
     found = Load()
     stopped = asyncio.Event()
@@ -84,8 +84,8 @@ async def load(doors: Sequence[str]) -> AsyncIterator[Load]:
         aiohttp.ClientSession(timeout=timeout, connector=connector) as http,
         asyncio.TaskGroup() as group,
     ):
-        for number, door in enumerate(itertools.chain(*[doors] * CLIENTS_PER_DOOR)):
-            group.create_task(_client(http, door, number, found=found, stopped=stopped))
+        for number, endpoint in enumerate(itertools.chain(*[endpoints] * CLIENTS_PER_ENDPOINT)):
+            group.create_task(_client(http, endpoint, number, found=found, stopped=stopped))
         try:
             yield found
         finally:
@@ -93,23 +93,23 @@ async def load(doors: Sequence[str]) -> AsyncIterator[Load]:
 
 
 async def _client(
-    http: aiohttp.ClientSession, door: str, number: int, *, found: Load, stopped: asyncio.Event
+    http: aiohttp.ClientSession, endpoint: str, number: int, *, found: Load, stopped: asyncio.Event
 ) -> None:
     for turn in itertools.count(number):
         if stopped.is_set():
             return
-        sent = await ask(http, door, stream=turn % 2 == 0)
+        sent = await ask(http, endpoint, stream=turn % 2 == 0)
         found.sent.append(sent)
         if sent.failure:
             await CLOCK.sleep(0.5)
 
 
-async def ask(http: aiohttp.ClientSession, door: str, *, stream: bool) -> Sent:
+async def ask(http: aiohttp.ClientSession, endpoint: str, *, stream: bool) -> Sent:
     """Send one request and judge its answer."""
-    sent = Sent(door=door, stream=stream, began=CLOCK.monotonic())
+    sent = Sent(endpoint=endpoint, stream=stream, began=CLOCK.monotonic())
     body = {"prompt": PROMPT, "stream": stream, "max_tokens": 4 * WORDS}
     try:
-        async with http.post(door + "/generate", json=body) as response:
+        async with http.post(endpoint + "/generate", json=body) as response:
             sent.replica = response.headers.get(REPLICA_ID)
             if response.status != 200:
                 sent.failure = f"status {response.status}"

@@ -55,7 +55,7 @@ class Node:
     options: tuple[str, ...]
 
     @property
-    def door(self) -> str:
+    def endpoint(self) -> str:
         """The URL of the proxy."""
         host = self.place.address if self.net.listen == "0.0.0.0" else self.net.listen  # noqa: S104
         return f"http://{host}:{self.place.http_port}"
@@ -75,7 +75,7 @@ class Node:
     @property
     def answers(self) -> bool:
         """Whether the proxy reaches a replica that is ready."""
-        connection = http.client.HTTPConnection(self.door.removeprefix("http://"), timeout=5)
+        connection = http.client.HTTPConnection(self.endpoint.removeprefix("http://"), timeout=5)
         try:
             connection.request("GET", "/readyz")
             return connection.getresponse().status == 200

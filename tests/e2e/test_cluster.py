@@ -55,10 +55,10 @@ def deployed(world: World, tell: Callable[[str], None]) -> Cluster:
     started = CLOCK.monotonic()
     cluster.deploy()
     ready = CLOCK.monotonic()
-    doors = until(lambda: all(node.answers for node in cluster.nodes), within=30)
+    endpoints = until(lambda: all(node.answers for node in cluster.nodes), within=30)
     tell(
         f"three nodes in {started - began:.1f} s, deployed in {ready - started:.1f} s,"
-        f" every proxy listened {doors:.1f} s later"
+        f" every proxy listened {endpoints:.1f} s later"
     )
     return cluster
 
@@ -70,17 +70,19 @@ def cluster(deployed: Cluster) -> Cluster:
     return deployed
 
 
-def doors(cluster: Cluster) -> list[str]:
-    return [node.door for node in cluster.nodes]
+def endpoints(cluster: Cluster) -> list[str]:
+    return [node.endpoint for node in cluster.nodes]
 
 
-def hit(sent: Sent, *, moment: float, door: str | None, replicas: set[str]) -> bool:
+def hit(sent: Sent, *, moment: float, endpoint: str | None, replicas: set[str]) -> bool:
     """Whether a request was on its way at that moment through that door or to one of the replicas.
 
     A whole answer that breaks says nothing of its replica.
     """
     on_its_way = sent.began <= moment <= sent.ended
-    return on_its_way and (sent.door == door or sent.replica is None or sent.replica in replicas)
+    return on_its_way and (
+        sent.endpoint == endpoint or sent.replica is None or sent.replica in replicas
+    )
 
 
 async def test_replicas_spread_and_every_proxy_answers(cluster: Cluster) -> None:
@@ -97,8 +99,8 @@ async def test_replicas_spread_and_every_proxy_answers(cluster: Cluster) -> None
     assert {replica["node"] for replica in told["deployments"][0]["replicas"]} == addresses
     async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(ask(http, door, stream=stream))
-            for door in doors(cluster)
+            group.create_task(ask(http, endpoint, stream=stream))
+            for endpoint in endpoints(cluster)
             for stream in (False, True)
             for _ in range(4)
         ]
@@ -116,7 +118,7 @@ async def test_killed_worker_costs_what_was_in_flight_there(
     state = await asyncio.to_thread(cluster.control.status)
     lost = {r.name for r in state.deployments[0].replicas if r.node == victim.place.address}
     assert lost
-    async with load(doors(cluster)) as seen:
+    async with load(endpoints(cluster)) as seen:
         await seen.more(12)
         moment = CLOCK.monotonic()
         await asyncio.to_thread(victim.power_off)
@@ -131,9 +133,9 @@ async def test_killed_worker_costs_what_was_in_flight_there(
     )
     for sent in seen.failed:
         if sent.failure == "not connected":
-            assert sent.door == victim.door
+            assert sent.endpoint == victim.endpoint
         else:
-            assert hit(sent, moment=moment, door=victim.door, replicas=lost), sent
+            assert hit(sent, moment=moment, endpoint=victim.endpoint, replicas=lost), sent
             assert sent.failure in CUT
 
 
@@ -142,7 +144,7 @@ async def test_killed_controller_is_not_missed(
 ) -> None:
     """Without Serve's controller requests are answered; it comes back, and deploying works."""
     (before,) = cluster.head.processes(CONTROLLER)
-    async with load(doors(cluster)) as seen:
+    async with load(endpoints(cluster)) as seen:
         await seen.more(6)
         cluster.head.kill(CONTROLLER)
         began = CLOCK.monotonic()
@@ -157,7 +159,7 @@ async def test_killed_controller_is_not_missed(
     assert seen.failed == []
     assert state.healthy
     async with (
-        aiohttp.ClientSession(cluster.head.door) as http,
+        aiohttp.ClientSession(cluster.head.endpoint) as http,
         http.post("/generate", json={"prompt": PROMPT}) as response,
     ):
         assert (await response.json())["usage"]["completion_tokens"] == 5
@@ -167,7 +169,7 @@ async def test_head_may_be_away_when_it_keeps_its_state_on_disk(
     cluster: Cluster, tell: Callable[[str], None]
 ) -> None:
     """The power of the head fails: the workers go on answering, and obey the head that returns."""
-    workers = [node.door for node in cluster.workers]
+    workers = [node.endpoint for node in cluster.workers]
     async with load(workers) as seen:
         await seen.more(6)
         moment = CLOCK.monotonic()
@@ -193,7 +195,7 @@ async def test_killed_proxy_comes_back_and_no_other_door_is_disturbed(
     """SIGKILL to one proxy breaks what it carries; requests by another door never notice."""
     victim, *others = reversed(cluster.nodes)
     (before,) = victim.processes(PROXY)
-    async with load(doors(cluster)) as seen:
+    async with load(endpoints(cluster)) as seen:
         await seen.more(6)
         moment = CLOCK.monotonic()
         victim.kill(PROXY)
@@ -204,11 +206,11 @@ async def test_killed_proxy_comes_back_and_no_other_door_is_disturbed(
         )
         await seen.more(12)
     tell(f"killed proxy: its door answered after {seconds:.1f} s, {seen.describe()}")
-    assert {sent.door for sent in seen.failed} <= {victim.door}
+    assert {sent.endpoint for sent in seen.failed} <= {victim.endpoint}
     for sent in seen.failed:
         if sent.failure != "not connected":
             assert sent.began <= moment <= sent.ended, sent
-    assert {node.door for node in others} <= {s.door for s in seen.sent if s.began > moment}
+    assert {node.endpoint for node in others} <= {s.endpoint for s in seen.sent if s.began > moment}
 
 
 async def test_without_the_token_nothing_is_told_or_deployed(cluster: Cluster) -> None:

@@ -66,12 +66,12 @@ async def test_answers_come_from_ray_and_equal_the_bare_engine(
         request_id="bare",
         sampling=Sampling(temperature=0.0, max_tokens=64, top_p=0.9),
     )
-    fold, splitter, tokens = AnswerAccumulator(), EventSplitter(), []
+    accumulated, splitter, tokens = AnswerAccumulator(), EventSplitter(), []
     async with engine.stream(request) as blocks:
         async for block in blocks:
             for event in splitter.feed(block):
                 if not event.is_done:
-                    fold.add(read_chunk(event))
+                    accumulated.add(read_chunk(event))
                     tokens.append(read_chunk(event).text)
     await engine.aclose()
 
@@ -84,9 +84,9 @@ async def test_answers_come_from_ray_and_equal_the_bare_engine(
     chunks = [read_chunk(event) for event in events[:-1]]
     assert [c.text for c in chunks if c.text] == [token for token in tokens if token]
     assert chunks[-1].usage is not None
-    assert fold.usage is not None
-    assert chunks[-1].usage.prompt_tokens == fold.usage.prompt_tokens
-    assert chunks[-1].usage.completion_tokens == fold.usage.completion_tokens
+    assert accumulated.usage is not None
+    assert chunks[-1].usage.prompt_tokens == accumulated.usage.prompt_tokens
+    assert chunks[-1].usage.completion_tokens == accumulated.usage.completion_tokens
 
 
 async def test_official_client_works_unchanged(stack: Stack) -> None:

@@ -90,11 +90,11 @@ async def ask(http: aiohttp.ClientSession, url: str, seen: Seen, **more: object)
     if not events[-1].is_done:
         seen.broken.append(data[-200:].decode())
         return
-    fold = AnswerAccumulator()
+    accumulated = AnswerAccumulator()
     for event in events[1:-1]:
-        fold.add(read_chunk(event))
-    assert fold.usage is not None
-    seen.lengths.add(fold.usage.completion_tokens)
+        accumulated.add(read_chunk(event))
+    assert accumulated.usage is not None
+    seen.lengths.add(accumulated.usage.completion_tokens)
 
 
 @asynccontextmanager

@@ -39,13 +39,13 @@ def soon(seconds: float = 5.0) -> Deadline:
 
 
 @dataclass
-class Said:
+class Reply:
     text: str
     adapter: str
     """As the engine's origin names it."""
 
 
-async def answer(table: SlotTable, request: GenerationRequest | None = None) -> Said:
+async def answer(table: SlotTable, request: GenerationRequest | None = None) -> Reply:
     request = request or ask()
     async with (
         table.lease(request) as queued,
@@ -58,7 +58,7 @@ async def answer(table: SlotTable, request: GenerationRequest | None = None) -> 
     text = "".join(read_chunk(event).text for event in events if not event.is_done)
     digest = origin.adapter_digest
     named = BASE_ADAPTER if digest is None else f"{origin.adapter_version}@{digest[:12]}"
-    return Said(text, named)
+    return Reply(text, named)
 
 
 @asynccontextmanager

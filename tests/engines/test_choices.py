@@ -42,11 +42,11 @@ async def test_every_choice_is_whole_and_they_are_counted_together() -> None:
     engine = await started(slots=2, token_delay=0.001)
     async with stream_choices(ask(3), engine.stream, at_once=3) as blocks:
         raw = b"".join([block async for block in blocks])
-    fold = AnswerAccumulator(3)
+    accumulated = AnswerAccumulator(3)
     events = EventSplitter().feed(raw)
     for event in events[:-1]:
-        fold.add(read_chunk(event))
-    completion = fold.completion(engine.origin)
+        accumulated.add(read_chunk(event))
+    completion = accumulated.completion(engine.origin)
     assert [choice.text for choice in completion.choices] == [
         "[1] you said: good morning to everybody"
     ] * 3

@@ -40,7 +40,7 @@ def ask(text: str, **sampling: object) -> GenerationRequest:
     )
 
 
-async def fold(engine: LlamaCppEngine, request: GenerationRequest) -> AnswerAccumulator:
+async def accumulate(engine: LlamaCppEngine, request: GenerationRequest) -> AnswerAccumulator:
     splitter, result = EventSplitter(), AnswerAccumulator()
     async with engine.stream(request) as blocks:
         async for block in blocks:
@@ -61,7 +61,7 @@ async def test_a_long_temporary_folder_leaves_room_for_the_socket(
     made = LlamaCppEngine(config, clock=SystemClock())
     await made.start()
     try:
-        assert (await fold(made, ask("Hi", max_tokens=2))).text
+        assert (await accumulate(made, ask("Hi", max_tokens=2))).text
     finally:
         await made.aclose()
 
@@ -100,7 +100,7 @@ async def test_killed_child_ends_the_stream_with_an_error_and_comes_back(
     await eventually(
         lambda: engine.status.state == "ready" and engine.status.pid != child.pid, seconds=5
     )
-    assert (await fold(engine, ask("Say hi", max_tokens=3))).text
+    assert (await accumulate(engine, ask("Say hi", max_tokens=3))).text
     assert engine.status.restarts == 1
     assert not psutil.pid_exists(child.pid)
 
@@ -112,7 +112,7 @@ async def test_stuck_child_is_killed_and_replaced(engine: LlamaCppEngine) -> Non
     await eventually(
         lambda: engine.status.state == "ready" and engine.status.pid != child.pid, seconds=25
     )
-    assert (await fold(engine, ask("Say hi", max_tokens=3))).text
+    assert (await accumulate(engine, ask("Say hi", max_tokens=3))).text
     assert not psutil.pid_exists(child.pid)
 
 
@@ -235,7 +235,7 @@ def test_child_goes_when_its_parent_is_killed(base_model: Path) -> None:
 
 async def test_log_probabilities_reach_the_caller(engine: LlamaCppEngine) -> None:
     """Asked for log-probabilities, the engine reports one per token."""
-    result = await fold(engine, ask("Say hi", max_tokens=4, logprobs=True))
+    result = await accumulate(engine, ask("Say hi", max_tokens=4, logprobs=True))
     logprobs = result.completion(engine.origin).logprobs
     assert len(logprobs) == 4
     assert all(value <= 0 for value in logprobs)

@@ -34,7 +34,7 @@ class Child:
         self.leaving = asyncio.Event()
         self.leaving.set()
 
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         return "last words"
 
     async def wait(self) -> int:

@@ -21,7 +21,7 @@ from mongars.core.generation import BASE_ADAPTER, GenerationRequest, Message, Sa
 from mongars.engines.ollama.config import OllamaConfig
 from mongars.engines.ollama.engine import OllamaEngine
 from mongars.testing.fake_ollama import FakeOllama
-from mongars.testing.faults import Answer, Body, Fault, Reset, Silence, Status
+from mongars.testing.faults import Body, Fault, FaultyResponse, Reset, Silence, Status
 from support import eventually, impatient
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ async def test_model_that_is_not_there_fails_the_start_and_says_how_to_get_it() 
         pytest.param(Status(code=503, error="busy"), Overloaded, id="503"),
         pytest.param(Status(code=429, error="busy"), Overloaded, id="429"),
         pytest.param(Status(code=500, error="broken"), InferenceFailed, id="500"),
-        pytest.param(Answer(cut_after=3), GenerationInterrupted, id="cut"),
-        pytest.param(Answer(error_after=3), GenerationInterrupted, id="error-line"),
+        pytest.param(FaultyResponse(cut_after=3), GenerationInterrupted, id="cut"),
+        pytest.param(FaultyResponse(error_after=3), GenerationInterrupted, id="error-line"),
     ],
 )
 async def test_failures_of_the_server_are_errors_of_ours(
@@ -104,7 +104,7 @@ async def test_lost_server_is_looked_for_and_found_again() -> None:
 
 async def test_closing_while_answers_are_cut_leaves_no_search() -> None:
     """A reader that loses its connection to `aclose` does not look for the server again."""
-    async with FakeOllama(Answer(stall_after=1)) as server, engine_on(server) as engine:
+    async with FakeOllama(FaultyResponse(stall_after=1)) as server, engine_on(server) as engine:
         reading, ended = asyncio.Event(), asyncio.Event()
 
         async def lose() -> None:
@@ -169,13 +169,15 @@ async def test_something_else_at_the_address_fails_the_start() -> None:
 
 async def test_connection_lost_after_the_last_line_leaves_the_answer_complete() -> None:
     """What follows the end does not count, and nobody waits for it."""
-    async with FakeOllama(Answer(hold_open=True)) as server, engine_on(server) as engine:
+    async with FakeOllama(FaultyResponse(hold_open=True)) as server, engine_on(server) as engine:
         async with asyncio.timeout(2):
             assert (await read(engine)).endswith(b"data: [DONE]\n\n")
         assert engine.status.state == "ready"
 
 
-@pytest.mark.parametrize("fault", [Silence(), Answer(stall_after=2)], ids=["no-head", "stall"])
+@pytest.mark.parametrize(
+    "fault", [Silence(), FaultyResponse(stall_after=2)], ids=["no-head", "stall"]
+)
 async def test_silent_server_counts_as_lost(fault: Fault) -> None:
     """It does not hold a slot until the deadline."""
     async with FakeOllama(fault) as server, engine_on(server, silence_timeout=0.2) as engine:

@@ -11,7 +11,7 @@ from ollama._types import ChatRequest
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.protocol.ollama import chat_request
 from mongars.testing.fake_ollama import FakeOllama
-from mongars.testing.faults import Answer, Echo, Fault
+from mongars.testing.faults import Echo, Fault, FaultyResponse
 
 MESSAGES = [{"role": "user", "content": "good morning"}]
 
@@ -48,7 +48,9 @@ def test_what_we_send_is_a_request_of_the_official_client() -> None:
     assert orjson.loads(orjson.dumps(told)) == body
 
 
-@pytest.mark.parametrize("fault", [Answer(text="good day to you"), Echo()], ids=["answer", "echo"])
+@pytest.mark.parametrize(
+    "fault", [FaultyResponse(text="good day to you"), Echo()], ids=["answer", "echo"]
+)
 async def test_what_our_fake_answers_is_read_by_the_official_client(fault: Fault) -> None:
     """The official client streams from the fake as from the real server."""
     async with FakeOllama() as server:

@@ -178,7 +178,7 @@ async def place(
 ) -> tuple[int, bool]:
     """Use a slot; returns which, and whether its prompt may be reused."""
     async with table.hold(request.scope, request.messages, process=process) as held:
-        held.prompt_begun()
+        held.prompt_started()
         return held.parameters["id_slot"], held.parameters["cache_prompt"]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mongars.core.clock import SystemClock
 from mongars.core.generation import GenerationRequest, Message, Sampling
-from mongars.engines.chat import chat_body
+from mongars.engines.llama_cpp.chat_body import chat_body
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.engine import LlamaCppEngine
 from mongars.engines.llama_cpp.literal_prompt import CHAT_COMPLETIONS, ask

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from slot_requests import BASE, CLOCK, SLOW, V7, V8, Said, answer, ask, key, running, soon, states
+from slot_requests import BASE, CLOCK, SLOW, V7, V8, Reply, answer, ask, key, running, soon, states
 
 from mongars.core.errors import (
     AdapterUnknown,
@@ -41,7 +41,7 @@ async def test_prepared_adapters_answer_who_pins_them_and_active_ones_everybody_
 
 async def test_twenty_swaps_while_eight_streams_run_fail_no_request() -> None:
     """Each answer's text was written by the very adapter that its origin names."""
-    said: list[Said] = []
+    said: list[Reply] = []
     done = asyncio.Event()
     async with running(SLOW) as table:
 

@@ -34,10 +34,10 @@ def name(fault: object) -> str:
     return f"{type(fault).__name__}({','.join(changed)})"
 
 
-async def read_into(fold: AnswerAccumulator, stream: ProviderStream) -> None:
+async def read_into(accumulated: AnswerAccumulator, stream: ProviderStream) -> None:
     """Add all chunks to the fold, until the end or the cut."""
     async for chunk in stream.chunks:
-        fold.add(chunk)
+        accumulated.add(chunk)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -96,13 +96,13 @@ async def test_another_replica_continues_after_any_word(stop: tuple[str, ...]) -
             stack = build(config)
             stack.integration.drain("ray-2")  # so that the answer begins at the one that cuts it
             async with stack.integration as llm, llm.open(asked) as answer:
-                fold = AnswerAccumulator()
-                fold.add(await anext(answer.chunks))
+                accumulated = AnswerAccumulator()
+                accumulated.add(await anext(answer.chunks))
                 llm.reset("ray-2")
                 llm.drain("ray-1")
                 async for chunk in answer:
-                    fold.add(chunk)
-        completion = fold.completion(answer.origin)
+                    accumulated.add(chunk)
+        completion = accumulated.completion(answer.origin)
         assert completion.text == f"[1] you said: {words}", cut
         assert completion.usage is not None
         assert completion.usage.completion_tokens == 23
@@ -114,10 +114,10 @@ async def test_another_replica_continues_after_any_word(stop: tuple[str, ...]) -
 async def test_client_and_replica_understand_each_other() -> None:
     """Text, counts and origin come through the real ingress."""
     async with cluster(FakePlan()) as (_, ray):
-        fold = AnswerAccumulator()
+        accumulated = AnswerAccumulator()
         async with ray.open() as stream:
-            await read_into(fold, stream)
-        completion = fold.completion(stream.origin)
+            await read_into(accumulated, stream)
+        completion = accumulated.completion(stream.origin)
     assert completion.text == TEXT
     assert completion.usage is not None
     assert (completion.origin.model, completion.origin.replica) == ("fake", "r1")

@@ -26,7 +26,7 @@ from mongars.inference.events import LargerContext
 from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, WORDS, Answer, Echo, Fault, Reset, Silence, Status
+from mongars.testing.faults import TEXT, WORDS, Echo, Fault, FaultyResponse, Reset, Silence, Status
 from mongars.testing.inference import Stack, build, question
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ class World:
         asked = asked or question()
         if not streamed:
             return await self.stack.integration.generate(asked)
-        fold = AnswerAccumulator()
+        accumulated = AnswerAccumulator()
         async with self.stack.integration.open(asked) as answer:
             async for chunk in answer:
-                fold.add(chunk)
-            return fold.completion(answer.origin), answer.route
+                accumulated.add(chunk)
+            return accumulated.completion(answer.origin), answer.route
 
     @property
     def attempts(self) -> int:
@@ -73,7 +73,7 @@ async def world(
     *faults: Fault, always: Fault | None = None, **settings: float
 ) -> AsyncIterator[World]:
     async with FakeReplica(*faults) as primary, FakeOllama() as fallback:
-        primary.always = always or Answer()
+        primary.always = always or FaultyResponse()
         config = InferenceConfig(
             endpoints=(primary.url,),
             use_ray=True,
@@ -142,7 +142,7 @@ async def test_s06_silence(streamed: bool) -> None:
 
 async def test_s07_a_slow_first_token(streamed: bool) -> None:
     """Comments and the role come at once; neither is a token."""
-    slow = Answer(first_delay=20.0, keepalives=True)
+    slow = FaultyResponse(first_delay=20.0, keepalives=True)
     async with world(always=slow, timeout=0.5) as it:
         began = CLOCK.monotonic()
         check(await it.ask(streamed=streamed), provider="ollama")
@@ -151,14 +151,14 @@ async def test_s07_a_slow_first_token(streamed: bool) -> None:
 
 @pytest.mark.parametrize("cut", ["close", "abort"])
 async def test_s08_cut_after_forty_tokens(streamed: bool, cut: str) -> None:
-    async with world(always=Answer(cut_after=40, cut=cut)) as it:
+    async with world(always=FaultyResponse(cut_after=40, cut=cut)) as it:
         completion, _ = await it.ask(streamed=streamed)
         assert completion.text == TEXT
         assert completion.usage is not None
 
 
 async def test_s09_stalled_after_twenty_tokens(streamed: bool) -> None:
-    async with world(always=Answer(stall_after=20), idle_timeout=0.3) as it:
+    async with world(always=FaultyResponse(stall_after=20), idle_timeout=0.3) as it:
         began = CLOCK.monotonic()
         completion, _ = await it.ask(streamed=streamed)
         assert completion.text == TEXT
@@ -167,13 +167,15 @@ async def test_s09_stalled_after_twenty_tokens(streamed: bool) -> None:
 
 
 async def test_s10_a_malformed_chunk(streamed: bool) -> None:
-    async with world(Answer(malformed_after=10)) as it:
+    async with world(FaultyResponse(malformed_after=10)) as it:
         completion, _ = await it.ask(streamed=streamed)
         assert completion.text == TEXT
 
 
-@pytest.mark.parametrize("ending", [Answer(done=False), Answer(done=False, hold_open=True)])
-async def test_s11_no_done(streamed: bool, ending: Answer) -> None:
+@pytest.mark.parametrize(
+    "ending", [FaultyResponse(done=False), FaultyResponse(done=False, hold_open=True)]
+)
+async def test_s11_no_done(streamed: bool, ending: FaultyResponse) -> None:
     async with world(always=ending) as it:
         began = CLOCK.monotonic()
         check(await it.ask(streamed=streamed), provider="ray_serve")
@@ -240,7 +242,7 @@ async def test_s12_the_larger_model_fails(streamed: bool) -> None:
 async def test_s12_a_cut_answer_of_the_larger_model_goes_on_there(streamed: bool) -> None:
     """The provider that refused the prompt is not tried for the continuation."""
     async with world(always=TOO_LONG) as it:
-        it.fallback.faults.append(Answer(cut_after=40))
+        it.fallback.faults.append(FaultyResponse(cut_after=40))
         check(await it.ask(streamed=streamed), provider="ollama")
         assert (len(it.primary.received), len(it.fallback.received)) == (1, 2)
         assert it.fallback.received[1].body["options"]["num_ctx"] == 8192
@@ -288,7 +290,7 @@ async def test_s13_refused_content(streamed: bool) -> None:
 async def test_s14_cut_and_a_fallback_that_refuses_to_continue(streamed: bool) -> None:
     """Its refusal is not shown; the provider after it restarts the answer."""
     refusal = Status(code=400, error="invalid_request", detail="prefill is not supported")
-    async with world(Answer(cut_after=40), always=refusal) as it:
+    async with world(FaultyResponse(cut_after=40), always=refusal) as it:
         completion, _ = await it.ask(streamed=streamed)
         assert completion.text == TEXT
         assert len(it.fallback.received) == 1
@@ -297,7 +299,7 @@ async def test_s14_cut_and_a_fallback_that_refuses_to_continue(streamed: bool) -
 async def test_s14_no_provider_is_left(streamed: bool) -> None:
     """Both refuse: the error is the cut, not the refusal."""
     refusal = Status(code=400, error="invalid_request", detail="prefill is not supported")
-    async with world(Answer(cut_after=40), always=refusal) as it:
+    async with world(FaultyResponse(cut_after=40), always=refusal) as it:
         it.fallback.always = refusal
         with pytest.raises(GenerationInterrupted, match=r"^(?!.*prefill)"):
             await it.ask(streamed=streamed)
@@ -309,7 +311,7 @@ async def test_s15_an_outage_and_its_end(streamed: bool) -> None:
         for _ in range(20):
             check(await it.ask(streamed=streamed), provider="ollama")
         assert len(it.primary.received) <= 20
-        it.primary.always = Answer()
+        it.primary.always = FaultyResponse()
         until = CLOCK.monotonic() + 15
         while (await it.ask(streamed=streamed))[1].provider != "ray_serve":
             assert CLOCK.monotonic() < until
@@ -328,7 +330,14 @@ async def test_s16_the_completing_provider_is_named(streamed: bool) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [BUSY, FAILED, UNAVAILABLE, Reset(), Answer(cut_after=40), Answer(malformed_after=10)],
+    [
+        BUSY,
+        FAILED,
+        UNAVAILABLE,
+        Reset(),
+        FaultyResponse(cut_after=40),
+        FaultyResponse(malformed_after=10),
+    ],
     ids=["429", "500", "503", "reset", "cut", "malformed"],
 )
 async def test_afterwards_everything_is_as_before(streamed: bool, fault: Fault) -> None:

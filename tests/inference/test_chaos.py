@@ -24,7 +24,7 @@ from mongars.inference.config import InferenceConfig
 from mongars.inference.retry.budget import FLOOR_PER_SECOND, MEMORY_SECONDS, SHARE
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Fault, Reset, Silence, Status
+from mongars.testing.faults import TEXT, Fault, FaultyResponse, Reset, Silence, Status
 from mongars.testing.inference import Stack, build, question
 
 if TYPE_CHECKING:
@@ -43,15 +43,15 @@ FAULTS: tuple[Fault, ...] = (
     Status(code=500, error="inference_failed"),
     Status(code=503, error="overloaded", headers={"Retry-After": "0.05"}),
     Status(code=429, error="overloaded"),
-    Answer(cut_after=0),
-    Answer(cut_after=30),
-    Answer(cut_after=45, cut="abort"),
-    Answer(malformed_after=20),
-    Answer(error_after=10),
-    Answer(stall_after=25),
-    Answer(first_delay=3600.0),
-    Answer(done=False),
-    Answer(block=7),
+    FaultyResponse(cut_after=0),
+    FaultyResponse(cut_after=30),
+    FaultyResponse(cut_after=45, cut="abort"),
+    FaultyResponse(malformed_after=20),
+    FaultyResponse(error_after=10),
+    FaultyResponse(stall_after=25),
+    FaultyResponse(first_delay=3600.0),
+    FaultyResponse(done=False),
+    FaultyResponse(block=7),
     Silence(),
 )
 
@@ -74,7 +74,7 @@ class Weather:
 
     def next_fault(self) -> Fault:
         """Three of four answers are healthy."""
-        return self._random.choice(FAULTS) if self._random.random() < 0.25 else Answer()
+        return self._random.choice(FAULTS) if self._random.random() < 0.25 else FaultyResponse()
 
     def leaves(self) -> bool:
         return self._random.random() < LEAVING

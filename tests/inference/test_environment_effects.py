@@ -21,7 +21,7 @@ from mongars.inference.events import AttemptFailed, ScalingSeen
 from mongars.settings import load_settings
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Silence, Status
+from mongars.testing.faults import TEXT, FaultyResponse, Silence, Status
 from mongars.testing.inference import Stack, build, question
 from support import eventually
 
@@ -110,7 +110,7 @@ async def test_ray_client_timeout_bounds_silence() -> None:
 async def test_ray_client_timeout_is_no_total() -> None:
     """A stream that has started may take longer."""
     async with FakeReplica() as replica:
-        replica.always = Answer(token_delay=0.04)
+        replica.always = FaultyResponse(token_delay=0.04)
         built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_TIMEOUT="2")
         async with built.integration:
             completion, route = await built.integration.generate(question())
@@ -145,7 +145,7 @@ def deaf_host() -> Iterator[str]:
 async def test_ray_client_max_connections_bounds_what_is_under_way() -> None:
     """With two connections, six requests at once are all answered by Ray, two at a time."""
     async with Counting() as replica:
-        replica.always = Answer(first_delay=0.05)
+        replica.always = FaultyResponse(first_delay=0.05)
         built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_MAX_CONNECTIONS=2)
         async with built.integration:
             assert await all_at_once(built, 6) == ["ray_serve"] * 6
@@ -156,7 +156,7 @@ async def test_ray_client_max_connections_bounds_what_is_under_way() -> None:
 async def test_ray_client_max_keepalive_bounds_what_stays_open(kept: int) -> None:
     """After a burst so many connections stay open at the server, and the next request uses one."""
     async with FakeReplica() as replica:
-        replica.always = Answer(first_delay=0.05)
+        replica.always = FaultyResponse(first_delay=0.05)
         built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_MAX_KEEPALIVE=kept)
         async with built.integration:
             await all_at_once(built, 6)

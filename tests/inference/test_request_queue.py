@@ -15,7 +15,7 @@ from mongars.testing.manual_clock import ManualClock
 from support import eventually
 
 
-class Room:
+class SizedQueue:
     """A capacity that a test sets."""
 
     def __init__(self, capacity: int | None) -> None:
@@ -23,98 +23,100 @@ class Room:
         self.queue = RequestQueue(lambda: self.capacity, clock=SystemClock())
         self.order: list[int] = []
 
-    async def visit(self, number: int, leave: asyncio.Event, *, patience: float = 10.0) -> None:
-        async with self.queue.slot(patience):
+    async def visit(
+        self, number: int, leave: asyncio.Event, *, queue_timeout: float = 10.0
+    ) -> None:
+        async with self.queue.slot(queue_timeout):
             self.order.append(number)
             await leave.wait()
 
 
 async def test_first_come_first_served() -> None:
-    room, leave = Room(1), [asyncio.Event() for _ in range(4)]
+    sized, leave = SizedQueue(1), [asyncio.Event() for _ in range(4)]
     async with asyncio.TaskGroup() as group:
         for number in range(4):
-            group.create_task(room.visit(number, leave[number]))
-            await eventually(lambda number=number: room.queue.waiting == number)
+            group.create_task(sized.visit(number, leave[number]))
+            await eventually(lambda number=number: sized.queue.waiting == number)
         for number in range(4):
-            await eventually(lambda number=number: room.order == list(range(number + 1)))
-            assert room.queue.active == 1
+            await eventually(lambda number=number: sized.order == list(range(number + 1)))
+            assert sized.queue.active == 1
             leave[number].set()
-    assert (room.queue.active, room.queue.waiting) == (0, 0)
+    assert (sized.queue.active, sized.queue.waiting) == (0, 0)
 
 
 async def test_new_requests_do_not_pass_waiting_ones() -> None:
     """A new request gets no slot between the end of one request and the start of the next waiting one."""
-    room, leave = Room(1), asyncio.Event()
+    sized, leave = SizedQueue(1), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(room.visit(0, leave))
-        await eventually(lambda: room.order == [0])
-        group.create_task(room.visit(1, leave))
-        await eventually(lambda: room.queue.waiting == 1)
+        first = group.create_task(sized.visit(0, leave))
+        await eventually(lambda: sized.order == [0])
+        group.create_task(sized.visit(1, leave))
+        await eventually(lambda: sized.queue.waiting == 1)
         first.cancel()
-        await eventually(lambda: room.queue.waiting == 0)
-        group.create_task(room.visit(2, leave))
-        await eventually(lambda: room.order == [0, 1])
-        assert room.queue.active == 1
+        await eventually(lambda: sized.queue.waiting == 0)
+        group.create_task(sized.visit(2, leave))
+        await eventually(lambda: sized.order == [0, 1])
+        assert sized.queue.active == 1
         leave.set()
-    assert room.order == [0, 1, 2]
+    assert sized.order == [0, 1, 2]
 
 
 async def test_more_room_lets_more_in() -> None:
-    room, leave = Room(1), asyncio.Event()
+    sized, leave = SizedQueue(1), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for number in range(5):
-            group.create_task(room.visit(number, leave))
-        await eventually(lambda: room.queue.waiting == 4)
-        room.capacity = 3
-        room.queue.wake()
-        await eventually(lambda: len(room.order) == 3)
-        room.capacity = None
-        room.queue.wake()
-        await eventually(lambda: len(room.order) == 5)
+            group.create_task(sized.visit(number, leave))
+        await eventually(lambda: sized.queue.waiting == 4)
+        sized.capacity = 3
+        sized.queue.wake()
+        await eventually(lambda: len(sized.order) == 3)
+        sized.capacity = None
+        sized.queue.wake()
+        await eventually(lambda: len(sized.order) == 5)
         leave.set()
 
 
 async def test_cancelled_waits_leave_no_trace() -> None:
-    room, leave = Room(1), asyncio.Event()
+    sized, leave = SizedQueue(1), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(room.visit(0, leave))
-        await eventually(lambda: room.order == [0])
-        waiting = [group.create_task(room.visit(n, leave)) for n in range(1, 30)]
-        await eventually(lambda: room.queue.waiting == 29)
+        group.create_task(sized.visit(0, leave))
+        await eventually(lambda: sized.order == [0])
+        waiting = [group.create_task(sized.visit(n, leave)) for n in range(1, 30)]
+        await eventually(lambda: sized.queue.waiting == 29)
         for task in waiting[:28]:
             task.cancel()
-        await eventually(lambda: room.queue.waiting == 1)
+        await eventually(lambda: sized.queue.waiting == 1)
         leave.set()
-    assert room.order == [0, 29]
-    assert (room.queue.active, room.queue.waiting) == (0, 0)
+    assert sized.order == [0, 29]
+    assert (sized.queue.active, sized.queue.waiting) == (0, 0)
 
 
 async def test_cancelled_at_the_moment_it_gets_a_slot() -> None:
     """The place goes to the next in the queue, and is not lost."""
-    room, leave = Room(1), asyncio.Event()
+    sized, leave = SizedQueue(1), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(room.visit(0, asyncio.Event()))
-        await eventually(lambda: room.order == [0])
-        second = group.create_task(room.visit(1, asyncio.Event()))
-        third = group.create_task(room.visit(2, leave))
-        await eventually(lambda: room.queue.waiting == 2)
+        first = group.create_task(sized.visit(0, asyncio.Event()))
+        await eventually(lambda: sized.order == [0])
+        second = group.create_task(sized.visit(1, asyncio.Event()))
+        third = group.create_task(sized.visit(2, leave))
+        await eventually(lambda: sized.queue.waiting == 2)
         first.cancel()
-        while room.queue.waiting == 2:
+        while sized.queue.waiting == 2:
             await SystemClock().sleep(0)
         second.cancel()
-        await eventually(lambda: room.order == [0, 2])
+        await eventually(lambda: sized.order == [0, 2])
         leave.set()
         await third
-    assert room.queue.active == 0
+    assert sized.queue.active == 0
 
 
 async def test_the_wait_is_bounded() -> None:
-    room, leave = Room(1), asyncio.Event()
+    sized, leave = SizedQueue(1), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(room.visit(0, leave))
-        await eventually(lambda: room.order == [0])
+        group.create_task(sized.visit(0, leave))
+        await eventually(lambda: sized.order == [0])
         with pytest.raises(Overloaded) as refusal:
-            await room.visit(1, leave, patience=0.02)
+            await sized.visit(1, leave, queue_timeout=0.02)
         assert refusal.value.retry_after is not None
         assert refusal.value.retry_after >= 1
         leave.set()
@@ -166,13 +168,13 @@ async def test_flood_of_one_account_does_not_refuse_another() -> None:
 
 
 async def test_the_queue_is_bounded() -> None:
-    room, leave = Room(1), asyncio.Event()
+    sized, leave = SizedQueue(1), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for number in range(MAX_WAITING + 1):
-            group.create_task(room.visit(number, leave))
-        await eventually(lambda: room.queue.waiting == MAX_WAITING)
+            group.create_task(sized.visit(number, leave))
+        await eventually(lambda: sized.queue.waiting == MAX_WAITING)
         with pytest.raises(Overloaded):
-            await room.visit(-1, leave)
+            await sized.visit(-1, leave)
         leave.set()
 
 
@@ -196,21 +198,21 @@ async def test_a_quiet_time_is_not_taken_for_a_slow_one() -> None:
 
 async def test_a_second_place_is_given_only_where_one_is_spare() -> None:
     """It counts like any other slot, is not waited for, and is not taken from a waiting request."""
-    room, leave = Room(2), asyncio.Event()
+    sized, leave = SizedQueue(2), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(room.visit(0, leave))
-        await eventually(lambda: room.queue.active == 1)
-        with room.queue.extra_slot() as first:
+        group.create_task(sized.visit(0, leave))
+        await eventually(lambda: sized.queue.active == 1)
+        with sized.queue.extra_slot() as first:
             assert first
-            assert room.queue.active == 2
-            with room.queue.extra_slot() as second:
+            assert sized.queue.active == 2
+            with sized.queue.extra_slot() as second:
                 assert not second
-            group.create_task(room.visit(1, leave))
-            await eventually(lambda: room.queue.waiting == 1)
-            room.capacity = 3
-            with room.queue.extra_slot() as third:
+            group.create_task(sized.visit(1, leave))
+            await eventually(lambda: sized.queue.waiting == 1)
+            sized.capacity = 3
+            with sized.queue.extra_slot() as third:
                 assert not third
-            room.capacity = 2
-        await eventually(lambda: room.order == [0, 1])
+            sized.capacity = 2
+        await eventually(lambda: sized.order == [0, 1])
         leave.set()
-    assert (room.queue.active, room.queue.waiting) == (0, 0)
+    assert (sized.queue.active, sized.queue.waiting) == (0, 0)

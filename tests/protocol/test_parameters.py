@@ -19,7 +19,7 @@ from mongars.protocol.parameters import (
     GENERATION_REFUSED,
     IGNORED,
     READ,
-    Refused,
+    RefusedParameter,
 )
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -87,7 +87,9 @@ def test_the_table_names_what_is_read() -> None:
     assert not READ & GENERATION_REFUSED.keys()
     assert not READ & IGNORED.keys()
     assert not GENERATION_REFUSED.keys() & IGNORED.keys()
-    assert all(isinstance(rule, Refused) and rule.reason for rule in GENERATION_REFUSED.values())
+    assert all(
+        isinstance(rule, RefusedParameter) and rule.reason for rule in GENERATION_REFUSED.values()
+    )
 
 
 def test_null_is_as_good_as_left_out_at_every_level() -> None:

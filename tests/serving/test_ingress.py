@@ -86,12 +86,12 @@ async def test_stream_is_meta_then_chunks_then_done_and_says_the_same() -> None:
     assert events[0].name == "meta"
     assert orjson.loads(events[0].data)["engine"] == "fake"
     assert events[-1].is_done
-    fold = AnswerAccumulator()
+    accumulated = AnswerAccumulator()
     for event in events[1:-1]:
-        fold.add(read_chunk(event))
-    assert fold.text == whole["content"]
-    assert fold.usage is not None
-    assert fold.usage.total_tokens == whole["usage"]["total_tokens"]
+        accumulated.add(read_chunk(event))
+    assert accumulated.text == whole["content"]
+    assert accumulated.usage is not None
+    assert accumulated.usage.total_tokens == whole["usage"]["total_tokens"]
 
 
 @pytest.mark.parametrize(

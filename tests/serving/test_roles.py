@@ -38,7 +38,7 @@ class Coder(FakeEngine):
 
 
 @dataclass(frozen=True)
-class Door:
+class ServedReplica:
     url: str
     http: aiohttp.ClientSession
 
@@ -52,7 +52,7 @@ class Door:
 
 
 @asynccontextmanager
-async def door(*, embedding: bool = True, **limits: object) -> AsyncIterator[Door]:
+async def replica(*, embedding: bool = True, **limits: object) -> AsyncIterator[ServedReplica]:
     replica = Replica(
         {
             "general": FakeEngine(FakePlan(), clock=CLOCK),
@@ -65,7 +65,7 @@ async def door(*, embedding: bool = True, **limits: object) -> AsyncIterator[Doo
     )
     await replica.start()
     async with serving(build_ingress(replica)) as url, aiohttp.ClientSession() as http:
-        yield Door(url, http)
+        yield ServedReplica(url, http)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ async def test_task_type_chooses_the_model_and_the_answer_says_which(
     task_type: str, model: str
 ) -> None:
     """Tasks about code go to the coding model, whatever the case; everything else does not."""
-    async with door() as it:
+    async with replica() as it:
         status, body = await it.json("/generate", {"prompt": "hello", "task_type": task_type})
     assert status == 200
     assert body["model"] == body["usage"]["model"] == model
@@ -90,7 +90,7 @@ async def test_task_type_chooses_the_model_and_the_answer_says_which(
 
 async def test_several_answers_are_joined_listed_and_counted() -> None:
     """`n` answers: text joined by a blank line, each listed, tokens told per answer."""
-    async with door() as it:
+    async with replica() as it:
         status, body = await it.json("/generate", {"prompt": "good day", "n": 2})
     assert status == 200
     one = "[1] you said: good day"
@@ -103,20 +103,20 @@ async def test_several_answers_are_joined_listed_and_counted() -> None:
 
 async def test_several_answers_are_streamed_side_by_side() -> None:
     """Streamed, the chunks of the answers carry their index, and `[DONE]` comes once."""
-    async with door() as it:
+    async with replica() as it:
         _, data = await it.post("/generate", {"prompt": "good day", "n": 3, "stream": True})
     events = EventSplitter().feed(data)
-    fold = AnswerAccumulator(3)
+    accumulated = AnswerAccumulator(3)
     for event in events[1:-1]:
-        fold.add(read_chunk(event))
-    assert fold.finished
+        accumulated.add(read_chunk(event))
+    assert accumulated.finished
     assert [event.is_done for event in events].count(True) == 1
 
 
 @pytest.mark.parametrize("n", [0, 129, "x"])
 async def test_impossible_numbers_of_answers_are_refused(n: object) -> None:
     """`n` out of range is the caller's error, named."""
-    async with door() as it:
+    async with replica() as it:
         status, body = await it.json("/generate", {"prompt": "x", "n": n})
     assert (status, body["error"]) == (400, "invalid_request")
     assert body["detail"].startswith("n:")
@@ -125,7 +125,7 @@ async def test_impossible_numbers_of_answers_are_refused(n: object) -> None:
 async def test_vectors_come_in_order_in_both_encodings() -> None:
     """Base64, the default of OpenAI's client, holds the same numbers as the list."""
     texts = ["good morning", "bad weather", "good morning"]
-    async with door() as it:
+    async with replica() as it:
         _, plain = await it.json("/v1/embeddings", {"input": texts, "model": "fake-embedding"})
         _, packed = await it.json(
             "/v1/embeddings",
@@ -163,7 +163,7 @@ async def test_bad_embedding_requests_say_what_is_wrong(
     body: dict[str, Any], status: int, code: str, says: str
 ) -> None:
     """Each kind of bad input: a real status, OpenAI's body, the reason."""
-    async with door() as it:
+    async with replica() as it:
         found, answer = await it.json("/v1/embeddings", {"model": "fake-embedding", **body})
     assert (found, answer["error"]["code"]) == (status, code)
     assert says in answer["error"]["message"]
@@ -173,7 +173,7 @@ async def test_as_many_texts_as_openai_reads_are_read_at_once() -> None:
     """2,048 texts in one request: a vector each, in their order; null fields count as left out."""
     texts = [f"text {index}" for index in range(2048)]
     body = {"input": texts, "model": "fake-embedding", "dimensions": None, "encoding_format": None}
-    async with door() as it:
+    async with replica() as it:
         status, answer = await it.json("/v1/embeddings", body)
     assert status == 200
     assert [entry["index"] for entry in answer["data"]] == list(range(2048))
@@ -181,7 +181,7 @@ async def test_as_many_texts_as_openai_reads_are_read_at_once() -> None:
 
 async def test_without_an_embedding_model_the_door_says_so() -> None:
     """404 naming the setting, not an error of the machine."""
-    async with door(embedding=False) as it:
+    async with replica(embedding=False) as it:
         status, answer = await it.json("/v1/embeddings", {"input": "a", "model": "fake-embedding"})
     assert status == 404
     assert "RAY_EMBEDDING_MODEL" in answer["error"]["message"]
@@ -189,10 +189,10 @@ async def test_without_an_embedding_model_the_door_says_so() -> None:
 
 async def test_models_are_listed_and_every_door_asks_for_the_token() -> None:
     """The list names each model once; without the token neither door opens."""
-    async with door() as it, it.http.get(it.url + "/v1/models") as response:
+    async with replica() as it, it.http.get(it.url + "/v1/models") as response:
         names = [entry["id"] for entry in (await response.json())["data"]]
     assert names == ["fake", "coder", "fake-embedding"]
-    async with door(token_sha256="0" * 64) as it:
+    async with replica(token_sha256="0" * 64) as it:
         async with it.http.get(it.url + "/v1/models") as response:
             assert response.status == 401
         status, _ = await it.json("/v1/embeddings", {"input": "a"})
@@ -256,7 +256,7 @@ async def test_response_formats_no_engine_could_keep_are_refused(
     wanted: dict[str, Any], says: str
 ) -> None:
     """A promise of shape that engines would silently break is refused at the border."""
-    async with door() as it:
+    async with replica() as it:
         status, body = await it.json("/generate", {"prompt": "x", "response_format": wanted})
     assert status == 400
     assert says in body["detail"]
@@ -273,7 +273,7 @@ async def test_response_formats_no_engine_could_keep_are_refused(
 )
 async def test_ordinary_patterns_pass(pattern: str, text: str) -> None:
     """What forms ask for is far below the limits."""
-    async with door() as it:
+    async with replica() as it:
         status, body = await it.json(
             "/generate", {"prompt": f'"{text}"', "response_format": patterned(pattern)}
         )
@@ -299,7 +299,7 @@ async def test_ordinary_patterns_pass(pattern: str, text: str) -> None:
 async def test_the_documented_limits_are_allowed(schema: dict[str, Any], text: str) -> None:
     """The largest schema the guide allows is answered."""
     form = {"type": "json_schema", "json_schema": {"schema": schema}}
-    async with door() as it:
+    async with replica() as it:
         status, body = await it.json("/generate", {"prompt": text, "response_format": form})
     assert (status, body.get("content")) == (200, text), body
 
@@ -307,21 +307,21 @@ async def test_the_documented_limits_are_allowed(schema: dict[str, Any], text: s
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_more_answers_than_slots_are_drawn_in_turn(stream: bool) -> None:
     """`n` of 128 on a replica of a few slots and a short queue: every answer comes, in its place."""
-    async with door(max_waiting=1) as it:
+    async with replica(max_waiting=1) as it:
         _, data = await it.post("/generate", {"prompt": "good day", "n": 128, "stream": stream})
     if not stream:
         texts = [choice["content"] for choice in orjson.loads(data)["choices"]]
         assert texts == ["[1] you said: good day"] * 128
         return
-    fold = AnswerAccumulator(128)
+    accumulated = AnswerAccumulator(128)
     for event in EventSplitter().feed(data)[1:-1]:
-        fold.add(read_chunk(event))
-    assert fold.finished
+        accumulated.add(read_chunk(event))
+    assert accumulated.finished
 
 
 async def test_chat_model_makes_no_vectors() -> None:
     """Vectors of different models never pass for one another."""
-    async with door() as it:
+    async with replica() as it:
         status, answer = await it.json("/v1/embeddings", {"input": "a", "model": "fake"})
     assert status == 404
     assert "fake-embedding" in answer["error"]["message"]
@@ -329,7 +329,7 @@ async def test_chat_model_makes_no_vectors() -> None:
 
 async def test_whole_answers_hold_their_log_probabilities() -> None:
     """Asked for, they come whole as well as streamed."""
-    async with door() as it:
+    async with replica() as it:
         _, body = await it.json("/generate", {"prompt": "x", "logprobs": True})
         _, without = await it.json("/generate", {"prompt": "x"})
     assert all(value <= 0 for value in body["choices"][0]["logprobs"])

@@ -12,11 +12,11 @@ import pytest
 from mongars.testing.described import described, read_fault
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import (
-    Answer,
     Body,
     DisguisedError,
     FalseContinuation,
     Fault,
+    FaultyResponse,
     Flapping,
     HugeEvent,
     InTurn,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 HEALTHY = {"kind": "answer"}
 CUT = {"kind": "answer", "cut_after": 40}
 EVERY_KIND: tuple[Fault, ...] = (
-    Answer(cut_after=3, cut="abort"),
+    FaultyResponse(cut_after=3, cut="abort"),
     Status(code=429, error="overloaded", headers={"Retry-After": "2"}),
     Body(data="déjà".encode(), media_type="text/plain"),
     DisguisedError(detail="no"),
@@ -47,10 +47,10 @@ EVERY_KIND: tuple[Fault, ...] = (
     HugeEvent(after=1, mib=9),
     WrongLength(by=-4, whole=True),
     StrayAnswer(text="x"),
-    NoContinuation(otherwise=Answer(cut_after=40)),
+    NoContinuation(otherwise=FaultyResponse(cut_after=40)),
     FalseContinuation(text="x"),
     Flapping(up=1, down=2, when_down=Reset()),
-    InTurn(faults=(Answer(), Flapping(up=1, down=1))),
+    InTurn(faults=(FaultyResponse(), Flapping(up=1, down=1))),
 )
 
 

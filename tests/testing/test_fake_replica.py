@@ -9,7 +9,7 @@ from mongars.protocol.generate import GenerateRequest, request_body
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Reset, Status
+from mongars.testing.faults import TEXT, FaultyResponse, Reset, Status
 
 BODY = request_body(
     GenerationRequest(messages=(Message(role="user", content="Hi"),), request_id="req-1"),
@@ -36,11 +36,11 @@ async def test_the_fake_speaks_the_protocol() -> None:
     assert status == 200
     assert events[0].name == "meta"
     assert events[-1].is_done
-    fold = AnswerAccumulator()
+    accumulated = AnswerAccumulator()
     for event in events[1:-1]:
-        fold.add(read_chunk(event))
-    assert (fold.text, fold.finish_reason) == (TEXT, "stop")
-    assert fold.usage is not None
+        accumulated.add(read_chunk(event))
+    assert (accumulated.text, accumulated.finish_reason) == (TEXT, "stop")
+    assert accumulated.usage is not None
 
 
 async def test_without_stream_it_answers_in_one_piece() -> None:
@@ -58,7 +58,7 @@ async def test_faults_are_taken_in_order_and_then_it_is_healthy() -> None:
         with pytest.raises(aiohttp.ClientConnectionError):
             await post(replica)
         assert (await post(replica))[0] == 200
-        replica.always = Answer(text="other")
+        replica.always = FaultyResponse(text="other")
         assert b"other" in (await post(replica))[1]
         assert [received.answered for received in replica.received] == [True, False, True, True]
 

@@ -18,10 +18,10 @@ from mongars.protocol.sse import EventSplitter
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import (
     TEXT,
-    Answer,
     DisguisedError,
     FalseContinuation,
     Fault,
+    FaultyResponse,
     Flapping,
     HugeEvent,
     InTurn,
@@ -83,11 +83,11 @@ async def raw(
 
 
 def text_in(data: bytes) -> str:
-    fold = AnswerAccumulator()
+    accumulated = AnswerAccumulator()
     for event in EventSplitter().feed(data):
         if event.name == "message" and not event.is_done:
-            fold.add(read_chunk(event))
-    return fold.text
+            accumulated.add(read_chunk(event))
+    return accumulated.text
 
 
 async def test_a_trickled_head_comes_byte_by_byte() -> None:
@@ -195,7 +195,7 @@ async def test_it_goes_up_and_down_by_its_clock() -> None:
 
 async def test_faults_in_turn_begin_again() -> None:
     async with FakeReplica() as replica:
-        replica.always = InTurn(faults=(Status(code=503), Answer(), Status(code=429)))
+        replica.always = InTurn(faults=(Status(code=503), FaultyResponse(), Status(code=429)))
         found = [(await ask(replica, stream=False))[0] for _ in range(7)]
     assert found == [503, 200, 429, 503, 200, 429, 503]
 
@@ -204,7 +204,7 @@ async def test_turns_within_turns() -> None:
     """The inner ones move on when the outer ones have gone round."""
     inner = InTurn(faults=(Status(code=500), Status(code=502)))
     async with FakeReplica() as replica:
-        replica.always = InTurn(faults=(Answer(), inner))
+        replica.always = InTurn(faults=(FaultyResponse(), inner))
         found = [(await ask(replica, stream=False))[0] for _ in range(6)]
     assert found == [200, 500, 200, 502, 200, 500]
 
@@ -235,7 +235,7 @@ async def test_a_false_continuation_claims_to_be_one() -> None:
 async def test_a_true_continuation_sends_the_rest(changed: dict[str, str], continued: bool) -> None:
     """Only of its own words; else it begins anew and does not claim anything."""
     async with FakeReplica() as replica:
-        replica.always = Answer(continues=True)
+        replica.always = FaultyResponse(continues=True)
         async with response(replica, continue_from={**BEGUN, **changed}) as got:
             assert (got.headers.get("x-continued") == "true") is continued
             text = text_in(await got.read())

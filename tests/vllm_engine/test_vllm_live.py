@@ -66,13 +66,13 @@ async def chunks(engine: VllmEngine, request: GenerationRequest) -> list[dict[st
 
 
 async def answer(engine: VllmEngine, request: GenerationRequest) -> AnswerAccumulator:
-    splitter, fold = EventSplitter(), AnswerAccumulator()
+    splitter, accumulated = EventSplitter(), AnswerAccumulator()
     async with engine.stream(request) as blocks:
         async for block in blocks:
             for event in splitter.feed(block):
                 if not event.is_done:
-                    fold.add(read_chunk(event))
-    return fold
+                    accumulated.add(read_chunk(event))
+    return accumulated
 
 
 def processes() -> set[psutil.Process]:
@@ -92,10 +92,10 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> AdapterFolder:
 async def test_schema_is_kept(vllm_engines: VllmEngines) -> None:
     """An answer to a schema is JSON of that shape."""
     engine = await vllm_engines.ready()
-    fold = await answer(
+    accumulated = await answer(
         engine, ask("Describe a person", max_tokens=100, response_format=shaped(PERSON))
     )
-    person = json.loads(fold.text)
+    person = json.loads(accumulated.text)
     assert set(person) == {"name", "age"}
     assert isinstance(person["age"], int)
 
@@ -103,8 +103,8 @@ async def test_schema_is_kept(vllm_engines: VllmEngines) -> None:
 async def test_any_json_object_is_json(vllm_engines: VllmEngines) -> None:
     """`json_object` lets nothing through that is no beginning of an object."""
     engine = await vllm_engines.ready()
-    fold = await answer(engine, ask("Say hello", response_format={"type": "json_object"}))
-    assert fold.text.startswith("{")
+    accumulated = await answer(engine, ask("Say hello", response_format={"type": "json_object"}))
+    assert accumulated.text.startswith("{")
 
 
 async def test_characters_of_many_bytes_arrive_whole(vllm_engines: VllmEngines) -> None:

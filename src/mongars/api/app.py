@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from starlette.middleware.errors import ServerErrorMiddleware
 
-from mongars.api.completions import completions_routes
+from mongars.api.chat_completions import CHAT_COMPLETIONS, ChatCompletionsRoutes
 from mongars.api.conversation import conversation_routes
 from mongars.api.cors import with_cors
+from mongars.api.error_responses import ErrorResponses
 from mongars.api.fast_path import FastPath
 from mongars.api.health import health_routes
 from mongars.api.internal import internal_routes
 from mongars.api.login import login_routes
 from mongars.api.ollama_routes import ollama_routes
-from mongars.api.openai import CHAT_COMPLETIONS, OpenAIRoutes
-from mongars.api.problems import ErrorResponses
 from mongars.api.request_ids import RequestIds
+from mongars.api.text_completions import completions_routes
 from mongars.protocol.head import HeadAsGet
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def build_app(
         redoc_url=None,
         openapi_url=None,  # served by `health_routes`, and only with a key
     )
-    openai = OpenAIRoutes(context)
+    openai = ChatCompletionsRoutes(context)
     tables = [openai.table(), *(routes(context) for routes in (*ROUTES, *more))]
     tables.append(health_routes(context, tables))
     errors = ErrorResponses(tables)

@@ -33,7 +33,7 @@ class ChatEvents:
         }
         self.fingerprint: str | None = fingerprint_of(model)
         """`system_fingerprint` of every event; None: the events have none."""
-        self.begun: set[int] = set()
+        self.started: set[int] = set()
         """The choices whose role has been written."""
         self.moved_to: str | None = None
         """The model that continues the answer, once another endpoint had to."""
@@ -56,7 +56,7 @@ class ChatEvents:
 
     def role(self, index: int) -> bytes:
         """The event that begins a choice."""
-        self.begun.add(index)
+        self.started.add(index)
         return self._write({"role": "assistant", "content": ""}, index)
 
     def content(self, chunk: Chunk) -> bytes:
@@ -75,7 +75,7 @@ class ChatEvents:
         self._usage = chunk.usage or self._usage
         if not (chunk.text or chunk.reasoning or chunk.logprobs) and chunk.finish_reason is None:
             return b""
-        role = b"" if chunk.index in self.begun else self.role(chunk.index)
+        role = b"" if chunk.index in self.started else self.role(chunk.index)
         return role + self.content(chunk)
 
     def _write(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mongars.inference.integration import LLMIntegration
 
 
-class Health(Protocol):
+class HealthCheck(Protocol):
     """A part whose health can be checked."""
 
     async def healthy(self) -> None:
@@ -57,6 +57,6 @@ class ApiContext:
     llm: LLMIntegration
     chat: Chat
     history: History
-    database: Health
+    database: HealthCheck
     authenticator: Authenticator
     metrics: MetricsPage

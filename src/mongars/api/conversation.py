@@ -79,14 +79,19 @@ def conversation_routes(context: ApiContext) -> RouteTable:
         methods=["GET"],
         response_model=None,
         responses=responses(
-            {"type": "array", "items": reference(schemas.Turn)}, *READING, 400, 403, 422
+            {"type": "array", "items": reference(schemas.ConversationTurn)}, *READING, 400, 403, 422
         ),
     )
     return RouteTable(
         router=router,
         prefix="/api/v1",
         errors=OWN_ERRORS,
-        models=(ConversationMessage, schemas.ConversationReply, schemas.Problem, schemas.Turn),
+        models=(
+            ConversationMessage,
+            schemas.ConversationReply,
+            schemas.Problem,
+            schemas.ConversationTurn,
+        ),
     )
 
 

@@ -144,7 +144,7 @@ def openapi_of(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any
         [(model, "validation") for model in models], ref_template=_REFERENCE
     )
     components = found.setdefault("components", {})
-    # FastAPI's own errors are never sent: `api.problems` writes them in our formats.
+    # FastAPI's own errors are never sent: `api.error_responses` writes them in our formats.
     components["schemas"] = definitions["$defs"]
     components["securitySchemes"] = {
         _SCHEME: {

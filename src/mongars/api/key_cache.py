@@ -29,7 +29,7 @@ class KeyCacheConfig:
 class _Entry:
     principal: Principal
     checked_at: float
-    ask_at: float
+    next_lookup_at: float
 
 
 class KeyCache:
@@ -48,7 +48,7 @@ class KeyCache:
     def get(self, digest: str) -> Principal | None:
         """The principal, unless unknown or due to be looked up."""
         entry = self._entries.get(digest)
-        if entry is None or self._clock.monotonic() >= entry.ask_at:
+        if entry is None or self._clock.monotonic() >= entry.next_lookup_at:
             return None
         return entry.principal
 
@@ -66,7 +66,7 @@ class KeyCache:
         now = self._clock.monotonic()
         if entry is None or now >= entry.checked_at + self._config.stale:
             return None
-        entry.ask_at = now + self._config.retry
+        entry.next_lookup_at = now + self._config.retry
         return entry.principal
 
     def forget(self, digest: str) -> None:

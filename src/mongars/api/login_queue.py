@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _RETRY_SECONDS = 1.0
 _IPV6_PREFIX = 64  # what one subscriber is given
 
-Turn = asyncio.Future[bool]
+LoginWaiter = asyncio.Future[bool]
 
 
 class LoginQueue:
@@ -37,9 +37,9 @@ class LoginQueue:
         self, *, running: int, waiting: int = 128, choose: Callable[[int], int] = random.randrange
     ) -> None:
         self._free = running
-        self._places = waiting
+        self._max_waiting = waiting
         self._choose = choose
-        self._queues: OrderedDict[str, deque[Turn]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[LoginWaiter]] = OrderedDict()
 
     @asynccontextmanager
     async def turn(self, address: str = "") -> AsyncIterator[None]:
@@ -54,9 +54,9 @@ class LoginQueue:
         if self._free > 0:
             self._free -= 1
             return
-        turn: Turn = asyncio.get_running_loop().create_future()
+        turn: LoginWaiter = asyncio.get_running_loop().create_future()
         self._queues.setdefault(network, deque()).append(turn)
-        if sum(map(len, self._queues.values())) > self._places:
+        if sum(map(len, self._queues.values())) > self._max_waiting:
             self._push_out()
         try:
             granted = await turn
@@ -76,7 +76,7 @@ class LoginQueue:
         self._leave(network, turn)
         turn.set_result(False)
 
-    def _leave(self, network: str, turn: Turn) -> None:
+    def _leave(self, network: str, turn: LoginWaiter) -> None:
         queue = self._queues.get(network, deque())
         if turn in queue:
             queue.remove(turn)

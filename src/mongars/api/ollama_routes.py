@@ -12,7 +12,7 @@ from mongars.api import ollama_schemas as schemas
 from mongars.api.description import READING, answering, body, reference, responses
 from mongars.api.dialect import RouteTable
 from mongars.api.models import MODEL_ALIAS
-from mongars.api.ollama import OLLAMA_ERRORS, OllamaDialect, OllamaModels
+from mongars.api.ollama_dialect import OLLAMA_ERRORS, OllamaDialect, OllamaModels
 from mongars.api.requests import principal_of, read_json
 from mongars.api.serve_answer import serve_answer
 from mongars.protocol import ollama_requests as requests

@@ -52,7 +52,7 @@ class Relay:
         self._writer = ChatEvents(
             answer_id=answer_id, created=created, model=model, with_usage=with_usage
         )
-        self._begun = self._writer.begun
+        self._started = self._writer.started
         self._with_usage = with_usage
         self._id = b""
         """As it stands in every event, once the engine has named one."""
@@ -77,7 +77,7 @@ class Relay:
             if not (chunk.text or chunk.reasoning) and chunk.finish_reason is None:
                 return b""
             own = True  # the counts have an event of their own
-        role = b"" if chunk.index in self._begun else self._role(chunk, own=own)
+        role = b"" if chunk.index in self._started else self._role(chunk, own=own)
         if own:
             return role + self._writer.content(chunk)
         return role + (_without_counts(chunk.raw) if self._with_usage else chunk.raw)
@@ -87,9 +87,9 @@ class Relay:
         raw = chunk.raw
         if not raw.startswith(b"data: ") or raw.find(b"\n") != raw.find(b"\n\n"):
             return False
-        if not self._begun and not self._id:
+        if not self._started and not self._id:
             self._adopt(raw)
-        twice = chunk.index in self._begun and _ROLE in raw
+        twice = chunk.index in self._started and _ROLE in raw
         return bool(self._id) and self._id in raw and not twice
 
     def _adopt(self, raw: bytes) -> None:
@@ -115,6 +115,6 @@ class Relay:
 
     def _role(self, chunk: Chunk, *, own: bool) -> bytes:
         if not own and _ROLE in chunk.raw:
-            self._begun.add(chunk.index)
+            self._started.add(chunk.index)
             return b""
         return self._writer.role(chunk.index)

@@ -33,7 +33,7 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int
 
 
-class Usage(BaseModel):
+class CompletionUsage(BaseModel):
     """Tokens of a request and its answer."""
 
     prompt_tokens: int
@@ -91,7 +91,7 @@ class ChatCompletion(BaseModel):
     model: str
     system_fingerprint: str
     choices: list[CompletionChoice]
-    usage: Usage | None = None
+    usage: CompletionUsage | None = None
 
 
 class TextLogprobs(BaseModel):
@@ -121,7 +121,7 @@ class TextCompletion(BaseModel):
     model: str
     system_fingerprint: str
     choices: list[TextChoice]
-    usage: Usage | None = None
+    usage: CompletionUsage | None = None
 
 
 class ApiError(BaseModel):
@@ -156,12 +156,12 @@ class ConversationReply(BaseModel):
     speech_turn: dict[str, Any]
     session_id: str | None
     finish_reason: FinishReason
-    usage: Usage | None
+    usage: CompletionUsage | None
     provider: str
     adapter_version: str
 
 
-class Turn(BaseModel):
+class ConversationTurn(BaseModel):
     """A question and its answer."""
 
     user_id: str
@@ -207,7 +207,7 @@ class Readiness(BaseModel):
     parts: dict[str, Part]
 
 
-class Provider(BaseModel):
+class ListedProvider(BaseModel):
     """A provider, and each endpoint if it is Ray."""
 
     name: str
@@ -219,4 +219,4 @@ class Provider(BaseModel):
 class ProviderList(BaseModel):
     """In the order in which they are tried."""
 
-    providers: list[Provider]
+    providers: list[ListedProvider]

@@ -212,7 +212,7 @@ def model_name(settings: Settings, role: str) -> str:
     return settings.provisioning().models[role].name
 
 
-ANSWER_ROOM = 512
+RESERVED_ANSWER_TOKENS = 512
 """Tokens of the context that the history of a conversation leaves free, where no limit is set."""
 REMEMBERED_PARTS = 4
 """Where no limit is set, an answer in a conversation is at most this part of the context window."""
@@ -223,7 +223,7 @@ def chat_config(settings: Settings) -> ChatConfig:
     values = settings.environment
     return ChatConfig(
         context_tokens=values.context_tokens,
-        answer_tokens=min(values.max_tokens or ANSWER_ROOM, values.context_tokens // 2),
+        answer_tokens=min(values.max_tokens or RESERVED_ANSWER_TOKENS, values.context_tokens // 2),
         # A longer answer would not fit into the window as history, and so be forgotten at once.
         max_tokens=values.max_tokens or values.context_tokens // REMEMBERED_PARTS,
         system_prompt=values.system_prompt,

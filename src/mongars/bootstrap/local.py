@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mongars.api.first_run import FirstRun
-    from mongars.bootstrap.stack.stage import Progress
+    from mongars.bootstrap.stack.stage import StageProgress
     from mongars.engines.provisioning.spec import ProvisioningStep
     from mongars.settings import Settings
 
@@ -78,7 +78,7 @@ class LocalPlan:
             ),
         )
 
-    def _provision(self, progress: Progress) -> str:
+    def _provision(self, progress: StageProgress) -> str:
         def report(step: ProvisioningStep) -> None:
             fraction = step.done / step.total if step.total else None
             progress(f"{step.phase} {step.name}", fraction)
@@ -89,7 +89,7 @@ class LocalPlan:
         status = statuses[0]
         return status.name if status.action == "exists" else f"{status.name} {status.action}"
 
-    def _migrate(self, progress: Progress) -> str:
+    def _migrate(self, progress: StageProgress) -> str:
         progress("migrating", None)
 
         waiting = "waiting for the database"

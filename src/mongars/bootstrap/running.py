@@ -19,30 +19,30 @@ def announce(settings: Settings, *, url: str, dashboard: str) -> None:
     """Publish the addresses of this process's stack. Only the process that holds the home's lock may call it."""
     path = _path(settings)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    said = {"pid": psutil.Process().pid, "url": url, "dashboard": dashboard}
-    path.write_text(json.dumps(said), encoding="utf-8")
+    announcement = {"pid": psutil.Process().pid, "url": url, "dashboard": dashboard}
+    path.write_text(json.dumps(announcement), encoding="utf-8")
 
 
 def withdraw(settings: Settings) -> None:
     """Take back what this process announced."""
-    if _said(settings, by=psutil.Process().pid):
+    if _announced(settings, by=psutil.Process().pid):
         _path(settings).unlink(missing_ok=True)
 
 
 def running_url(settings: Settings) -> str:
     """The API of the stack that runs on this home, else the address in the settings."""
-    return _said(settings).get("url") or settings.api_url
+    return _announced(settings).get("url") or settings.api_url
 
 
 def running_dashboard(settings: Settings) -> str:
     """The same for the dashboard of its Ray cluster."""
     local = f"http://127.0.0.1:{settings.environment.ray_dashboard_port}"
-    return _said(settings).get("dashboard") or local
+    return _announced(settings).get("dashboard") or local
 
 
 def is_stack_running(settings: Settings) -> bool:
     """Whether a living process announced a stack on this home."""
-    return bool(_said(settings))
+    return bool(_announced(settings))
 
 
 def is_own_api(settings: Settings, url: str) -> bool:
@@ -51,12 +51,12 @@ def is_own_api(settings: Settings, url: str) -> bool:
     It is if the running stack wrote it down, or on loopback at the port that this process's own
     environment names: a `.env` in the current folder may be another user's.
     """
-    return _is_own(url, _said(settings).get("url"), passed_on(["MONGARS_PORT"]), default=8080)
+    return _is_own(url, _announced(settings).get("url"), passed_on(["MONGARS_PORT"]), default=8080)
 
 
 def is_own_dashboard(settings: Settings, url: str) -> bool:
     """The same for the dashboard of its Ray cluster."""
-    recorded = _said(settings).get("dashboard")
+    recorded = _announced(settings).get("dashboard")
     return _is_own(url, recorded, passed_on(["RAY_DASHBOARD_PORT"]), default=8265)
 
 
@@ -66,7 +66,7 @@ def _is_own(url: str, recorded: str | None, port: dict[str, str], *, default: in
     return url.rstrip("/") in own
 
 
-def _said(settings: Settings, *, by: int | None = None) -> dict[str, str]:
+def _announced(settings: Settings, *, by: int | None = None) -> dict[str, str]:
     """What a running process published; with `by`, only what that process published."""
     try:
         found: dict[str, str] = json.loads(_path(settings).read_text(encoding="utf-8"))

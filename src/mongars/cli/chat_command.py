@@ -27,7 +27,7 @@ PATH = "/api/v1/conversation/chat"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class TurnResult:
     """One answered message. `seconds` run from the first token to the last."""
 
     text: str
@@ -64,7 +64,7 @@ class ChatSession:
         message: str,
         on_text: Callable[[str], None],
         on_reasoning: Callable[[str], None] = _ignored,
-    ) -> Said:
+    ) -> TurnResult:
         """Send a message; hand over text, and what the model writes while thinking, as they come.
 
         Raises what went wrong.
@@ -89,7 +89,7 @@ class ChatSession:
             detail = "The answer was cut off before it was complete."
             raise InvalidAnswer(detail)
         usage = complete.get("usage") or {}
-        return Said(
+        return TurnResult(
             text="".join(texts),
             provider=found.get(headers.PROVIDER, "?"),
             adapter=found.get(headers.ADAPTER_VERSION, "?"),
@@ -102,8 +102,8 @@ class ChatSession:
 def once(session: ChatSession, message: str, *, console: Console, as_json: bool) -> None:
     """Answer one message and end."""
     if as_json:
-        said = asyncio.run(session.say(message, lambda _: None))
-        print(json.dumps(asdict(said)))
+        result = asyncio.run(session.say(message, lambda _: None))
+        print(json.dumps(asdict(result)))
         return
     _show(asyncio.run(session.say(message, _write, _dim(console))), console)
 
@@ -134,9 +134,9 @@ def _turn(session: ChatSession, message: str, console: Console) -> None:
         complain(error)
 
 
-def _show(said: Said, console: Console) -> None:
+def _show(result: TurnResult, console: Console) -> None:
     print()
-    console.print(said.summary(), style="dim", highlight=False)
+    console.print(result.summary(), style="dim", highlight=False)
 
 
 def _write(text: str) -> None:

@@ -75,13 +75,13 @@ def _deploy(address: str | None, *, timeout: float, as_json: bool) -> None:
     settings = load_settings()
     config = serving_config(settings)
     screen = console(stderr=True)
-    said = ""
+    printed = ""
 
     def progress(state: ApplicationState) -> None:
-        nonlocal said
-        if state.describe() != said:
-            said = state.describe()
-            screen.print(said, markup=False)
+        nonlocal printed
+        if state.describe() != printed:
+            printed = state.describe()
+            screen.print(printed, markup=False)
 
     state = serve_control(settings, address).deploy(config, timeout=timeout, on_progress=progress)
     _show(state, as_json=as_json)

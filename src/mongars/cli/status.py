@@ -102,11 +102,11 @@ def _show(api: dict[str, Any], serve: dict[str, Any] | None) -> None:
 def _endpoint(found: dict[str, Any]) -> str:
     """What matters about one endpoint, in a line."""
     seconds, opens = found["first_token_seconds"], found["opens_in"]
-    words = [
+    parts = [
         found["url"],
         f"{found['in_flight']} of {found['limit']} under way",
         "" if seconds is None else f"first token {seconds * 1000:.0f} ms",
         "" if not opens else f"again in {opens:.1f} s",
         "" if found["last_error"] is None else f"last error {found['last_error']}",
     ]
-    return ", ".join(word for word in words if word)
+    return ", ".join(part for part in parts if part)

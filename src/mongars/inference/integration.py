@@ -101,11 +101,11 @@ class LLMIntegration:
         self, request: GenerationRequest, *, deadline: Deadline | None = None
     ) -> tuple[Completion, Route]:
         """The whole answer and its route. Raises what `open` and iterating its answer raise."""
-        fold = AnswerAccumulator(request.sampling.n)
+        accumulated = AnswerAccumulator(request.sampling.n)
         async with self.open(request, deadline=deadline) as answer:
             async for chunk in answer:
-                fold.add(chunk)
-            return fold.completion(answer.origin), answer.route
+                accumulated.add(chunk)
+            return accumulated.completion(answer.origin), answer.route
 
     async def generate_response(
         self,

@@ -19,7 +19,7 @@ from mongars.core.clock import SystemClock, pause
 from mongars.core.errors import ConfigurationError, StorageUnavailable
 from mongars.persistence.driver_errors import storage_errors
 from mongars.persistence.migration_run import DATABASE
-from mongars.persistence.sql_engines import looking_engine, migration_engine, prepare_file
+from mongars.persistence.sql_engines import migration_engine, prepare_file, read_only_engine
 from mongars.persistence.url import migration_url, sqlite_path
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def current(database: DatabaseConfig) -> str | None:
     path = sqlite_path(migration_url(database.url))
     if path is not None and not path.exists():
         return None
-    engine = looking_engine(database)
+    engine = read_only_engine(database)
     try:
         with storage_errors(), engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
@@ -106,8 +106,8 @@ def wait_for_database(
     prepare_file(database)
     engine = migration_engine(database)
     clock = clock or SystemClock()
-    begun = clock.monotonic()
-    end = begun + database.startup_timeout
+    started = clock.monotonic()
+    end = started + database.startup_timeout
     reported = -math.inf
     try:
         while True:
@@ -138,8 +138,8 @@ def _is_final(error: StorageUnavailable) -> bool:
     libpq has no SQLSTATE for a connection that was not made, so these are the server's own words; a
     server that speaks another language than English is waited for like one that is starting.
     """
-    said = _driver_text(error)
-    return "FATAL" in said and any(words in said for words in _FINAL)
+    text = _driver_text(error)
+    return "FATAL" in text and any(words in text for words in _FINAL)
 
 
 def _driver_text(error: StorageUnavailable) -> str:

@@ -81,14 +81,14 @@ def migration_engine(config: DatabaseConfig) -> Engine:
         # No statement timeout: converting a large table takes as long as it takes.
         return _postgresql_once(url, config)
     engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
-    patience = int(config.startup_timeout * 1000)
-    pragmas = _PRAGMAS | {"busy_timeout": patience, "foreign_keys": "OFF"}
+    busy_timeout = int(config.startup_timeout * 1000)
+    pragmas = _PRAGMAS | {"busy_timeout": busy_timeout, "foreign_keys": "OFF"}
     _set_up_sqlite(engine, "BEGIN IMMEDIATE", pragmas)
     _switch_to_wal(engine, config.startup_timeout)
     return engine
 
 
-def looking_engine(config: DatabaseConfig) -> Engine:
+def read_only_engine(config: DatabaseConfig) -> Engine:
     """A synchronous engine without a pool that changes nothing and, on SQLite, makes no file."""
     url = migration_url(config.url)
     path = sqlite_path(url)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from mongars.core.errors import InvalidRequest
-from mongars.protocol.parameters import EMBEDDINGS_REFUSED, Refused
+from mongars.protocol.parameters import EMBEDDINGS_REFUSED, RefusedParameter
 from mongars.protocol.wire_model import WireModel
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MOST_TEXTS = 2048
 class EmbeddingRequest(WireModel):
     """A text or a list of texts; token ids are not understood, since they name no tokenizer."""
 
-    refused: ClassVar[dict[str, Refused]] = EMBEDDINGS_REFUSED
+    refused: ClassVar[dict[str, RefusedParameter]] = EMBEDDINGS_REFUSED
 
     input: str | list[str]
     model: str = Field(min_length=1)

@@ -59,7 +59,7 @@ class AdapterPayload(WireModel):
         return str(AdapterPin(name=self.version, digest=self.digest))
 
 
-class BegunPayload(WireModel):
+class PartialAnswerPayload(WireModel):
     """The part of the answer that was delivered already, and the weights that generated it.
 
     The answer continues after `text` if the replica has the same weights, which it reports in the header
@@ -87,12 +87,12 @@ class GenerateRequest(SamplingFields):
     clients choose that themselves."""
     weight: float | None = Field(default=None, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
     """How much its account gets where slots are short, compared with an account of weight 1."""
-    continue_from: BegunPayload | None = None
+    continue_from: PartialAnswerPayload | None = None
 
     def to_generation(self, *, request_id: str) -> GenerationRequest:
         """Our own form. Raises `PromptMissing` when there is nothing to answer."""
         messages = self.messages or [ChatMessage(role="user", content=self.prompt or "")]
-        begun = self.continue_from
+        partial = self.continue_from
         return GenerationRequest(
             messages=prompt_messages(messages, field="messages" if self.messages else "prompt"),
             request_id=request_id,
@@ -102,7 +102,7 @@ class GenerateRequest(SamplingFields):
             adapter=None if self.adapter is None else self.adapter.pin(),
             scope=self.cache_salt or None,
             weight=self.weight or 1.0,
-            continue_from=None if begun is None else PartialAnswer(**begun.model_dump()),
+            continue_from=None if partial is None else PartialAnswer(**partial.model_dump()),
         )
 
 
@@ -114,7 +114,7 @@ def request_body(
     weight: float = 1.0,
 ) -> dict[str, Any]:
     """What our client sends; `prompt` stays beside `messages` for applications that know only it."""
-    sampling, begun = request.sampling, request.continue_from
+    sampling, partial = request.sampling, request.continue_from
     body: dict[str, Any] = {
         "prompt": request.messages[-1].content,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
@@ -141,7 +141,9 @@ def request_body(
         "adapter": None if request.adapter is None else _pin_body(request.adapter),
         "cache_salt": cache_salt,
         "weight": weight if weight != 1 else None,
-        "continue_from": dataclasses.asdict(begun) if begun is not None and begun.text else None,
+        "continue_from": dataclasses.asdict(partial)
+        if partial is not None and partial.text
+        else None,
     }
     body.update({name: value for name, value in optional.items() if value is not None})
     return body

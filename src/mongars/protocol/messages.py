@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mongars.core.errors import PromptMissing
 from mongars.core.generation import Message, Role
-from mongars.protocol.parameters import MESSAGE_REFUSED, Refused
+from mongars.protocol.parameters import MESSAGE_REFUSED, RefusedParameter
 from mongars.protocol.wire_model import WireModel
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ _ASSISTANT_FIELDS = frozenset({"refusal", "tool_calls", "function_call"})
 class ChatMessage(WireModel):
     """A message as OpenAI clients send it."""
 
-    refused: ClassVar[dict[str, Refused]] = MESSAGE_REFUSED
+    refused: ClassVar[dict[str, RefusedParameter]] = MESSAGE_REFUSED
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text = ""

@@ -15,28 +15,28 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mongars.core.generation import Message, Sampling
 from mongars.protocol.messages import CalledFunction, ChatMessage, ToolCall, prompt_messages
-from mongars.protocol.parameters import GENERATION_REFUSED, Refused
+from mongars.protocol.parameters import GENERATION_REFUSED, RefusedParameter
 from mongars.protocol.response_format import check_response_format
 from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, DrawingFields
 from mongars.protocol.wire_model import WireModel
 
-_IMAGES = Refused(reason="images are not supported; send text", neutral=([],))
+_IMAGES = RefusedParameter(reason="images are not supported; send text", neutral=([],))
 _TEMPLATE = "the prompt is written by the model's own template; leave it out"
 
-CHAT_REFUSED: dict[str, Refused] = {
+CHAT_REFUSED: dict[str, RefusedParameter] = {
     "images": _IMAGES,
-    "tools": Refused(reason="tools are not called yet; leave it out", neutral=([],)),
-    "template": Refused(reason=_TEMPLATE, neutral=("",)),
-    "raw": Refused(reason=_TEMPLATE, neutral=(False,)),
-    "suffix": Refused(reason="text is not filled in before a suffix", neutral=("",)),
-    "context": Refused(reason="send the earlier messages to /api/chat", neutral=([],)),
-    "width": Refused(reason="images are not generated; leave it out", neutral=(0,)),
-    "height": Refused(reason="images are not generated; leave it out", neutral=(0,)),
-    "steps": Refused(reason="images are not generated; leave it out", neutral=(0,)),
+    "tools": RefusedParameter(reason="tools are not called yet; leave it out", neutral=([],)),
+    "template": RefusedParameter(reason=_TEMPLATE, neutral=("",)),
+    "raw": RefusedParameter(reason=_TEMPLATE, neutral=(False,)),
+    "suffix": RefusedParameter(reason="text is not filled in before a suffix", neutral=("",)),
+    "context": RefusedParameter(reason="send the earlier messages to /api/chat", neutral=([],)),
+    "width": RefusedParameter(reason="images are not generated; leave it out", neutral=(0,)),
+    "height": RefusedParameter(reason="images are not generated; leave it out", neutral=(0,)),
+    "steps": RefusedParameter(reason="images are not generated; leave it out", neutral=(0,)),
 }
 """Of a request. Null and empty values are accepted."""
 
-OPTIONS_REFUSED: dict[str, Refused] = {
+OPTIONS_REFUSED: dict[str, RefusedParameter] = {
     name: GENERATION_REFUSED[name] for name in ("mirostat", "repeat_last_n", "tfs_z", "typical_p")
 }
 """Of `options`."""
@@ -73,7 +73,7 @@ Thinking = Annotated[bool | str, BeforeValidator(_thinking, json_schema_input_ty
 class OllamaOptions(DrawingFields):
     """`options` of a request."""
 
-    refused: ClassVar[dict[str, Refused]] = OPTIONS_REFUSED
+    refused: ClassVar[dict[str, RefusedParameter]] = OPTIONS_REFUSED
 
     num_predict: int | None = Field(default=None, ge=-2, le=MAX_TOKENS_LIMIT)
     """The longest answer in tokens; 0 and less: the server's own limit."""
@@ -95,7 +95,7 @@ class OllamaToolCall(WireModel):
 class OllamaMessage(WireModel):
     """A message of a chat."""
 
-    refused: ClassVar[dict[str, Refused]] = {"images": _IMAGES}
+    refused: ClassVar[dict[str, RefusedParameter]] = {"images": _IMAGES}
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
@@ -122,7 +122,7 @@ class OllamaMessage(WireModel):
 class OllamaRequest(WireModel):
     """The fields that `/api/chat` and `/api/generate` have in common."""
 
-    refused: ClassVar[dict[str, Refused]] = CHAT_REFUSED
+    refused: ClassVar[dict[str, RefusedParameter]] = CHAT_REFUSED
 
     model: str = Field(min_length=1)
     stream: bool = True

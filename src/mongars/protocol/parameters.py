@@ -63,7 +63,7 @@ IGNORED = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class RefusedParameter:
     """Why a parameter is refused, and the values that ask for what happens anyway."""
 
     reason: str
@@ -90,87 +90,91 @@ _SAMPLER = "this sampler is not supported; leave it out"
 _TEMPLATE = "the prompt is written by the model's own template; leave it out"
 _ALIAS = "not a parameter here; use max_tokens"
 
-GENERATION_REFUSED: dict[str, Refused] = {
+GENERATION_REFUSED: dict[str, RefusedParameter] = {
     # tools
-    "tool_choice": Refused(
+    "tool_choice": RefusedParameter(
         reason=_NO_TOOLS, neutral=("auto", "none"), harmless=_lets_the_model_choose
     ),
-    "function_call": Refused(reason=_NO_TOOLS, neutral=("auto", "none")),
+    "function_call": RefusedParameter(reason=_NO_TOOLS, neutral=("auto", "none")),
     # other media
-    "modalities": Refused(reason="only text is generated: use ['text']", neutral=([], ["text"])),
-    "audio": Refused(reason="audio is not generated; leave it out"),
-    "web_search_options": Refused(reason="the web is not searched; leave it out"),
+    "modalities": RefusedParameter(
+        reason="only text is generated: use ['text']", neutral=([], ["text"])
+    ),
+    "audio": RefusedParameter(reason="audio is not generated; leave it out"),
+    "web_search_options": RefusedParameter(reason="the web is not searched; leave it out"),
     # formats in the words of other servers
-    "grammar": Refused(reason=_ONE_FORMAT, neutral=("",)),
-    "grammar_lazy": Refused(reason=_ONE_FORMAT, neutral=(False,)),
-    "json_schema": Refused(reason=_ONE_FORMAT),
-    "format": Refused(reason=_ONE_FORMAT, neutral=("",)),
-    "guided_json": Refused(reason=_ONE_FORMAT),
-    "guided_regex": Refused(reason=_ONE_FORMAT),
-    "guided_choice": Refused(reason=_ONE_FORMAT),
-    "guided_grammar": Refused(reason=_ONE_FORMAT),
-    "structured_outputs": Refused(reason=_ONE_FORMAT),
+    "grammar": RefusedParameter(reason=_ONE_FORMAT, neutral=("",)),
+    "grammar_lazy": RefusedParameter(reason=_ONE_FORMAT, neutral=(False,)),
+    "json_schema": RefusedParameter(reason=_ONE_FORMAT),
+    "format": RefusedParameter(reason=_ONE_FORMAT, neutral=("",)),
+    "guided_json": RefusedParameter(reason=_ONE_FORMAT),
+    "guided_regex": RefusedParameter(reason=_ONE_FORMAT),
+    "guided_choice": RefusedParameter(reason=_ONE_FORMAT),
+    "guided_grammar": RefusedParameter(reason=_ONE_FORMAT),
+    "structured_outputs": RefusedParameter(reason=_ONE_FORMAT),
     # lengths in the words of other servers
-    "n_predict": Refused(reason=_ALIAS, neutral=(-1,)),
-    "num_predict": Refused(reason=_ALIAS, neutral=(-1,)),
-    "max_new_tokens": Refused(reason=_ALIAS),
-    "min_tokens": Refused(reason="answers have no least length", neutral=(0,)),
-    "ignore_eos": Refused(reason="answers end where the model ends them", neutral=(False,)),
-    "stop_token_ids": Refused(reason="use stop, with texts", neutral=([],)),
-    "include_stop_str_in_output": Refused(reason="not supported", neutral=(False,)),
-    "bad_words": Refused(reason="use logit_bias", neutral=([],)),
-    "allowed_token_ids": Refused(reason="use logit_bias", neutral=([],)),
+    "n_predict": RefusedParameter(reason=_ALIAS, neutral=(-1,)),
+    "num_predict": RefusedParameter(reason=_ALIAS, neutral=(-1,)),
+    "max_new_tokens": RefusedParameter(reason=_ALIAS),
+    "min_tokens": RefusedParameter(reason="answers have no least length", neutral=(0,)),
+    "ignore_eos": RefusedParameter(
+        reason="answers end where the model ends them", neutral=(False,)
+    ),
+    "stop_token_ids": RefusedParameter(reason="use stop, with texts", neutral=([],)),
+    "include_stop_str_in_output": RefusedParameter(reason="not supported", neutral=(False,)),
+    "bad_words": RefusedParameter(reason="use logit_bias", neutral=([],)),
+    "allowed_token_ids": RefusedParameter(reason="use logit_bias", neutral=([],)),
     # samplers
-    "best_of": Refused(reason="use n", neutral=(1,)),
-    "use_beam_search": Refused(reason=_SAMPLER, neutral=(False,)),
-    "length_penalty": Refused(reason=_SAMPLER, neutral=(1,)),
-    "early_stopping": Refused(reason=_SAMPLER, neutral=(False,)),
-    "typical_p": Refused(reason=_SAMPLER, neutral=(1,)),
-    "tfs_z": Refused(reason=_SAMPLER, neutral=(1,)),
-    "top_a": Refused(reason=_SAMPLER, neutral=(0,)),
-    "top_n_sigma": Refused(reason=_SAMPLER, neutral=(-1,)),
-    "mirostat": Refused(reason=_SAMPLER, neutral=(0,)),
-    "xtc_probability": Refused(reason=_SAMPLER, neutral=(0,)),
-    "dry_multiplier": Refused(reason=_SAMPLER, neutral=(0,)),
-    "dynatemp_range": Refused(reason=_SAMPLER, neutral=(0,)),
-    "samplers": Refused(reason=_SAMPLER, neutral=([],)),
-    "repeat_last_n": Refused(reason="the range of repeat_penalty is the engine's own"),
+    "best_of": RefusedParameter(reason="use n", neutral=(1,)),
+    "use_beam_search": RefusedParameter(reason=_SAMPLER, neutral=(False,)),
+    "length_penalty": RefusedParameter(reason=_SAMPLER, neutral=(1,)),
+    "early_stopping": RefusedParameter(reason=_SAMPLER, neutral=(False,)),
+    "typical_p": RefusedParameter(reason=_SAMPLER, neutral=(1,)),
+    "tfs_z": RefusedParameter(reason=_SAMPLER, neutral=(1,)),
+    "top_a": RefusedParameter(reason=_SAMPLER, neutral=(0,)),
+    "top_n_sigma": RefusedParameter(reason=_SAMPLER, neutral=(-1,)),
+    "mirostat": RefusedParameter(reason=_SAMPLER, neutral=(0,)),
+    "xtc_probability": RefusedParameter(reason=_SAMPLER, neutral=(0,)),
+    "dry_multiplier": RefusedParameter(reason=_SAMPLER, neutral=(0,)),
+    "dynatemp_range": RefusedParameter(reason=_SAMPLER, neutral=(0,)),
+    "samplers": RefusedParameter(reason=_SAMPLER, neutral=([],)),
+    "repeat_last_n": RefusedParameter(reason="the range of repeat_penalty is the engine's own"),
     # prompts
-    "chat_template": Refused(reason=_TEMPLATE),
-    "chat_template_kwargs": Refused(reason=_TEMPLATE, neutral=({},)),
-    "add_generation_prompt": Refused(reason=_TEMPLATE, neutral=(True,)),
-    "continue_final_message": Refused(reason=_TEMPLATE, neutral=(False,)),
-    "documents": Refused(reason="put their text into a message", neutral=([],)),
-    "images": Refused(reason="images are not supported; send text", neutral=([],)),
-    "suffix": Refused(reason="text is not filled in before a suffix", neutral=("",)),
-    "echo": Refused(reason="the prompt is not repeated in the answer", neutral=(False,)),
-    "lora": Refused(reason="use adapter on /generate", neutral=([],)),
+    "chat_template": RefusedParameter(reason=_TEMPLATE),
+    "chat_template_kwargs": RefusedParameter(reason=_TEMPLATE, neutral=({},)),
+    "add_generation_prompt": RefusedParameter(reason=_TEMPLATE, neutral=(True,)),
+    "continue_final_message": RefusedParameter(reason=_TEMPLATE, neutral=(False,)),
+    "documents": RefusedParameter(reason="put their text into a message", neutral=([],)),
+    "images": RefusedParameter(reason="images are not supported; send text", neutral=([],)),
+    "suffix": RefusedParameter(reason="text is not filled in before a suffix", neutral=("",)),
+    "echo": RefusedParameter(reason="the prompt is not repeated in the answer", neutral=(False,)),
+    "lora": RefusedParameter(reason="use adapter on /generate", neutral=([],)),
     # the shape of the answer
-    "logprob_token_ids": Refused(reason="use top_logprobs", neutral=([],)),
-    "n_probs": Refused(reason="use logprobs and top_logprobs", neutral=(0,)),
-    "prompt_logprobs": Refused(reason="the prompt's tokens are not rated", neutral=(0,)),
-    "return_token_ids": Refused(reason="token numbers are not sent", neutral=(False,)),
-    "return_tokens": Refused(reason="token numbers are not sent", neutral=(False,)),
+    "logprob_token_ids": RefusedParameter(reason="use top_logprobs", neutral=([],)),
+    "n_probs": RefusedParameter(reason="use logprobs and top_logprobs", neutral=(0,)),
+    "prompt_logprobs": RefusedParameter(reason="the prompt's tokens are not rated", neutral=(0,)),
+    "return_token_ids": RefusedParameter(reason="token numbers are not sent", neutral=(False,)),
+    "return_tokens": RefusedParameter(reason="token numbers are not sent", neutral=(False,)),
 }
 """Of chat completions and `/generate`."""
 
-MESSAGE_REFUSED: dict[str, Refused] = {
-    "audio": Refused(reason="audio is not supported, send its transcript"),
+MESSAGE_REFUSED: dict[str, RefusedParameter] = {
+    "audio": RefusedParameter(reason="audio is not supported, send its transcript"),
 }
 """Of a message in the history."""
 
-EMBEDDINGS_REFUSED: dict[str, Refused] = {
-    "truncate_prompt_tokens": Refused(reason="texts are never cut; split them"),
-    "truncate": Refused(reason="texts are never cut; split them", neutral=(False,)),
-    "embd_normalize": Refused(reason="vectors have length 1", neutral=(2,)),
-    "normalize": Refused(reason="vectors have length 1", neutral=(True,)),
-    "input_type": Refused(reason="the model reads all texts alike; leave it out"),
-    "task": Refused(reason="the model reads all texts alike; leave it out"),
+EMBEDDINGS_REFUSED: dict[str, RefusedParameter] = {
+    "truncate_prompt_tokens": RefusedParameter(reason="texts are never cut; split them"),
+    "truncate": RefusedParameter(reason="texts are never cut; split them", neutral=(False,)),
+    "embd_normalize": RefusedParameter(reason="vectors have length 1", neutral=(2,)),
+    "normalize": RefusedParameter(reason="vectors have length 1", neutral=(True,)),
+    "input_type": RefusedParameter(reason="the model reads all texts alike; leave it out"),
+    "task": RefusedParameter(reason="the model reads all texts alike; leave it out"),
 }
 """Of embeddings, in the words of other servers."""
 
 
-def check_parameters(given: Mapping[str, Any], refused: Mapping[str, Refused]) -> None:
+def check_parameters(given: Mapping[str, Any], refused: Mapping[str, RefusedParameter]) -> None:
     """Raise `ValueError`, which begins with its name, for the first field whose value is refused."""
     for name, value in given.items():
         rule = refused.get(name)

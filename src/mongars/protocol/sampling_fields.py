@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, field_validator, model_validator
 
 from mongars.core.generation import Sampling
-from mongars.protocol.parameters import GENERATION_REFUSED, Refused
+from mongars.protocol.parameters import GENERATION_REFUSED, RefusedParameter
 from mongars.protocol.response_format import check_response_format
 from mongars.protocol.wire_model import WireModel
 
@@ -52,7 +52,7 @@ class DrawingFields(WireModel):
 class SamplingFields(DrawingFields):
     """The parameters of OpenAI's dialects and of `/generate`."""
 
-    refused: ClassVar[dict[str, Refused]] = GENERATION_REFUSED
+    refused: ClassVar[dict[str, RefusedParameter]] = GENERATION_REFUSED
 
     max_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS_LIMIT)
     logprobs: bool | None = None

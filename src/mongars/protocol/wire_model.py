@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from mongars.protocol.parameters import Refused, check_parameters
+from mongars.protocol.parameters import RefusedParameter, check_parameters
 
 
 class WireModel(BaseModel):
@@ -17,7 +17,7 @@ class WireModel(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    refused: ClassVar[dict[str, Refused]] = {}
+    refused: ClassVar[dict[str, RefusedParameter]] = {}
 
     @model_validator(mode="before")
     @classmethod

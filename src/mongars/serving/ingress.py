@@ -25,10 +25,10 @@ from mongars.protocol.head import HeadAsGet, with_head
 from mongars.protocol.problems import retry_after_header, status_of
 from mongars.protocol.sse import encode_event
 from mongars.serving.access import check_token, read_body
-from mongars.serving.answer_response import AnswerResponse
-from mongars.serving.openai_door import OpenAIDoor
+from mongars.serving.openai_routes import OpenAIRoutes
 from mongars.serving.pacing import Pacing
 from mongars.serving.refusals import Refusals
+from mongars.serving.replica_response import ReplicaResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,11 +55,11 @@ def build_ingress(replica: Replica) -> FastAPI:
     )
     app.add_middleware(HeadAsGet)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _not_allowed)
-    door = GenerateDoor(replica)
+    door = GenerateRoutes(replica)
     app.add_api_route(
         replica.config.generate_path, door.generate, methods=["POST"], response_model=None
     )
-    openai = OpenAIDoor(replica)
+    openai = OpenAIRoutes(replica)
     app.add_api_route("/v1/models", openai.models, methods=["GET"], response_model=None)
     app.add_api_route("/v1/embeddings", openai.embeddings, methods=["POST"], response_model=None)
     app.add_api_route("/healthz", door.health, methods=["GET"], response_model=None)
@@ -80,7 +80,7 @@ async def _not_allowed(request: Request, exc: Exception) -> Response:
     )
 
 
-class GenerateDoor:
+class GenerateRoutes:
     """The route handlers of one replica."""
 
     def __init__(self, replica: Replica) -> None:
@@ -100,7 +100,7 @@ class GenerateDoor:
         except MongarsError as error:
             return self._problem(error)
         serve = self._stream if body.stream else self._whole
-        return AnswerResponse(lambda answer: serve(answer, generation, deadline))
+        return ReplicaResponse(lambda answer: serve(answer, generation, deadline))
 
     async def health(self) -> Response:
         """`GET /healthz`: 200 while the process runs, whatever state the engines are in."""

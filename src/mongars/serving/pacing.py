@@ -77,7 +77,7 @@ class Gathered:
         self._blocks = blocks
         self._parts: list[bytes] = []
         self._size = 0
-        self._begun = False
+        self._started = False
         self._ended = False
         self._failure: BaseException | None = None
         self._due = asyncio.Event()
@@ -118,8 +118,8 @@ class Gathered:
         self._parts.append(block)
         self._size += len(block)
         self._taken.clear()
-        if not (self._begun and self._pacing.interval) or self._size > MOST_HELD:
-            self._begun = True
+        if not (self._started and self._pacing.interval) or self._size > MOST_HELD:
+            self._started = True
             self._due.set()
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:

@@ -201,18 +201,18 @@ class Replica:
         started = self.clock.monotonic()
         async with self.stream(replace(request, continue_from=None), deadline) as answer:
             raw = b"".join([block async for block in answer.blocks])
-        fold = AnswerAccumulator(request.sampling.n)
+        accumulated = AnswerAccumulator(request.sampling.n)
         for event in EventSplitter().feed(raw):
             if not event.is_done:
-                fold.add(read_chunk(event))
-        if not fold.finished:
+                accumulated.add(read_chunk(event))
+        if not accumulated.finished:
             detail = "The engine ended the answer without a finish reason."
             raise GenerationInterrupted(detail)
         timings = {
             "queue": round(answer.queue_seconds, 6),
             "total": round(self.clock.monotonic() - started, 6),
         }
-        return fold.completion(answer.origin), timings
+        return accumulated.completion(answer.origin), timings
 
     def _named(self, origin: Origin) -> Origin:
         return replace(origin, replica=self.replica_id)

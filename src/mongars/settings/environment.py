@@ -19,7 +19,7 @@ from mongars.core.observe import LogLevel
 from mongars.core.urls import endpoint_url, ollama_url, web_origin
 from mongars.engines.kinds import check_selectable
 from mongars.engines.provisioning.spec import EMBEDDING_MODEL
-from mongars.settings.parsing import Boolean, Port, Switch, Weights, Words, variable
+from mongars.settings.parsing import Boolean, Port, Switch, UserWeights, Words, variable
 
 MEANT_BLANK = frozenset({"RAY_EMBEDDING_MODEL"})
 """What is switched off by being empty."""
@@ -102,7 +102,7 @@ class Environment(BaseModel):
         ge=0,
     )
     slots: int = variable("MONGARS_SLOTS", 4, "Requests one engine answers at once.", ge=1, le=256)
-    user_weights: Weights = variable(
+    user_weights: UserWeights = variable(
         "MONGARS_USER_WEIGHTS",
         (),
         "Comma-separated user=weight: a larger share of the slots while requests wait; others have 1.",

@@ -51,7 +51,7 @@ def checked_weights(entries: tuple[str, ...]) -> tuple[str, ...]:
 Boolean = Annotated[bool, BeforeValidator(read_boolean)]
 Switch = BeforeValidator(none_is_none)
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
-Weights = Annotated[
+UserWeights = Annotated[
     tuple[str, ...], NoDecode, AfterValidator(checked_weights), BeforeValidator(split_list)
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]

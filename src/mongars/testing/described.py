@@ -49,15 +49,15 @@ def _unusual(fault: DataclassInstance) -> dict[str, object]:
         if entry.default_factory is not MISSING:
             usual = entry.default_factory()
         if value != usual or entry.name == "kind":
-            found[entry.name] = _told(value)
+            found[entry.name] = _plain(value)
     return found
 
 
-def _told(value: object) -> object:
+def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, tuple):
-        return [_told(entry) for entry in value]
+        return [_plain(entry) for entry in value]
     if is_dataclass(value) and not isinstance(value, type):
         return _unusual(value)
     return value

@@ -11,28 +11,28 @@ from aiohttp import web
 
 from mongars.testing.fake_answers import PROMPT_TOKENS, tokens
 from mongars.testing.fake_server import FakeServer, Received, reset
-from mongars.testing.faults import Answer, Body, Echo, Reset, Silence, Status
+from mongars.testing.faults import Body, Echo, FaultyResponse, Reset, Silence, Status
 from mongars.testing.ollama_echo import CREATED_AT, echo, shown_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-OllamaFault: TypeAlias = Answer | Status | Body | Reset | Silence | Echo
+OllamaFault: TypeAlias = FaultyResponse | Status | Body | Reset | Silence | Echo
 
 
 class FakeOllama(FakeServer):
     """Serves `/api/chat`, `/api/show`, `/api/tags` and `/api/version` for the models it was given.
 
     Each chat takes the next fault from `faults`; once there is none, `always` applies. Of an
-    `Answer`, it understands text, reasoning, delays, `cut_after`, `stall_after`, `error_after`, `block`,
+    `FaultyResponse`, it understands text, reasoning, delays, `cut_after`, `stall_after`, `error_after`, `block`,
     `hold_open`.
     """
 
     def __init__(self, *faults: OllamaFault, models: tuple[str, ...] = ("fake:latest",)) -> None:
         super().__init__()
         self.faults = deque(faults)
-        self.always: OllamaFault = Answer()
+        self.always: OllamaFault = FaultyResponse()
         self.models = models
         self.tags: Status | Body | Silence | None = None
         """What `/api/tags` answers instead of its models."""
@@ -104,7 +104,7 @@ class FakeOllama(FakeServer):
                 reset(request)
             case Echo():
                 return await self._echo(request, received, fault)
-            case Answer():
+            case FaultyResponse():
                 return await self._stream(request, fault, model)
         return web.Response()
 
@@ -118,7 +118,9 @@ class FakeOllama(FakeServer):
         async with self._parallel:
             return await echo(request, received.body, fault, clock=self.clock)
 
-    async def _stream(self, request: web.Request, fault: Answer, model: str) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, fault: FaultyResponse, model: str
+    ) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_type = "application/x-ndjson"
         await response.prepare(request)
@@ -133,7 +135,7 @@ class FakeOllama(FakeServer):
         await response.write_eof()
         return response
 
-    async def _lines(self, fault: Answer, model: str) -> AsyncIterator[dict[str, Any]]:
+    async def _lines(self, fault: FaultyResponse, model: str) -> AsyncIterator[dict[str, Any]]:
         head = {"model": model, "created_at": CREATED_AT}
         parts = tokens(fault.text)
         for token in tokens(fault.reasoning):

@@ -26,14 +26,15 @@ from mongars.testing.fake_answers import (
 )
 from mongars.testing.fake_server import FakeServer, Received, reset
 from mongars.testing.fake_stream import MIB, EventStream, Hangup
-from mongars.testing.fault_orders import Control
+from mongars.testing.fault_control import Control
+from mongars.testing.fault_schedule import Behaviour, FaultSchedule
 from mongars.testing.faults import (
     TEXT,
-    Answer,
     Body,
     DisguisedError,
     FalseContinuation,
     Fault,
+    FaultyResponse,
     HugeEvent,
     Reset,
     Silence,
@@ -44,7 +45,6 @@ from mongars.testing.faults import (
     WrongLength,
 )
 from mongars.testing.raw_answers import RawAnswer
-from mongars.testing.switchboard import Deed, Switchboard
 
 if TYPE_CHECKING:
     from collections import deque
@@ -70,7 +70,7 @@ class FakeReplica(FakeServer):
     ) -> None:
         """`port` 0 finds a free one. `clock` is the machine's own unless given."""
         super().__init__(port=port, clock=clock)
-        self._switchboard = Switchboard(*faults, clock=self.clock)
+        self._schedule = FaultSchedule(*faults, clock=self.clock)
         self.ready = 200
         """What `/readyz` answers."""
         self.probes = 0
@@ -91,28 +91,28 @@ class FakeReplica(FakeServer):
     @property
     def faults(self) -> deque[Fault]:
         """What the next requests meet, one each."""
-        return self._switchboard.faults
+        return self._schedule.faults
 
     @faults.setter
     def faults(self, queue: deque[Fault]) -> None:
         """Several fakes may share one queue."""
-        self._switchboard.faults = queue
+        self._schedule.faults = queue
 
     @property
     def always(self) -> Fault:
         """What they meet when nothing is queued."""
-        return self._switchboard.always
+        return self._schedule.always
 
     @always.setter
     def always(self, fault: Fault) -> None:
-        self._switchboard.always = fault
+        self._schedule.always = fault
 
     def add_routes(self, app: web.Application) -> None:
         """The routes of the real ingress, and the control plane."""
         app.router.add_post("/generate", self._generate)
         app.router.add_get("/healthz", self._healthy)
         app.router.add_get("/readyz", self._readiness)
-        Control(self._switchboard, self.received, lambda: self.in_flight).add_routes(app)
+        Control(self._schedule, self.received, lambda: self.in_flight).add_routes(app)
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -127,11 +127,11 @@ class FakeReplica(FakeServer):
         except ValueError:
             detail = "The request body is not a JSON object."
             return self._instead(Status(code=400, error="invalid_request", detail=detail))
-        deed = self._switchboard.take(continues=received.body.get("continue_from") is not None)
-        received.met = deed.kind
+        behaviour = self._schedule.take(continues=received.body.get("continue_from") is not None)
+        received.met = behaviour.kind
         self.in_flight += 1
         try:
-            response = await self._act(request, received, deed)
+            response = await self._act(request, received, behaviour)
         except asyncio.CancelledError:
             self.left(received)
             raise
@@ -148,45 +148,48 @@ class FakeReplica(FakeServer):
             self.in_flight -= 1
 
     async def _act(
-        self, request: web.Request, received: Received, deed: Deed
+        self, request: web.Request, received: Received, behaviour: Behaviour
     ) -> web.StreamResponse:
-        match deed:
+        match behaviour:
             case Reset():
                 raise Hangup
             case Silence():
-                await self.clock.sleep(deed.seconds)
+                await self.clock.sleep(behaviour.seconds)
                 raise Hangup
             case Status() | Body() | DisguisedError():
-                return self._instead(deed)
+                return self._instead(behaviour)
             case TrickledHead() | WrongLength() | StrayAnswer():
-                return await self._raw(request, received, deed)
+                return await self._raw(request, received, behaviour)
             case SlowBody():
-                return await self._slow(request, deed)
-            case Answer() | HugeEvent() | FalseContinuation():
-                return await self._answer(request, received, deed)
+                return await self._slow(request, behaviour)
+            case FaultyResponse() | HugeEvent() | FalseContinuation():
+                return await self._answer(request, received, behaviour)
 
     async def _answer(
-        self, request: web.Request, received: Received, deed: Answer | HugeEvent | FalseContinuation
+        self,
+        request: web.Request,
+        received: Received,
+        behaviour: FaultyResponse | HugeEvent | FalseContinuation,
     ) -> web.StreamResponse:
         origin = self.origin
-        if not isinstance(deed, HugeEvent) and deed.adapter_version is not None:
-            origin = replace(origin, adapter_version=deed.adapter_version)
-        if _streams(received) and not (isinstance(deed, Answer) and deed.whole):
-            return await self._stream(request, received, deed, origin=origin)
-        if isinstance(deed, Answer):
-            await self.clock.sleep(deed.first_delay)
-        text = "x" * (deed.mib * MIB) if isinstance(deed, HugeEvent) else deed.text
+        if not isinstance(behaviour, HugeEvent) and behaviour.adapter_version is not None:
+            origin = replace(origin, adapter_version=behaviour.adapter_version)
+        if _streams(received) and not (isinstance(behaviour, FaultyResponse) and behaviour.whole):
+            return await self._stream(request, received, behaviour, origin=origin)
+        if isinstance(behaviour, FaultyResponse):
+            await self.clock.sleep(behaviour.first_delay)
+        text = "x" * (behaviour.mib * MIB) if isinstance(behaviour, HugeEvent) else behaviour.text
         body, told = whole_body(origin, text), origin_headers(origin)
         return web.Response(body=body, content_type=JSON, headers=told)
 
-    def _instead(self, deed: Status | Body | DisguisedError) -> web.Response:
-        if isinstance(deed, Body):
-            return web.Response(body=deed.data, content_type=deed.media_type)
+    def _instead(self, behaviour: Status | Body | DisguisedError) -> web.Response:
+        if isinstance(behaviour, Body):
+            return web.Response(body=behaviour.data, content_type=behaviour.media_type)
         code, body, extra = 200, None, {}
-        if isinstance(deed, Status):
-            code, body, extra = deed.code, deed.body, deed.headers
-        if body is None and deed.error:
-            body = {"content": "", "error": deed.error, "detail": deed.detail}
+        if isinstance(behaviour, Status):
+            code, body, extra = behaviour.code, behaviour.body, behaviour.headers
+        if body is None and behaviour.error:
+            body = {"content": "", "error": behaviour.error, "detail": behaviour.detail}
             body["adapter_version"] = self.origin.adapter_version
         data = b"<html>no JSON</html>" if body is None else orjson.dumps(body)
         media_type = "text/html" if body is None else JSON
@@ -196,21 +199,21 @@ class FakeReplica(FakeServer):
         self,
         request: web.Request,
         received: Received,
-        deed: TrickledHead | WrongLength | StrayAnswer,
+        behaviour: TrickledHead | WrongLength | StrayAnswer,
     ) -> web.Response:
-        whole = isinstance(deed, WrongLength) and deed.whole
+        whole = isinstance(behaviour, WrongLength) and behaviour.whole
         stream = _streams(received) and not whole
         answer = RawAnswer(request, origin=self.origin, clock=self.clock, stream=stream)
-        match deed:
+        match behaviour:
             case TrickledHead():
-                await answer.trickle(deed)
+                await answer.trickle(behaviour)
             case WrongLength():
-                await answer.misjudge(deed)
+                await answer.misjudge(behaviour)
             case StrayAnswer():
-                await answer.repeat(deed)
+                await answer.repeat(behaviour)
         return web.Response()  # goes nowhere: the connection is closed
 
-    async def _slow(self, request: web.Request, deed: SlowBody) -> web.StreamResponse:
+    async def _slow(self, request: web.Request, behaviour: SlowBody) -> web.StreamResponse:
         body = whole_body(self.origin, TEXT)
         response = web.StreamResponse(headers=origin_headers(self.origin))
         response.content_type = JSON
@@ -218,7 +221,7 @@ class FakeReplica(FakeServer):
         await response.prepare(request)
         size = -(-len(body) // PIECES)
         for start in range(0, len(body), size):
-            await self.clock.sleep(deed.seconds / PIECES)
+            await self.clock.sleep(behaviour.seconds / PIECES)
             await response.write(body[start : start + size])
         await response.write_eof()
         return response
@@ -227,18 +230,22 @@ class FakeReplica(FakeServer):
         self,
         request: web.Request,
         received: Received,
-        deed: Answer | HugeEvent | FalseContinuation,
+        behaviour: FaultyResponse | HugeEvent | FalseContinuation,
         *,
         origin: Origin,
     ) -> web.StreamResponse:
-        said, continued = 0, isinstance(deed, FalseContinuation)
-        if isinstance(deed, Answer) and deed.continues:
-            said = _said(received, deed.text, origin)
+        said, continued = 0, isinstance(behaviour, FalseContinuation)
+        if isinstance(behaviour, FaultyResponse) and behaviour.continues:
+            said = _said(received, behaviour.text, origin)
             continued = said > 0
         stream = EventStream(request, origin=origin, clock=self.clock, continued=continued)
-        if isinstance(deed, HugeEvent):
-            return await stream.send_huge(deed)
-        answer = deed if isinstance(deed, Answer) else Answer(text=deed.text)
+        if isinstance(behaviour, HugeEvent):
+            return await stream.send_huge(behaviour)
+        answer = (
+            behaviour
+            if isinstance(behaviour, FaultyResponse)
+            else FaultyResponse(text=behaviour.text)
+        )
         return await stream.send(answer, said=said)
 
 

@@ -19,7 +19,7 @@ from mongars.testing.fake_answers import (
     token_event,
     tokens,
 )
-from mongars.testing.faults import FOREVER, TEXT, Answer, HugeEvent
+from mongars.testing.faults import FOREVER, TEXT, FaultyResponse, HugeEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ class EventStream:
         self._response = web.StreamResponse(headers={**origin_headers(origin), **told})
         self._response.content_type = EVENT_STREAM
 
-    async def send(self, fault: Answer, *, said: int = 0) -> web.StreamResponse:
+    async def send(self, fault: FaultyResponse, *, said: int = 0) -> web.StreamResponse:
         """All of it but the tokens already delivered. Raises `Hangup`."""
         await self._response.prepare(self._request)
         for event in opening(self._origin if fault.meta else None):
@@ -84,7 +84,7 @@ class EventStream:
         await self._response.write_eof()
         return self._response
 
-    async def _tokens(self, fault: Answer, said: int) -> AsyncIterator[bytes]:
+    async def _tokens(self, fault: FaultyResponse, said: int) -> AsyncIterator[bytes]:
         for index, token in enumerate(tokens(fault.text)):
             if index < said:
                 continue
@@ -107,7 +107,7 @@ class EventStream:
         body = error_body(error, adapter_version=self._origin.adapter_version)
         return encode_event(body, name=ERROR_EVENT)
 
-    async def _end(self, fault: Answer) -> None:
+    async def _end(self, fault: FaultyResponse) -> None:
         if fault.error_after is not None:
             return
         if fault.finish:
@@ -116,7 +116,7 @@ class EventStream:
         if fault.done:
             await self._write(DONE, fault.block)
 
-    async def _wait(self, fault: Answer, seconds: float) -> None:
+    async def _wait(self, fault: FaultyResponse, seconds: float) -> None:
         until = self._clock.monotonic() + seconds
         while fault.keepalives and self._clock.monotonic() + KEEPALIVE_SECONDS < until:
             await self._write(KEEPALIVE, fault.block)

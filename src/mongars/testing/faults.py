@@ -30,7 +30,7 @@ class _Described:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer(_Described):
+class FaultyResponse(_Described):
     """Answer, with at most one thing going wrong on the way.
 
     One token is one word. Counts are in tokens: `cut_after=0` cuts before the first one.
@@ -167,7 +167,7 @@ class NoContinuation(_Described):
     code: Annotated[int, Field(ge=400, le=599)] = 400
     error: str = "invalid_request"
     detail: str = "prefill is not supported"
-    otherwise: Fault = field(default_factory=Answer)
+    otherwise: Fault = field(default_factory=FaultyResponse)
     """What the other requests meet."""
 
 
@@ -182,7 +182,7 @@ class FalseContinuation(_Described):
     kind: Literal["false_continuation"] = "false_continuation"
     text: str = "Something else."
     adapter_version: str = "another"
-    otherwise: Fault = field(default_factory=Answer)
+    otherwise: Fault = field(default_factory=FaultyResponse)
     """What the other requests meet."""
 
 
@@ -194,7 +194,7 @@ class Flapping(_Described):
     up: Period
     down: Period
     begins: Literal["up", "down"] = "up"
-    when_up: Fault = field(default_factory=Answer)
+    when_up: Fault = field(default_factory=FaultyResponse)
     when_down: Fault = field(default_factory=lambda: Status(code=503, error="overloaded"))
 
 
@@ -217,7 +217,7 @@ class Echo:
 
 
 Fault = Annotated[
-    Answer
+    FaultyResponse
     | Status
     | Body
     | DisguisedError

@@ -48,10 +48,10 @@ def build(
     chance = random.SystemRandom().random
     providers: list[Provider] = []
     if config.ray_active:
-        hope = engine is None and config.ollama_host is None
+        sole = engine is None and config.ollama_host is None
         providers.append(
             RayServe(
-                config, http, clock=clock, observer=observer, random=chance, sole_provider=hope
+                config, http, clock=clock, observer=observer, random=chance, sole_provider=sole
             )
         )
     if config.ollama_host is not None:

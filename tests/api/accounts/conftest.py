@@ -28,7 +28,7 @@ SECRET = "a secret of more than thirty-two bytes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class House:
+class AuthSetup:
     """Everything authentication is made of, on a real database."""
 
     store: SqlAccounts
@@ -60,7 +60,7 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def auth(tmp_path: Path) -> AsyncIterator[AuthSetup]:
     """An empty installation."""
     config = DatabaseConfig(url=f"sqlite:///{tmp_path}/mongars.db")
     await asyncio.to_thread(upgrade, config)
@@ -68,7 +68,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     passwords, tokens = Passwords(), Tokens(TokenConfig(secret=SECRET), clock)
     async with Database(config) as database:
         store = SqlAccounts(database, clock)
-        yield House(
+        yield AuthSetup(
             store=store,
             database=database,
             clock=clock,

@@ -20,92 +20,92 @@ from mongars.testing.ray_cluster import free_ports
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import House
+    from conftest import AuthSetup
     from mongars.core.identity import ApiKey
     from mongars.settings import Settings
 
 PRESET = "operator's-own!key"
 
 
-async def test_the_first_run_makes_an_administrator_once(house: House) -> None:
+async def test_the_first_run_makes_an_administrator_once(auth: AuthSetup) -> None:
     """On an empty installation password and key are made, shown once, and both work."""
-    first = await bootstrap_admin(house.store, house.passwords)
+    first = await bootstrap_admin(auth.store, auth.passwords)
     assert first is not None
     assert first.password not in repr(first)
     assert first.api_key not in repr(first)
-    assert await house.who(first.api_key) == Principal(username="admin", is_admin=True)
-    token = await house.authenticator.login(first.username, first.password)
-    assert (await house.who(token)).is_admin
-    assert await bootstrap_admin(house.store, house.passwords) is None
-    assert len(await house.store.keys()) == 1
+    assert await auth.who(first.api_key) == Principal(username="admin", is_admin=True)
+    token = await auth.authenticator.login(first.username, first.password)
+    assert (await auth.who(token)).is_admin
+    assert await bootstrap_admin(auth.store, auth.passwords) is None
+    assert len(await auth.store.keys()) == 1
 
 
-async def test_of_simultaneous_first_runs_one_speaks(house: House) -> None:
+async def test_of_simultaneous_first_runs_one_speaks(auth: AuthSetup) -> None:
     """Several processes that start at once make one administrator, and one shows the password."""
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(bootstrap_admin(house.store, house.passwords, preset_key=PRESET))
+            group.create_task(bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET))
             for _ in range(4)
         ]
     assert [task.result() is None for task in tasks].count(False) == 1
-    assert len(await house.store.accounts()) == len(await house.store.keys()) == 1
+    assert len(await auth.store.accounts()) == len(await auth.store.keys()) == 1
 
 
-async def test_a_preset_key_works_from_the_first_run_on(house: House) -> None:
+async def test_a_preset_key_works_from_the_first_run_on(auth: AuthSetup) -> None:
     """The operator's own key, in whatever format, is the administrator's; again changes nothing."""
-    first = await bootstrap_admin(house.store, house.passwords, preset_key=PRESET)
+    first = await bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET)
     assert first is not None
     assert first.api_key == PRESET_HINT
-    assert await house.who(PRESET) == Principal(username="admin", is_admin=True)
-    assert await bootstrap_admin(house.store, house.passwords, preset_key=PRESET) is None
-    assert len(await house.store.keys()) == 1
+    assert await auth.who(PRESET) == Principal(username="admin", is_admin=True)
+    assert await bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET) is None
+    assert len(await auth.store.keys()) == 1
 
 
-async def test_a_preset_key_can_be_added_later(house: House) -> None:
+async def test_a_preset_key_can_be_added_later(auth: AuthSetup) -> None:
     """It belongs to whoever administers, also where nobody is called admin."""
-    await house.member("root", is_admin=True)
-    assert await bootstrap_admin(house.store, house.passwords, preset_key=PRESET) is None
-    assert await house.who(PRESET) == Principal(username="root", is_admin=True)
+    await auth.member("root", is_admin=True)
+    assert await bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET) is None
+    assert await auth.who(PRESET) == Principal(username="root", is_admin=True)
 
 
-async def test_a_preset_key_may_look_like_a_token(house: House) -> None:
+async def test_a_preset_key_may_look_like_a_token(auth: AuthSetup) -> None:
     """Two dots do not make a token: such a key is looked up like any other."""
     key = "key.with-two.dots-in-it"
-    await bootstrap_admin(house.store, house.passwords, preset_key=key)
-    assert (await house.who(key)).is_admin
+    await bootstrap_admin(auth.store, auth.passwords, preset_key=key)
+    assert (await auth.who(key)).is_admin
 
 
 @pytest.mark.parametrize("key", ["", "fifteen-letters", "with a space in it", "ungewöhnlich-lang"])
-async def test_an_unusable_preset_key_stops_the_start(house: House, key: str) -> None:
+async def test_an_unusable_preset_key_stops_the_start(auth: AuthSetup, key: str) -> None:
     """A key that is short or cannot be sent is refused by the variable's name, and not shown."""
     with pytest.raises(ConfigurationError, match="MONGARS_BOOTSTRAP_API_KEY") as caught:
-        await bootstrap_admin(house.store, house.passwords, preset_key=key)
+        await bootstrap_admin(auth.store, auth.passwords, preset_key=key)
     assert not key or key not in str(caught.value)
-    assert await house.store.accounts() == ()
+    assert await auth.store.accounts() == ()
 
 
-async def test_a_revoked_preset_key_does_not_come_back(house: House) -> None:
+async def test_a_revoked_preset_key_does_not_come_back(auth: AuthSetup) -> None:
     """Revoking wins over the environment: the start stops instead of reviving the key."""
-    await bootstrap_admin(house.store, house.passwords, preset_key=PRESET)
-    (key,) = await house.store.keys()
-    await house.store.revoke_key(key.id)
+    await bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET)
+    (key,) = await auth.store.keys()
+    await auth.store.revoke_key(key.id)
     with pytest.raises(ConfigurationError, match="revoked"):
-        await bootstrap_admin(house.store, house.passwords, preset_key=PRESET)
+        await bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET)
 
 
-async def test_somebodys_plain_key_is_not_raised_to_an_administrators(house: House) -> None:
+async def test_somebodys_plain_key_is_not_raised_to_an_administrators(auth: AuthSetup) -> None:
     """A preset key that exists without an administrator's rights is refused."""
-    await house.member("root", is_admin=True)
-    plain, _ = await house.key("root")
+    await auth.member("root", is_admin=True)
+    plain, _ = await auth.key("root")
     with pytest.raises(ConfigurationError, match="not an administrator"):
-        await bootstrap_admin(house.store, house.passwords, preset_key=plain)
+        await bootstrap_admin(auth.store, auth.passwords, preset_key=plain)
 
 
-async def test_a_plain_account_named_admin_is_in_the_way(house: House) -> None:
+async def test_a_plain_account_named_admin_is_in_the_way(auth: AuthSetup) -> None:
     """The first run does not take over somebody's account."""
-    await house.member("Admin")
+    await auth.member("Admin")
     with pytest.raises(Conflict, match="admin"):
-        await bootstrap_admin(house.store, house.passwords)
+        await bootstrap_admin(auth.store, auth.passwords)
 
 
 def key_names(settings: Settings) -> list[str]:

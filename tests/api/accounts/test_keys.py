@@ -17,7 +17,7 @@ from mongars.core.identity import Principal
 from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
-    from conftest import House
+    from conftest import AuthSetup
 
 
 @pytest.mark.parametrize(
@@ -35,28 +35,28 @@ if TYPE_CHECKING:
     ],
 )
 async def test_bad_credentials_are_told_what_is_wrong(
-    house: House, header: str | None, said: str
+    auth: AuthSetup, header: str | None, said: str
 ) -> None:
     """Every kind of bad header is refused with a message that names its fault."""
     with pytest.raises(NotAuthenticated, match=said) as caught:
-        await house.authenticator.authenticate(header)
+        await auth.authenticator.authenticate(header)
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER  "])
-async def test_a_key_stands_for_its_account(house: House, scheme: str) -> None:
+async def test_a_key_stands_for_its_account(auth: AuthSetup, scheme: str) -> None:
     """A stored key, sent as bearer, is its account, with the key's own rights."""
-    await house.member(is_admin=True)
-    plain, _ = await house.key()
-    found = await house.authenticator.authenticate(f"{scheme} {plain}")
+    await auth.member(is_admin=True)
+    plain, _ = await auth.key()
+    found = await auth.authenticator.authenticate(f"{scheme} {plain}")
     assert found == Principal(username="ada", is_admin=False)
-    admin, _ = await house.key(is_admin=True)
-    assert (await house.who(admin)).is_admin
+    admin, _ = await auth.key(is_admin=True)
+    assert (await auth.who(admin)).is_admin
 
 
-async def test_keys_look_as_documented_and_only_their_digest_is_kept(house: House) -> None:
+async def test_keys_look_as_documented_and_only_their_digest_is_kept(auth: AuthSetup) -> None:
     """A key has its published form; the store holds its SHA-256, and no repr shows it."""
-    await house.member()
+    await auth.member()
     issued = Keys().issue("ada", "test")
     assert re.fullmatch(r"mg-[0-9a-f]{12}-[A-Za-z0-9_-]{43}", issued.plaintext)
     assert issued.record.digest == hashlib.sha256(issued.plaintext.encode()).hexdigest()
@@ -64,75 +64,75 @@ async def test_keys_look_as_documented_and_only_their_digest_is_kept(house: Hous
     assert issued.record.digest not in repr(issued)
 
 
-async def test_a_revoked_key_stops_within_the_promised_time(house: House) -> None:
+async def test_a_revoked_key_stops_within_the_promised_time(auth: AuthSetup) -> None:
     """A checked key is believed for 30 s; then its revocation counts, and is said."""
-    await house.member()
-    plain, key_id = await house.key()
-    await house.who(plain)
-    await house.store.revoke_key(key_id)
-    await house.clock.advance(29)
-    assert (await house.who(plain)).username == "ada"
-    await house.clock.advance(1)
+    await auth.member()
+    plain, key_id = await auth.key()
+    await auth.who(plain)
+    await auth.store.revoke_key(key_id)
+    await auth.clock.advance(29)
+    assert (await auth.who(plain)).username == "ada"
+    await auth.clock.advance(1)
     with pytest.raises(NotAuthenticated, match=f"{key_id} has been revoked"):
-        await house.who(plain)
+        await auth.who(plain)
 
 
-async def test_a_known_key_works_while_the_database_is_away(house: House) -> None:
+async def test_a_known_key_works_while_the_database_is_away(auth: AuthSetup) -> None:
     """A key checked a moment ago needs no database; another is not refused but postponed."""
-    await house.member()
-    known, _ = await house.key()
-    other, _ = await house.key()
-    await house.who(known)
-    await house.database.aclose()
-    assert (await house.who(known)).username == "ada"
+    await auth.member()
+    known, _ = await auth.key()
+    other, _ = await auth.key()
+    await auth.who(known)
+    await auth.database.aclose()
+    assert (await auth.who(known)).username == "ada"
     with pytest.raises(StorageUnavailable):
-        await house.who(other)
+        await auth.who(other)
 
 
-async def test_a_known_key_is_believed_for_some_minutes_of_an_outage(house: House) -> None:
+async def test_a_known_key_is_believed_for_some_minutes_of_an_outage(auth: AuthSetup) -> None:
     """A key seen within a quarter of an hour works on, without asking each time; then it is 503."""
-    await house.member()
-    plain, _ = await house.key()
-    await house.who(plain)
-    await house.database.aclose()
+    await auth.member()
+    plain, _ = await auth.key()
+    await auth.who(plain)
+    await auth.database.aclose()
     for _ in range(14):
-        await house.clock.advance(60)
-        assert (await house.who(plain)).username == "ada"
-    await house.clock.advance(61)
+        await auth.clock.advance(60)
+        assert (await auth.who(plain)).username == "ada"
+    await auth.clock.advance(61)
     with pytest.raises(StorageUnavailable):
-        await house.who(plain)
+        await auth.who(plain)
 
 
-async def test_a_revoked_key_does_not_come_back_in_an_outage(house: House) -> None:
+async def test_a_revoked_key_does_not_come_back_in_an_outage(auth: AuthSetup) -> None:
     """Once the database has said that a key is revoked, no outage makes it valid again."""
-    await house.member()
-    plain, key_id = await house.key()
-    await house.who(plain)
-    await house.store.revoke_key(key_id)
-    await house.clock.advance(40)
+    await auth.member()
+    plain, key_id = await auth.key()
+    await auth.who(plain)
+    await auth.store.revoke_key(key_id)
+    await auth.clock.advance(40)
     with pytest.raises(NotAuthenticated):
-        await house.who(plain)
-    await house.database.aclose()
+        await auth.who(plain)
+    await auth.database.aclose()
     with pytest.raises(StorageUnavailable):
-        await house.who(plain)
+        await auth.who(plain)
 
 
-async def test_a_key_works_on_a_database_that_cannot_be_written(house: House) -> None:
+async def test_a_key_works_on_a_database_that_cannot_be_written(auth: AuthSetup) -> None:
     """Noting the use of a key is not worth refusing it."""
-    await house.member()
-    plain, _ = await house.key()
-    async with house.database.writing() as connection:
+    await auth.member()
+    plain, _ = await auth.key()
+    async with auth.database.writing() as connection:
         await connection.exec_driver_sql("PRAGMA query_only=ON")
-    assert (await house.who(plain)).username == "ada"
+    assert (await auth.who(plain)).username == "ada"
 
 
-async def test_the_use_of_a_key_is_noted(house: House) -> None:
+async def test_the_use_of_a_key_is_noted(auth: AuthSetup) -> None:
     """Whoever lists the keys sees when each was last used."""
-    await house.member()
-    plain, _ = await house.key()
-    await house.who(plain)
-    (found,) = await house.store.keys()
-    assert found.last_used_at == house.clock.now()
+    await auth.member()
+    plain, _ = await auth.key()
+    await auth.who(plain)
+    (found,) = await auth.store.keys()
+    assert found.last_used_at == auth.clock.now()
 
 
 def test_the_cache_is_bounded() -> None:
@@ -143,7 +143,7 @@ def test_the_cache_is_bounded() -> None:
     assert [cache.get(f"{n}") is not None for n in range(10)] == [False] * 7 + [True] * 3
 
 
-async def test_a_key_for_nobody_is_refused(house: House) -> None:
+async def test_a_key_for_nobody_is_refused(auth: AuthSetup) -> None:
     """Keys belong to accounts."""
     with pytest.raises(NotFound):
-        await house.key("nobody")
+        await auth.key("nobody")

@@ -28,29 +28,29 @@ from mongars.core.identity import NewAccount, Principal
 from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
-    from conftest import House
+    from conftest import AuthSetup
 
 SECRET = "a secret of more than thirty-two bytes"
 
 
-async def test_a_login_yields_a_token_that_authenticates(house: House) -> None:
+async def test_a_login_yields_a_token_that_authenticates(auth: AuthSetup) -> None:
     """The token of a login stands for the account until it expires, and says that it did."""
-    await house.member("Ada", is_admin=True)
-    token = await house.authenticator.login("ada", "correct horse")
-    assert await house.who(token) == Principal(username="Ada", is_admin=True)
+    await auth.member("Ada", is_admin=True)
+    token = await auth.authenticator.login("ada", "correct horse")
+    assert await auth.who(token) == Principal(username="Ada", is_admin=True)
     claims = jwt.decode(token, options={"verify_signature": False})
     assert (claims["sub"], claims["admin"]) == ("Ada", True)
     assert claims["exp"] - claims["iat"] == 3600
-    await house.clock.advance(3599)
-    await house.who(token)
-    await house.clock.advance(1)
+    await auth.clock.advance(3599)
+    await auth.who(token)
+    await auth.clock.advance(1)
     with pytest.raises(NotAuthenticated, match="expired"):
-        await house.who(token)
+        await auth.who(token)
 
 
-async def test_forged_tokens_are_refused(house: House) -> None:
+async def test_forged_tokens_are_refused(auth: AuthSetup) -> None:
     """A token signed with another secret, with none, or without its claims is not believed."""
-    claims = {"sub": "ada", "admin": True, "exp": house.clock.now() + timedelta(hours=1)}
+    claims = {"sub": "ada", "admin": True, "exp": auth.clock.now() + timedelta(hours=1)}
     forged = [
         jwt.encode(claims, "another secret of thirty-two bytes!", algorithm="HS256"),
         jwt.encode(claims, None, algorithm="none"),
@@ -59,35 +59,35 @@ async def test_forged_tokens_are_refused(house: House) -> None:
     ]
     for token in forged:
         with pytest.raises(NotAuthenticated, match="not valid"):
-            await house.who(token)
+            await auth.who(token)
 
 
 @pytest.mark.parametrize(
     "value", ["soon", [], {}, None, True, 10**400, -(10**400), math.nan, math.inf, ""]
 )
 @pytest.mark.parametrize("claim", ["exp", "nbf", "iat", "sub"])
-async def test_malformed_claims_are_refused(house: House, claim: str, value: object) -> None:
+async def test_malformed_claims_are_refused(auth: AuthSetup, claim: str, value: object) -> None:
     """A signed token whose claims are nonsense is an invalid token, not an error of ours."""
-    claims = {"sub": "ada", "exp": house.clock.now().timestamp() + 3600, claim: value}
+    claims = {"sub": "ada", "exp": auth.clock.now().timestamp() + 3600, claim: value}
     if claim == "sub" and value == "soon":
         claims["sub"] = "a" * 5000
     token = _signed(json.dumps(claims))
     with pytest.raises(NotAuthenticated):
-        await house.who(token)
+        await auth.who(token)
 
 
 @pytest.mark.parametrize("payload", ["7", "[]", '"x"', "[" * 8000, "{", ""])
-async def test_payloads_that_are_no_claims_are_refused(house: House, payload: str) -> None:
+async def test_payloads_that_are_no_claims_are_refused(auth: AuthSetup, payload: str) -> None:
     """The same for a signed payload of another kind, however deep."""
     with pytest.raises(NotAuthenticated):
-        await house.who(_signed(payload))
+        await auth.who(_signed(payload))
 
 
 @pytest.mark.parametrize("header", ["[" * 8000, '{"alg":[]}', '{"alg":"HS256","kid":7}', "7", "x"])
-async def test_unreadable_token_headers_are_refused(house: House, header: str) -> None:
+async def test_unreadable_token_headers_are_refused(auth: AuthSetup, header: str) -> None:
     """Nothing is known about the sender yet, and nothing they send is an error of ours."""
     with pytest.raises(NotAuthenticated):
-        await house.who(f"{_encoded(header)}.{_encoded('{}')}.{_encoded('x')}")
+        await auth.who(f"{_encoded(header)}.{_encoded('{}')}.{_encoded('x')}")
 
 
 def _signed(payload: str) -> str:
@@ -104,20 +104,20 @@ def _encoded(text: str) -> str:
     ("username", "password"), [("ada", "wrong horse"), ("bob", "correct horse"), ("ada", "")]
 )
 async def test_a_wrong_login_does_not_tell_which_half_is_wrong(
-    house: House, username: str, password: str
+    auth: AuthSetup, username: str, password: str
 ) -> None:
     """Unknown name and wrong password get the same answer."""
-    await house.member()
+    await auth.member()
     with pytest.raises(NotAuthenticated) as caught:
-        await house.authenticator.login(username, password)
+        await auth.authenticator.login(username, password)
     assert str(caught.value) == "Invalid credentials"
 
 
-async def test_a_hash_of_another_kind_is_a_wrong_password(house: House) -> None:
+async def test_a_hash_of_another_kind_is_a_wrong_password(auth: AuthSetup) -> None:
     """An account whose hash we cannot read, of an earlier program, is refused, not an error."""
-    await house.store.create_account(NewAccount(username="old", password_hash="$2b$12$abc"))
+    await auth.store.create_account(NewAccount(username="old", password_hash="$2b$12$abc"))
     with pytest.raises(NotAuthenticated, match="Invalid credentials"):
-        await house.authenticator.login("old", "anything")
+        await auth.authenticator.login("old", "anything")
 
 
 async def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
@@ -136,26 +136,26 @@ async def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
     assert 0.25 < spent[1] / spent[0] < 4
 
 
-async def test_guessing_is_slowed_down(house: House) -> None:
+async def test_guessing_is_slowed_down(auth: AuthSetup) -> None:
     """After five attempts a name waits, right password or not, and then may try again."""
-    await house.member()
+    await auth.member()
     for _ in range(5):
         with pytest.raises(NotAuthenticated):
-            await house.authenticator.login("ada", "wrong horse")
+            await auth.authenticator.login("ada", "wrong horse")
     with pytest.raises(TooManyRequests, match="Too many login attempts") as caught:
-        await house.authenticator.login("ADA", "correct horse")
+        await auth.authenticator.login("ADA", "correct horse")
     assert caught.value.retry_after == 60.0
-    await house.clock.advance(60)
-    assert await house.authenticator.login("ada", "correct horse")
+    await auth.clock.advance(60)
+    assert await auth.authenticator.login("ada", "correct horse")
 
 
-async def test_simultaneous_guesses_count_from_their_beginning(house: House) -> None:
+async def test_simultaneous_guesses_count_from_their_beginning(auth: AuthSetup) -> None:
     """A burst of attempts at once gets no more tries than a row of them."""
-    await house.member()
+    await auth.member()
 
     async def guess() -> str:
         try:
-            await house.authenticator.login("ada", "wrong horse")
+            await auth.authenticator.login("ada", "wrong horse")
         except (NotAuthenticated, TooManyRequests) as error:
             return error.code
         return "in"
@@ -166,14 +166,14 @@ async def test_simultaneous_guesses_count_from_their_beginning(house: House) -> 
     assert (codes.count("not_authenticated"), codes.count("too_many_requests")) == (5, 7)
 
 
-async def test_a_success_clears_the_count(house: House) -> None:
+async def test_a_success_clears_the_count(auth: AuthSetup) -> None:
     """Somebody who mistypes now and then is never locked out."""
-    await house.member()
+    await auth.member()
     for _ in range(3):
         for _ in range(4):
             with pytest.raises(NotAuthenticated):
-                await house.authenticator.login("ada", "wrong horse")
-        assert await house.authenticator.login("ada", "correct horse")
+                await auth.authenticator.login("ada", "wrong horse")
+        assert await auth.authenticator.login("ada", "correct horse")
 
 
 async def test_a_storm_of_logins_is_bounded() -> None:
@@ -250,16 +250,16 @@ async def test_at_the_same_address_somebody_is_pushed_out_at_random() -> None:
     assert entered == [0, 15, 16, 17, 18, 19]
 
 
-async def test_an_attempt_nobody_looked_at_does_not_count(house: House) -> None:
+async def test_an_attempt_nobody_looked_at_does_not_count(auth: AuthSetup) -> None:
     """Being sent away in somebody else's storm locks nobody out."""
-    await house.member()
+    await auth.member()
     queue = LoginQueue(running=1, waiting=0)
     authenticator = Authenticator(
-        house.store,
-        tokens=house.tokens,
+        auth.store,
+        tokens=auth.tokens,
         passwords=Passwords(queue),
-        throttle=LoginThrottle(house.clock),
-        cache=KeyCache(house.clock),
+        throttle=LoginThrottle(auth.clock),
+        cache=KeyCache(auth.clock),
     )
     async with queue.turn():
         for _ in range(6):
@@ -268,27 +268,27 @@ async def test_an_attempt_nobody_looked_at_does_not_count(house: House) -> None:
     assert await authenticator.login("ada", "correct horse")
 
 
-async def test_guessing_elsewhere_locks_nobody_out(house: House) -> None:
+async def test_guessing_elsewhere_locks_nobody_out(auth: AuthSetup) -> None:
     """A name under attack from one address, then from many, still logs in where it did before."""
-    await house.member()
-    await house.authenticator.login("ada", "correct horse", address="10.0.0.1")
+    await auth.member()
+    await auth.authenticator.login("ada", "correct horse", address="10.0.0.1")
     for number in range(2, 8):
         for _ in range(5):
             with pytest.raises(NotAuthenticated):
-                await house.authenticator.login("ada", "wrong", address=f"10.0.0.{number}")
+                await auth.authenticator.login("ada", "wrong", address=f"10.0.0.{number}")
         with pytest.raises(TooManyRequests):
-            await house.authenticator.login("ada", "wrong", address=f"10.0.0.{number}")
+            await auth.authenticator.login("ada", "wrong", address=f"10.0.0.{number}")
     with pytest.raises(TooManyRequests):
-        await house.authenticator.login("ada", "correct horse", address="10.0.0.99")
-    assert await house.authenticator.login("ada", "correct horse", address="10.0.0.1")
+        await auth.authenticator.login("ada", "correct horse", address="10.0.0.99")
+    assert await auth.authenticator.login("ada", "correct horse", address="10.0.0.1")
 
 
 @pytest.mark.parametrize("username", ["a" * 151, "ada\x00"], ids=["long", "NUL"])
-async def test_impossible_names_are_not_remembered(house: House, username: str) -> None:
+async def test_impossible_names_are_not_remembered(auth: AuthSetup, username: str) -> None:
     """A name no account can have is refused like any other, and takes no memory."""
     for _ in range(6):
         with pytest.raises(NotAuthenticated, match="Invalid credentials"):
-            await house.authenticator.login(username, "correct horse")
+            await auth.authenticator.login(username, "correct horse")
 
 
 def test_the_throttles_memory_is_bounded() -> None:
@@ -314,14 +314,14 @@ def test_the_throttles_memory_is_bounded() -> None:
     ],
 )
 async def test_unusable_names_and_passwords_are_refused(
-    house: House, username: str, password: str
+    auth: AuthSetup, username: str, password: str
 ) -> None:
     """The published rules for names and passwords hold."""
     with pytest.raises(InvalidRequest):
         await create_account(
-            house.store, house.passwords, username=username, password=password, is_admin=False
+            auth.store, auth.passwords, username=username, password=password, is_admin=False
         )
-    assert await house.store.accounts() == ()
+    assert await auth.store.accounts() == ()
 
 
 def test_a_weak_signing_secret_stops_the_start() -> None:

@@ -19,7 +19,7 @@ from mongars.inference.events import Answered, Unanswered
 from mongars.inference.integration import LLMIntegration
 from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Reset, Status
+from mongars.testing.faults import TEXT, FaultyResponse, Reset, Status
 from mongars.testing.inference import Stack, build, question
 from mongars.testing.manual_clock import ManualClock
 from mongars.testing.recording import RecordingObserver
@@ -91,10 +91,10 @@ async def test_an_identical_request_is_answered_from_the_store() -> None:
 async def test_streamed_and_whole_answers_are_the_same_one() -> None:
     async with FakeReplica() as replica, stack(replica) as found:
         whole, _ = await found.integration.generate(greedy())
-        fold = AnswerAccumulator()
+        accumulated = AnswerAccumulator()
         for chunk in await chunks_of(found, greedy()):
-            fold.add(chunk)
-        assert fold.completion(replica.origin) == whole
+            accumulated.add(chunk)
+        assert accumulated.completion(replica.origin) == whole
         assert len(replica.received) == 1
 
 
@@ -160,15 +160,19 @@ async def test_nothing_is_reused_while_two_adapters_answer() -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [Answer(cut_after=10), Answer(error_after=10), Status(code=400, error="invalid_request")],
+    [
+        FaultyResponse(cut_after=10),
+        FaultyResponse(error_after=10),
+        Status(code=400, error="invalid_request"),
+    ],
     ids=["cut", "reported", "refused"],
 )
-async def test_failures_are_not_kept(fault: Answer | Status) -> None:
+async def test_failures_are_not_kept(fault: FaultyResponse | Status) -> None:
     async with FakeReplica() as replica, stack(replica, timeout=2.0) as found:
         replica.always = fault
         with pytest.raises((GenerationInterrupted, InvalidRequest)):
             await found.integration.generate(greedy())
-        replica.always = Answer()
+        replica.always = FaultyResponse()
         before = len(replica.received)
         assert await use_of(found) == "miss"
         assert len(replica.received) == before + 1
@@ -176,7 +180,7 @@ async def test_failures_are_not_kept(fault: Answer | Status) -> None:
 
 async def test_an_answer_that_moved_is_not_kept() -> None:
     """It is complete and right, and still two replicas' work."""
-    async with FakeReplica(Answer(cut_after=10)) as replica, stack(replica) as found:
+    async with FakeReplica(FaultyResponse(cut_after=10)) as replica, stack(replica) as found:
         assert [await use_of(found) for _ in range(3)] == ["miss", "miss", "hit"]
         assert len(replica.received) == 3
 
@@ -185,7 +189,7 @@ async def test_the_provider_that_continues_a_shared_answer_is_named() -> None:
     """After a failover both requests that share the generation get the route and origin of its end."""
     async with FakeReplica() as one, FakeReplica() as two, stack(one, two) as found:
         two.faults = one.faults
-        one.faults.append(Answer(token_delay=0.01, cut_after=20))
+        one.faults.append(FaultyResponse(token_delay=0.01, cut_after=20))
         two.origin = dataclasses.replace(two.origin, adapter_version="v8")
 
         async def versions() -> tuple[str, str]:
@@ -208,7 +212,7 @@ async def test_a_local_answer_is_not_kept_for_ray() -> None:
         assert await use_of(found, question("Something else.")) is None
         replica.always = Reset()
         completion, route = await found.integration.generate(greedy())
-        replica.always = Answer()
+        replica.always = FaultyResponse()
         assert (route.provider, route.cache, route.fallback) == ("embedded", "miss", True)
         assert completion.text != TEXT
         assert await use_of(found) == "miss"
@@ -227,7 +231,7 @@ async def test_ray_s_answers_outlive_ray() -> None:
 
 async def test_twenty_identical_requests_are_one_generation() -> None:
     async with FakeReplica() as replica, stack(replica) as found:
-        replica.always = Answer(first_delay=0.1, token_delay=0.002)
+        replica.always = FaultyResponse(first_delay=0.1, token_delay=0.002)
         async with asyncio.TaskGroup() as group:
             asking = [group.create_task(use_of(found)) for _ in range(20)]
         assert sorted(str(task.result()) for task in asking) == ["miss"] + ["shared"] * 19
@@ -238,15 +242,17 @@ async def test_twenty_identical_requests_are_one_generation() -> None:
 
 async def test_different_users_do_not_share() -> None:
     async with FakeReplica() as replica, stack(replica) as found:
-        replica.always = Answer(first_delay=0.1)
+        replica.always = FaultyResponse(first_delay=0.1)
         async with asyncio.TaskGroup() as group:
             for scope in ("alice", "bob"):
                 group.create_task(use_of(found, greedy(scope=scope)))
         assert len(replica.received) == 2
 
 
-@pytest.mark.parametrize("fault", [Answer(first_delay=1.0), Answer(token_delay=0.02)])
-async def test_others_continue_when_the_first_client_leaves(fault: Answer) -> None:
+@pytest.mark.parametrize(
+    "fault", [FaultyResponse(first_delay=1.0), FaultyResponse(token_delay=0.02)]
+)
+async def test_others_continue_when_the_first_client_leaves(fault: FaultyResponse) -> None:
     """If the first client leaves, before or after the first token, the others get the complete answer of the same call."""
     async with FakeReplica() as replica, stack(replica) as found:
         replica.always = fault
@@ -261,8 +267,8 @@ async def test_others_continue_when_the_first_client_leaves(fault: Answer) -> No
         assert replica.received[0].left_at is None
 
 
-@pytest.mark.parametrize("fault", [Answer(first_delay=60), Answer(stall_after=5)])
-async def test_the_call_ends_when_the_last_client_leaves(fault: Answer) -> None:
+@pytest.mark.parametrize("fault", [FaultyResponse(first_delay=60), FaultyResponse(stall_after=5)])
+async def test_the_call_ends_when_the_last_client_leaves(fault: FaultyResponse) -> None:
     """The replica sees the connection close, and the next request starts a generation of its own."""
     async with FakeReplica(fault) as replica, stack(replica) as found:
         async with asyncio.TaskGroup() as group:
@@ -287,7 +293,7 @@ async def test_the_call_ends_when_the_last_client_leaves(fault: Answer) -> None:
 async def test_late_clients_get_the_answer_from_its_start() -> None:
     """A late client gets the whole answer, and a slow reader does not delay the others."""
     async with FakeReplica() as replica, stack(replica) as found, AsyncExitStack() as readers:
-        replica.always = Answer(token_delay=0.02)
+        replica.always = FaultyResponse(token_delay=0.02)
         slow = await readers.enter_async_context(found.integration.open(greedy()))
         seen = [(await anext(slow.chunks)).text for _ in range(10)]
         assert await use_of(found) == "shared"
@@ -297,7 +303,7 @@ async def test_late_clients_get_the_answer_from_its_start() -> None:
 
 async def test_a_failure_is_everybody_s() -> None:
     async with FakeReplica() as replica, stack(replica, max_scale_cycles=1) as found:
-        replica.always = Answer(first_delay=0.2, cut_after=0)
+        replica.always = FaultyResponse(first_delay=0.2, cut_after=0)
         async with asyncio.TaskGroup() as group:
             asking = [group.create_task(failure_of(found)) for _ in range(5)]
         assert {type(task.result()) for task in asking} == {AllProvidersFailed}
@@ -317,11 +323,14 @@ async def failure_of(found: Stack, *, seconds: float = 60.0) -> Exception | None
 
 @pytest.mark.parametrize(
     ("first", "kind"),
-    [(Answer(first_delay=60), AllProvidersFailed), (Answer(stall_after=10), GenerationInterrupted)],
+    [
+        (FaultyResponse(first_delay=60), AllProvidersFailed),
+        (FaultyResponse(stall_after=10), GenerationInterrupted),
+    ],
     ids=["before the first token", "in the middle"],
 )
 async def test_requests_with_more_time_start_a_second_generation(
-    first: Answer, kind: type[Exception]
+    first: FaultyResponse, kind: type[Exception]
 ) -> None:
     """The request with the short deadline fails alone; the others share one further generation."""
     async with FakeReplica(first) as replica, stack(replica) as found:
@@ -339,7 +348,7 @@ async def test_requests_with_more_time_start_a_second_generation(
 async def test_a_request_with_as_little_time_starts_no_second_generation() -> None:
     """One call for all of them: a second one would have no more time than the first had."""
     async with FakeReplica() as replica, stack(replica) as found:
-        replica.always = Answer(first_delay=60)
+        replica.always = FaultyResponse(first_delay=60)
         async with asyncio.TaskGroup() as group:
             asking = [group.create_task(failure_of(found, seconds=0.6)) for _ in range(5)]
         assert {type(task.result()) for task in asking} == {AllProvidersFailed}
@@ -349,12 +358,14 @@ async def test_a_request_with_as_little_time_starts_no_second_generation() -> No
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
-        (Answer(first_delay=2.5), AllProvidersFailed),
-        (Answer(token_delay=0.05), GenerationInterrupted),
+        (FaultyResponse(first_delay=2.5), AllProvidersFailed),
+        (FaultyResponse(token_delay=0.05), GenerationInterrupted),
     ],
     ids=["before the first token", "in the middle"],
 )
-async def test_a_request_with_less_time_fails_alone(fault: Answer, kind: type[Exception]) -> None:
+async def test_a_request_with_less_time_fails_alone(
+    fault: FaultyResponse, kind: type[Exception]
+) -> None:
     async with FakeReplica(fault) as replica, stack(replica) as found:
         async with asyncio.TaskGroup() as group:
             patient = group.create_task(use_of(found))
@@ -367,7 +378,7 @@ async def test_a_request_with_less_time_fails_alone(fault: Answer, kind: type[Ex
 
 async def test_what_is_too_large_to_keep_is_still_shared() -> None:
     async with FakeReplica() as replica, stack(replica, answer_cache_bytes=2000) as found:
-        replica.always = Answer(first_delay=0.1)
+        replica.always = FaultyResponse(first_delay=0.1)
         for expected in (1, 2):
             async with asyncio.TaskGroup() as group:
                 for _ in range(3):

@@ -148,10 +148,10 @@ async def test_an_endpoint_that_was_down_gets_its_load_back_slowly() -> None:
 
 
 async def test_without_other_providers_a_pool_that_is_mostly_down_is_tried() -> None:
-    for hope, expected in ((False, 0), (True, 3)):
+    for sole_provider, expected in ((False, 0), (True, 3)):
         clock = ManualClock()
         pool = EndpointPool(
-            (A, B, C), clock=clock, rest_after=2, random=lambda: 0.5, sole_provider=hope
+            (A, B, C), clock=clock, rest_after=2, random=lambda: 0.5, sole_provider=sole_provider
         )
         for url in (A, B, C):
             lease = pool.leases.acquire(url)

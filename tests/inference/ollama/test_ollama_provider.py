@@ -38,7 +38,7 @@ from mongars.protocol.ollama import chat_request, same_model
 from mongars.protocol.openai import logprob_entries
 from mongars.protocol.sse import EventSplitter, encode_event
 from mongars.testing.fake_ollama import FakeOllama
-from mongars.testing.faults import TEXT, Answer, Body, Echo, Fault, Reset, Silence, Status
+from mongars.testing.faults import TEXT, Body, Echo, Fault, FaultyResponse, Reset, Silence, Status
 from mongars.testing.inference import question
 
 if TYPE_CHECKING:
@@ -76,12 +76,12 @@ async def ask(provider: Ollama, text: str = "Say the words.") -> str:
 @pytest.mark.parametrize("block", [None, 1, 5])
 async def test_an_answer_is_read_whatever_the_network_does(block: int | None) -> None:
     """Text, counts and finish reason arrive, however the lines are cut."""
-    said = Answer(text="Déjà vu 😀 fin.", block=block)
+    said = FaultyResponse(text="Déjà vu 😀 fin.", block=block)
     async with FakeOllama(said) as server, ollama(server.base) as provider:
         async with opened(provider) as stream:
-            fold = AnswerAccumulator()
-            await read_into(fold, stream)
-        completion = fold.completion(stream.origin)
+            accumulated = AnswerAccumulator()
+            await read_into(accumulated, stream)
+        completion = accumulated.completion(stream.origin)
         assert completion.text == said.text
         assert completion.usage == Usage(prompt_tokens=7, completion_tokens=4)
         assert completion.finish_reason == "stop"
@@ -100,7 +100,7 @@ async def test_a_pinned_adapter_is_refused_and_the_base_model_is_not() -> None:
     pinned = dataclasses.replace(question(), adapter="tone@0123456789ab")
     base = dataclasses.replace(question(), adapter="baseline")
     deadline = Deadline.after(CLOCK, 30)
-    async with FakeOllama(Answer()) as server, ollama(server.base) as provider:
+    async with FakeOllama(FaultyResponse()) as server, ollama(server.base) as provider:
         with pytest.raises(AdapterUnavailable, match="tone@0123456789ab"):
             async with provider.open(pinned, deadline, Attempts(CLOCK)):
                 pass
@@ -178,9 +178,9 @@ def test_every_sampling_choice_finds_its_option() -> None:
         (Status(code=400, error="does not support chat"), InferenceFailed),
         (Reset(), EndpointUnreachable),
         (Silence(), DeadlineExceeded),
-        (Answer(text=""), WorldError),
-        (Answer(cut_after=0), EndpointUnreachable),
-        (Answer(error_after=0), InferenceFailed),
+        (FaultyResponse(text=""), WorldError),
+        (FaultyResponse(cut_after=0), EndpointUnreachable),
+        (FaultyResponse(error_after=0), InferenceFailed),
         (Body(data=b"no json\n"), WorldError),
         (Body(data=b'{"done": true}\n'), WorldError),
     ],
@@ -200,10 +200,14 @@ async def test_failures_before_the_first_token_are_the_worlds(
 
 @pytest.mark.parametrize(
     "fault",
-    [Answer(cut_after=9), Answer(stall_after=9), Answer(error_after=9, token_delay=0.001)],
+    [
+        FaultyResponse(cut_after=9),
+        FaultyResponse(stall_after=9),
+        FaultyResponse(error_after=9, token_delay=0.001),
+    ],
     ids=name,
 )
-async def test_cuts_are_reported(fault: Answer) -> None:
+async def test_cuts_are_reported(fault: FaultyResponse) -> None:
     """A stream that does not end with `done` is no answer."""
     async with FakeOllama(fault) as server, ollama(server.base, idle_timeout=0.1) as provider:
         with pytest.raises(GenerationInterrupted):
@@ -252,7 +256,7 @@ def test_a_host_without_a_model_is_a_misconfiguration() -> None:
 
 async def test_leaving_closes_the_connection() -> None:
     """Ollama stops generating when the client disconnects."""
-    slow = Answer(token_delay=0.05)
+    slow = FaultyResponse(token_delay=0.05)
     async with FakeOllama(slow) as server, ollama(server.base) as provider:
         async with opened(provider):
             pass

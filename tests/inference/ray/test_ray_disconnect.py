@@ -9,7 +9,7 @@ from mongars.core.clock import SystemClock
 from mongars.core.errors import EndpointUnreachable, Overloaded
 from mongars.inference.events import ScalingSeen
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Fault, Silence, Status
+from mongars.testing.faults import TEXT, Fault, FaultyResponse, Silence, Status
 
 AT_ONCE = 0.2
 CLOCK = SystemClock()
@@ -33,10 +33,10 @@ async def read_first(ray: RayHarness, seen: list[str]) -> None:
     ("fault", "content"),
     [
         (Silence(), False),
-        (Answer(first_delay=60), False),
-        (Answer(first_delay=60, whole=True), False),
-        (Answer(stall_after=5), True),
-        (Answer(text="word " * 5000, token_delay=0.005), True),
+        (FaultyResponse(first_delay=60), False),
+        (FaultyResponse(first_delay=60, whole=True), False),
+        (FaultyResponse(stall_after=5), True),
+        (FaultyResponse(text="word " * 5000, token_delay=0.005), True),
     ],
     ids=["headers", "first token", "whole answer", "stalled", "flowing"],
 )
@@ -61,7 +61,10 @@ async def test_the_replica_sees_a_disconnect_at_once(fault: Fault, content: bool
 
 async def test_disconnecting_closes_the_connection() -> None:
     """A client that stops reading stops the replica's work, too."""
-    async with FakeReplica(Answer(token_delay=0.05)) as replica, ray_harness(replica.url) as ray:
+    async with (
+        FakeReplica(FaultyResponse(token_delay=0.05)) as replica,
+        ray_harness(replica.url) as ray,
+    ):
         async with ray.open() as stream:
             assert (await anext(stream.chunks)).text == ""
         async with asyncio.timeout(AT_ONCE):
@@ -83,7 +86,7 @@ async def test_leaving_during_a_wait_ends_the_retries() -> None:
 async def test_a_thousand_disconnects_leave_nothing_behind() -> None:
     """Connections and gauges are back to nothing after many cancelled requests."""
     async with FakeReplica() as replica, ray_harness(replica.url, max_connections=50) as ray:
-        replica.always = Answer(first_delay=30)
+        replica.always = FaultyResponse(first_delay=30)
         for _ in range(20):
             async with asyncio.TaskGroup() as group:
                 asking = [group.create_task(ray.ask()) for _ in range(50)]
@@ -99,7 +102,7 @@ async def test_a_thousand_disconnects_leave_nothing_behind() -> None:
 async def test_connections_are_reused(end_delay: float) -> None:
     """Fifty requests use one connection, even if the end of each body arrives a little late."""
     async with FakeReplica() as replica, ray_harness(replica.url) as ray:
-        replica.always = Answer(end_delay=end_delay)
+        replica.always = FaultyResponse(end_delay=end_delay)
         for _ in range(50):
             assert await ray.ask() == TEXT
         assert replica.connections == 1
@@ -111,7 +114,7 @@ async def test_no_more_connections_than_configured() -> None:
         FakeReplica() as replica,
         ray_harness(replica.url, max_connections=2, timeout=1.2) as ray,
     ):
-        replica.always = Answer(stall_after=1)
+        replica.always = FaultyResponse(stall_after=1)
         async with asyncio.TaskGroup() as group:
             held = [group.create_task(ray.ask()) for _ in range(2)]
             await until(lambda: replica.in_flight == 2)
@@ -121,20 +124,20 @@ async def test_no_more_connections_than_configured() -> None:
                 task.cancel()
         assert len(replica.received) == 2
         assert [endpoint.failures for endpoint in await ray.endpoints()] == [0]
-        replica.always = Answer()
+        replica.always = FaultyResponse()
         assert await ray.ask() == TEXT
 
 
 async def test_no_more_idle_connections_than_configured() -> None:
     """Of ten connections in use together, `RAY_CLIENT_MAX_KEEPALIVE` stay open afterwards."""
     async with FakeReplica() as replica, ray_harness(replica.url, max_keepalive=3) as ray:
-        replica.always = Answer(first_delay=0.1)
+        replica.always = FaultyResponse(first_delay=0.1)
         async with asyncio.TaskGroup() as group:
             for _ in range(10):
                 group.create_task(ray.ask())
         assert replica.connections == 10
         await until(lambda: replica.open_connections <= 3)
-        replica.always = Answer()
+        replica.always = FaultyResponse()
         for _ in range(5):
             assert await ray.ask() == TEXT
         assert replica.connections == 10
@@ -154,7 +157,7 @@ async def test_small_pieces_are_not_held_back() -> None:
 async def test_a_connection_that_breaks_late_was_not_idle() -> None:
     """A server that breaks the connection while it works gets the request once, not once per idle connection."""
     async with FakeReplica() as replica, ray_harness(replica.url, scaling_backoff=(0.01,)) as ray:
-        replica.always = Answer(first_delay=0.2)
+        replica.always = FaultyResponse(first_delay=0.2)
         async with asyncio.TaskGroup() as group:
             for _ in range(5):
                 group.create_task(ray.ask())

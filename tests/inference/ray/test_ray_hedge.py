@@ -28,7 +28,7 @@ from mongars.inference.retry.budget import RetryBudget
 from mongars.inference.retry.hedging import MIN_SAMPLES, Hedging
 from mongars.inference.streams.reader import WholeAnswer
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Fault, Status
+from mongars.testing.faults import TEXT, Fault, FaultyResponse, Status
 from mongars.testing.inference import question
 from mongars.testing.manual_clock import ManualClock
 from mongars.testing.recording import RecordingObserver
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 0.2
 CLOCK = SystemClock()
-NEVER = Answer(first_delay=3600)
+NEVER = FaultyResponse(first_delay=3600)
 FIRST, SECOND = "http://one/generate", "http://two/generate"
 
 
@@ -129,7 +129,7 @@ async def test_a_second_endpoint_answers_for_a_slow_one() -> None:
 async def test_the_first_may_still_win() -> None:
     """It begins while the second is under way: that one is cancelled."""
     async with hedging() as setup:
-        setup.order(Answer(first_delay=1.0), NEVER)
+        setup.order(FaultyResponse(first_delay=1.0), NEVER)
         async with setup.ray.open() as stream:
             began = CLOCK.monotonic()
             await left_at_once(setup.new[1], began)
@@ -142,7 +142,7 @@ async def test_the_first_may_still_win() -> None:
 async def test_the_first_fails_and_the_second_goes_on() -> None:
     """The failure is recorded as usual; no further attempt is sent while the second one is in progress."""
     async with hedging(replicas=3) as setup:
-        setup.order(Answer(first_delay=0.5, cut_after=0), Answer(first_delay=1.0))
+        setup.order(FaultyResponse(first_delay=0.5, cut_after=0), FaultyResponse(first_delay=1.0))
         assert await setup.ray.ask() == TEXT
         assert len(setup.new) == 2
         assert setup.outcomes == ["won"]
@@ -155,7 +155,7 @@ async def test_the_first_fails_and_the_second_goes_on() -> None:
 async def test_a_first_attempt_that_fails_early_is_no_case_for_a_hedge() -> None:
     """The next attempt is sent at once, not after the hedge delay."""
     async with hedging(warm=0, max_connections=64) as setup:
-        setup.order(*[Answer(first_delay=1.5)] * MIN_SAMPLES)
+        setup.order(*[FaultyResponse(first_delay=1.5)] * MIN_SAMPLES)
         async with asyncio.TaskGroup() as group:
             for _ in range(MIN_SAMPLES):
                 group.create_task(setup.ray.ask())
@@ -242,7 +242,7 @@ async def test_a_cancelled_attempt_counts_as_slow() -> None:
 
 async def test_the_second_fails_and_the_first_goes_on() -> None:
     async with hedging(replicas=3) as setup:
-        setup.order(Answer(first_delay=1.0), Status(code=500))
+        setup.order(FaultyResponse(first_delay=1.0), Status(code=500))
         assert await setup.ray.ask() == TEXT
         assert len(setup.new) == 2
         assert setup.outcomes == ["lost"]
@@ -251,7 +251,10 @@ async def test_the_second_fails_and_the_first_goes_on() -> None:
 
 async def test_both_fail_and_the_rotation_goes_on() -> None:
     async with hedging(replicas=3) as setup:
-        setup.order(Answer(first_delay=0.5, cut_after=0), Answer(first_delay=1.0, cut_after=0))
+        setup.order(
+            FaultyResponse(first_delay=0.5, cut_after=0),
+            FaultyResponse(first_delay=1.0, cut_after=0),
+        )
         assert await setup.ray.ask() == TEXT
         assert len(setup.new) == 3
         assert setup.ray.attempts.count == 3
@@ -265,7 +268,7 @@ ODD = Status(code=400, error="invalid_request", detail="too odd")
 async def test_what_the_second_refuses_the_first_may_answer() -> None:
     """Its window may be larger; without a hedge the second endpoint would not have had the request."""
     async with hedging() as setup:
-        setup.order(Answer(first_delay=1.0), ODD)
+        setup.order(FaultyResponse(first_delay=1.0), ODD)
         assert await setup.ray.ask() == TEXT
         assert await setup.in_flight() == 0
 
@@ -289,7 +292,7 @@ async def test_a_disconnect_closes_both_attempts() -> None:
 
 async def test_a_disconnect_closes_the_answer_of_the_second_attempt() -> None:
     async with hedging() as setup:
-        setup.order(NEVER, Answer(token_delay=0.05))
+        setup.order(NEVER, FaultyResponse(token_delay=0.05))
         async with setup.ray.open() as stream:
             await anext(stream.chunks)
             left = CLOCK.monotonic()
@@ -301,7 +304,7 @@ async def test_a_disconnect_closes_the_answer_of_the_second_attempt() -> None:
 async def test_never_more_than_one_hedge_per_request() -> None:
     """If both are slow, no third endpoint is tried."""
     async with hedging(replicas=3, timeout=1.5) as setup:
-        setup.order(*[Answer(first_delay=1.0)] * 3)
+        setup.order(*[FaultyResponse(first_delay=1.0)] * 3)
         assert await setup.ray.ask() == TEXT
         assert len(setup.new) == 2
 
@@ -309,7 +312,7 @@ async def test_never_more_than_one_hedge_per_request() -> None:
 async def test_only_a_part_of_many_late_requests_is_hedged() -> None:
     """5 % of them, and one more: the others wait for their endpoint."""
     async with hedging(max_connections=64) as setup:
-        setup.order(*[Answer(first_delay=0.7)] * 30)
+        setup.order(*[FaultyResponse(first_delay=0.7)] * 30)
         async with asyncio.TaskGroup() as group:
             asking = [group.create_task(setup.ray.ask()) for _ in range(20)]
         assert {task.result() for task in asking} == {TEXT}
@@ -331,7 +334,7 @@ async def test_only_a_part_of_many_late_requests_is_hedged() -> None:
 async def test_no_hedge(replicas: int, settings: dict[str, object]) -> None:
     """Switched off, without experience, without another endpoint, without room: one attempt."""
     async with hedging(replicas=replicas, **settings) as setup:
-        setup.order(Answer(first_delay=0.5))
+        setup.order(FaultyResponse(first_delay=0.5))
         assert await setup.ray.ask() == TEXT
         assert len(setup.new) == 1
         assert setup.outcomes == []
@@ -343,6 +346,6 @@ async def test_off_by_default() -> None:
         async with ray_harness(first.url, second.url) as ray:
             for _ in range(MIN_SAMPLES):
                 await ray.ask()
-            first.always = second.always = Answer(first_delay=0.3)
+            first.always = second.always = FaultyResponse(first_delay=0.3)
             assert await ray.ask() == TEXT
         assert len(first.received) + len(second.received) == MIN_SAMPLES + 1

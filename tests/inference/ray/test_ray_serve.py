@@ -23,7 +23,7 @@ from mongars.inference.config import InferenceConfig
 from mongars.inference.events import ScalingSeen
 from mongars.inference.retry.failures import EmptyAnswer
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Body, Fault, Reset, Silence, Status
+from mongars.testing.faults import TEXT, Body, Fault, FaultyResponse, Reset, Silence, Status
 from mongars.testing.inference import question
 from mongars.testing.manual_clock import ManualClock
 from support import eventually
@@ -44,11 +44,11 @@ REFUSED = "http://127.0.0.1:9/generate"
         Status(code=404),
         Status(code=405),
         Reset(),
-        Answer(cut_after=0),
-        Answer(cut_after=0, cut="abort"),
-        Answer(text=""),
-        Answer(malformed_after=0),
-        Answer(error_after=0),
+        FaultyResponse(cut_after=0),
+        FaultyResponse(cut_after=0, cut="abort"),
+        FaultyResponse(text=""),
+        FaultyResponse(malformed_after=0),
+        FaultyResponse(error_after=0),
         Body(data=b"{"),
         Body(data=b"[]"),
         Body(data=b'{"content": ""}'),
@@ -160,7 +160,7 @@ async def test_one_request_tests_an_endpoint_after_a_long_wait() -> None:
     clock = ManualClock()
     busy = Status(code=503, headers={"Retry-After": "86400"})
     async with (
-        FakeReplica(busy, Answer(first_delay=0.5)) as replica,
+        FakeReplica(busy, FaultyResponse(first_delay=0.5)) as replica,
         ray_harness(replica.url, clock=clock) as ray,
     ):
         with pytest.raises(Overloaded):
@@ -193,7 +193,7 @@ async def test_409_means_not_ready() -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [Silence(), Answer(first_delay=5.0), Answer(first_delay=5.0, keepalives=True)],
+    [Silence(), FaultyResponse(first_delay=5.0), FaultyResponse(first_delay=5.0, keepalives=True)],
     ids=name,
 )
 async def test_silence_is_given_up_in_time_and_remembered(fault: Fault) -> None:
@@ -215,7 +215,10 @@ async def test_silence_is_given_up_in_time_and_remembered(fault: Fault) -> None:
 async def test_a_short_deadline_leaves_time_for_the_local_tier() -> None:
     """Of a deadline of 900 ms Ray may use two thirds, and the timeout does not count against it."""
     clock = SystemClock()
-    async with FakeReplica(Answer(first_delay=5.0)) as replica, ray_harness(replica.url) as ray:
+    async with (
+        FakeReplica(FaultyResponse(first_delay=5.0)) as replica,
+        ray_harness(replica.url) as ray,
+    ):
         start = clock.monotonic()
         with pytest.raises(DeadlineExceeded):
             await ray.ask(seconds=0.9)
@@ -260,7 +263,7 @@ async def test_client_errors_are_not_retried(fault: Fault, error: type[Exception
             with pytest.raises(error):
                 await ray.ask()
         assert len(first.received) + len(second.received) == 5
-        first.always = second.always = Answer()
+        first.always = second.always = FaultyResponse()
         assert await ray.ask() == TEXT
 
 
@@ -300,7 +303,14 @@ async def test_one_request_that_always_fails_does_not_take_the_endpoints_down() 
 
 async def test_failures_do_not_leak_requests_in_flight() -> None:
     """Whatever happened, afterwards nothing counts as under way."""
-    faults = (BUSY, Reset(), Answer(cut_after=3), Status(code=400), Answer(text=""), Answer())
+    faults = (
+        BUSY,
+        Reset(),
+        FaultyResponse(cut_after=3),
+        Status(code=400),
+        FaultyResponse(text=""),
+        FaultyResponse(),
+    )
     async with (
         FakeReplica(*faults) as replica,
         ray_harness(replica.url, scaling_backoff=(0.01,)) as ray,
@@ -326,7 +336,7 @@ async def test_an_expired_deadline_sends_nothing() -> None:
 async def test_a_complete_answer_without_text_is_an_answer() -> None:
     """Tokens were generated without any text: the answer is complete, and no failure is recorded."""
     async with (
-        FakeReplica(*[Answer(text="  ")] * 4) as replica,
+        FakeReplica(*[FaultyResponse(text="  ")] * 4) as replica,
         ray_harness(replica.url, clock=ManualClock()) as ray,
     ):
         assert [await ray.ask() for _ in range(4)] == ["  "] * 4
@@ -334,6 +344,6 @@ async def test_a_complete_answer_without_text_is_an_answer() -> None:
 
 async def test_an_empty_answer_is_reported() -> None:
     """The published reason for falling back is `empty_response`."""
-    async with FakeReplica(Answer(text="")) as replica, ray_harness(replica.url) as ray:
+    async with FakeReplica(FaultyResponse(text="")) as replica, ray_harness(replica.url) as ray:
         with pytest.raises(EmptyAnswer):
             await ray.ask()

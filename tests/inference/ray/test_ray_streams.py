@@ -13,7 +13,7 @@ from mongars.inference.events import AttemptFailed
 from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.sse import EventSplitter
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer, Body, Status
+from mongars.testing.faults import TEXT, Body, FaultyResponse, Status
 
 BUSY = Status(code=503, error="overloaded", detail="full")
 REFUSED = "http://127.0.0.1:9/generate"
@@ -43,7 +43,7 @@ async def test_characters_split_across_network_blocks_survive(block: int) -> Non
     """Accents, signs and emoji arrive intact however the network cuts them."""
     said = "Déjà-vu: 5 € für 😀 — 終わり."
     async with (
-        FakeReplica(Answer(text=said, block=block)) as replica,
+        FakeReplica(FaultyResponse(text=said, block=block)) as replica,
         ray_harness(replica.url) as ray,
     ):
         assert await ray.ask() == said
@@ -65,26 +65,26 @@ async def test_what_the_replica_is_sent() -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        Answer(cut_after=20),
-        Answer(cut_after=20, cut="abort"),
-        Answer(cut_after=20, cut="abort", token_delay=0.001),
-        Answer(stall_after=20),
-        Answer(stall_after=20, keepalives=True),
-        Answer(malformed_after=20, token_delay=0.001),
-        Answer(error_after=20, token_delay=0.001),
-        Answer(finish=False, done=False),
+        FaultyResponse(cut_after=20),
+        FaultyResponse(cut_after=20, cut="abort"),
+        FaultyResponse(cut_after=20, cut="abort", token_delay=0.001),
+        FaultyResponse(stall_after=20),
+        FaultyResponse(stall_after=20, keepalives=True),
+        FaultyResponse(malformed_after=20, token_delay=0.001),
+        FaultyResponse(error_after=20, token_delay=0.001),
+        FaultyResponse(finish=False, done=False),
     ],
     ids=name,
 )
-async def test_no_cut_stream_ends_like_a_complete_one(fault: Answer) -> None:
+async def test_no_cut_stream_ends_like_a_complete_one(fault: FaultyResponse) -> None:
     """After the first token, every kind of cut raises; nothing is sent a second time."""
     async with FakeReplica(fault) as replica, ray_harness(replica.url, idle_timeout=0.2) as ray:
-        fold = AnswerAccumulator()
+        accumulated = AnswerAccumulator()
         async with ray.open() as stream:
             with pytest.raises(GenerationInterrupted):
-                await read_into(fold, stream)
-        assert TEXT.startswith(fold.text)
-        assert fold.text
+                await read_into(accumulated, stream)
+        assert TEXT.startswith(accumulated.text)
+        assert accumulated.text
         assert len(replica.received) == 1
         assert [event.reason for event in ray.observer.of(AttemptFailed)] == ["interrupted"]
 
@@ -92,7 +92,7 @@ async def test_no_cut_stream_ends_like_a_complete_one(fault: Answer) -> None:
 async def test_a_stall_is_named() -> None:
     """The error message names the idle timeout."""
     async with (
-        FakeReplica(Answer(stall_after=3)) as replica,
+        FakeReplica(FaultyResponse(stall_after=3)) as replica,
         ray_harness(replica.url, idle_timeout=0.1) as ray,
     ):
         with pytest.raises(GenerationInterrupted, match="idle"):
@@ -102,7 +102,7 @@ async def test_a_stall_is_named() -> None:
 async def test_the_total_time_bounds_a_stream() -> None:
     """A stream that never ends is cut at the deadline, and the message names the cause."""
     async with (
-        FakeReplica(Answer(text="word " * 1000, token_delay=0.01)) as replica,
+        FakeReplica(FaultyResponse(text="word " * 1000, token_delay=0.01)) as replica,
         ray_harness(replica.url) as ray,
     ):
         with pytest.raises(GenerationInterrupted, match="total time"):
@@ -112,7 +112,7 @@ async def test_the_total_time_bounds_a_stream() -> None:
 async def test_a_long_stream_that_flows_is_left_alone() -> None:
     """The idle time runs from token to token: an answer may take far longer than that."""
     async with (
-        FakeReplica(Answer(token_delay=0.02)) as replica,
+        FakeReplica(FaultyResponse(token_delay=0.02)) as replica,
         ray_harness(replica.url, timeout=0.5, idle_timeout=0.5) as ray,
     ):
         assert await ray.ask() == TEXT
@@ -122,7 +122,7 @@ async def test_an_end_without_done_is_not_waited_for_long() -> None:
     """A replica that sends neither `[DONE]` nor closes the connection delays the end only briefly."""
     clock = SystemClock()
     async with (
-        FakeReplica(Answer(done=False, hold_open=True)) as replica,
+        FakeReplica(FaultyResponse(done=False, hold_open=True)) as replica,
         ray_harness(replica.url) as ray,
     ):
         start = clock.monotonic()
@@ -133,7 +133,7 @@ async def test_an_end_without_done_is_not_waited_for_long() -> None:
 async def test_a_missing_done_mark_after_a_finish_reason_is_accepted() -> None:
     """With a finish reason the answer is complete, usage included."""
     async with (
-        FakeReplica(Answer(done=False)) as replica,
+        FakeReplica(FaultyResponse(done=False)) as replica,
         ray_harness(replica.url) as ray,
         ray.open() as stream,
     ):
@@ -143,18 +143,18 @@ async def test_a_missing_done_mark_after_a_finish_reason_is_accepted() -> None:
 
 async def test_streamed_and_whole_answers_are_the_same() -> None:
     """A deployment that cannot stream gives the same text, counts and origin."""
-    folds = []
+    all_accumulated = []
     async with (
-        FakeReplica(Answer(), Answer(whole=True)) as replica,
+        FakeReplica(FaultyResponse(), FaultyResponse(whole=True)) as replica,
         ray_harness(replica.url) as ray,
     ):
         for _ in range(2):
-            fold = AnswerAccumulator()
+            accumulated = AnswerAccumulator()
             async with ray.open() as stream:
                 async for chunk in stream.chunks:
-                    fold.add(chunk)
-            folds.append(fold.completion(stream.origin))
-    assert folds[0] == folds[1]
+                    accumulated.add(chunk)
+            all_accumulated.append(accumulated.completion(stream.origin))
+    assert all_accumulated[0] == all_accumulated[1]
 
 
 @pytest.mark.parametrize(

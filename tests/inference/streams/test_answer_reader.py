@@ -80,9 +80,9 @@ async def read(answer: AnswerReader) -> str:
     return "".join([chunk.text async for chunk in answer])
 
 
-async def read_into(fold: AnswerAccumulator, answer: AnswerReader) -> None:
+async def read_into(accumulated: AnswerAccumulator, answer: AnswerReader) -> None:
     async for chunk in answer:
-        fold.add(chunk)
+        accumulated.add(chunk)
 
 
 async def test_a_healthy_answer() -> None:
@@ -161,10 +161,10 @@ async def test_no_cut_ends_like_an_answer(blocks: list[bytes], then: Exception |
     """After content, anything but a proper end raises; what came before it is delivered."""
     answer = reader(META, text("Once"), *blocks, then=then)
     await answer.commit()
-    fold = AnswerAccumulator()
+    accumulated = AnswerAccumulator()
     with pytest.raises(GenerationInterrupted):
-        await read_into(fold, answer)
-    assert fold.text == "Once"
+        await read_into(accumulated, answer)
+    assert accumulated.text == "Once"
     assert answer.state == "cut"
 
 

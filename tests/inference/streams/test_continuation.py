@@ -26,7 +26,7 @@ from mongars.inference.streams.continuation import resume_prefix
 from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, WORDS, Answer, Fault, Status
+from mongars.testing.faults import TEXT, WORDS, Fault, FaultyResponse, Status
 from mongars.testing.inference import Stack, build, question
 from mongars.testing.recording import RecordingObserver
 
@@ -40,14 +40,14 @@ class DeliveredAnswer:
     """What a reader has seen."""
 
     def __init__(self) -> None:
-        self.fold = AnswerAccumulator()
+        self.accumulated = AnswerAccumulator()
         self.chunks = 0
         self.finishes = 0
         self.error: MongarsError | None = None
 
     @property
     def text(self) -> str:
-        return self.fold.text
+        return self.accumulated.text
 
 
 @asynccontextmanager
@@ -69,7 +69,7 @@ async def ask(found: Stack, request: GenerationRequest | None = None) -> Deliver
     async with found.integration.open(request or question()) as answer:
         try:
             async for chunk in answer:
-                delivered.fold.add(chunk)
+                delivered.accumulated.add(chunk)
                 delivered.chunks += 1
                 delivered.finishes += chunk.finish_reason is not None
         except GenerationInterrupted as error:
@@ -82,19 +82,23 @@ async def test_cut_at_every_token_the_answer_is_the_uncut_one(cut: str) -> None:
     """The same text, one finish reason, and the token counts of the provider that completed it."""
     async with FakeReplica() as replica:
         for index in range(1, WORDS):
-            replica.faults.append(Answer(cut_after=index, cut=cut))
+            replica.faults.append(FaultyResponse(cut_after=index, cut=cut))
             async with stack(replica) as found:  # each with a retry budget of its own
                 delivered = await ask(found)
             assert delivered.error is None, index
             assert delivered.text == TEXT
             assert delivered.finishes == 1
-            assert delivered.fold.usage is not None
-            assert delivered.fold.usage.completion_tokens == WORDS
+            assert delivered.accumulated.usage is not None
+            assert delivered.accumulated.usage.completion_tokens == WORDS
 
 
 @pytest.mark.parametrize(
     "fault",
-    [Answer(cut_after=40), Answer(malformed_after=10), Answer(error_after=20)],
+    [
+        FaultyResponse(cut_after=40),
+        FaultyResponse(malformed_after=10),
+        FaultyResponse(error_after=20),
+    ],
     ids=["cut", "malformed", "reported"],
 )
 async def test_another_endpoint_completes_it(fault: Fault) -> None:
@@ -115,7 +119,7 @@ async def test_a_stalled_endpoint_is_left_and_not_tried_again() -> None:
         FakeReplica() as second,
         stack(first, second, idle_timeout=0.2) as found,
     ):
-        first.always = Answer(stall_after=20)
+        first.always = FaultyResponse(stall_after=20)
         for _ in range(4):
             delivered = await ask(found)
             assert (delivered.text, delivered.error) == (TEXT, None)
@@ -125,8 +129,8 @@ async def test_a_stalled_endpoint_is_left_and_not_tried_again() -> None:
 async def test_another_text_is_not_mixed_in() -> None:
     """The second target answers differently: what came stays, and the cut is reported."""
     async with FakeReplica() as first, FakeReplica() as second, stack(first, second) as found:
-        first.always = Answer(cut_after=10)
-        second.always = Answer(text=TEXT.replace("word5", "other"))
+        first.always = FaultyResponse(cut_after=10)
+        second.always = FaultyResponse(text=TEXT.replace("word5", "other"))
         delivered = await ask(found)
         assert delivered.error is not None
         assert TEXT.startswith(delivered.text) or delivered.text == ""
@@ -136,8 +140,8 @@ async def test_another_text_is_not_mixed_in() -> None:
 
 
 async def test_a_shorter_text_does_not_end_it() -> None:
-    async with FakeReplica(Answer(cut_after=10)) as replica, stack(replica) as found:
-        replica.always = Answer(text=" ".join(TEXT.split(" ")[:5]))
+    async with FakeReplica(FaultyResponse(cut_after=10)) as replica, stack(replica) as found:
+        replica.always = FaultyResponse(text=" ".join(TEXT.split(" ")[:5]))
         delivered = await ask(found)
         assert delivered.error is not None
         assert delivered.finishes == 0
@@ -147,7 +151,10 @@ async def test_a_shorter_text_does_not_end_it() -> None:
 async def test_a_refusal_of_the_next_target_is_not_shown() -> None:
     """A 400 that only the continuation caused is not returned to the client."""
     refusal = Status(code=400, error="invalid_request", detail="no prefill here")
-    async with FakeReplica(Answer(cut_after=40), refusal) as replica, stack(replica) as found:
+    async with (
+        FakeReplica(FaultyResponse(cut_after=40), refusal) as replica,
+        stack(replica) as found,
+    ):
         delivered = await ask(found)
         assert isinstance(delivered.error, GenerationInterrupted)
         assert "prefill" not in str(delivered.error)
@@ -155,7 +162,7 @@ async def test_a_refusal_of_the_next_target_is_not_shown() -> None:
 
 async def test_moves_are_bounded() -> None:
     async with FakeReplica() as replica, stack(replica) as found:
-        replica.always = Answer(cut_after=10)
+        replica.always = FaultyResponse(cut_after=10)
         delivered = await ask(found)
         assert delivered.error is not None
         assert delivered.text == " ".join(TEXT.split(" ")[:10])
@@ -169,7 +176,7 @@ async def test_moves_are_bounded() -> None:
 )
 async def test_what_cannot_be_put_together_is_reported(sampling: Sampling) -> None:
     async with FakeReplica() as replica, stack(replica) as found:
-        replica.always = Answer(cut_after=10)
+        replica.always = FaultyResponse(cut_after=10)
         request = dataclasses.replace(question(), sampling=sampling)
         with pytest.raises(GenerationInterrupted):
             await found.integration.generate(request)
@@ -180,7 +187,7 @@ async def test_the_local_engine_does_not_continue_with_another_answer() -> None:
     """It answers differently, so it cannot complete an answer of Ray."""
     engine = FakeEngine(FakePlan(), clock=SystemClock())
     async with FakeReplica() as replica, stack(replica, engine=engine) as found:
-        replica.always = Answer(cut_after=10)
+        replica.always = FaultyResponse(cut_after=10)
         delivered = await ask(found)
         assert delivered.error is not None
         assert delivered.text == " ".join(TEXT.split(" ")[:10])
@@ -285,7 +292,7 @@ async def test_nothing_follows_a_finish() -> None:
 async def test_a_whole_answer_names_the_provider_that_completed_it() -> None:
     """Cut at Ray and completed by Ollama: route, model and event name Ollama, and Ray's failure."""
     async with FakeReplica() as replica, FakeOllama() as ollama:
-        replica.always = Answer(cut_after=20)
+        replica.always = FaultyResponse(cut_after=20)
         config = InferenceConfig(
             endpoints=(replica.url,), use_ray=True, ollama_host=ollama.base, ollama_model="fake"
         )

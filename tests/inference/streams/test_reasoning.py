@@ -13,7 +13,7 @@ from mongars.inference.events import FellBack
 from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
-from mongars.testing.faults import TEXT, Answer
+from mongars.testing.faults import TEXT, FaultyResponse
 from mongars.testing.inference import build, question
 
 if TYPE_CHECKING:
@@ -27,21 +27,21 @@ async def complete(config: InferenceConfig) -> tuple[Completion, int]:
     stack = build(config)
     async with stack.integration as integration:
         async with integration.open(question()) as answer:
-            fold = AnswerAccumulator()
+            accumulated = AnswerAccumulator()
             async for chunk in answer:
-                fold.add(chunk)
-        return fold.completion(answer.origin), len(stack.observer.of(FellBack))
+                accumulated.add(chunk)
+        return accumulated.completion(answer.origin), len(stack.observer.of(FellBack))
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
 async def test_thinking_longer_than_the_first_token_may_take_is_answered(field: str) -> None:
     """Thoughts are progress under every name servers use: one attempt, no fallback, text apart."""
-    slow = Answer(reasoning=THOUGHTS, reasoning_field=field, token_delay=0.03)
+    slow = FaultyResponse(reasoning=THOUGHTS, reasoning_field=field, token_delay=0.03)
     async with FakeReplica(slow) as replica, ray_harness(replica.url, timeout=0.5) as ray:
-        fold = AnswerAccumulator()
+        accumulated = AnswerAccumulator()
         async with ray.open() as stream:
-            await read_into(fold, stream)
-        whole = fold.completion(stream.origin)
+            await read_into(accumulated, stream)
+        whole = accumulated.completion(stream.origin)
         assert (whole.text, whole.choices[0].reasoning) == (TEXT, THOUGHTS)
         assert len(replica.received) == 1
         assert [endpoint.state for endpoint in await ray.endpoints()] == ["up"]
@@ -50,7 +50,7 @@ async def test_thinking_longer_than_the_first_token_may_take_is_answered(field: 
 async def test_ollama_may_think_longer_than_a_first_token_may_take() -> None:
     """`message.thinking` counts as content for the timeout, and is delivered apart from the text."""
     async with FakeOllama() as server:
-        server.always = Answer(reasoning=THOUGHTS, token_delay=0.03)
+        server.always = FaultyResponse(reasoning=THOUGHTS, token_delay=0.03)
         config = InferenceConfig(
             endpoints=(), use_ray=False, ollama_host=server.base, ollama_model="fake", timeout=0.5
         )
@@ -61,7 +61,7 @@ async def test_ollama_may_think_longer_than_a_first_token_may_take() -> None:
 
 async def test_an_answer_with_delivered_reasoning_is_not_completed_elsewhere() -> None:
     """Cut after shown thoughts, an answer ends with an error: another's would not follow from them."""
-    cut = Answer(reasoning=THOUGHTS, cut_after=5)
+    cut = FaultyResponse(reasoning=THOUGHTS, cut_after=5)
     async with FakeReplica(cut) as replica, FakeOllama() as server:
         config = InferenceConfig(
             endpoints=(replica.url,),
@@ -79,7 +79,7 @@ async def test_an_answer_with_delivered_reasoning_is_not_completed_elsewhere() -
 
 async def test_silence_within_the_thoughts_is_noticed() -> None:
     """A model that stops in the middle of its thoughts is cut at the idle time-out."""
-    silent = Answer(reasoning=THOUGHTS, text="", stall_after=0, finish=False, done=False)
+    silent = FaultyResponse(reasoning=THOUGHTS, text="", stall_after=0, finish=False, done=False)
     async with (
         FakeReplica(silent) as replica,
         ray_harness(replica.url, idle_timeout=0.2) as ray,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from mongars.bootstrap.stack.log_file import last_words, open_log, tail
+from mongars.bootstrap.stack.log_file import last_line, open_log, tail
 from mongars.bootstrap.stack.ownership import (
     PART_VARIABLE,
     STACK_VARIABLE,
@@ -106,7 +106,7 @@ class Child:
             began = self._clock.monotonic()
             code = await self._exit_of(process)
             await asyncio.to_thread(self._end_rest)
-            self._tell("crashed", code=code, detail=last_words(self.spec.log))
+            self._tell("crashed", code=code, detail=last_line(self.spec.log))
             delay = _FIRST_DELAY_S if self._clock.monotonic() - began > _HEALTHY_S else delay
             await self.spec.clean_up()
             self._tell("restarting", delay=delay)

@@ -49,10 +49,10 @@ def tail(path: Path, *, lines: int = 8) -> str:
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
 
 
-def last_words(path: Path) -> str:
+def last_line(path: Path) -> str:
     """The last lines a process logged that are not events; events do not explain why it ended."""
-    said = [line for line in tail(path).splitlines() if not line.startswith("{")]
-    return said[-1].strip() if said else f"see {path}"
+    lines = [line for line in tail(path).splitlines() if not line.startswith("{")]
+    return lines[-1].strip() if lines else f"see {path}"
 
 
 def _older(path: Path) -> Path:

@@ -101,11 +101,11 @@ def end_processes(
     """SIGTERM, then SIGKILL after `grace` seconds or `hurry`; blocks until they are gone."""
     living = [process for process in processes if _lives(process)]
     names = {process.pid: _name(process) for process in living}
-    stubborn = _signal_all(living, signal.SIGTERM, patience=_Patience(grace, hurry))
-    alive = _signal_all(stubborn, signal.SIGKILL, patience=_Patience(_KILLED_S, None))
+    remaining = _signal_all(living, signal.SIGTERM, wait=_Wait(grace, hurry))
+    alive = _signal_all(remaining, signal.SIGKILL, wait=_Wait(_KILLED_S, None))
     return StopReport(
         stopped=len(living),
-        killed=tuple(names[process.pid] for process in stubborn),
+        killed=tuple(names[process.pid] for process in remaining),
         alive=tuple(names[process.pid] for process in alive),
     )
 
@@ -154,7 +154,7 @@ def hold_home(home: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Patience:
+class _Wait:
     seconds: float
     hurry: threading.Event | None
 
@@ -167,14 +167,14 @@ class _Patience:
 
 
 def _signal_all(
-    processes: list[psutil.Process], number: signal.Signals, *, patience: _Patience
+    processes: list[psutil.Process], number: signal.Signals, *, wait: _Wait
 ) -> list[psutil.Process]:
     """Send a signal; returns the processes still running after the wait."""
     for process in processes:
         with suppress(psutil.Error):
             process.send_signal(number)
     # Not `psutil.wait_procs`: it would collect exit codes that the owner of a child waits for.
-    patience.until(lambda: not any(map(_lives, processes)))
+    wait.until(lambda: not any(map(_lives, processes)))
     return [process for process in processes if _lives(process)]
 
 

@@ -21,14 +21,14 @@ async def run_stack(stack: LocalStack, *, on_ready: Callable[[], None]) -> StopR
 
     Raises what `LocalStack.__aenter__` raises; then too everything was stopped.
     """
-    with _signals_stop(stack) as asked:
+    with _signals_stop(stack) as signals:
         try:
             async with stack:
                 on_ready()
                 await stack.wait()
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not asked or task is None:  # cancelled from outside
+            if not signals or task is None:  # cancelled from outside
                 raise
             task.uncancel()
     return stack.report
@@ -38,11 +38,11 @@ async def run_stack(stack: LocalStack, *, on_ready: Callable[[], None]) -> StopR
 def _signals_stop(stack: LocalStack) -> Iterator[list[signal.Signals]]:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
-    asked: list[signal.Signals] = []
+    signals: list[signal.Signals] = []
 
     def ask(number: signal.Signals) -> None:
-        asked.append(number)
-        if stack.stopping or len(asked) > 1 or task is None:
+        signals.append(number)
+        if stack.stopping or len(signals) > 1 or task is None:
             stack.hurry()
         else:
             task.cancel()
@@ -50,7 +50,7 @@ def _signals_stop(stack: LocalStack) -> Iterator[list[signal.Signals]]:
     for number in _SIGNALS:
         loop.add_signal_handler(number, ask, number)
     try:
-        yield asked
+        yield signals
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)

@@ -115,8 +115,8 @@ class LocalStack:
         self._hurry.set()
 
     async def _start(self) -> None:
-        with self._stages.stage("leftovers") as told:
-            told.detail = await self._end_leftovers()
+        with self._stages.stage("leftovers") as outcome:
+            outcome.detail = await self._end_leftovers()
         with self._stages.stage("ports"):
             check_ports(self.config.ports())
         await self._stages.work("model", self._parts.provision)
@@ -233,7 +233,7 @@ class LocalStack:
     async def _stop(self) -> None:
         self.stopping = True
         self._stages.abandon()
-        with self._stages.stage("stop") as told:
+        with self._stages.stage("stop") as outcome:
             for watcher in self._watchers:
                 if watcher.running:
                     await watcher.aclose()
@@ -241,7 +241,7 @@ class LocalStack:
             await self._stop_all(self._services)
             await self._stop_all(self._cluster)
             await self._sweep()
-            told.detail = _describe(self.report)
+            outcome.detail = _describe(self.report)
         self._held.close()
 
     async def _stop_all(self, children: list[Child]) -> None:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from mongars.bootstrap.stack.stack_events import Listener, Stage, StageState
     from mongars.core.clock import Clock
 
-Progress = Callable[[str, float | None], None]
+StageProgress = Callable[[str, float | None], None]
 """Takes what is being done and which fraction of it is, if known. Raises `Abandoned` once nobody
 waits for the work any more; let it pass."""
 
-Work = Callable[[Progress], str]
+Work = Callable[[StageProgress], str]
 """Blocking work, done in a thread; returns a note about the outcome for the screen."""
 
 
@@ -29,7 +29,7 @@ class Abandoned(Exception):
 
 
 @dataclass(slots=True)
-class Told:
+class StageDetail:
     """The note shown for a stage once it is done."""
 
     detail: str = ""
@@ -44,16 +44,16 @@ class Stages:
         self._abandoned = threading.Event()
 
     @contextmanager
-    def stage(self, stage: Stage) -> Iterator[Told]:
+    def stage(self, stage: Stage) -> Iterator[StageDetail]:
         """One stage, as long as the block runs."""
         began = self._clock.monotonic()
-        told = Told()
+        outcome = StageDetail()
         self._tell(stage, "started", began=began)
         state: StageState = "failed"
         detail = "broken off"
         try:
-            yield told
-            state, detail = "done", told.detail
+            yield outcome
+            state, detail = "done", outcome.detail
         except MongarsError as error:
             detail = str(error)
             raise
@@ -69,8 +69,8 @@ class Stages:
             event = StageEvent(stage=stage, state="progress", detail=detail, fraction=fraction)
             self._listener(event)
 
-        with self.stage(stage) as told:
-            told.detail = await asyncio.to_thread(work, progress)
+        with self.stage(stage) as outcome:
+            outcome.detail = await asyncio.to_thread(work, progress)
 
     def abandon(self) -> None:
         """End work that still runs in threads at its next report of progress."""

@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from mongars.protocol.sse import ServerEvent
 
 
-def continued_body(body: dict[str, Any], text: str, *, begun_tokens: int) -> dict[str, Any]:
-    """The request that generates what follows `text`, which has `begun_tokens` tokens."""
+def continued_body(body: dict[str, Any], text: str, *, partial_tokens: int) -> dict[str, Any]:
+    """The request that generates what follows `text`, which has `partial_tokens` tokens."""
     ending = {"role": "assistant", "content": text}
     limit = body.get("max_tokens")
-    left = {} if limit is None else {"max_tokens": max(1, limit - begun_tokens)}
+    left = {} if limit is None else {"max_tokens": max(1, limit - partial_tokens)}
     return {**body, "messages": [*body["messages"], ending], **left}
 
 
 async def whole_counts(
-    blocks: AsyncIterator[bytes], *, begun_tokens: int, limit: int | None
+    blocks: AsyncIterator[bytes], *, partial_tokens: int, limit: int | None
 ) -> AsyncGenerator[bytes, None]:
     """The same events; the tokens of the beginning are counted as tokens of the answer.
 
     If the beginning is as long as `max_tokens` allows, no token is added.
     """
-    full = limit is not None and begun_tokens >= limit
+    full = limit is not None and partial_tokens >= limit
     splitter = EventSplitter()
     async for block in blocks:
         for event in splitter.feed(block):
-            yield event.raw if event.is_done else _recounted(event, begun_tokens, full=full)
+            yield event.raw if event.is_done else _recounted(event, partial_tokens, full=full)
 
 
-def _recounted(event: ServerEvent, begun_tokens: int, *, full: bool) -> bytes:
+def _recounted(event: ServerEvent, partial_tokens: int, *, full: bool) -> bytes:
     body = json_object(event.data)
     for choice in body.get("choices") or () if full else ():
         choice["delta"].pop("content", None)
@@ -47,8 +47,8 @@ def _recounted(event: ServerEvent, begun_tokens: int, *, full: bool) -> bytes:
             choice["finish_reason"] = "length"
     usage = body.get("usage")
     if usage:
-        written = begun_tokens if full else usage["completion_tokens"] + begun_tokens
-        usage["prompt_tokens"] -= begun_tokens
+        written = partial_tokens if full else usage["completion_tokens"] + partial_tokens
+        usage["prompt_tokens"] -= partial_tokens
         usage["completion_tokens"] = written
         usage["total_tokens"] = usage["prompt_tokens"] + written
     return encode_event(body)

@@ -81,7 +81,7 @@ class LlamaCppEmbedder:
         vectors: list[tuple[float, ...]] = []
         tokens = 0
         for start in range(0, len(inputs), AT_ONCE):
-            found, read = await self._ask(inputs[start : start + AT_ONCE])
+            found, read = await self._request(inputs[start : start + AT_ONCE])
             vectors += found
             tokens += read
         return Embeddings(vectors=tuple(vectors), prompt_tokens=tokens, model=self.model)
@@ -109,7 +109,7 @@ class LlamaCppEmbedder:
         except (aiohttp.ClientError, OSError) as exc:
             raise _broken_connection(exc) from exc
 
-    async def _ask(self, inputs: Sequence[Input]) -> tuple[list[tuple[float, ...]], int]:
+    async def _request(self, inputs: Sequence[Input]) -> tuple[list[tuple[float, ...]], int]:
         body = {"model": self.model, "input": list(inputs), "encoding_format": "float"}
         try:
             async with self._child.post("/v1/embeddings", body) as response:
@@ -132,8 +132,8 @@ class LlamaCppEmbedder:
         return vectors, tokens
 
     def _refusal(self, error: MongarsError) -> MongarsError:
-        told = _TOO_LONG.search(str(error))
-        return error if told is None else self._too_long(int(told[1]))
+        found = _TOO_LONG.search(str(error))
+        return error if found is None else self._too_long(int(found[1]))
 
     def _too_long(self, found: int) -> ContextLengthExceeded:
         most = self._config.context_tokens

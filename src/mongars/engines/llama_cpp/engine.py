@@ -11,7 +11,7 @@ import aiohttp
 
 from mongars.core.errors import GenerationInterrupted, InferenceFailed, ProvisioningFailed
 from mongars.core.generation import Origin
-from mongars.engines.chat import chat_body
+from mongars.engines.llama_cpp.chat_body import chat_body
 from mongars.engines.llama_cpp.continued import continued_body, whole_counts
 from mongars.engines.llama_cpp.literal_prompt import (
     CHAT_COMPLETIONS,
@@ -96,8 +96,8 @@ class LlamaCppEngine:
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         """Answer one request; leaving the context closes the connection, which frees the slot."""
-        begun, limit = request.continue_from, request.sampling.max_tokens
-        begun_tokens = 0
+        partial, limit = request.continue_from, request.sampling.max_tokens
+        partial_tokens = 0
         async with AsyncExitStack() as stack:
             slot = await self._slot(request, stack)
             reasons = self._vocabulary is not None and self._vocabulary.reasons
@@ -108,9 +108,9 @@ class LlamaCppEngine:
             if slot is not None:
                 body |= slot.parameters
             try:
-                if begun is not None:
-                    begun_tokens = len(await text_tokens(self._child, begun.text))
-                    body = continued_body(body, begun.text, begun_tokens=begun_tokens)
+                if partial is not None:
+                    partial_tokens = len(await text_tokens(self._child, partial.text))
+                    body = continued_body(body, partial.text, partial_tokens=partial_tokens)
                 path = CHAT_COMPLETIONS
                 if self._vocabulary is not None:
                     path, body = await without_control_tokens(self._child, body, self._vocabulary)
@@ -121,15 +121,15 @@ class LlamaCppEngine:
             if response.status != HTTPStatus.OK:
                 raise await refusal_of(response)
             if slot is not None:
-                slot.prompt_begun()
+                slot.prompt_started()
             blocks = await stack.enter_async_context(aclosing(self._relay(response)))
             if path == COMPLETIONS:
                 blocks = await stack.enter_async_context(aclosing(as_chat(blocks)))
             if request.sampling.logprobs:
                 named = mended(blocks, alternatives=bool(request.sampling.top_logprobs))
                 blocks = await stack.enter_async_context(aclosing(named))
-            if begun is not None:
-                whole = whole_counts(blocks, begun_tokens=begun_tokens, limit=limit)
+            if partial is not None:
+                whole = whole_counts(blocks, partial_tokens=partial_tokens, limit=limit)
                 blocks = await stack.enter_async_context(aclosing(whole))
             yield blocks
 

@@ -90,7 +90,7 @@ def _with_contents(messages: list[dict[str, Any]], contents: Iterable[str]) -> l
 
 async def as_chat(blocks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """The events of a completion as those of a chat: role, text, finish, counts, `[DONE]`."""
-    splitter, begun = EventSplitter(), False
+    splitter, started = EventSplitter(), False
     async for block in blocks:
         for event in splitter.feed(block):
             if event.is_done:
@@ -101,9 +101,9 @@ async def as_chat(blocks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
                 yield event.raw
                 continue
             chunks = _chat_chunks(body)
-            if not begun:
+            if not started:
                 chunks.insert(0, _chunk(body, [_choice({"role": "assistant", "content": None})]))
-                begun = True
+                started = True
             yield b"".join(map(encode_event, chunks))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mongars.core.background import Background
 from mongars.core.errors import InferenceFailed
-from mongars.engines.environment import engine_environment
+from mongars.engines.child_environment import engine_environment
 from mongars.engines.llama_cpp.order import READY_LINE, ChildOrder
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class LlamaCppProcess:
         if await stdout.readline() != READY_LINE:
             await self._process.wait()
             await self._reader.finished()
-            detail = f"The engine could not load {config.model_path}: {self.last_words()}"
+            detail = f"The engine could not load {config.model_path}: {self.last_error()}"
             raise InferenceFailed(detail)
 
     @property
@@ -122,10 +122,10 @@ class LlamaCppProcess:
         """Whether it still runs."""
         return self._process.returncode is None
 
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         """The end of what it wrote to standard error, or its exit status."""
-        said = " | ".join(self._stderr)
-        return said or f"exit status {self._process.returncode}"
+        text = " | ".join(self._stderr)
+        return text or f"exit status {self._process.returncode}"
 
     async def wait(self) -> int:
         """Wait for its end; returns the exit status (negative: signal)."""

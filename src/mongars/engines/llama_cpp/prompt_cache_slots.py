@@ -50,7 +50,7 @@ class HeldSlot:
             # Until llama.cpp has begun to read the new prompt, the slot still holds the old one.
             slot.scope, slot.prefixes = None, ()
 
-    def prompt_begun(self) -> None:
+    def prompt_started(self) -> None:
         """Call this when llama.cpp has begun to read the prompt: the slot holds nothing else from then on."""
         self._slot.scope, self._slot.prefixes = self._scope, self._prefixes
 

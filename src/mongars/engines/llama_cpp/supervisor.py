@@ -157,15 +157,15 @@ class LlamaCppSupervisor:
     async def _watch_child(self) -> None:
         deaths = 0
         while self.process is not None and self.status.state != "failed":
-            born = self._clock.monotonic()
+            started_at = self._clock.monotonic()
             code = await self.process.wait()
-            deaths = 1 if self._clock.monotonic() - born > STABLE_AFTER else deaths + 1
-            last_words = self.process.last_words()
-            self._say("engine.died", exit_code=code, last_words=last_words)
+            deaths = 1 if self._clock.monotonic() - started_at > STABLE_AFTER else deaths + 1
+            last_error = self.process.last_error()
+            self._say("engine.died", exit_code=code, last_error=last_error)
             restarts = self.status.restarts
-            self.status = EngineStatus(state="restarting", detail=last_words, restarts=restarts)
+            self.status = EngineStatus(state="restarting", detail=last_error, restarts=restarts)
             await self._drop_child()
-            deaths = await self._revive(deaths, last_words)
+            deaths = await self._revive(deaths, last_error)
 
     async def _revive(self, deaths: int, reason: str) -> int:
         restarts = self.status.restarts

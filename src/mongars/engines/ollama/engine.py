@@ -215,7 +215,7 @@ class OllamaEngine:
         return entries
 
     def _unreachable(self, exc: Exception) -> EndpointUnreachable:
-        detail = f"No Ollama answers at {self._label}: {_words(exc)}."
+        detail = f"No Ollama answers at {self._label}: {_describe(exc)}."
         return EndpointUnreachable(detail)
 
     def _lost(self, exc: Exception) -> EndpointUnreachable:
@@ -247,19 +247,19 @@ class OllamaEngine:
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> MongarsError:
         try:
-            told = str(json_object(await response.read()).get("error") or "")
+            message = str(json_object(await response.read()).get("error") or "")
         except (InvalidAnswer, aiohttp.ClientError, OSError):
-            told = ""
+            message = ""
         match response.status:
             case HTTPStatus.NOT_FOUND:
                 self._search_because(self._missing())
                 return NotReady(self._missing(), retry_after=RETRY_AFTER)
             case HTTPStatus.TOO_MANY_REQUESTS | HTTPStatus.SERVICE_UNAVAILABLE:
-                return Overloaded(f"Ollama is busy: {told}", retry_after=RETRY_AFTER)
+                return Overloaded(f"Ollama is busy: {message}", retry_after=RETRY_AFTER)
             case HTTPStatus.BAD_REQUEST:
-                overflow = overflow_in(told, context_tokens=self._config.context_tokens or 0)
-                return overflow or InvalidRequest(f"Ollama refuses the request: {told}")
-        return InferenceFailed(f"Ollama answered {response.status}: {told}")
+                overflow = overflow_in(message, context_tokens=self._config.context_tokens or 0)
+                return overflow or InvalidRequest(f"Ollama refuses the request: {message}")
+        return InferenceFailed(f"Ollama answered {response.status}: {message}")
 
     def _missing(self) -> str:
         model = self._config.model
@@ -274,7 +274,7 @@ class OllamaEngine:
             await session.close()
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, aiohttp.InvalidURL):
         return "the address cannot be used"  # its text would contain the URL with the password
     return str(error) or type(error).__name__

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mongars.engines.provisioning.spec import ModelFile, ProvisioningStep, source_of
 
 if TYPE_CHECKING:
-    from mongars.engines.provisioning.model_cache import Blob, ModelCache, Report
+    from mongars.engines.provisioning.model_cache import Blob, ModelCache, ReportBytes
     from mongars.engines.provisioning.spec import ModelSpec, Phase, Progress
 
 
@@ -29,7 +29,7 @@ class Job:
         )
         self.progress(step)
 
-    def reporter(self, phase: Phase, total: int | None) -> Report:
+    def reporter(self, phase: Phase, total: int | None) -> ReportBytes:
         """A function that tells how many bytes of `total` are done."""
 
         def report(done: int) -> None:

@@ -31,7 +31,7 @@ from mongars.engines.provisioning.spec import ModelFile
 if TYPE_CHECKING:
     from pathlib import Path
 
-Report = Callable[[int], None]
+ReportBytes = Callable[[int], None]
 """Told the number of bytes done so far."""
 
 _BLOCK = 1 << 20
@@ -93,7 +93,7 @@ class ModelCache:
         except OSError:
             return False
 
-    def verify(self, digest: str, report: Report) -> bool:
+    def verify(self, digest: str, report: ReportBytes) -> bool:
         """Hash the blob again; one that is not what its name says is removed."""
         path = self.path_of(digest)
         if not path.is_file():
@@ -193,7 +193,7 @@ def find_model(root: Path, role: str) -> ModelFile | None:
     return ModelCache(root).recall(role)
 
 
-def read_blocks(path: Path, report: Report) -> Iterator[bytes]:
+def read_blocks(path: Path, report: ReportBytes) -> Iterator[bytes]:
     """The bytes of a file in blocks, reporting how many were read."""
     done = 0
     with path.open("rb") as file:

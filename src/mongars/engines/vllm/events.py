@@ -20,7 +20,7 @@ LEAST_LOGPROB = -9999.0
 """JSON has no infinity; this is what OpenAI sends for a token that cannot come."""
 
 
-class EventWriter:
+class VllmEventWriter:
     """Writes the events of one answer."""
 
     def __init__(self, *, answer_id: str, model: str, created: int, top_logprobs: int) -> None:

@@ -1,7 +1,7 @@
 """The only file that imports vLLM: loading a model, its processes, and ending them.
 
 Importing this takes seconds and memory, and vLLM reads part of its configuration from the
-environment meanwhile: `engine.py` imports it in a thread, after `environment.prepare`.
+environment meanwhile: `engine.py` imports it in a thread, after `runtime_config.prepare`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from mongars.core.errors import (
     InvalidRequest,
 )
 from mongars.core.generation import GenerationRequest, Message, Sampling
-from mongars.engines.vllm import environment
+from mongars.engines.vllm import runtime_config
 from mongars.engines.vllm.adapter_ids import ADAPTER_IDS
-from mongars.engines.vllm.prompt import ChatPrompts, token_prompt
+from mongars.engines.vllm.chat_prompts import ChatPrompts, token_prompt
 from mongars.engines.vllm.sampling import sampling_arguments, structure_arguments
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ class Loading:
             if self._aborted:
                 detail = "Loading was broken off."
                 raise InferenceFailed(detail)
-            environment.prepare(self._log_config.parent, compiling=not self._config.enforce_eager)
+            runtime_config.prepare(
+                self._log_config.parent, compiling=not self._config.enforce_eager
+            )
             return Llm(AsyncLLM.from_engine_args(self._arguments()), self._config)
 
     def abort(self) -> None:

@@ -170,7 +170,7 @@ class Ollama:
         body = chat_request(complete, model=self._model, markers=markers)
         if request.prompt_tokens is not None:
             answer = sampling.max_tokens or DEFAULT_ANSWER_TOKENS
-            body["options"]["num_ctx"] = _room_for(request.prompt_tokens, answer, self._window)
+            body["options"]["num_ctx"] = _window_for(request.prompt_tokens, answer, self._window)
         return self._http.post(f"{self._host}/api/chat", orjson.dumps(body), {})
 
     async def _shown(self, *, verbose: bool) -> bytes:
@@ -230,11 +230,11 @@ class Ollama:
         )
 
 
-def _room_for(prompt: int, answer: int, window: int | None) -> int:
+def _window_for(prompt: int, answer: int, window: int | None) -> int:
     """A context window in tokens for prompt and answer, with a quarter more for other tokenizers.
 
     Rounded up to a power of two, because each change of the window makes Ollama reload the model.
     """
     needed = (prompt + answer) * 5 // 4
-    room = 1 << (needed - 1).bit_length()
-    return room if window is None else min(room, window)
+    size = 1 << (needed - 1).bit_length()
+    return size if window is None else min(size, window)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mongars.inference.request_queue import RequestQueue
     from mongars.inference.retry.hedging import Hedging
 
-    Attempt = Callable[[EndpointLease], AbstractAsyncContextManager[EndpointResult[ResultT]]]
+    StartAttempt = Callable[[EndpointLease], AbstractAsyncContextManager[EndpointResult[ResultT]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class HedgeContext:
 class _HedgedAttempt(Generic[ResultT]):
     """One of the two attempts."""
 
-    def __init__(self, attempt: Attempt[ResultT]) -> None:
+    def __init__(self, attempt: StartAttempt[ResultT]) -> None:
         self._attempt = attempt
         self.stack = AsyncExitStack()
         self.lease: EndpointLease | None = None
@@ -80,7 +80,7 @@ class RayHedge(Generic[ResultT]):
         exchange: EndpointExchange[ResultT],
         *,
         rotation: Rotation,
-        attempt: Attempt[ResultT],
+        attempt: StartAttempt[ResultT],
     ) -> None:
         """`attempt` opens one attempt with the lease it is given."""
         self._context = context

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from mongars.protocol.http1.limits import HttpLimits
 
-    Report = Callable[[Mapping[str, int]], None]
+    ReportCounts = Callable[[Mapping[str, int]], None]
 
 SWEEP_SECONDS = 1.0
 REPORT_SECONDS = 60.0
@@ -41,7 +41,7 @@ class Connections:
     without a key can cause any number of them.
     """
 
-    def __init__(self, limits: HttpLimits, report: Report) -> None:
+    def __init__(self, limits: HttpLimits, report: ReportCounts) -> None:
         self.limits = limits
         self.idle: dict[Connection, None] = {}
         """Connections without a request being answered, oldest first."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mongars.protocol.http1.refused import Refused
+from mongars.protocol.http1.refused_request import RefusedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,21 +43,21 @@ class HttpLimits:
 
 
 def check_host(values: list[bytes], *, version: Callable[[], str], allowed: frozenset[str]) -> None:
-    """Raise `Refused` unless the `Host` fields of a request are what RFC 9112 section 3.2 asks for.
+    """Raise `RefusedRequest` unless the `Host` fields of a request are what RFC 9112 section 3.2 asks for.
 
     `allowed` are the only names accepted, if there are any.
     """
     if len(values) > 1:
-        raise Refused(400, "The request has more than one Host header.")
+        raise RefusedRequest(400, "The request has more than one Host header.")
     if not values:
         if version() not in _WITHOUT_HOST or allowed:
-            raise Refused(400, "The request has no Host header.")
+            raise RefusedRequest(400, "The request has no Host header.")
         return
     host = values[0]
     if not _HOST.fullmatch(host):
-        raise Refused(400, "The Host header is not a host name with an optional port.")
+        raise RefusedRequest(400, "The Host header is not a host name with an optional port.")
     if allowed and _name(host) not in allowed:
-        raise Refused(400, "The Host header names a host this server does not answer for.")
+        raise RefusedRequest(400, "The Host header names a host this server does not answer for.")
 
 
 def _name(host: bytes) -> str:

@@ -22,7 +22,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mongars.protocol.http1.limits import check_host
-from mongars.protocol.http1.refused import Refused
+from mongars.protocol.http1.refused_request import RefusedRequest
 
 if TYPE_CHECKING:
     import asyncio
@@ -51,7 +51,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.due = math.inf
         self._first = True
         self._unanswered = 0  # requests whose head is complete and whose response is not
-        self._begun = False  # the head of a request has begun and is not complete
+        self._head_started = False  # the head of a request has begun and is not complete
         self._in_head = True  # also between two requests
         self._upgrading = False
         self._progress = False
@@ -60,7 +60,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._keep_alive_after_body = False
         self._lingering = False
         self._discarded = 0
-        self._refusal: Refused | None = None
+        self._refusal: RefusedRequest | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """A client connected."""
@@ -71,7 +71,9 @@ class GuardedHttp(HttpToolsProtocol):
         if admitted is None:
             transport.abort()
         elif not admitted:
-            self._reply(Refused(503, "All connections of this server are in use; try again."))
+            self._reply(
+                RefusedRequest(503, "All connections of this server are in use; try again.")
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
@@ -89,7 +91,7 @@ class GuardedHttp(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._upgraded(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            self._refuse(self._refusal or Refused(400, "This is not a valid HTTP request."))
+            self._refuse(self._refusal or RefusedRequest(400, "This is not a valid HTTP request."))
         else:
             if self._progress:
                 self._held = 0
@@ -108,7 +110,7 @@ class GuardedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._progress = self._begun = True
+        self._progress = self._head_started = True
         self._trailers = 0
         if self._first:
             self._first = False
@@ -134,15 +136,17 @@ class GuardedHttp(HttpToolsProtocol):
         parser = self.parser
         body = self._check_head()
         self._progress = True
-        self._begun = False
+        self._head_started = False
         if parser.should_upgrade():
             self._upgrading = True
             self.scope["method"] = method = parser.get_method().decode("ascii")
             if method == "CONNECT":
-                raise self._noted(Refused(400, "This server is no proxy."))
+                raise self._noted(RefusedRequest(400, "This server is no proxy."))
             return
         if len(self.pipeline) >= self.guard.limits.pipelined:
-            raise self._noted(Refused(400, "Too many requests were sent before their responses."))
+            raise self._noted(
+                RefusedRequest(400, "Too many requests were sent before their responses.")
+            )
         super().on_headers_complete()  # raises for an impossible URL, so nothing is noted before
         self._in_head = False
         self._keep_alive_after_body = False
@@ -208,9 +212,9 @@ class GuardedHttp(HttpToolsProtocol):
 
     def expire(self) -> None:
         """It is overdue."""
-        if self._begun and not self._lingering and not self.transport.is_closing():
+        if self._head_started and not self._lingering and not self.transport.is_closing():
             self.guard.count("408 before the request was read")
-            self._reply(Refused(408, "The request head did not arrive in time."))
+            self._reply(RefusedRequest(408, "The request head did not arrive in time."))
         else:
             self.evict()
 
@@ -232,23 +236,25 @@ class GuardedHttp(HttpToolsProtocol):
         self.due = now + (self.timeout_keep_alive if self._in_head else limits.linger_seconds)
         self.guard.idle[self] = None
 
-    def _noted(self, refusal: Refused) -> Refused:
+    def _noted(self, refusal: RefusedRequest) -> RefusedRequest:
         """The parser replaces what its callbacks raise, so it is kept here."""
         self._refusal = refusal
         return refusal
 
-    def _too_large(self) -> Refused:
+    def _too_large(self) -> RefusedRequest:
         limits = self.guard.limits
         if self._in_head and not self.headers:
-            return Refused(414, f"The request line is larger than {limits.head_bytes} bytes.")
+            return RefusedRequest(
+                414, f"The request line is larger than {limits.head_bytes} bytes."
+            )
         what = "header" if self._in_head else "trailer"
         detail = (
             f"The {what} fields are more than {limits.fields} or {limits.head_bytes} bytes in all."
         )
-        return Refused(431, detail)
+        return RefusedRequest(431, detail)
 
     def _check_head(self) -> float:
-        """The most bytes of body that can follow. Raises `Refused`."""
+        """The most bytes of body that can follow. Raises `RefusedRequest`."""
         size, body = len(self.url), 0.0
         hosts: list[bytes] = []
         for name, value in self.headers:
@@ -263,11 +269,11 @@ class GuardedHttp(HttpToolsProtocol):
             raise self._noted(self._too_large())
         if self.guard.limits.hosts and not self.url.startswith((b"/", b"*")):
             raise self._noted(
-                Refused(400, "Name the host in the Host header, not before the path.")
+                RefusedRequest(400, "Name the host in the Host header, not before the path.")
             )
         try:
             check_host(hosts, version=self.parser.get_http_version, allowed=self.guard.limits.hosts)
-        except Refused as refusal:
+        except RefusedRequest as refusal:
             raise self._noted(refusal) from None
         return body
 
@@ -286,7 +292,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"\r\n".join([*lines, b"connection: close", b"\r\n"]) + rest)
 
-    def _refuse(self, refusal: Refused) -> None:
+    def _refuse(self, refusal: RefusedRequest) -> None:
         """Answer a request that is not looked at, where that answer cannot be taken for another."""
         self.guard.count(f"{refusal.status} before the request was read")
         may_reply = True
@@ -302,7 +308,7 @@ class GuardedHttp(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _reply(self, refusal: Refused) -> None:
+    def _reply(self, refusal: RefusedRequest) -> None:
         self.transport.write(refusal.response(self.server_state.default_headers))
         self._linger()
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from mongars.protocol.schema.keywords import CONVERTER, demands, is_annotation
+from mongars.protocol.schema.keywords import (
+    CONVERTER,
+    SchemaOrBool,
+    SchemaPath,
+    demands,
+    is_annotation,
+)
 from mongars.protocol.schema.unsupported import SchemaUnsupported
 
-SchemaOrBool = dict[str, Any] | bool
-Where = tuple[str, ...]
 _TYPED = {
     "properties": "object",
     "required": "object",
@@ -31,7 +35,7 @@ def check_converted(schema: dict[str, Any]) -> None:
             _check(part, (name, key))
 
 
-def _check(schema: SchemaOrBool, where: Where) -> None:
+def _check(schema: SchemaOrBool, where: SchemaPath) -> None:
     if isinstance(schema, bool):
         if not schema:
             _refuse("the schema 'false' cannot be enforced by this engine", where)
@@ -53,7 +57,7 @@ def _check(schema: SchemaOrBool, where: Where) -> None:
     _check_parts(schema, where)
 
 
-def _check_types(schema: dict[str, Any], own: set[str], where: Where) -> None:
+def _check_types(schema: dict[str, Any], own: set[str], where: SchemaPath) -> None:
     kinds = schema.get("type", ())
     kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     for name in sorted(own & _TYPED.keys()):
@@ -66,7 +70,7 @@ def _check_types(schema: dict[str, Any], own: set[str], where: Where) -> None:
             _refuse(f"'required': {name!r} is not in 'properties'", where)
 
 
-def _check_parts(schema: dict[str, Any], where: Where) -> None:
+def _check_parts(schema: dict[str, Any], where: SchemaPath) -> None:
     for key, part in schema.get("properties", {}).items():
         _check(part, (*where, "properties", key))
     for index, part in enumerate(schema.get("anyOf", ())):
@@ -78,5 +82,5 @@ def _check_parts(schema: dict[str, Any], where: Where) -> None:
         _check(others, (*where, "additionalProperties"))
 
 
-def _refuse(reason: str, where: Where) -> None:
+def _refuse(reason: str, where: SchemaPath) -> None:
     raise SchemaUnsupported(reason, where)

@@ -13,8 +13,15 @@ from urllib.parse import unquote
 import orjson
 
 from mongars.protocol.schema.formats import FREE, PATTERNS
-from mongars.protocol.schema.keywords import GRAMMAR, demands, is_annotation
-from mongars.protocol.schema.merge import TYPES, Schema, apart, merged
+from mongars.protocol.schema.keywords import (
+    GRAMMAR,
+    Schema,
+    SchemaOrBool,
+    SchemaPath,
+    demands,
+    is_annotation,
+)
+from mongars.protocol.schema.merge import TYPES, apart, merged
 from mongars.protocol.schema.numbers import BOUNDS, number_grammar
 from mongars.protocol.schema.objects import Member, object_rule
 from mongars.protocol.schema.pattern import Piece, pattern_piece
@@ -26,8 +33,6 @@ from mongars.protocol.schema.rules import (
 from mongars.protocol.schema.unsupported import SchemaUnsupported
 from mongars.protocol.schema.validation import errors_of
 
-SchemaOrBool = Schema | bool
-Where = tuple[str, ...]
 DEEPEST = 64
 LONGEST_PLACE = 8
 """Names of a place that are shown where it may be deep."""
@@ -62,7 +67,7 @@ class _Writer:
         self._steps = 0
         self.rules = Rules()
 
-    def value(self, schema: SchemaOrBool, where: Where) -> str:
+    def value(self, schema: SchemaOrBool, where: SchemaPath) -> str:
         """An expression that writes a value of the schema."""
         self._step(where)
         if schema is False:
@@ -81,13 +86,13 @@ class _Writer:
         finally:
             self._depth -= 1
 
-    def _step(self, where: Where) -> None:
+    def _step(self, where: SchemaPath) -> None:
         self._steps += 1
         if self._steps > MOST_STEPS:
             reason = f"writing it out takes more than {MOST_STEPS} steps; use each '$ref' alone"
             raise SchemaUnsupported(reason, where[:LONGEST_PLACE])
 
-    def _reference(self, pointer: str, where: Where) -> str:
+    def _reference(self, pointer: str, where: SchemaPath) -> str:
         if pointer in self._open:
             reason = f"'$ref': {pointer!r} leads to itself without a value between"
             raise SchemaUnsupported(reason, where)
@@ -98,7 +103,7 @@ class _Writer:
             self._open.pop()
         return self._refs[pointer]
 
-    def _target(self, pointer: str, where: Where) -> Schema:
+    def _target(self, pointer: str, where: SchemaPath) -> Schema:
         found: Any = self._root
         try:
             if not pointer.startswith("#"):
@@ -116,7 +121,7 @@ class _Writer:
             raise SchemaUnsupported(reason, where)
         return found if isinstance(found, dict) else {"allOf": [found]}
 
-    def _flat(self, schema: Schema, where: Where, levels: int = 16) -> Schema:
+    def _flat(self, schema: Schema, where: SchemaPath, levels: int = 16) -> Schema:
         """The schema with references and `allOf` merged into it."""
         self._step(where)
         if levels == 0:
@@ -135,7 +140,7 @@ class _Writer:
                 own = merged(own, self._flat(part, where, levels - 1), where)
         return own
 
-    def _flat_value(self, schema: Schema, where: Where) -> str:
+    def _flat_value(self, schema: Schema, where: SchemaPath) -> str:
         if "const" in schema or "enum" in schema:
             return self._constants(schema, where)
         for name in ("anyOf", "oneOf"):
@@ -150,7 +155,7 @@ class _Writer:
         self._open = before
         return found[0] if len(found) == 1 else f"({' | '.join(found)})"
 
-    def _constants(self, schema: Schema, where: Where) -> str:
+    def _constants(self, schema: Schema, where: SchemaPath) -> str:
         values = [schema["const"]] if "const" in schema else schema["enum"]
         rest = {n: v for n, v in demands(schema).items() if n not in {"$defs", "definitions"}}
         if len(rest) > 1:
@@ -160,7 +165,7 @@ class _Writer:
             raise SchemaUnsupported(reason, where)
         return self.rules.constants(values)
 
-    def _check_constants(self, values: list[Any], where: Where) -> None:
+    def _check_constants(self, values: list[Any], where: SchemaPath) -> None:
         slow = any(name in orjson.dumps(self._root) for name in _SLOW)
         if slow and len(orjson.dumps(values)) > MOST_CHECKED:
             reason = (
@@ -169,7 +174,7 @@ class _Writer:
             )
             raise SchemaUnsupported(reason, where)
 
-    def _valid(self, values: list[Any], schema: Schema, where: Where) -> list[Any]:
+    def _valid(self, values: list[Any], schema: Schema, where: SchemaPath) -> list[Any]:
         if schema.get("type") == "string" and len(schema) == 2:  # noqa: PLR2004 (and enum)
             return [value for value in values if isinstance(value, str)]
         if any(name in schema for name in ("anyOf", "oneOf")):
@@ -179,7 +184,7 @@ class _Writer:
         errors = errors_of(values, schema, root=self._root)
         return [value for value, error in zip(values, errors, strict=True) if error is None]
 
-    def _alternatives(self, name: str, schema: Schema, where: Where) -> str:
+    def _alternatives(self, name: str, schema: Schema, where: SchemaPath) -> str:
         rest = {key: value for key, value in schema.items() if key != name}
         if isinstance(found := schema.get("discriminator"), dict) and found.get("propertyName"):
             rest["required"] = [*rest.get("required", ()), found["propertyName"]]
@@ -199,7 +204,7 @@ class _Writer:
             _check_apart(flat, where)
         return f"({' | '.join(parts)})"
 
-    def _typed(self, kind: str, schema: Schema, where: Where) -> str:
+    def _typed(self, kind: str, schema: Schema, where: SchemaPath) -> str:
         try:
             return self._of_type(kind, schema, where)
         except SchemaUnsupported:
@@ -209,7 +214,7 @@ class _Writer:
             reason = f"{', '.join(map(repr, names))}: {error}"
             raise SchemaUnsupported(reason, where) from error
 
-    def _of_type(self, kind: str, schema: Schema, where: Where) -> str:
+    def _of_type(self, kind: str, schema: Schema, where: SchemaPath) -> str:
         match kind:
             case "null":
                 return '"null"'
@@ -238,7 +243,7 @@ class _Writer:
         most = max(MOST_CHARACTERS, least) if most is None else most
         return self.rules.string(int(least), int(most))
 
-    def _list(self, schema: Schema, where: Where) -> str:
+    def _list(self, schema: Schema, where: SchemaPath) -> str:
         least, most = int(schema.get("minItems", 0)), schema.get("maxItems")
         if schema.get("uniqueItems") and (most is None or most > 1):
             message = "items that differ cannot be enforced; use an enum, or check them yourself"
@@ -255,7 +260,7 @@ class _Writer:
         item = self.value(rest, (*where, "items")) if limit > len(heads) else ""
         return self.rules.sequence(heads, item, least=least, most=limit)
 
-    def _object(self, schema: Schema, where: Where) -> str:
+    def _object(self, schema: Schema, where: SchemaPath) -> str:
         fixed = dict(schema.get("properties", {}))
         required = list(dict.fromkeys(schema.get("required", ())))
         others = schema.get("additionalProperties", True)
@@ -283,7 +288,7 @@ class _Writer:
             raise ValueError(message)
         return object_rule(self.rules, members)
 
-    def _free_object(self, schema: Schema, where: Where) -> str:
+    def _free_object(self, schema: Schema, where: SchemaPath) -> str:
         least = schema.get("minProperties", 0)
         most = int(schema.get("maxProperties", MOST_ITEMS))
         if least > 1 or most < least:
@@ -308,7 +313,7 @@ class _Writer:
         value = self.value(others, (*where, "additionalProperties"))
         return self.rules.entries(f'{key} ": " {value}', int(least), most)
 
-    def _key(self, names: SchemaOrBool, where: Where) -> str:
+    def _key(self, names: SchemaOrBool, where: SchemaPath) -> str:
         if names is True or names == {}:
             return self.rules.key()
         here = (*where, "propertyNames")
@@ -341,7 +346,7 @@ def _check_number_format(schema: Schema) -> None:
         raise ValueError(message)
 
 
-def _check_apart(parts: list[Schema], where: Where) -> None:
+def _check_apart(parts: list[Schema], where: SchemaPath) -> None:
     for index, one in enumerate(parts):
         for other in parts[index + 1 :]:
             if not apart(one, other):

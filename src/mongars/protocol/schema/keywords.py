@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+Schema = dict[str, Any]
+SchemaOrBool = Schema | bool
+SchemaPath = tuple[str, ...]
+"""The keys from the root of a schema to one of its parts."""
+
 ANNOTATIONS = frozenset(
     {
         "$comment",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mongars.protocol.schema.keywords import demands
+from mongars.protocol.schema.keywords import Schema, SchemaPath, demands
 from mongars.protocol.schema.unsupported import SchemaUnsupported
-
-Schema = dict[str, Any]
 
 _GREATER = {"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"}
 _LESSER = {"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"}
@@ -16,7 +14,7 @@ _NAMES = ("additionalProperties", "patternProperties", "propertyNames")
 TYPES = ("string", "integer", "number", "boolean", "null", "object", "array")
 
 
-def merged(first: Schema, second: Schema, where: tuple[str, ...]) -> Schema:
+def merged(first: Schema, second: Schema, where: SchemaPath) -> Schema:
     """The schema of what is valid for both. Raises `SchemaUnsupported` where that takes more."""
     _check_names(first, second, where)
     result = dict(first)
@@ -26,7 +24,7 @@ def merged(first: Schema, second: Schema, where: tuple[str, ...]) -> Schema:
     return result
 
 
-def _check_names(first: Schema, second: Schema, where: tuple[str, ...]) -> None:
+def _check_names(first: Schema, second: Schema, where: SchemaPath) -> None:
     same = first.get("properties", {}).keys() == second.get("properties", {}).keys()
     for one, other in ((first, second), (second, first)):
         for name in _NAMES:
@@ -35,7 +33,7 @@ def _check_names(first: Schema, second: Schema, where: tuple[str, ...]) -> None:
                 raise SchemaUnsupported(reason, where)
 
 
-def _both(name: str, mine: Any, other: Any, *, where: tuple[str, ...]) -> Any:  # noqa: ANN401 (any keyword)
+def _both(name: str, mine: Any, other: Any, *, where: SchemaPath) -> Any:  # noqa: ANN401 (any keyword)
     if name in _GREATER:
         return max(mine, other)
     if name in _LESSER:

@@ -24,7 +24,7 @@ def number_grammar(schema: dict[str, Any], *, whole: bool) -> str:
         return f'"-"? ("0" | [1-9] [0-9]{{0,{DIGITS - FRACTION - 1}}}) ("." [0-9]{{1,{FRACTION}}})?'
     low, high = _bounds(schema)
     step = Decimal(str(schema["multipleOf"])) if "multipleOf" in schema else None
-    places = [0] if whole else range(_places(step, low, high) + 1)
+    places = [0] if whole else range(_decimal_places(step, low, high) + 1)
     if step is not None and not (whole and step == 1) and step != Decimal(1).scaleb(-places[-1]):
         return _multiples(step, low, high, whole=whole)
     found = [_scaled(low, high, place) for place in places]
@@ -47,7 +47,9 @@ def _bounds(schema: dict[str, Any]) -> tuple[tuple[Decimal, bool], tuple[Decimal
     return max(lows), min(highs, key=lambda bound: (bound[0], not bound[1]))
 
 
-def _places(step: Decimal | None, low: tuple[Decimal, bool], high: tuple[Decimal, bool]) -> int:
+def _decimal_places(
+    step: Decimal | None, low: tuple[Decimal, bool], high: tuple[Decimal, bool]
+) -> int:
     if step is not None:
         return _fraction(step)
     needed = max(_fraction(low[0]), _fraction(high[0]))

@@ -13,7 +13,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from mongars.protocol.schema.formats import checker
-from mongars.protocol.schema.keywords import demands
+from mongars.protocol.schema.keywords import Schema, demands
 from mongars.protocol.schema.matching import matches
 from mongars.protocol.schema.unsupported import SchemaUnsupported
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from jsonschema.protocols import Validator
 
-Schema = dict[str, Any]
 MOST_REFERENCES = 20_000
 """References followed in one check, half a second's work: branches that share them multiply."""
 _REFERENCES_LEFT: ContextVar[list[int]] = ContextVar("references left")

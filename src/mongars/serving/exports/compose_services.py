@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mongars.serving.config import EmbeddingSpec
     from mongars.serving.exports.config import ExportConfig, Image
 
-Data = dict[str, Any]
+ServiceFields = dict[str, Any]
 
 OLLAMA_IMAGE = "ollama/ollama:0.12.6"
 DASHBOARD = "http://ray-head:8265"
@@ -77,7 +77,7 @@ MODEL_FOLDER = "${MODEL_FOLDER:-model-files}:/models:ro"
 """Model files of the operator, for `RAY_GENERAL_MODEL=/models/NAME.gguf`."""
 
 
-def services(config: ExportConfig, *, source: str) -> dict[str, Data]:
+def services(config: ExportConfig, *, source: str) -> dict[str, ServiceFields]:
     """Every service by name. `source` is the clone the images are built from.
 
     One service per image builds it: two that build the same tag side by side fail.
@@ -93,7 +93,7 @@ def services(config: ExportConfig, *, source: str) -> dict[str, Data]:
     }
 
 
-def _service(image: str, **fields: Any) -> Data:  # noqa: ANN401 (a service's further fields)
+def _service(image: str, **fields: Any) -> ServiceFields:  # noqa: ANN401 (a service's further fields)
     """A service that may write nowhere but into its volumes, with bounded logs."""
     return {
         "image": image,
@@ -114,14 +114,14 @@ def _api_image(config: ExportConfig) -> str:
 _RAY_BASE = {"args": {"RAY_HEAD_IMAGE": f"${{RAY_HEAD_IMAGE:-{RAY_BASE_IMAGE}}}"}}
 
 
-def _build(source: str, image: str) -> Data:
+def _build(source: str, image: str) -> ServiceFields:
     return {
         "context": f"${{MONGARS_SOURCE:-{source}}}",
         "dockerfile": f"deploy/docker/{image}.Dockerfile",
     }
 
 
-def _models(config: ExportConfig) -> Data:
+def _models(config: ExportConfig) -> ServiceFields:
     """Puts the configured base models into their volume and ends; what is there already stays."""
     embedding = config.serving.replica.embedding
     environment = {
@@ -142,7 +142,7 @@ def _models(config: ExportConfig) -> Data:
     )
 
 
-def _migrations(config: ExportConfig) -> Data:
+def _migrations(config: ExportConfig) -> ServiceFields:
     return _service(
         _api_image(config),
         command=["python", "init_db.py"],
@@ -159,7 +159,7 @@ def _migrations(config: ExportConfig) -> Data:
     )
 
 
-def _api(config: ExportConfig) -> Data:
+def _api(config: ExportConfig) -> ServiceFields:
     port = config.serving.port
     endpoint = f"http://ray-head:{port}{config.serving.replica.generate_path}"
     environment = {
@@ -199,7 +199,7 @@ def _api(config: ExportConfig) -> Data:
     )
 
 
-def _postgres(config: ExportConfig) -> Data:
+def _postgres(config: ExportConfig) -> ServiceFields:
     return _service(
         config.database.image.reference,
         user="postgres",
@@ -225,7 +225,7 @@ def _postgres(config: ExportConfig) -> Data:
     )
 
 
-def _ray_head(config: ExportConfig) -> Data:
+def _ray_head(config: ExportConfig) -> ServiceFields:
     port = config.serving.port
     start = "ray start --head --block --port=6379 --dashboard-host=0.0.0.0 --dashboard-port=8265"
     environment = {
@@ -259,7 +259,7 @@ def _ray_head(config: ExportConfig) -> Data:
     )
 
 
-def _ray_deploy(config: ExportConfig) -> Data:
+def _ray_deploy(config: ExportConfig) -> ServiceFields:
     """Deploys and ends; doing it again with the same definition changes nothing."""
     serving = config.serving
     replica, scaling = serving.replica, serving.autoscaling
@@ -301,7 +301,7 @@ def _ray_deploy(config: ExportConfig) -> Data:
     )
 
 
-def _ollama() -> Data:
+def _ollama() -> ServiceFields:
     """Its volume belongs to root, so it runs as root, without a single capability."""
     return _service(
         OLLAMA_IMAGE,
@@ -364,7 +364,7 @@ def _home() -> str:
     return f"{HOME_PATH}:uid=1000,gid=1000,mode=0700,size=64m"
 
 
-def _health(*urls: str) -> Data:
+def _health(*urls: str) -> ServiceFields:
     return {
         "test": ["CMD", "python", "/app/health.py", *urls],
         "interval": "10s",

@@ -85,7 +85,7 @@ def checked_variables(given: Variables, taken: tuple[str, ...]) -> Variables:
 
 
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
-Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
+DnsLabel = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 
 
@@ -300,9 +300,9 @@ class ClusterServing(ServingConfig):
 class ExportConfig(ExportSection):
     """Everything an export needs."""
 
-    name: Label = "mongars"
+    name: DnsLabel = "mongars"
     """Prefix of every object's name."""
-    namespace: Label = "mongars"
+    namespace: DnsLabel = "mongars"
     serving: ClusterServing = Field(default_factory=ClusterServing)
     """The Serve application; every name and bound as in `mongars.serving.config`."""
     api: Api = Api()
@@ -321,11 +321,11 @@ class ExportConfig(ExportSection):
         if serving.gpus_per_replica > workers.gpus:
             message = f"serving.gpus_per_replica: a worker has {workers.gpus} GPUs"
             raise ValueError(message)
-        room = workers.nodes_max * replicas_per_node(workers, serving)
-        if serving.most_replicas > room:
+        capacity = workers.nodes_max * replicas_per_node(workers, serving)
+        if serving.most_replicas > capacity:
             message = (
                 f"serving.replicas: {serving.most_replicas} do not fit on {workers.nodes_max} workers,"
-                f" which have room for {room:g}; raise ray.workers.nodes_max, cpus or gpus"
+                f" which have room for {capacity:g}; raise ray.workers.nodes_max, cpus or gpus"
             )
             raise ValueError(message)
         return self
@@ -344,11 +344,11 @@ class ExportConfig(ExportSection):
 
 def replicas_per_node(workers: Workers, serving: ServingConfig) -> float:
     """How many replicas fit on one worker; infinity where they ask for neither CPUs nor GPUs."""
-    asked = (
+    limits = (
         (workers.cpus, serving.cpus_per_replica),
         (workers.gpus, serving.gpus_per_replica),
     )
-    return min((int(has / asks) for has, asks in asked if asks), default=math.inf)
+    return min((int(has / asks) for has, asks in limits if asks), default=math.inf)
 
 
 def installation(serving: ServingConfig) -> ExportConfig:

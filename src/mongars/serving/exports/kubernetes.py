@@ -16,7 +16,7 @@ from mongars.serving.exports.text import as_file, as_yaml
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mongars.serving.exports.objects.pods import Data
+    from mongars.serving.exports.objects.pods import ManifestFields
 
 GPU_MODEL = "general"
 GPU_MODEL_PATH = "/opt/mongars/general"
@@ -81,7 +81,7 @@ def dev(config: ExportConfig) -> ExportConfig:
     return ExportConfig.model_validate(values)
 
 
-def grouped(config: ExportConfig) -> dict[str, list[Data]]:
+def grouped(config: ExportConfig) -> dict[str, list[ManifestFields]]:
     """The objects of the namespace by file."""
     made = config.registry.claim and not config.registry.existing_claim
     claim = [storage.registry_claim(config)] if made else []
@@ -102,12 +102,12 @@ def grouped(config: ExportConfig) -> dict[str, list[Data]]:
     return {name: group for name, group in groups.items() if group}
 
 
-def objects(config: ExportConfig) -> list[Data]:
+def objects(config: ExportConfig) -> list[ManifestFields]:
     """Every object of the namespace."""
     return [entry for group in grouped(config).values() for entry in group]
 
 
-def _namespace(config: ExportConfig) -> Data:
+def _namespace(config: ExportConfig) -> ManifestFields:
     """Kubernetes itself refuses a pod with more rights than ours have."""
     levels = ("enforce", "audit", "warn")
     labels = {f"pod-security.kubernetes.io/{level}": "restricted" for level in levels}
@@ -123,7 +123,7 @@ def _overlay(base: ExportConfig, changed: ExportConfig) -> dict[str, str]:
     after = {_identity(entry): entry for entry in objects(changed)}
     added = [entry for identity, entry in after.items() if identity not in before]
     patches = list(_patches(before, after))
-    kustomization: Data = {**KUSTOMIZATION, "resources": ["../../base"]}
+    kustomization: ManifestFields = {**KUSTOMIZATION, "resources": ["../../base"]}
     files = {}
     if added:
         files["added.yaml"] = as_file(*added)
@@ -136,8 +136,8 @@ def _overlay(base: ExportConfig, changed: ExportConfig) -> dict[str, str]:
 
 
 def _patches(
-    before: dict[tuple[str, str], Data], after: dict[tuple[str, str], Data]
-) -> Iterator[Data]:
+    before: dict[tuple[str, str], ManifestFields], after: dict[tuple[str, str], ManifestFields]
+) -> Iterator[ManifestFields]:
     for (kind, name), entry in before.items():
         wanted = after.get((kind, name))
         target = {"kind": kind, "name": name}

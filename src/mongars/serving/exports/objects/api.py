@@ -9,14 +9,14 @@ from mongars.serving.exports.objects import pods
 
 if TYPE_CHECKING:
     from mongars.serving.exports.config import ExportConfig
-    from mongars.serving.exports.objects.pods import Data
+    from mongars.serving.exports.objects.pods import ManifestFields
 
 API = "api"
 MIGRATIONS = "migrations"
 MIGRATION_SIZE = ResourceSize(cpu="100m", memory="512Mi")
 
 
-def service_account(config: ExportConfig) -> Data:
+def service_account(config: ExportConfig) -> ManifestFields:
     """The account of every pod but Ray's; nobody mounts its token."""
     return {
         "apiVersion": "v1",
@@ -26,7 +26,7 @@ def service_account(config: ExportConfig) -> Data:
     }
 
 
-def deployment(config: ExportConfig) -> Data:
+def deployment(config: ExportConfig) -> ManifestFields:
     """The API processes. Without `replicas`: the autoscaler decides."""
     template = pods.pod_template(
         config,
@@ -55,7 +55,7 @@ def deployment(config: ExportConfig) -> Data:
     }
 
 
-def _container(config: ExportConfig) -> Data:
+def _container(config: ExportConfig) -> ManifestFields:
     environment = [
         *pods.plain(
             MONGARS_HOST=EVERY_INTERFACE,
@@ -89,7 +89,7 @@ def _container(config: ExportConfig) -> Data:
     )
 
 
-def _probe(path: str, *, period: int, failures: int) -> Data:
+def _probe(path: str, *, period: int, failures: int) -> ManifestFields:
     return {
         "httpGet": {"path": path, "port": "http"},
         "periodSeconds": period,
@@ -98,7 +98,7 @@ def _probe(path: str, *, period: int, failures: int) -> Data:
     }
 
 
-def service(config: ExportConfig) -> Data:
+def service(config: ExportConfig) -> ManifestFields:
     """The name under which the API is reached inside the cluster."""
     return {
         "apiVersion": "v1",
@@ -111,7 +111,7 @@ def service(config: ExportConfig) -> Data:
     }
 
 
-def autoscaler(config: ExportConfig) -> Data:
+def autoscaler(config: ExportConfig) -> ManifestFields:
     """More API processes while they are busy."""
     target = {"type": "Utilization", "averageUtilization": config.api.cpu_percent}
     return {
@@ -131,7 +131,7 @@ def autoscaler(config: ExportConfig) -> Data:
     }
 
 
-def disruption_budget(config: ExportConfig) -> Data:
+def disruption_budget(config: ExportConfig) -> ManifestFields:
     """A node may be drained, one API process at a time."""
     return {
         "apiVersion": "policy/v1",
@@ -144,7 +144,7 @@ def disruption_budget(config: ExportConfig) -> Data:
     }
 
 
-def migrations(config: ExportConfig) -> Data:
+def migrations(config: ExportConfig) -> ManifestFields:
     """Waits for the database, then brings its schema up to date."""
     job_container = pods.container(
         "migrations",

@@ -16,14 +16,14 @@ from mongars.serving.exports.objects.storage import POSTGRES
 
 if TYPE_CHECKING:
     from mongars.serving.exports.config import ExportConfig
-    from mongars.serving.exports.objects.pods import Data
+    from mongars.serving.exports.objects.pods import ManifestFields
 
 KUBERNETES_API_PORTS = (443, 6443)
 TEST = "test"
 """Component of the pod that `helm test` runs."""
 
 
-def policies(config: ExportConfig) -> list[Data]:
+def policies(config: ExportConfig) -> list[ManifestFields]:
     """Every policy of the namespace."""
     found = [
         _deny_all(config),
@@ -37,7 +37,9 @@ def policies(config: ExportConfig) -> list[Data]:
     return [*found, _postgres(config)] if config.database.bundled else found
 
 
-def _policy(config: ExportConfig, suffix: str, pod_selector: Data, **rules: list[Data]) -> Data:
+def _policy(
+    config: ExportConfig, suffix: str, pod_selector: ManifestFields, **rules: list[ManifestFields]
+) -> ManifestFields:
     types = {"ingress": "Ingress", "egress": "Egress"}
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -51,17 +53,17 @@ def _policy(config: ExportConfig, suffix: str, pod_selector: Data, **rules: list
     }
 
 
-def _deny_all(config: ExportConfig) -> Data:
+def _deny_all(config: ExportConfig) -> ManifestFields:
     return _policy(config, "deny-all", {}, ingress=[], egress=[])
 
 
-def _names(config: ExportConfig) -> Data:
+def _names(config: ExportConfig) -> ManifestFields:
     """DNS; without `to`, because some clusters answer from an address of the node."""
     ports = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     return _policy(config, "dns", {}, egress=[{"ports": ports}])
 
 
-def _api(config: ExportConfig) -> Data:
+def _api(config: ExportConfig) -> ManifestFields:
     clients = [*config.network.api_clients, _pods(config, TEST)]
     egress = [
         {"to": [_pods(config, WORKER)], "ports": [_tcp(config.serving.port)]},
@@ -72,11 +74,11 @@ def _api(config: ExportConfig) -> Data:
     return _policy(config, "api", _only(config, API), ingress=ingress, egress=egress)
 
 
-def _migrations(config: ExportConfig) -> Data:
+def _migrations(config: ExportConfig) -> ManifestFields:
     return _policy(config, "migrations", _only(config, MIGRATIONS), egress=[_to_database(config)])
 
 
-def _ray(config: ExportConfig) -> Data:
+def _ray(config: ExportConfig) -> ManifestFields:
     ray_pods = {
         "matchLabels": {"app.kubernetes.io/instance": config.name},
         "matchExpressions": [
@@ -88,9 +90,9 @@ def _ray(config: ExportConfig) -> Data:
     return _policy(config, "ray", ray_pods, ingress=ingress, egress=egress)
 
 
-def _ray_head(config: ExportConfig) -> Data:
+def _ray_head(config: ExportConfig) -> ManifestFields:
     ports = [_tcp(DASHBOARD_PORT), _tcp(config.serving.port)]
-    egress: list[Data] = []
+    egress: list[ManifestFields] = []
     if autoscaled(config):  # its address is not known here
         egress.append({"ports": [_tcp(port) for port in KUBERNETES_API_PORTS]})
     if config.ray.gcs.storage == "redis":
@@ -99,30 +101,30 @@ def _ray_head(config: ExportConfig) -> Data:
     return _policy(config, "ray-head", _only(config, HEAD), ingress=ingress, egress=egress)
 
 
-def _ray_worker(config: ExportConfig) -> Data:
+def _ray_worker(config: ExportConfig) -> ManifestFields:
     ingress = [{"from": [_pods(config, API)], "ports": [_tcp(config.serving.port)]}]
     return _policy(config, "ray-worker", _only(config, WORKER), ingress=ingress)
 
 
-def _postgres(config: ExportConfig) -> Data:
+def _postgres(config: ExportConfig) -> ManifestFields:
     clients = [_pods(config, API), _pods(config, MIGRATIONS)]
     ingress = [{"from": clients, "ports": [_tcp(5432)]}]
     return _policy(config, "postgres", _only(config, POSTGRES), ingress=ingress)
 
 
-def _to_database(config: ExportConfig) -> Data:
+def _to_database(config: ExportConfig) -> ManifestFields:
     if config.database.bundled:
         return {"to": [_pods(config, POSTGRES)], "ports": [_tcp(5432)]}
     return {"ports": [_tcp(config.database.port)]}
 
 
-def _only(config: ExportConfig, component: str) -> Data:
+def _only(config: ExportConfig, component: str) -> ManifestFields:
     return {"matchLabels": pods.selector(config, component)}
 
 
-def _pods(config: ExportConfig, component: str) -> Data:
+def _pods(config: ExportConfig, component: str) -> ManifestFields:
     return {"podSelector": _only(config, component)}
 
 
-def _tcp(port: int) -> Data:
+def _tcp(port: int) -> ManifestFields:
     return {"protocol": "TCP", "port": port}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mongars.serving.exports.config import ExportConfig, Image, ResourceSize
 
-Data = dict[str, Any]
+ManifestFields = dict[str, Any]
 
 USER = 1000
 """The user of our images; API and Ray share it because they share the registry's files."""
@@ -29,7 +29,7 @@ def selector(config: ExportConfig, component: str) -> dict[str, str]:
     }
 
 
-def metadata(config: ExportConfig, component: str, *, suffix: str) -> Data:
+def metadata(config: ExportConfig, component: str, *, suffix: str) -> ManifestFields:
     """Name, namespace and labels of an object."""
     return {
         "name": f"{config.name}{suffix}",
@@ -42,11 +42,11 @@ def pod_template(
     config: ExportConfig,
     component: str,
     *,
-    container: Data,
-    volumes: list[Data],
+    container: ManifestFields,
+    volumes: list[ManifestFields],
     user: int = USER,
     **extra: Any,  # noqa: ANN401 (further fields of the pod's specification)
-) -> Data:
+) -> ManifestFields:
     """A pod that runs as an ordinary user, without a token for the Kubernetes API."""
     return {
         "metadata": {"labels": labels(config, component)},
@@ -71,12 +71,12 @@ def pod_template(
     }
 
 
-def _pull_secrets(config: ExportConfig) -> Data:
+def _pull_secrets(config: ExportConfig) -> ManifestFields:
     names = config.secrets.image_pull
     return {"imagePullSecrets": [{"name": name} for name in names]} if names else {}
 
 
-def container(name: str, image: Image, **fields: Any) -> Data:  # noqa: ANN401 (as above)
+def container(name: str, image: Image, **fields: Any) -> ManifestFields:  # noqa: ANN401 (as above)
     """A container that may write nowhere but into its volumes."""
     return {
         "name": name,
@@ -87,7 +87,7 @@ def container(name: str, image: Image, **fields: Any) -> Data:  # noqa: ANN401 (
     }
 
 
-def locked_down() -> Data:
+def locked_down() -> ManifestFields:
     """The security context of every container."""
     return {
         "allowPrivilegeEscalation": False,
@@ -96,7 +96,7 @@ def locked_down() -> Data:
     }
 
 
-def resources(size: ResourceSize) -> Data:
+def resources(size: ResourceSize) -> ManifestFields:
     """Memory is reserved and limited; CPU is reserved only, because throttling costs latency."""
     return {
         "requests": {"cpu": size.cpu, "memory": size.memory},
@@ -104,12 +104,12 @@ def resources(size: ResourceSize) -> Data:
     }
 
 
-def plain(**values: str) -> list[Data]:
+def plain(**values: str) -> list[ManifestFields]:
     """Environment variables with their values."""
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
-def secret(config: ExportConfig, *keys: str) -> list[Data]:
+def secret(config: ExportConfig, *keys: str) -> list[ManifestFields]:
     """Environment variables from the Secret; a pod does not start while one is missing."""
     return [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": config.secrets.name, "key": key}}}
@@ -117,7 +117,7 @@ def secret(config: ExportConfig, *keys: str) -> list[Data]:
     ]
 
 
-def database_url(config: ExportConfig) -> list[Data]:
+def database_url(config: ExportConfig) -> list[ManifestFields]:
     """DATABASE_URL: the operator's own, or the bundled database's."""
     if not config.database.bundled:
         return secret(config, "DATABASE_URL")
@@ -126,7 +126,7 @@ def database_url(config: ExportConfig) -> list[Data]:
     return [*secret(config, "POSTGRES_PASSWORD"), *plain(DATABASE_URL=url)]
 
 
-def spread(config: ExportConfig, component: str) -> list[Data]:
+def spread(config: ExportConfig, component: str) -> list[ManifestFields]:
     """Over the nodes of the cluster, as far as there are several."""
     return [
         {
@@ -138,17 +138,17 @@ def spread(config: ExportConfig, component: str) -> list[Data]:
     ]
 
 
-def empty(name: str, size: str) -> Data:
+def empty(name: str, size: str) -> ManifestFields:
     """A volume that lives as long as its pod; beyond `size` the pod is evicted, not the node filled."""
     return {"name": name, "emptyDir": {"sizeLimit": size}}
 
 
-def mount(name: str, path: str) -> Data:
+def mount(name: str, path: str) -> ManifestFields:
     """A volume at a path."""
     return {"name": name, "mountPath": path}
 
 
-def registry_volume(config: ExportConfig) -> Data:
+def registry_volume(config: ExportConfig) -> ManifestFields:
     """The adapters that API and replicas share; an empty folder where there is no claim."""
     if not (config.registry.claim or config.registry.existing_claim):
         return empty("registry", "1Gi")

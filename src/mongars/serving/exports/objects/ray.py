@@ -12,7 +12,7 @@ from mongars.serving.exports.text import as_yaml
 
 if TYPE_CHECKING:
     from mongars.serving.exports.config import ExportConfig
-    from mongars.serving.exports.objects.pods import Data
+    from mongars.serving.exports.objects.pods import ManifestFields
 
 HEAD = "ray-head"
 WORKER = "ray-worker"
@@ -24,7 +24,7 @@ AUTOSCALER_SIZE = ResourceSize(cpu="200m", memory="512Mi")
 API_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 (a folder)
 
 
-def service_account(config: ExportConfig) -> Data:
+def service_account(config: ExportConfig) -> ManifestFields:
     """The account of Ray pods; the operator gives it what the autoscaler needs."""
     return {
         "apiVersion": "v1",
@@ -34,7 +34,7 @@ def service_account(config: ExportConfig) -> Data:
     }
 
 
-def ray_service(config: ExportConfig) -> Data:
+def ray_service(config: ExportConfig) -> ManifestFields:
     """The cluster, and `deploy_schema` as its application."""
     return {
         "apiVersion": "ray.io/v1",
@@ -50,7 +50,7 @@ def ray_service(config: ExportConfig) -> Data:
     }
 
 
-def disruption_budget(config: ExportConfig) -> Data:
+def disruption_budget(config: ExportConfig) -> ManifestFields:
     """A node may be drained while all Ray pods but one stay.
 
     Kubernetes cannot count what the operator wants, so the least is a number: the head, and the
@@ -75,8 +75,8 @@ def autoscaled(config: ExportConfig) -> bool:
     return config.ray.workers.nodes_min < config.ray.workers.nodes_max
 
 
-def _cluster(config: ExportConfig) -> Data:
-    cluster: Data = {
+def _cluster(config: ExportConfig) -> ManifestFields:
+    cluster: ManifestFields = {
         "rayVersion": RAY_VERSION,
         # Dashboard and job interface run code by design: nobody without the token.
         "authOptions": {"mode": "token", "secretName": config.secrets.ray_auth},
@@ -99,7 +99,7 @@ def _cluster(config: ExportConfig) -> Data:
     return cluster
 
 
-def _gcs(config: ExportConfig) -> Data:
+def _gcs(config: ExportConfig) -> ManifestFields:
     gcs = config.ray.gcs
     if gcs.storage == "redis":
         reference = {"name": config.secrets.name, "key": "REDIS_PASSWORD"}
@@ -108,13 +108,13 @@ def _gcs(config: ExportConfig) -> Data:
             "redisAddress": gcs.redis_address,
             "redisPassword": {"valueFrom": {"secretKeyRef": reference}},
         }
-    storage: Data = {"size": gcs.volume_size, "accessModes": ["ReadWriteOnce"]}
+    storage: ManifestFields = {"size": gcs.volume_size, "accessModes": ["ReadWriteOnce"]}
     if gcs.storage_class:
         storage["storageClassName"] = gcs.storage_class
     return {"backend": "rocksdb", "storage": storage}
 
 
-def _head(config: ExportConfig) -> Data:
+def _head(config: ExportConfig) -> ManifestFields:
     ports = {"gcs-server": GCS_PORT, "dashboard": DASHBOARD_PORT, "serve": config.serving.port}
     volumes = [pods.empty("tmp", TMP_SIZE), pods.registry_volume(config)]
     if autoscaled(config):
@@ -131,7 +131,7 @@ def _head(config: ExportConfig) -> Data:
     return {"rayStartParams": parameters, "template": template}
 
 
-def _workers(config: ExportConfig) -> Data:
+def _workers(config: ExportConfig) -> ManifestFields:
     workers = config.ray.workers
     amounts = {"cpu": str(workers.cpus), "memory": workers.memory}
     if workers.gpus:
@@ -161,7 +161,9 @@ def _workers(config: ExportConfig) -> Data:
     }
 
 
-def _container(config: ExportConfig, name: str, ports: dict[str, int], *, resources: Data) -> Data:
+def _container(
+    config: ExportConfig, name: str, ports: dict[str, int], *, resources: ManifestFields
+) -> ManifestFields:
     environment = pods.plain(
         **QUIET_RAY,
         # Ray's workers yield to everything else by default, and the engines in them inherit it.
@@ -196,7 +198,7 @@ def _container(config: ExportConfig, name: str, ports: dict[str, int], *, resour
 _TMP = "/tmp"  # noqa: S108 (a volume of the pod's own)
 
 
-def _api_token() -> Data:
+def _api_token() -> ManifestFields:
     """A token for the Kubernetes API that only the autoscaler's container mounts."""
     own_namespace = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
     return {

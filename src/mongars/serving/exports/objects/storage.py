@@ -8,12 +8,12 @@ from mongars.serving.exports.objects import pods
 
 if TYPE_CHECKING:
     from mongars.serving.exports.config import ExportConfig
-    from mongars.serving.exports.objects.pods import Data
+    from mongars.serving.exports.objects.pods import ManifestFields
 
 POSTGRES = "postgres"
 
 
-def registry_claim(config: ExportConfig) -> Data:
+def registry_claim(config: ExportConfig) -> ManifestFields:
     """The volume with adapters. API pods run on several nodes, hence ReadWriteMany."""
     registry = config.registry
     return {
@@ -24,7 +24,7 @@ def registry_claim(config: ExportConfig) -> Data:
     }
 
 
-def postgres(config: ExportConfig) -> list[Data]:
+def postgres(config: ExportConfig) -> list[ManifestFields]:
     """One PostgreSQL pod and the name it is reached by."""
     selector = pods.selector(config, POSTGRES)
     database = config.database
@@ -59,7 +59,7 @@ def postgres(config: ExportConfig) -> list[Data]:
     ]
 
 
-def _postgres_pod(config: ExportConfig) -> Data:
+def _postgres_pod(config: ExportConfig) -> ManifestFields:
     data = "/var/lib/postgresql/data"
     ready = {"exec": {"command": ["pg_isready", "--username=mongars", "--dbname=mongars"]}}
     container = pods.container(
@@ -91,8 +91,8 @@ def _postgres_pod(config: ExportConfig) -> Data:
     )
 
 
-def _claim(modes: list[str], size: str, *, storage_class: str) -> Data:
-    claim: Data = {"accessModes": modes, "resources": {"requests": {"storage": size}}}
+def _claim(modes: list[str], size: str, *, storage_class: str) -> ManifestFields:
+    claim: ManifestFields = {"accessModes": modes, "resources": {"requests": {"storage": size}}}
     if storage_class:
         claim["storageClassName"] = storage_class
     return claim

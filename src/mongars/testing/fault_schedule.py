@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from mongars.testing.faults import (
-    Answer,
     Body,
     DisguisedError,
     FalseContinuation,
     Fault,
+    FaultyResponse,
     Flapping,
     HugeEvent,
     InTurn,
@@ -28,8 +28,8 @@ from mongars.testing.faults import (
 if TYPE_CHECKING:
     from mongars.core.clock import Clock
 
-Deed: TypeAlias = (
-    Answer
+Behaviour: TypeAlias = (
+    FaultyResponse
     | Status
     | Body
     | DisguisedError
@@ -57,14 +57,14 @@ class Situation:
     """How long ago it was ordered."""
 
 
-class Switchboard:
+class FaultSchedule:
     """A queue of faults, one for each request; once it is empty, `always` applies."""
 
     def __init__(self, *faults: Fault, clock: Clock) -> None:
         """`clock` is the one by which `Flapping` goes."""
         self.faults = deque(faults)
         self._clock = clock
-        self.always = Answer()
+        self.always = FaultyResponse()
 
     @property
     def always(self) -> Fault:
@@ -77,7 +77,7 @@ class Switchboard:
         self._turn = 0
         self._since = self._clock.monotonic()
 
-    def take(self, *, continues: bool) -> Deed:
+    def take(self, *, continues: bool) -> Behaviour:
         """What to do with the next request."""
         if self.faults:
             return settled(self.faults.popleft(), Situation(continues=continues))
@@ -89,10 +89,10 @@ class Switchboard:
     def reset(self) -> None:
         """Healthy again."""
         self.faults.clear()
-        self.always = Answer()
+        self.always = FaultyResponse()
 
 
-def settled(fault: Fault, now: Situation) -> Deed:
+def settled(fault: Fault, now: Situation) -> Behaviour:
     """What the fault comes to in this situation."""
     match fault:
         case Flapping():

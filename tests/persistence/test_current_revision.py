@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mongars.persistence.config import DatabaseConfig
 from mongars.persistence.migrate import current, upgrade
-from mongars.persistence.sql_engines import looking_engine
+from mongars.persistence.sql_engines import read_only_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +38,6 @@ def test_looking_cannot_write(config: DatabaseConfig) -> None:
     upgrade(config)
     with (
         pytest.raises(DBAPIError),
-        looking_engine(config).begin() as connection,
+        read_only_engine(config).begin() as connection,
     ):
         connection.execute(text("DELETE FROM alembic_version"))

@@ -20,11 +20,11 @@ from mongars.testing.fake_ollama import FakeOllama
 from mongars.testing.fake_replica import FakeReplica
 from mongars.testing.faults import (
     TEXT,
-    Answer,
     Body,
     DisguisedError,
     FalseContinuation,
     Fault,
+    FaultyResponse,
     Flapping,
     HugeEvent,
     InTurn,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 CLOCK = SystemClock()
 MIB = 1024 * 1024
-CUT = Answer(cut_after=40)
+CUT = FaultyResponse(cut_after=40)
 PATIENT = 10.0
 HASTY = 0.4
 
@@ -59,11 +59,11 @@ class World(NamedTuple):
     async def ask(self, *, streamed: bool) -> Route:
         """Check the answer, and return the way it came."""
         if streamed:
-            fold = AnswerAccumulator()
+            accumulated = AnswerAccumulator()
             async with self.stack.integration.open(question()) as answer:
                 async for chunk in answer:
-                    fold.add(chunk)
-                completion, route = fold.completion(answer.origin), answer.route
+                    accumulated.add(chunk)
+                completion, route = accumulated.completion(answer.origin), answer.route
         else:
             completion, route = await self.stack.integration.generate(question())
         assert (completion.text, completion.finish_reason) == (TEXT, "stop")
@@ -103,7 +103,7 @@ def name(fault: Fault) -> str:
         (SlowBody(seconds=0.1), "ray_serve", PATIENT),
         (SlowBody(seconds=60), "ollama", HASTY),
         (Silence(seconds=0.05), "ollama", PATIENT),
-        (Answer(stall_after=20, stall_seconds=0.1), "ray_serve", PATIENT),
+        (FaultyResponse(stall_after=20, stall_seconds=0.1), "ray_serve", PATIENT),
         (HugeEvent(mib=8), "ollama", PATIENT),
         (Body(data=b'{"content": "' + b"x" * (17 * MIB) + b'"}'), "ollama", PATIENT),
         (WrongLength(by=10), "ray_serve", PATIENT),
@@ -142,7 +142,7 @@ async def test_who_answers(fault: Fault, provider: str, patience: float, streame
         NoContinuation(code=409, error="conflict", otherwise=CUT),
         NoContinuation(code=500, error="inference_failed", otherwise=CUT),
         FalseContinuation(otherwise=CUT),
-        InTurn(faults=(CUT, Answer(continues=True))),
+        InTurn(faults=(CUT, FaultyResponse(continues=True))),
         InTurn(faults=(CUT, HugeEvent(after=45, mib=8))),
     ],
     ids=name,
@@ -160,7 +160,7 @@ async def test_a_cut_in_the_middle_is_mended(fault: Fault, streamed: bool) -> No
 async def test_a_true_continuation_is_used(streamed: bool) -> None:
     """Nothing that was delivered is asked for twice."""
     async with world() as it:
-        it.primary.faults.extend((CUT, Answer(continues=True)))
+        it.primary.faults.extend((CUT, FaultyResponse(continues=True)))
         await it.ask(streamed=streamed)
         assert [event.kind for event in it.stack.observer.of(Moved)] == ["continued"]
         assert it.fallback.received == []
@@ -216,8 +216,8 @@ async def test_the_callers_own_mistake_in_disguise_is_told(streamed: bool) -> No
 @pytest.mark.parametrize(
     "flapping",
     [
-        InTurn(faults=(Answer(), Status(code=503, error="overloaded"))),
-        InTurn(faults=(Reset(), Answer(), CUT)),
+        InTurn(faults=(FaultyResponse(), Status(code=503, error="overloaded"))),
+        InTurn(faults=(Reset(), FaultyResponse(), CUT)),
         Flapping(up=0.05, down=0.05),
         Flapping(up=0.05, down=0.1, begins="down", when_down=Reset()),
     ],

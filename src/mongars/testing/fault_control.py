@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mongars.testing.fake_server import Received
-    from mongars.testing.switchboard import Switchboard
+    from mongars.testing.fault_schedule import FaultSchedule
 
 
 class Control:
     """The routes under `/control`; they keep nothing themselves."""
 
     def __init__(
-        self, switchboard: Switchboard, received: list[Received], in_flight: Callable[[], int]
+        self, fault_schedule: FaultSchedule, received: list[Received], in_flight: Callable[[], int]
     ) -> None:
-        self._switchboard = switchboard
+        self._schedule = fault_schedule
         self._received = received
         self._in_flight = in_flight
 
@@ -45,8 +45,8 @@ class Control:
 
     async def _state(self, _: web.Request) -> web.Response:
         state = {
-            "always": described(self._switchboard.always),
-            "faults": [described(fault) for fault in self._switchboard.faults],
+            "always": described(self._schedule.always),
+            "faults": [described(fault) for fault in self._schedule.faults],
             "in_flight": self._in_flight(),
             "received": [_shown(request, self._received[0].at) for request in self._received],
         }
@@ -54,20 +54,20 @@ class Control:
 
     async def _always(self, request: web.Request) -> web.Response:
         try:
-            self._switchboard.always = read_fault(await request.read())
+            self._schedule.always = read_fault(await request.read())
         except InvalidRequest as error:
             return _refused(error)
         return await self._state(request)
 
     async def _faults(self, request: web.Request) -> web.Response:
         try:
-            self._switchboard.faults.extend(read_faults(await request.read()))
+            self._schedule.faults.extend(read_faults(await request.read()))
         except InvalidRequest as error:
             return _refused(error)
         return await self._state(request)
 
     async def _reset(self, request: web.Request) -> web.Response:
-        self._switchboard.reset()
+        self._schedule.reset()
         self._received.clear()
         return await self._state(request)
 

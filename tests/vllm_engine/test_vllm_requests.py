@@ -12,10 +12,10 @@ import pytest
 from mongars.core.clock import SystemClock
 from mongars.core.errors import ConfigurationError, GenerationInterrupted, InvalidRequest
 from mongars.core.generation import Sampling
-from mongars.engines.vllm import environment
+from mongars.engines.vllm import runtime_config
 from mongars.engines.vllm.config import VllmConfig
 from mongars.engines.vllm.engine import VllmEngine
-from mongars.engines.vllm.events import EventWriter
+from mongars.engines.vllm.events import VllmEventWriter
 from mongars.engines.vllm.sampling import sampling_arguments, structure_arguments
 from mongars.protocol.sse import EventSplitter
 
@@ -50,7 +50,7 @@ async def written(*pieces: Piece, top_logprobs: int = 0) -> list[dict[str, objec
         for piece in pieces:
             yield Output([piece], num_cached_tokens=2)
 
-    writer = EventWriter(answer_id="a", model="m", created=7, top_logprobs=top_logprobs)
+    writer = VllmEventWriter(answer_id="a", model="m", created=7, top_logprobs=top_logprobs)
     splitter = EventSplitter()
     events = [event async for block in writer.write(outputs()) for event in splitter.feed(block)]
     assert events[-1].is_done
@@ -168,14 +168,14 @@ def test_unknown_response_format_is_the_callers_mistake(response_format: dict[st
 
 def test_reason_is_the_last_error_that_names_one(tmp_path: Path) -> None:
     """VLLM's log ends with errors that point to others; the one pointed to is told."""
-    assert environment.logged_reason(tmp_path) == ""
+    assert runtime_config.logged_reason(tmp_path) == ""
     (tmp_path / "vllm.log").write_text(
         "WorkerProc failed to start.\nTraceback (most recent call last):\n"
         "ValueError: No available memory for the cache blocks.\n"
         "EngineCore failed to start.\nTraceback (most recent call last):\n"
         "Exception: WorkerProc initialization failed. See stack trace for root cause.\n"
     )
-    reason = environment.logged_reason(tmp_path)
+    reason = runtime_config.logged_reason(tmp_path)
     assert reason == "ValueError: No available memory for the cache blocks."
 
 

@@ -13,7 +13,7 @@ from mongars.protocol.embeddings import EmbeddingRequest, embeddings_body
 from mongars.protocol.openai import model_card
 from mongars.protocol.problems import openai_body, retry_after_header, status_of
 from mongars.serving.access import check_token, read_body
-from mongars.serving.answer_response import AnswerResponse
+from mongars.serving.replica_response import ReplicaResponse
 
 if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mongars.serving.replica import Replica
 
 
-class OpenAIDoor:
+class OpenAIRoutes:
     """The route handlers."""
 
     def __init__(self, replica: Replica) -> None:
@@ -54,7 +54,7 @@ class OpenAIDoor:
             deadline = self._replica.deadline(headers.timeout_milliseconds(given))
         except MongarsError as error:
             return _problem(error)
-        return AnswerResponse(lambda answer: self._embed(answer, body, deadline))
+        return ReplicaResponse(lambda answer: self._embed(answer, body, deadline))
 
     async def _embed(
         self, answer: ResponseWriter, body: EmbeddingRequest, deadline: Deadline

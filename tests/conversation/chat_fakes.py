@@ -98,7 +98,7 @@ class Spoken:
             raise self.error
 
 
-class Speaker:
+class ScriptedGenerator:
     """Answers with prepared chunks; a `window` refuses longer prompts, a token a byte."""
 
     def __init__(

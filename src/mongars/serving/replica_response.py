@@ -7,5 +7,5 @@ from fastapi.responses import Response
 from mongars.protocol.asgi import WrittenResponse
 
 
-class AnswerResponse(WrittenResponse, Response):
+class ReplicaResponse(WrittenResponse, Response):
     """`WrittenResponse` as a response."""

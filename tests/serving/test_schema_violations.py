@@ -23,7 +23,7 @@ from mongars.serving.config import ReplicaConfig
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica
 from mongars.testing.fake_ollama import FakeOllama
-from mongars.testing.faults import Answer
+from mongars.testing.faults import FaultyResponse
 from mongars.testing.inference import question
 from mongars.testing.loopback_server import serving
 
@@ -112,7 +112,7 @@ async def test_an_answer_cut_by_its_length_says_so() -> None:
 async def test_ollama_is_held_to_it_too(text: str, kept: bool) -> None:
     """The provider checks what the server wrote."""
     config_of = {"endpoints": (), "use_ray": False, "ollama_model": "fake"}
-    async with FakeOllama(Answer(text=text)) as server:
+    async with FakeOllama(FaultyResponse(text=text)) as server:
         config = InferenceConfig(ollama_host=server.base, **config_of)
         provider = Ollama(config, HttpPool(config), clock=CLOCK)
         asked = dataclasses.replace(question("x"), sampling=Sampling(response_format=LISTED))

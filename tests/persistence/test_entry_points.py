@@ -9,7 +9,7 @@ from sqlalchemy import inspect
 
 from mongars.persistence.config import DatabaseConfig
 from mongars.persistence.migrate import current, downgrade, head, upgrade
-from mongars.persistence.sql_engines import looking_engine
+from mongars.persistence.sql_engines import read_only_engine
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +55,7 @@ def test_the_guide_names_all_that_a_downgrade_drops(config: DatabaseConfig) -> N
     """Whoever reads the guide before the documented downgrade knows each table and column it loses."""
 
     def names() -> set[str]:
-        looking = inspect(looking_engine(config))
+        looking = inspect(read_only_engine(config))
         tables = looking.get_table_names()
         columns = {column["name"] for table in tables for column in looking.get_columns(table)}
         return columns | set(tables)

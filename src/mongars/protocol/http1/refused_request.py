@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Headers = Iterable[tuple[bytes, bytes]]
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """A request that gets this status, after which its connection is closed."""
 
     def __init__(self, status: int, detail: str) -> None:

@@ -41,12 +41,12 @@ CHAT_COMPLETIONS = "/v1/chat/completions"
 EXAMPLE = {"model": MODEL_ALIAS, "messages": [{"role": "user", "content": "Say hello."}]}
 
 
-def openai_routes(context: ApiContext) -> RouteTable:
+def chat_completions_routes(context: ApiContext) -> RouteTable:
     """The routes of the dialect."""
-    return OpenAIRoutes(context).table()
+    return ChatCompletionsRoutes(context).table()
 
 
-class OpenAIRoutes:
+class ChatCompletionsRoutes:
     """Handlers of the dialect."""
 
     def __init__(self, context: ApiContext) -> None:
