@@ -1,7 +1,7 @@
 """Accounts: their stores, how they are created, and how a request is authenticated.
 
-A client sends an API key or a login token in the `Authorization` header. A login exchanges a
-username and a password for a token.
+A client sends an API key or a login token in the `Authorization` header; a browser may send a login
+token in the session cookie. A login exchanges a username and a password for a token.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mongars.api.credentials import INCORRECT_KEY, Keys
 from mongars.api.login_queue import network_of
+from mongars.api.session_cookie import SessionToken
 from mongars.core.errors import (
     InvalidRequest,
     NotAuthenticated,
@@ -134,15 +135,17 @@ class Authenticator:
         self._cache = cache
         self._keys = Keys()
 
-    async def authenticate(self, authorization: str | None) -> Principal:
-        """The account of the credentials in an `Authorization` header.
+    async def authenticate(self, given: str | SessionToken | None) -> Principal:
+        """The account of a credential: the value of an `Authorization` header, or a session's token.
 
         While the database is unavailable, a key that was found there in the last minutes is accepted.
 
         Raises `NotAuthenticated`, which names what is wrong, and `StorageUnavailable` if a key that was
         not seen lately cannot be looked up within two seconds.
         """
-        credential = _bearer(authorization)
+        if isinstance(given, SessionToken):
+            return self._tokens.principal(given.value)
+        credential = _bearer(given)
         if self._tokens.is_token(credential):
             return self._tokens.principal(credential)
         digest = self._keys.digest(credential)

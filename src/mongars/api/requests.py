@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
+from mongars.api.session_cookie import session_token_of
 from mongars.core.deadline import Deadline
 from mongars.core.errors import InvalidRequest
 from mongars.core.ids import accept_id
@@ -16,8 +17,10 @@ from mongars.protocol.body import parse_model, read_limited
 
 if TYPE_CHECKING:
     from fastapi import Request
+    from starlette.requests import HTTPConnection
 
     from mongars.api.accounts import Authenticator
+    from mongars.api.session_cookie import SessionToken
     from mongars.core.clock import Clock
     from mongars.core.identity import Principal
 
@@ -93,9 +96,22 @@ def traceparent_of(request: Request) -> str | None:
     return given if _TRACEPARENT.fullmatch(given) else None
 
 
-async def principal_of(request: Request, authenticator: Authenticator) -> Principal:
-    """The account of the request. Raises `NotAuthenticated`, which names what is wrong with the credentials."""
-    return await authenticator.authenticate(request.headers.get("authorization"))
+def credential_of(connection: HTTPConnection) -> str | SessionToken | None:
+    """The credential of a request or WebSocket handshake; None without one.
+
+    The value of the `Authorization` header, or else the session cookie; never a part of the URL. Raises
+    `Forbidden` if a page of another origin sent the cookie, see `session_token_of`.
+    """
+    authorization = connection.headers.get("authorization")
+    return session_token_of(connection) if authorization is None else authorization
+
+
+async def principal_of(connection: HTTPConnection, authenticator: Authenticator) -> Principal:
+    """The account of a request or WebSocket handshake.
+
+    Raises what `credential_of` and `Authenticator.authenticate` raise.
+    """
+    return await authenticator.authenticate(credential_of(connection))
 
 
 async def read_json(request: Request, model: type[Model], *, limit: int) -> Model:

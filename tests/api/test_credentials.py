@@ -1,0 +1,197 @@
+"""Credentials by connection: a header or the session cookie, on requests and WebSocket handshakes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from fastapi import APIRouter, Request, WebSocket
+from starlette.requests import HTTPConnection
+
+from mongars.api.dialect import RouteTable
+from mongars.api.error_formats import OWN_ERRORS
+from mongars.api.requests import principal_of
+from mongars.api.session_cookie import SessionToken, session_token_of
+from mongars.core.errors import Forbidden
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from api_world import Api
+
+    from mongars.api.context import ApiContext
+
+FOREIGN = "https://evil.example.org"
+OWN = "own"
+
+
+def toy_routes(context: ApiContext) -> RouteTable:
+    router = APIRouter(prefix="/toy")
+
+    @router.api_route("/account", methods=["GET", "POST"], include_in_schema=False)
+    async def account(request: Request) -> str:
+        return (await principal_of(request, context.authenticator)).username
+
+    @router.websocket("/socket")
+    async def socket(websocket: WebSocket) -> None:
+        principal = await principal_of(websocket, context.authenticator)
+        await websocket.accept()
+        await websocket.send_text(principal.username)
+        await websocket.close()
+
+    return RouteTable(router=router, prefix="/toy", errors=OWN_ERRORS)
+
+
+@pytest.fixture
+async def api(start_api: Callable[..., AbstractAsyncContextManager[Api]]) -> AsyncIterator[Api]:
+    async with start_api(more=(toy_routes,)) as started:
+        yield started
+
+
+async def session_cookie(api: Api) -> dict[str, str]:
+    """The header that a browser sends after a login as alice."""
+    form = {"username": "alice", "password": "alice-password"}
+    async with api.http.post(f"{api.url}/token", data=form) as response:
+        token = (await response.json())["access_token"]
+    return {"Cookie": f"theme=dark; mongars_session={token}"}
+
+
+def origin_header(api: Api, origin: str | None) -> dict[str, str]:
+    return {} if origin is None else {"Origin": api.url if origin == OWN else origin}
+
+
+async def account(api: Api, method: str, headers: dict[str, str], query: str = "") -> object:
+    """The account that the toy route names, or the status and text of the error."""
+    url = f"{api.url}/toy/account{query}"
+    async with api.http.request(method, url, headers=headers) as response:
+        body = await response.json()
+        return body if response.status == 200 else (response.status, body["detail"])
+
+
+async def socket_account(api: Api, headers: dict[str, str]) -> str:
+    """The account that the toy WebSocket names. Raises `WSServerHandshakeError` if it is refused."""
+    async with api.http.ws_connect(f"{api.url}/toy/socket", headers=headers) as socket:
+        return await socket.receive_str()
+
+
+@pytest.mark.parametrize("origin", [None, OWN, FOREIGN])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_header_counts_whatever_the_origin(
+    api: Api, method: str, origin: str | None
+) -> None:
+    """Browsers never add the header by themselves, so it needs no check of the origin."""
+    headers = api.auth | origin_header(api, origin)
+    assert await account(api, method, headers) == "alice"
+    assert await socket_account(api, headers) == "alice"
+
+
+async def test_the_header_is_preferred_to_the_cookie(api: Api) -> None:
+    """A page that sends both acts as the account of the header; a wrong header is not made good."""
+    cookie = await session_cookie(api)
+    other = {"Authorization": f"Bearer {api.other_key}"}
+    assert await account(api, "POST", cookie | other) == "bob"
+    status, _ = await account(api, "GET", cookie | {"Authorization": "Bearer nonsense"})
+    assert status == 401
+
+
+@pytest.mark.parametrize("origin", [None, OWN, FOREIGN])
+async def test_a_cookie_reads_without_an_origin(api: Api, origin: str | None) -> None:
+    """GET changes nothing, and browsers send no `Origin` with GET of their own page."""
+    headers = await session_cookie(api) | origin_header(api, origin)
+    assert await account(api, "GET", headers) == "alice"
+
+
+async def test_a_cookie_changes_things_from_the_servers_own_page(api: Api) -> None:
+    """POST and WebSocket with the cookie work where `Origin` is the server's own."""
+    headers = await session_cookie(api) | origin_header(api, OWN)
+    assert await account(api, "POST", headers) == "alice"
+    assert await socket_account(api, headers) == "alice"
+
+
+@pytest.mark.parametrize(
+    ("origin", "text"),
+    [
+        (None, "The Origin header is missing."),
+        (FOREIGN, f"The Origin header is {FOREIGN!r}."),
+        ("null", "The Origin header is 'null'."),
+        ("http://127.0.0.1:1", "The Origin header is 'http://127.0.0.1:1'."),
+        ("", "The Origin header is ''."),
+    ],
+)
+async def test_a_cookie_from_another_page_is_refused(
+    api: Api, origin: str | None, text: str
+) -> None:
+    """Neither a forged POST nor a hijacked WebSocket gets the account; the error says what is missing."""
+    headers = await session_cookie(api) | origin_header(api, origin)
+    status, detail = await account(api, "POST", headers)
+    assert (status, detail.startswith(text)) == (403, True)
+    assert "A POST request with the cookie mongars_session must name this server's own" in detail
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await socket_account(api, headers)
+    assert refused.value.status == 403
+
+
+async def test_a_proxy_may_end_tls(api: Api) -> None:
+    """The page is `https` and the connection plain, with the host that the browser named."""
+    host = {"Host": "chat.example.org"}
+    cookie = await session_cookie(api) | host
+    assert await account(api, "POST", cookie | {"Origin": "https://chat.example.org"}) == "alice"
+    status, _ = await account(api, "POST", cookie | {"Origin": "https://example.org"})
+    assert status == 403
+
+
+@pytest.mark.parametrize("value", ["key", "nonsense", ""])
+async def test_a_cookie_holds_a_login_token_only(api: Api, value: str) -> None:
+    """An API key does not belong into a browser, so it is no session; 401 asks for a login."""
+    cookie = {"Cookie": f"mongars_session={api.key if value == 'key' else value}"}
+    status, detail = await account(api, "GET", cookie)
+    assert status == 401
+    assert ("Log in again" if value else "The Authorization header is missing") in detail
+
+
+@pytest.mark.parametrize("name", ["mongars_session", "token", "key", "api_key", "authorization"])
+async def test_a_credential_in_the_url_is_not_read(api: Api, name: str) -> None:
+    """URLs end up in logs and histories; neither a request nor a WebSocket accepts a key there."""
+    status, detail = await account(api, "GET", {}, f"?{name}={api.key}")
+    assert (status, "The Authorization header is missing" in detail) == (401, True)
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        async with api.http.ws_connect(f"{api.url}/toy/socket?{name}={api.key}"):
+            pass
+    assert refused.value.status == 401
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "origin", "accepted"),
+    [
+        ("https", "chat.example.org", "https://chat.example.org", True),
+        ("https", "chat.example.org", "http://chat.example.org", False),
+        ("wss", "chat.example.org:8443", "https://chat.example.org:8443", True),
+        ("wss", "chat.example.org:8443", "https://chat.example.org", False),
+        ("https", "Chat.Example.org:443", "https://chat.example.org", True),
+        ("http", "chat.example.org:80", "http://chat.example.org", True),
+        ("http", "", "http://", False),
+    ],
+)
+def test_the_own_origin_has_scheme_host_and_port(
+    scheme: str, host: str, origin: str, *, accepted: bool
+) -> None:
+    """As browsers write it: without the usual port, in lower case; a plain page is not one over TLS."""
+    connection = HTTPConnection(
+        {
+            "type": "websocket" if scheme == "wss" else "http",
+            "method": "POST",
+            "scheme": scheme,
+            "headers": [
+                (b"host", host.encode()),
+                (b"origin", origin.encode()),
+                (b"cookie", b"mongars_session=token"),
+            ],
+        }
+    )
+    if accepted:
+        assert session_token_of(connection) == SessionToken("token")
+        return
+    with pytest.raises(Forbidden, match="The Origin header is"):
+        session_token_of(connection)
