@@ -43,12 +43,12 @@ class AccountStore(Protocol):
     async def create_account(self, new: NewAccount, *, key: NewApiKey | None = None) -> Account:
         """Store an account and its first key, both or neither.
 
-        Raises `Conflict` if the name, in any case, or the key exists already.
+        Raises `Conflict` if the name, upper or lower case, or the key exists already.
         """
         ...
 
     async def credentials(self, username: str) -> Credentials | None:
-        """The account of that name, in any case, with its password hash."""
+        """The account of that name, upper or lower case, with its password hash; None without one."""
         ...
 
     async def accounts(self) -> tuple[Account, ...]:
@@ -72,19 +72,19 @@ class KeyStore(Protocol):
         ...
 
     async def find_key(self, digest: str) -> ApiKey | None:
-        """The key with that digest, revoked or not."""
+        """The key with that digest, even if it has been revoked; None if there is none."""
         ...
 
     async def keys(self, username: str | None = None) -> tuple[ApiKey, ...]:
-        """The keys of that account, or all, oldest first, revoked ones too."""
+        """The keys of an account, or of all accounts, oldest first, including revoked ones."""
         ...
 
     async def revoke_key(self, key_id: str) -> None:
-        """Make the key invalid for good. Raises `NotFound` for an unknown one."""
+        """Revoke a key permanently. Raises `NotFound` if there is no such key."""
         ...
 
     async def touch_key(self, key_id: str) -> None:
-        """Note that the key was used; writes at most once a minute per key."""
+        """Record that the key was used now; writes at most once a minute per key."""
         ...
 
 
@@ -152,7 +152,7 @@ class Authenticator:
         known = self._cache.get(digest)
         if known is not None:
             return known
-        # Taken before the lookup, so that the requests beside this one do not wait for it, too.
+        # Read before the lookup, so that concurrent requests with this key do not wait for the database as well.
         seen_lately = self._cache.without_database(digest)
         try:
             key = await self._valid_key(digest)
@@ -168,13 +168,13 @@ class Authenticator:
         return principal
 
     async def login(self, username: str, password: str, *, address: str = "") -> str:
-        """A login token. `address` is the client's; under load, addresses take turns.
+        """Check a password and return a login token. `address` is the client's, for rate limits and fair queueing.
 
-        Raises `NotAuthenticated` for a wrong name or password, without naming which, `TooManyRequests`
-        with `retry_after` after too many attempts or while too many logins are waiting, and
+        Raises `NotAuthenticated` for a wrong name or password, without naming which of them; `TooManyRequests`
+        with `retry_after` after too many attempts or while too many logins are waiting; and
         `StorageUnavailable`.
         """
-        # No account has such a name, and none of them is worth remembering.
+        # No account has such a name, so the attempt is not recorded.
         if len(username) > _MAX_USERNAME or "\x00" in username:
             raise _wrong_login()
         network = network_of(address)
@@ -184,7 +184,7 @@ class Authenticator:
                 found = await self._store.credentials(username)
                 password_hash = None if found is None else found.password_hash
                 right = await self._passwords.matches(password_hash, password)
-        except TooManyRequests:  # nothing was guessed
+        except TooManyRequests:  # no password was checked, so it does not count as an attempt
             self._throttle.withdraw(username, network)
             raise
         if found is None or not right:
@@ -202,7 +202,7 @@ class Authenticator:
         if key.revoked_at is not None:
             msg = f"{INCORRECT_KEY}: the key {key.id} has been revoked."
             raise NotAuthenticated(msg)
-        # A database that cannot be written just now is no reason to turn a valid key away.
+        # A valid key is accepted even if the database cannot be written at the moment.
         with suppress(StorageUnavailable):
             async with _bounded():
                 await self._store.touch_key(key.id)
@@ -211,7 +211,7 @@ class Authenticator:
 
 @asynccontextmanager
 async def _bounded() -> AsyncIterator[None]:
-    """Limit the time that a request waits for the key store."""
+    """Raise `StorageUnavailable` if the block takes longer than `_STORE_SECONDS`."""
     try:
         async with asyncio.timeout(_STORE_SECONDS):
             yield

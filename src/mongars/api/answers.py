@@ -28,19 +28,19 @@ class Arrival:
     at: float
 
     def overhead(self, route: RouteInfo) -> float:
-        """Seconds since then, without those in which a model server was waited for."""
+        """Seconds since the arrival, without the time spent waiting for model servers."""
         return self.clock.monotonic() - self.at - route.waited
 
 
 def arrival(clock: Clock) -> Arrival:
-    """A request that arrives now."""
+    """The arrival of a request at this moment."""
     return Arrival(clock, clock.monotonic())
 
 
 def answer_headers(
     request_id: str, *, route: RouteInfo, origin: Origin, overhead: float
 ) -> dict[str, str]:
-    """Headers that name the engine and how it was reached.
+    """Response headers that name the engine of an answer and how it was reached.
 
     `overhead` is the gateway's own time until the first token, in seconds.
     """
@@ -71,15 +71,15 @@ def problem_headers(
     """
     found = {headers.REQUEST_ID: request_id, **retry_after_header(error)}
     if "Retry-After" not in found and not (chose_wait and status_of(error) == GATEWAY_TIMEOUT):
-        # Every endpoint and provider was tried already; another try only adds load.
+        # Every endpoint and provider was tried already; a retry by the client only adds load.
         found[headers.SHOULD_RETRY] = "false"
     return found
 
 
 def unsent(error: MongarsError, deadline: Deadline) -> MongarsError:
-    """The error of an answer of which nothing was sent.
+    """The error to report if no byte of the response was sent.
 
-    An interruption after the deadline becomes `DeadlineExceeded`.
+    An interruption past the deadline becomes `DeadlineExceeded`; every other error stays as it is.
     """
     if isinstance(error, GenerationInterrupted) and deadline.expired():
         return DeadlineExceeded(str(error))

@@ -36,7 +36,7 @@ ROUTES: tuple[Callable[[ApiContext], RouteTable], ...] = (
     login_routes,
     internal_routes,
 )
-"""The route tables besides those of OpenAI's chat dialect and of health."""
+"""The route tables, except those of OpenAI's chat dialect and of health, which `build_app` adds."""
 
 
 def build_app(
@@ -45,9 +45,10 @@ def build_app(
     *,
     more: Sequence[Callable[[ApiContext], RouteTable]] = (),
 ) -> ASGIApp:
-    """All routes over one context; `lifespan` opens and closes the parts behind it.
+    """The application with all routes, over one context.
 
-    `more` are further route tables, such as those of another dialect.
+    `lifespan` opens and closes the parts in the context; `more` are further route tables, such as those of
+    another dialect.
     """
     app = FastAPI(
         title="monGARS",

@@ -1,4 +1,4 @@
-"""OpenAI's chat dialect: `/v1/chat/completions` and `/v1/models`."""
+"""The routes and dialect of OpenAI's chat completions: `/v1/chat/completions` and `/v1/models`."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ class ChatCompletionsRoutes:
         )
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`."""
+        """`GET /v1/models`: every served model."""
         await principal_of(request, self._context.authenticator)
         cards = [self._card(name) for name in self._models.names]
         return JSONResponse({"object": "list", "data": cards})
 
     async def model(self, request: Request, name: str) -> Response:
-        """`GET /v1/models/{name}`; slashes in a name may be escaped."""
+        """`GET /v1/models/{name}`: one model; slashes in its name may be escaped. Raises `ModelUnknown`."""
         await principal_of(request, self._context.authenticator)
         self._models.check(name)
         return JSONResponse(self._card(name))
@@ -117,7 +117,7 @@ class ChatCompletionsRoutes:
 class _Moves(Protocol):
     @property
     def moves(self) -> int:
-        """How often the answer was cut and continued by another endpoint."""
+        """How many times another endpoint had to continue the answer."""
         ...
 
 
@@ -165,12 +165,12 @@ class ChatCompletionCall:
 
     @property
     def answer_id(self) -> str:
-        """The id of the answer, where the engine has named none."""
+        """The id of the answer, used if the engine reports none."""
         return f"chatcmpl-{self._generation.request_id}"
 
     @property
     def created(self) -> int:
-        """Unix time in seconds."""
+        """The current time, in Unix seconds."""
         return int(self._context.clock.now().timestamp())
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[MovingStream]:
@@ -178,11 +178,11 @@ class ChatCompletionCall:
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: MovingStream) -> _ChatCompletionBody:
-        """A `chat.completion`."""
+        """A writer for one `chat.completion` object."""
         return _ChatCompletionBody(self, stream, self._read, choices=self._generation.sampling.n)
 
     def event_writer(self, stream: MovingStream) -> _RelayedEvents:
-        """The engine's events where they fit, else events written from its chunks."""
+        """A writer that relays the engine's events where it can, and writes new ones from the chunks elsewhere."""
         options = self._read.stream_options
         relay = Relay(
             answer_id=self.answer_id,

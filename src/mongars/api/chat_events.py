@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ChatEvents:
-    """The events of one answer: one id, one role per choice, the text, the finish, maybe the counts.
+    """Writes the events of one answer: a role per choice, the text, the finish reason, the counts if requested.
 
     `named` holds the `answer_id`, `created` and `model` that every event carries.
     """
@@ -32,20 +32,20 @@ class ChatEvents:
             "model": model,
         }
         self.fingerprint: str | None = fingerprint_of(model)
-        """`system_fingerprint` of every event; None: the events have none."""
+        """`system_fingerprint` of every event; None leaves it out."""
         self.started: set[int] = set()
         """The choices whose role has been written."""
         self.moved_to: str | None = None
-        """The model that continues the answer, once another endpoint had to."""
+        """The model of the endpoint that continues the answer; None while the first endpoint serves it."""
         self._with_usage = with_usage
         self._usage: Usage | None = None
 
     def events(self, chunks: Iterable[Chunk]) -> bytes:
-        """The events for these chunks."""
+        """The events for these chunks, as bytes."""
         return b"".join([self._event(chunk) for chunk in chunks])
 
     def end(self) -> bytes:
-        """The counts, if they are wanted and known, and `[DONE]`."""
+        """The event with the counts, if requested and known, and `[DONE]`."""
         if self._usage is None or not self._with_usage:
             return DONE
         return self.usage(self._usage) + DONE
@@ -55,7 +55,7 @@ class ChatEvents:
         return self._encoded(usage_chunk_body(**self._name(), usage=usage))
 
     def role(self, index: int) -> bytes:
-        """The event that begins a choice."""
+        """The first event of a choice, which carries the role."""
         self.started.add(index)
         return self._write({"role": "assistant", "content": ""}, index)
 

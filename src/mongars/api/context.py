@@ -1,4 +1,4 @@
-"""The parts that routes use. The composition root makes them once per process."""
+"""The objects that routes use. `bootstrap` creates them once per process."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class HealthCheck(Protocol):
     """A part whose health can be checked."""
 
     async def healthy(self) -> None:
-        """Return quickly. Raises `StorageUnavailable` when it does not work."""
+        """Return within seconds if the part works. Raises `StorageUnavailable` if it does not."""
         ...
 
 
 class MetricsPage(Protocol):
-    """The measurements, in Prometheus' text format."""
+    """The source of `/metrics`: all metrics in Prometheus' text format."""
 
     def render(self) -> tuple[str, bytes]:
-        """Content type and page."""
+        """The content type and the body of the response."""
         ...
 
 
@@ -35,22 +35,22 @@ class ApiConfig:
 
     model_name: str
     coding_model: str | None = None
-    """The model for tasks about code; None where the general model does them."""
+    """The model for tasks about code; None if the general model handles them."""
     version: str
     no_fallback: str = ""
-    """Why there is no local provider; empty where there is one."""
+    """The reason why there is no local provider; empty if there is one."""
     max_body_bytes: int = 1_000_000
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the API."""
     context_tokens: int | None = None
-    """The context window of the models, prompt and answer together; None where it is unknown."""
+    """The context window of the models in tokens, prompt and answer together; None if unknown."""
     answer_timeout: float = 600.0
-    """Seconds an answer may take where the client sets no deadline."""
+    """The most seconds an answer may take, also the default if the client sets no deadline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiContext:
-    """The parts that routes use."""
+    """The objects that routes use, shared by all requests."""
 
     config: ApiConfig
     clock: Clock

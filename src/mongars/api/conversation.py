@@ -1,4 +1,4 @@
-"""monGARS' own dialect: a chat that remembers, and its history."""
+"""monGARS' own dialect: a chat whose turns are stored, and their history."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EXAMPLE = {"message": "Say hello."}
 
 
 class ConversationMessage(WireModel):
-    """`POST /api/v1/conversation/chat`."""
+    """The body of `POST /api/v1/conversation/chat`."""
 
     message: str = Field(min_length=1, max_length=100_000)
     session_id: str | None = Field(default=None, max_length=LONGEST_SESSION_ID)
@@ -158,7 +158,7 @@ class ConversationCall:
         self.streamed = read.stream
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[ChatStream]:
-        """Start the answer, with as much of the session as fits the model."""
+        """Start the answer, with as many earlier turns of the session as fit the context window."""
         return self._chat.open(
             self._arrived.principal,
             self._read.message,
@@ -170,11 +170,11 @@ class ConversationCall:
         )
 
     def body_writer(self, stream: ChatStream) -> _ReplyWriter:
-        """The reply in one piece."""
+        """A writer for the reply as one JSON object."""
         return _ReplyWriter(stream)
 
     def event_writer(self, stream: ChatStream) -> _ReplyWriter:
-        """Events `chunk` and `reasoning`, then `complete` with the reply."""
+        """A writer for a stream: events `chunk` and `reasoning`, then `complete` with the reply."""
         return _ReplyWriter(stream)
 
 

@@ -1,4 +1,4 @@
-"""Calls from web pages of other origins (the Fetch standard's CORS protocol)."""
+"""Requests from web pages of other origins (CORS, the Fetch standard)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PREFLIGHT_SECONDS = 600
 
 
 def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """The application, open to pages of these origins; without any it stays as it is.
+    """The application with CORS for these origins; unchanged if there are none.
 
-    It stands around everything, so that preflights need no key and every error can be read by the
-    page. Keys are sent in a header, so cookies and other credentials of the browser are not allowed.
+    The middleware is the outermost one, so preflight requests need no key and pages can read every error.
+    Pages of other origins send the key in a header; cookies are not allowed.
     """
     if not origins:
         return app

@@ -1,4 +1,4 @@
-"""Passwords, API keys and tokens: how each is made, stored and checked."""
+"""Creating and checking passwords, API keys and login tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
 
 _KEY_PREFIX = "mg"
-_MIN_SECRET = 32  # bytes; RFC 7518 asks as much of an HS256 key
+_MIN_SECRET = 32  # bytes; required of an HS256 key by RFC 7518
 _MIN_PRESET_KEY = 16
 _ALGORITHM = "HS256"
 _TOKEN_DOTS = 2
@@ -37,40 +37,43 @@ INCORRECT_KEY = "Incorrect API key provided"
 
 
 class Passwords:
-    """Argon2id with 19 MiB, two passes and one lane: OWASP's minimum, about 30 ms of one core.
+    """Password hashing with Argon2id (19 MiB, two passes, one lane: OWASP's minimum), about 30 ms of one core.
 
-    The work runs in a thread, one or two at a time, so that a burst of logins takes neither the
-    event loop, nor the last core, nor more than 40 MB.
+    The work runs in threads, at most two at a time, so that a burst of logins does not block the event loop,
+    take every core, or use more than 40 MB.
     """
 
     def __init__(self, queue: LoginQueue | None = None) -> None:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
         self._queue = queue or LoginQueue(running=max(1, min(_MOST_AT_ONCE, cores - 1)))
-        # What a login for an unknown name is checked against, to take as long as any other.
+        # Checked for logins with an unknown name, so that they take as long as others.
         self._no_account = self._hasher.hash(secrets.token_urlsafe(32))
 
     def turn(self, address: str = "") -> AbstractAsyncContextManager[None]:
-        """Permission to run `matches`, held while it runs. Raises `TooManyRequests` if too many wait."""
+        """A context in which `matches` may run. Entering waits; raises `TooManyRequests` if too many are waiting."""
         return self._queue.turn(address)
 
     async def matches(self, password_hash: str | None, password: str) -> bool:
-        """Whether the password is right. None, for no such account, takes as long and is False.
+        """Whether the password is right. A hash of None (no such account) takes as long and gives False.
 
-        To be called within a `turn`.
+        Call it inside the context that `turn` returns.
         """
         right = await asyncio.to_thread(self._matches, password_hash or self._no_account, password)
         return right and password_hash is not None
 
     async def hash(self, password: str) -> str:
-        """The salted hash to store."""
+        """The salted hash of a password, for storage. Waits for a `turn`."""
         async with self.turn():
             return await asyncio.to_thread(self._hasher.hash, password)
 
     def _matches(self, password_hash: str, password: str) -> bool:
         try:
             return self._hasher.verify(password_hash, password)
-        except (VerificationError, InvalidHashError):  # wrong, or hashed by something else
+        except (
+            VerificationError,
+            InvalidHashError,
+        ):  # a wrong password, or a hash of another algorithm
             return False
 
 
@@ -85,14 +88,13 @@ class IssuedKey:
 class Keys:
     """API keys: `mg-<12 hex digits>-<43 characters>`, stored and found by their SHA-256.
 
-    The last part carries 256 random bits. They cannot be guessed, so a slow, salted hash, there to
-    make guessing weak passwords expensive, would only make every request expensive. Keys are
-    found by the digest of all of them: an attacker cannot choose a digest, so the time of a
-    look-up reveals nothing. The hex digits name a key in lists and logs.
+    The last part has 256 random bits, which cannot be guessed. A slow, salted hash, which protects weak passwords,
+    would only make every request slower. Keys are looked up by their digest: an attacker cannot choose a digest,
+    so the time of a look-up reveals nothing. The hex digits identify a key in lists and logs.
     """
 
     def issue(self, username: str, name: str, *, is_admin: bool = False) -> IssuedKey:
-        """Make a new key for that account."""
+        """Create a key for an account."""
         key_id = secrets.token_hex(6)
         plaintext = f"{_KEY_PREFIX}-{key_id}-{secrets.token_urlsafe(32)}"
         record = NewApiKey(
@@ -124,7 +126,7 @@ class Keys:
         return IssuedKey(plaintext=plaintext, record=record)
 
     def digest(self, plaintext: str) -> str:
-        """The digest of a key, under which it is stored and found."""
+        """The SHA-256 of a key, under which it is stored and looked up."""
         return hashlib.sha256(plaintext.encode()).hexdigest()
 
 
@@ -182,7 +184,7 @@ class Tokens:
                 token,
                 self._config.secret,
                 algorithms=[_ALGORITHM],
-                # Their values are checked below, against our own clock.
+                # Checked below against the injected clock.
                 options={
                     "require": ["sub", "exp"],
                     "verify_exp": False,
@@ -207,7 +209,7 @@ class Tokens:
 
 
 _UNREADABLE = (jwt.InvalidTokenError, ValueError, TypeError, RecursionError)
-"""What reading a token raises: a sender can nest JSON as deep as a header is long."""
+"""The exceptions of parsing a token; `RecursionError` because a client can send deeply nested JSON."""
 
 
 def _subject(value: object) -> str:
@@ -218,7 +220,7 @@ def _subject(value: object) -> str:
 
 
 def _time(value: object) -> float:
-    """A time of a claim (RFC 7519, NumericDate). Raises `ValueError` or `TypeError`."""
+    """A claim's time (RFC 7519, NumericDate) in Unix seconds. Raises `ValueError` or `TypeError` if invalid."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         msg = "a time is no number"
         raise TypeError(msg)

@@ -1,7 +1,7 @@
-"""The description of the API (`/openapi.json`): bodies, responses, media types and the key.
+"""The OpenAPI description of the API (`/openapi.json`): bodies, responses, media types and authentication.
 
-Routes read their bodies themselves, so FastAPI does not know their models. Each route is registered with
-the descriptions made here; their references are resolved by `openapi_of`.
+Routes read their bodies themselves, so FastAPI does not know the models. Each route is registered with a
+description made here, whose references to schemas are resolved by `openapi_of`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EVENT_STREAM = "text/event-stream"
 PLAIN = "text/plain"
 
 READING = (401, 500, 503)
-"""Error statuses of every route that needs a key, for which an account is read from the database."""
+"""The error statuses of every route that requires authentication."""
 BODY = (413, 415)
 _ANSWERING = (400, 404, 429, 502, 504)
 
@@ -86,9 +86,9 @@ def responses(
     stream_type: str = EVENT_STREAM,
     **more: object,
 ) -> dict[int | str, dict[str, Any]]:
-    """200 with a body of that schema, and an error response for each of `statuses`.
+    """The `responses` of a route: 200 with a body of that schema, and an error for each of `statuses`.
 
-    With `events`, which describes them, 200 may also be a stream of type `stream_type`.
+    If `events`, a description of stream events, is given, 200 may also be a stream of type `stream_type`.
     """
     content: dict[str, Any] = {JSON: {"schema": schema}}
     if events:
@@ -102,7 +102,7 @@ def responses(
 
 
 def problem(status: int, error: type[BaseModel] = schemas.Problem) -> dict[str, Any]:
-    """An error response."""
+    """The description of an error response with that status."""
     found = {
         "description": HTTPStatus(status).phrase,
         "content": {JSON: {"schema": reference(error)}},
@@ -123,7 +123,10 @@ def answering(
     error: type[BaseModel] = schemas.Problem,
     stream_type: str = EVENT_STREAM,
 ) -> dict[str, Any]:
-    """The descriptions of a route that generates an answer; `statuses` are further errors it has."""
+    """The arguments of `add_api_route` that describe a route with a generated answer.
+
+    `statuses` are the error statuses it has besides the common ones.
+    """
     return {
         "openapi_extra": body(request, example, parameters=_READ),
         "responses": responses(
@@ -138,7 +141,7 @@ def answering(
 
 
 def openapi_of(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
-    """The whole description. `models` are the bodies that the routes refer to."""
+    """The OpenAPI document of an application. `models` are the schemas that its routes refer to."""
     found = app.openapi()
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REFERENCE

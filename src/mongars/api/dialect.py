@@ -44,7 +44,7 @@ class ErrorFormat(Protocol):
         ...
 
     def event(self, error: MongarsError) -> bytes:
-        """The bytes that end a stream which failed after its first byte."""
+        """The bytes that end a stream whose answer failed after the first byte was sent."""
         ...
 
 
@@ -52,7 +52,7 @@ class BodyWriter(Protocol):
     """Collects the chunks of one answer for a response in one piece."""
 
     def add(self, chunks: Sequence[Chunk]) -> None:
-        """Take the next chunks, at least one."""
+        """Take the next chunks; there is at least one."""
         ...
 
     def body(self) -> object:
@@ -64,16 +64,16 @@ class EventWriter(Protocol):
     """Writes the chunks of one answer as a stream."""
 
     def events(self, chunks: Sequence[Chunk]) -> bytes:
-        """The bytes for these chunks, at least one; may be empty."""
+        """The bytes to send for these chunks (at least one); may be empty."""
         ...
 
     def end(self) -> bytes:
-        """The bytes that end a complete answer."""
+        """The last bytes of the stream of a complete answer."""
         ...
 
 
 class AnswerCall(Protocol[Stream]):
-    """A request that was read: whether it is streamed, how its answer is opened and written."""
+    """A parsed request: whether to stream its answer, how to start it, how to write it."""
 
     @property
     def streamed(self) -> bool:
@@ -81,21 +81,21 @@ class AnswerCall(Protocol[Stream]):
         ...
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[Stream]:
-        """Start the answer. Entering raises what fails before the first token."""
+        """A context with the started answer. Entering waits for the first token and raises what fails before it."""
         ...
 
     def body_writer(self, stream: Stream) -> BodyWriter:
-        """A writer for this answer in one piece."""
+        """A writer for a response in one piece."""
         ...
 
     def event_writer(self, stream: Stream) -> EventWriter:
-        """A writer for this answer as a stream."""
+        """A writer for a streamed response."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ArrivedRequest:
-    """What is known of a request besides its body."""
+    """An authenticated request: headers, account and time of arrival, without the body."""
 
     http: Request
     principal: Principal
@@ -104,7 +104,7 @@ class ArrivedRequest:
     def to_generation(
         self, messages: tuple[Message, ...], *, sampling: Sampling, task_type: str = "general"
     ) -> GenerationRequest:
-        """A request to a model for this account, with the ids that the headers name.
+        """A generation request for this account, with the request id, session and trace context of the headers.
 
         Raises `InvalidRequest` for a session id that is too long.
         """
@@ -133,7 +133,7 @@ class Dialect(Protocol[Stream]):
         ...
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> AnswerCall[Stream] | Response:
-        """Read a request; a `Response` if no model is needed to answer it.
+        """Parse a request body; returns a finished `Response` instead if no model is needed.
 
         Raises `CallerError` for a request that cannot be answered.
         """
@@ -144,8 +144,8 @@ class Dialect(Protocol[Stream]):
 class RouteTable:
     """The routes of one dialect. Errors of every path under `prefix` are written in its format.
 
-    Of several prefixes that fit a path, the longest counts. `models` are the bodies that the
-    descriptions of the routes refer to.
+    If several prefixes match a path, the longest applies. `models` are the schemas that the descriptions of the
+    routes refer to.
     """
 
     router: APIRouter

@@ -13,15 +13,12 @@ if TYPE_CHECKING:
 
 
 class OwnErrors:
-    """`{"detail": …, "error": code}`; a request that cannot be read is 422.
-
-    Clients of the earlier monGARS know that status from its own routes.
-    """
+    """`{"detail": …, "error": code}`; an invalid request is 422, as in the earlier monGARS."""
 
     invalid_status = int(HTTPStatus.UNPROCESSABLE_ENTITY)
 
     def body(self, error: MongarsError) -> object:
-        """Text, code, and the parameter or numbers that the error names."""
+        """The error's text and code, and its parameter or token counts if it has any."""
         return {"detail": str(error), "error": error.code, **error_facts(error)}
 
     def event(self, error: MongarsError) -> bytes:

@@ -1,4 +1,4 @@
-"""How errors outside an answer are written: in the format of the route table that the path belongs to."""
+"""Responses to errors outside a generated answer, in the error format of the route table of the path."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class ErrorResponses:
-    """The response to every error that reaches the framework: ours, unknown paths, defects.
+    """Writes the response to every exception that reaches the framework: `MongarsError`, unknown paths, defects.
 
-    Paths under no prefix of `tables` have monGARS' own format.
+    A path that matches no prefix of `tables` gets monGARS' own format.
     """
 
     def __init__(self, tables: Iterable[RouteTable] = ()) -> None:
@@ -38,7 +38,7 @@ class ErrorResponses:
         self._formats = [(table.prefix, table.errors) for table in found]
 
     def install(self, app: FastAPI) -> None:
-        """Register the handlers, so that each error has a real status and a body that names what is wrong."""
+        """Register the exception handlers, so that each error has its own status and a body with the reason."""
         app.add_exception_handler(MongarsError, self.expected)
         app.add_exception_handler(RequestValidationError, self._invalid)
         app.add_exception_handler(HTTPException, self._framework)
@@ -52,7 +52,7 @@ class ErrorResponses:
         return OWN_ERRORS
 
     async def expected(self, request: Request, exc: Exception) -> Response:
-        """The response to one of our own errors."""
+        """The response to a `MongarsError`."""
         error = exc if isinstance(exc, MongarsError) else MongarsError()
         status = status_of(error)
         if isinstance(error, InvalidRequest):
@@ -60,7 +60,7 @@ class ErrorResponses:
         return self._response(request, error, status=status)
 
     async def unexpected(self, request: Request, _: Exception) -> Response:
-        """The response to a defect of ours: 500. The log has the exception."""
+        """The response to an unexpected exception: 500 without details. The exception is in the log."""
         return self._response(request, InferenceFailed("Internal error."), status=500)
 
     async def _invalid(self, request: Request, exc: Exception) -> Response:

@@ -19,16 +19,16 @@ ADMIN = "admin"
 """Name of the account made on the first run."""
 
 PRESET_HINT = "the key given in MONGARS_BOOTSTRAP_API_KEY"
-"""Shown instead of a preset key: the operator has it, and logs must not."""
+"""Shown instead of a preset key: the operator has the key, and it must not be logged."""
 
 _BOOTSTRAP_NAME = "bootstrap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRun:
-    """The credentials created on the first run. They are shown once and stored nowhere.
+    """The credentials created on the first run. They are printed once and stored nowhere.
 
-    `api_key` says where to find the key, instead of the key, if the operator chose it.
+    If the operator chose the key, `api_key` is `PRESET_HINT` instead of the key.
     """
 
     username: str

@@ -78,9 +78,9 @@ class HealthRoutes:
         return {"status": "ok", "version": self._context.config.version}
 
     async def ready(self) -> Response:
-        """Whether a chat sent now would be answered and remembered, and which parts are up.
+        """Whether a chat sent now would be answered and stored, and the state of each part.
 
-        `ready`: by the first choice. `degraded`: by a fallback, or once an endpoint that returned
+        `ready`: by the first provider. `degraded`: by a fallback, or later, when an endpoint that returned
         `Retry-After` is used again. `unavailable` (503): not at all.
         """
         database = await self._database()
@@ -104,7 +104,7 @@ class HealthRoutes:
         return JSONResponse(openapi_of(request.app, self._models))
 
     async def metrics(self, request: Request) -> Response:
-        """The measurements in Prometheus' text format."""
+        """The metrics in Prometheus' text format."""
         await principal_of(request, self._context.authenticator)
         content_type, page = self._context.metrics.render()
         return Response(page, media_type=content_type)

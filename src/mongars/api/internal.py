@@ -1,4 +1,4 @@
-"""The operator's routes: the state of the endpoints, and taking one out of use."""
+"""Routes for the operator: the state of the endpoints, and draining or resetting one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def internal_routes(context: ApiContext) -> RouteTable:
-    """The routes; all of them need an administrator's key."""
+    """The routes; all of them require an administrator's key."""
     handlers = InternalRoutes(context)
     router = APIRouter(prefix="/internal", tags=["operator"])
     shown = reference(schemas.ProviderList)
@@ -52,18 +52,18 @@ class InternalRoutes:
         self._context = context
 
     async def endpoints(self, request: Request) -> Response:
-        """`GET /internal/endpoints`: every provider, and of Ray every endpoint."""
+        """`GET /internal/endpoints`: every provider, with each endpoint of Ray Serve."""
         await self._check(request)
         return await self._shown()
 
     async def drain(self, request: Request, endpoint_id: str) -> Response:
-        """`POST /internal/endpoints/{id}/drain`: send no further requests there."""
+        """`POST /internal/endpoints/{id}/drain`: send no further requests to an endpoint."""
         await self._check(request)
         self._context.llm.drain(endpoint_id)
         return await self._shown()
 
     async def reset(self, request: Request, endpoint_id: str) -> Response:
-        """`POST /internal/endpoints/{id}/reset`: forget its failures and use it again."""
+        """`POST /internal/endpoints/{id}/reset`: clear the failures of an endpoint and use it again."""
         await self._check(request)
         self._context.llm.reset(endpoint_id)
         return await self._shown()

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyCacheConfig:
-    """Seconds, and how many keys are kept.
+    """Lifetimes in seconds, and the most keys that are cached.
 
-    A key is looked up again after `fresh` seconds. While the database is unavailable a key is accepted
-    for `stale` seconds after it was last found there, and looked up at most every `retry` seconds.
+    A key is looked up again `fresh` seconds after the last look-up. While the database is unavailable, a key is
+    accepted until `stale` seconds after it was last found, and looked up at most every `retry` seconds.
     """
 
     fresh: float = 30.0
@@ -33,11 +33,11 @@ class _Entry:
 
 
 class KeyCache:
-    """The account of each key's digest.
+    """Caches the account of each API key by the key's digest.
 
-    A revoked key may therefore work for up to `fresh` seconds longer, in each process; during an
-    outage of the database up to `stale` seconds. Unknown keys are
-    not kept: a new key works at once, and guessed keys do not fill the cache.
+    So a revoked key may work for up to `fresh` seconds longer in each process, and during an outage of the
+    database for up to `stale` seconds. Unknown keys are not cached: a new key works at once, and guessed keys do
+    not fill the cache.
     """
 
     def __init__(self, clock: Clock, config: KeyCacheConfig | None = None) -> None:
@@ -46,7 +46,7 @@ class KeyCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def get(self, digest: str) -> Principal | None:
-        """The principal, unless unknown or due to be looked up."""
+        """The cached account; None if the key is unknown or must be looked up again."""
         entry = self._entries.get(digest)
         if entry is None or self._clock.monotonic() >= entry.next_lookup_at:
             return None
@@ -61,7 +61,10 @@ class KeyCache:
             self._entries.popitem(last=False)
 
     def without_database(self, digest: str) -> Principal | None:
-        """The principal of a key that was found lately, for use while the database is unavailable."""
+        """The account of a key found in the last `stale` seconds, for use while the database is unavailable.
+
+        The key is then not looked up again for `retry` seconds.
+        """
         entry = self._entries.get(digest)
         now = self._clock.monotonic()
         if entry is None or now >= entry.checked_at + self._config.stale:

@@ -1,13 +1,12 @@
 """A queue for password checks, shared fairly between addresses.
 
-Checking one takes some 30 ms of a core, so a flood of wrong logins must neither take every core nor
-every turn. A few are checked at a time; the others wait, one queue per address, and the queues take
-turns. When all places are taken, one of the longest queue is sent away, chosen at random: from
-other addresses a flood cannot push a login out, and from the same one, such as a proxy's, an honest
-login has the chance of any other.
+Checking a password takes about 30 ms of a core, so a flood of wrong logins must not use every core or delay
+all other logins. A few passwords are checked at a time. The other logins wait in one queue per address, and the
+queues are served round-robin. When the maximum number of logins is waiting, one of the longest queue, chosen at
+random, is refused. So a flood cannot displace logins from other addresses, and a genuine login from the same
+address, such as a proxy's, is refused no more often than the flood's own.
 
-Names play no part: whether a name exists, or has ever logged in, must not show in the time an answer
-takes.
+Usernames do not matter here: the response time must not reveal whether a name exists or has logged in before.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _RETRY_SECONDS = 1.0
-_IPV6_PREFIX = 64  # what one subscriber is given
+_IPV6_PREFIX = 64  # the prefix that one subscriber usually gets
 
 LoginWaiter = asyncio.Future[bool]
 
@@ -43,7 +42,7 @@ class LoginQueue:
 
     @asynccontextmanager
     async def turn(self, address: str = "") -> AsyncIterator[None]:
-        """Hold a place while the block runs. Raises `TooManyRequests` if the queue dropped this login."""
+        """Wait for a turn and hold it while the block runs. Raises `TooManyRequests` if this login was refused."""
         await self._take(network_of(address))
         try:
             yield
@@ -97,7 +96,7 @@ class LoginQueue:
 
 
 def network_of(address: str) -> str:
-    """The address, or the network of an IPv6 one: a subscriber has all addresses of it."""
+    """The address itself, or the /64 network of an IPv6 address, since a subscriber has all addresses of one."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

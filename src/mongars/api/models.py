@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mongars.api.context import ApiConfig
 
 MODEL_ALIAS = "mongars"
-"""Always names the general model, whichever it is."""
+"""A name that always means the general model."""
 
 
 class ServedModels:
@@ -20,7 +20,7 @@ class ServedModels:
         coding = [] if config.coding_model is None else [config.coding_model]
         self._coding = config.coding_model
         self.names = tuple(dict.fromkeys([config.model_name, *coding, MODEL_ALIAS]))
-        """Every name, without repetition."""
+        """The names of all served models, without duplicates."""
 
     def check(self, name: str) -> None:
         """Raise `ModelUnknown` for a name that is not served."""

@@ -1,8 +1,8 @@
 """Ollama's dialect: how `/api/chat` and `/api/generate` are read and answered.
 
-Durations of a response are measured here, with the process's clock: `load_duration` is the gateway's own time
-before the first token (queues and retries included), `prompt_eval_duration` the time in which model
-servers were waited for before it, `eval_duration` the time after it. They add up to `total_duration`.
+The durations in a response are measured here: `load_duration` is the gateway's own time before the first token,
+including queues and retries; `prompt_eval_duration` the time spent waiting for model servers before the first
+token; `eval_duration` the time after it. They add up to `total_duration`.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class OllamaErrors:
     invalid_status = int(HTTPStatus.BAD_REQUEST)
 
     def body(self, error: MongarsError) -> object:
-        """The object."""
+        """The JSON object with the error's text."""
         return {"error": str(error)}
 
     def event(self, error: MongarsError) -> bytes:
-        """The line. No line with `done: true` follows it."""
+        """The last line of a failed stream. No line with `done: true` follows it."""
         return _line(self.body(error))
 
 
@@ -59,7 +59,7 @@ def _line(found: object) -> bytes:
 
 
 class OllamaModels:
-    """The served models by Ollama's names, where `name` means `name:latest`."""
+    """The served models under Ollama's names, where `name` means `name:latest`."""
 
     def __init__(self, context: ApiContext) -> None:
         self._served = ServedModels(context.config)
@@ -67,7 +67,7 @@ class OllamaModels:
         """Every name, with its tag."""
 
     def find(self, name: str) -> str:
-        """The served name that this name means. Raises `ModelUnknown` in Ollama's words."""
+        """The served model for a name, with or without a tag. Raises `ModelUnknown` with Ollama's wording."""
         for served in self._served.names:
             if same_model(name, served):
                 return served
@@ -80,7 +80,7 @@ class OllamaModels:
 
 
 class OllamaDialect:
-    """The `Dialect` of `/api/chat` or `/api/generate`, by the model of its requests."""
+    """The `Dialect` of `/api/chat` or `/api/generate`, depending on the class of its request body."""
 
     errors = OLLAMA_ERRORS
     stream_headers = stream_headers(responses.MEDIA_TYPE)
@@ -128,16 +128,16 @@ class OllamaCall:
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: GeneratedStream) -> OllamaWriter:
-        """One object."""
+        """A writer for one JSON object."""
         return OllamaWriter(self._read, stream, self._arrived)
 
     def event_writer(self, stream: GeneratedStream) -> OllamaWriter:
-        """One object per line."""
+        """A writer for a stream with one JSON object per line."""
         return OllamaWriter(self._read, stream, self._arrived)
 
 
 class OllamaWriter:
-    """Writes one answer, in one piece or as lines. It is made when the first token has arrived."""
+    """Writes one answer, in one piece or as lines. Create it when the first token has arrived: durations start then."""
 
     def __init__(
         self, read: OllamaRequest, stream: GeneratedStream, arrived: ArrivedRequest

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mongars.api.context import ApiContext
 
 NEVER = timedelta(days=36_525)
-"""How far off `expires_at` is of a model that no timer unloads; clients show this as `Forever`."""
+"""Added to the current time for `expires_at`: no timer unloads models. Clients show it as `Forever`."""
 CHAT_EXAMPLE = {"model": MODEL_ALIAS, "messages": [{"role": "user", "content": "Say hello."}]}
 GENERATE_EXAMPLE = {"model": MODEL_ALIAS, "prompt": "Say hello."}
 REQUESTS = (requests.OllamaChatRequest, requests.OllamaGenerateRequest, requests.OllamaShowRequest)
@@ -110,7 +110,7 @@ class OllamaRoutes:
         return JSONResponse({"models": found})
 
     async def ollama_show(self, request: Request) -> Response:
-        """What is known of a model. The gateway does not know its file, size or template."""
+        """The details of a model. The gateway does not know its file, size or template."""
         await principal_of(request, self._context.authenticator)
         limit = self._context.config.max_body_bytes
         read = await read_json(request, requests.OllamaShowRequest, limit=limit)

@@ -1,4 +1,4 @@
-"""What responses of Ollama's dialect look like, for the description of the API."""
+"""Schemas of the responses of Ollama's dialect, for the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class OllamaRunning(BaseModel):
 
 
 class OllamaShown(BaseModel):
-    """What is known of a model."""
+    """The details of a model."""
 
     modelfile: str
     parameters: str

@@ -1,13 +1,13 @@
-"""Passing a streamed answer on as the engine's own bytes, as far as they are right for the client.
+"""Relaying the engine's own stream events to the client, byte for byte, where they are right for it.
 
-This is an optimisation of `api.chat_events`, and has the same result for a client: events that are passed
-on cost no writing, and carry everything that the engine reports about a token. An event is written
-anew, from its chunk, where the engine's would be wrong:
+This is an optimisation of `api.chat_events`, with the same result for a client: relayed events cost no
+serialisation and carry everything that the engine reports about a token. An event is written anew, from its
+chunk, where the engine's event would be wrong:
 
-- the answer moved: the events of the endpoint that continues it carry another id, and may repeat text
-  that was delivered. The id stays the first one's; the model is that of the new endpoint;
-- the client does not want the counts, or the engine did not send the role;
-- the event holds more than the protocol has: other lines than `data`, a second role, another id.
+- another endpoint continues the answer: its events carry another id, and may repeat delivered text. The id
+  stays that of the first endpoint; the model is that of the new one;
+- the client did not request the counts, or the engine did not send the role;
+- the event has parts that the protocol does not: lines other than `data`, a second role, another id.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _NO_COUNTS = b',"usage":null}\n\n'
 
 
 def _without_counts(raw: bytes) -> bytes:
-    """The events with `usage: null`, which each but the last has where the counts are wanted.
+    """Add `usage: null` to the events: if the counts are requested, every event but the last has it.
 
-    Nothing is parsed: in a text, line ends and the quotes of the name would be escaped.
+    The bytes are replaced without parsing: inside a text, line ends and quotes would be escaped.
     """
     if b'"usage":' in raw:
         return raw
@@ -43,9 +43,9 @@ def _without_counts(raw: bytes) -> bytes:
 
 
 class Relay:
-    """The events of one answer: one id, one role per choice, the text, the finish, maybe the counts.
+    """Writes the events of one answer, relaying those of the engine where possible.
 
-    `answer_id`, `created` and `model` are used until the engine has named its own.
+    `answer_id`, `created` and `model` are used until the engine has reported its own.
     """
 
     def __init__(self, *, answer_id: str, created: int, model: str, with_usage: bool) -> None:
@@ -55,12 +55,12 @@ class Relay:
         self._started = self._writer.started
         self._with_usage = with_usage
         self._id = b""
-        """As it stands in every event, once the engine has named one."""
+        """The JSON field with the answer's id as it occurs in the engine's events; empty before the first one."""
         self._moved = False
         self._usage = b""
 
     def events(self, chunks: Iterable[Chunk], *, moved_to: str | None = None) -> bytes:
-        """The events for these chunks; `moved_to` is the model that continues a moved answer."""
+        """The events for these chunks. `moved_to`: the model of the endpoint that continues the answer, if another does."""
         if moved_to is not None:
             self._moved = True
             self._writer.moved_to = moved_to
@@ -76,14 +76,14 @@ class Relay:
             self._count(chunk, chunk.usage, own=own)
             if not (chunk.text or chunk.reasoning) and chunk.finish_reason is None:
                 return b""
-            own = True  # the counts have an event of their own
+            own = True  # the counts are sent in a separate event
         role = b"" if chunk.index in self._started else self._role(chunk, own=own)
         if own:
             return role + self._writer.content(chunk)
         return role + (_without_counts(chunk.raw) if self._with_usage else chunk.raw)
 
     def _is_plain(self, chunk: Chunk) -> bool:
-        """Whether the event, or each of several alike, holds nothing but a chunk of this answer."""
+        """Whether the bytes of a chunk are one or more events that can be relayed as they are."""
         raw = chunk.raw
         if not raw.startswith(b"data: ") or raw.find(b"\n") != raw.find(b"\n\n"):
             return False
@@ -93,7 +93,7 @@ class Relay:
         return bool(self._id) and self._id in raw and not twice
 
     def _adopt(self, raw: bytes) -> None:
-        """Take id, time and model from the engine's first event, as far as it has them."""
+        """Use the id, time and model of the engine's first event, if it has them."""
         body = orjson.loads(raw[len(b"data: ") : raw.find(b"\n\n")])
         sent = {"answer_id": body.get("id"), **body}
         mine = self._writer.named
@@ -105,7 +105,7 @@ class Relay:
             self._writer.fingerprint = fingerprint_in(raw)
 
     def _count(self, chunk: Chunk, usage: Usage, *, own: bool) -> None:
-        """Remember the counts, if they are wanted; an engine may send them several times."""
+        """Keep the token counts if they are requested; an engine may send them several times."""
         if not self._with_usage:
             return
         if own or chunk.text or chunk.reasoning or chunk.finish_reason is not None:

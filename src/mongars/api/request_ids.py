@@ -16,13 +16,13 @@ _NAME = headers.REQUEST_ID.encode()
 
 
 class RequestIds:
-    """A middleware that names a response by its request's id, unless the route has done so."""
+    """A middleware that adds `x-request-id` to each response, unless the route has added it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; add the header to the response."""
+        """Forward the request and add the header to its response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

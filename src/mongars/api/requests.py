@@ -30,7 +30,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def request_id_of(request: Request) -> str:
-    """The id of the request: the header's if it is safe to pass on, else a new one.
+    """The id of a request: that of its `x-request-id` header if it is valid, else a new one.
 
     Further calls for the same request return the same id.
     """
@@ -55,7 +55,7 @@ def session_id_of(request: Request, *, longest: int) -> str | None:
 
 
 def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
-    """The deadline that `X-Request-Timeout-Ms` sets; at most, and by default, `limit` seconds from now.
+    """The deadline from the header `X-Request-Timeout-Ms`; by default, and at the latest, in `limit` seconds.
 
     Raises `InvalidRequest` if the header is not a positive number.
     """
@@ -64,11 +64,10 @@ def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
 
 
 def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
-    """The deadline of a response in one piece: not after the read timeout of an OpenAI client.
+    """The deadline of a response in one piece: no later than the read timeout of an OpenAI client.
 
-    `x-stainless-read-timeout` is a hint: values that are no positive number are ignored, and
-    `X-Request-Timeout-Ms` counts instead where it is given. It does not bound a stream: each event
-    restarts that timeout.
+    The client sends that timeout in `x-stainless-read-timeout`. A value that is not a positive number is ignored,
+    and `X-Request-Timeout-Ms` takes precedence. It does not limit a stream, where each event restarts it.
     """
     if headers.REQUEST_TIMEOUT_MS in request.headers:
         return deadline
@@ -91,7 +90,7 @@ def chose_wait(request: Request, *, limit: float, whole: bool) -> bool:
 
 
 def traceparent_of(request: Request) -> str | None:
-    """The trace context of the client, if it is well-formed (W3C Trace Context, section 3.2)."""
+    """The client's `traceparent` (W3C Trace Context, section 3.2); None without a valid one."""
     given = request.headers.get(headers.TRACEPARENT, "")
     return given if _TRACEPARENT.fullmatch(given) else None
 
@@ -115,12 +114,15 @@ async def principal_of(connection: HTTPConnection, authenticator: Authenticator)
 
 
 async def read_json(request: Request, model: type[Model], *, limit: int) -> Model:
-    """The body as a model. Raises what `protocol.body` raises."""
+    """Read and validate the body as a model, at most `limit` bytes. Raises as `protocol.body` does."""
     return parse_model(await read_body(request, limit=limit), model)
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:
-    """The whole body. Raises as `protocol.body` does, and `InvalidRequest` if it breaks off."""
+    """The whole body, at most `limit` bytes.
+
+    Raises as `protocol.body` does, and `InvalidRequest` if the client disconnects before its end.
+    """
     declared = request.headers.get("content-length")
     encoding = request.headers.get("content-encoding")
     try:

@@ -1,4 +1,4 @@
-"""Bodies of responses, for the description of the API. No response is checked against them at run time."""
+"""Schemas of responses, for the OpenAPI description. Responses are not validated against them at run time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PromptTokensDetails(BaseModel):
 
 
 class CompletionUsage(BaseModel):
-    """Tokens of a request and its answer."""
+    """The numbers of tokens of a request and its answer."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -95,7 +95,7 @@ class ChatCompletion(BaseModel):
 
 
 class TextLogprobs(BaseModel):
-    """The tokens of a choice, and where in its text each begins."""
+    """The tokens of a choice, and the offset in its text at which each begins."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -113,7 +113,7 @@ class TextChoice(BaseModel):
 
 
 class TextCompletion(BaseModel):
-    """A whole answer of the older protocol."""
+    """A whole answer of `/v1/completions`."""
 
     id: str
     object: Literal["text_completion"]
@@ -180,14 +180,14 @@ class LoginForm(BaseModel):
 
 
 class LoginToken(BaseModel):
-    """Sent like an API key until it expires."""
+    """A token that is sent like an API key until it expires."""
 
     access_token: str
     token_type: Literal["bearer"]
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """The process runs and answers requests."""
 
     status: Literal["ok"]
     version: str
@@ -217,6 +217,6 @@ class ListedProvider(BaseModel):
 
 
 class ProviderList(BaseModel):
-    """In the order in which they are tried."""
+    """The providers, in the order in which they are tried."""
 
     providers: list[ListedProvider]

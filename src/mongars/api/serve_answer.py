@@ -43,10 +43,10 @@ class AnswerResponse(WrittenResponse, Response):
 
 
 async def serve_answer(request: Request, context: ApiContext, dialect: Dialect[Stream]) -> Response:
-    """The response to a request for an answer.
+    """The response to a request for a generated answer.
 
-    Raises the errors of the request itself: credentials, headers, body. Errors of the answer are
-    written by the response.
+    Raises the errors of the request itself: credentials, headers, body. The response reports errors of the answer
+    itself, in the format of the dialect.
     """
     arrived = arrival(context.clock)
     principal = await principal_of(request, context.authenticator)
@@ -65,7 +65,7 @@ async def serve_answer(request: Request, context: ApiContext, dialect: Dialect[S
 
 
 class _Exchange(Generic[Stream]):
-    """One request that was read, and its response. `limit` is the server's own, in seconds."""
+    """Writes the response to one parsed request. `limit`: the longest time for an answer, in seconds."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class _Exchange(Generic[Stream]):
         )
 
     async def _refuse(self, response: ResponseWriter, error: MongarsError) -> None:
-        """Write an error of which nothing was sent before."""
+        """Write an error response; no byte of the response was sent before."""
         error = unsent(error, self._deadline)
         chosen = chose_wait(self._request, limit=self._limit, whole=not self._call.streamed)
         headers = problem_headers(error, self._request_id, chose_wait=chosen)

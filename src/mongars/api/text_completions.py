@@ -101,11 +101,11 @@ class CompletionCall:
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: GeneratedStream) -> CompletionWriter:
-        """A `text_completion`."""
+        """A writer for one `text_completion` object."""
         return self._writer(stream)
 
     def event_writer(self, stream: GeneratedStream) -> CompletionWriter:
-        """An event with a `text_completion` for each chunk."""
+        """A writer for a stream with a `text_completion` event for each chunk."""
         return self._writer(stream)
 
     def _writer(self, stream: GeneratedStream) -> CompletionWriter:
@@ -117,7 +117,7 @@ class CompletionCall:
 
 
 class CompletionWriter:
-    """Writes one answer, in one piece or as events. Thinking has no place in this protocol."""
+    """Writes one answer, in one piece or as events. Reasoning is left out: the protocol has no field for it."""
 
     def __init__(
         self, read: CompletionRequest, stream: GeneratedStream, named: dict[str, Any]
@@ -159,7 +159,7 @@ class CompletionWriter:
         return events
 
     def end(self) -> bytes:
-        """The counts, if they are wanted and known, and `[DONE]`."""
+        """The event with the counts, if requested and known, and `[DONE]`."""
         usage = self._answer.usage
         if usage is None or not self._counted:
             return DONE

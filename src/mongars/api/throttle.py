@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleConfig:
-    """`attempts` per name and address, `of_a_name` from all of them, within `seconds`.
+    """The most login attempts within `seconds`: `attempts` per name and address, `of_a_name` per name.
 
-    At most `names` of each are remembered.
+    At most `names` names, and as many pairs of name and address, are stored.
     """
 
     attempts: int = 5
@@ -26,13 +26,13 @@ class ThrottleConfig:
 
 
 class LoginThrottle:
-    """Counts attempts per name and address, whether such an account exists or not.
+    """Counts login attempts per name and address, whether the account exists or not.
 
-    Guessing at a name from one address does not lock its owner out at another. From many addresses
-    it does, but for those the owner has logged in from before.
+    Wrong guesses from one address do not lock the owner of a name out elsewhere. Guesses from many addresses do,
+    except at addresses from which the owner has logged in before.
 
-    An attempt counts from its beginning, so that a burst of simultaneous ones gains nothing. The
-    memory is this process's own: with N processes a name has N times the attempts.
+    An attempt counts when it starts, so a burst of simultaneous attempts has no advantage. Counts are kept per
+    process: with N processes a name has N times the attempts.
     """
 
     def __init__(self, clock: Clock, config: ThrottleConfig | None = None) -> None:
@@ -55,7 +55,7 @@ class LoginThrottle:
             self._attempts.popitem(last=False)
 
     def withdraw(self, username: str, address: str = "") -> None:
-        """Remove the latest attempt: the password was not checked."""
+        """Remove the latest attempt, because its password was not checked."""
         for key, _ in self._limits(username, address):
             attempts = self._attempts.get(key)
             if attempts:

@@ -1,1 +1,1 @@
-"""Wire contracts shared by both deployables, without any input or output of their own."""
+"""Requests, responses and errors as they are sent between client, API process and replica. No module does input or output."""

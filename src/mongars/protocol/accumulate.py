@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class _PartialChoice:
-    """What was received of one choice."""
+    """The chunks of one choice (one of the `n` answers), collected so far."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -22,7 +22,7 @@ class _PartialChoice:
 
 
 class AnswerAccumulator:
-    """Collects the chunks of a stream; `choices` is how many answers it holds."""
+    """Collects the chunks of a stream into a completion; `choices` is the number of answers in the stream."""
 
     def __init__(self, choices: int = 1) -> None:
         self._parts = [_PartialChoice() for _ in range(choices)]
@@ -51,12 +51,12 @@ class AnswerAccumulator:
 
     @property
     def usage(self) -> Usage | None:
-        """The counts, once the engine has sent them."""
+        """The token counts; None until the engine has sent them."""
         return self._usage
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why the first choice ended; None while it goes on."""
+        """The finish reason of the first choice; None until the engine has sent it."""
         return self._parts[0].finish_reason
 
     @property

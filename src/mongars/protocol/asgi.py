@@ -22,7 +22,7 @@ AsgiApp = Callable[[AsgiMessage, Receive, Send], Awaitable[None]]
 async def run_until_disconnect(
     receive: Receive, work: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
-    """Run `work`; cancel it when the client disconnects. Raises what `work` raises.
+    """Await `work`, and cancel it when the client disconnects. Raises what `work` raises.
 
     The request body must have been read before.
     """
@@ -43,16 +43,14 @@ async def run_until_disconnect(
         await work()
     except asyncio.CancelledError:
         stopped_too = worker is not None and left and worker.uncancel() > 0
-        if (
-            stopped_too or not left
-        ):  # cancelled for another reason than the disconnect, or also for one
+        if stopped_too or not left:  # cancelled from outside, not (only) because of the disconnect
             raise
     finally:
         watcher.cancel()
 
 
 class ResponseWriter:
-    """Writes one HTTP response. Until `started` is true, a status can still be chosen."""
+    """Writes one HTTP response over ASGI. While `started` is false, the status can still be chosen."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -81,11 +79,11 @@ class ResponseWriter:
 
 
 def stream_headers(media_type: str) -> dict[str, str]:
-    """Headers of a streamed body of that type."""
+    """The headers of a streamed response body of that media type."""
     return {
         "content-type": media_type,
         "cache-control": "no-cache",
-        # Proxies that follow nginx pass each part on at once.
+        # nginx and proxies that follow its convention then forward each part without buffering.
         "x-accel-buffering": "no",
     }
 

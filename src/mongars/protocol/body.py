@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=BaseModel)
 
 BODY_SECONDS = 10.0
-"""Time for a whole request body."""
+"""Seconds a client has to send the whole request body."""
 
 
 async def read_limited(
@@ -28,11 +28,11 @@ async def read_limited(
     limit: int,
     seconds: float = BODY_SECONDS,
 ) -> bytes:
-    """The whole body; `declared` is its Content-Length and `encoding` its Content-Encoding, if any.
+    """The whole request body; `declared` is its Content-Length and `encoding` its Content-Encoding, if any.
 
-    Raises `EncodingUnsupported` for a compressed one, of which a few bytes may stand for gigabytes,
-    `TooLarge` as soon as the body is known to exceed `limit` bytes, without reading on, and
-    `InvalidRequest` if it does not arrive in time: a slow sender holds a place others need.
+    Raises `EncodingUnsupported` for a compressed body, since a few compressed bytes can expand to gigabytes;
+    `TooLarge` as soon as the body is known to exceed `limit` bytes, without reading the rest; and
+    `InvalidRequest` if it does not arrive within `BODY_SECONDS`, since a slow sender occupies a connection.
     """
     if encoding is not None and encoding.strip().lower() not in {"", "identity"}:
         detail = (
@@ -77,7 +77,7 @@ def parse_model(raw: bytes, model: type[Model]) -> Model:
 
 
 def encode(body: object) -> bytes:
-    """JSON for a peer. Raises `InvalidRequest` for what cannot be written, such as deep nesting."""
+    """The payload as JSON. Raises `InvalidRequest` for one that JSON cannot express, such as deep nesting."""
     try:
         return orjson.dumps(body)
     except TypeError as exc:
@@ -86,7 +86,7 @@ def encode(body: object) -> bytes:
 
 
 def describe(error: ValidationError) -> str:
-    """Every field that is wrong, and why, in one line."""
+    """A validation error as one line: each invalid field and the reason."""
     parts = []
     for entry in error.errors():
         where = ".".join(str(part) for part in entry["loc"])
@@ -96,7 +96,7 @@ def describe(error: ValidationError) -> str:
 
 
 def first_param(error: ValidationError) -> str | None:
-    """The first field that is wrong, as OpenAI writes it: `messages[0].content`."""
+    """The path of the first invalid field, in OpenAI's notation: `messages[0].content`."""
     first = error.errors()[0]
     if not first["loc"]:  # a rule about several fields, whose message begins with one
         name = str(first["msg"]).removeprefix("Value error, ").partition(":")[0]
@@ -106,7 +106,7 @@ def first_param(error: ValidationError) -> str | None:
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """The object that these bytes are. Raises `InvalidAnswer` if they are none."""
+    """The JSON object in these bytes. Raises `InvalidAnswer` if they are not a JSON object."""
     try:
         body = orjson.loads(data.removeprefix(BOM_UTF8))
     except orjson.JSONDecodeError as exc:

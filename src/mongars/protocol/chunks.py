@@ -1,4 +1,4 @@
-"""Writing the chunks of an answer that did not come as OpenAI's events."""
+"""Making chunks, with OpenAI's events, of an answer that arrived in another format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ChunkWriter:
-    """One answer: text, then a finish, then maybe its counts."""
+    """Makes the chunks of one answer: pieces of text, then the finish reason, then the token counts if known."""
 
     def __init__(self, *, answer_id: str, created: int, model: str) -> None:
         self._answer_id = answer_id
@@ -22,7 +22,7 @@ class ChunkWriter:
         self._delta: dict[str, Any] = {"role": "assistant"}
 
     def text(self, text: str, logprobs: list[dict[str, Any]] | None = None) -> Chunk:
-        """A piece of text, and the entries of its tokens; the first one names the role."""
+        """A chunk with a piece of text and the log-probability entries of its tokens; the first one carries the role."""
         delta, self._delta = {**self._delta, "content": text}, {}
         return Chunk(
             text=text,
@@ -31,16 +31,16 @@ class ChunkWriter:
         )
 
     def reasoning(self, text: str) -> Chunk:
-        """A piece of what the model writes while thinking."""
+        """A chunk with a piece of the model's reasoning, which comes before its answer."""
         delta, self._delta = {**self._delta, REASONING: text}, {}
         return Chunk(reasoning=text, raw=self._raw(delta))
 
     def finish(self, reason: FinishReason) -> Chunk:
-        """The end of the text."""
+        """The chunk with the finish reason, after the last text."""
         return Chunk(finish_reason=reason, raw=self._raw({}, reason))
 
     def usage(self, usage: Usage) -> Chunk:
-        """The counts."""
+        """The chunk with the token counts, the last one."""
         body = usage_chunk_body(
             answer_id=self._answer_id, created=self._created, model=self._model, usage=usage
         )

@@ -1,7 +1,7 @@
-"""OpenAI's older completions protocol: requests read leniently, responses written exactly.
+"""OpenAI's older completions protocol (`/v1/completions`): its requests and responses.
 
-The prompt is given to the model as one message of the user, through its chat template, as `/generate` does
-with `prompt`: the models served here are trained on conversations, and not to continue a bare text.
+The prompt becomes one user message and goes through the model's chat template, as `prompt` of `/generate`
+does: the models served here are trained on conversations, not on continuing a bare text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_ALTERNATIVES = 5
 
 
 def _one_text(value: object) -> object:
-    """The text of a prompt. Raises `ValueError` for several, and for token numbers."""
+    """The text of a prompt. Raises `ValueError` for a list of several prompts and for token ids."""
     found = value[0] if isinstance(value, list) and len(value) == 1 else value
     if isinstance(found, str):
         return found
@@ -36,7 +36,7 @@ def _one_text(value: object) -> object:
 
 
 class CompletionRequest(SamplingFields):
-    """`POST /v1/completions`."""
+    """The body of `POST /v1/completions`."""
 
     model: str = Field(min_length=1)
     prompt: Annotated[str, BeforeValidator(_one_text, json_schema_input_type=str | list[str])]
@@ -47,14 +47,14 @@ class CompletionRequest(SamplingFields):
             {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 5}, {"type": "null"}]}
         ),
     ] = None
-    """How many alternatives of each token are sent; the number is kept in `top_logprobs`."""
+    """How many alternatives of each token the response lists. The number is stored in `top_logprobs`."""
     stream: bool = False
     stream_options: StreamOptions | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _counted(cls, data: object) -> object:
-        """The number in `logprobs` in the form of the chat protocol."""
+        """The number in `logprobs`, converted to the chat protocol's `logprobs` and `top_logprobs`."""
         wanted = data.get("logprobs") if isinstance(data, dict) else None
         if not isinstance(data, dict) or wanted is None or isinstance(wanted, bool):
             return data
@@ -69,26 +69,26 @@ class CompletionRequest(SamplingFields):
 
 
 class ChoiceWriter:
-    """Writes the pieces of one choice, and its log-probabilities with their places in the text."""
+    """Writes one choice of the response, with its log-probabilities and each token's offset in the text."""
 
     def __init__(self, index: int, *, alternatives: int | None) -> None:
-        """`alternatives`: how many of each token; None: no log-probabilities."""
+        """`alternatives`: how many alternatives per token are listed; None: no log-probabilities at all."""
         self._index = index
         self._alternatives = alternatives
         self._offset = 0
         self._logprobs: dict[str, list[Any]] = _no_logprobs()
 
     def piece(self, chunk: Chunk) -> dict[str, Any]:
-        """The choice of a streamed chunk."""
+        """A chunk as a `choices` entry of a streamed event."""
         return self._choice(chunk.text, self._rated(chunk), chunk.finish_reason)
 
     def add(self, chunk: Chunk) -> None:
-        """Remember the log-probabilities of a whole answer."""
+        """Keep the log-probabilities of a chunk for `whole`."""
         for name, values in self._rated(chunk).items():
             self._logprobs[name] += values
 
     def whole(self, text: str, finish_reason: str) -> dict[str, Any]:
-        """The choice of a whole answer."""
+        """The finished choice as a `choices` entry of a response in one piece."""
         return self._choice(text, self._logprobs, finish_reason)
 
     def _choice(
@@ -116,7 +116,9 @@ class ChoiceWriter:
             others = entry.get("top_logprobs") or ()
             found["top_logprobs"].append({o["token"]: o["logprob"] for o in others})
             found["text_offset"].append(place)
-            place = min(end, place + len(entry["token"]))  # a part of a character has no length
+            place = min(
+                end, place + len(entry["token"])
+            )  # a token that is only part of a character adds no length
         self._offset = end
         return found
 
@@ -128,7 +130,7 @@ def _no_logprobs() -> dict[str, list[Any]]:
 def text_body(
     choices: list[dict[str, Any]], *, answer_id: str, created: int, model: str
 ) -> dict[str, Any]:
-    """A `text_completion` object, whole or one event of a stream."""
+    """A `text_completion` object: a response in one piece, or one event of a stream."""
     return {
         "id": answer_id,
         "object": "text_completion",
@@ -140,5 +142,5 @@ def text_body(
 
 
 def with_usage(body: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
-    """The object with the counts, null where they are not known."""
+    """The object with `usage` added: the token counts, or null if they are not known."""
     return {**body, "usage": None if usage is None else usage_body(usage)}

@@ -1,4 +1,4 @@
-"""Reading events that differ only in their text, without parsing each of them.
+"""Reading stream events that differ only in their text, without parsing the JSON of each one.
 
 Within one stream, nearly all events are the same bytes except for the piece of text in them. Once one has
 been parsed, the bytes before and after its text are known: the template. An event that fits the
@@ -20,10 +20,10 @@ class EventTemplate:
         self._before = b""
         self._after = b""
         self._start, self._rest = 0, 0
-        """How many bytes these are."""
+        """The lengths of the template's two parts, in bytes."""
 
     def text(self, raw: bytes) -> str | None:
-        """The text of an event that fits; None if it has to be parsed. `raw` ends with its blank line."""
+        """The text of an event that fits the template; None if the event must be parsed. `raw` includes the blank line."""
         if not self._start or not raw.startswith(self._before) or not raw.endswith(self._after):
             return None
         between = raw[self._start : -self._rest]
@@ -33,12 +33,12 @@ class EventTemplate:
             text = between.decode()
         except UnicodeDecodeError:
             return None
-        return text if text.isprintable() else None  # control characters are no JSON
+        return text if text.isprintable() else None  # JSON allows no bare control characters
 
     def learn(self, raw: bytes, text: str) -> None:
-        """Make a template of a parsed event that holds `text` and nothing else of interest."""
+        """Make a template from a parsed event whose only varying part is `text`."""
         if self._before and raw.startswith(self._before) and raw.endswith(self._after):
-            return  # it fits already: only its text had to be parsed
+            return  # it fits the current template: only its text needed the JSON parser
         before, field, rest = raw.partition(_FIELD)
         written = orjson.dumps(text)[1:-1] + b'"'
         if not field or not rest.startswith(written):
@@ -50,7 +50,7 @@ class EventTemplate:
 
 
 def _holds(raw: bytes) -> bool:
-    """Whether `_PROOF` is read as the text of the event, and not as another field of that name."""
+    """Whether the template's gap is the event's text: `_PROOF`, put there, is parsed as the text."""
     try:
         body = orjson.loads(raw.removeprefix(b"data: "))
     except orjson.JSONDecodeError:

@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 META_EVENT = "meta"
 ERROR_EVENT = "error"
 LONGEST_NAME = 256
-"""Of an adapter or a replica, in characters."""
+"""The longest accepted name of an adapter or a replica, in characters."""
 
 LONGEST_SESSION_ID = 200  # characters
 
 
 class AdapterPayload(WireModel):
-    """The adapter that a client pins, by version, digest or both; paths are never followed.
+    """The adapter that a client pins: by version, digest or both.
 
-    With `adapter_path` it is no pin: the earlier monGARS client sends the entry of its own registry
-    with every request, and expects an answer whatever is served.
+    An object with `adapter_path` is not a pin: the earlier monGARS client sends the entry of its own registry
+    with every request, and expects an answer from whichever adapter is served. The path is never opened.
     """
 
     version: str | None = None
@@ -51,7 +51,7 @@ class AdapterPayload(WireModel):
     adapter_path: str | None = None
 
     def pin(self) -> str | None:
-        """In the form of `GenerationRequest.adapter`; None if nothing is pinned."""
+        """The pin for `GenerationRequest.adapter`; None if the object pins nothing."""
         if self.adapter_path is not None or (self.version is None and self.digest is None):
             return None
         if self.digest is None:
@@ -60,10 +60,10 @@ class AdapterPayload(WireModel):
 
 
 class PartialAnswerPayload(WireModel):
-    """The part of the answer that was delivered already, and the weights that generated it.
+    """The part of an answer that the client already has, and the model and adapter that generated it.
 
-    The answer continues after `text` if the replica has the same weights, which it reports in the header
-    `x-continued`; else it begins anew.
+    If the replica serves the same model and adapter, its answer continues after `text` and carries the header
+    `x-continued: true`; otherwise the answer starts from the beginning.
     """
 
     text: str
@@ -82,15 +82,14 @@ class GenerateRequest(SamplingFields):
     stream: bool = False
     session_id: str | None = Field(default=None, max_length=LONGEST_SESSION_ID)
     cache_salt: str | None = Field(default=None, max_length=200)
-    """An opaque name of the account a request is for: the work on its prompt may be reused for
-    requests with the same one. Without it, nothing is reused; a `session_id` does not count, since
-    clients choose that themselves."""
+    """An opaque name of the account of the request. The engine's prompt cache is shared among requests with
+    the same value, and not used without one. A `session_id` does not count, since clients choose it freely."""
     weight: float | None = Field(default=None, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
-    """How much its account gets where slots are short, compared with an account of weight 1."""
+    """The account's share of the slots while requests wait, relative to an account of weight 1."""
     continue_from: PartialAnswerPayload | None = None
 
     def to_generation(self, *, request_id: str) -> GenerationRequest:
-        """Our own form. Raises `PromptMissing` when there is nothing to answer."""
+        """The request as a `GenerationRequest`. Raises `PromptMissing` if there is neither prompt nor message."""
         messages = self.messages or [ChatMessage(role="user", content=self.prompt or "")]
         partial = self.continue_from
         return GenerationRequest(
@@ -113,7 +112,7 @@ def request_body(
     cache_salt: str | None = None,
     weight: float = 1.0,
 ) -> dict[str, Any]:
-    """What our client sends; `prompt` stays beside `messages` for applications that know only it."""
+    """The JSON body for a request. It has `prompt` beside `messages`, for applications that read only `prompt`."""
     sampling, partial = request.sampling, request.continue_from
     body: dict[str, Any] = {
         "prompt": request.messages[-1].content,
@@ -156,7 +155,7 @@ def _pin_body(adapter: str) -> dict[str, str]:
 
 
 def origin_body(origin: Origin) -> dict[str, Any]:
-    """Who answers: the data of the `meta` event, and part of a whole answer."""
+    """The fields that name the model, adapter and replica, for the `meta` event and for whole responses."""
     return {
         "model": origin.model,
         "engine": origin.engine,
@@ -168,9 +167,9 @@ def origin_body(origin: Origin) -> dict[str, Any]:
 
 
 def origin_from(body: dict[str, Any]) -> Origin:
-    """Read back what `origin_body` wrote; absent fields take the defaults of a plain base model.
+    """Parse the fields that `origin_body` writes; absent fields mean the base model without an adapter.
 
-    Raises `InvalidAnswer` for a name that could not be passed on in a header.
+    Raises `InvalidAnswer` for a name that is not valid in an HTTP header.
     """
     adapter = body.get("adapter")
     digest = adapter.get("digest") if isinstance(adapter, dict) else None
@@ -196,7 +195,7 @@ def _name(value: object) -> str:
 
 
 def answer_body(completion: Completion, *, timings: dict[str, float]) -> dict[str, Any]:
-    """A whole answer; `timings` are in seconds."""
+    """The body of a response in one piece; `timings` are in seconds."""
     choices = completion.choices
     usage: dict[str, Any] = {"model": completion.origin.model, "generations": len(choices)}
     if completion.usage is not None:
@@ -220,7 +219,7 @@ def _choice_body(choice: Choice) -> dict[str, Any]:
 
 
 def error_body(error: MongarsError, *, adapter_version: str) -> dict[str, Any]:
-    """An error in the shape callers of the earlier monGARS know, beside a real status code."""
+    """The body of an error response of `/generate`, in the format of the earlier monGARS."""
     return {
         "content": "",
         "error": error.code,

@@ -15,7 +15,7 @@ class HeadAsGet:
         self._app = app
 
     async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
-        """Pass HEAD on as GET, and everything else as it is."""
+        """Forward HEAD as GET and drop the body of the response; forward other methods unchanged."""
         if scope.get("method") != "HEAD":
             await self._app(scope, receive, send)
             return
@@ -31,7 +31,7 @@ class HeadAsGet:
 
 
 def with_head(methods: list[str]) -> list[str]:
-    """The methods of a path for `Allow`: where GET is among them, HEAD follows it."""
+    """The methods for an `Allow` header, with HEAD after GET where GET is among them."""
     found = [method for method in methods if method != "HEAD"]
     return [
         name for method in found for name in ([method, "HEAD"] if method == "GET" else [method])

@@ -1,4 +1,4 @@
-"""Header names, spelled once."""
+"""The names of the HTTP headers, each defined once, and the parsing of two of them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from mongars.core.errors import InvalidRequest
 REQUEST_ID = "x-request-id"
 TRACEPARENT = "traceparent"
 REQUEST_TIMEOUT_MS = "x-request-timeout-ms"
-"""Milliseconds until the deadline of the client; the receiver stops by then."""
+"""Milliseconds that the client will wait; the receiver cancels the request after that."""
 READ_TIMEOUT = "x-stainless-read-timeout"
-"""Seconds the OpenAI clients wait for the next bytes; 600 unless their user chose otherwise."""
+"""Seconds that OpenAI's client libraries wait for the next bytes; their default is 600."""
 SESSION_ID = "x-session-id"
 
 ADAPTER_VERSION = "x-adapter-version"
 ADAPTER_DIGEST = "x-adapter-digest"
 REPLICA_ID = "x-replica-id"
 CONTINUED = "x-continued"
-"""`true` where an answer goes on after `continue_from` instead of beginning anew."""
+"""`true` if the answer continues after the request's `continue_from`; absent if it starts from the beginning."""
 
 PROVIDER = "x-llm-provider"
 ENDPOINT = "x-llm-endpoint"
 ATTEMPTS = "x-llm-attempts"
 FALLBACK = "x-llm-fallback"
 CACHE = "x-llm-cache"
-"""`hit`, `shared` or `miss`, where an answer may be kept."""
+"""`hit`, `shared` or `miss`; absent if the answer cannot be cached."""
 OVERHEAD_MS = "x-llm-overhead-ms"
-"""Milliseconds until the first token in which no model server was waited for: ours."""
+"""Milliseconds that the gateway itself added before the first token, without the wait for model servers."""
 SHOULD_RETRY = "x-should-retry"
-"""`false` tells the OpenAI clients not to repeat a request whose answer is final."""
+"""`false` makes OpenAI's client libraries not retry; sent where a retry cannot succeed."""
 
 
 EXPOSED = (
@@ -48,11 +48,11 @@ EXPOSED = (
     SHOULD_RETRY,
     "Retry-After",
 )
-"""What a page of another origin may read of a response (`Access-Control-Expose-Headers`)."""
+"""The response headers that scripts of other origins may read (`Access-Control-Expose-Headers`)."""
 
 
 def timeout_milliseconds(text: str | None) -> float | None:
-    """The value of `x-request-timeout-ms`. Raises `InvalidRequest` unless a positive number."""
+    """The value of `x-request-timeout-ms`; None without the header. Raises `InvalidRequest` unless a positive number."""
     if text is None:
         return None
     value = positive_number(text)
@@ -63,7 +63,7 @@ def timeout_milliseconds(text: str | None) -> float | None:
 
 
 def positive_number(text: str) -> float | None:
-    """The number, finite and above zero; None for anything else."""
+    """The text as a finite number above zero; None if it is anything else."""
     with contextlib.suppress(ValueError):
         value = float(text)
         if value > 0 and math.isfinite(value):

@@ -1,7 +1,7 @@
 r"""Log-probabilities of tokens in OpenAI's form.
 
-A token may be a part of a character. Its bytes say which; its name is then `bytes:\xf0\x9f`, as OpenAI
-writes it, instead of a text that it is not.
+A token may be only part of a character. It is then named by its bytes, such as `bytes:\xf0\x9f`, as OpenAI
+does, since it has no text.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 
 REPLACED = "\N{REPLACEMENT CHARACTER}"
-"""What stands for a part of a character in a text."""
+"""The Unicode replacement character, which engines send for a part of a character."""
 
 _BEYOND_ASCII = re.compile(rb'"bytes":\[[\d,]*?(?:12[89]|1[3-9]\d|2\d\d)')
-"""Only such a token may hold a part of a character."""
+"""Finds a token with a byte beyond ASCII: only such a token can be part of a character."""
 _ALTERNATIVES = re.compile(
     rb'"top_logprobs":\[(?:[^\[\]"]|"(?:[^"\\]|\\.)*+"|\[[^\[\]]*+\])*+\]', re.DOTALL
 )
@@ -28,7 +28,7 @@ _NONE = b'"top_logprobs":[]'
 
 
 def entry(token: str, logprob: float) -> dict[str, Any]:
-    """The entry of a token that is known by its text only."""
+    """The entry of a token of which only the text is known."""
     known = bool(token) and REPLACED not in token
     return {
         "token": token,
@@ -39,7 +39,7 @@ def entry(token: str, logprob: float) -> dict[str, Any]:
 
 
 def entries(text: str, logprobs: Iterable[float]) -> list[dict[str, Any]]:
-    """Entries of the tokens that make up a text; only of a single one the text is known."""
+    """The entries of the tokens of a text. Of several tokens each entry has the whole text: the boundaries are unknown."""
     values = list(logprobs)
     if len(values) == 1:
         return [entry(text, values[0])]
@@ -47,9 +47,9 @@ def entries(text: str, logprobs: Iterable[float]) -> list[dict[str, Any]]:
 
 
 def named(sent: dict[str, Any]) -> dict[str, Any]:
-    """An entry as an engine sent it, its token and those of its alternatives named by their bytes.
+    """An engine's entry with its token and its alternatives named by their bytes where they have no text.
 
-    Raises `TypeError`, `KeyError` or `ValueError` for what is none.
+    Raises `TypeError`, `KeyError` or `ValueError` if the value is not such an entry.
     """
     found = {
         "token": sent["token"],
@@ -72,7 +72,7 @@ def named(sent: dict[str, Any]) -> dict[str, Any]:
 async def mended(
     blocks: AsyncIterable[bytes], *, alternatives: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The events of an engine with each token named, and without alternatives unless they are wanted."""
+    """The engine's events with each token named as in `named`; alternatives are removed unless requested."""
     splitter = EventSplitter()
     async for block in blocks:
         found = splitter.blocks(block)

@@ -1,8 +1,8 @@
-"""Messages as OpenAI clients send them, and the texts that a model is given of them.
+"""Messages as OpenAI clients send them, and their conversion to the texts that a model reads.
 
-Tools are not called yet, but agents send histories in which another model has called some. Calls and
-results become text (ADR 0019): a call stands at the end of the assistant's message, results that
-follow each other are one message of the user, which every chat template accepts.
+Models here do not call tools yet, but agents send histories in which another model called some. Calls and
+results become text (ADR 0019): a call is appended to the assistant's message, and consecutive results become
+one user message, which every chat template accepts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MEDIA = {
 
 
 def _text_of(content: object) -> object:
-    """The text of a message's content. Raises `ValueError` naming the part that is no text."""
+    """The text of a message's `content`. Raises `ValueError` naming the first part that is not text."""
     if not isinstance(content, list):
         return content
     return "".join([_text_of_part(index, part) for index, part in enumerate(content)])
@@ -51,18 +51,18 @@ def _text_of_part(index: int, part: object) -> str:
 
 
 Text = Annotated[str, BeforeValidator(_text_of, json_schema_input_type=str | list[dict[str, Any]])]
-"""A text, or a list of its parts."""
+"""A string, or a list of text parts, joined to one string."""
 
 
 class CalledFunction(WireModel):
-    """A function and its arguments, as JSON in a text."""
+    """The function of a tool call: its name, and its arguments as a JSON string."""
 
     name: str
     arguments: str = ""
 
 
 class CustomTool(WireModel):
-    """A tool that takes any text."""
+    """The custom tool of a tool call: its name, and its input as free text."""
 
     name: str
     input: str = ""
@@ -91,7 +91,7 @@ class ToolCall(WireModel):
 
     @property
     def name(self) -> str:
-        """Of what was called."""
+        """The name of the called function or tool."""
         called = self.custom or self.function
         return "" if called is None else called.name
 
@@ -113,8 +113,8 @@ class ChatMessage(WireModel):
     function_call: CalledFunction | None = None
 
     def as_text(self) -> str:
-        """The content, and the refusal or calls of the message as text."""
-        if not self.model_fields_set & _ASSISTANT_FIELDS:  # nearly all of them
+        """The content of the message, followed by its refusal or its tool calls as text."""
+        if not self.model_fields_set & _ASSISTANT_FIELDS:  # nearly all messages
             return self.content
         if self.role != "assistant":
             return self.content

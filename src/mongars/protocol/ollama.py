@@ -1,4 +1,4 @@
-"""Ollama's chat dialect: the request, and the lines of its streamed answer."""
+"""The client side of Ollama's chat protocol: writing requests and reading the lines of a streamed answer."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 def chat_request(
     request: GenerationRequest, *, model: str, markers: Markers = COMMON
 ) -> dict[str, Any]:
-    """The body of `POST /api/chat`. Raises `ParameterUnsupported` for what it has no word for.
+    """The body of `POST /api/chat`. Raises `ParameterUnsupported` for a parameter that Ollama does not have.
 
-    Ollama accepts no tokens, so the characters of each of the `markers` in a text are separated.
+    Control tokens in messages must stay text. Ollama takes only text and no token ids, so `SEPARATOR` is put into
+    each of the `markers` that a message contains.
     """
     sampling = request.sampling
     if sampling.logit_bias:
@@ -60,7 +61,7 @@ def chat_request(
         "model": model,
         "messages": [{"role": m.role, "content": m.content} for m in messages],
         "stream": True,
-        # Else a prompt that does not fit is cut, and answered as if it were whole.
+        # Otherwise Ollama silently shortens a prompt that exceeds its context window.
         "truncate": False,
         "shift": False,
         "options": {name: value for name, value in options.items() if value is not None},
@@ -77,22 +78,22 @@ def chat_request(
 
 
 def origin_named(model: str) -> Origin:
-    """An answer of that Ollama model."""
+    """The origin of an answer by that Ollama model: no adapter, and marked as degraded."""
     return Origin(model=model, engine="ollama", degraded=True)
 
 
 def same_model(wanted: str, found: str) -> bool:
-    """Whether these name the same model; a name without a tag means `latest`."""
+    """Whether both names mean the same model; a name without a tag means the tag `latest`."""
     return tagged(wanted) == tagged(found)
 
 
 def tagged(name: str) -> str:
-    """The name with its tag, which is `latest` where none is given."""
+    """The model name with its tag; `latest` is added if there is none."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def window_in(shown: dict[str, Any]) -> int | None:
-    """The context length in an answer of `POST /api/show`; None if it names none."""
+    """The context length, in tokens, from a response of `POST /api/show`; None if it has none."""
     info = shown.get("model_info")
     if not isinstance(info, dict):
         return None
@@ -101,9 +102,9 @@ def window_in(shown: dict[str, Any]) -> int | None:
 
 
 def markers_in(answer: bytes) -> Markers:
-    """The control tokens in the response to a verbose `POST /api/show`.
+    """The control tokens of a model, from the response to a verbose `POST /api/show`, and the common ones.
 
-    Where it lists none, and beside those it lists, the common ones. Raises `InvalidAnswer`.
+    Raises `InvalidAnswer` if the response cannot be read.
     """
     shown = json_object(answer)
     info, template = shown.get("model_info"), str(shown.get("template"))
@@ -121,10 +122,10 @@ def markers_in(answer: bytes) -> Markers:
 
 
 def overflow_in(error: str, *, context_tokens: int) -> ContextLengthExceeded | None:
-    """The error for a prompt that does not fit, if that is what this error text means.
+    """The error for a prompt longer than the context window, if this error text reports one; else None.
 
-    Newer servers pass on the runner's error, with both numbers, as JSON inside the text; older
-    ones report neither, so the prompt's size is 0.
+    Newer Ollama servers include both numbers as JSON inside the text. Older ones include neither; the prompt's
+    size is then 0.
     """
     if "exceed" not in error or "context" not in error:
         return None
@@ -145,7 +146,7 @@ def overflow_in(error: str, *, context_tokens: int) -> ContextLengthExceeded | N
 
 
 class LineReader:
-    """Reads newline-delimited JSON; the events of the chunks it yields are ours."""
+    """Reads a streamed answer (newline-delimited JSON) as chunks, whose events are written in OpenAI's format."""
 
     def __init__(self, *, answer_id: str, created: int, model: str) -> None:
         self._answer_id = answer_id
@@ -153,12 +154,12 @@ class LineReader:
         self._writer = ChunkWriter(answer_id=answer_id, created=created, model=model)
         self._rest = bytearray()
         self.model: str | None = None
-        """The model's name in Ollama's own words, once a line has come."""
+        """The model's name as Ollama reports it; None before the first line."""
         self.done = False
-        """Whether the line that ends an answer has come."""
+        """Whether the line with `done: true` was read, which ends a complete answer."""
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
-        """The chunks that this block completes. Raises `InferenceFailed` for an error line."""
+        """Take more bytes; return the chunks of the lines they complete. Raises `InferenceFailed` for an error line."""
         self._rest += block
         while not self.done and (end := self._rest.find(b"\n")) >= 0:
             line = bytes(self._rest[:end]).strip()
@@ -203,13 +204,13 @@ class LineReader:
     def _counts(self, body: dict[str, Any]) -> Iterator[Chunk]:
         written = count_or_0(body.get("eval_count"))
         if written:
-            # Ollama leaves the prompt's count out when all of it came from its cache.
+            # Ollama omits the prompt's count if the whole prompt was in its cache.
             prompt = count_or_0(body.get("prompt_eval_count"))
             yield self._writer.usage(Usage(prompt_tokens=prompt, completion_tokens=written))
 
 
 def _logprobs(body: dict[str, Any], text: str) -> list[dict[str, Any]]:
-    """The entries of a line; none if one of them cannot be read, which must not cost the text."""
+    """The log-probability entries of a line. Empty if one is invalid: the text of the line still counts."""
     found = body.get("logprobs") or ()
     try:
         return [named({"token": text, "top_logprobs": None, **entry}) for entry in found]

@@ -1,8 +1,8 @@
-"""Requests of Ollama's protocol, as a server reads them; `protocol.ollama` is the client side.
+"""The server side of Ollama's protocol: the bodies of its requests; `protocol.ollama` is the client side.
 
-Of a request, nothing that the answer depends on is dropped: it is
-read, or refused by its name. Ignored are parameters about memory and speed, such as `keep_alive`,
-`num_ctx` and `num_gpu`, and `truncate` and `shift`: a prompt that does not fit is always refused.
+A parameter that the answer depends on is either read or refused by name. Parameters about memory and speed,
+such as `keep_alive`, `num_ctx` and `num_gpu`, are ignored. So are `truncate` and `shift`: a prompt longer
+than the context window is always refused.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ CHAT_REFUSED: dict[str, RefusedParameter] = {
     "height": RefusedParameter(reason="images are not generated; leave it out", neutral=(0,)),
     "steps": RefusedParameter(reason="images are not generated; leave it out", neutral=(0,)),
 }
-"""Of a request. Null and empty values are accepted."""
+"""The fields of a request that are refused, with the reason. Null and empty values are accepted."""
 
 OPTIONS_REFUSED: dict[str, RefusedParameter] = {
     name: GENERATION_REFUSED[name] for name in ("mirostat", "repeat_last_n", "tfs_z", "typical_p")
 }
-"""Of `options`."""
+"""The fields of `options` that are refused, with the reason."""
 
 
 def _format(value: object) -> object:
-    """The response format that `format` names. Raises `ValueError` for one that cannot be kept."""
+    """The `format` field as a response format. Raises `ValueError` for a schema that cannot be enforced."""
     if value == "":
         return None
     if value == "json":
@@ -71,29 +71,29 @@ Thinking = Annotated[bool | str, BeforeValidator(_thinking, json_schema_input_ty
 
 
 class OllamaOptions(DrawingFields):
-    """`options` of a request."""
+    """The field `options` of a request: sampling parameters."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = OPTIONS_REFUSED
 
     num_predict: int | None = Field(default=None, ge=-2, le=MAX_TOKENS_LIMIT)
-    """The longest answer in tokens; 0 and less: the server's own limit."""
+    """The most tokens of the answer; 0 or less: the server's own limit."""
 
 
 class OllamaFunction(WireModel):
-    """What was called, and its arguments as an object."""
+    """The function of a tool call: its name, and its arguments as a JSON object."""
 
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
 class OllamaToolCall(WireModel):
-    """A call in an assistant's message."""
+    """A tool call in an assistant's message."""
 
     function: OllamaFunction
 
 
 class OllamaMessage(WireModel):
-    """A message of a chat."""
+    """A message of `/api/chat`."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = {"images": _IMAGES}
 
@@ -103,7 +103,7 @@ class OllamaMessage(WireModel):
     tool_name: str = ""
 
     def as_chat(self) -> ChatMessage:
-        """The same message as an OpenAI client would send it."""
+        """The message converted to OpenAI's format."""
         calls = [
             ToolCall(
                 id=f"{index}:{call.function.name}",
@@ -129,7 +129,7 @@ class OllamaRequest(WireModel):
     format: Format = None
     options: OllamaOptions = Field(default_factory=OllamaOptions)
     think: Thinking = True
-    """A hint; `false` leaves the thinking of a model out of the response."""
+    """`false` removes the model's reasoning from the response; other values change nothing."""
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
 
@@ -143,18 +143,18 @@ class OllamaRequest(WireModel):
     @property
     @abstractmethod
     def loads(self) -> bool:
-        """Whether this request holds nothing to answer: it only loads the model."""
+        """Whether the request has nothing to answer: Ollama's clients send such requests to load a model."""
 
     @abstractmethod
     def to_messages(self) -> tuple[Message, ...]:
-        """The prompt. Raises `PromptMissing` when there is no text to answer."""
+        """The messages for the model. Raises `PromptMissing` if no message has text."""
 
     @abstractmethod
     def content(self, text: str, thinking: str = "") -> dict[str, Any]:
-        """The part of a response that holds a text, and what the model wrote while thinking."""
+        """The field of a response that carries the answer's text and the model's reasoning."""
 
     def to_sampling(self) -> Sampling:
-        """The sampling parameters in our own form."""
+        """The sampling parameters as a `Sampling`."""
         limit = self.options.num_predict or 0
         return Sampling(
             **self.options.drawing(),
@@ -166,48 +166,48 @@ class OllamaRequest(WireModel):
 
 
 class OllamaChatRequest(OllamaRequest):
-    """`POST /api/chat`."""
+    """The body of `POST /api/chat`."""
 
     messages: list[OllamaMessage] = Field(default_factory=list)
 
     @property
     def loads(self) -> bool:
-        """Whether there is no message."""
+        """Whether there is no message: the request only loads the model."""
         return not self.messages
 
     def to_messages(self) -> tuple[Message, ...]:
-        """The conversation. Raises `PromptMissing`."""
+        """The messages for the model. Raises `PromptMissing` if no message has text to answer."""
         return prompt_messages([message.as_chat() for message in self.messages])
 
     def content(self, text: str, thinking: str = "") -> dict[str, Any]:
-        """The assistant's message."""
+        """The field `message`: the assistant's text and reasoning."""
         message = {"role": "assistant", "content": text}
         return {"message": {**message, "thinking": thinking} if thinking else message}
 
 
 class OllamaGenerateRequest(OllamaRequest):
-    """`POST /api/generate`. The prompt is one message of the user, as on `/generate`."""
+    """The body of `POST /api/generate`. The prompt becomes one user message, as on `/generate`."""
 
     prompt: str = ""
     system: str = ""
 
     @property
     def loads(self) -> bool:
-        """Whether the prompt is empty."""
+        """Whether the prompt is empty: the request only loads the model."""
         return not self.prompt
 
     def to_messages(self) -> tuple[Message, ...]:
-        """The system prompt, if there is one, and the prompt. Raises `PromptMissing`."""
+        """The system prompt, if there is one, and the prompt as messages. Raises `PromptMissing` for a blank prompt."""
         found = prompt_messages([ChatMessage(role="user", content=self.prompt)], field="prompt")
         return (Message(role="system", content=self.system), *found) if self.system else found
 
     def content(self, text: str, thinking: str = "") -> dict[str, Any]:
-        """The text, and the thinking beside it."""
+        """The fields `response` and `thinking`: the answer's text and the model's reasoning."""
         return {"response": text, "thinking": thinking} if thinking else {"response": text}
 
 
 class OllamaShowRequest(WireModel):
-    """`POST /api/show`; `name` is the older name of `model`."""
+    """The body of `POST /api/show`; `name` is the older name of the field `model`."""
 
     model: str = ""
     name: str = ""

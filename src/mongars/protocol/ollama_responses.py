@@ -1,4 +1,4 @@
-"""Bodies of responses of Ollama's protocol, as a server writes them."""
+"""The server side of Ollama's protocol: the bodies of its responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mongars.core.generation import FinishReason, Usage
 
 MEDIA_TYPE = "application/x-ndjson"
-"""Of a stream: one JSON object per line."""
+"""The media type of a stream: one JSON object per line."""
 NANOSECONDS = 1_000_000_000
 
 
@@ -23,7 +23,7 @@ def timestamp(moment: datetime) -> str:
 def part_body(
     content: Mapping[str, Any], *, model: str, created_at: str, done: bool = False
 ) -> dict[str, Any]:
-    """One object of a response: a line of a stream, or the beginning of a whole response."""
+    """The common fields of a response, for a line of a stream or for a response in one piece."""
     return {"model": model, "created_at": created_at, **content, "done": done}
 
 
@@ -33,9 +33,9 @@ def done_fields(
     usage: Usage | None = None,
     durations: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The fields that end a response.
+    """The fields of a finished response: the reason, the durations and the token counts.
 
-    `durations` are in seconds and become nanoseconds. Counts that the engine did not report are left out.
+    `durations` are in seconds and are written in nanoseconds. Counts that the engine did not report are left out.
     """
     found: dict[str, Any] = {"done_reason": reason}
     for name, seconds in (durations or {}).items():
@@ -54,11 +54,11 @@ DETAILS: dict[str, Any] = {
     "parameter_size": "",
     "quantization_level": "",
 }
-"""Of a model; the gateway does not know the file that a replica has loaded."""
+"""The `details` of a model, all empty: the gateway does not know which file a replica has loaded."""
 
 
 def model_body(name: str, *, modified_at: str) -> dict[str, Any]:
-    """An entry of `/api/tags`; an unknown size is 0, an unknown digest empty."""
+    """An entry of `/api/tags`. The model's size (0) and digest (empty) are not known."""
     return {
         "name": name,
         "model": name,
@@ -86,7 +86,7 @@ def running_body(
 
 
 def show_body(name: str, *, modified_at: str, context_tokens: int | None) -> dict[str, Any]:
-    """The response of `/api/show`; clients look for a context length under the architecture's name."""
+    """The response of `/api/show`. Clients read the context length from the field named after the architecture."""
     info: dict[str, Any] = {"general.architecture": "mongars", "general.basename": name}
     if context_tokens is not None:
         info["mongars.context_length"] = context_tokens

@@ -1,4 +1,4 @@
-"""The OpenAI chat dialect: requests read leniently, chunks written and read exactly."""
+"""OpenAI's chat protocol (`/v1/chat/completions`): its requests, responses, stream events and errors."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
     from mongars.protocol.sse import ServerEvent
 
 REASONING = "reasoning_content"
-"""The field in which clients look for the text a model wrote while thinking."""
+"""The field of a message or delta with the model's reasoning, as most clients expect it."""
 _PLAIN_DELTA = {"role", "content"}
 _REASONING_FIELDS = (REASONING, "reasoning", "thinking")
-"""Servers disagree on its name: llama.cpp and DeepSeek, vLLM and OpenRouter, Ollama."""
+"""All names of that field: of llama.cpp and DeepSeek, of vLLM and OpenRouter, of Ollama."""
 
 
 _FINGERPRINT = re.compile(rb'"system_fingerprint":"([\w.:/+-]+)"')
-"""In a text the quotes would be escaped."""
+"""Finds the fingerprint in an event's bytes. Inside a text the quotes would be escaped, so a text cannot match."""
 
 
 class StreamOptions(WireModel):
-    """What a streaming client asks for besides the text."""
+    """The field `stream_options`: whether a stream ends with the token counts."""
 
     include_usage: bool = False
 
 
 class ChatCompletionRequest(SamplingFields):
-    """`POST /v1/chat/completions`."""
+    """The body of `POST /v1/chat/completions`."""
 
     model: str = Field(min_length=1)
     messages: list[ChatMessage]
@@ -59,29 +59,29 @@ class ChatCompletionRequest(SamplingFields):
     stream_options: StreamOptions | None = None
 
     def to_messages(self) -> tuple[Message, ...]:
-        """The conversation as the model reads it. Raises `PromptMissing`."""
+        """The messages for the model. Raises `PromptMissing` if no message has text."""
         return prompt_messages(self.messages)
 
 
 def model_card(name: str, *, created: int) -> dict[str, Any]:
-    """One entry of `GET /v1/models`; `created` is when it began to be served, in Unix seconds."""
+    """One entry of `GET /v1/models`; `created` is the start of the server, in Unix seconds."""
     return {"id": name, "object": "model", "created": created, "owned_by": "mongars"}
 
 
 @lru_cache(maxsize=64)
 def fingerprint_of(model: str) -> str:
-    """`system_fingerprint` of answers whose engine names none."""
+    """The `system_fingerprint` for answers whose engine reports none, made from the model's name."""
     return f"fp_{hashlib.sha256(model.encode()).hexdigest()[:10]}"
 
 
 def fingerprint_in(raw: bytes) -> str | None:
-    """The `system_fingerprint` of an event."""
+    """The `system_fingerprint` in an event's bytes; None if there is none."""
     found = _FINGERPRINT.search(raw)
     return None if found is None else found[1].decode("ascii")
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
-    """Usage in OpenAI's form."""
+    """Token counts as OpenAI's `usage` object."""
     body: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -101,9 +101,9 @@ def completion_body(
     logprobs: Mapping[int, list[dict[str, Any]]] | None = None,
     fingerprint: str | None = None,
 ) -> dict[str, Any]:
-    """A whole `chat.completion` object; `logprobs` are entries of `logprob_entries` by choice.
+    """A whole `chat.completion` object. `logprobs`: the entries of `logprob_entries`, by choice index.
 
-    `fingerprint` is the engine's own, if it named one.
+    `fingerprint`: the engine's own `system_fingerprint`, if it reported one.
     """
     choices = [
         {
@@ -130,7 +130,7 @@ def completion_body(
 
 
 def message_body(choice: Choice) -> dict[str, Any]:
-    """The message of a whole answer; the text a model wrote while thinking stands beside it."""
+    """The `message` of a whole answer, with the model's reasoning in a field of its own."""
     body = {"role": "assistant", "content": choice.text}
     return {**body, REASONING: choice.reasoning} if choice.reasoning else body
 
@@ -170,7 +170,7 @@ def usage_chunk_body(*, answer_id: str, created: int, model: str, usage: Usage) 
 
 
 def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:
-    """Log-probability entries of a chunk, token by token; the engine's own where it sent them."""
+    """The log-probability entries of a chunk, one per token; the engine's own entries if it sent them."""
     if not chunk.logprobs:
         return []
     event = parse_event(chunk.raw)
@@ -180,9 +180,9 @@ def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:
 
 
 def read_chunk(event: ServerEvent) -> Chunk:
-    """Read one streamed event.
+    """Parse one streamed event as a chunk.
 
-    Raises the error the event carries, or `InvalidAnswer` when it is no chunk at all.
+    Raises the error that the event carries, or `InvalidAnswer` if the event is not a chunk.
     """
     try:
         body = orjson.loads(event.data)
@@ -202,7 +202,7 @@ def read_chunk(event: ServerEvent) -> Chunk:
 
 
 def _chunk_from(body: dict[str, Any], raw: bytes) -> Chunk:
-    """Only text of the wrong type is an error: what carries no text must not cost the answer."""
+    """Read a chunk. Only text of a wrong type raises `InvalidAnswer`; other invalid fields are ignored."""
     usage: Usage | None = None
     logprobs: tuple[float, ...] = ()
     readable = True
@@ -227,13 +227,13 @@ def _chunk_from(body: dict[str, Any], raw: bytes) -> Chunk:
         usage=usage,
         logprobs=logprobs,
         index=int(choice.get("index") or 0),
-        # An event with details that cannot be read is written anew, not passed on.
+        # An event with invalid details is not relayed as it is: without `raw`, a new one is written.
         raw=raw if readable else b"",
     )
 
 
 def _usage_in(body: dict[str, Any]) -> tuple[Usage | None, bool]:
-    """The counts, and whether what stands there could be read."""
+    """The token counts, and whether the `usage` field was valid."""
     try:
         return usage_from(body.get("usage")), True
     except (KeyError, TypeError, AttributeError, ValueError):
@@ -241,13 +241,13 @@ def _usage_in(body: dict[str, Any]) -> tuple[Usage | None, bool]:
 
 
 def reasoning_in(message: dict[str, Any]) -> str:
-    """What a thinking model wrote before its answer, whichever name its server has for it."""
+    """The model's reasoning in a message or delta, under any of its field names; empty if there is none."""
     found = (message.get(name) for name in _REASONING_FIELDS)
     return next((text for text in found if isinstance(text, str) and text), "")
 
 
 def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
-    """The log-probabilities, and whether every entry has one; all or none are used."""
+    """The log-probabilities, and whether all entries were valid; if one is not, none is returned."""
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
         return (), True
@@ -257,7 +257,7 @@ def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
 
 
 def usage_from(body: dict[str, Any] | None) -> Usage | None:
-    """Usage from its OpenAI form; None when absent."""
+    """The token counts in OpenAI's `usage` object; None without one."""
     if not body:
         return None
     details = body.get("prompt_tokens_details") or {}
@@ -273,14 +273,14 @@ _FINISH_REASONS: dict[str, FinishReason] = {reason: reason for reason in get_arg
 
 
 def finish_reason_from(value: str | None) -> FinishReason | None:
-    """Our finish reason; words of other servers for a natural end are a plain stop."""
+    """The finish reason as ours; the names that other servers use for a natural end become `stop`."""
     if value is None:
         return None
     return _FINISH_REASONS.get(value, "stop")
 
 
 def error_in(body: dict[str, Any]) -> MongarsError:
-    """The error a body carries, in OpenAI's nested form or in the flat one of `/generate`."""
+    """The error in a response body, in OpenAI's nested format or in the flat one of `/generate`."""
     error = body.get("error")
     if isinstance(error, dict):
         code = str(error.get("code") or error.get("type") or "")

@@ -1,7 +1,7 @@
 """Every request parameter that clients send: read, ignored because the answer does not depend on it, or refused.
 
-A parameter that the answer depends on and that is not read is refused with 400, unless its value
-asks for what happens anyway. Null always counts as left out. Names in none of these tables are ignored.
+A parameter that the answer depends on, and that is not supported, is refused with 400, unless its value
+requests the default behaviour. Null counts as left out. Names in none of these tables are ignored.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ READ = frozenset(
         "top_p",
     }
 )
-"""Of chat completions and `/generate`; the models of both have exactly these and their own."""
+"""The parameters that chat completions and `/generate` read, besides the fields of their own."""
 
 IGNORED = {
     "cache_prompt": "speed only",
@@ -59,27 +59,27 @@ IGNORED = {
     "user": "for the caller's own records",
     "verbosity": "a hint",
 }
-"""Accepted with any value, and why nothing of the answer depends on it."""
+"""The parameters that are accepted and ignored, and why the answer does not depend on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedParameter:
-    """Why a parameter is refused, and the values that ask for what happens anyway."""
+    """Why a parameter is refused, and the values that are accepted because they request the default behaviour."""
 
     reason: str
     neutral: tuple[Any, ...] = ()
     harmless: Callable[[Any], bool] | None = None
-    """The same for values that cannot be listed."""
+    """Tells further accepted values, which cannot be listed in `neutral`."""
 
     def refuses(self, value: object) -> bool:
-        """Whether the answer would depend on that value."""
+        """Whether this value of the parameter is refused."""
         if self.harmless is not None and self.harmless(value):
             return False
         return value not in self.neutral
 
 
 def _lets_the_model_choose(value: object) -> bool:
-    """Whether a tool choice allows an answer in text."""
+    """Whether a tool choice allows an answer in text, without a tool call."""
     allowed = value.get("allowed_tools") if isinstance(value, dict) else None
     return isinstance(allowed, dict) and allowed.get("mode") == "auto"
 
@@ -102,7 +102,7 @@ GENERATION_REFUSED: dict[str, RefusedParameter] = {
     ),
     "audio": RefusedParameter(reason="audio is not generated; leave it out"),
     "web_search_options": RefusedParameter(reason="the web is not searched; leave it out"),
-    # formats in the words of other servers
+    # formats, under the parameter names of other servers
     "grammar": RefusedParameter(reason=_ONE_FORMAT, neutral=("",)),
     "grammar_lazy": RefusedParameter(reason=_ONE_FORMAT, neutral=(False,)),
     "json_schema": RefusedParameter(reason=_ONE_FORMAT),
@@ -112,7 +112,7 @@ GENERATION_REFUSED: dict[str, RefusedParameter] = {
     "guided_choice": RefusedParameter(reason=_ONE_FORMAT),
     "guided_grammar": RefusedParameter(reason=_ONE_FORMAT),
     "structured_outputs": RefusedParameter(reason=_ONE_FORMAT),
-    # lengths in the words of other servers
+    # lengths, under the parameter names of other servers
     "n_predict": RefusedParameter(reason=_ALIAS, neutral=(-1,)),
     "num_predict": RefusedParameter(reason=_ALIAS, neutral=(-1,)),
     "max_new_tokens": RefusedParameter(reason=_ALIAS),
@@ -149,19 +149,19 @@ GENERATION_REFUSED: dict[str, RefusedParameter] = {
     "suffix": RefusedParameter(reason="text is not filled in before a suffix", neutral=("",)),
     "echo": RefusedParameter(reason="the prompt is not repeated in the answer", neutral=(False,)),
     "lora": RefusedParameter(reason="use adapter on /generate", neutral=([],)),
-    # the shape of the answer
+    # the form of the answer
     "logprob_token_ids": RefusedParameter(reason="use top_logprobs", neutral=([],)),
     "n_probs": RefusedParameter(reason="use logprobs and top_logprobs", neutral=(0,)),
     "prompt_logprobs": RefusedParameter(reason="the prompt's tokens are not rated", neutral=(0,)),
     "return_token_ids": RefusedParameter(reason="token numbers are not sent", neutral=(False,)),
     "return_tokens": RefusedParameter(reason="token numbers are not sent", neutral=(False,)),
 }
-"""Of chat completions and `/generate`."""
+"""The refused parameters of chat completions and `/generate`."""
 
 MESSAGE_REFUSED: dict[str, RefusedParameter] = {
     "audio": RefusedParameter(reason="audio is not supported, send its transcript"),
 }
-"""Of a message in the history."""
+"""The refused fields of a message in the history."""
 
 EMBEDDINGS_REFUSED: dict[str, RefusedParameter] = {
     "truncate_prompt_tokens": RefusedParameter(reason="texts are never cut; split them"),
@@ -171,11 +171,11 @@ EMBEDDINGS_REFUSED: dict[str, RefusedParameter] = {
     "input_type": RefusedParameter(reason="the model reads all texts alike; leave it out"),
     "task": RefusedParameter(reason="the model reads all texts alike; leave it out"),
 }
-"""Of embeddings, in the words of other servers."""
+"""The refused parameters of embeddings, under the names that other servers use."""
 
 
 def check_parameters(given: Mapping[str, Any], refused: Mapping[str, RefusedParameter]) -> None:
-    """Raise `ValueError`, which begins with its name, for the first field whose value is refused."""
+    """Raise `ValueError` for the first field whose value is refused; the message begins with its name."""
     for name, value in given.items():
         rule = refused.get(name)
         if rule is not None and rule.refuses(value):

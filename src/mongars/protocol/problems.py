@@ -1,4 +1,4 @@
-"""One table between errors, HTTP status codes and stream events, read in both directions."""
+"""The table between error classes, HTTP statuses and error codes, used to write errors and to read them back."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ OPENAI_CODES = {
     errors.ModelUnknown.code: "model_not_found",
     errors.TooManyRequests.code: "rate_limit_exceeded",
 }
-"""Where OpenAI's clients know an error by another code than ours."""
+"""Our error codes to OpenAI's, for the errors that OpenAI's clients recognise by another code."""
 
 _OURS = {theirs: ours for ours, theirs in OPENAI_CODES.items()}
 _BY_CODE: dict[str, type[MongarsError]] = {kind.code: kind for kind in STATUS}
 
 
 LONGEST_WAIT = 3600.0
-"""Seconds; no `Retry-After` of ours is longer, whatever it was computed from."""
+"""The longest `Retry-After` that is sent, in seconds."""
 
 MOST_TOKENS = 2**53
-"""Larger numbers are no counts, and JSON cannot hold them everywhere."""
+"""The largest accepted token count; not every JSON reader keeps larger integers exact."""
 
 
 def status_of(error: MongarsError) -> int:
-    """The HTTP status for an error; 500 for one that has no place in the table."""
+    """The HTTP status for an error; 500 for one whose class is not in `STATUS`."""
     if isinstance(error, errors.AllProvidersFailed):
         return _status_of_all(error)
     for kind in type(error).__mro__:
@@ -85,7 +85,7 @@ def retry_after_header(error: MongarsError) -> dict[str, str]:
 
 
 def read_count(value: object) -> int:
-    """A number of tokens. Raises `ValueError` or `TypeError` for what is none."""
+    """The value as a token count. Raises `TypeError` if it is not a number, `ValueError` if out of range."""
     if not isinstance(value, int | float):
         detail = "a count is no number"
         raise TypeError(detail)
@@ -96,7 +96,7 @@ def read_count(value: object) -> int:
 
 
 def count_or_0(value: object) -> int:
-    """A number of tokens; 0 for what is none."""
+    """The value as a token count; 0 if it is not a valid one."""
     try:
         return read_count(value)
     except (TypeError, ValueError):
@@ -110,9 +110,9 @@ def error_from(
     retry_after: float | None = None,
     body: dict[str, Any] | None = None,
 ) -> MongarsError:
-    """The exception a received error code stands for; unknown codes become `InferenceFailed`.
+    """The exception for an error code received from a server; an unknown code becomes `InferenceFailed`.
 
-    `body` holds the other fields of the received error; a field that is no count becomes 0.
+    `body` has the other fields of the received error; a token count in it that is not valid becomes 0.
     """
     kind = _BY_CODE.get(_OURS.get(code, code), errors.InferenceFailed)
     found = body or {}
@@ -133,7 +133,7 @@ def error_from(
 
 
 def error_facts(error: MongarsError) -> dict[str, Any]:
-    """What an error carries beside its text, for the body: the field at fault, and numbers."""
+    """The fields of an error body besides text and code: the parameter at fault, and token counts."""
     facts: dict[str, Any] = {}
     if isinstance(error, CallerError) and error.param is not None:
         facts["param"] = error.param
@@ -144,7 +144,7 @@ def error_facts(error: MongarsError) -> dict[str, Any]:
 
 
 def openai_body(error: MongarsError) -> dict[str, Any]:
-    """The error body OpenAI clients understand."""
+    """The error body in OpenAI's format."""
     kind = "invalid_request_error" if isinstance(error, CallerError) else "server_error"
     if isinstance(error, errors.TooManyRequests):
         kind = "requests"

@@ -1,9 +1,9 @@
-"""What `response_format` may be: checked at the border, before any engine reads it.
+"""Validation of `response_format`, before any engine reads it.
 
-Engines turn a schema into a grammar. Some ignore what they do not understand, so that an answer
-comes without the promised shape; some unfold a hundred bytes of pattern until their time or their
-memory is gone, and with it everybody else's. Neither is left to them. The limits are far above what
-forms and records need.
+Engines convert a schema to a grammar. Some ignore keywords they do not know, so the answer does not have the
+requested form. Some expand a hundred bytes of pattern until they run out of time or memory, which stops all
+other requests as well. So schemas are checked and limited here. The limits are far above what forms and
+records need.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from jsonschema.validators import Draft202012Validator
 
 KINDS = ("text", "json_object", "json_schema")
 MOST_PARTS = 500
-"""Objects and lists in a format; the check itself takes about a quarter millisecond each."""
+"""The most objects and lists in a format; checking one takes about a quarter of a millisecond."""
 MOST_VALUES = 5000
-"""Texts, numbers and other single values in its lists, all together: constants, names."""
+"""The most texts, numbers and other single values in all lists of a format, such as constants and names."""
 DEEPEST = 32
 LONGEST_TEXT = 4096
-"""Characters of any one text, such as a description."""
+"""The most characters of one text in a format, such as a description."""
 LONGEST_PATTERN = 256
 MOST_REPEATS = 2000
-"""Repetitions of any one part."""
+"""The most repetitions of one part, such as `maxItems`."""
 MOST_PRODUCT = 1_000_000
-"""The same, multiplied along the nesting of lists."""
+"""The most repetitions of one part, multiplied along the nesting of lists."""
 MOST_NESTED_REPEATS = 100
-"""The same inside a pattern, where one repetition holds another; `*` and `+` count as eight."""
+"""The most nested repetitions in a pattern, multiplied; `*` and `+` count as eight."""
 OPEN_REPEAT = 8
 KEPT_SCHEMAS = 64
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
@@ -38,7 +38,7 @@ _QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(?:,(\d*))?\}")
 
 
 def check_response_format(value: dict[str, Any]) -> None:
-    """Raise `ValueError`, saying where and what, if no engine should see this."""
+    """Raise `ValueError`, naming the place and the reason, if a format is invalid or beyond the limits."""
     _Size().add(value, DEEPEST)
     if _repeats(value) > MOST_PRODUCT:
         message = f"asks for more than {MOST_PRODUCT} repetitions in nested lists"
@@ -51,10 +51,10 @@ def check_response_format(value: dict[str, Any]) -> None:
 
 
 def schema_of(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The JSON Schema a format asks for: `{}` for any object, None for free text."""
+    """The JSON Schema of a format: `{}` for any object, None for free text."""
     if value is None or value.get("type") not in {"json_object", "json_schema"}:
         return None
-    # llama.cpp and others take a schema beside the type `json_object`, too.
+    # llama.cpp and other servers also accept a schema with the type `json_object`.
     named = value.get("json_schema") if value["type"] == "json_schema" else value
     schema = named.get("schema") if isinstance(named, dict) else None
     return schema if isinstance(schema, dict) else {}
@@ -71,7 +71,7 @@ def _check_schema(value: dict[str, Any]) -> None:
 
 @lru_cache(maxsize=KEPT_SCHEMAS)
 def _check_against_standard(encoded: bytes) -> None:
-    """Clients send the same few schemas again and again; each is checked once."""
+    """Validate a schema against the JSON Schema standard; the results of recent schemas are cached."""
     schema = orjson.loads(encoded)
     try:
         Draft202012Validator.check_schema(schema)
@@ -85,14 +85,14 @@ def _check_against_standard(encoded: bytes) -> None:
 
 
 class _Size:
-    """Counts what a format holds; raises `ValueError` beyond a limit."""
+    """Counts the parts, values and repetitions of a format. Raises `ValueError` beyond a limit."""
 
     def __init__(self) -> None:
         self._parts = 0
         self._values = 0
 
     def add(self, value: object, levels: int) -> None:
-        """Count a value and what is in it."""
+        """Count a value and everything inside it."""
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
             message = f"holds a text of more than {LONGEST_TEXT} characters"
             raise ValueError(message)
@@ -112,7 +112,7 @@ class _Size:
 
 
 def _repeats(value: object) -> float:
-    """The most repetitions any one part asks for: nested lists multiply."""
+    """The most repetitions of any part, where those of nested lists multiply."""
     if isinstance(value, list):
         return max(map(_repeats, value), default=0)
     if not isinstance(value, dict):
@@ -135,13 +135,13 @@ def _is_number(value: object) -> bool:
 def pattern_repeats(pattern: str) -> float:
     """The most repetitions of any part of a pattern.
 
-    Raises `ValueError` for a pattern that is too long, or that repeats repetitions so often that
-    following it would take an engine's time from everybody.
+    Raises `ValueError` for a pattern that is too long, or whose nested repetitions are too many: matching it
+    would block the engine for all requests.
     """
     if len(pattern) > LONGEST_PATTERN:
         message = f"holds a pattern of more than {LONGEST_PATTERN} characters"
         raise ValueError(message)
-    # For each open group, the most repetitions inside it so far.
+    # For each open group: the most repetitions inside it so far.
     groups = [1.0]
     closed, most, index = 1.0, 1.0, 0
     while index < len(pattern):
@@ -180,7 +180,7 @@ def _times(found: re.Match[str]) -> float:
 
 
 def _class_end(pattern: str, index: int) -> int:
-    """Where a character class that began just before `index` ends."""
+    """The index after the character class whose `[` stands just before `index`."""
     start = index
     while index < len(pattern) and (pattern[index] != "]" or index == start):
         index += 2 if pattern[index] == "\\" else 1

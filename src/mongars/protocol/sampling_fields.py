@@ -21,7 +21,7 @@ Penalty = Annotated[float, Field(gt=0, le=10)]
 
 
 class DrawingFields(WireModel):
-    """How each token is drawn, and where an answer stops: the same names in every dialect."""
+    """The parameters that have the same names in every dialect: how a token is sampled, where an answer stops."""
 
     temperature: float | None = Field(default=None, ge=0.0, le=2.0)
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -34,7 +34,7 @@ class DrawingFields(WireModel):
     min_p: float | None = Field(default=None, ge=0.0, le=1.0)
 
     def drawing(self) -> dict[str, Any]:
-        """These parameters, by their names in `Sampling`."""
+        """The values of these parameters, keyed by their names in `Sampling`."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return {
             "temperature": self.temperature,
@@ -58,7 +58,7 @@ class SamplingFields(DrawingFields):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     repetition_penalty: Penalty | None = None
-    """Another name of `repeat_penalty`; it counts where both are given."""
+    """Another name of `repeat_penalty`; takes precedence if both are given."""
     logit_bias: dict[Token, Bias] | None = Field(default=None, max_length=MOST_BIASES)
     response_format: dict[str, Any] | None = None
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
@@ -78,7 +78,7 @@ class SamplingFields(DrawingFields):
         return self
 
     def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
-        """Our own form; 0 tokens means unset, as some clients of `/generate` send it."""
+        """The parameters as a `Sampling`. A limit of 0 tokens means unset, as some clients of `/generate` send it."""
         found = self.drawing()
         if self.repetition_penalty is not None:
             found["repetition_penalty"] = self.repetition_penalty

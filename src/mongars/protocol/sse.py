@@ -20,7 +20,7 @@ class EventTooLarge(ValueError):
 
 
 class ServerEvent(NamedTuple):
-    """One event: its name, its data and the exact bytes it came in (blank line included)."""
+    """One event: its name, its data and its exact bytes, including the blank line."""
 
     name: str
     data: bytes
@@ -39,7 +39,7 @@ class EventSplitter:
         self._buffer = bytearray()
         self._held = b""
         self._head: bytes | None = b""
-        """The first bytes, until it is known whether they are a byte order mark."""
+        """The first bytes of the stream, held until it is known whether they are a byte order mark; None after that."""
 
     def feed(self, data: bytes) -> list[ServerEvent]:
         """Take more bytes; return the events they complete. Comments alone yield none."""
@@ -47,12 +47,12 @@ class EventSplitter:
         return [event for event in found if event is not None]
 
     def blocks(self, data: bytes) -> list[bytes]:
-        """Take more bytes; return those of each event they complete, its blank line included."""
+        """Take more bytes; return the bytes of each event they complete, including its blank line."""
         if self._head is not None:
             data = self._without_mark(self._head + data)
         if self._held or b"\r" in data:
             data = self._unify(data)
-        known = max(0, len(self._buffer) - 1)  # the blank line may have been cut in two
+        known = max(0, len(self._buffer) - 1)  # the blank line may be split between two blocks
         self._buffer += data
         end = self._buffer.rfind(b"\n\n", known)
         blocks = []
@@ -65,26 +65,26 @@ class EventSplitter:
         return [block + b"\n\n" for block in blocks]
 
     def _without_mark(self, data: bytes) -> bytes:
-        """The first bytes of a stream, less a byte order mark; none while there may be one."""
+        """The first bytes of the stream without a byte order mark; empty until that can be decided."""
         undecided = len(data) < len(BOM_UTF8) and BOM_UTF8.startswith(data)
         self._head = data if undecided else None
         return b"" if undecided else data.removeprefix(BOM_UTF8)
 
     def _unify(self, data: bytes) -> bytes:
-        """CRLF and a lone CR become LF; a CR at the very end waits for what follows it."""
+        """Convert CRLF and a lone CR to LF; a CR at the end is held until the next byte is known."""
         data = self._held + data
         self._held = b"\r" if data.endswith(b"\r") else b""
         return data.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     @property
     def unfinished(self) -> bool:
-        """Whether bytes are left that no blank line has ended."""
+        """Whether bytes of an incomplete event are held."""
         return bool(self._buffer.strip())
 
 
 def parse_event(raw: bytes) -> ServerEvent | None:
     """Read one event from its bytes; None when it carries neither name nor data."""
-    if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:  # nearly all of them
+    if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:  # nearly all events
         return ServerEvent("message", raw[6:-2], raw)
     name = "message"
     data = []

@@ -1,1 +1,1 @@
-"""HTTP/1.1 connections of both deployables: what a client may send before its request is read."""
+"""HTTP/1.1 connections of the API and of Serve's proxy: limits on what a client may send before authentication."""

@@ -1,4 +1,4 @@
-"""The open connections of one server: how many there may be, and which of them are overdue."""
+"""The open connections of one server: their maximum number, and closing those that are overdue."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ REFUSING = 64
 
 
 class Connection(Protocol):
-    """One connection, as far as it must be closed from outside."""
+    """One connection, as `Connections` needs it in order to close it."""
 
     due: float
-    """Loop time at which it is closed; infinite while a request is being answered."""
+    """Time of the event loop at which it is closed; infinite while a request is being answered."""
 
     def expire(self) -> None:
-        """End it because it is due; called again while it is still there."""
+        """Close it because its time is over. Called again each second until it is closed."""
         ...
 
     def evict(self) -> None:
-        """End it because its place is needed."""
+        """Close it to make a slot free for a new connection."""
         ...
 
 
 class Connections:
     """Admits connections and closes them when they are due.
 
-    `report` is given the refusals by reason, at most once in `REPORT_SECONDS`: clients
-    without a key can cause any number of them.
+    `report` is called with the number of refused connections by reason, at most once in `REPORT_SECONDS`,
+    since clients without a key can cause any number of refusals.
     """
 
     def __init__(self, limits: HttpLimits, report: ReportCounts) -> None:
@@ -46,7 +46,7 @@ class Connections:
         self.idle: dict[Connection, None] = {}
         """Connections without a request being answered, oldest first."""
         self.receiving: dict[Connection, None] = {}
-        """Those whose request body is incomplete, oldest first."""
+        """Connections whose request body is not complete, oldest first."""
         self._open: set[Connection] = set()
         self._report = report
         self._refused: Counter[str] = Counter()
@@ -56,10 +56,10 @@ class Connections:
     def admit(
         self, connection: Connection, connections: Sized, loop: asyncio.AbstractEventLoop
     ) -> bool | None:
-        """Whether there is a place for it, if need be another's; None: not even for a reply.
+        """Whether the new connection is within the limit: True accepts it, False answers it with 503, None closes it.
 
-        The oldest idle connection makes way, else the oldest that has not sent its whole request.
-        `connections` are all of the server, this one included.
+        At the limit the oldest idle connection is closed to admit it, or else the oldest that has not sent its
+        whole request. `connections` are all of the server, including this one.
         """
         self._open.add(connection)
         self._watch(loop)
@@ -78,17 +78,17 @@ class Connections:
         return False if len(connections) <= self.limits.connections + REFUSING else None
 
     def forget(self, connection: Connection) -> None:
-        """It is closed, or no HTTP connection any more."""
+        """Remove a connection that is closed or no longer speaks HTTP."""
         self.idle.pop(connection, None)
         self.receiving.pop(connection, None)
         self._open.discard(connection)
 
     def count(self, reason: str) -> None:
-        """Note a refusal for the next report."""
+        """Count a refusal for the next report."""
         self._refused[reason] += 1
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Look for overdue connections from now on, until there is none and nothing to report."""
+        """Start the periodic check for overdue connections; it stops when no connection and no report is left."""
         if self._timer is None:
             self._timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 

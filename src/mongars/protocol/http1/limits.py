@@ -1,4 +1,4 @@
-"""What one connection may cost before its request is known to be worth anything."""
+"""Limits on one connection before its request has been authenticated."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ class HttpLimits:
     fields: int = 100
     """Header fields, or trailer fields, of one request."""
     head_seconds: float = 15.0
-    """From the opening of a connection, or the first byte of a later request, to its last header."""
+    """Seconds from the opening of a connection, or the first byte of a later request, to the end of the headers."""
     linger_bytes: int = 64 << 20
     linger_seconds: float = 10.0
-    """What is read and thrown away after an early response, so that the client can read that."""
+    """How many bytes, and for how many seconds, a request is read and discarded after a response that was sent
+    before the request was complete, so that the client can read that response."""
     unread_bytes: int = 65_536
-    """A connection is kept after an early response if no more of the request body can follow."""
+    """A connection stays open after such a response if at most this many bytes of the request can still follow."""
     pipelined: int = 32
-    """Requests waiting for the response to an earlier one of the same connection."""
+    """The most requests on a connection that wait for the response to an earlier one (HTTP pipelining)."""
     hosts: frozenset[str] = frozenset()
     """Names accepted in `Host`, lower case, without a port; empty: any well-formed one."""
 

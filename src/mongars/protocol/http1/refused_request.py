@@ -1,4 +1,4 @@
-"""Requests that get a status without being looked at."""
+"""Requests that are refused by the HTTP parser, before the application sees them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RefusedRequest(Exception):
-    """A request that gets this status, after which its connection is closed."""
+    """The request is refused with this status, and its connection is closed."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -22,7 +22,7 @@ class RefusedRequest(Exception):
         self.detail = detail
 
     def response(self, headers: Headers) -> bytes:
-        """The whole response; `headers` go before its own."""
+        """The bytes of the whole HTTP response; `headers` come before its own header fields."""
         server = self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         error = {
             "message": self.detail,

@@ -5,12 +5,12 @@ opened ──► head ──► answering ──► idle ──► head …     
              │          └─ response complete, body is not ─► drained, or lingering
              └─ refused ─► lingering ─► closed             due: linger_seconds
 ```
-Lingering (RFC 9112, section 9.6): the response is sent, our direction is shut, and what the client
-still sends is read and thrown away. If it were closed at once, the kernel would answer the rest with
-a reset, and that removes the response from the client's buffer before it has been read.
+Lingering (RFC 9112, section 9.6): after the response the sending direction is shut down, and what the client
+still sends is read and discarded. If the socket were closed at once, the kernel would answer further bytes with
+a reset, which deletes the response from the client's buffer before the client has read it.
 
-The parser collects a header field until it is complete, so bytes are counted here as they arrive:
-those since the parser last got anywhere are what it holds.
+The parser buffers a header field until it is complete. So bytes are counted here as they arrive: the bytes
+since the parser's last callback are those it buffers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HOP = (b"upgrade", b"connection")
 
 
 class GuardedHttp(HttpToolsProtocol):
-    """One connection. Use `guarded` to get a class with limits."""
+    """One HTTP/1.1 connection with limits. `guarded` makes the class for one server."""
 
     guard: ClassVar[Connections]
 
@@ -76,7 +76,7 @@ class GuardedHttp(HttpToolsProtocol):
             )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """The connection is closed."""
         self.guard.forget(self)
         super().connection_lost(exc)
 
@@ -105,7 +105,7 @@ class GuardedHttp(HttpToolsProtocol):
     def eof_received(self) -> None:
         """The client will send no more; the transport closes itself."""
 
-    # What the parser calls
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -178,10 +178,10 @@ class GuardedHttp(HttpToolsProtocol):
         if self._resting:  # its response was early
             self._rest()
 
-    # What the response calls
+    # Callbacks of the response
 
     def on_response_complete(self) -> None:
-        """A response is written: the next request of the connection is answered, or awaited."""
+        """A response is complete: start the next request of the connection, or wait for one."""
         self.server_state.total_requests += 1
         self._unanswered -= 1
         if self._lingering or self.transport.is_closing():
@@ -194,7 +194,7 @@ class GuardedHttp(HttpToolsProtocol):
             self._rest()
 
     def close_after_response(self) -> None:
-        """Close in stages if the client is still sending, else at once."""
+        """Close the connection: after lingering if the client is still sending, else at once."""
         if self._lingering or self.transport.is_closing():
             return
         if self._in_head:
@@ -203,7 +203,7 @@ class GuardedHttp(HttpToolsProtocol):
             self._linger()
 
     def shutdown(self) -> None:
-        """The server ends."""
+        """The server shuts down: close the connection once its response is complete."""
         self._keep_alive_after_body = False
         if self._lingering:
             self.transport.close()
@@ -211,7 +211,7 @@ class GuardedHttp(HttpToolsProtocol):
             super().shutdown()
 
     def expire(self) -> None:
-        """It is overdue."""
+        """Close the connection because its time limit has passed; see `Connection.expire`."""
         if self._head_started and not self._lingering and not self.transport.is_closing():
             self.guard.count("408 before the request was read")
             self._reply(RefusedRequest(408, "The request head did not arrive in time."))
@@ -219,7 +219,7 @@ class GuardedHttp(HttpToolsProtocol):
             self.evict()
 
     def evict(self) -> None:
-        """Its place is needed, or it has lingered long enough."""
+        """Close the connection to free its slot, or because it has lingered for the allowed time."""
         if self._lingering or self.transport.is_closing() or not self._resting:
             self.transport.abort()
         else:
@@ -228,7 +228,7 @@ class GuardedHttp(HttpToolsProtocol):
 
     @property
     def _resting(self) -> bool:
-        """Whether no response is being written."""
+        """Whether no request of this connection is being answered."""
         return self._unanswered == 0
 
     def _rest(self) -> None:
@@ -237,7 +237,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.guard.idle[self] = None
 
     def _noted(self, refusal: RefusedRequest) -> RefusedRequest:
-        """The parser replaces what its callbacks raise, so it is kept here."""
+        """Store the refusal and return it: the parser replaces exceptions that its callbacks raise."""
         self._refusal = refusal
         return refusal
 
@@ -254,7 +254,7 @@ class GuardedHttp(HttpToolsProtocol):
         return RefusedRequest(431, detail)
 
     def _check_head(self) -> float:
-        """The most bytes of body that can follow. Raises `RefusedRequest`."""
+        """Check the headers and return the most bytes of body that can follow. Raises `RefusedRequest`."""
         size, body = len(self.url), 0.0
         hosts: list[bytes] = []
         for name, value in self.headers:
@@ -278,7 +278,7 @@ class GuardedHttp(HttpToolsProtocol):
         return body
 
     def _upgraded(self, rest: bytes) -> None:
-        """The client would rather speak another protocol; `rest` is what follows the head."""
+        """Handle a request with an `Upgrade` header; `rest` are the bytes after its head."""
         self._upgrading = False
         websocket = self.scope["method"] == "GET" and self._should_upgrade()
         if websocket and self._resting and not rest:
@@ -293,7 +293,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.data_received(b"\r\n".join([*lines, b"connection: close", b"\r\n"]) + rest)
 
     def _refuse(self, refusal: RefusedRequest) -> None:
-        """Answer a request that is not looked at, where that answer cannot be taken for another."""
+        """Send a refusal, unless an earlier request is unanswered: the client would take it for that response."""
         self.guard.count(f"{refusal.status} before the request was read")
         may_reply = True
         if not self._resting:
@@ -301,7 +301,7 @@ class GuardedHttp(HttpToolsProtocol):
             may_reply = not (self._in_head or self.pipeline or cycle.response_started)
             cycle.disconnected = True
             cycle.message_event.set()
-        elif not self._in_head:  # it has had its response
+        elif not self._in_head:  # it has been answered already
             may_reply = False
         if may_reply:
             self._reply(refusal)
@@ -329,7 +329,7 @@ class GuardedHttp(HttpToolsProtocol):
 
 
 class _Outgoing:
-    """The transport as a response uses it, but closed in stages."""
+    """The transport that responses write to; closing it lingers while the client is still sending."""
 
     __slots__ = ("close", "is_closing", "write")
 
@@ -340,5 +340,5 @@ class _Outgoing:
 
 
 def guarded(connections: Connections) -> type[GuardedHttp]:
-    """The protocol class of one server, whose connections `connections` watches over."""
+    """The protocol class for one server, with the limits of `connections`."""
     return type("GuardedHttp", (GuardedHttp,), {"guard": connections})

@@ -1,1 +1,1 @@
-"""JSON Schema as a grammar, and what of it each engine enforces."""
+"""JSON Schema in `response_format`: conversion to a grammar, and which keywords each engine enforces."""

@@ -1,4 +1,4 @@
-"""A `response_format` in the words of an engine, or its refusal by the keyword's name."""
+"""A `response_format` in the form an engine enforces, or a refusal that names the unsupported keyword."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ResponseFormat = dict[str, Any] | None
 
 
 def grammar_of(response_format: ResponseFormat) -> str | None:
-    """The grammar for llama.cpp; None for free text. Raises `ParameterUnsupported`."""
+    """The GBNF grammar for llama.cpp; None for free text. Raises `ParameterUnsupported`, naming the keyword."""
     schema = schema_of(response_format)
     if schema is None:
         return None
@@ -30,7 +30,7 @@ def grammar_of(response_format: ResponseFormat) -> str | None:
 
 
 def check_conversion(response_format: ResponseFormat) -> None:
-    """Raise `ParameterUnsupported` for a schema that engines convert themselves, but not all of it."""
+    """Raise `ParameterUnsupported` unless the engines that convert schemas themselves enforce all of it."""
     schema = schema_of(response_format)
     if schema is None:
         return

@@ -1,4 +1,4 @@
-"""Answers that had to follow a schema, checked when they are finished."""
+"""Validation of finished answers against the schema that the request named."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 
 
 class FinishedCheck:
-    """Collects the texts of one stream. An answer that was cut by its length is not checked."""
+    """Collects the texts of one stream and validates each at its end, unless the token limit cut it."""
 
     def __init__(self, schema: dict[str, Any], *, stops: bool = False) -> None:
-        """`stops`: whether the caller named stop texts, which may have cut a text."""
+        """`stops`: whether the request has stop texts, which may have cut the answer."""
         self._schema = schema
         self._stops = stops
         self._texts: dict[int, list[str]] = {}
 
     def take(self, chunk: Chunk) -> None:
-        """Raise `GenerationInterrupted` if this ends a text that violates the schema.
+        """Take the next chunk.
 
-        `InvalidRequest` where a stop text may be why.
+        Raises `GenerationInterrupted` if it ends an answer that violates the schema, and `InvalidRequest`
+        instead if a stop text may have cut that answer.
         """
         if chunk.text:
             self._texts.setdefault(chunk.index, []).append(chunk.text)
@@ -47,7 +48,7 @@ class FinishedCheck:
 async def checked(
     blocks: AsyncIterator[bytes], schema: dict[str, Any], *, stops: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The same events; raises before the one that would end a text that violates the schema."""
+    """The same events. Raises as `FinishedCheck.take` does, before the event that would end an invalid answer."""
     splitter, check = EventSplitter(), FinishedCheck(schema, stops=stops)
     try:
         async for block in blocks:

@@ -1,4 +1,4 @@
-"""Formats of texts: what is written for each, and how a finished text is checked."""
+"""The keyword `format`: the pattern that is generated for each format, and the check of a finished text."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PATTERNS = {
     "uri": rf"https?://{_HOST}(/[A-Za-z0-9._~-]{{0,40}}){{0,6}}",
     "uuid": "[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
 }
-"""Texts of a format; not all of them, but every one of these has it."""
+"""A pattern for each format. Every text it matches has the format; not every text of the format matches."""
 
 FREE = frozenset({"binary", "password", "path", "file-path", "directory-path", "multiline"})
-"""Names that say what a text is for, and nothing of its form."""
+"""Formats that describe the purpose of a text and do not restrict it."""
 
 checker = FormatChecker(formats=())
-"""Checks finished texts."""
+"""The format checker for finished texts."""
 
 
 def _parses(parse: object, text: object) -> bool:

@@ -1,8 +1,8 @@
 """A JSON Schema as a grammar in llama.cpp's notation.
 
-Whatever the grammar writes is valid for the schema. It may leave out some valid values, so that
-every answer ends: white space is one space after commas and colons, and texts, lists and free
-objects have a bound where the schema sets none. What cannot be enforced is refused by its name.
+Every text that the grammar generates is valid for the schema. It may exclude some valid values, so that
+every answer ends: white space is one space after commas and colons, and strings, lists and objects with free
+names have a maximum length where the schema sets none. A keyword that cannot be enforced is refused by name.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from mongars.protocol.schema.validation import errors_of
 
 DEEPEST = 64
 LONGEST_PLACE = 8
-"""Names of a place that are shown where it may be deep."""
+"""The most names of a schema path that an error message shows."""
 MOST_STEPS = 5000
-"""Parts written or merged: a reference beside other keywords is written again at each place."""
+"""The most schema parts converted or merged: a reference beside other keywords is converted at each use."""
 MOST_CHECKED = 4000
-"""Characters of constants that are checked against keywords whose check takes its time."""
+"""The most characters of constants that are checked against keywords with a slow check (`_SLOW`)."""
 _SLOW = (b'"pattern', b'"uniqueItems"')
 _OF_TYPES = {
     "object": {"properties", "required", "additionalProperties", "patternProperties",
@@ -51,7 +51,7 @@ _OF_TYPES = {
 
 
 def schema_grammar(schema: Schema) -> str:
-    """The grammar of a schema; `{}` means any object. Raises `SchemaUnsupported`."""
+    """The grammar (GBNF) of a schema; `{}` means any object. Raises `SchemaUnsupported`, naming the place."""
     writer = _Writer(schema)
     root = writer.value(schema, ()) if demands(schema) else writer.rules.any_object()
     return writer.rules.text(root)
@@ -62,13 +62,13 @@ class _Writer:
         self._root = root
         self._refs: dict[str, str] = {}
         self._open: list[str] = []
-        """References whose values have not begun: one of them again would never begin."""
+        """The references being resolved before any output: meeting one again would recurse without end."""
         self._depth = 0
         self._steps = 0
         self.rules = Rules()
 
     def value(self, schema: SchemaOrBool, where: SchemaPath) -> str:
-        """An expression that writes a value of the schema."""
+        """A grammar expression that generates a value valid for the schema."""
         self._step(where)
         if schema is False:
             reason = "the schema 'false' allows no value"
@@ -107,7 +107,7 @@ class _Writer:
         found: Any = self._root
         try:
             if not pointer.startswith("#"):
-                raise KeyError(pointer)  # noqa: TRY301 (one place says what is wrong)
+                raise KeyError(pointer)  # noqa: TRY301 (one place makes the message)
             for part in unquote(pointer[1:]).split("/")[1:] if pointer != "#" else []:
                 key = part.replace("~1", "/").replace("~0", "~")
                 found = found[int(key)] if isinstance(found, list) else found[key]
@@ -122,7 +122,7 @@ class _Writer:
         return found if isinstance(found, dict) else {"allOf": [found]}
 
     def _flat(self, schema: Schema, where: SchemaPath, levels: int = 16) -> Schema:
-        """The schema with references and `allOf` merged into it."""
+        """The schema with its references and `allOf` parts merged into one schema."""
         self._step(where)
         if levels == 0:
             reason = "'$ref' and 'allOf' lead into each other without end"
@@ -325,7 +325,7 @@ class _Writer:
 
 
 def _piece(schema: Schema, least: int, most: int | None) -> Piece | None:
-    """What is written between the quotes; None for any characters."""
+    """The expression between the quotes of a string; None if any characters are allowed."""
     pattern, form = schema.get("pattern"), schema.get("format")
     if form in FREE:
         form = None
@@ -357,7 +357,7 @@ def _check_apart(parts: list[Schema], where: SchemaPath) -> None:
 
 
 def _implied(schema: Schema) -> str | list[str]:
-    """The type that the keywords speak of; all of them where none does."""
+    """The type that the schema's keywords imply; all types if no keyword implies one."""
     for kind, names in _OF_TYPES.items():
         if names & schema.keys():
             return kind

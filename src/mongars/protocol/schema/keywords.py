@@ -1,4 +1,4 @@
-"""What of JSON Schema each kind of engine enforces; everything else is refused."""
+"""Which keywords of JSON Schema each kind of engine enforces; any other keyword is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANNOTATIONS = frozenset(
         "writeOnly",
     }
 )
-"""Say nothing of which values are valid."""
+"""The keywords that do not restrict which values are valid."""
 
 GRAMMAR = {
     "$defs": "by `$ref`",
@@ -59,7 +59,7 @@ GRAMMAR = {
     "type": "",
     "uniqueItems": "false",
 }
-"""Of llama.cpp, by our own grammar, and with which bounds."""
+"""The keywords that llama.cpp enforces through our own grammar, each with its limits."""
 
 CONVERTER = {
     "$defs": "by `$ref`",
@@ -79,11 +79,11 @@ CONVERTER = {
     "type": "",
     "uniqueItems": "false",
 }
-"""Of Ollama, vLLM and reasoning models on llama.cpp, by the engine's own conversion."""
+"""The keywords that Ollama, vLLM and llama.cpp with reasoning models enforce, each with its limits."""
 
 
 def is_annotation(name: str) -> bool:
-    """Whether a keyword says nothing of which values are valid."""
+    """Whether a keyword does not restrict which values are valid."""
     return name in ANNOTATIONS or name.startswith("x-")
 
 

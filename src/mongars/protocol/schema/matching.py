@@ -1,8 +1,8 @@
-"""Whether a text matches a pattern, in a time that grows with the square of its length at most.
+"""Matching a text against a pattern in time at most quadratic in the length of the text.
 
-The `re` module tries the ways of a match one after another: for `(a+)+$` and forty letters that takes
-years, and meanwhile the process does nothing else. Patterns come from clients. So all ways are followed
-at once here: each part of the pattern turns the places where it may begin into those where it may end.
+The `re` module backtracks: `(a+)+$` with forty letters takes years, which blocks the process, and patterns
+come from clients. So this matcher simulates all alternatives at once, like a nondeterministic automaton: each
+part of the pattern maps the set of positions where it may begin to the set where it may end.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Places = set[int]
 
 
 class _Unknown(Exception):
-    """A part of a pattern that is not followed here: look-around, back-references, boundaries."""
+    """The pattern has a part that this matcher does not support: look-around, a back-reference, a boundary."""
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the pattern is found in the text; no, too, for one that no engine is given."""
+    """Whether the pattern matches somewhere in the text; False for an unsupported pattern, which no engine gets."""
     try:
         return bool(_Matcher(text).ends(_parsed(pattern), set(range(len(text) + 1))))
     except (_Unknown, re.error, RecursionError):
@@ -50,7 +50,7 @@ class _Matcher:
         self._text = text
 
     def ends(self, parts: Any, places: Places) -> Places:  # noqa: ANN401 (as above)
-        """Where these parts, one after another, may end."""
+        """The positions where the sequence of parts may end, if it begins at one of the given positions."""
         for kind, value in parts:
             if not places:
                 break
@@ -83,7 +83,7 @@ class _Matcher:
 
 
 def _holds(kind: Any, value: Any, sign: str) -> bool:  # noqa: ANN401 (as above)
-    """Whether one character is of a set, or is the one named."""
+    """Whether a character is in the set of a pattern part, or equal to its literal."""
     if kind is op.LITERAL:
         return bool(ord(sign) == value)
     if kind is op.NOT_LITERAL:

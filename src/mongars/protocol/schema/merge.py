@@ -1,4 +1,4 @@
-"""Schemas that hold at once, as one; and whether two exclude each other."""
+"""Merging schemas that must all hold into one, and detecting schemas that exclude each other."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mongars.protocol.schema.unsupported import SchemaUnsupported
 _GREATER = {"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"}
 _LESSER = {"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"}
 _NAMES = ("additionalProperties", "patternProperties", "propertyNames")
-"""Say something of every property, so of those of the other schema, too."""
+"""Keywords that apply to every property, hence also to the properties of the other schema."""
 TYPES = ("string", "integer", "number", "boolean", "null", "object", "array")
 
 
 def merged(first: Schema, second: Schema, where: SchemaPath) -> Schema:
-    """The schema of what is valid for both. Raises `SchemaUnsupported` where that takes more."""
+    """One schema whose values are valid for both. Raises `SchemaUnsupported` if it cannot be expressed."""
     _check_names(first, second, where)
     result = dict(first)
     for name, value in demands(second).items():
@@ -59,7 +59,7 @@ def _kinds(value: str | list[str]) -> list[str]:
 
 
 def apart(first: Schema, second: Schema) -> bool:
-    """Whether it is plain that no value is valid for both."""
+    """Whether the schemas evidently exclude each other: no value is valid for both."""
     mine, other = _values(first), _values(second)
     if mine is not None and other is not None:
         return not mine & other

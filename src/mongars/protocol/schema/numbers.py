@@ -1,6 +1,6 @@
-"""Numbers within bounds, as grammars: written out digit by digit, never in exponents.
+"""Grammars for numbers within bounds, digit by digit, without exponents.
 
-Numbers have at most 15 digits, which every reader of JSON keeps exactly.
+Numbers have at most 15 digits, which a double-precision float keeps exactly.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Any
 
 DIGITS = 15
 FRACTION = 6
-"""Digits after the point, where a schema asks for no more."""
+"""Digits after the decimal point, unless the schema's bounds or `multipleOf` need more."""
 BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 MOST_ENDING = 3
-"""Last digits by which multiples are told where there are no bounds."""
+"""The most last digits that decide whether a number without bounds is a multiple."""
 MOST_MULTIPLES = 500
-"""Multiples within bounds that are listed one by one."""
+"""The most multiples within bounds that a grammar lists one by one."""
 
 
 def number_grammar(schema: dict[str, Any], *, whole: bool) -> str:
-    """A number within the bounds of a schema. Raises `ValueError` for what cannot be kept."""
+    """A grammar expression for a number within the schema's bounds. Raises `ValueError` if there is none."""
     if not whole and not BOUNDS & schema.keys():
         return f'"-"? ("0" | [1-9] [0-9]{{0,{DIGITS - FRACTION - 1}}}) ("." [0-9]{{1,{FRACTION}}})?'
     low, high = _bounds(schema)
@@ -35,7 +35,7 @@ def number_grammar(schema: dict[str, Any], *, whole: bool) -> str:
 
 
 def _bounds(schema: dict[str, Any]) -> tuple[tuple[Decimal, bool], tuple[Decimal, bool]]:
-    """The least and the greatest number, and whether they are excluded."""
+    """The lower and the upper bound, and for each whether the bound itself is excluded."""
     far = Decimal(10) ** DIGITS
     lows, highs = [(-far, True)], [(far, True)]
     for name, found in (("minimum", lows), ("exclusiveMinimum", lows)):
@@ -85,7 +85,7 @@ def _multiples(
 
 
 def _open_multiples(step: Decimal, first: int, last: int) -> str:
-    """Multiples without bounds but 0, where the last digits tell them; empty if it is not so."""
+    """Multiples with no bound but 0, if their last digits identify them; empty if they do not."""
     farthest = 10**DIGITS // step - 1
     if last < farthest or (first not in {0, 1} and first > -farthest):
         return ""
@@ -104,7 +104,7 @@ def _open_multiples(step: Decimal, first: int, last: int) -> str:
 def _within(
     low: tuple[Decimal, bool], high: tuple[Decimal, bool], *, unit: Decimal
 ) -> tuple[int, int]:
-    """The first and the last multiple of the unit within the bounds, as how many units."""
+    """The first and the last multiple of the unit within the bounds, counted in units."""
     first, last = _floor(low[0] / unit), _floor(high[0] / unit)
     if first * unit < low[0] or (low[1] and first * unit == low[0]):
         first += 1
@@ -118,7 +118,7 @@ def _floor(number: Decimal) -> int:
 
 
 def _scaled(low: tuple[Decimal, bool], high: tuple[Decimal, bool], point: int) -> str:
-    """Numbers with exactly so many digits after the point; empty if none lies within."""
+    """Numbers with exactly this many digits after the decimal point; empty if none is within the bounds."""
     first, last = _within(low, high, unit=Decimal(1).scaleb(-point))
     most = 10**DIGITS - 1
     first, last = max(first, -most), min(last, most)
@@ -134,7 +134,7 @@ def _natural(low: int, high: int, point: int) -> str:
     shortest = max(point + 1, len(str(low)))
     longest = max(point + 1, len(str(high)))
     if longest - shortest > 1 and high == 10**longest - 1:
-        # All lengths from some on are whole: one part for all of them.
+        # From some length on, all digits are free: one expression covers all those lengths.
         begin = shortest + (low > _first(shortest, point))
         own = _between(str(low).zfill(shortest), "9" * shortest, point) if begin > shortest else ""
         zero = ""
@@ -156,7 +156,7 @@ def _first(length: int, point: int) -> int:
 
 
 def _between(low: str, high: str, point: int) -> str:
-    """Digits from one text to another of the same length; the point stands before the last ones."""
+    """The digit strings between two of equal length, with the decimal point before the last digits."""
     length = len(low)
     if not length:
         return '""'
@@ -183,7 +183,7 @@ def _between(low: str, high: str, point: int) -> str:
 
 
 def _free(length: int, point: int) -> str:
-    """Any so many digits."""
+    """An expression for this many free digits."""
     if not point or length < point:
         return f"[0-9]{{{length}}}"
     before = f"[0-9]{{{length - point}}} " if length > point else ""

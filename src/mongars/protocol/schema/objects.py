@@ -1,4 +1,4 @@
-"""Objects with named members, in order, some of them optional."""
+"""The grammar of an object with named members in a fixed order, some of them optional."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A property, and the expression of its value."""
+    """A property and the grammar expression of its value."""
 
     name: str
     value: str
@@ -22,13 +22,13 @@ class Member:
 
     @property
     def text(self) -> str:
-        """Name and value."""
+        """The expression of the member: its name and value."""
         return f"{literal(constant(self.name) + ': ')} {self.value}"
 
 
 def object_rule(rules: Rules, members: list[Member]) -> str:
-    """An expression that writes the object."""
-    # `after[i]` writes the members from i on where something stands before them.
+    """A grammar expression that generates the object."""
+    # `after` generates the members from this one on if another member stands before them.
     after = ""
     starts: list[str] = []
     empty = True

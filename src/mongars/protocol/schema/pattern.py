@@ -1,8 +1,8 @@
 r"""Regular expressions of JSON Schema as grammars.
 
-A grammar writes only texts that the pattern matches, in JavaScript's reading and in Python's; it may
-leave out some of them: `\d` and `\w` write ASCII, open repetitions are bounded. What cannot be
-written that way (look-around, back-references, word boundaries, anchors inside) is refused by name.
+A grammar generates only texts that the pattern matches, both as JavaScript and as Python read it. It may
+exclude some of them: `\d` and `\w` generate ASCII, open repetitions are bounded. Parts that cannot be
+expressed (look-around, back-references, word boundaries, anchors inside) are refused by name.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import NoReturn
 from mongars.protocol.schema import characters as ch
 
 OPEN_CHARACTERS = 64
-"""More repetitions of one character than the least, where a pattern sets no bound."""
+"""Repetitions of one character beyond the minimum, where the pattern sets no maximum."""
 OPEN_ANY = 500
-"""The same where it may be nearly any character: such texts are prose."""
+"""The same for a set of nearly all characters, which is used for prose."""
 OPEN_GROUPS = 16
-"""The same for a group, and for a character inside one that is repeated itself."""
+"""The same for a group, and for a character inside a repeated group."""
 _QUANTIFIER = re.compile(r"(?:[*+?]|\{(\d+)(?:(,)(\d*))?\})")
 _WIDE = 40
-"""Letters of a grammar expression; those of longer ones hold nearly any character."""
+"""Length of a grammar expression above which a set counts as nearly all characters."""
 _PART = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()]", re.DOTALL)
-"""An escape, a set, or the sign of a group."""
+"""Finds an escape, a character set, or the parenthesis of a group."""
 _CONTROLS = {"n": 0x0A, "r": 0x0D, "t": 0x09}
 _WORD = {"d": ch.DIGITS, "w": ch.WORDS, "s": ch.BLANKS}
 _GROUPS = {"(?=": "look-ahead", "(?!": "look-ahead", "(?<=": "look-behind", "(?<!": "look-behind"}
@@ -31,7 +31,7 @@ _GROUPS = {"(?=": "look-ahead", "(?!": "look-ahead", "(?<=": "look-behind", "(?<
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A grammar expression, and how many characters it writes."""
+    """A grammar expression with the least and the most characters it generates."""
 
     text: str
     least: int
@@ -39,13 +39,13 @@ class Piece:
 
     @property
     def fixed(self) -> bool:
-        """Whether it always writes the same number of characters."""
+        """Whether it always generates the same number of characters."""
         return self.least == self.most
 
 
 @dataclass(frozen=True, slots=True)
 class _Repeated:
-    """A piece, so many times."""
+    """A piece with its least and its most repetitions."""
 
     unit: Piece
     low: int = 1
@@ -63,14 +63,14 @@ class _Repeated:
 
 
 ANY = Piece(ch.class_of(ch.PRINTABLE), 1, 1)
-"""Any character but control characters."""
+"""Any character except control characters."""
 
 
 def pattern_piece(pattern: str, *, least: int = 0, most: int | None = None) -> Piece:
-    """What a pattern writes between the quotes, with so many characters.
+    """The expression for the texts of a pattern within a length, without the quotes.
 
     Raises:
-        ValueError: it says what of the pattern, or of it together with the lengths, is unsupported.
+        ValueError: naming the part of the pattern, or its combination with the lengths, that is unsupported.
     """
     branches = _Reader(pattern).whole()
     return _either([_fitted(branch, least, most) for branch in branches])
@@ -84,7 +84,7 @@ class _Branch:
 
 
 def _fitted(branch: _Branch, least: int, most: int | None) -> Piece:
-    """The branch with free text where it is not anchored, within the lengths."""
+    """An alternative of the pattern, with free text at each end that is not anchored, within the lengths."""
     items = list(branch.items)
     own = _joined(items)
     open_ends = (not branch.begins) + (not branch.ends)
@@ -101,7 +101,7 @@ def _fitted(branch: _Branch, least: int, most: int | None) -> Piece:
 
 
 def _narrowed(items: list[_Repeated], least: int, most: int | None) -> list[_Repeated]:
-    """The items with the one repetition among them changed so that the lengths hold."""
+    """The items, with the bounds of the only repetition among them changed so that the lengths hold."""
     whole = _joined(items)
     if whole.least >= least and (most is None or whole.most <= most):
         return items
@@ -135,7 +135,7 @@ def _either(pieces: list[Piece]) -> Piece:
 
 
 class _Reader:
-    """Reads one pattern."""
+    """A recursive-descent parser of one pattern."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -194,7 +194,7 @@ class _Reader:
         return inner if len(branches) > 1 else replace(inner, text=f"({inner.text})")
 
     def _group_repeats(self) -> bool:
-        """Whether the group that has just begun may be written more than once."""
+        """Whether the group that just began is repeated."""
         end, depth = self._at, 1
         while end < len(self._pattern) and depth:
             part = _PART.match(self._pattern, end)
@@ -220,7 +220,7 @@ class _Reader:
         if found is None:
             return _Repeated(unit)
         self._at = found.end()
-        self._take("?")  # a lazy one matches the same texts
+        self._take("?")  # a lazy repetition matches the same texts
         simple = unit.most == 1 and not repeated
         more = OPEN_GROUPS
         if simple:
@@ -261,7 +261,7 @@ class _Reader:
         return rest[:1] == "-" and rest[1:] not in {"", "]"}
 
     def _class_atom(self, *, negated: bool) -> tuple[ch.Ranges, bool]:
-        """The characters, and whether engines of patterns differ about those beyond ASCII."""
+        """The characters of the atom, and whether regular-expression engines differ on those beyond ASCII."""
         sign = self._next()
         if sign != "\\":
             return ((ord(sign), ord(sign)),), False

@@ -1,4 +1,4 @@
-"""The rules of one grammar, and those that every grammar may need."""
+"""The rules of one grammar under construction, and the rules that are common to all grammars."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from mongars.protocol.schema.characters import literal
 from mongars.protocol.schema.unsupported import SchemaUnsupported
 
 MOST_CHARACTERS = 600
-"""Characters of a text where a schema sets no bound."""
+"""The most characters of a string where a schema sets no maximum."""
 MOST_ITEMS = 20
-"""Items of a list, and members of an object with free names, likewise."""
+"""The most items of a list, and members of an object with free names, where a schema sets no maximum."""
 MOST_FREE_CHARACTERS = 300
 MOST_FREE_ITEMS = 12
-"""The same inside values of any type."""
+"""The same inside a value of any type."""
 MOST_NAME = 64
-"""Characters of a free name."""
+"""The most characters of a free member name."""
 FREE_LEVELS = 4
-"""Objects and lists inside each other in a value of any type."""
+"""The most levels of nested objects and lists in a value of any type."""
 COMMA = '"," gap'
-"""Between members, and between items."""
+"""The separator between members and between items."""
 LINE = "line"
-"""After an opening bracket and before a closing one."""
+"""The white space after an opening and before a closing bracket."""
 _SPACE = {"gap": '" " | "\\n" " "{0,12}', "line": '("\\n" " "{0,12})?'}
-"""Either everything on one line, or one line each, indented: models prefer what they have read."""
+"""White space: all on one line, or one indented line per element, the two styles that models were trained on."""
 MANY = 16
-"""More constants than these are written as a tree of common beginnings."""
+"""With more constants than this, they are written as a tree of common prefixes."""
 
 MOST_REPEATED = 50_000
-"""Repetitions in all rules together: llama.cpp makes an element of each."""
+"""The most repetitions in all rules together: llama.cpp expands each into an element."""
 
 _REPEATED = re.compile(r"(\d+)\}")
 _CHARACTER = '[^"\\\\\\x00-\\x1F\\x7F] | "\\\\" ["\\\\nt]'
@@ -39,7 +39,7 @@ _FREE_NUMBER = '"-"? ("0" | [1-9] [0-9]{0,14}) ("." [0-9]{1,6})?'
 
 
 def constant(value: Any) -> str:  # noqa: ANN401 (any JSON value)
-    """A JSON value as it is written."""
+    """A constant as JSON text."""
     if isinstance(value, dict):
         members = (f"{constant(str(key))}: {constant(part)}" for key, part in value.items())
         return f"{{{', '.join(members)}}}"
@@ -49,14 +49,14 @@ def constant(value: Any) -> str:  # noqa: ANN401 (any JSON value)
 
 
 class Rules:
-    """Names and bodies; equal bodies share a name."""
+    """The rules of a grammar by name; equal bodies share one rule."""
 
     def __init__(self) -> None:
         self._rules: dict[str, str] = {}
         self._names: dict[str, str] = {}
 
     def text(self, root: str) -> str:
-        """The grammar that begins with this expression."""
+        """The text of the whole grammar, whose root is this expression."""
         self._check_size()
         rules = {"root": root, **self._rules, **_SPACE}
         lines = [f"{name} ::= {body}" for name, body in rules.items()]
@@ -69,32 +69,32 @@ class Rules:
             raise SchemaUnsupported(reason)
 
     def name(self, kind: str) -> str:
-        """A new name."""
+        """A rule name that is not in use."""
         name = f"{kind}-{len(self._rules)}"
         self._rules[name] = ""
         return name
 
     def set(self, name: str, body: str) -> None:
-        """The body of a name."""
+        """Define the body of a named rule."""
         self._rules[name] = body
 
     def shared(self, body: str) -> str:
-        """The name of a rule with this body."""
+        """The name of a rule with this body; an existing one is reused."""
         if body not in self._names:
             self._names[body] = name = self.name("r")
             self._rules[name] = body
         return self._names[body]
 
     def string(self, least: int, most: int) -> str:
-        """A text of so many characters."""
+        """An expression for a JSON string of this many characters."""
         return f'"\\"" {self.shared(_CHARACTER)}{{{least},{most}}} "\\""'
 
     def key(self) -> str:
-        """A free name."""
+        """An expression for a free member name."""
         return self.shared(self.string(1, MOST_NAME))
 
     def sequence(self, heads: list[str], item: str, *, least: int, most: int) -> str:
-        """A list: the heads in order, then items; with so many elements in all."""
+        """An expression for a list: the heads in order, then items, with this many elements in all."""
         heads = heads[:most]
         body = self._tail(item, least - len(heads), most - len(heads))
         if not heads and most:
@@ -109,21 +109,21 @@ class Rules:
         return self.shared(f'"[" {body} "]"')
 
     def entries(self, entry: str, least: int, most: int) -> str:
-        """An object of so many free members."""
+        """An expression for an object with this many members with free names."""
         if not most:
             return '"{}"'
         body = f"{entry} {self._tail(entry, least - 1, most - 1)}".strip()
         return self.shared(f'"{{" {_inside(body, least)} "}}"')
 
     def _tail(self, item: str, least: int, most: int) -> str:
-        """Further elements, each after a comma."""
+        """An expression for further elements, each after a comma."""
         if most <= 0 or not item:
             return ""
         # A rule of its own: llama.cpp bounds how much one rule may repeat.
         return self.shared(f"{self.shared(f'{COMMA} {item}')}{{{max(0, least)},{most}}}")
 
     def constants(self, values: list[Any]) -> str:
-        """One of these values."""
+        """An expression for one of these constants."""
         texts = list(dict.fromkeys(map(constant, values)))
         if len(texts) <= MANY:
             found = " | ".join(map(literal, texts))
@@ -131,7 +131,7 @@ class Rules:
         return self._tree(sorted(texts), 0)
 
     def _tree(self, texts: list[str], begin: int) -> str:
-        """One of the texts from this character on; they are sorted and share what is before."""
+        """An expression for one of the sorted texts, from this character on; all share the characters before it."""
         if len(texts) == 1:
             return literal(texts[0][begin:])
         first, last = texts[0], texts[-1]
@@ -146,7 +146,7 @@ class Rules:
         return f"{shared}{self.shared(' | '.join(parts))}"
 
     def any_value(self, levels: int = FREE_LEVELS) -> str:
-        """Any value, with so many objects and lists inside each other."""
+        """An expression for any JSON value with at most this many nested levels."""
         text = self.shared(self.string(0, MOST_FREE_CHARACTERS))
         parts = [text, self.shared(_FREE_NUMBER), '"true"', '"false"', '"null"']
         if levels:
@@ -154,7 +154,7 @@ class Rules:
         return self.shared(" | ".join(parts))
 
     def any_object(self, levels: int = FREE_LEVELS) -> str:
-        """Any object."""
+        """An expression for any JSON object."""
         value = self.any_value(levels - 1)
         return self.entries(f'{self.key()} ": " {value}', 0, MOST_FREE_ITEMS)
 
@@ -163,5 +163,5 @@ class Rules:
 
 
 def _inside(body: str, least: int) -> str:
-    """What stands between brackets: lines around it, or nothing at all where that is allowed."""
+    """An expression for the content of brackets with white space around it, or nothing if that is allowed."""
     return f"{LINE} {body} {LINE}" if least > 0 else f"({LINE} {body} {LINE})?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class SchemaUnsupported(ValueError):
-    """What cannot be enforced; `where` is its place in the schema, such as `properties.age.not`."""
+    """A part of the schema cannot be enforced. `where` is its path, such as `properties.age.not`."""
 
     def __init__(self, reason: str, where: tuple[str, ...] = ()) -> None:
         place = ".".join(where) or "the schema"
