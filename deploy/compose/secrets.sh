@@ -1,5 +1,5 @@
 #!/bin/sh
-# Adds the secrets that docker-compose.yml asks for to .env, and leaves those that are there.
+# Adds the secrets that docker-compose.yml requires to .env, and keeps those that are there.
 # Usage, in the folder of docker-compose.yml: sh deploy/compose/secrets.sh
 set -eu
 umask 077

@@ -129,7 +129,7 @@ def test_without_an_index_the_way_out_is_named(bench):
     offline = replace(bench.source, requirement="no-such-model==1", pip_args=("--no-index",))
     general, coding = bench.run("general", "coding", spec=offline)
     assert general.action == "error"
-    assert "pip said: ERROR: No matching distribution" in general.detail
+    assert "pip reported: ERROR: No matching distribution" in general.detail
     assert "RAY_GENERAL_MODEL=/path/to/model.gguf" in general.detail
     assert coding.action == "error"
     assert bench.litter() == []

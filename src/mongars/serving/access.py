@@ -29,7 +29,7 @@ def check_token(request: Request, wanted: str | None) -> None:
 
 
 async def read_body(request: Request, model: type[Model], *, limit: int) -> Model:
-    """The body as a model. Raises what `protocol.body` raises."""
+    """Read and validate the body as a model, at most `limit` bytes. Raises as `protocol.body` does."""
     body = await read_limited(
         request.stream(),
         declared=request.headers.get("content-length"),

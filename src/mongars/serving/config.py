@@ -30,7 +30,7 @@ PROXY_GUARD = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "mongars.bootstrap.p
 
 
 NO_REPORTS = "off"
-"""For `RAY_USAGE_STATS_REPORT_URL`: no address, so that a report ends before it reaches a network."""
+"""For `RAY_USAGE_STATS_REPORT_URL`: not a URL, so that a usage report fails before it uses the network."""
 QUIET_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": NO_REPORTS,
@@ -54,7 +54,7 @@ class SamplingDefaults(_Section):
     temperature: float = Field(default=0.7, ge=0.0, le=2.0)
     top_p: float = Field(default=0.9, gt=0.0, le=1.0)
     max_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of the longest answer; null: what the prompt leaves of the context window."""
+    """The most tokens of an answer; null: the rest of the context window."""
 
     def to_sampling(self) -> Sampling:
         """As `core.generation.Sampling`."""
@@ -66,7 +66,7 @@ class ReplicaConfig(_Section):
 
     engine: EngineSpec = Field(default_factory=EngineSpec)
     coding: EngineSpec | None = None
-    """A model of its own for coding tasks; None: the general one answers them."""
+    """A separate model for coding tasks; None: the general model handles them."""
     embedding: EmbeddingSpec | None = None
     """The model behind `/v1/embeddings`; None: there is none."""
     sampling: SamplingDefaults = Field(default_factory=SamplingDefaults)
@@ -125,18 +125,18 @@ class ServingConfig(_Section):
     replica: ReplicaConfig = Field(default_factory=ReplicaConfig)
     replicas: int = Field(default=1, ge=1)
     autoscaling: Autoscaling | None = None
-    """None: always `replicas` of them."""
+    """None: a fixed number of replicas, `replicas`."""
     cpus_per_replica: float = Field(default=1.0, ge=0)
     gpus_per_replica: float = Field(default=0.0, ge=0)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     drain_seconds: float = Field(default=120.0, ge=0)
-    """Seconds that a replica which is replaced has to finish its running answers."""
+    """Seconds for a replica that is being replaced to finish its running answers."""
     max_surge_percent: int = Field(default=100, ge=0, le=100)
     """Replicas an update may start before it stops old ones, in percent; 0 on a cluster without
     room for a replica more, where an update of a single replica is then an outage."""
     session_affinity: bool = True
-    """Requests of one conversation (`x-session-id`) go to the replica that knows its prompt."""
+    """Requests of one conversation (`x-session-id`) go to the replica that has its prompt in the cache."""
     haproxy: bool = False
     """Whether the cluster runs with RAY_SERVE_ENABLE_HA_PROXY=1, which has no session affinity."""
 

@@ -45,10 +45,10 @@ GAVE_UP = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
 class _Client(ServeSubmissionClient):  # type: ignore[misc] # Ray ships no types
-    """Ray's client, with time-outs, and without the HTTP proxy of the environment.
+    """Ray's client, with timeouts, and without the HTTP proxy of the environment.
 
-    Without them it would wait without end for a dashboard that does not respond; and the cluster is not
-    reached through a proxy for other hosts.
+    Without timeouts it would wait forever for a dashboard that does not respond. A proxy meant for other hosts
+    cannot reach the cluster.
     """
 
     timeout = HTTP_TIMEOUT
@@ -152,7 +152,7 @@ class ServeControl:
             raise EndpointUnreachable(detail) from exc
         except AuthenticationError as exc:
             detail = (
-                f"The Ray cluster at {self._address} asks for a token, or refuses this one."
+                f"The Ray cluster at {self._address} requires a token, or refuses this one."
                 " Set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH."
             )
             raise NotAuthenticated(detail) from exc

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @serve.deployment(name=DEPLOYMENT)
 @serve.ingress()
 class LLMDeployment:
-    """One replica: HTTP ingress and engine client in one deployment, to save a hop."""
+    """One replica: HTTP ingress and engine client in one deployment, which saves a network hop."""
 
     async def __init__(  # type: ignore[misc] # Ray awaits it
         self,

@@ -140,8 +140,8 @@ class GenerateRoutes:
                     if answer.started:
                         await answer.write(block)
                         continue
-                    # Not before: until here a failure still has its own status, and every message
-                    # through Serve delays the first token.
+                    # Start the response only now: until the first block a failure can have its own status,
+                    # and each further message through Serve delays the first token.
                     await answer.start(200, {**EVENT_STREAM_HEADERS, **_stream_headers(stream)})
                     await answer.write(meta_event(stream, generation.request_id) + block)
         except MongarsError as error:
@@ -150,7 +150,7 @@ class GenerateRoutes:
                 return
             held = b"" if gathered is None else gathered.rest()
             event = encode_event(_error_body(error, origin), name=ERROR_EVENT)
-            # The blank line ends an event that was cut in the middle.
+            # The blank line ends an event that may be incomplete.
             await answer.write(held + b"\n\n" + event)
         await answer.end()
 

@@ -40,7 +40,7 @@ class OpenAIRoutes:
         )
 
     async def embeddings(self, request: Request) -> Response:
-        """`POST /v1/embeddings`."""
+        """`POST /v1/embeddings`: one vector per text."""
         try:
             config = self._replica.config
             check_token(request, config.token_sha256)

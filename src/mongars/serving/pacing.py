@@ -95,7 +95,7 @@ class Gathered:
         except Exception as failure:  # noqa: BLE001 (raised by `pieces`, after what came before)
             self._failure = failure
         except BaseException as stop:
-            self._failure = stop  # else the pieces would end as if the answer were complete
+            self._failure = stop  # otherwise the pieces would end as if the answer were complete
             raise
         finally:
             self._ended = True
@@ -128,7 +128,7 @@ class Gathered:
             self._due.clear()
             if piece := self.rest():
                 yield piece
-        if piece := self.rest():  # came while the last one was being written
+        if piece := self.rest():  # arrived while the previous piece was being written
             yield piece
         if self._failure is not None:
             raise self._failure

@@ -1,8 +1,8 @@
 """Run by `ray start` (`RAY_START_HOOK`) just before it starts anything.
 
-Ray 2.60 sends one report even where usage reports are switched off, and before it asks the metadata
-addresses of three cloud providers where it runs (`UsageStatsHead.run`). No variable prevents either. Both
-are done by one module of the dashboard, so the dashboard is started with every module but that one.
+Ray 2.60 sends one usage report even if reports are switched off, and first queries the metadata addresses of
+three cloud providers (`UsageStatsHead.run`). No variable prevents either. One module of the dashboard does
+both, so the dashboard is started with all modules except that one.
 """
 
 from __future__ import annotations

@@ -39,15 +39,15 @@ class ReplicaStream:
     origin: Origin
     """The engine that produces it, as that engine reports it, and this replica."""
     queue_seconds: float
-    """How long the request waited for a slot."""
+    """Seconds that the request waited for a slot."""
     continued: bool
-    """Whether it goes on after the request's `continue_from`."""
+    """Whether the answer continues after the request's `continue_from`."""
     blocks: AsyncIterator[bytes]
     """Server-sent events; see `Engine.stream`."""
 
 
 class Replica:
-    """Answers requests with the engines of its slot table; knows nothing of HTTP."""
+    """Answers requests with the engines of its slot table; does not depend on HTTP."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Replica:
         return Deadline.after(self.clock, seconds)
 
     async def embed(self, texts: Sequence[str], deadline: Deadline) -> Embeddings:
-        """Vectors of texts.
+        """The embedding vectors of texts, in order.
 
         Raises `NotFound` where no embedding model is configured, what `Admission.slot` and
         `Embedder.embed` raise, and `DeadlineExceeded`.

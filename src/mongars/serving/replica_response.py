@@ -1,4 +1,4 @@
-"""Answers that a coroutine writes, in the shape FastAPI accepts from a handler."""
+"""A response of a replica that a coroutine writes."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from mongars.protocol.asgi import WrittenResponse
 
 
 class ReplicaResponse(WrittenResponse, Response):
-    """`WrittenResponse` as a response."""
+    """`WrittenResponse` as FastAPI accepts it from a handler."""

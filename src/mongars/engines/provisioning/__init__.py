@@ -1,1 +1,1 @@
-"""Base models: where they come from, and how they reach the cache whole or not at all."""
+"""Base models: their sources, and how they are stored in the cache, completely or not at all."""

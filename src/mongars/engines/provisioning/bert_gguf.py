@@ -1,9 +1,9 @@
-"""A sentence-embedding BERT as GGUF, made from the files its authors publish.
+"""Converts a sentence-embedding BERT to GGUF, from the files its authors publish.
 
-Input are `model.safetensors` (float32) and `vocab.txt`; output is one GGUF file for llama.cpp. Both
-formats are a head and then raw numbers, so the conversion is a stream in the order of the input and
-needs no other library. Only input of a known sha256 is converted: its shape is taken as given, and the
-same bytes come out on every machine.
+The input is `model.safetensors` (float32) and `vocab.txt`; the output is one GGUF file for llama.cpp. Both
+formats are a header followed by raw numbers, so the conversion is a stream in the order of the input and needs no
+other library. Only input with a known SHA-256 is converted: its layout is not checked again, and the output is
+the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MEAN = 1  # pooling over the tokens of a text
 _NORMAL, _CONTROL = 1, 3  # kinds of tokens
 _MOSTLY_F16 = 1
 _WORD = "\u2581"
-"""Stands before a token that begins a word; WordPiece marks those that do not."""
+"""llama.cpp's prefix of a token that begins a word. WordPiece marks the other tokens instead, with `##`."""
 
 _ROLES = {"[PAD]": "padding", "[UNK]": "unknown", "[CLS]": "bos", "[SEP]": "seperator"}
 _ROLES |= {"[MASK]": "mask"}
@@ -51,12 +51,12 @@ _LAYER = {
 _LAYER_NAME = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 _UNUSED = ("embeddings.position_ids", "pooler.")
 _KEPT_WHOLE = {"position_embd", "token_types"}
-"""Matrices llama.cpp adds to others, and so wants as float32 like them."""
+"""Matrices that stay float32, since llama.cpp adds them to float32 matrices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TensorSpan:
-    """A tensor of the input, and what becomes of it; None: nothing."""
+    """A tensor of the input and its tensor in the output; None if it is left out."""
 
     begin: int
     end: int
@@ -64,7 +64,7 @@ class _TensorSpan:
 
 
 def bert_gguf(weights: IO[bytes], *, vocabulary: bytes, files: BertFiles) -> Iterator[bytes]:
-    """The bytes of the GGUF file."""
+    """The bytes of the GGUF file, in blocks."""
     (size,) = struct.unpack("<Q", weights.read(8))
     head: dict[str, Any] = json.loads(weights.read(size))
     parts = [_part(name, entry) for name, entry in head.items() if name != "__metadata__"]
@@ -126,7 +126,7 @@ def _kind(token: str) -> int:
 
 
 def _token(token: str, kind: int) -> str:
-    """As llama.cpp writes WordPiece: what begins a word is marked, not what continues one."""
+    """A WordPiece token in llama.cpp's notation, which marks the start of a word instead of its continuation."""
     if kind == _CONTROL:
         return token
     return token[2:] if token.startswith("##") else _WORD + token
@@ -143,6 +143,6 @@ def _numbers(weights: IO[bytes], part: _TensorSpan) -> Iterator[bytes]:
 
 
 def _halved(block: bytes) -> bytes:
-    """Float32 to float16, to the nearest, ties to even."""
+    """Convert float32 to float16, rounding to nearest, ties to even."""
     count = len(block) // 4
     return struct.pack(f"<{count}e", *struct.unpack(f"<{count}f", block))

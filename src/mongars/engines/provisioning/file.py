@@ -1,4 +1,4 @@
-"""Models that are on this machine already."""
+"""Models from a file on this machine."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def ensure_file(job: Job, source: FileSource) -> tuple[ModelFile, bool]:
-    """The model and whether it is new to the cache.
+    """Store the model in the cache; returns it, and whether it was not in the cache before.
 
     Raises:
-        ProvisioningFailed: the path is no readable GGUF file.
+        ProvisioningFailed: the path is not a readable GGUF file.
     """
     check_gguf(source.path)
     path = source.path.resolve()
@@ -42,7 +42,8 @@ def _unchanged(job: Job, known: ModelFile, path: Path) -> bool:
     return (
         known.source == source_of(job.spec)
         and job.cache.holds(known.digest, size=known.size)
-        and stamp_of(known.path) == stamp_of(path)  # a copy keeps the time of its original
+        and stamp_of(known.path)
+        == stamp_of(path)  # a copy has the modification time of its original
     )
 
 
@@ -59,7 +60,7 @@ def _stored(job: Job, path: Path, digest: str) -> tuple[Blob, bool]:
         return Blob(path=job.cache.path_of(digest), digest=digest, size=size), False
     try:
         return job.cache.link(path, digest), True
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one without hard links
         return _copy(job, path, digest), True
 
 

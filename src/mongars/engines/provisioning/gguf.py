@@ -1,4 +1,4 @@
-"""The head of a GGUF file: enough to refuse what no engine could load, and what it says of itself."""
+"""Reads the header of a GGUF file: a check that it is one, and its metadata."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import IO
 
 Found = str | bool | int | float | list["Found"]
-"""A value of the head."""
+"""A metadata value of the header."""
 
 _HEADER = struct.Struct("<4sIQQ")  # magic, version, tensor count, metadata count
 _VERSIONS = (2, 3)
@@ -25,7 +25,7 @@ _STRING, _ARRAY = 8, 9
 
 
 def check_gguf(path: Path) -> None:
-    """Raise `ProvisioningFailed`, saying what is wrong, unless the file begins as GGUF does."""
+    """Raise `ProvisioningFailed`, naming the reason, unless the file begins with a valid GGUF header."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER.size)
@@ -48,10 +48,10 @@ def check_gguf(path: Path) -> None:
 
 
 def gguf_values(path: Path) -> dict[str, Found]:
-    """What the file says of its model and tokenizer; a large vocabulary takes tenths of a second.
+    """The metadata of the model and its tokenizer. Takes tenths of a second with a large vocabulary.
 
     Raises:
-        ProvisioningFailed: it is no readable GGUF file.
+        ProvisioningFailed: the file is not a readable GGUF file.
     """
     check_gguf(path)
     try:
@@ -65,7 +65,7 @@ def gguf_values(path: Path) -> dict[str, Found]:
 
 
 class _Head:
-    """Reads the values one after another; no length it finds there may exceed the file's own."""
+    """Reads the values of the header in order. A length larger than the file raises `ProvisioningFailed`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -91,8 +91,8 @@ class _Head:
         return int(self._scalar(kind))
 
     def _length(self) -> int:
-        # Whatever is counted takes a byte at least. Reading first and looking afterwards would
-        # ask for as much memory as the damaged number says.
+        # Each counted item takes at least a byte. Reading before this check could allocate as much
+        # memory as a damaged length demands.
         length = self.number(10)
         if length > self._size:
             msg = f"a length of {length} in a file of {self._size} bytes"

@@ -1,4 +1,4 @@
-"""Writes the beginning of a GGUF file: what the model is and where its tensors lie.
+"""Writes the header of a GGUF file: its metadata and the offsets of its tensors.
 
 Layout (version 3, little-endian): magic, version, counts, key-value pairs, one entry per tensor,
 zeros up to the next multiple of 32; then the tensors, each padded likewise.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Value = str | bool | int | float | tuple[str, ...] | tuple[int, ...]
 
 F32, F16 = 0, 1
-"""Types of a tensor's numbers, as GGUF counts them."""
+"""The numbers of tensor types in GGUF."""
 
 _ALIGNMENT = 32
 _VERSION = 3
@@ -26,7 +26,7 @@ _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """A tensor to come: `shape` in C order, `kind` is `F32` or `F16`."""
+    """A tensor of the file: `shape` in C order; `kind` is `F32` or `F16`."""
 
     name: str
     shape: tuple[int, ...]
@@ -34,17 +34,17 @@ class Tensor:
 
     @property
     def count(self) -> int:
-        """Its numbers."""
+        """How many numbers it has."""
         return math.prod(self.shape)
 
     @property
     def size(self) -> int:
-        """Its bytes, without padding."""
+        """Its size in bytes, without padding."""
         return self.count * (2 if self.kind == F16 else 4)
 
 
 def gguf_head(values: Mapping[str, Value], tensors: Sequence[Tensor]) -> bytes:
-    """Everything before the first tensor; the tensors must follow in this order, padded."""
+    """The bytes before the first tensor. The tensors must follow in this order, each with its `padding`."""
     head = bytearray(struct.pack("<4sIQQ", b"GGUF", _VERSION, len(tensors), len(values)))
     for key, value in values.items():
         head += _string(key) + _value(value)
@@ -58,7 +58,7 @@ def gguf_head(values: Mapping[str, Value], tensors: Sequence[Tensor]) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """The zeros between `size` bytes and what follows them."""
+    """The zero bytes to write after a tensor of `size` bytes."""
     return bytes(-size % _ALIGNMENT)
 
 

@@ -1,4 +1,4 @@
-"""One role's share of a provisioning run, as the sources see it."""
+"""The provisioning of one role, as its source gets it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a source needs to know and to tell."""
+    """The task of a source: which model to provide, the cache to store it in, and progress reports."""
 
     role: str
     spec: ModelSpec
@@ -23,14 +23,14 @@ class Job:
     force: bool
 
     def step(self, phase: Phase, *, done: int = 0, total: int | None = None) -> None:
-        """Tell how far the work is."""
+        """Report the progress: a phase, and its bytes done and in all."""
         step = ProvisioningStep(
             role=self.role, name=self.spec.name, phase=phase, done=done, total=total
         )
         self.progress(step)
 
     def reporter(self, phase: Phase, total: int | None) -> ReportBytes:
-        """A function that tells how many bytes of `total` are done."""
+        """A function that reports how many of `total` bytes are done."""
 
         def report(done: int) -> None:
             self.step(phase, done=done, total=total)
@@ -38,7 +38,7 @@ class Job:
         return report
 
     def keep(self, blob: Blob) -> ModelFile:
-        """Record that the blob plays this role."""
+        """Record the blob as the model of this role."""
         model = ModelFile(
             role=self.role,
             name=self.spec.name,

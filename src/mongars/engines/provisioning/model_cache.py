@@ -1,11 +1,11 @@
-"""The model cache: files named by their sha256, whole or absent.
+"""The model cache: files named by their SHA-256, complete or absent.
 
 ```
 <root>/provision.lock            one provisioning run at a time
-<root>/tmp/                      work in progress; whatever lies here at the start is a dead run's
+<root>/tmp/                      work in progress; files here at the start are from an interrupted run
 <root>/blobs/sha256/<hex>        a model, never changed
 <root>/blobs/sha256/<hex>.ok     size and time of the blob when its hash was last computed
-<root>/models/<role>.json        which blob plays which role
+<root>/models/<role>.json        which blob a role uses
 ```
 A blob gets its name by one rename, after its bytes were hashed and flushed to the disk.
 """
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ReportBytes = Callable[[int], None]
-"""Told the number of bytes done so far."""
+"""Called with the number of bytes done so far."""
 
 _BLOCK = 1 << 20
 _LOCK_POLL_S = 0.2
-_SPARE_BYTES = 32 << 20  # what a full disk should keep for logs and the database
+_SPARE_BYTES = 32 << 20  # disk space to leave free for logs and the database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Blob:
 
 
 class ModelCache:
-    """Base models on disk. Everything but `path_of`, `holds` and `recall` needs `exclusive`."""
+    """Base models on disk. All methods except `path_of`, `holds` and `recall` must be called within `exclusive`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -59,7 +59,7 @@ class ModelCache:
 
     @contextmanager
     def exclusive(self, waiting: Callable[[], None]) -> Iterator[None]:
-        """Hold the cache alone, calling `waiting` while another run does; sweeps dead runs' files."""
+        """Lock the cache, and remove files of interrupted runs. Calls `waiting` while another run holds the lock."""
         for folder in (self._blobs, self._models, self._tmp):
             folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.root / "provision.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -75,16 +75,16 @@ class ModelCache:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A private folder on the cache's own file system, gone afterwards."""
+        """A temporary private folder on the cache's file system, removed at the end of the context."""
         with tempfile.TemporaryDirectory(dir=self._tmp) as folder:
             yield self._tmp / folder
 
     def path_of(self, digest: str) -> Path:
-        """Where the blob of that digest is, or would be."""
+        """The path of the blob with that digest, whether it exists or not."""
         return self._blobs / digest
 
     def holds(self, digest: str, *, size: int) -> bool:
-        """Whether the blob is there, unchanged since its hash was computed. Does not read it."""
+        """Whether the blob exists with the size and time it had when it was hashed. Does not read it."""
         path = self.path_of(digest)
         try:
             return path.stat().st_size == size and self._marker(digest).read_text() == stamp_of(
@@ -94,7 +94,7 @@ class ModelCache:
             return False
 
     def verify(self, digest: str, report: ReportBytes) -> bool:
-        """Hash the blob again; one that is not what its name says is removed."""
+        """Hash the blob again; returns whether the hash matches its name. If not, the blob is removed."""
         path = self.path_of(digest)
         if not path.is_file():
             return False
@@ -113,7 +113,7 @@ class ModelCache:
         self.path_of(digest).unlink(missing_ok=True)
 
     def require_space(self, needed: int) -> None:
-        """Raise `ProvisioningFailed`, saying how much is missing, if that many bytes do not fit."""
+        """Raise `ProvisioningFailed`, naming the missing space, if that many bytes do not fit on the disk."""
         missing = needed + _SPARE_BYTES - shutil.disk_usage(self.root).free
         if missing > 0:
             msg = (
@@ -125,7 +125,7 @@ class ModelCache:
     def add(
         self, blocks: Iterable[bytes], *, expected: str, modified_ns: int | None = None
     ) -> Blob:
-        """Store bytes under their hash, dated `modified_ns` if given.
+        """Store bytes under their hash, with modification time `modified_ns` if given.
 
         Raises:
             ProvisioningFailed: the hash is not `expected`; nothing was stored.
@@ -149,27 +149,27 @@ class ModelCache:
             return self._publish(part, digest)
 
     def link(self, path: Path, digest: str) -> Blob:
-        """Store a file by a second name for it, which costs no space; OSError if impossible."""
+        """Store a file as a hard link, which takes no space. Raises `OSError` if that is impossible."""
         with self.workspace() as folder:
             part = folder / "blob"
             part.hardlink_to(path)
             return self._publish(part, digest)
 
     def record(self, model: ModelFile) -> None:
-        """Remember which file plays a role."""
+        """Record which blob a role uses."""
         document = asdict(model) | {"path": str(model.path)}
         text = json.dumps(document, indent=2, sort_keys=True) + "\n"
         write_atomically(self._models / f"{model.role}.json", text)
 
     def forget(self, role: str) -> None:
-        """No file plays that role any more."""
+        """Remove the record of a role's blob."""
         (self._models / f"{role}.json").unlink(missing_ok=True)
 
     def recall(self, role: str) -> ModelFile | None:
-        """The file that plays a role, if it is there and of the right size."""
+        """The model file of a role; None if there is none of the recorded size."""
         try:
             document = json.loads((self._models / f"{role}.json").read_bytes())
-            # The place follows from the digest, so that a moved cache keeps working.
+            # The path is derived from the digest, so that a moved cache keeps working.
             fields = {key: document[key] for key in ("role", "name", "digest", "size", "source")}
             model = ModelFile(**fields, path=self.path_of(fields["digest"]))
             return model if model.path.stat().st_size == model.size else None
@@ -179,7 +179,7 @@ class ModelCache:
     def _publish(self, part: Path, digest: str) -> Blob:
         path = self.path_of(digest)
         part.replace(path)
-        # A rename onto another name of the same file does nothing; then the part is still there.
+        # A rename to a hard link of the same file does nothing and leaves the temporary file.
         part.unlink(missing_ok=True)
         write_atomically(self._marker(digest), stamp_of(path))
         return Blob(path=path, digest=digest, size=path.stat().st_size)
@@ -189,12 +189,12 @@ class ModelCache:
 
 
 def find_model(root: Path, role: str) -> ModelFile | None:
-    """The file provisioned for a role, or None. Never downloads, never waits."""
+    """The model file provisioned for a role; None if there is none. Never downloads and never waits."""
     return ModelCache(root).recall(role)
 
 
 def read_blocks(path: Path, report: ReportBytes) -> Iterator[bytes]:
-    """The bytes of a file in blocks, reporting how many were read."""
+    """The bytes of a file in blocks; `report` is called with the number read so far."""
     done = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -204,7 +204,7 @@ def read_blocks(path: Path, report: ReportBytes) -> Iterator[bytes]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader, or a crash, sees the old one or the new one."""
+    """Replace a small file atomically: a reader sees the old or the new content, also after a crash."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -215,18 +215,18 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def stamp_of(path: Path) -> str:
-    """What changes whenever the file does: its size and the time of its last change."""
+    """The size and modification time of a file, by which a change is detected."""
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}\n"
 
 
 def megabytes(size: int) -> int:
-    """Bytes as whole megabytes, never less than 1."""
+    """A size in whole megabytes, at least 1."""
     return max(1, round(size / 1_000_000))
 
 
 def disk_message(error: OSError, root: Path) -> str:
-    """What to do about a write that failed."""
+    """The message for a failed write, with what to do about it."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         why = f"The disk ran full while writing below {str(root)!r}"
     else:

@@ -1,4 +1,4 @@
-"""Models that an Ollama server keeps for us."""
+"""Models that an Ollama server stores."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from mongars.engines.provisioning.job import Job
     from mongars.engines.provisioning.spec import OllamaSource
 
-# A pull may take hours, but a server that says nothing for two minutes is gone.
+# A pull may take hours, but a server that sends nothing for two minutes has failed.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
 
 
 def ensure_ollama(job: Job, source: OllamaSource, *, host: str) -> bool:
-    """Whether the server had to pull the model; it has it afterwards.
+    """Have the server pull the model if it lacks it; returns whether it did.
 
     Raises:
         EndpointUnreachable: no Ollama answers at `host`.
-        ProvisioningFailed: it answers, but does not deliver the model.
+        ProvisioningFailed: the server answers, but cannot provide the model.
     """
     return asyncio.run(_ensure(job, source, ollama_url(host)))
 

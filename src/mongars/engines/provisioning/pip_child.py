@@ -1,4 +1,4 @@
-"""pip in a child process that keeps its temporary files where it is told, and dies with its parent.
+"""Runs pip in a child process that uses a given folder for temporary files and ends with its parent.
 
 `python -m mongars.engines.provisioning.pip_child TEMPORARY_FOLDER PIP_ARGUMENT…`
 """
@@ -15,7 +15,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when its parent ends, so that nobody writes on unwatched."""
+    """Make the kernel end this process when its parent ends, so that it does not keep writing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Make the base model of each role ready: found, fetched, or a reason why not."""
+"""Makes the base model of each role ready, or reports why it cannot be."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 def provision(
     roles: Sequence[str], *, config: ProvisioningConfig, progress: Progress, force: bool = False
 ) -> tuple[RoleStatus, ...]:
-    """Make the models of these roles ready, one after the other; blocks until done.
+    """Make the models of these roles ready, one after the other; returns the status of each.
 
-    Call it in a thread from asynchronous code. A role that fails is reported, not raised, and the
-    others are tried all the same.
+    Blocks until done: call it in a thread from asynchronous code. A role that fails is reported in its status and
+    does not stop the others.
 
     Raises:
         InvalidRequest: a role is unknown.
@@ -85,7 +85,7 @@ def _refuse_unknown(roles: Sequence[str], config: ProvisioningConfig) -> None:
 
 
 def _one(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleStatus:
-    """The status of one role; `earlier` is that of another role with the same model."""
+    """Provision one role; `earlier` is the status of another role with the same model."""
     if earlier is not None and not earlier.ready:
         return _status(job, earlier.action, detail=earlier.detail)
     try:
@@ -102,7 +102,7 @@ def _ensure(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleSt
     match job.spec:
         case OllamaSource() as source:
             pulled = earlier is None and ensure_ollama(job, source, host=ollama_host)
-            job.cache.forget(job.role)  # only now: until here the file of before still serves
+            job.cache.forget(job.role)  # only now: until here the previous model is still recorded
             if earlier is not None:
                 return _status(job, "skipped", detail="already_ensured")
             return _status(job, "installed" if pulled else "exists", detail=ollama_host)
@@ -121,7 +121,7 @@ def _ensure(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleSt
 
 
 def _again(job: Job, earlier: RoleStatus | None) -> Job:
-    """The job as it is, or without `force` where another role has just done the work."""
+    """The job, without `force` if another role has just provisioned the same model."""
     if earlier is None:
         return job
     return replace(job, force=False)

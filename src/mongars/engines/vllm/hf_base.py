@@ -64,7 +64,9 @@ def ensure_hf_base(root: Path, model: ModelFile, *, waiting: Callable[[], None])
         _convert(gguf.GGUFReader(model.path), made)
         target.parent.mkdir(exist_ok=True)
         if not target.is_dir():
-            made.rename(target)  # a reader sees the whole folder or none
+            made.rename(
+                target
+            )  # renamed as a whole, so that a reader sees a complete folder or none
     return target
 
 
@@ -103,7 +105,7 @@ def _hf_name(name: str) -> str:
 
 
 def _rows_of_huggingface(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """Row `2*k + half` of each head becomes row `half*d/2 + k` again."""
+    """Undo the interleaving: row `2*k + half` of each head becomes row `half*d/2 + k`."""
     rows, columns = weight.shape
     interleaved = weight.reshape(heads, rows // heads // 2, 2, columns)
     return interleaved.swapaxes(1, 2).reshape(rows, columns)
@@ -138,7 +140,7 @@ def _model_config(values: dict[str, Any], *, tied: bool) -> dict[str, Any]:
         "num_key_value_heads": values["llama.attention.head_count_kv"],
         "head_dim": values["llama.embedding_length"] // heads,
         "max_position_embeddings": values["llama.context_length"],
-        # Stored as float32; the shortest decimal that is the same float32 is what was meant.
+        # Stored as float32: the shortest decimal that rounds to it is the original value.
         "rms_norm_eps": float(str(np.float32(values["llama.attention.layer_norm_rms_epsilon"]))),
         "rope_theta": theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": theta},
@@ -156,7 +158,7 @@ def _tokenizer(values: dict[str, Any]) -> Tokenizer:
     tokenizer = Tokenizer(
         models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)
     )
-    # What llama.cpp does for the pre-tokenizer "smollm"; others split text elsewhere.
+    # As llama.cpp does for the pre-tokenizer "smollm"; others split text differently.
     if values.get("tokenizer.ggml.pre") != "smollm":
         msg = f"The pre-tokenizer {values.get('tokenizer.ggml.pre')!r} cannot be converted."
         raise ProvisioningFailed(msg)

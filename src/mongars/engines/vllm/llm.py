@@ -158,7 +158,7 @@ class Llm:
         self._lora = lora
 
     async def warm_up(self) -> None:
-        """Answer once, with log-probabilities, whose first use compiles. Raises `InferenceFailed`."""
+        """Generate one short answer with log-probabilities, whose first use compiles code. Raises `InferenceFailed`."""
         sampling = Sampling(max_tokens=2, temperature=0.0, logprobs=True, top_logprobs=1)
         hello = Message(role="user", content="Hello")
         request = GenerationRequest(messages=(hello,), request_id="warm-up", sampling=sampling)
@@ -171,7 +171,7 @@ class Llm:
             raise InferenceFailed(detail) from exc
 
     def prompt_tokens(self, request: GenerationRequest) -> list[int]:
-        """The conversation as prompt tokens; blocks.
+        """The prompt tokens of a conversation. Blocks the calling thread.
 
         Raises:
             InvalidRequest: the model's chat template refuses the conversation.
@@ -191,9 +191,9 @@ class Llm:
     async def answer(
         self, request: GenerationRequest, tokens: list[int]
     ) -> AsyncIterator[AsyncIterator[RequestOutput]]:
-        """VLLM's outputs for a request, each with what is new; leaving aborts the request.
+        """A context with vLLM's outputs for a request, each with its new tokens only; leaving aborts the request.
 
-        Entering waits for the first output, and so raises what is wrong with the request.
+        Entering waits for the first output, and raises the errors of an invalid request.
         """
         outputs = self._llm.generate(
             token_prompt(tokens, request, cache_scope=self._config.prompt_cache_scope),
@@ -224,7 +224,7 @@ class Llm:
             raise InvalidRequest(str(exc)) from exc
 
     def shutdown(self) -> None:
-        """End its processes; blocks until none is left. Safe to call twice, and after a crash."""
+        """End vLLM's processes and wait until all have ended. Safe to call twice, and after a crash."""
         self._llm.shutdown(timeout=GOODBYE_TIMEOUT)
         _kill(self._processes)
         psutil.wait_procs(self._processes, timeout=GOODBYE_TIMEOUT)
@@ -254,7 +254,7 @@ def _engine_processes() -> list[BaseProcess]:
 
 
 def _family(pids: list[int]) -> list[psutil.Process]:
-    """The processes and all that they have started."""
+    """The processes with all their descendants."""
     found = []
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
@@ -266,4 +266,4 @@ def _family(pids: list[int]) -> list[psutil.Process]:
 def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            process.kill()  # psutil checks that the id has not passed to another process
+            process.kill()  # psutil checks that the process id has not been reused

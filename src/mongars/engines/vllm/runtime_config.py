@@ -39,9 +39,9 @@ def prepare(folder: Path, *, compiling: bool) -> None:
         "TORCH_COMPILE_DISABLE": "0" if compiling else "1",
         "VLLM_RPC_BASE_PATH": str(
             folder
-        ),  # sockets between its processes, not accessible for other users
+        ),  # sockets between vLLM's processes, not accessible to other users
     }
-    for name in OWN_SECRETS:  # they have been read by now
+    for name in OWN_SECRETS:  # the settings have been read already
         os.environ.pop(name, None)  # noqa: TID251 - as below
     os.environ.update(values)  # noqa: TID251 - written for another program, never read
 
@@ -72,7 +72,7 @@ def write_log_config(folder: Path) -> Path:
 
 
 def logged_reason(folder: Path) -> str:
-    """The last error in `vllm.log` that is not a pointer to another one; "" if there is none."""
+    """The last error line in `vllm.log`, without those that only refer to another error; "" if there is none."""
     try:
         text = (folder / "vllm.log").read_text(encoding="utf-8", errors="replace")
     except OSError:

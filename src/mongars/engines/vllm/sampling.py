@@ -1,4 +1,4 @@
-"""A request as arguments of vLLM's classes; does not import vLLM."""
+"""Converts a request to arguments of vLLM's classes, without importing vLLM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of vLLM's `SamplingParams`; `defaults` are the model's own, for what is left open."""
+    """Arguments for vLLM's `SamplingParams`; `defaults` are the model's values for parameters that are not set."""
     given = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -27,16 +27,16 @@ def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str
         "logprobs": (sampling.top_logprobs or 0) if sampling.logprobs else None,
     }
     arguments = defaults | {name: value for name, value in given.items() if value is not None}
-    # None has a meaning of its own here: as much as the context window holds.
+    # None means: as many tokens as the context window has left.
     return arguments | {"max_tokens": sampling.max_tokens}
 
 
 def structure_arguments(response_format: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Arguments of vLLM's `StructuredOutputsParams`; None for free text.
+    """Arguments for vLLM's `StructuredOutputsParams`; None for free text.
 
     Raises:
-        InvalidRequest: the format is none that OpenAI's API knows.
-        ParameterUnsupported: the schema holds what vLLM is not known to enforce.
+        InvalidRequest: the format is not one of OpenAI's API.
+        ParameterUnsupported: the schema has a keyword that vLLM is not known to enforce.
     """
     check_conversion(response_format)
     match response_format:

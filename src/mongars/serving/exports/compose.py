@@ -42,7 +42,7 @@ CARRIED = {
     "max_surge_percent",
     "replica.embedding",
 }
-"""What the environment of `--deploy` can say of an application, and so what Compose can carry."""
+"""The settings of an application that Compose can pass on: those with an environment variable for `--deploy`."""
 
 
 def files(config: ExportConfig, *, source: str = ".") -> dict[str, str]:
@@ -56,7 +56,7 @@ def files(config: ExportConfig, *, source: str = ".") -> dict[str, str]:
     project: dict[str, Any] = {
         "name": config.name,
         "services": services(config, source=source),
-        # `data` has no way out: only the API and the migrations reach the database.
+        # The network `data` is internal: only the API and the migrations reach the database.
         "networks": {"front": {}, "data": {"internal": True}},
         "volumes": {"registry": {}, "postgres": {}, "ollama": {}, "models": {}, "model-files": {}},
     }
@@ -100,7 +100,7 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 SECRETS = """\
 #!/bin/sh
-# Adds the secrets that docker-compose.yml asks for to .env, and leaves those that are there.
+# Adds the secrets that docker-compose.yml requires to .env, and keeps those that are there.
 # Usage, in the folder of docker-compose.yml: sh deploy/compose/secrets.sh
 set -eu
 umask 077

@@ -22,7 +22,7 @@ SMALL_TMP = "/tmp:mode=1777,size=256m"  # noqa: S108 (a volume of the container'
 RAY_TMP = "/tmp:exec,mode=1777,size=4g"  # noqa: S108 (as above)
 ASK = "run once: sh deploy/compose/secrets.sh"
 MODEL_VARIABLES = ("RAY_GENERAL_MODEL", "RAY_CODING_MODEL")
-"""Which base models: they reach whatever provisions them, deploys them or answers by itself."""
+"""The variables that choose base models; every service that provisions, deploys or runs a model gets them."""
 DATABASE_VARIABLES = (
     "DB_POOL_SIZE",
     "DB_MAX_OVERFLOW",
@@ -60,9 +60,9 @@ API_VARIABLES = (
     "MONGARS_USER_WEIGHTS",
     "ACCESS_TOKEN_EXPIRE_MINUTES",
 )
-"""How the API asks for answers and gives them: what `.env` says must reach the container."""
+"""The variables of `.env` that the API's container gets, besides those of models and database."""
 PROXY_VARIABLES = ("MONGARS_MAX_CONNECTIONS", "MONGARS_MAX_HEADER_BYTES")
-"""What bounds the connections of Serve's proxy, which runs in the container of the head."""
+"""The variables that limit the connections of Serve's proxy, which runs in the container of Ray's head."""
 DEPLOY_VARIABLES = (
     "MONGARS_ENGINE",
     "MONGARS_MAX_BODY_BYTES",
@@ -74,13 +74,13 @@ MODELS_PATH = "/opt/mongars/models"
 """The cache of base models in both images (`MONGARS_CACHE`)."""
 MODEL_VOLUME = f"models:{MODELS_PATH}"
 MODEL_FOLDER = "${MODEL_FOLDER:-model-files}:/models:ro"
-"""Model files of the operator, for `RAY_GENERAL_MODEL=/models/NAME.gguf`."""
+"""The mount of the operator's model files, for `RAY_GENERAL_MODEL=/models/NAME.gguf`."""
 
 
 def services(config: ExportConfig, *, source: str) -> dict[str, ServiceFields]:
-    """Every service by name. `source` is the clone the images are built from.
+    """Every service by name. `source` is the folder of the repository that the images are built from.
 
-    One service per image builds it: two that build the same tag side by side fail.
+    One service builds each image: two services that build the same tag at the same time fail.
     """
     return {
         "models": _models(config),
@@ -94,7 +94,7 @@ def services(config: ExportConfig, *, source: str) -> dict[str, ServiceFields]:
 
 
 def _service(image: str, **fields: Any) -> ServiceFields:  # noqa: ANN401 (a service's further fields)
-    """A service that may write nowhere but into its volumes, with bounded logs."""
+    """A service that can write only into its volumes, with bounded logs."""
     return {
         "image": image,
         "restart": "unless-stopped",
@@ -122,7 +122,7 @@ def _build(source: str, image: str) -> ServiceFields:
 
 
 def _models(config: ExportConfig) -> ServiceFields:
-    """Puts the configured base models into their volume and ends; what is there already stays."""
+    """The one-shot service that provisions the configured base models into their volume."""
     embedding = config.serving.replica.embedding
     environment = {
         "MONGARS_HOME": HOME_PATH,
@@ -168,7 +168,7 @@ def _api(config: ExportConfig) -> ServiceFields:
         "MONGARS_HOME": HOME_PATH,
         "LLM_ADAPTER_REGISTRY_PATH": REGISTRY_PATH,
         "DATABASE_URL": _database_url(),
-        # Ray Serve is used when the profile `ray` runs, unless USE_RAY_SERVE says otherwise.
+        # Ray Serve is used if the profile `ray` is active, unless USE_RAY_SERVE is set.
         "COMPOSE_PROFILES": "${COMPOSE_PROFILES:-none}",
         "USE_RAY_SERVE": "${USE_RAY_SERVE:-}",
         "RAY_SERVE_URL": f"${{RAY_SERVE_URL:-{endpoint}}}",
@@ -233,10 +233,10 @@ def _ray_head(config: ExportConfig) -> ServiceFields:
         **QUIET_RAY,
         **PROXY_GUARD,
         **_passed_on(PROXY_VARIABLES),
-        # Ray's workers yield to everything else by default, and the engines in them inherit it.
+        # By default Ray's workers run at low priority (nice), which the engines in them inherit.
         "RAY_worker_niceness": "0",
         "LLM_ADAPTER_REGISTRY_PATH": REGISTRY_PATH,
-        # An image that is there is not built again: one on another base says so and ends.
+        # An existing image is not rebuilt: if it has another base, it prints that and exits.
         "RAY_HEAD_IMAGE": "${RAY_HEAD_IMAGE:-}",
     }
     return _service(
@@ -260,7 +260,7 @@ def _ray_head(config: ExportConfig) -> ServiceFields:
 
 
 def _ray_deploy(config: ExportConfig) -> ServiceFields:
-    """Deploys and ends; doing it again with the same definition changes nothing."""
+    """The one-shot service that deploys the application; repeating it with the same definition changes nothing."""
     serving = config.serving
     replica, scaling = serving.replica, serving.autoscaling
     embedding = replica.embedding
@@ -302,7 +302,7 @@ def _ray_deploy(config: ExportConfig) -> ServiceFields:
 
 
 def _ollama() -> ServiceFields:
-    """Its volume belongs to root, so it runs as root, without a single capability."""
+    """The Ollama service. It runs as root, which owns its volume, without any capability."""
     return _service(
         OLLAMA_IMAGE,
         profiles=["inference"],
@@ -348,7 +348,7 @@ def _required(*names: str) -> dict[str, str]:
 
 
 def _passed_on(names: Iterable[str]) -> dict[str, str]:
-    """As they are set for Compose; empty where they are not, which the settings read as unset."""
+    """Variables passed on from Compose's environment; one that is not set is empty, which the settings read as unset."""
     return {name: f"${{{name}:-}}" for name in names}
 
 

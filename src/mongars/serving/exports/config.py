@@ -1,7 +1,7 @@
-"""What an export describes: the Serve application, and where and how large each part runs.
+"""The configuration of an export: the Serve application, and the placement and size of each part.
 
-The same models are the values of the Helm chart (`name` and `namespace` aside, which Helm has by
-itself), so what is refused here is refused there.
+The same models define the values of the Helm chart (except `name` and `namespace`, which Helm sets), so both
+refuse the same values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mongars.serving.config import (
 
 VERSION = "0.1.0"
 RAY_VERSION = "2.60.0"
-"""What pyproject pins; images, operator and client must agree on it."""
+"""The version of Ray that pyproject.toml pins; images, operator and client must have the same."""
 RAY_BASE_IMAGE = f"rayproject/ray:{RAY_VERSION}-py311-cpu"
 EVERY_INTERFACE: Final = "0.0.0.0"  # noqa: S104 (inside a pod or container; see `ClusterServing`)
 API_PORT = 8080
@@ -45,7 +45,8 @@ SET_FOR_THE_API = (
     "SECRET_KEY",
     "USE_RAY_SERVE",
 )
-"""Variables of the API's container; a second one of the same name would win or lose by chance."""
+"""The variables that the API's container always gets, so they cannot be set again."""
+
 VARIABLE_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
 SET_FOR_RAY = (
     "LLM_ADAPTER_REGISTRY_PATH",
@@ -62,18 +63,18 @@ SET_FOR_RAY = (
     "RAY_health_check_period_ms",
     "RAY_worker_niceness",
 )
-"""The same of Ray's containers."""
+"""The variables that Ray's containers always get, so they cannot be set again."""
 
 Variables = dict[str, str]
 
 
 def names_besides(taken: tuple[str, ...]) -> dict[str, Any]:
-    """For a JSON schema: names of variables, without those taken."""
+    """A JSON schema of the variable names that may be set: all except those `taken`."""
     return {"propertyNames": {"pattern": VARIABLE_NAME, "not": {"enum": list(taken)}}}
 
 
 def checked_variables(given: Variables, taken: tuple[str, ...]) -> Variables:
-    """The variables. Raises `ValueError` for a name that is taken, or is none."""
+    """The variables, unchanged. Raises `ValueError` for a name that is taken or not valid."""
     for name in given:
         if name in taken:
             message = f"{name} is set by the export itself"
@@ -90,22 +91,22 @@ SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])
 
 
 class ExportSection(BaseModel):
-    """A group of values: frozen, and closed to names it does not know."""
+    """A group of values: immutable, and unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Image(ExportSection):
-    """A container image. Never `latest`: a tag that moves makes two nodes run two programs."""
+    """A container image. Never `latest`: with a moving tag two nodes can run different versions."""
 
     repository: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9._/:-]*$")
-    """Push the image to a registry of yours and name it here."""
+    """The name of the image in your registry, to which you have pushed it."""
     tag: str = Field(
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$",
         json_schema_extra={"not": {"const": "latest"}},
     )
     digest: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$")
-    """Pins the exact image; wins over the tag."""
+    """Pins the exact image; takes precedence over the tag."""
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
@@ -116,14 +117,14 @@ class Image(ExportSection):
 
     @property
     def reference(self) -> str:
-        """As a container runtime reads it."""
+        """The reference for a container runtime: repository with digest or tag."""
         return (
             f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
         )
 
 
 class ResourceSize(ExportSection):
-    """What one container asks for; memory is also its limit."""
+    """The resource requests of one container; its memory is also its limit."""
 
     cpu: Quantity
     memory: Quantity
@@ -136,13 +137,13 @@ class Api(ExportSection):
     replicas_min: int = Field(default=2, ge=1)
     replicas_max: int = Field(default=10, ge=1)
     cpu_percent: int = Field(default=70, ge=1, le=100)
-    """Average use of the requested CPU at which another process is added."""
+    """Average use of the requested CPU, in percent, at which another process is added."""
     size: ResourceSize = ResourceSize(cpu="500m", memory="2Gi")
     """The embedded fallback engine runs inside this memory."""
     environment: Variables = Field(
         default_factory=dict, json_schema_extra=names_besides(SET_FOR_THE_API)
     )
-    """Further variables, e.g. RAY_CLIENT_TIMEOUT: \"30\"; secrets belong into the Secret."""
+    """Further variables, e.g. RAY_CLIENT_TIMEOUT: \"30\"; put secrets into the Secret."""
 
     @field_validator("environment")
     @classmethod
@@ -178,14 +179,14 @@ class Workers(ExportSection):
 
 
 class Gcs(ExportSection):
-    """Where Ray's head keeps the cluster's state; `none`: a lost head is a new cluster."""
+    """Where Ray's head stores the cluster's state; `none`: a replaced head starts a new cluster."""
 
     storage: Literal["none", "redis", "rocksdb"] = "none"
     """`rocksdb` needs the feature gate GCSFaultToleranceEmbeddedStorage of KubeRay 1.7."""
     redis_address: str = Field(default="", pattern=r"^([A-Za-z0-9.-]+:[0-9]{1,5})?$")
     """`redis` only: HOST:PORT of a Redis outside the cluster; the password is in the Secret."""
     volume_size: Quantity = "1Gi"
-    """`rocksdb` only."""
+    """The size of the volume for `rocksdb`."""
     storage_class: str = ""
 
     @model_validator(mode="after")
@@ -205,13 +206,13 @@ class Ray(ExportSection):
     """The Ray cluster, run by the KubeRay operator."""
 
     image: Image = Image(repository="mongars-ray", tag=VERSION)
-    """Its Ray must be of the version that monGARS pins."""
+    """The image of Ray's nodes; its version of Ray must be the one that monGARS pins."""
     head: ResourceSize = ResourceSize(cpu="1", memory="4Gi")
     workers: Workers = Workers()
     gcs: Gcs = Gcs()
     upgrade: Literal["NewCluster", "None"] = "NewCluster"
-    """A changed cluster definition starts a second cluster beside the first and moves over;
-    `None` where two do not fit: change it, then delete the RayCluster yourself."""
+    """`NewCluster`: a changed cluster definition starts a second cluster, and requests move to it. `None`: if two
+    do not fit; after a change, delete the RayCluster yourself."""
     environment: Variables = Field(
         default_factory=dict, json_schema_extra=names_besides(SET_FOR_RAY)
     )
@@ -227,7 +228,7 @@ class Registry(ExportSection):
     """The volume with adapters that API and replicas share."""
 
     claim: bool = False
-    """Make a claim for it. Without one, and without `existing_claim`, each pod has an empty folder:
+    """Create a volume claim. Without it, and without `existing_claim`, each pod has an empty folder:
     nothing reads adapters from it yet, and many clusters have no ReadWriteMany class."""
     size: Quantity = "10Gi"
     storage_class: str = ""
@@ -235,16 +236,16 @@ class Registry(ExportSection):
     access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
     """ReadWriteOnce only where every pod runs on one node."""
     existing_claim: str = ""
-    """A claim of yours, instead of one made here."""
+    """The name of an existing volume claim, used instead of a new one."""
 
 
 class DatabaseService(ExportSection):
-    """PostgreSQL: yours, named by DATABASE_URL in the Secret, or a small one that comes along."""
+    """PostgreSQL: your own, named by DATABASE_URL in the Secret, or a small bundled one."""
 
     bundled: bool = False
-    """One PostgreSQL pod without replication or backups: for trying out."""
+    """Run one PostgreSQL pod without replication or backups, for evaluation."""
     port: int = Field(default=5432, ge=1, le=65535)
-    """Where yours listens; network policies open this port."""
+    """The port of your PostgreSQL; network policies allow it."""
     image: Image = Image(repository="postgres", tag="17.6-bookworm")
     size: ResourceSize = ResourceSize(cpu="250m", memory="512Mi")
     volume_size: Quantity = "5Gi"
@@ -252,19 +253,19 @@ class DatabaseService(ExportSection):
 
 
 class Secrets(ExportSection):
-    """Names of Secrets that exist before the installation; no value is ever in a manifest."""
+    """Names of Secrets that must exist before the installation; manifests never contain their values."""
 
     name: SecretName = "mongars-secrets"
     """Keys: SECRET_KEY, MONGARS_BOOTSTRAP_API_KEY, RAY_SERVE_TOKEN; DATABASE_URL, or
     POSTGRES_PASSWORD for the bundled database; REDIS_PASSWORD with `gcs.storage: redis`."""
     image_pull: list[SecretName] = Field(default_factory=list)
-    """Secrets of type `kubernetes.io/dockerconfigjson`, for images in a registry that asks for them."""
+    """Secrets of type `kubernetes.io/dockerconfigjson`, for images in a registry that requires them."""
     ray_auth: SecretName = "mongars-ray-auth"
-    """Key: auth_token, which Ray's dashboard and ports ask for."""
+    """Key: auth_token, which Ray's dashboard and ports require."""
 
 
 class Network(ExportSection):
-    """Who may reach what; everything not named is refused. Further policies add to these."""
+    """Network policies: which connections are allowed; all others are refused. Further policies add to these."""
 
     api_clients: list[dict[str, Any]] = Field(default_factory=lambda: [{"namespaceSelector": {}}])
     """NetworkPolicy peers that may reach the API; default: every pod of the cluster."""
@@ -275,21 +276,21 @@ class Network(ExportSection):
 
 
 class ClusterReplica(ReplicaConfig):
-    """A replica that other machines reach: it always asks for a token."""
+    """A replica that other machines can reach: it always requires a token."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    # The API's largest body, twice: our client sends the last message in two forms.
+    # Twice the API's largest body: the client sends the last message in two fields.
     max_body_bytes: int = Field(default=2_065_536, ge=1024)
     embedding: EmbeddingSpec | None = Field(default_factory=EmbeddingSpec)
-    """The model behind `/v1/embeddings`; null: that door is closed."""
+    """The model behind `/v1/embeddings`; null: no embeddings are served."""
     token_sha256: str = Field(default=TOKEN_FROM_ENVIRONMENT, pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 of the bearer token callers must send. 64 zeros: of RAY_SERVE_TOKEN in the
+    """SHA-256 of the bearer token that requests must carry. 64 zeros: the digest of RAY_SERVE_TOKEN in the
     replica's environment, which the Secret provides."""
 
 
 class ClusterServing(ServingConfig):
-    """The application on machines of a cluster: what listens there listens on every interface."""
+    """The application on a cluster, where servers listen on every interface."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -298,13 +299,13 @@ class ClusterServing(ServingConfig):
 
 
 class ExportConfig(ExportSection):
-    """Everything an export needs."""
+    """The whole configuration of an export."""
 
     name: DnsLabel = "mongars"
     """Prefix of every object's name."""
     namespace: DnsLabel = "mongars"
     serving: ClusterServing = Field(default_factory=ClusterServing)
-    """The Serve application; every name and bound as in `mongars.serving.config`."""
+    """The Serve application; names and limits are those of `mongars.serving.config`."""
     api: Api = Api()
     ray: Ray = Ray()
     registry: Registry = Registry()
@@ -332,7 +333,7 @@ class ExportConfig(ExportSection):
 
     @property
     def grace_seconds(self) -> int:
-        """How long a worker's pod may take to stop: the replicas' drain, and HAProxy's 30 s."""
+        """Seconds a worker's pod may take to stop: the replicas' drain time plus HAProxy's 30 s."""
         return 40 + math.ceil(self.serving.drain_seconds)
 
     @property
@@ -343,7 +344,7 @@ class ExportConfig(ExportSection):
 
 
 def replicas_per_node(workers: Workers, serving: ServingConfig) -> float:
-    """How many replicas fit on one worker; infinity where they ask for neither CPUs nor GPUs."""
+    """The number of replicas that fit on one worker; infinity if they request neither CPUs nor GPUs."""
     limits = (
         (workers.cpus, serving.cpus_per_replica),
         (workers.gpus, serving.gpus_per_replica),
@@ -352,7 +353,7 @@ def replicas_per_node(workers: Workers, serving: ServingConfig) -> float:
 
 
 def installation(serving: ServingConfig) -> ExportConfig:
-    """An installation of that application, on worker nodes that its replicas fit on."""
+    """The export configuration for an application, with worker nodes large enough for its replicas."""
     node = Workers()
     cpus = max(node.cpus, math.ceil(serving.cpus_per_replica))
     size = Workers(cpus=cpus, gpus=math.ceil(serving.gpus_per_replica))
@@ -362,11 +363,10 @@ def installation(serving: ServingConfig) -> ExportConfig:
 
 
 def for_cluster(serving: ServingConfig) -> ClusterServing:
-    """The application of this machine's settings, as a cluster runs it.
+    """Adapt the application of this machine's settings to a cluster.
 
-    Model files are left to each node's own MONGARS_CACHE (model folders, which have no place
-    there, are at the same path everywhere), it listens on every interface, and the token comes
-    from the environment of the replica.
+    Model files come from each node's own MONGARS_CACHE (model folders are at the same path on every node), the
+    servers listen on every interface, and the token comes from the environment of the replica.
     """
     values = serving.model_dump(mode="json")
     replica = values["replica"]

@@ -1,4 +1,4 @@
-"""Rendering an export, and writing it into a folder without harming what is there."""
+"""Rendering an export and writing it into a folder, without overwriting files of others."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _FILES: dict[ExportKind, Callable[[ExportConfig], dict[str, str]]] = {
 
 
 def render(kind: ExportKind, config: ExportConfig, *, source: str = ".") -> dict[str, str]:
-    """The files of an export: path below the folder to text.
+    """The files of an export: relative path to text.
 
-    `source` is the folder of this repository as seen from there, which Compose builds images from.
+    `source` is the path from the export's folder to this repository, from which Compose builds images.
 
-    Raises `ConfigurationError` where the kind cannot express the configuration.
+    Raises `ConfigurationError` if the kind of export cannot express the configuration.
     """
     return compose.files(config, source=source) if kind == "compose" else _FILES[kind](config)
 
 
 def source_from(folder: Path) -> str:
-    """The repository this program was installed from, as seen from the folder; `.` if from none."""
+    """The relative path from the folder to the repository of an editable installation; `.` without one."""
     root = Path(__file__).resolve().parents[4]
     if not (root / "deploy" / "docker").is_dir():
         return "."
@@ -47,13 +47,13 @@ def source_from(folder: Path) -> str:
 def write(
     files: Mapping[str, str], folder: Path, *, kind: ExportKind, force: bool = False
 ) -> tuple[str, ...]:
-    """Make `folder` hold these files of that kind; the paths that changed, were made or removed.
+    """Write the files of an export into `folder`; returns the paths that were created, changed or removed.
 
-    A list of what was written lies beside them, so that the next export of the same kind removes
-    what it no longer makes. Each file is replaced whole, after all of them were looked at.
+    A list of the written files is stored beside them, so that the next export of the same kind removes files that
+    it no longer has. All files are checked first; then each is replaced atomically.
 
-    Raises `ConfigurationError`, before anything is touched, if a file was not made here or was
-    edited since, unless `force`.
+    Raises `ConfigurationError`, before any change, if a file exists that no export wrote or that was edited
+    since, unless `force`.
     """
     record = folder / f".mongars-export-{kind}.json"
     made = _read_record(record)
@@ -71,7 +71,7 @@ def write(
 
 
 def _is_ours(folder: Path, path: str) -> bool:
-    """Whether it is a file below the folder, whatever links or records say."""
+    """Whether the path is a regular file inside the folder, after resolving links."""
     inside = (folder / path).resolve().is_relative_to(folder.resolve())
     return inside and (folder / path).is_file()
 
@@ -106,7 +106,7 @@ def _read_record(record: Path) -> dict[str, str]:
     if not isinstance(found, dict):
         message = f"{record} is no list of exported files. Remove it, or choose another folder."
         raise ConfigurationError(message)
-    # A path that leaves the folder was not written here.
+    # No export writes a path that leaves the folder.
     return {str(path): str(digest) for path, digest in found.items() if _inside(path)}
 
 
@@ -116,7 +116,7 @@ def _inside(path: str) -> bool:
 
 
 def _content(path: Path) -> str | None:
-    """The text of a file; None where there is none."""
+    """The text of a file; None if it does not exist."""
     try:
         return path.read_bytes().decode("utf-8", errors="replace")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The Helm chart: templates as they lie in `chart/`, values and their schema from the models."""
+"""The Helm chart: templates from `chart/`, values and their schema from the models in `config`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GIVEN_BY_HELM = ("name", "namespace")
 
 
 def files(config: ExportConfig) -> dict[str, str]:
-    """The chart; `config` is what its values are by default."""
+    """The files of the chart; `config` gives the default values."""
     chart = package_files("mongars.serving.exports") / "chart"
     return {
         **dict(_texts(chart)),
@@ -55,7 +55,7 @@ def values(config: ExportConfig) -> dict[str, Any]:
 
 
 def schema() -> dict[str, Any]:
-    """What values the chart takes, closed at every level."""
+    """The JSON schema of the chart's values; unknown names are refused at every level."""
     found = ExportConfig.model_json_schema()
     for name in GIVEN_BY_HELM:
         del found["properties"][name]
@@ -68,7 +68,7 @@ def schema() -> dict[str, Any]:
 
 
 def _requires(key: str, value: str, needed: str) -> dict[str, Any]:
-    """If `key` has that value, the text `needed` must not be empty."""
+    """A schema rule: if `key` has that value, the text `needed` must not be empty."""
     return {
         "if": {"properties": {key: {"const": value}}, "required": [key]},
         "then": {"properties": {needed: {"minLength": 1}}, "required": [needed]},
@@ -76,7 +76,7 @@ def _requires(key: str, value: str, needed: str) -> dict[str, Any]:
 
 
 def _untitled(node: Any) -> Any:  # noqa: ANN401 (JSON of any shape)
-    """Without the titles pydantic makes of names, which say nothing new."""
+    """The schema without the titles that pydantic generates from field names."""
     if isinstance(node, dict):
         kept = {key: value for key, value in node.items() if key != "title"}
         return {key: _untitled(value) for key, value in kept.items()}
@@ -84,7 +84,7 @@ def _untitled(node: Any) -> Any:  # noqa: ANN401 (JSON of any shape)
 
 
 def _commented(part: BaseModel, indent: str = "") -> Iterator[str]:
-    """The values as YAML, each with what its model says about it."""
+    """The values as YAML, each with its description as a comment."""
     data = part.model_dump(mode="json")
     for name, field in type(part).model_fields.items():
         if isinstance(part, ExportConfig) and name in GIVEN_BY_HELM:

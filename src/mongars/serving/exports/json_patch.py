@@ -1,4 +1,4 @@
-"""The difference of two documents as JSON Patch (RFC 6902) operations; a list is one value."""
+"""The difference of two documents as JSON Patch operations (RFC 6902); lists are replaced as a whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def difference(before: dict[str, Any], after: dict[str, Any], at: str = "") -> list[dict[str, Any]]:
-    """Operations that make `before` equal `after`; `at` is the JSON Pointer of both."""
+    """The operations that turn `before` into `after`; `at` is the JSON Pointer of both."""
     found: list[dict[str, Any]] = []
     for key in [*before, *(key for key in after if key not in before)]:
         path = f"{at}/{_escaped(key)}"

@@ -1,6 +1,6 @@
-"""A kustomize base and its overlays: `cpu` (the base as it is), `gpu` and `dev`.
+"""A kustomize base and its overlays: `cpu` (the unchanged base), `gpu` and `dev`.
 
-An overlay is another configuration; its patches are computed from the difference.
+Each overlay is a configuration of its own; its patches are computed from the difference to the base.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ what the Ray image has, and a model folder in Hugging Face's format at {GPU_MODE
 
 
 def files(config: ExportConfig) -> dict[str, str]:
-    """`base/` and `overlays/{cpu,gpu,dev}/`."""
+    """The files of `base/` and `overlays/{cpu,gpu,dev}/`."""
     found = {"base/namespace.yaml": as_file(_namespace(config))}
     groups = grouped(config)
     for name, group in groups.items():
@@ -42,12 +42,12 @@ def files(config: ExportConfig) -> dict[str, str]:
 
 
 def overlays(config: ExportConfig) -> dict[str, ExportConfig]:
-    """What each overlay describes."""
+    """The configuration of each overlay."""
     return {"cpu": config, "gpu": gpu(config), "dev": dev(config)}
 
 
 def gpu(config: ExportConfig) -> ExportConfig:
-    """One GPU and vLLM for each replica."""
+    """The configuration with vLLM and one GPU for each replica."""
     values = config.model_dump(mode="json")
     values["serving"]["gpus_per_replica"] = 1.0
     values["serving"]["replica"]["engine"] = EngineSpec(
@@ -69,7 +69,7 @@ def gpu(config: ExportConfig) -> ExportConfig:
 
 
 def dev(config: ExportConfig) -> ExportConfig:
-    """One node, small: one API process, one worker, a database that comes along."""
+    """The configuration for one small node: one API process, one worker, the bundled database."""
     values = config.model_dump(mode="json")
     values["serving"] |= {"replicas": 1, "autoscaling": None}
     small = ResourceSize(cpu="250m", memory="2Gi").model_dump()
@@ -82,7 +82,7 @@ def dev(config: ExportConfig) -> ExportConfig:
 
 
 def grouped(config: ExportConfig) -> dict[str, list[ManifestFields]]:
-    """The objects of the namespace by file."""
+    """The Kubernetes objects by file name."""
     made = config.registry.claim and not config.registry.existing_claim
     claim = [storage.registry_claim(config)] if made else []
     groups = {
@@ -103,12 +103,12 @@ def grouped(config: ExportConfig) -> dict[str, list[ManifestFields]]:
 
 
 def objects(config: ExportConfig) -> list[ManifestFields]:
-    """Every object of the namespace."""
+    """All Kubernetes objects of an installation."""
     return [entry for group in grouped(config).values() for entry in group]
 
 
 def _namespace(config: ExportConfig) -> ManifestFields:
-    """Kubernetes itself refuses a pod with more rights than ours have."""
+    """The Namespace; its pod security level makes Kubernetes refuse pods with more rights than these need."""
     levels = ("enforce", "audit", "warn")
     labels = {f"pod-security.kubernetes.io/{level}": "restricted" for level in levels}
     return {

@@ -1,4 +1,4 @@
-"""The Serve application alone, for `serve deploy` on a cluster of one's own."""
+"""The Serve application alone, for `serve deploy` on an existing cluster."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ABOUT = """
 serve deploy serve.yaml --address http://HEAD:8265
 
 Every node needs this package, the model in its MONGARS_CACHE, and RAY_SERVE_TOKEN in the
-environment Ray was started with. Without the variable the application answers nobody.
+environment Ray was started with. Without the variable the application refuses every request.
 """
 
 
 def files(config: ExportConfig) -> dict[str, str]:
-    """`serve.yaml`."""
+    """The file `serve.yaml`."""
     return {"serve.yaml": as_file(deploy_schema(config.serving), about=ABOUT.strip())}

@@ -1,4 +1,4 @@
-"""From plain data to the text of a file."""
+"""Converting plain data to the text of a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOTICE = (
 
 
 class _Dumper(yaml.SafeDumper):
-    """Blocks of text as blocks, and no anchors: manifests are read by people too."""
+    """Writes multi-line strings as blocks and no anchors, so that manifests are readable."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401, ARG002 (PyYAML's signature)
         return True
@@ -27,11 +27,11 @@ _Dumper.add_representer(str, _text)
 
 
 def as_yaml(data: Any) -> str:  # noqa: ANN401 (plain data of any shape)
-    """One YAML document, keys in the given order."""
+    """The data as one YAML document, with keys in the given order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
 
 
 def as_file(*documents: Any, about: str = "") -> str:  # noqa: ANN401 (as above)
-    """A YAML file of one or more documents, which says where it comes from."""
+    """A YAML file of one or more documents, with a comment that names the command that generated it."""
     lines = "".join(f"# {line}\n" for line in about.splitlines())
     return NOTICE + lines + "---\n".join(as_yaml(document) for document in documents)

@@ -1,1 +1,1 @@
-"""The Kubernetes objects of an installation, as plain data."""
+"""The Kubernetes objects of an installation, as plain dictionaries."""

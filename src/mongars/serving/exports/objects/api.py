@@ -17,7 +17,7 @@ MIGRATION_SIZE = ResourceSize(cpu="100m", memory="512Mi")
 
 
 def service_account(config: ExportConfig) -> ManifestFields:
-    """The account of every pod but Ray's; nobody mounts its token."""
+    """The ServiceAccount of all pods except Ray's; no pod mounts its token."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -27,7 +27,7 @@ def service_account(config: ExportConfig) -> ManifestFields:
 
 
 def deployment(config: ExportConfig) -> ManifestFields:
-    """The API processes. Without `replicas`: the autoscaler decides."""
+    """The Deployment of the API processes. It sets no `replicas`: the autoscaler does."""
     template = pods.pod_template(
         config,
         API,
@@ -76,7 +76,7 @@ def _container(config: ExportConfig) -> ManifestFields:
         command=["mongars", "api"],
         env=environment,
         ports=[{"name": "http", "containerPort": API_PORT}],
-        # The database may still be on its way, and the schema is looked at before the port opens.
+        # The database may not be up yet, and the schema is checked before the port opens.
         startupProbe=_probe("/healthz", period=2, failures=90),
         livenessProbe=_probe("/healthz", period=10, failures=3),
         readinessProbe=_probe("/readyz", period=5, failures=2),
@@ -99,7 +99,7 @@ def _probe(path: str, *, period: int, failures: int) -> ManifestFields:
 
 
 def service(config: ExportConfig) -> ManifestFields:
-    """The name under which the API is reached inside the cluster."""
+    """The Service through which the API is reached inside the cluster."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -112,7 +112,7 @@ def service(config: ExportConfig) -> ManifestFields:
 
 
 def autoscaler(config: ExportConfig) -> ManifestFields:
-    """More API processes while they are busy."""
+    """The HorizontalPodAutoscaler of the API processes, by their CPU use."""
     target = {"type": "Utilization", "averageUtilization": config.api.cpu_percent}
     return {
         "apiVersion": "autoscaling/v2",
@@ -132,7 +132,7 @@ def autoscaler(config: ExportConfig) -> ManifestFields:
 
 
 def disruption_budget(config: ExportConfig) -> ManifestFields:
-    """A node may be drained, one API process at a time."""
+    """The PodDisruptionBudget of the API: at most one process is evicted at a time."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -145,7 +145,7 @@ def disruption_budget(config: ExportConfig) -> ManifestFields:
 
 
 def migrations(config: ExportConfig) -> ManifestFields:
-    """Waits for the database, then brings its schema up to date."""
+    """The Job that waits for the database and then migrates its schema."""
     job_container = pods.container(
         "migrations",
         config.api.image,
@@ -164,7 +164,7 @@ def migrations(config: ExportConfig) -> ManifestFields:
         "spec": {
             "backoffLimit": 4,
             "activeDeadlineSeconds": 900,
-            # Gone after an hour, so that the next release may bring a job of the same name.
+            # Deleted after an hour, so that the next release can create a job of the same name.
             "ttlSecondsAfterFinished": 3600,
             "template": pods.pod_template(
                 config,

@@ -1,7 +1,7 @@
-"""Who may talk to whom. Everything is refused in the namespace; each policy opens what is needed.
+"""NetworkPolicies: all connections in the namespace are refused, and each policy allows what is needed.
 
-Ray's own processes use ports they choose themselves, so its pods are open to one another and to
-nobody else: GCS and dashboard are reached by Ray pods and the operator, Serve by the API.
+Ray's processes choose their ports themselves, so all ports between Ray pods are open. From outside, only the
+operator reaches GCS and the dashboard, and only the API reaches Serve.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 KUBERNETES_API_PORTS = (443, 6443)
 TEST = "test"
-"""Component of the pod that `helm test` runs."""
+"""The component label of the pod that `helm test` runs."""
 
 
 def policies(config: ExportConfig) -> list[ManifestFields]:
-    """Every policy of the namespace."""
+    """All policies of the namespace."""
     found = [
         _deny_all(config),
         _names(config),
@@ -58,7 +58,7 @@ def _deny_all(config: ExportConfig) -> ManifestFields:
 
 
 def _names(config: ExportConfig) -> ManifestFields:
-    """DNS; without `to`, because some clusters answer from an address of the node."""
+    """Allows DNS to any address, since in some clusters a node's address answers."""
     ports = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     return _policy(config, "dns", {}, egress=[{"ports": ports}])
 

@@ -1,4 +1,4 @@
-"""What every pod shares: labels, account, and as few rights as Kubernetes lets it have."""
+"""The parts that all pods have in common: labels, account, and the fewest rights that Kubernetes allows."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
 ManifestFields = dict[str, Any]
 
 USER = 1000
-"""The user of our images; API and Ray share it because they share the registry's files."""
+"""The user id in our images; the same for API and Ray, since they share the registry's files."""
 POSTGRES_USER = 999
 REGISTRY_PATH = "/var/lib/mongars-registry"
 HOME_PATH = "/var/lib/mongars"
 
 
 def labels(config: ExportConfig, component: str) -> dict[str, str]:
-    """The labels of an object, and of the pods it makes."""
+    """The labels of an object and of its pods."""
     return {"app.kubernetes.io/name": "mongars", **selector(config, component)}
 
 
 def selector(config: ExportConfig, component: str) -> dict[str, str]:
-    """What finds the pods of one component."""
+    """The labels that select the pods of one component."""
     return {
         "app.kubernetes.io/instance": config.name,
         "app.kubernetes.io/component": component,
@@ -47,13 +47,13 @@ def pod_template(
     user: int = USER,
     **extra: Any,  # noqa: ANN401 (further fields of the pod's specification)
 ) -> ManifestFields:
-    """A pod that runs as an ordinary user, without a token for the Kubernetes API."""
+    """A pod template that runs as an unprivileged user, without a token for the Kubernetes API."""
     return {
         "metadata": {"labels": labels(config, component)},
         "spec": {
             "serviceAccountName": config.name,
             "automountServiceAccountToken": False,
-            # Variables named after Services (NAME_PORT=tcp://...) look like settings of ours.
+            # Kubernetes' variables for Services (NAME_PORT=tcp://...) could be mistaken for our settings.
             "enableServiceLinks": False,
             "securityContext": {
                 "runAsNonRoot": True,
@@ -77,7 +77,7 @@ def _pull_secrets(config: ExportConfig) -> ManifestFields:
 
 
 def container(name: str, image: Image, **fields: Any) -> ManifestFields:  # noqa: ANN401 (as above)
-    """A container that may write nowhere but into its volumes."""
+    """A container that can write only into its volumes."""
     return {
         "name": name,
         "image": image.reference,
@@ -97,7 +97,7 @@ def locked_down() -> ManifestFields:
 
 
 def resources(size: ResourceSize) -> ManifestFields:
-    """Memory is reserved and limited; CPU is reserved only, because throttling costs latency."""
+    """Requests and limits of a container. CPU has no limit, because throttling adds latency."""
     return {
         "requests": {"cpu": size.cpu, "memory": size.memory},
         "limits": {"memory": size.memory},
@@ -118,7 +118,7 @@ def secret(config: ExportConfig, *keys: str) -> list[ManifestFields]:
 
 
 def database_url(config: ExportConfig) -> list[ManifestFields]:
-    """DATABASE_URL: the operator's own, or the bundled database's."""
+    """The variable DATABASE_URL, from the Secret or for the bundled database."""
     if not config.database.bundled:
         return secret(config, "DATABASE_URL")
     # Kubernetes expands $(NAME) from the variables above it.
@@ -127,7 +127,7 @@ def database_url(config: ExportConfig) -> list[ManifestFields]:
 
 
 def spread(config: ExportConfig, component: str) -> list[ManifestFields]:
-    """Over the nodes of the cluster, as far as there are several."""
+    """A topology constraint that spreads the pods of a component over the nodes, if there are several."""
     return [
         {
             "maxSkew": 1,
@@ -139,17 +139,17 @@ def spread(config: ExportConfig, component: str) -> list[ManifestFields]:
 
 
 def empty(name: str, size: str) -> ManifestFields:
-    """A volume that lives as long as its pod; beyond `size` the pod is evicted, not the node filled."""
+    """An emptyDir volume. If it exceeds `size`, the pod is evicted, so that it cannot fill the node's disk."""
     return {"name": name, "emptyDir": {"sizeLimit": size}}
 
 
 def mount(name: str, path: str) -> ManifestFields:
-    """A volume at a path."""
+    """The mount of a volume at a path."""
     return {"name": name, "mountPath": path}
 
 
 def registry_volume(config: ExportConfig) -> ManifestFields:
-    """The adapters that API and replicas share; an empty folder where there is no claim."""
+    """The volume with the adapters that API and replicas share; an emptyDir if there is no claim."""
     if not (config.registry.claim or config.registry.existing_claim):
         return empty("registry", "1Gi")
     claim = config.registry.existing_claim or f"{config.name}-registry"

@@ -19,13 +19,13 @@ WORKER = "ray-worker"
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
 TMP_SIZE = "8Gi"
-"""For Ray's sockets, logs and whatever its object store spills."""
+"""The size of `/tmp`, for Ray's sockets, logs and spilled objects."""
 AUTOSCALER_SIZE = ResourceSize(cpu="200m", memory="512Mi")
 API_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 (a folder)
 
 
 def service_account(config: ExportConfig) -> ManifestFields:
-    """The account of Ray pods; the operator gives it what the autoscaler needs."""
+    """The ServiceAccount of Ray's pods; the operator grants it the rights that Ray's autoscaler needs."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -35,7 +35,7 @@ def service_account(config: ExportConfig) -> ManifestFields:
 
 
 def ray_service(config: ExportConfig) -> ManifestFields:
-    """The cluster, and `deploy_schema` as its application."""
+    """The RayService: the cluster, and `deploy_schema` as its application."""
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
@@ -51,10 +51,10 @@ def ray_service(config: ExportConfig) -> ManifestFields:
 
 
 def disruption_budget(config: ExportConfig) -> ManifestFields:
-    """A node may be drained while all Ray pods but one stay.
+    """The PodDisruptionBudget of Ray's pods: at most one pod is evicted at a time.
 
-    Kubernetes cannot count what the operator wants, so the least is a number: the head, and the
-    workers there always are, less one.
+    Kubernetes cannot derive the desired number of pods from a RayService, so `minAvailable` is a number: the head
+    plus the minimum of workers, minus one.
     """
     ray_pods = {
         "matchLabels": {"app.kubernetes.io/instance": config.name},
@@ -78,7 +78,7 @@ def autoscaled(config: ExportConfig) -> bool:
 def _cluster(config: ExportConfig) -> ManifestFields:
     cluster: ManifestFields = {
         "rayVersion": RAY_VERSION,
-        # Dashboard and job interface run code by design: nobody without the token.
+        # Dashboard and job interface execute code by design, so they require the token.
         "authOptions": {"mode": "token", "secretName": config.secrets.ray_auth},
         "headGroupSpec": _head(config),
         "workerGroupSpecs": [_workers(config)],
@@ -126,7 +126,7 @@ def _head(config: ExportConfig) -> ManifestFields:
         volumes=volumes,
         serviceAccountName=f"{config.name}-ray",
     )
-    # No replica is placed on the head: an overloaded one takes the cluster down.
+    # No replica is placed on the head: an overloaded head takes the cluster down.
     parameters = {"num-cpus": "0", "dashboard-host": EVERY_INTERFACE}
     return {"rayStartParams": parameters, "template": template}
 
@@ -166,7 +166,7 @@ def _container(
 ) -> ManifestFields:
     environment = pods.plain(
         **QUIET_RAY,
-        # Ray's workers yield to everything else by default, and the engines in them inherit it.
+        # By default Ray's workers run at low priority (nice), which the engines in them inherit.
         RAY_worker_niceness="0",
         MONGARS_HOME=f"{_TMP}/mongars",
         LLM_ADAPTER_REGISTRY_PATH=pods.REGISTRY_PATH,
@@ -178,7 +178,7 @@ def _container(
         environment += pods.plain(
             RAY_health_check_period_ms="1000", RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S="2"
         )
-    elif config.ray.gcs.storage != "none":  # how long replicas serve on without a head
+    elif config.ray.gcs.storage != "none":  # seconds for which replicas keep serving without a head
         environment += pods.plain(RAY_gcs_rpc_server_reconnect_timeout_s="600")
     registry = {**pods.mount("registry", pods.REGISTRY_PATH), "readOnly": True}
     return pods.container(

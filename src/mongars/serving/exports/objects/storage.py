@@ -1,4 +1,4 @@
-"""Volumes: the adapter registry, and the bundled database with its own."""
+"""The volume of the adapter registry, and the bundled database with its volume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POSTGRES = "postgres"
 
 
 def registry_claim(config: ExportConfig) -> ManifestFields:
-    """The volume with adapters. API pods run on several nodes, hence ReadWriteMany."""
+    """The claim of the volume with adapters: ReadWriteMany by default, since API pods run on several nodes."""
     registry = config.registry
     return {
         "apiVersion": "v1",
@@ -25,7 +25,7 @@ def registry_claim(config: ExportConfig) -> ManifestFields:
 
 
 def postgres(config: ExportConfig) -> list[ManifestFields]:
-    """One PostgreSQL pod and the name it is reached by."""
+    """The StatefulSet with one PostgreSQL pod, and its Service."""
     selector = pods.selector(config, POSTGRES)
     database = config.database
     claim = {
@@ -66,7 +66,7 @@ def _postgres_pod(config: ExportConfig) -> ManifestFields:
         "postgres",
         config.database.image,
         env=[
-            # A folder below the mount: the mount itself may hold lost+found.
+            # A folder below the mount, since the mount itself may contain lost+found.
             *pods.plain(POSTGRES_USER="mongars", POSTGRES_DB="mongars", PGDATA=f"{data}/pgdata"),
             *pods.secret(config, "POSTGRES_PASSWORD"),
         ],
