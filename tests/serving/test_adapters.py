@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 import pytest
-from mongars.testing.server import serving
 
 from mongars.core.clock import SystemClock
 from mongars.core.deadline import Deadline
@@ -23,6 +22,7 @@ from mongars.serving.config import ReplicaConfig
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica
 from mongars.testing.adapters import FakeAdapter, adapter_in
+from mongars.testing.loopback_server import serving
 from support import eventually
 
 if TYPE_CHECKING:
