@@ -18,6 +18,7 @@ REVISIONS = SOURCE / "persistence" / "migrations"
 SHARED_MODULES = {
     "config": "each context's own frozen configuration",
     "events": "each context's own events",
+    "log_events": "each context's own log events, declared once",
     "engine": "the port, and its implementation in each engine's folder",
     "embedder": "the port, and its implementation in the engine's folder",
     "factory": "how each engine is made from its specification, in the engine's folder",

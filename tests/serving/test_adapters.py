@@ -64,11 +64,11 @@ class Served:
                 found = orjson.loads(data)
                 return Response(response.status, headers, found, found["content"])
         meta, *events = EventSplitter().feed(data)
-        accumulated = AnswerAccumulator()
+        fold = AnswerAccumulator()
         for event in events[:-1]:
-            accumulated.add(read_chunk(event))
+            fold.add(read_chunk(event))
         assert events[-1].is_done
-        return Response(response.status, headers, orjson.loads(meta.data), accumulated.text)
+        return Response(response.status, headers, orjson.loads(meta.data), fold.text)
 
 
 @asynccontextmanager

@@ -36,6 +36,7 @@ from mongars.inference.ray.provider import RayServe
 from mongars.persistence.conversations import SqlConversations
 from mongars.persistence.database import Database
 from mongars.persistence.sql_accounts import SqlAccounts
+from mongars.telemetry import names
 from mongars.telemetry.inference_metrics import InferenceMetrics
 from mongars.telemetry.instruments import Instruments
 from mongars.telemetry.logs import LogObserver, configure_logs
@@ -65,9 +66,9 @@ def api_app(settings: Settings) -> ASGIApp:
     instruments = Instruments(version=version("mongars"))
     observer = CompositeObserver(LogObserver(), InferenceMetrics(instruments))
     for warning in settings.warnings:
-        observer.observe(Note(name="settings.warning", values={"detail": warning}))
+        observer.observe(Note(log=names.SETTINGS_WARNING, values={"detail": warning}))
     if missing := no_fallback(settings):
-        observer.observe(Note(name="llm.no_fallback", values={"detail": missing}))
+        observer.observe(Note(log=names.NO_FALLBACK, values={"detail": missing}))
     parts = ApiParts.make(settings, observer=observer, instruments=instruments)
 
     @asynccontextmanager
@@ -77,9 +78,9 @@ def api_app(settings: Settings) -> ASGIApp:
             await stack.enter_async_context(parts.database)
             await stack.enter_async_context(parts.context.llm)
             _spare_garbage_collection()
-            observer.observe(Note(name="api.started"))
+            observer.observe(Note(log=names.API_STARTED))
             yield
-            observer.observe(Note(name="api.stopped"))
+            observer.observe(Note(log=names.API_STOPPED))
 
     return build_app(parts.context, lifespan)
 
