@@ -82,5 +82,5 @@ async def test_hits_are_counted_and_their_tokens_are_not(keeping: Api) -> None:
     assert 'llm_tokens_total{provider="embedded",type="output"} 5.0' in lines
 
 
-async def test_without_a_cache_nothing_is_said_of_one(api: Api) -> None:
+async def test_without_a_cache_there_is_no_cache_header(api: Api) -> None:
     assert [(await ask(api))[1] for _ in range(2)] == [None, None]

@@ -47,7 +47,7 @@ async def test_official_client_gets_the_same_as_a_stream(api: Api) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-async def test_usage_is_not_streamed_unasked(api: Api) -> None:
+async def test_usage_is_streamed_only_if_requested(api: Api) -> None:
     """Without `stream_options` every chunk has a choice, as the protocol says."""
     async with client_of(api) as client:
         stream = await client.chat.completions.create(model="fake", messages=QUESTION, stream=True)

@@ -64,7 +64,7 @@ def test_events_of_one_chunk_are_passed_on_as_they_are(*, started: bool) -> None
 
 
 @pytest.mark.parametrize("text", ["é", '"usage":5}', "}\n\n"])
-def test_where_counts_are_asked_for_every_other_event_has_none(text: str) -> None:
+def test_with_counts_requested_every_other_event_has_null_usage(text: str) -> None:
     """`usage` is null in each but the last, whatever is said and whoever wrote the event."""
     chunks = [said({"content": "a"}), said({"content": text}), Chunk(text="b")]
     passing = relay()
@@ -130,7 +130,7 @@ def test_answer_keeps_its_id_when_it_moves() -> None:
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_counts_come_last_and_only_if_asked_for(asked: bool) -> None:
+def test_counts_come_last_and_only_if_requested(asked: bool) -> None:
     """Counts that came early, or twice, are told once, after the text."""
     passing = relay(with_usage=asked)
     counted = Chunk(usage=USAGE)
@@ -143,7 +143,7 @@ def test_counts_come_last_and_only_if_asked_for(asked: bool) -> None:
 
 @pytest.mark.parametrize("moved_to", [None, "other"])
 @pytest.mark.parametrize("asked", [True, False])
-def test_counts_on_the_finish_are_told_apart_and_only_if_asked_for(
+def test_counts_on_the_finish_are_split_off_and_sent_only_if_requested(
     asked: bool, moved_to: str | None
 ) -> None:
     """Some engines send them with the finish reason; the protocol has an event for them."""

@@ -85,7 +85,7 @@ def test_both_documented_names_reach_serve(project: dict[str, Any]) -> None:
     assert project["services"]["api"]["networks"] == ["front", "data"]
 
 
-def test_no_secret_has_a_default_and_the_message_says_what_to_run(project: dict[str, Any]) -> None:
+def test_no_secret_has_a_default_and_the_message_names_the_command(project: dict[str, Any]) -> None:
     """A start without secrets stops with the one command that makes them."""
     environments = [
         value
@@ -154,7 +154,7 @@ def test_the_switch_beats_the_profile(project: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_what_env_says_about_the_client_reaches_the_api(
+def test_client_variables_in_env_reach_the_api(
     project: dict[str, Any], name: str, value: str, field: str, expected: object
 ) -> None:
     """A variable in `.env` counts inside the container; left out, the default does."""
@@ -271,7 +271,7 @@ def test_limits_of_connections_reach_serves_proxy(project: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     "name", ["DB_POOL_SIZE", "DB_PREPARED_STATEMENTS", "RAY_GENERAL_MODEL", "MONGARS_SYSTEM_PROMPT"]
 )
-def test_what_env_says_reaches_the_api(project: dict[str, Any], name: str) -> None:
+def test_variables_in_env_reach_the_api(project: dict[str, Any], name: str) -> None:
     """Pool, model and prompt are those of `.env`; left out, the defaults."""
     value = {"DB_POOL_SIZE": "7", "DB_PREPARED_STATEMENTS": "true"}.get(name, "/models/x.gguf")
     given = api_settings(project, **{name: value}).environment
@@ -321,7 +321,7 @@ def test_an_export_elsewhere_builds_from_this_repository(tmp_path: Path) -> None
     ("wanted", "built_on", "runs"),
     [("", "a:1", True), ("a:1", "a:1", True), ("a:2", "a:1", False), ("a:2", "", True)],
 )
-def test_an_image_on_another_base_says_so(wanted: str, built_on: str, runs: bool) -> None:
+def test_an_image_on_another_base_is_reported(wanted: str, built_on: str, runs: bool) -> None:
     """RAY_HEAD_IMAGE is never without effect in silence: the head starts on it, or says what to do."""
     done = subprocess.run(  # noqa: S603 (our own script)
         [sys.executable, ROOT / "deploy" / "docker" / "base_image.py", "echo", "started"],

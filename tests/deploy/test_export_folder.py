@@ -45,7 +45,7 @@ def test_a_file_someone_edited_is_not_lost(tmp_path: Path, edited: str) -> None:
     assert not (tmp_path / "b.yaml").exists()
 
 
-def test_a_file_of_somebody_else_is_not_overwritten_unless_it_is_the_same(tmp_path: Path) -> None:
+def test_a_foreign_file_is_not_overwritten_unless_it_is_the_same(tmp_path: Path) -> None:
     """A name that is taken is taken."""
     (tmp_path / "a.yaml").write_text("theirs\n")
     with pytest.raises(ConfigurationError, match=r"a\.yaml"):

@@ -70,7 +70,7 @@ def test_one_address_counts_by_its_status(status: int, code: int) -> None:
         assert health(f"{url}/readyz") == code
 
 
-def test_nobody_there_is_unhealthy() -> None:
+def test_a_refused_connection_is_unhealthy() -> None:
     """A refused connection is an answer."""
     assert health(f"{closed_port()}/readyz") == 1
 
@@ -98,6 +98,6 @@ def test_a_head_that_refuses_our_token_is_unhealthy() -> None:
         assert health(url, closed_port()) == 1
 
 
-def test_wrong_arguments_are_told() -> None:
+def test_wrong_arguments_are_reported() -> None:
     """A misspelt health check does not look like a sick container."""
     assert health() == 2

@@ -45,7 +45,7 @@ def test_no_pod_runs_as_root_or_with_rights_it_does_not_need(
             }, name
 
 
-def test_every_container_says_what_it_needs_and_which_version_it_is(
+def test_every_container_has_resources_and_a_version(
     installation: list[dict[str, Any]],
 ) -> None:
     """Memory is bounded and no image tag moves."""
@@ -91,7 +91,7 @@ def test_no_container_has_a_variable_twice(installation: list[dict[str, Any]]) -
             assert len(names) == len(set(names)), name
 
 
-def test_a_shared_volume_is_claimed_only_where_it_is_asked_for() -> None:
+def test_a_shared_volume_is_claimed_only_if_requested() -> None:
     """By default no ReadWriteMany class is needed; images come from a registry with a login if named."""
     kinds = {entry["kind"] for entry in objects(ExportConfig())}
     assert "PersistentVolumeClaim" not in kinds
@@ -102,7 +102,7 @@ def test_a_shared_volume_is_claimed_only_where_it_is_asked_for() -> None:
         assert pod["spec"]["imagePullSecrets"] == [{"name": "login"}], name
 
 
-def test_ray_pods_have_the_token_and_the_cluster_asks_for_its_own(
+def test_ray_pods_have_the_token_and_the_cluster_requires_its_own(
     installation: list[dict[str, Any]],
 ) -> None:
     """Neither Serve nor the dashboard answers a stranger."""

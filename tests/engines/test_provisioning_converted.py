@@ -126,7 +126,7 @@ def test_weights_become_a_model_of_known_bytes(bench):
     assert bench.steps == []
 
 
-def test_converted_model_says_what_it_is(bench):
+def test_a_converted_model_has_its_metadata(bench):
     """Shapes, pooling and tokens are in the head, as llama.cpp wants them."""
     (status,) = bench.run(spec=source_in(bench.links))
     assert status.path is not None

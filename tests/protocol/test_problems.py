@@ -46,9 +46,7 @@ def test_context_numbers_survive_the_wire() -> None:
     ],
     ids=["rounded-up", "unknown", "at-least-one", "none"],
 )
-def test_patience_is_asked_for_in_whole_seconds(
-    error: errors.MongarsError, header: str | None
-) -> None:
+def test_retry_after_is_in_whole_seconds(error: errors.MongarsError, header: str | None) -> None:
     """`Retry-After` is rounded up, so nobody who obeys it comes too early."""
     assert retry_after_header(error).get("Retry-After") == header
 

@@ -43,7 +43,7 @@ def test_impossible_definitions_are_refused(wrong: dict[str, Any], says: str) ->
         ServingConfig.model_validate(wrong)
 
 
-def test_somebody_elses_deployment_in_between_is_noticed() -> None:
+def test_another_deployment_in_between_is_noticed() -> None:
     """What the cluster was told last is compared with what was sent."""
     ours = deploy_schema(ServingConfig())["applications"][0]
     other = ReplicaConfig(sampling=SamplingDefaults(temperature=0.1))

@@ -76,7 +76,7 @@ async def test_whole_answer_has_the_published_fields() -> None:
         assert body["degraded"] is False
 
 
-async def test_stream_is_meta_then_chunks_then_done_and_says_the_same() -> None:
+async def test_stream_is_meta_then_chunks_then_done_with_the_same_text() -> None:
     """A stream starts with who answers, ends with `[DONE]`, and its text equals the whole answer."""
     async with served(FakePlan()) as it:
         async with it.post({"prompt": "good morning"}) as response:
@@ -341,7 +341,7 @@ async def test_new_defaults_apply_to_running_replicas() -> None:
         assert body["usage"]["completion_tokens"] == 2
 
 
-async def test_token_is_asked_for_where_one_is_set() -> None:
+async def test_the_token_is_required_where_one_is_set() -> None:
     """With a token configured, only its holders are answered; health stays open."""
     token = "a-token-of-some-length"
     digest = hashlib.sha256(token.encode()).hexdigest()

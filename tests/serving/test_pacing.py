@@ -181,7 +181,7 @@ async def test_leaving_stops_the_reading(gone: str) -> None:
     assert pacing.interval == 0
 
 
-async def test_what_was_read_is_there_for_whoever_is_interrupted() -> None:
+async def test_what_was_read_is_available_after_an_interruption() -> None:
     """A deadline that passes between two pieces costs none of the tokens before it."""
     clock, source = ManualClock(), Source()
     async with Pacing(clock, longest=0.2).gather(source.blocks(), answers=9) as gathered:

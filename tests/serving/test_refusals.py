@@ -26,12 +26,12 @@ async def told(clock: ManualClock, refusals: Refusals, count: int) -> list[float
     return moments
 
 
-async def test_a_few_are_told_at_once() -> None:
+async def test_a_few_refusals_are_sent_at_once() -> None:
     clock = ManualClock()
     assert max(await told(clock, Refusals(clock), BURST)) < TOLERANCE
 
 
-async def test_a_storm_is_told_one_after_the_other_and_nobody_waits_long() -> None:
+async def test_many_refusals_are_sent_one_after_the_other_and_none_waits_long() -> None:
     clock = ManualClock()
     moments = await told(clock, Refusals(clock), 200)
     in_turn = [moment for moment in moments if TOLERANCE < moment < LONGEST - TOLERANCE]

@@ -78,7 +78,7 @@ async def replica(*, embedding: bool = True, **limits: object) -> AsyncIterator[
         (" DEVELOPER ", "coder"),
     ],
 )
-async def test_task_type_chooses_the_model_and_the_answer_says_which(
+async def test_task_type_chooses_the_model_and_the_answer_names_it(
     task_type: str, model: str
 ) -> None:
     """Tasks about code go to the coding model, whatever the case; everything else does not."""
@@ -179,7 +179,7 @@ async def test_as_many_texts_as_openai_reads_are_read_at_once() -> None:
     assert [entry["index"] for entry in answer["data"]] == list(range(2048))
 
 
-async def test_without_an_embedding_model_the_door_says_so() -> None:
+async def test_without_an_embedding_model_the_route_is_404() -> None:
     """404 naming the setting, not an error of the machine."""
     async with replica(embedding=False) as it:
         status, answer = await it.json("/v1/embeddings", {"input": "a", "model": "fake-embedding"})
@@ -187,7 +187,7 @@ async def test_without_an_embedding_model_the_door_says_so() -> None:
     assert "RAY_EMBEDDING_MODEL" in answer["error"]["message"]
 
 
-async def test_models_are_listed_and_every_door_asks_for_the_token() -> None:
+async def test_models_are_listed_and_every_route_requires_the_token() -> None:
     """The list names each model once; without the token neither door opens."""
     async with replica() as it, it.http.get(it.url + "/v1/models") as response:
         names = [entry["id"] for entry in (await response.json())["data"]]

@@ -101,7 +101,7 @@ async def test_a_stop_text_that_cuts_the_answer_is_the_callers_mistake() -> None
     assert status == 200
 
 
-async def test_an_answer_cut_by_its_length_says_so() -> None:
+async def test_an_answer_cut_by_its_length_has_that_finish_reason() -> None:
     """It is incomplete by the caller's own limit; its finish reason is no promise."""
     status, data = await answered("[1, 2]", max_tokens=1)
     assert status == 200

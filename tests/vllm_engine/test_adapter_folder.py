@@ -29,7 +29,7 @@ def test_published_folder_is_accepted(adapter: AdapterFolder) -> None:
     check_adapter(adapter, max_rank=8)
 
 
-def test_name_says_the_content(adapter: AdapterFolder) -> None:
+def test_the_name_is_the_digest_of_the_content(adapter: AdapterFolder) -> None:
     """The name an engine sees is the version and the first twelve digits of the digest."""
     assert adapter.name == f"v1@{adapter.digest[:12]}"
 

@@ -266,7 +266,7 @@ async def test_adapter_of_another_model_is_refused(
     assert engine.origin == Origin(model="smollm2", engine="vllm")
 
 
-async def test_failed_load_says_why(vllm_engines: VllmEngines) -> None:
+async def test_a_failed_load_names_the_reason(vllm_engines: VllmEngines) -> None:
     """The reason, which vLLM only logs from its own processes, is told; no process is left."""
     before = processes()
     engine = vllm_engines.make(kv_cache_mib=1)

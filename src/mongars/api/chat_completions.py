@@ -126,7 +126,7 @@ class MovingStream(GeneratedStream, Protocol):
 
     @property
     def chunks(self) -> _Moves:
-        """Its chunks."""
+        """The chunks of the answer, which count how often it was continued elsewhere."""
         ...
 
 
@@ -174,7 +174,7 @@ class ChatCompletionCall:
         return int(self._context.clock.now().timestamp())
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[MovingStream]:
-        """Start the answer."""
+        """Start the answer; see `AnswerCall.open`."""
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: MovingStream) -> _ChatCompletionBody:

@@ -124,7 +124,7 @@ class OllamaCall:
         self.streamed = read.stream
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[GeneratedStream]:
-        """Start the answer."""
+        """Start the answer; see `AnswerCall.open`."""
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: GeneratedStream) -> OllamaWriter:

@@ -173,7 +173,7 @@ class ConversationTurn(BaseModel):
 
 
 class LoginForm(BaseModel):
-    """Name and password."""
+    """The username and password of a login."""
 
     username: str
     password: str

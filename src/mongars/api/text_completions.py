@@ -97,7 +97,7 @@ class CompletionCall:
         self.streamed = read.stream
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[GeneratedStream]:
-        """Start the answer."""
+        """Start the answer; see `AnswerCall.open`."""
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: GeneratedStream) -> CompletionWriter:
@@ -122,7 +122,7 @@ class CompletionWriter:
     def __init__(
         self, read: CompletionRequest, stream: GeneratedStream, named: dict[str, Any]
     ) -> None:
-        """`named` holds `answer_id` and `created`."""
+        """`named`: the `answer_id` and `created` that the response and every event carry."""
         options = read.stream_options
         self._counted = bool(options and options.include_usage)
         self._stream = stream

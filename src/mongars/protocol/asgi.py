@@ -67,7 +67,7 @@ class ResponseWriter:
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
     async def end(self) -> None:
-        """End the body."""
+        """Mark the end of the response body."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def json(self, status: int, body: object, headers: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The wire contract of `POST /generate`, the main route of the Ray Serve application.
+"""The requests and responses of `POST /generate`, the main route of the Ray Serve application.
 
 Published fields are never renamed, retyped or dropped. Requests of the earlier monGARS client
 (`prompt`, `task_type`, `adapter`) are accepted as they are.

@@ -84,7 +84,7 @@ class ToolCall(WireModel):
         return self
 
     def as_text(self) -> str:
-        """The call as the model reads it."""
+        """The call as text, in the form in which it is appended to the assistant's message."""
         if self.custom is not None:
             return _call(self.custom.name, self.custom.input)
         return "" if self.function is None else _call(self.function.name, self.function.arguments)
@@ -131,9 +131,9 @@ def _call(name: str, arguments: str) -> str:
 def prompt_messages(
     messages: Sequence[ChatMessage], *, field: str = "messages"
 ) -> tuple[Message, ...]:
-    """The conversation as the model reads it. Raises `PromptMissing` when there is nothing to answer.
+    """The messages for the model, with tool calls and results as text.
 
-    `field` is where the request holds the messages.
+    Raises `PromptMissing` if no message has text. `field` is the request's field with the messages, for errors.
     """
     found = tuple(_prompt_messages(messages))
     if not any(message.content.strip() for message in found):

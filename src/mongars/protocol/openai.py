@@ -157,7 +157,7 @@ def chunk_body(
 
 
 def usage_chunk_body(*, answer_id: str, created: int, model: str, usage: Usage) -> dict[str, Any]:
-    """The last chunk, which has no choice and carries the usage."""
+    """The chunk with the token counts, the last one of a stream; it has no choices."""
     return {
         "id": answer_id,
         "object": "chat.completion.chunk",

@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def check_token(request: Request, wanted: str | None) -> None:
-    """Raise `NotAuthenticated` unless the SHA-256 of the bearer token is `wanted`; None: no check."""
+    """Raise `NotAuthenticated` unless the SHA-256 of the request's bearer token is `wanted`; None: no token is required."""
     if wanted is None:
         return
     scheme, _, token = request.headers.get("authorization", "").partition(" ")

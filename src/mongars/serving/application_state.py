@@ -13,7 +13,7 @@ NOT_LISTENING = frozenset({"STARTING", "UNHEALTHY"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaState:
-    """One replica as the controller sees it."""
+    """One replica, as Serve's controller reports it."""
 
     name: str
     state: str
@@ -33,17 +33,17 @@ class DeploymentState:
 
     @property
     def running(self) -> int:
-        """How many of its replicas can answer."""
+        """How many of its replicas are running."""
         return sum(replica.state == "RUNNING" for replica in self.replicas)
 
     @property
     def answers(self) -> bool:
-        """Healthy, or scaling while some replicas answer."""
+        """Whether the deployment can serve: it is healthy, or is scaling while at least one replica runs."""
         return self.status == "HEALTHY" or (self.status in SCALING and self.running > 0)
 
     @property
     def complete(self) -> bool:
-        """Healthy, with as many running replicas as it should have."""
+        """Whether the deployment is healthy and has its configured number of running replicas."""
         return self.status == "HEALTHY" and self.running >= self.target
 
 
@@ -59,14 +59,14 @@ class ApplicationState:
 
     @property
     def healthy(self) -> bool:
-        """It runs, every deployment of it answers, and every node's proxy listens."""
+        """Whether the application runs, all its deployments can serve, and the proxy on every node listens."""
         answers = all(part.answers for part in self.deployments)
         listening = NOT_LISTENING.isdisjoint(self.proxies)
         return self.status == "RUNNING" and answers and listening
 
     @property
     def settled(self) -> bool:
-        """Healthy, with as many running replicas as configured."""
+        """Whether the application is healthy and has its configured number of running replicas."""
         return self.healthy and all(part.complete for part in self.deployments)
 
     @property
@@ -127,13 +127,13 @@ def _deployment(part: dict[str, Any]) -> DeploymentState:
 
 
 def reason_of(state: ApplicationState) -> str:
-    """The error message of Serve; of a traceback, the line that names the error."""
+    """The reason in an error message of Serve: of a traceback, only the line with the exception."""
     messages = [part.message for part in state.deployments] or [state.message]
     return " ".join(last_line(message) for message in messages if message.strip())
 
 
 def last_line(message: str) -> str:
-    """Of a traceback, the line that names the error."""
+    """The last line of a traceback, which names the exception."""
     line = message.replace("\\n", "\n").strip().splitlines()[-1]
     if "Failed to bind" in line:
         line += " Choose another port with RAY_HTTP_PORT."

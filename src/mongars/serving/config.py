@@ -57,7 +57,7 @@ class SamplingDefaults(_Section):
     """The most tokens of an answer; null: the rest of the context window."""
 
     def to_sampling(self) -> Sampling:
-        """As `core.generation.Sampling`."""
+        """These defaults as a `core.generation.Sampling`."""
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
 
@@ -68,7 +68,7 @@ class ReplicaConfig(_Section):
     coding: EngineSpec | None = None
     """A separate model for coding tasks; None: the general model handles them."""
     embedding: EmbeddingSpec | None = None
-    """The model behind `/v1/embeddings`; None: there is none."""
+    """The model behind `/v1/embeddings`; None: no embeddings are served."""
     sampling: SamplingDefaults = Field(default_factory=SamplingDefaults)
     prompt_cache_scope: PromptCacheScope = "user"
     """`user`: engines reuse prompts among requests with the same `cache_salt`; `shared`: among all."""

@@ -90,7 +90,7 @@ class ServeControl:
             DeadlineExceeded: not healthy within `timeout` seconds.
         """
         schema = deploy_schema(config)
-        # Applications that a declarative deployment does not name are removed, so the others are named.
+        # A declarative deployment removes applications that it does not list, so the others are listed, too.
         schema["applications"] = [*schema["applications"], *self._others()]
         self._call(lambda client: client.deploy_applications(schema))
         sent = time.monotonic()
@@ -120,11 +120,11 @@ class ServeControl:
         raise DeadlineExceeded(detail)
 
     def status(self) -> ApplicationState:
-        """The state of our application on the cluster. Raises `EndpointUnreachable`."""
+        """The state of monGARS' application on the cluster. Raises `EndpointUnreachable`."""
         return application_state(self._call(lambda client: client.get_serve_details()))
 
     def shutdown(self) -> None:
-        """Remove our application; others on the cluster stay. Raises `EndpointUnreachable`."""
+        """Remove monGARS' application; others on the cluster stay. Raises `EndpointUnreachable`."""
         others = self._others()
         if others:
             self._call(lambda client: client.deploy_applications({"applications": others}))
@@ -132,7 +132,7 @@ class ServeControl:
             self._call(lambda client: client.delete_applications())
 
     def _others(self) -> list[dict[str, Any]]:
-        """The declared applications of the cluster that are not ours."""
+        """The definitions of the cluster's other applications."""
         details = self._call(lambda client: client.get_serve_details())
         found = details.get("applications", {})
         return [

@@ -1,7 +1,7 @@
 """The Ray Serve deployment, a thin wrapper of a replica.
 
-`LLMDeployment.bind(build_replica, config)` takes the factory by reference, so that what a replica
-is made of is decided by the composition root and not pickled into the cluster.
+`LLMDeployment.bind(build_replica, config)` takes the factory by reference: the parts of a replica are chosen by
+`bootstrap` and not pickled into the cluster.
 """
 
 from __future__ import annotations

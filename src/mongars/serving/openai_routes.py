@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class OpenAIRoutes:
-    """The route handlers."""
+    """The route handlers of `/v1/models` and `/v1/embeddings`."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica

@@ -44,10 +44,10 @@ class Pacing:
     async def gather(
         self, blocks: AsyncIterator[bytes], *, answers: int = 1
     ) -> AsyncIterator[Gathered]:
-        """The same bytes, in larger pieces while more than one answer is streamed.
+        """A context with the bytes of `blocks`, in larger pieces while more than one answer is streamed.
 
-        `answers` is how many of them are in `blocks`. The first piece and the end never wait.
-        Iterating raises what `blocks` raises, after everything that came before it.
+        `answers` is the number of answers in `blocks`. The first piece and the end are never delayed.
+        Iterating raises what `blocks` raises, after all bytes that came before it.
         """
         gathered = Gathered(self, blocks)
         reading = Background(gathered.read, name="gather")
@@ -70,7 +70,7 @@ class Pacing:
 
 
 class Gathered:
-    """One answer: the bytes that have been read and not been sent yet."""
+    """The bytes of one answer that have been read from the engine and not been sent yet."""
 
     def __init__(self, pacing: Pacing, blocks: AsyncIterator[bytes]) -> None:
         self._pacing = pacing
@@ -83,10 +83,10 @@ class Gathered:
         self._due = asyncio.Event()
         self._taken = asyncio.Event()
         self.pieces = self._pieces()
-        """The pieces, each when it is due."""
+        """The pieces to send; each is yielded when it is due."""
 
     async def read(self) -> None:
-        """Read to the end; an error is raised by `pieces` after what came before it."""
+        """Read the blocks to their end. An error is stored and raised by `pieces`, after the bytes before it."""
         try:
             async for block in self._blocks:
                 self._hold(block)
@@ -102,12 +102,12 @@ class Gathered:
             self._due.set()
 
     def release(self) -> None:
-        """Send what has been read."""
+        """Make `pieces` yield what has been read."""
         if self._parts:
             self._due.set()
 
     def rest(self) -> bytes:
-        """Take what was read and not sent; for a reader whose iteration was interrupted."""
+        """Take the bytes that were read and not yielded, after an interrupted iteration of `pieces`."""
         held = b"".join(self._parts)
         self._parts.clear()
         self._size = 0

@@ -29,7 +29,7 @@ DASHBOARD_MODULES = (
 
 
 def without_usage_reports(_parameters: object, _is_head: bool) -> None:  # noqa: FBT001
-    """Start the dashboard without the module that reports usage and looks for a cloud."""
+    """Start Ray's dashboard without the module that sends usage reports and detects the cloud provider."""
     start = services.start_ray_process
 
     def start_ray_process(command: list[str], process_type: str, *rest: Any, **more: Any) -> Any:  # noqa: ANN401

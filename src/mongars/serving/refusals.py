@@ -1,9 +1,9 @@
 """Refusals at a bounded rate.
 
-A refusal costs several milliseconds of CPU time that the engine needs, most of them in Ray. Clients that
-ignore `Retry-After` can so take all the time from the requests that were accepted: 72 clients that retried
-every quarter of a second left an engine on two cores almost none (ADR 0014). So while refusals are frequent,
-each is sent a little later, which slows such clients down. The rule is the generic cell rate algorithm
+A refusal costs several milliseconds of CPU time, most of them in Ray, which the engine then lacks. Clients that
+ignore `Retry-After` can starve the accepted requests: 72 clients that retried every quarter of a second left an
+engine on two cores almost no CPU time (ADR 0014). So while refusals are frequent, each is delayed, which slows
+such clients down. The rule is the generic cell rate algorithm
 (ITU-T I.371).
 """
 

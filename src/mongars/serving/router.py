@@ -1,8 +1,7 @@
 """Chooses the replica of a request: the one that has the conversation in its cache, unless it is busy.
 
-A conversation (`x-session-id`) hashes to a place on a ring of replicas (consistent hashing with
-virtual nodes, Karger et al. 1997), so its prompt is found in that replica's cache, and few
-conversations move when replicas come and go. Loads are bounded (Mirrokni et al. 2018): a replica
+Consistent hashing with virtual nodes (Karger et al. 1997) maps a conversation (`x-session-id`) to a replica, so
+its prompt is found in that replica's cache, and few conversations move when replicas start or stop. Loads are bounded (Mirrokni et al. 2018): a replica
 whose slots are all in use passes a conversation to the least loaded one. Requests without a
 conversation go to the least loaded replica at once.
 """
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
     from ray.serve._private.request_router.replica_wrapper import RunningReplica
 
 MEMORY_SECONDS = 1.0
-"""Seconds for which a choice counts whose request was never sent (cancelled, or refused by the replica)."""
+"""Seconds for which a choice counts as load if its request is never sent (cancelled, or refused by the replica)."""
 
 
 class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no types
     """Session affinity with bounded load; `busy_at` requests on a replica are its bound."""
 
     def initialize_state(self, busy_at: int, **kwargs: int) -> None:
-        """Set the bound, and the state of the base class."""
+        """Called by Serve with the router's arguments; `busy_at` requests on a replica are the bound."""
         super().initialize_state(**kwargs)
         self._busy_at = busy_at
         # Requests of a burst are routed before Serve counts any of them: without this record all of
@@ -41,7 +40,7 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """Ranks of candidates; of each rank the least loaded replica that accepts is taken."""
+        """The candidate replicas in ranks; Serve tries the ranks in order and takes the least loaded replica of one."""
         ranks: list[list[RunningReplica]] = await super().choose_replicas(
             candidate_replicas, pending_request
         )
@@ -55,7 +54,7 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         return [[first], *ranks, candidate_replicas]
 
     def on_send_request(self, replica_id: ReplicaID) -> None:
-        """Forget the choice: from here on Serve counts the request itself."""
+        """Remove the recorded choice: from now on Serve counts the request itself."""
         super().on_send_request(replica_id)
         for entry in self._chosen:
             if entry[1] == replica_id:
@@ -66,7 +65,7 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         return home if self._load(home) < self._busy_at else self._least(candidates)
 
     def _least(self, candidates: list[RunningReplica]) -> RunningReplica:
-        """The least loaded; of several, a random one, so that not all routers choose the same."""
+        """The least loaded replica; among equals a random one, so that routers do not all choose the same."""
         return min(random.sample(candidates, len(candidates)), key=self._load)
 
     def _load(self, replica: RunningReplica) -> int:

@@ -26,9 +26,8 @@ NAMESPACE = "serve"
 def prepare_serve_run(config: ServingConfig, argv: Sequence[str]) -> None:
     """Start Serve at `config.host` and `config.port`, if this process is `serve run`; else do nothing.
 
-    Ends the process, with the reason, where the application that `--deploy` made is deployed: both
-    want all paths, and the end of `serve run` removes both. It may run beside it with
-    `--non-blocking`, `--route-prefix` and `--name`.
+    Exits with the reason if the application of `--deploy` is deployed: both use all paths, and the end of
+    `serve run` would remove both. With `--non-blocking`, `--route-prefix` and `--name` both can run.
     """
     if Path(argv[0]).name != "serve" or list(argv[1:2]) != ["run"]:
         return
@@ -47,7 +46,7 @@ def prepare_serve_run(config: ServingConfig, argv: Sequence[str]) -> None:
 
 
 def _connect(address: str | None) -> bool:
-    """Whether there was a cluster to join; else one was started, which ends with this process."""
+    """Connect to Ray; returns whether there was a cluster to join. Otherwise starts one, which ends with this process."""
     try:
         ray.init(address=address or "auto", namespace=NAMESPACE, logging_level="ERROR")
     except ConnectionError:
@@ -68,7 +67,7 @@ def _keeps_others(argv: Sequence[str]) -> bool:
 
 
 def _option(argv: Sequence[str], *names: str) -> str | None:
-    """The value of an option, written `--name value` or `--name=value`."""
+    """The value of an option on the command line, given as `--name value` or `--name=value`."""
     for word, following in zip(argv, [*argv[1:], None], strict=True):
         name, equals, value = word.partition("=")
         if name in names:

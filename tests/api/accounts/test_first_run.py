@@ -93,7 +93,7 @@ async def test_a_revoked_preset_key_does_not_come_back(auth: AuthSetup) -> None:
         await bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET)
 
 
-async def test_somebodys_plain_key_is_not_raised_to_an_administrators(auth: AuthSetup) -> None:
+async def test_an_ordinary_key_is_not_raised_to_an_administrators(auth: AuthSetup) -> None:
     """A preset key that exists without an administrator's rights is refused."""
     await auth.member("root", is_admin=True)
     plain, _ = await auth.key("root")
@@ -118,7 +118,7 @@ def key_names(settings: Settings) -> list[str]:
     return [key.name for key in asyncio.run(read())]
 
 
-def test_the_command_line_gets_a_key_only_where_asked(tmp_path: Path) -> None:
+def test_the_command_line_gets_a_key_only_if_requested(tmp_path: Path) -> None:
     """A process that merely serves leaves no second administrator's key behind."""
     settings = load_settings({"MONGARS_HOME": str(tmp_path)})
     prepare_database(settings, local_key=False)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         ("Bearer a.b.c", "not known"),
     ],
 )
-async def test_bad_credentials_are_told_what_is_wrong(
+async def test_the_error_for_bad_credentials_names_the_reason(
     auth: AuthSetup, header: str | None, said: str
 ) -> None:
     """Every kind of bad header is refused with a message that names its fault."""
@@ -143,7 +143,7 @@ def test_the_cache_is_bounded() -> None:
     assert [cache.get(f"{n}") is not None for n in range(10)] == [False] * 7 + [True] * 3
 
 
-async def test_a_key_for_nobody_is_refused(auth: AuthSetup) -> None:
+async def test_a_key_without_an_account_is_refused(auth: AuthSetup) -> None:
     """Keys belong to accounts."""
     with pytest.raises(NotFound):
         await auth.key("nobody")

@@ -213,7 +213,7 @@ async def test_leaving_the_queue_makes_room() -> None:
         pass
 
 
-async def test_a_flood_pushes_nobody_out_at_other_addresses() -> None:
+async def test_a_flood_displaces_no_login_from_other_addresses() -> None:
     """With all places taken by one address, another's login waits for two turns at most."""
     queue, order = LoginQueue(running=1, waiting=20), []
 
@@ -234,7 +234,7 @@ async def test_a_flood_pushes_nobody_out_at_other_addresses() -> None:
     assert order.count("10.0.0.1") <= 22
 
 
-async def test_at_the_same_address_somebody_is_pushed_out_at_random() -> None:
+async def test_at_the_same_address_a_random_login_is_refused() -> None:
     """Behind a proxy the latest login is not the one that is always turned away."""
     queue, entered = LoginQueue(running=1, waiting=5, choose=lambda _: 0), []
 
@@ -250,7 +250,7 @@ async def test_at_the_same_address_somebody_is_pushed_out_at_random() -> None:
     assert entered == [0, 15, 16, 17, 18, 19]
 
 
-async def test_an_attempt_nobody_looked_at_does_not_count(auth: AuthSetup) -> None:
+async def test_an_attempt_that_was_not_checked_does_not_count(auth: AuthSetup) -> None:
     """Being sent away in somebody else's storm locks nobody out."""
     await auth.member()
     queue = LoginQueue(running=1, waiting=0)
@@ -268,7 +268,7 @@ async def test_an_attempt_nobody_looked_at_does_not_count(auth: AuthSetup) -> No
     assert await authenticator.login("ada", "correct horse")
 
 
-async def test_guessing_elsewhere_locks_nobody_out(auth: AuthSetup) -> None:
+async def test_guessing_elsewhere_does_not_lock_the_owner_out(auth: AuthSetup) -> None:
     """A name under attack from one address, then from many, still logs in where it did before."""
     await auth.member()
     await auth.authenticator.login("ada", "correct horse", address="10.0.0.1")

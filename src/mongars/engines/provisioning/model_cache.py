@@ -108,7 +108,7 @@ class ModelCache:
         return True
 
     def discard(self, digest: str) -> None:
-        """Remove a blob."""
+        """Delete a blob from the cache."""
         self._marker(digest).unlink(missing_ok=True)
         self.path_of(digest).unlink(missing_ok=True)
 

@@ -63,7 +63,7 @@ class Loading:
         self._aborted = False
 
     def run(self) -> Llm:
-        """Load; blocks for as long as that takes. Raises whatever vLLM raises."""
+        """Load the model. Blocks until it is loaded; raises any exception of vLLM."""
         with _ONE_AT_A_TIME:
             self._others = {process.pid for process in _engine_processes()}
             if self._aborted:
@@ -131,7 +131,7 @@ class Llm:
 
     @property
     def dead(self) -> bool:
-        """Whether its engine has died."""
+        """Whether vLLM's engine process has ended."""
         return bool(self._llm.errored)
 
     @property
@@ -175,7 +175,7 @@ class Llm:
 
         Raises:
             InvalidRequest: the model's chat template refuses the conversation.
-            ContextLengthExceeded: no room is left for an answer.
+            ContextLengthExceeded: the prompt leaves no tokens for an answer.
         """
         try:
             tokens = self._prompts.tokens(request.messages)
@@ -230,7 +230,7 @@ class Llm:
         psutil.wait_procs(self._processes, timeout=GOODBYE_TIMEOUT)
 
     async def wait_closed(self) -> None:
-        """Wait until the tasks that vLLM runs in this loop have ended; close what it leaves open."""
+        """Wait until vLLM's tasks in this event loop have ended, and close the sockets that it leaves open."""
         resources = self._llm.engine_core.resources
         if pending := {self._llm.output_handler, resources.output_queue_task} - {None}:
             await asyncio.wait(pending)

@@ -63,7 +63,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._refusal: RefusedRequest | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """A client connected."""
+        """Start the timer for the first request head, or refuse the connection if too many are open."""
         super().connection_made(transport)
         self._outgoing = _Outgoing(self)
         self.due = self.loop.time() + self.guard.limits.head_seconds

@@ -48,7 +48,7 @@ class FinishedCheck:
 async def checked(
     blocks: AsyncIterator[bytes], schema: dict[str, Any], *, stops: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The same events. Raises as `FinishedCheck.take` does, before the event that would end an invalid answer."""
+    """The events of `blocks`, unchanged. Raises as `FinishedCheck.take` does, before an event that ends an invalid answer."""
     splitter, check = EventSplitter(), FinishedCheck(schema, stops=stops)
     try:
         async for block in blocks:

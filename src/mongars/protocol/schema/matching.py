@@ -29,7 +29,7 @@ Places = set[int]
 
 
 class _Unknown(Exception):
-    """The pattern has a part that this matcher does not support: look-around, a back-reference, a boundary."""
+    """Raised for a pattern part that this matcher does not support: look-around, a back-reference, a boundary."""
 
 
 def matches(pattern: str, text: str) -> bool:

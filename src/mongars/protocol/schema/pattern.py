@@ -16,9 +16,9 @@ from mongars.protocol.schema import characters as ch
 OPEN_CHARACTERS = 64
 """Repetitions of one character beyond the minimum, where the pattern sets no maximum."""
 OPEN_ANY = 500
-"""The same for a set of nearly all characters, which is used for prose."""
+"""Repetitions beyond the minimum, without a maximum, of a set of nearly all characters, which is used for prose."""
 OPEN_GROUPS = 16
-"""The same for a group, and for a character inside a repeated group."""
+"""Repetitions beyond the minimum, without a maximum, of a group or of a character inside a repeated group."""
 _QUANTIFIER = re.compile(r"(?:[*+?]|\{(\d+)(?:(,)(\d*))?\})")
 _WIDE = 40
 """Length of a grammar expression above which a set counts as nearly all characters."""

@@ -16,7 +16,7 @@ MOST_ITEMS = 20
 """The most items of a list, and members of an object with free names, where a schema sets no maximum."""
 MOST_FREE_CHARACTERS = 300
 MOST_FREE_ITEMS = 12
-"""The same inside a value of any type."""
+"""The most items of a list inside a value of any type."""
 MOST_NAME = 64
 """The most characters of a free member name."""
 FREE_LEVELS = 4

@@ -88,7 +88,7 @@ def container(name: str, image: Image, **fields: Any) -> ManifestFields:  # noqa
 
 
 def locked_down() -> ManifestFields:
-    """The security context of every container."""
+    """The security context of a container: unprivileged, no capabilities, read-only root file system."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
