@@ -10,10 +10,12 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from mongars.api.completions import completions_routes
 from mongars.api.conversation import conversation_routes
 from mongars.api.cors import with_cors
+from mongars.api.embeddings import embedding_routes
 from mongars.api.fast_path import FastPath
 from mongars.api.health import health_routes
 from mongars.api.internal import internal_routes
 from mongars.api.login import login_routes
+from mongars.api.ollama_embeddings import ollama_embedding_routes
 from mongars.api.ollama_routes import ollama_routes
 from mongars.api.openai import CHAT_COMPLETIONS, OpenAIRoutes
 from mongars.api.problems import ErrorResponses
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
 
 ROUTES: tuple[Callable[[ApiContext], RouteTable], ...] = (
     completions_routes,
+    embedding_routes,
     conversation_routes,
     ollama_routes,
+    ollama_embedding_routes,
     login_routes,
     internal_routes,
 )

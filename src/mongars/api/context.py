@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mongars.conversation.chat import Chat
     from mongars.conversation.history import History
     from mongars.core.clock import Clock
+    from mongars.inference.embedding_service import EmbeddingService
     from mongars.inference.integration import LLMIntegration
 
 
@@ -36,6 +37,8 @@ class ApiConfig:
     model_name: str
     coding_model: str | None = None
     """The model for tasks about code; None where the general model does them."""
+    embedding_model: str | None = None
+    """The model of embeddings; None where none is served."""
     version: str
     no_fallback: str = ""
     """Why there is no local provider; empty where there is one."""
@@ -55,6 +58,7 @@ class ApiContext:
     config: ApiConfig
     clock: Clock
     llm: LLMIntegration
+    embeddings: EmbeddingService
     chat: Chat
     history: History
     database: Health

@@ -169,6 +169,11 @@ EMBEDDINGS_REFUSED: dict[str, Refused] = {
 }
 """Of embeddings, in the words of other servers."""
 
+OLLAMA_EMBEDDINGS_REFUSED: dict[str, Refused] = {
+    name: rule for name, rule in EMBEDDINGS_REFUSED.items() if name != "truncate"
+}
+"""Of Ollama's `/api/embed`, whose clients send `truncate: true`: a long text is refused all the same."""
+
 
 def check_parameters(given: Mapping[str, Any], refused: Mapping[str, Refused]) -> None:
     """Raise `ValueError`, which begins with its name, for the first field whose value is refused."""

@@ -190,6 +190,11 @@ LOG_EVENTS = (
         description="A response ended: its outcome, provider, times and token counts.",
     ),
     LogEvent(
+        name="llm.embeddings",
+        level="info",
+        description="A request for embeddings ended: its outcome, provider, time and counts.",
+    ),
+    LogEvent(
         name="llm.moved",
         level="warning",
         description="A response that was cut continues on another endpoint or provider.",
