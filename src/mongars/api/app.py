@@ -10,7 +10,6 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from mongars.api.completions import completions_routes
 from mongars.api.conversation import conversation_routes
 from mongars.api.cors import with_cors
-from mongars.api.embeddings import embedding_routes
 from mongars.api.fast_path import FastPath
 from mongars.api.health import health_routes
 from mongars.api.internal import internal_routes
@@ -18,6 +17,7 @@ from mongars.api.login import login_routes
 from mongars.api.ollama_embeddings import ollama_embedding_routes
 from mongars.api.ollama_routes import ollama_routes
 from mongars.api.openai import CHAT_COMPLETIONS, OpenAIRoutes
+from mongars.api.openai_embeddings import embedding_routes
 from mongars.api.problems import ErrorResponses
 from mongars.api.request_ids import RequestIds
 from mongars.protocol.head import HeadAsGet

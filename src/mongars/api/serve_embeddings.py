@@ -97,8 +97,8 @@ async def serve_embeddings(
         traceparent=traceparent_of(request),
         dimensions=call.dimensions,
     )
-    exchange = _Exchange(request, context, dialect.errors, call=call, arrived=arrived)
-    return AnswerResponse(lambda response: exchange.run(response, batch, deadline))
+    written = _EmbeddingResponse(request, context, dialect.errors, call=call, arrived=arrived)
+    return AnswerResponse(lambda response: written.run(response, batch, deadline))
 
 
 async def _body_of(request: Request, *, limit: int) -> bytes:
@@ -109,7 +109,7 @@ async def _body_of(request: Request, *, limit: int) -> bytes:
         raise TooLarge(detail) from exc
 
 
-class _Exchange:
+class _EmbeddingResponse:
     def __init__(
         self,
         request: Request,

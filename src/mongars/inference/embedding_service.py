@@ -67,13 +67,13 @@ class EmbeddingService:
         Raises `ModelUnknown` if no provider has the model, another `CallerError`, or
         `AllProvidersFailed` with the error of each provider.
         """
-        call = _EmbeddingCall(
+        call = _BatchCall(
             self._providers, batch, deadline, observer=self._observer, cure=self._cure
         )
         return await call.run()
 
 
-class _EmbeddingCall:
+class _BatchCall:
     """One batch. A provider that has failed for a piece is not used for the rest of the batch."""
 
     def __init__(
