@@ -159,7 +159,7 @@ async def test_fallback_to_the_local_model(fault: Fault, reason: str, cause: str
     assert completion.text == LOCAL_TEXT
     assert (route.provider, route.fallback, route.reason) == ("embedded", True, reason)
     (event,) = built.observer.of(FellBack)
-    assert event.name == "llm.ray.fallback_local"
+    assert event.log.name == "llm.ray.fallback_local"
     fields = event.fields()
     assert (fields["task_type"], fields["reason"], fields["cause"]) == ("general", reason, cause)
 
@@ -200,7 +200,7 @@ async def test_without_ray_the_local_model_is_the_first_choice(
         _, route = await llm.generate(question())
     assert (route.provider, route.fallback, route.reason) == ("embedded", False, None)
     (event,) = built.observer.of(RayDisabled)
-    assert (event.name, event.reason) == ("llm.ray.disabled", reason)
+    assert (event.log.name, event.reason) == ("llm.ray.disabled", reason)
 
 
 @pytest.mark.parametrize("cut", ["close", "abort"])
@@ -280,7 +280,7 @@ async def test_no_event_holds_what_was_said() -> None:
         built = stack(replica.url)
         async with built.integration as llm:
             await llm.generate(question("the secret plan"))
-    told = str([(event.name, event.fields()) for event in built.observer.events])
+    told = str([(event.log.name, event.fields()) for event in built.observer.events])
     assert "secret" not in told
     assert "word1" not in told
     assert "somebody" not in told

@@ -69,7 +69,7 @@ def test_a_link_under_that_name_is_refused(head, tmp_path):
     """Who can write to the system's temporary folder cannot redirect us."""
     head.folder.parent.symlink_to(tmp_path)
     try:
-        with pytest.raises(ConfigurationError, match="somebody else"):
+        with pytest.raises(ConfigurationError, match="another user"):
             head.prepare(tmp_path / "logs")
     finally:
         head.folder.parent.unlink()

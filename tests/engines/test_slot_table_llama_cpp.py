@@ -43,17 +43,18 @@ def _child_processes() -> set[int]:
 @pytest.mark.model
 async def test_a_real_engine_killed_while_it_loads_disturbs_nothing(base_model: Path) -> None:
     """A process killed during the preparation: the reason is raised, the base goes on answering."""
+    others = _child_processes()  # such as the database of other tests
     config = LlamaCppConfig(
         model_path=base_model, model_name="smollm2", slots=2, context_tokens=512
     )
     table = SlotTable(max_waiting=8)
     table.add("general", LlamaCppEngine(config, clock=CLOCK))
     await table.start()
-    before = _child_processes()
+    base = _child_processes() - others
 
     async def kill() -> None:
-        await eventually(lambda: len(_child_processes() - before) > 0, seconds=10)
-        for pid in _child_processes() - before:
+        await eventually(lambda: len(_child_processes() - others - base) > 0, seconds=10)
+        for pid in _child_processes() - others - base:
             os.kill(pid, signal.SIGKILL)
 
     request = replace(ask("Say hello"), sampling=Sampling(max_tokens=8, temperature=0))
@@ -65,11 +66,11 @@ async def test_a_real_engine_killed_while_it_loads_disturbs_nothing(base_model: 
                 await table.prepare(key(V7), lambda: Adapted(config, clock=CLOCK))
         assert reading.result().text
         assert states(table) == {str(BASE): "active"}
-        assert _child_processes() == before
+        assert _child_processes() - others == base
         await table.prepare(key(V7), lambda: Adapted(config, clock=CLOCK))
         table.activate(key(V7))
         await table.retire(BASE, soon())
         assert (await answer(table, request)).adapter == V7.name
     finally:
         await table.aclose()
-    assert not _child_processes() & before
+    assert not _child_processes() - others

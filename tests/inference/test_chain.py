@@ -105,7 +105,7 @@ async def test_attempts_add_up_over_the_providers() -> None:
     assert await chain.ask() == "embedded 3: Hello"
     assert [event.cause for event in chain.observer.of(FellBack)] == ["endpoint_unreachable"]
     (local,) = chain.observer.of(LocalFailed)
-    assert (local.name, local.cause) == ("llm.ollama.error", "not_ready")
+    assert (local.log.name, local.cause) == ("llm.ollama.error", "not_ready")
 
 
 async def test_a_client_error_ends_the_chain() -> None:

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 import pytest
-from mongars.protocol.fold import Fold
-from mongars.testing.server import serving
 
 from mongars.core.clock import SystemClock
 from mongars.core.deadline import Deadline
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.engines.slot_table import SlotKey, SlotTable
+from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.openai import read_chunk
 from mongars.protocol.sse import EventSplitter
 from mongars.serving.config import ReplicaConfig
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica
 from mongars.testing.adapters import FakeAdapter, adapter_in
+from mongars.testing.loopback_server import serving
 from support import eventually
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Served:
                 found = orjson.loads(data)
                 return Response(response.status, headers, found, found["content"])
         meta, *events = EventSplitter().feed(data)
-        fold = Fold()
+        fold = AnswerAccumulator()
         for event in events[:-1]:
             fold.add(read_chunk(event))
         assert events[-1].is_done

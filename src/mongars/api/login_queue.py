@@ -1,99 +1,64 @@
-"""A queue for password checks, shared fairly between addresses.
+"""The queue for password checks, shared fairly between client addresses.
 
-Checking one takes some 30 ms of a core, so a flood of wrong logins must neither take every core nor
-every turn. A few are checked at a time; the others wait, one queue per address, and the queues take
-turns. When all places are taken, one of the longest queue is sent away, chosen at random: from
-other addresses a flood cannot push a login out, and from the same one, such as a proxy's, an honest
-login has the chance of any other.
+A check takes about 30 ms of a core, so a flood of wrong logins must occupy neither every core nor every
+place in the queue. A few checks run at a time; the others wait, and addresses share the places. From a full
+queue one login of the address with the most is refused, chosen at random: a flood cannot displace logins of
+other addresses, and at its own address, such as a proxy's, a correct login has the same chance as any other.
 
-Names play no part: whether a name exists, or has ever logged in, must not show in the time an answer
-takes.
+User names play no part: the time of a response must not show whether a name exists or has ever logged in.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import random
-from collections import OrderedDict, deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from mongars.core.clock import SystemClock
 from mongars.core.errors import TooManyRequests
+from mongars.core.fair_queue import FairQueue, QueueFull, Share
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-_RETRY_SECONDS = 1.0
-_IPV6_PREFIX = 64  # what one subscriber is given
+    from mongars.core.clock import Clock
 
-Turn = asyncio.Future[bool]
+_RETRY_SECONDS = 1.0
+_LONGEST_WAIT = 60.0
+_IPV6_PREFIX = 64  # what one subscriber is given
 
 
 class LoginQueue:
-    """At most `running` turns at once and `waiting` logins that wait for one."""
+    """At most `running` checks at once and `waiting` logins that wait for one."""
 
     def __init__(
-        self, *, running: int, waiting: int = 128, choose: Callable[[int], int] = random.randrange
+        self,
+        *,
+        running: int,
+        waiting: int = 128,
+        choose: Callable[[int], int] = random.randrange,
+        clock: Clock | None = None,
     ) -> None:
-        self._free = running
-        self._places = waiting
-        self._choose = choose
-        self._queues: OrderedDict[str, deque[Turn]] = OrderedDict()
+        self._now = (clock or SystemClock()).monotonic
+        self._queue = FairQueue(lambda: running, most_waiting=waiting, choose=choose)
 
     @asynccontextmanager
     async def turn(self, address: str = "") -> AsyncIterator[None]:
-        """Hold a place while the block runs. Raises `TooManyRequests` if the queue dropped this login."""
-        await self._take(network_of(address))
+        """Hold a place while the block runs.
+
+        Raises `TooManyRequests` if the queue refused this login, or none was free for a minute.
+        """
+        share = Share(scope=network_of(address))
+        try:
+            await self._queue.acquire(share, self._now, seconds=_LONGEST_WAIT)
+        except (QueueFull, TimeoutError) as exc:
+            msg = "Too many logins at this moment. Try again in a second."
+            raise TooManyRequests(msg, retry_after=_RETRY_SECONDS) from exc
         try:
             yield
         finally:
-            self._give_back()
-
-    async def _take(self, network: str) -> None:
-        if self._free > 0:
-            self._free -= 1
-            return
-        turn: Turn = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(network, deque()).append(turn)
-        if sum(map(len, self._queues.values())) > self._places:
-            self._push_out()
-        try:
-            granted = await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.result():
-                self._give_back()
-            else:
-                self._leave(network, turn)
-            raise
-        if not granted:
-            msg = "Too many logins at this moment. Try again in a second."
-            raise TooManyRequests(msg, retry_after=_RETRY_SECONDS)
-
-    def _push_out(self) -> None:
-        network, queue = max(self._queues.items(), key=lambda entry: len(entry[1]))
-        turn = queue[self._choose(len(queue))]
-        self._leave(network, turn)
-        turn.set_result(False)
-
-    def _leave(self, network: str, turn: Turn) -> None:
-        queue = self._queues.get(network, deque())
-        if turn in queue:
-            queue.remove(turn)
-        if not queue:
-            self._queues.pop(network, None)
-
-    def _give_back(self) -> None:
-        while self._queues:
-            network, queue = next(iter(self._queues.items()))
-            turn = queue.popleft()
-            self._queues.move_to_end(network)
-            if not queue:
-                del self._queues[network]
-            if not turn.done():
-                turn.set_result(True)
-                return
-        self._free += 1
+            self._queue.release(share.scope, self._now())
 
 
 def network_of(address: str) -> str:

@@ -26,6 +26,7 @@ from mongars.core.observe import Note
 from mongars.persistence.conversations import SqlConversations
 from mongars.persistence.database import Database
 from mongars.persistence.sql_accounts import SqlAccounts
+from mongars.telemetry import names
 from mongars.telemetry.inference_metrics import InferenceMetrics
 from mongars.telemetry.instruments import Instruments
 from mongars.telemetry.logs import LogObserver, configure_logs
@@ -52,9 +53,9 @@ def api_app(settings: Settings) -> ASGIApp:
     instruments = Instruments(version=version("mongars"))
     observer = CompositeObserver(LogObserver(), InferenceMetrics(instruments))
     for warning in settings.warnings:
-        observer.observe(Note(name="settings.warning", values={"detail": warning}))
+        observer.observe(Note(log=names.SETTINGS_WARNING, values={"detail": warning}))
     if missing := no_fallback(settings):
-        observer.observe(Note(name="llm.no_fallback", values={"detail": missing}))
+        observer.observe(Note(log=names.NO_FALLBACK, values={"detail": missing}))
     parts = ApiParts.make(settings, observer=observer, instruments=instruments)
 
     @asynccontextmanager
@@ -65,9 +66,9 @@ def api_app(settings: Settings) -> ASGIApp:
             await stack.enter_async_context(parts.context.llm)
             await stack.enter_async_context(parts.context.embeddings)
             _spare_garbage_collection()
-            observer.observe(Note(name="api.started"))
+            observer.observe(Note(log=names.API_STARTED))
             yield
-            observer.observe(Note(name="api.stopped"))
+            observer.observe(Note(log=names.API_STOPPED))
 
     return build_app(parts.context, lifespan)
 

@@ -9,6 +9,7 @@ from mongars.core.observe import Note
 from mongars.protocol.http1.connections import Connections
 from mongars.protocol.http1.limits import HttpLimits
 from mongars.protocol.http1.server import guarded
+from mongars.telemetry import names
 
 if TYPE_CHECKING:
     from mongars.core.observe import Observer
@@ -61,7 +62,7 @@ def guarded_protocol(
     available = raise_descriptor_limit()
     advice = descriptor_advice(settings, available)
     if advice is not None:
-        observer.observe(Note(name="http.descriptors", values={"detail": advice}))
+        observer.observe(Note(log=names.HTTP_DESCRIPTORS, values={"detail": advice}))
     values = settings.environment
     limits = HttpLimits(
         connections=connections_within(settings, available),
@@ -70,7 +71,7 @@ def guarded_protocol(
     )
     return guarded(
         Connections(
-            limits, lambda refused: observer.observe(Note(name="http.refused", values=refused))
+            limits, lambda refused: observer.observe(Note(log=names.HTTP_REFUSED, values=refused))
         )
     )
 

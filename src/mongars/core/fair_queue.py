@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 LEAST_WEIGHT = 0.01
 MOST_WEIGHT = 100.0
@@ -88,6 +88,11 @@ class _ScopeUse:
         return self.service
 
 
+def newest(count: int) -> int:
+    """The index of the last of `count` requests."""
+    return count - 1
+
+
 class FairQueue:
     """Grants as many places as `capacity()` returns at that moment; it may return infinity."""
 
@@ -97,11 +102,17 @@ class FairQueue:
         *,
         most_waiting: int,
         soft: bool = False,
+        choose: Callable[[int], int] = newest,
     ) -> None:
-        """`soft`: the capacity may be exceeded by one; see above."""
+        """`soft`: the capacity may be exceeded by one; see above.
+
+        `choose`: of so many waiting requests of one account, oldest first, the index of the one that is
+        displaced from a full queue.
+        """
         self._capacity = capacity
         self._most_waiting = most_waiting
         self._soft = soft
+        self._choose = choose
         self._accounts: dict[str | None, _ScopeUse] = {}
         self._left: OrderedDict[str | None, float] = OrderedDict()
         """The service of accounts that left while others were here; the latest last."""
@@ -250,7 +261,7 @@ class FairQueue:
         self._bounded += change * bounded
 
     def _displace(self, newcomer: _ScopeUse, now: float) -> None:
-        """Send the newest request of the account with the most waiting ones away."""
+        """Refuse a waiting request of the account that has the most of them."""
 
         def waiting(account: _ScopeUse) -> tuple[float, float]:
             return len(account.queued) / account.weight, account.count(now)
@@ -258,8 +269,9 @@ class FairQueue:
         rivals = (a for a in self._accounts.values() if a is not newcomer)
         largest = max(rivals, key=waiting, default=newcomer)
         victim = largest if waiting(largest) > waiting(newcomer) else newcomer
-        waiter = next(_newest(victim), None)
-        if waiter is not None:  # else all were cancelled and are about to go
+        waiters = [waiter for waiter in victim.queued if not waiter.granted.done()]
+        if waiters:  # else all were cancelled and are about to leave
+            waiter = waiters[self._choose(len(waiters))]
             self._remove(victim, waiter)
             waiter.granted.set_exception(QueueFull())
 
@@ -279,7 +291,3 @@ class FairQueue:
         self._left[account.scope] = account.service
         if len(self._left) > MOST_REMEMBERED:
             self._left.popitem(last=False)
-
-
-def _newest(account: _ScopeUse) -> Iterator[_Waiter]:
-    return (waiter for waiter in reversed(account.queued) if not waiter.granted.done())

@@ -12,16 +12,29 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 """From the least to the most important."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEvent:
+    """The declaration of a kind of log line: a stable dotted name, its level and its meaning.
+
+    Each context declares its own, once, in its `log_events`; the reference is generated from them.
+    """
+
+    name: str
+    """Such as `llm.ray.fallback_local`."""
+    level: LogLevel
+    description: str
+
+
 class Event(Protocol):
-    """Something that happened, under a stable dotted name, without prompts, answers or secrets."""
+    """Something that happened, without prompts, answers or secrets."""
 
     @property
-    def name(self) -> str:
-        """Such as `llm.ray.fallback_local`."""
+    def log(self) -> LogEvent:
+        """The log line it becomes."""
         ...
 
     def fields(self) -> Mapping[str, object]:
-        """What is known about it."""
+        """The facts about it: fields of the log line."""
         ...
 
 
@@ -37,7 +50,7 @@ class Observer(Protocol):
 class Note:
     """An event without a class of its own."""
 
-    name: str
+    log: LogEvent
     values: Mapping[str, object] = field(default_factory=dict)
 
     def fields(self) -> Mapping[str, object]:

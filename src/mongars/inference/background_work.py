@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, Self
 
 from mongars.core.observe import Note
+from mongars.inference import log_events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,5 +67,5 @@ class BackgroundWork:
                 await worker.run()
             except Exception as error:  # noqa: BLE001 (the one supervised boundary)
                 crash = {"provider": worker.name, "error": type(error).__name__}
-                self._observer.observe(Note(name="llm.provider.crashed", values=crash))
+                self._observer.observe(Note(log=log_events.PROVIDER_CRASHED, values=crash))
             await self._clock.sleep(RESTART_PAUSE)

@@ -1,6 +1,6 @@
 """Events of inference, as frozen data; `telemetry` turns them into metrics and log lines.
 
-No event contains a prompt, an answer or a credential. `name` is the stable name of the log line.
+No event contains a prompt, an answer or a credential. `log` is the log line it becomes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from mongars.core.urls import endpoint_label
+from mongars.inference import log_events
 
 if TYPE_CHECKING:
+    from mongars.core.observe import LogEvent
     from mongars.inference.config import InferenceConfig
 
 AttemptFailure = Literal[
@@ -30,15 +32,15 @@ FallbackReason = Literal["ray_exception", "error_response", "empty_response"]
 Outcome = Literal["success", "fallback", "error", "cancelled"]
 """How a request ended, as in metrics and logs. `cancelled`: the client closed the connection."""
 
-_FAILURE_NAMES: dict[AttemptFailure, str] = {
-    "server_error": "llm.ray.server_error",
-    "client_error": "llm.ray.error_response",
-    "transport_error": "llm.ray.transport_error",
-    "timeout": "llm.ray.transport_error",
-    "error_response": "llm.ray.error_response",
-    "empty_response": "llm.ray.empty_response",
-    "invalid_json": "llm.ray.invalid_json",
-    "interrupted": "llm.ray.transport_error",
+_FAILURE_LOGS: dict[AttemptFailure, LogEvent] = {
+    "server_error": log_events.RAY_SERVER_ERROR,
+    "client_error": log_events.RAY_ERROR_RESPONSE,
+    "transport_error": log_events.RAY_TRANSPORT_ERROR,
+    "timeout": log_events.RAY_TRANSPORT_ERROR,
+    "error_response": log_events.RAY_ERROR_RESPONSE,
+    "empty_response": log_events.RAY_EMPTY_RESPONSE,
+    "invalid_json": log_events.RAY_INVALID_JSON,
+    "interrupted": log_events.RAY_TRANSPORT_ERROR,
 }
 
 
@@ -60,7 +62,7 @@ class RayEnabled(_Fields):
     """Ray is in use; emitted once at start."""
 
     endpoints: tuple[str, ...]
-    name = "llm.ray.enabled"
+    log = log_events.RAY_ENABLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ class RayDisabled(_Fields):
     """Ray is not in use, only local providers; emitted once at start."""
 
     reason: Literal["disabled_by_configuration", "empty_url_configuration"]
-    name = "llm.ray.disabled"
+    log = log_events.RAY_DISABLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ class _Attempt(_Fields):
 class AttemptStarted(_Attempt):
     """A request is sent to a Ray endpoint."""
 
-    name = "llm.ray.dispatch"
+    log = log_events.RAY_DISPATCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,7 @@ class AttemptSkipped(_Fields):
     endpoint: str
     path: str
     reason: str
-    name = "llm.ray.skipped"
+    log = log_events.RAY_SKIPPED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ class ScalingSeen(_Attempt):
 
     status_code: int | None
     delay_seconds: float
-    name = "llm.ray.scaling"
+    log = log_events.RAY_SCALING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +121,9 @@ class AttemptFailed(_Attempt):
     """Why a connection failed or broke, and what to do."""
 
     @property
-    def name(self) -> str:
-        """The log name that belongs to the reason."""
-        return _FAILURE_NAMES[self.reason]
+    def log(self) -> LogEvent:
+        """The log line of its reason."""
+        return _FAILURE_LOGS[self.reason]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +132,7 @@ class AttemptSucceeded(_Attempt):
 
     first_token_seconds: float
     seconds: float
-    name = "llm.ray.success"
+    log = log_events.RAY_SUCCESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +145,7 @@ class Hedged(_Fields):
     path: str
     after_seconds: float
     outcome: Literal["won", "lost"]
-    name = "llm.ray.hedge"
+    log = log_events.RAY_HEDGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,9 +159,10 @@ class EndpointChanged(_Fields):
     """Why it cannot be reached, if a background probe found it down."""
 
     @property
-    def name(self) -> str:
-        """`llm.ray.endpoint_down` or `llm.ray.endpoint_reachable`."""
-        return f"llm.ray.endpoint_{self.state}"
+    def log(self) -> LogEvent:
+        """One of two, by the state."""
+        down = self.state == "down"
+        return log_events.RAY_ENDPOINT_DOWN if down else log_events.RAY_ENDPOINT_REACHABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +173,7 @@ class FellBack(_Fields):
     task_type: str
     reason: FallbackReason
     cause: str
-    name = "llm.ray.fallback_local"
+    log = log_events.RAY_FALLBACK_LOCAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +186,9 @@ class LocalFailed(_Fields):
     cause: str
 
     @property
-    def name(self) -> str:
-        """`llm.ollama.error` or `llm.embedded.error`."""
-        return f"llm.{self.provider}.error"
+    def log(self) -> LogEvent:
+        """One for each local provider."""
+        return log_events.LOCAL_ERRORS[self.provider]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +200,7 @@ class Moved(_Fields):
     provider: str
     endpoint: str
     kind: Literal["continued", "restarted"]
-    name = "llm.moved"
+    log = log_events.MOVED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +214,7 @@ class LargerContext(_Fields):
     prompt_tokens: int
     context_tokens: int
     """Context window of the first model; 0 if unknown."""
-    name = "llm.larger_context"
+    log = log_events.LARGER_CONTEXT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +225,7 @@ class Unanswered(_Fields):
     task_type: str
     cause: str
     seconds: float
-    name = "llm.unanswered"
+    log = log_events.UNANSWERED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +249,7 @@ class Answered(_Fields):
     """Mid-stream failovers."""
     cache: Literal["hit", "shared", "miss"] | None = None
     """For cacheable requests: answered from the store, shared with another request, or generated."""
-    name = "llm.answered"
+    log = log_events.ANSWERED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +267,7 @@ class EmbeddingsEnded(_Fields):
     seconds: float
     reason: FallbackReason | None = None
     prompt_tokens: int | None = None
-    name = "llm.embeddings"
+    log = log_events.EMBEDDINGS
 
 
 def ray_event(config: InferenceConfig) -> RayEnabled | RayDisabled:

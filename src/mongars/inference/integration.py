@@ -9,6 +9,7 @@ from mongars.core.deadline import Deadline
 from mongars.core.errors import NotFound
 from mongars.core.generation import Sampling
 from mongars.core.observe import Note
+from mongars.inference import log_events
 from mongars.inference.background_work import BackgroundWork
 from mongars.inference.caching.coalescing import CoalescingCache
 from mongars.inference.chain import ProviderChain
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from mongars.core.clock import Clock
     from mongars.core.generation import Chunk, Completion, GenerationRequest
-    from mongars.core.observe import Observer
+    from mongars.core.observe import LogEvent, Observer
     from mongars.inference.chain import AnswerStream
     from mongars.inference.config import InferenceConfig
     from mongars.inference.provider import Provider, ProviderStatus, Route
@@ -133,21 +134,23 @@ class LLMIntegration:
 
         Not kept beyond this process. Raises `NotFound` for an unknown id.
         """
-        self._control(endpoint_id, "drained", [p.drain for p in self._providers])
+        self._control(
+            endpoint_id, log_events.RAY_ENDPOINT_DRAINED, [p.drain for p in self._providers]
+        )
 
     def reset(self, endpoint_id: str) -> None:
         """Forget failures, waits and latency of that endpoint, and use it again. Raises `NotFound`."""
-        self._control(endpoint_id, "reset", [p.reset for p in self._providers])
+        self._control(
+            endpoint_id, log_events.RAY_ENDPOINT_RESET, [p.reset for p in self._providers]
+        )
 
     def _control(
-        self, endpoint_id: str, action: str, methods: Sequence[Callable[[str], bool]]
+        self, endpoint_id: str, log: LogEvent, methods: Sequence[Callable[[str], bool]]
     ) -> None:
         if not any(method(endpoint_id) for method in methods):
             detail = f"There is no endpoint {endpoint_id!r}; see GET /internal/endpoints."
             raise NotFound(detail)
-        self._observer.observe(
-            Note(name=f"llm.ray.endpoint_{action}", values={"endpoint": endpoint_id})
-        )
+        self._observer.observe(Note(log=log, values={"endpoint": endpoint_id}))
 
     async def status(self) -> tuple[ProviderStatus, ...]:
         """The status of every provider, in order of preference."""

@@ -13,6 +13,7 @@ from ray import serve
 
 from mongars.core.errors import NotReady
 from mongars.core.observe import Note, Observer
+from mongars.serving import log_events
 from mongars.serving.config import DEPLOYMENT, ReplicaConfig, SamplingDefaults
 from mongars.serving.ingress import build_ingress
 
@@ -37,7 +38,7 @@ class LLMDeployment:
         name = serve.get_replica_context().replica_id.unique_id
         self._replica, self._observer = build_replica(ReplicaConfig.model_validate(config), name)
         await self._replica.start()
-        self._observer.observe(Note(name="llm.ray.deployment.ready", values={"replica": name}))
+        self._observer.observe(Note(log=log_events.DEPLOYMENT_READY, values={"replica": name}))
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
         """The application Serve routes requests to."""
@@ -53,10 +54,10 @@ class LLMDeployment:
             sampling = SamplingDefaults.model_validate(user_config)
         except ValidationError as exc:
             problem = {"detail": str(exc)}
-            self._observer.observe(Note(name="llm.ray.deployment.rejected", values=problem))
+            self._observer.observe(Note(log=log_events.DEPLOYMENT_REJECTED, values=problem))
             return
         self._replica.use_defaults(sampling)
-        self._observer.observe(Note(name="llm.ray.deployment.updated"))
+        self._observer.observe(Note(log=log_events.DEPLOYMENT_UPDATED))
 
     def check_health(self) -> None:
         """Raise `NotReady` if an active engine has failed; one that restarts is healthy."""

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 
-from mongars.telemetry.names import LEVEL_OF
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -59,8 +57,9 @@ class LogObserver:
 
     def observe(self, event: Event) -> None:
         """Write it."""
-        level = LEVELS[LEVEL_OF.get(event.name, "info")]
+        log = event.log
+        level = LEVELS[log.level]
         if not self._log.is_enabled_for(level):
             return
         with contextlib.suppress(OSError):  # a full disk must not fail an answer that needs none
-            self._log.log(level, event.name, **event.fields())
+            self._log.log(level, log.name, **event.fields())

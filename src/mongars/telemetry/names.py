@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from mongars.core.observe import LogLevel
+from mongars.core.observe import LogEvent
+from mongars.engines.log_events import LOG_EVENTS as ENGINE_EVENTS
+from mongars.inference.log_events import LOG_EVENTS as INFERENCE_EVENTS
+from mongars.serving.log_events import LOG_EVENTS as REPLICA_EVENTS
 
 MetricKind = Literal["counter", "histogram", "gauge"]
 
@@ -26,15 +28,6 @@ class Metric:
     unit: str
     description: str
     attributes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogEvent:
-    """One log line by its name."""
-
-    name: str
-    level: LogLevel
-    description: str
 
 
 RAY_REQUESTS = Metric(
@@ -139,152 +132,37 @@ METRICS = (
     TOKENS,
 )
 
-LOG_EVENTS = (
-    LogEvent(name="api.started", level="info", description="The API listens."),
-    LogEvent(name="api.stopped", level="info", description="The API stopped."),
-    LogEvent(name="settings.warning", level="warning", description="A setting looks wrong."),
-    LogEvent(
-        name="http.refused",
-        level="warning",
-        description="Requests and connections refused before they were read, by reason; a sum.",
-    ),
-    LogEvent(
-        name="http.descriptors",
-        level="warning",
-        description="The limit of open files leaves room for fewer connections than configured.",
-    ),
-    LogEvent(
-        name="llm.no_fallback",
-        level="warning",
-        description="This host has no local model: nothing answers while Ray Serve cannot.",
-    ),
-    LogEvent(name="engine.died", level="warning", description="An engine process ended."),
-    LogEvent(
-        name="engine.stuck",
-        level="warning",
-        description="A running engine produced no output for too long and is replaced.",
-    ),
-    LogEvent(name="engine.lost", level="warning", description="The Ollama server is gone."),
-    LogEvent(name="engine.found", level="info", description="The Ollama server is back."),
-    LogEvent(
-        name="engine.restarted", level="warning", description="An engine that had ended runs again."
-    ),
-    LogEvent(
-        name="engine.failed",
-        level="error",
-        description="An engine failed too often and is not started again.",
-    ),
-    LogEvent(
-        name="llm.provider.crashed",
-        level="error",
-        description="A provider raised an unexpected error; the next one is used.",
-    ),
-    LogEvent(
-        name="engine.restart_failed",
-        level="error",
-        description="An engine that ended could not be started again.",
-    ),
-    LogEvent(
-        name="llm.answered",
-        level="info",
-        description="A response ended: its outcome, provider, times and token counts.",
-    ),
-    LogEvent(
-        name="llm.embeddings",
-        level="info",
-        description="A request for embeddings ended: its outcome, provider, time and counts.",
-    ),
-    LogEvent(
-        name="llm.moved",
-        level="warning",
-        description="A response that was cut continues on another endpoint or provider.",
-    ),
-    LogEvent(
-        name="llm.larger_context",
-        level="info",
-        description="The prompt was too long for one model; a larger one answers.",
-    ),
-    LogEvent(name="llm.unanswered", level="error", description="Every provider failed."),
-    LogEvent(
-        name="llm.ray.enabled", level="info", description="Requests are sent to Ray Serve first."
-    ),
-    LogEvent(
-        name="llm.ray.disabled",
-        level="warning",
-        description="Requests are answered by local providers only.",
-    ),
-    LogEvent(
-        name="llm.ray.dispatch", level="info", description="A request is sent to an endpoint."
-    ),
-    LogEvent(
-        name="llm.ray.skipped",
-        level="debug",
-        description="A request was sent to no endpoint; each one's state is the reason.",
-    ),
-    LogEvent(name="llm.ray.success", level="debug", description="An attempt was answered."),
-    LogEvent(
-        name="llm.ray.scaling",
-        level="info",
-        description="An endpoint is busy or scaling; it is not used for a while.",
-    ),
-    LogEvent(
-        name="llm.ray.hedge",
-        level="info",
-        description="A first token was late and the request was sent to a second endpoint as well.",
-    ),
-    LogEvent(name="llm.ray.server_error", level="warning", description="An endpoint answered 5xx."),
-    LogEvent(
-        name="llm.ray.transport_error",
-        level="warning",
-        description="An endpoint did not respond, or its connection broke.",
-    ),
-    LogEvent(
-        name="llm.ray.error_response", level="warning", description="An endpoint returned an error."
-    ),
-    LogEvent(
-        name="llm.ray.empty_response",
-        level="warning",
-        description="An endpoint returned a response without text.",
-    ),
-    LogEvent(
-        name="llm.ray.invalid_json",
-        level="error",
-        description="An endpoint returned a response that cannot be parsed.",
-    ),
-    LogEvent(
-        name="llm.ray.fallback_local",
-        level="warning",
-        description="Ray Serve could not begin an answer; the local providers take over.",
-    ),
-    LogEvent(
-        name="llm.ray.endpoint_down",
-        level="warning",
-        description="An endpoint is down and not used.",
-    ),
-    LogEvent(
-        name="llm.ray.endpoint_reachable",
-        level="info",
-        description="An endpoint that was down responds again.",
-    ),
-    LogEvent(
-        name="llm.ray.endpoint_drained",
-        level="info",
-        description="An operator took an endpoint out of use.",
-    ),
-    LogEvent(
-        name="llm.ray.endpoint_reset",
-        level="info",
-        description="An operator reset the failure history of an endpoint.",
-    ),
-    LogEvent(name="llm.ollama.error", level="warning", description="Ollama could not answer."),
-    LogEvent(name="llm.embedded.error", level="warning", description="The embedded engine failed."),
-    LogEvent(name="llm.ray.deployment.ready", level="info", description="A replica serves."),
-    LogEvent(name="llm.ray.deployment.updated", level="info", description="New sampling defaults."),
-    LogEvent(
-        name="llm.ray.deployment.rejected",
-        level="error",
-        description="A configuration was refused; the replica keeps the previous one.",
-    ),
+API_STARTED = LogEvent(name="api.started", level="info", description="The API listens.")
+API_STOPPED = LogEvent(name="api.stopped", level="info", description="The API stopped.")
+SETTINGS_WARNING = LogEvent(
+    name="settings.warning",
+    level="warning",
+    description="A setting looks wrong.",
+)
+HTTP_REFUSED = LogEvent(
+    name="http.refused",
+    level="warning",
+    description="Requests and connections refused before they were read, by reason; a sum.",
+)
+HTTP_DESCRIPTORS = LogEvent(
+    name="http.descriptors",
+    level="warning",
+    description="The limit of open files leaves room for fewer connections than configured.",
+)
+NO_FALLBACK = LogEvent(
+    name="llm.no_fallback",
+    level="warning",
+    description="This host has no local model: nothing answers while Ray Serve cannot.",
 )
 
-LEVEL_OF: dict[str, LogLevel] = {event.name: event.level for event in LOG_EVENTS}
+LOG_EVENTS = (
+    API_STARTED,
+    API_STOPPED,
+    SETTINGS_WARNING,
+    HTTP_REFUSED,
+    HTTP_DESCRIPTORS,
+    NO_FALLBACK,
+    *ENGINE_EVENTS,
+    *INFERENCE_EVENTS,
+    *REPLICA_EVENTS,
+)

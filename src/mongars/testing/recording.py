@@ -23,7 +23,7 @@ class RecordingObserver:
     @property
     def names(self) -> list[str]:
         """The log names of what happened, in order."""
-        return [event.name for event in self.events]
+        return [event.log.name for event in self.events]
 
     def of(self, kind: type[E]) -> list[E]:
         """The events of one kind, in order."""

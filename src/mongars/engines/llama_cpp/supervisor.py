@@ -11,6 +11,7 @@ import aiohttp
 from mongars.core.background import Background
 from mongars.core.errors import InferenceFailed, NotReady
 from mongars.core.observe import Note, Observer, Silent
+from mongars.engines import log_events
 from mongars.engines.engine import EngineStatus
 from mongars.engines.llama_cpp.process import LlamaCppProcess
 from mongars.protocol.body import encode
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mongars.core.clock import Clock
+    from mongars.core.observe import LogEvent
     from mongars.engines.llama_cpp.config import LlamaCppConfig
 
 RESTART_PAUSE = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -161,7 +163,7 @@ class LlamaCppSupervisor:
             code = await self.process.wait()
             deaths = 1 if self._clock.monotonic() - born > STABLE_AFTER else deaths + 1
             last_words = self.process.last_words()
-            self._say("engine.died", exit_code=code, last_words=last_words)
+            self._emit(log_events.ENGINE_DIED, exit_code=code, last_words=last_words)
             restarts = self.status.restarts
             self.status = EngineStatus(state="restarting", detail=last_words, restarts=restarts)
             await self._drop_child()
@@ -172,7 +174,7 @@ class LlamaCppSupervisor:
         while self.process is None:
             if deaths > GIVE_UP_AFTER:
                 self.status = EngineStatus(state="failed", detail=reason, restarts=restarts)
-                self._say("engine.failed", detail=reason)
+                self._emit(log_events.ENGINE_FAILED, detail=reason)
                 return deaths
             restarts += 1
             self.status = EngineStatus(state="restarting", detail=reason, restarts=restarts)
@@ -182,8 +184,8 @@ class LlamaCppSupervisor:
             except InferenceFailed as error:
                 deaths += 1
                 reason = str(error)
-                self._say("engine.restart_failed", detail=reason)
-        self._say("engine.restarted", restarts=restarts)
+                self._emit(log_events.ENGINE_RESTART_FAILED, detail=reason)
+        self._emit(log_events.ENGINE_RESTARTED, restarts=restarts)
         return deaths
 
     async def _check_child(self) -> None:
@@ -212,7 +214,7 @@ class LlamaCppSupervisor:
             silence = self.silence
             if unheard >= UNHEARD_CHECKS or silence > self._config.stuck_after:
                 unheard = 0
-                self._say("engine.stuck", pid=child.pid, silent_seconds=round(silence, 1))
+                self._emit(log_events.ENGINE_STUCK, pid=child.pid, silent_seconds=round(silence, 1))
                 child.kill()
 
     async def _healthy(self) -> bool:
@@ -224,5 +226,5 @@ class LlamaCppSupervisor:
             return False
         return True
 
-    def _say(self, name: str, **values: str | float) -> None:
-        self._observer.observe(Note(name=name, values=values))
+    def _emit(self, log: LogEvent, **values: str | float) -> None:
+        self._observer.observe(Note(log=log, values=values))

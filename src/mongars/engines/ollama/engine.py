@@ -27,6 +27,7 @@ from mongars.core.errors import (
 )
 from mongars.core.observe import Note, Observer, Silent
 from mongars.core.urls import endpoint_label
+from mongars.engines import log_events
 from mongars.engines.engine import EngineStatus
 from mongars.protocol.body import encode, json_object
 from mongars.protocol.ollama import (
@@ -228,7 +229,7 @@ class OllamaEngine:
             return
         restarts = self._status.restarts + 1
         self._status = EngineStatus(state="restarting", detail=detail, restarts=restarts)
-        self._observer.observe(Note(name="engine.lost", values={"detail": detail}))
+        self._observer.observe(Note(log=log_events.ENGINE_LOST, values={"detail": detail}))
         self._search.start()
 
     async def _until_back(self) -> None:
@@ -243,7 +244,7 @@ class OllamaEngine:
             self._markers = await self._known_markers()
             if self._status.state == "restarting":  # not stopped meanwhile
                 self._status = EngineStatus(state="ready", restarts=self._status.restarts)
-                self._observer.observe(Note(name="engine.found"))
+                self._observer.observe(Note(log=log_events.ENGINE_FOUND))
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> MongarsError:
         try:

@@ -15,6 +15,7 @@ from mongars.core.errors import InferenceFailed, NotReady
 from mongars.core.generation import Origin
 from mongars.core.observe import Note, Observer, Silent
 from mongars.core.optional import require
+from mongars.engines import log_events
 from mongars.engines.adapter_folder import check_adapter
 from mongars.engines.engine import EngineStatus
 from mongars.engines.vllm import environment
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from mongars.core.clock import Clock
     from mongars.core.generation import GenerationRequest
+    from mongars.core.observe import LogEvent
     from mongars.engines.adapter_folder import AdapterFolder
     from mongars.engines.vllm.config import VllmConfig
     from mongars.engines.vllm.llm import Llm, Loading
@@ -208,13 +210,13 @@ class VllmEngine:
         if self._folder is not None:
             reason = environment.logged_reason(self._folder) or DIED
         self._status = EngineStatus(state="failed", detail=reason)
-        self._say("engine.failed", detail=reason)
+        self._emit(log_events.ENGINE_FAILED, detail=reason)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _say(self, name: str, **values: str | int) -> None:
-        self._observer.observe(Note(name=name, values=values))
+    def _emit(self, log: LogEvent, **values: str | int) -> None:
+        self._observer.observe(Note(log=log, values=values))
 
 
 def _check(adapter: AdapterFolder, config: VllmConfig) -> None:
