@@ -12,6 +12,8 @@ from mongars.api.key_cache import KeyCache
 from mongars.api.throttle import LoginThrottle
 from mongars.conversation.chat import Chat, ChatConfig
 from mongars.core.clock import SystemClock
+from mongars.core.observe import Silent
+from mongars.inference.embedding_service import EmbeddingService
 from mongars.persistence.conversations import SqlConversations
 from mongars.persistence.sql_accounts import SqlAccounts
 
@@ -44,7 +46,12 @@ class Api:
 
 
 def make_context(
-    database: Database, llm: LLMIntegration, metrics: Instruments, **settings: Any
+    database: Database,
+    llm: LLMIntegration,
+    metrics: Instruments,
+    *,
+    embeddings: EmbeddingService | None = None,
+    **settings: Any,
 ) -> ApiContext:
     history = SqlConversations(database, CLOCK)
     chat = ChatConfig(context_tokens=CONTEXT_TOKENS, answer_tokens=64)
@@ -52,6 +59,7 @@ def make_context(
         config=ApiConfig(**{**SETTINGS, **settings}),
         clock=CLOCK,
         llm=llm,
+        embeddings=embeddings or EmbeddingService((), clock=CLOCK, observer=Silent()),
         chat=Chat(history, llm, clock=CLOCK, config=chat),
         history=history,
         database=database,

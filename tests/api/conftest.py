@@ -15,8 +15,12 @@ from mongars.core.observe import Silent
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.inference.config import InferenceConfig
 from mongars.inference.embedded import Embedded
+from mongars.inference.embedding_service import EmbeddingService
 from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.integration import LLMIntegration
+from mongars.inference.local_embedder import LocalEmbedder
+from mongars.inference.ray.embedding_exchange import RayEmbeddings
+from mongars.inference.ray.http_exchange import ExchangeContext
 from mongars.inference.ray.provider import RayServe
 from mongars.persistence.config import DatabaseConfig
 from mongars.persistence.database import Database
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 
     from mongars.api.context import ApiContext
     from mongars.api.dialect import RouteTable
+    from mongars.core.observe import Observer
+    from mongars.engines.embedder import Embedder
+    from mongars.inference.embedding import EmbeddingProvider
     from mongars.inference.provider import Provider
 
 
@@ -42,7 +49,8 @@ if TYPE_CHECKING:
 def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]:
     """Starts an API whose engine follows a plan; `settings` are those of its `ApiConfig`.
 
-    `more` are route tables beside those of the product.
+    `more` are route tables beside those of the product; `client` further fields of its
+    `InferenceConfig`.
     """
 
     @asynccontextmanager
@@ -51,6 +59,9 @@ def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]
         *,
         endpoints: tuple[str, ...] = (),
         cache_bytes: int = 0,
+        embedder: Embedder | None = None,
+        observer: Observer | None = None,
+        client: dict[str, Any] | None = None,
         more: tuple[Callable[[ApiContext], RouteTable], ...] = (),
         **settings: Any,
     ) -> AsyncIterator[Api]:
@@ -63,22 +74,29 @@ def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]
             use_ray=bool(endpoints),
             sampling=Sampling(max_tokens=64),
             answer_cache_bytes=cache_bytes,
+            **(client or {}),
         )
-        observer = CompositeObserver(Silent(), InferenceMetrics(metrics))
+        observer = CompositeObserver(observer or Silent(), InferenceMetrics(metrics))
+        embedding_providers: list[EmbeddingProvider] = []
         providers: list[Provider] = [Embedded(engine, config)]
         if endpoints:
             http = HttpPool(config)
             ray = RayServe(config, http, clock=CLOCK, observer=observer, random=lambda: 0.5)
             providers.insert(0, ray)
+            exchange = ExchangeContext(config=config, http=http, clock=CLOCK)
+            embedding_providers.append(RayEmbeddings(ray.client, exchange))
+        if embedder is not None:
+            embedding_providers.append(LocalEmbedder(embedder, config))
+        embeddings = EmbeddingService(tuple(embedding_providers), clock=CLOCK, observer=observer)
         llm = LLMIntegration(config, tuple(providers), clock=CLOCK, observer=observer)
         async with Database(database_config) as database:
-            context = make_context(database, llm, metrics, **settings)
+            context = make_context(database, llm, metrics, embeddings=embeddings, **settings)
             keys = [await add_user(database, name) for name in ("alice", "bob")]
             admin_key = await add_user(database, "carol", is_admin=True)
 
             @asynccontextmanager
             async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-                async with llm:
+                async with llm, embeddings:
                     yield
                 metrics.close()
 

@@ -2,7 +2,7 @@
 
 import pytest
 from node_client import COMMON, check, node_version
-from waits import EMBEDDINGS, TOOLS
+from waits import TOOLS
 
 CLIENT = (
     9,
@@ -16,7 +16,7 @@ CLIENT = (
     [
         *COMMON,
         pytest.param("forced_tool_call", marks=TOOLS),
-        pytest.param("embeddings", marks=EMBEDDINGS),
+        "embeddings",
         "completions",
     ],
 )

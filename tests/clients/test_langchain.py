@@ -11,7 +11,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
-from waits import EMBEDDINGS, RESPONSES, TOOLS
+from waits import RESPONSES, TOOLS
 
 CLIENT = (3, "langchain-openai", lambda: version("langchain-openai"))
 
@@ -115,7 +115,6 @@ def test_structured_output_by_function_calling(make):
     assert isinstance(pets.invoke("A cat named Tom, aged 3."), Pet)
 
 
-@EMBEDDINGS
 def test_embeddings(url, key):
     vectors = OpenAIEmbeddings(
         model="mongars", base_url=url, api_key=key, check_embedding_ctx_length=False

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import litellm
 import pytest
-from waits import EMBEDDINGS, RESPONSES, TOOLS
+from waits import RESPONSES, TOOLS
 
 CLIENT = (4, "litellm", lambda: version("litellm"))
 HELLO = [{"role": "user", "content": "Say hello."}]
@@ -101,7 +101,6 @@ def test_forced_tool_call(options):
     assert answer.choices[0].message.tool_calls
 
 
-@EMBEDDINGS
 def test_embeddings(options):
     kept = {name: options[name] for name in ("model", "api_base", "api_key")}
     assert litellm.embedding(input=["Hello"], **kept).data

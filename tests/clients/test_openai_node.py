@@ -2,7 +2,7 @@
 
 import pytest
 from node_client import COMMON, check, node_version
-from waits import EMBEDDINGS, RESPONSES, TOOLS
+from waits import RESPONSES, TOOLS
 
 CLIENT = (2, "openai (Node)", lambda: node_version("openai"))
 
@@ -14,7 +14,7 @@ CLIENT = (2, "openai (Node)", lambda: node_version("openai"))
         "models",
         "json_mode",
         pytest.param("forced_tool_call", marks=TOOLS),
-        pytest.param("embeddings", marks=EMBEDDINGS),
+        "embeddings",
         "completions",
         pytest.param("responses", marks=RESPONSES),
     ],

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import openai
 import pytest
 from pydantic import BaseModel
-from waits import EMBEDDINGS, RESPONSES, TOOLS
+from waits import RESPONSES, TOOLS
 
 CLIENT = (1, "openai (Python)", lambda: version("openai"))
 HELLO = [{"role": "user", "content": "Say hello."}]
@@ -184,7 +184,6 @@ def test_forced_tool_call_is_refused_by_name(client):
     assert caught.value.param == "tool_choice"
 
 
-@EMBEDDINGS
 def test_embeddings(client):
     assert client.embeddings.create(model="mongars", input="Hello").data[0].embedding
 

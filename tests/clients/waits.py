@@ -4,4 +4,3 @@ import pytest
 
 TOOLS = pytest.mark.xfail(strict=True, reason="tools")
 RESPONSES = pytest.mark.xfail(strict=True, reason="the Responses API")
-EMBEDDINGS = pytest.mark.xfail(strict=True, reason="/v1/embeddings of the API")

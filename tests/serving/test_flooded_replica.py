@@ -10,15 +10,19 @@ import pytest
 
 from mongars.core.deadline import Deadline
 from mongars.core.errors import Overloaded
+from mongars.core.fair_queue import Share
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.engines.fake import FakeEngine, FakePlan
+from mongars.engines.fake_embedder import FakeEmbedder
 from mongars.protocol.generate import GenerateRequest, request_body
 from mongars.serving.config import ReplicaConfig
 from mongars.serving.replica import Replica
 from mongars.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+
+    from mongars.engines.embedder import Embeddings
 
 GENERATION = 10.0
 """Seconds of one choice."""
@@ -130,3 +134,44 @@ async def test_weight_reaches_the_replica_and_counts_there() -> None:
         for task in tasks:
             task.cancel()
     await world.replica.aclose()
+
+
+class SlowEmbedder(FakeEmbedder):
+    """Takes ten seconds for each request, on the clock of the test."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        await self._clock.sleep(GENERATION)
+        return await super().embed(texts)
+
+
+async def test_a_flood_of_embeddings_lets_another_account_in() -> None:
+    """Eight requests of A wait when B's arrives: it is served after the one under way."""
+    clock = ManualClock()
+    replica = Replica(
+        {"general": FakeEngine(FakePlan(), clock=clock)},
+        ReplicaConfig(),
+        clock=clock,
+        replica_id="r1",
+        embedder=SlowEmbedder(clock),
+    )
+    await replica.start()
+    done: list[str] = []
+
+    async def embed(scope: str) -> None:
+        share = Share(scope=scope)
+        await replica.embed(["tea"], Deadline.after(clock, 10_000), share=share)
+        done.append(scope)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(9):
+            group.create_task(embed("A"))
+        await clock.advance(1)
+        group.create_task(embed("B"))
+        for _ in range(100):
+            await clock.advance(1)
+    assert done == ["A", "B"] + ["A"] * 8
+    await replica.aclose()

@@ -37,22 +37,27 @@ def arrival(clock: Clock) -> Arrival:
     return Arrival(clock, clock.monotonic())
 
 
-def answer_headers(
-    request_id: str, *, route: RouteInfo, origin: Origin, overhead: float
-) -> dict[str, str]:
-    """Response headers that name the engine of an answer and how it was reached.
+def route_headers(request_id: str, *, route: RouteInfo, overhead: float) -> dict[str, str]:
+    """Headers that name the provider and how it was reached.
 
-    `overhead` is the gateway's own time until the first token, in seconds.
+    `overhead` is the gateway's own time until the response started, in seconds.
     """
-    found = {
+    return {
         headers.REQUEST_ID: request_id,
         headers.PROVIDER: route.provider,
         headers.ENDPOINT: route.endpoint,
         headers.ATTEMPTS: str(route.attempts),
         headers.OVERHEAD_MS: f"{max(0.0, overhead) * 1000:.1f}",
         headers.FALLBACK: "true" if route.fallback else "false",
-        headers.ADAPTER_VERSION: origin.adapter_version,
     }
+
+
+def answer_headers(
+    request_id: str, *, route: RouteInfo, origin: Origin, overhead: float
+) -> dict[str, str]:
+    """The same, and the adapter and replica of a generated answer."""
+    found = route_headers(request_id, route=route, overhead=overhead)
+    found[headers.ADAPTER_VERSION] = origin.adapter_version
     if route.cache is not None:
         found[headers.CACHE] = route.cache
     if origin.adapter_digest is not None:

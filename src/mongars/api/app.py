@@ -15,7 +15,9 @@ from mongars.api.fast_path import FastPath
 from mongars.api.health import health_routes
 from mongars.api.internal import internal_routes
 from mongars.api.login import login_routes
+from mongars.api.ollama_embeddings import ollama_embedding_routes
 from mongars.api.ollama_routes import ollama_routes
+from mongars.api.openai_embeddings import embedding_routes
 from mongars.api.request_ids import RequestIds
 from mongars.api.text_completions import completions_routes
 from mongars.protocol.head import HeadAsGet
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
 
 ROUTES: tuple[Callable[[ApiContext], RouteTable], ...] = (
     completions_routes,
+    embedding_routes,
     conversation_routes,
     ollama_routes,
+    ollama_embedding_routes,
     login_routes,
     internal_routes,
 )

@@ -97,13 +97,13 @@ class ChatCompletionsRoutes:
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`: every served model."""
         await principal_of(request, self._context.authenticator)
-        cards = [self._card(name) for name in self._models.names]
+        cards = [self._card(name) for name in self._models.listed]
         return JSONResponse({"object": "list", "data": cards})
 
     async def model(self, request: Request, name: str) -> Response:
         """`GET /v1/models/{name}`: one model; slashes in its name may be escaped. Raises `ModelUnknown`."""
         await principal_of(request, self._context.authenticator)
-        self._models.check(name)
+        self._models.check_listed(name)
         return JSONResponse(self._card(name))
 
     async def chat_completions(self, request: Request) -> Response:

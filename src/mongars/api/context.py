@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mongars.conversation.chat import Chat
     from mongars.conversation.history import History
     from mongars.core.clock import Clock
+    from mongars.inference.embedding_service import EmbeddingService
     from mongars.inference.integration import LLMIntegration
 
 
@@ -36,6 +37,8 @@ class ApiConfig:
     model_name: str
     coding_model: str | None = None
     """The model for tasks about code; None if the general model handles them."""
+    embedding_model: str | None = None
+    """The model of embeddings; None if none is served."""
     version: str
     no_fallback: str = ""
     """The reason why there is no local provider; empty if there is one."""
@@ -55,6 +58,7 @@ class ApiContext:
     config: ApiConfig
     clock: Clock
     llm: LLMIntegration
+    embeddings: EmbeddingService
     chat: Chat
     history: History
     database: HealthCheck

@@ -45,6 +45,10 @@ _ANSWER_HEADERS = {
     for name, meaning in _ANSWERED.items()
 }
 
+_ROUTE_HEADERS = {
+    name: meaning for name, meaning in _ANSWER_HEADERS.items() if name != headers.ADAPTER_VERSION
+}
+
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     headers.SESSION_ID: ("Which conversation it belongs to.", {"maxLength": 100}),
     headers.REQUEST_TIMEOUT_MS: (
@@ -112,6 +116,21 @@ def problem(status: int, error: type[BaseModel] = schemas.Problem) -> dict[str, 
 
 OPEN: dict[str, Any] = {"security": []}
 """`openapi_extra` of a route that needs no key."""
+
+
+def embedding(
+    request: type[BaseModel],
+    example: dict[str, Any],
+    response: type[BaseModel],
+    *,
+    error: type[BaseModel],
+) -> dict[str, Any]:
+    """The descriptions of a route that embeds texts."""
+    statuses = (*READING, *BODY, *_ANSWERING)
+    return {
+        "openapi_extra": body(request, example, parameters=_READ),
+        "responses": responses(reference(response), *statuses, error=error, headers=_ROUTE_HEADERS),
+    }
 
 
 def answering(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import ModelUnknown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mongars.api.context import ApiConfig
 
 MODEL_ALIAS = "mongars"
@@ -20,7 +23,13 @@ class ServedModels:
         coding = [] if config.coding_model is None else [config.coding_model]
         self._coding = config.coding_model
         self.names = tuple(dict.fromkeys([config.model_name, *coding, MODEL_ALIAS]))
-        """The names of all served models, without duplicates."""
+        """Every name of a model that generates text, without repetition."""
+        embedding = config.embedding_model
+        self._embedding = embedding
+        self.listed = tuple(
+            dict.fromkeys([*self.names, *([] if embedding is None else [embedding])])
+        )
+        """Every name, that of the embedding model last."""
 
     def check(self, name: str) -> None:
         """Raise `ModelUnknown` for a name that is not served."""
@@ -28,6 +37,28 @@ class ServedModels:
             served = ", ".join(map(repr, self.names))
             detail = f"The model {name!r} does not exist here. Served: {served}."
             raise ModelUnknown(detail, param="model")
+
+    def check_listed(self, name: str) -> None:
+        """Raise `ModelUnknown` for a name that no model has, of whatever kind."""
+        if name not in self.listed:
+            self.check(name)
+
+    def find_embedding(self, name: str, *, same: Callable[[str, str], bool] = operator.eq) -> str:
+        """The embedding model that this name means: its own, none at all, or `mongars`.
+
+        `same` compares two names. Raises `ModelUnknown`: vectors of different models cannot be
+        compared, so another model never answers instead.
+        """
+        if self._embedding is None:
+            detail = "No embedding model is served here. Set RAY_EMBEDDING_MODEL and provision it."
+            raise ModelUnknown(detail, param="model")
+        if not name or same(name, self._embedding) or same(name, MODEL_ALIAS):
+            return self._embedding
+        detail = (
+            f"The model {name!r} gives no embeddings here. Use {self._embedding!r}"
+            f" (RAY_EMBEDDING_MODEL) or {MODEL_ALIAS!r}."
+        )
+        raise ModelUnknown(detail, param="model")
 
     def task_type(self, name: str) -> str:
         """The task type of a request that names this model."""

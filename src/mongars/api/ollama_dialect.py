@@ -64,11 +64,28 @@ class OllamaModels:
     def __init__(self, context: ApiContext) -> None:
         self._served = ServedModels(context.config)
         self.names = tuple(tagged(name) for name in self._served.names)
-        """Every name, with its tag."""
+        """Every name of a model that generates text, with its tag."""
+        self.listed = tuple(tagged(name) for name in self._served.listed)
+        """Every name, with its tag; that of the embedding model last."""
 
     def find(self, name: str) -> str:
-        """The served model for a name, with or without a tag. Raises `ModelUnknown` with Ollama's wording."""
-        for served in self._served.names:
+        """The served name that this name means. Raises `ModelUnknown` in Ollama's words."""
+        return self._find(name, self._served.names)
+
+    def find_listed(self, name: str) -> str:
+        """The same among all models, of whatever kind."""
+        return self._find(name, self._served.listed)
+
+    def find_embedding(self, name: str) -> str:
+        """The embedding model that this name means; see `ServedModels.find_embedding`."""
+        return self._served.find_embedding(name, same=same_model)
+
+    def gives_embeddings(self, served: str) -> bool:
+        """Whether a served name is that of the embedding model alone."""
+        return served not in self._served.names
+
+    def _find(self, name: str, among: Sequence[str]) -> str:
+        for served in among:
             if same_model(name, served):
                 return served
         detail = f"model '{name}' not found"

@@ -106,7 +106,7 @@ class OllamaRoutes:
     async def ollama_tags(self, request: Request) -> Response:
         """The served models."""
         await principal_of(request, self._context.authenticator)
-        found = [bodies.model_body(n, modified_at=self._since) for n in self._models.names]
+        found = [bodies.model_body(n, modified_at=self._since) for n in self._models.listed]
         return JSONResponse({"models": found})
 
     async def ollama_show(self, request: Request) -> Response:
@@ -114,9 +114,15 @@ class OllamaRoutes:
         await principal_of(request, self._context.authenticator)
         limit = self._context.config.max_body_bytes
         read = await read_json(request, requests.OllamaShowRequest, limit=limit)
-        name = self._models.find(read.model or read.name)
-        window = self._context.config.context_tokens
-        return JSONResponse(bodies.show_body(name, modified_at=self._since, context_tokens=window))
+        name = self._models.find_listed(read.model or read.name)
+        embedding = self._models.gives_embeddings(name)
+        shown = bodies.show_body(
+            name,
+            modified_at=self._since,
+            context_tokens=None if embedding else self._context.config.context_tokens,
+            capability="embedding" if embedding else "completion",
+        )
+        return JSONResponse(shown)
 
     async def ollama_ps(self, request: Request) -> Response:
         """The loaded models: all that are served, once a provider is up."""

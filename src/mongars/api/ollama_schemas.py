@@ -47,6 +47,22 @@ class OllamaGenerated(OllamaAnswered):
     thinking: str | None = None
 
 
+class OllamaEmbedded(BaseModel):
+    """The response of `/api/embed`; durations are in nanoseconds."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int
+    load_duration: int
+    prompt_eval_count: int
+
+
+class OllamaEmbedding(BaseModel):
+    """The response of `/api/embeddings`."""
+
+    embedding: list[float]
+
+
 class OllamaDetails(BaseModel):
     """Details of a model; what is unknown is empty."""
 
@@ -121,6 +137,8 @@ class OllamaError(BaseModel):
 RESPONSES = (
     OllamaChat,
     OllamaGenerated,
+    OllamaEmbedded,
+    OllamaEmbedding,
     OllamaTags,
     OllamaRunning,
     OllamaShown,

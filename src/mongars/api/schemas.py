@@ -124,6 +124,30 @@ class TextCompletion(BaseModel):
     usage: CompletionUsage | None = None
 
 
+class Embedding(BaseModel):
+    """The vector of one text: a list of numbers, or their float32 bytes as base64."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """Tokens of the texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    """The vectors in the order of the texts, all of one model."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
 class ApiError(BaseModel):
     """The text, type, parameter and code of an error."""
 

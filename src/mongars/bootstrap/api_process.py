@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import hmac
-import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,20 +16,13 @@ from mongars.api.context import ApiConfig, ApiContext
 from mongars.api.credentials import Passwords, TokenConfig, Tokens
 from mongars.api.key_cache import KeyCache
 from mongars.api.throttle import LoginThrottle
+from mongars.bootstrap.api_models import build_models, secret_key
 from mongars.bootstrap.connection_limits import guarded_protocol
 from mongars.bootstrap.memory import give_memory_back
-from mongars.bootstrap.model import configured_model, no_fallback
-from mongars.bootstrap.secrets import ensure_secret
+from mongars.bootstrap.model import no_fallback
 from mongars.conversation.chat import Chat, ChatConfig
 from mongars.core.clock import SystemClock
 from mongars.core.observe import Note
-from mongars.engines.llama_cpp.config import LlamaCppConfig
-from mongars.engines.llama_cpp.engine import LlamaCppEngine
-from mongars.inference.embedded import Embedded
-from mongars.inference.http.http_pool import HttpPool
-from mongars.inference.integration import LLMIntegration
-from mongars.inference.ollama.provider import Ollama
-from mongars.inference.ray.provider import RayServe
 from mongars.persistence.conversations import SqlConversations
 from mongars.persistence.database import Database
 from mongars.persistence.sql_accounts import SqlAccounts
@@ -50,14 +40,11 @@ if TYPE_CHECKING:
 
     from mongars.core.clock import Clock
     from mongars.core.observe import Observer
-    from mongars.inference.provider import Provider
     from mongars.settings import Settings
 
 DRAIN_SECONDS = 3
 KEEP_ALIVE_SECONDS = 75
 GARBAGE_THRESHOLD = 10_000
-EMBEDDED_SLOTS = 2
-"""Requests the embedded engine answers at once: it is a stand-in, on a machine that does more."""
 
 
 def api_app(settings: Settings) -> ASGIApp:
@@ -77,6 +64,7 @@ def api_app(settings: Settings) -> ASGIApp:
             stack.callback(instruments.close)
             await stack.enter_async_context(parts.database)
             await stack.enter_async_context(parts.context.llm)
+            await stack.enter_async_context(parts.context.embeddings)
             _spare_garbage_collection()
             observer.observe(Note(log=names.API_STARTED))
             yield
@@ -129,13 +117,15 @@ class ApiParts:
         clock = SystemClock()
         database = Database(settings.database())
         history = SqlConversations(database, clock)
-        llm = build_llm(settings, clock=clock, observer=observer)
+        models = build_models(settings, clock=clock, observer=observer)
+        llm = models.llm
         context = ApiContext(
             config=ApiConfig(
                 model_name=model_name(settings, "general"),
                 coding_model=None
                 if settings.environment.coding_model is None
                 else model_name(settings, "coding"),
+                embedding_model=models.embedding_model,
                 version=version("mongars"),
                 no_fallback=no_fallback(settings),
                 max_body_bytes=settings.environment.max_body_bytes,
@@ -144,6 +134,7 @@ class ApiParts:
             ),
             clock=clock,
             llm=llm,
+            embeddings=models.embeddings,
             chat=Chat(history, llm, clock=clock, config=chat_config(settings)),
             history=history,
             database=database,
@@ -151,61 +142,6 @@ class ApiParts:
             metrics=instruments,
         )
         return cls(context=context, database=database)
-
-
-def build_llm(settings: Settings, *, clock: Clock, observer: Observer) -> LLMIntegration:
-    """The provider chain: Ray Serve, Ollama, embedded engine, as far as each is configured."""
-    config = dataclasses.replace(
-        settings.inference(),
-        no_fallback=no_fallback(settings),
-        cache_salt_key=_cache_salt_key(settings),
-    )
-    http = HttpPool(config)
-    engine = embedded_engine(settings, clock=clock, observer=observer)
-    providers: list[Provider] = []
-    if config.ray_active:
-        ray = RayServe(
-            config,
-            http,
-            clock=clock,
-            observer=observer,
-            random=random.random,
-            sole_provider=engine is None and config.ollama_host is None,
-        )
-        providers.append(ray)
-    if config.ollama_host is not None:
-        providers.append(Ollama(config, http, clock=clock))
-    if engine is not None:
-        window = settings.environment.context_tokens
-        providers.append(Embedded(engine, config, context_tokens=window))
-    return LLMIntegration(config, tuple(providers), clock=clock, observer=observer)
-
-
-def embedded_engine(
-    settings: Settings, *, clock: Clock, observer: Observer
-) -> LlamaCppEngine | None:
-    """llama.cpp with the provisioned model; None when there is no model on this machine."""
-    found = configured_model(settings)
-    if found is None:
-        return None
-    config = LlamaCppConfig(
-        model_path=found.path,
-        model_name=found.name,
-        slots=EMBEDDED_SLOTS,
-        context_tokens=settings.environment.context_tokens,
-        prompt_cache_scope=settings.environment.prompt_cache_scope,
-    )
-    return LlamaCppEngine(config, clock=clock, observer=observer)
-
-
-def _secret_key(settings: Settings) -> str:
-    """The secret that all API processes of a deployment share."""
-    given = settings.environment.secret_key
-    return ensure_secret(settings.home, "jwt") if given is None else given.get_secret_value()
-
-
-def _cache_salt_key(settings: Settings) -> bytes:
-    return hmac.digest(_secret_key(settings).encode(), b"cache_salt", "sha256")
 
 
 def model_name(settings: Settings, role: str) -> str:
@@ -233,7 +169,7 @@ def chat_config(settings: Settings) -> ChatConfig:
 
 def build_authenticator(settings: Settings, database: Database, *, clock: Clock) -> Authenticator:
     """The authenticator over the accounts and keys of this database."""
-    config = TokenConfig(secret=_secret_key(settings), minutes=settings.environment.token_minutes)
+    config = TokenConfig(secret=secret_key(settings), minutes=settings.environment.token_minutes)
     return Authenticator(
         SqlAccounts(database, clock),
         tokens=Tokens(config, clock),

@@ -94,7 +94,12 @@ class ContextLengthExceeded(CallerError):
     code = "context_length_exceeded"
 
     def __init__(
-        self, detail: str = "", *, prompt_tokens: int = 0, context_tokens: int = 0
+        self,
+        detail: str = "",
+        *,
+        prompt_tokens: int = 0,
+        context_tokens: int = 0,
+        param: str = "messages",
     ) -> None:
         # Client libraries recognise this error by these words: "prompt is too long" (LangChain) and
         # "This model's maximum context length is" (LiteLLM).
@@ -103,7 +108,7 @@ class ContextLengthExceeded(CallerError):
             or f"The prompt is too long: {prompt_tokens} tokens. This model's maximum context length"
             f" is {context_tokens} tokens, prompt and answer together. Please reduce the length of"
             " the messages.",
-            param="messages",
+            param=param,
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens

@@ -19,9 +19,8 @@ DIMENSIONS = 64
 class FakeEmbedder:
     """An implementation of `engines.embedder.Embedder` that hashes words."""
 
-    model = "fake-embedding"
-
-    def __init__(self, *, context_tokens: int = 512) -> None:
+    def __init__(self, *, context_tokens: int = 512, model: str = "fake-embedding") -> None:
+        self.model = model
         self._context_tokens = context_tokens
         self.status = EngineStatus(state="stopped")
 
@@ -41,7 +40,9 @@ class FakeEmbedder:
         words = [text.lower().split() or [""] for text in texts]
         longest = max(map(len, words), default=0)
         if longest > self._context_tokens:
-            raise ContextLengthExceeded(prompt_tokens=longest, context_tokens=self._context_tokens)
+            raise ContextLengthExceeded(
+                prompt_tokens=longest, context_tokens=self._context_tokens, param="input"
+            )
         return Embeddings(
             vectors=tuple(_vector(each) for each in words),
             prompt_tokens=sum(map(len, words)),

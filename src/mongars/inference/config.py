@@ -109,7 +109,11 @@ class InferenceConfig:
 
     def first_token_seconds(self, request: GenerationRequest) -> float:
         """Seconds that the first content token of this request may take on Ray."""
-        return self.timeout + self._reading_time(request)
+        return self.first_result_seconds(request.prompt_bytes)
+
+    def first_result_seconds(self, size: int) -> float:
+        """The same for a request with so many bytes of text."""
+        return self.timeout + self._reading_time(size)
 
     def start_by(self, seconds: float, deadline: Deadline) -> Deadline:
         """When a result from Ray must have started, at most `seconds` from now.
@@ -123,8 +127,8 @@ class InferenceConfig:
 
     def local_start_by(self, request: GenerationRequest, deadline: Deadline) -> Deadline:
         """The deadline for the first token from a local server, which may have to load its model first."""
-        seconds = max(self.timeout, self.idle_timeout) + self._reading_time(request)
+        seconds = max(self.timeout, self.idle_timeout) + self._reading_time(request.prompt_bytes)
         return Deadline.after(deadline.clock, min(seconds, deadline.remaining()))
 
-    def _reading_time(self, request: GenerationRequest) -> float:
-        return self.seconds_per_1k_prompt_tokens * request.prompt_bytes / BYTES_PER_TOKEN / 1000
+    def _reading_time(self, size: int) -> float:
+        return self.seconds_per_1k_prompt_tokens * size / BYTES_PER_TOKEN / 1000

@@ -11,8 +11,6 @@ from mongars.core.errors import (
     AdapterUnavailable,
     AdapterUnknown,
     DeadlineExceeded,
-    NotReady,
-    WorldError,
 )
 from mongars.engines.slot_table import SlotTable
 from mongars.inference.provider import (
@@ -22,6 +20,7 @@ from mongars.inference.provider import (
     ProviderStatus,
     ProviderStream,
 )
+from mongars.inference.start_on_demand import IDLE_SECONDS, StartOnDemand
 from mongars.inference.streams.decoding import SseDecoder
 from mongars.inference.streams.reader import AnswerReader
 
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 ENDPOINT = "in-process"
 WAITING = 16
 """Requests that may wait for a slot of each engine."""
-IDLE_SECONDS = 300.0
-"""After so long without a request, the engines are stopped and their memory is freed."""
 
 _STATES: dict[EngineState, ProviderState] = {
     "stopped": "unknown",
@@ -52,8 +49,7 @@ _STATES: dict[EngineState, ProviderState] = {
 class Embedded:
     """Answers with engines that are started when a request needs them and stopped when idle.
 
-    An engine is started by `run`, not by the request that needs it: a request that is cancelled does
-    not stop the start, and other requests wait for the same one.
+    See `StartOnDemand`: a request that is cancelled does not stop a start.
     """
 
     name: ProviderName = "embedded"
@@ -73,12 +69,7 @@ class Embedded:
         self.slot_table.add("general", engine)
         self._config = config
         self._context_tokens = context_tokens
-        self._idle_seconds = idle_seconds
-        self._used_at = 0.0
-        self._changing = asyncio.Lock()
-        self._to_start: asyncio.Queue[QueuedEngine] = asyncio.Queue()
-        self._starts: dict[QueuedEngine, asyncio.Future[WorldError | None]] = {}
-        """The starts that requests wait for."""
+        self._on_demand = StartOnDemand(self.slot_table.stop_unused, idle_seconds=idle_seconds)
 
     @asynccontextmanager
     async def open(
@@ -100,7 +91,7 @@ class Embedded:
             try:
                 with attempts.waiting():
                     async with asyncio.timeout(deadline.remaining()):
-                        await self._ready(queued)
+                        await self._on_demand.ready(queued.engine)
                         blocks = await stack.enter_async_context(admitted.stream())
                         reader = AnswerReader(
                             blocks,
@@ -122,7 +113,7 @@ class Embedded:
                     continued=complete.continue_from is not None,
                 )
             finally:
-                self._used_at = asyncio.get_running_loop().time()
+                self._on_demand.record_use()
 
     async def context_tokens(self) -> int | None:
         """As configured."""
@@ -130,19 +121,7 @@ class Embedded:
 
     async def run(self) -> None:
         """Start each engine when a request needs it; stop all of them when they are idle."""
-        try:
-            while True:
-                try:
-                    async with asyncio.timeout(self._idle_seconds / 2):
-                        queued = await self._to_start.get()
-                except TimeoutError:
-                    await self._stop_if_idle()
-                    continue
-                if queued in self._starts:  # else a `run` that ended has reported it already
-                    self._finish_start(queued, await _start(queued.engine))
-        finally:
-            for queued in tuple(self._starts):
-                self._finish_start(queued, NotReady("The embedded engine is being shut down."))
+        await self._on_demand.run()
 
     async def status(self) -> ProviderStatus:
         """The state of the active engine."""
@@ -167,34 +146,3 @@ class Embedded:
         weight = self._config.share(request.scope).weight
         weighted = dataclasses.replace(request, weight=weight)
         return queued.complete(weighted, self._config.sampling)
-
-    async def _ready(self, queued: QueuedEngine) -> None:
-        """Wait until the engine can answer, starting it if it is stopped. Raises why it cannot."""
-        async with self._changing:  # held for long only while the engines are being stopped
-            if queued.engine.status.state in {"ready", "restarting"}:
-                return  # while it restarts, the engine itself raises `NotReady`
-            started = self._starts.get(queued)
-            if started is None:
-                started = asyncio.get_running_loop().create_future()
-                self._starts[queued] = started
-                self._to_start.put_nowait(queued)
-        error = await asyncio.shield(started)
-        if error is not None:
-            raise error
-
-    async def _stop_if_idle(self) -> None:
-        async with self._changing:
-            # A request that comes from here on waits in `_ready` until the engines are stopped.
-            if asyncio.get_running_loop().time() - self._used_at >= self._idle_seconds:
-                await self.slot_table.stop_unused()
-
-    def _finish_start(self, queued: QueuedEngine, outcome: WorldError | None) -> None:
-        self._starts.pop(queued).set_result(outcome)
-
-
-async def _start(engine: Engine) -> WorldError | None:
-    try:
-        await engine.start()
-    except WorldError as error:
-        return error
-    return None

@@ -252,6 +252,24 @@ class Answered(_Fields):
     log = log_events.ANSWERED
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingsEnded(_Fields):
+    """A request for embeddings ended with `outcome`, `seconds` after it was read."""
+
+    request_id: str
+    task_type: str
+    provider: str
+    endpoint: str
+    attempts: int
+    fallback: bool
+    outcome: Outcome
+    texts: int
+    seconds: float
+    reason: FallbackReason | None = None
+    prompt_tokens: int | None = None
+    log = log_events.EMBEDDINGS
+
+
 def ray_event(config: InferenceConfig) -> RayEnabled | RayDisabled:
     """The start event: whether the configuration uses Ray."""
     if config.ray_active:

@@ -10,6 +10,7 @@ from mongars.core.errors import NotFound
 from mongars.core.generation import Sampling
 from mongars.core.observe import Note
 from mongars.inference import log_events
+from mongars.inference.background_work import BackgroundWork
 from mongars.inference.caching.coalescing import CoalescingCache
 from mongars.inference.chain import ProviderChain
 from mongars.inference.events import ray_event
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from mongars.inference.chain import AnswerStream
     from mongars.inference.config import InferenceConfig
     from mongars.inference.provider import Provider, ProviderStatus, Route
-
-
-RESTART_PAUSE = 1.0
-"""Seconds before a provider's failed background work is started again."""
 
 
 class LLMIntegration:
@@ -59,33 +56,15 @@ class LLMIntegration:
             if config.answer_cache_bytes
             else chain
         )
-        self._tasks = asyncio.TaskGroup()
-        self._background: list[asyncio.Task[None]] = []
+        self._work = BackgroundWork(providers, clock=clock, observer=observer)
         observer.observe(ray_event(config))
 
     async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
-        self._background = [self._tasks.create_task(self._run(p)) for p in self._providers]
+        await self._work.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._background:
-            task.cancel()
-        try:
-            await self._tasks.__aexit__(None, None, None)  # an exception of the body is not wrapped
-        finally:
-            for provider in self._providers:
-                await provider.aclose()
-
-    async def _run(self, provider: Provider) -> None:
-        """A provider's background work, restarted if it fails, so that other work continues."""
-        while True:
-            try:
-                await provider.run()
-            except Exception as error:  # noqa: BLE001 (the one supervised boundary)
-                crash = {"provider": provider.name, "error": type(error).__name__}
-                self._observer.observe(Note(log=log_events.PROVIDER_CRASHED, values=crash))
-            await self._clock.sleep(RESTART_PAUSE)
+        await self._work.__aexit__()
 
     def open(
         self, request: GenerationRequest, *, deadline: Deadline | None = None

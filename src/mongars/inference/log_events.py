@@ -14,6 +14,11 @@ ANSWERED = LogEvent(
     level="info",
     description="A response ended: its outcome, provider, times and token counts.",
 )
+EMBEDDINGS = LogEvent(
+    name="llm.embeddings",
+    level="info",
+    description="A request for embeddings ended: its outcome, provider, time and counts.",
+)
 MOVED = LogEvent(
     name="llm.moved",
     level="warning",
@@ -124,6 +129,7 @@ EMBEDDED_ERROR = LogEvent(
 LOG_EVENTS = (
     PROVIDER_CRASHED,
     ANSWERED,
+    EMBEDDINGS,
     MOVED,
     LARGER_CONTEXT,
     UNANSWERED,

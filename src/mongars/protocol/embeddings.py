@@ -1,58 +1,187 @@
-"""The OpenAI dialect of embeddings: `POST /v1/embeddings`."""
+"""Requests for embeddings in OpenAI's and Ollama's protocols, and the vectors in responses.
+
+A vector travels through the gateway as the bytes of its float32 numbers, little-endian: what OpenAI's
+own clients request as `base64`, and a fraction of the work that lists of numbers take.
+"""
 
 from __future__ import annotations
 
 import base64
+import binascii
 import struct
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+import orjson
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from mongars.core.errors import InvalidRequest
-from mongars.protocol.parameters import EMBEDDINGS_REFUSED, RefusedParameter
+from mongars.core.errors import InvalidAnswer, InvalidRequest
+from mongars.core.fair_queue import LEAST_WEIGHT, MOST_WEIGHT
+from mongars.protocol.parameters import (
+    EMBEDDINGS_REFUSED,
+    OLLAMA_EMBEDDINGS_REFUSED,
+    RefusedParameter,
+)
+from mongars.protocol.problems import read_count
 from mongars.protocol.wire_model import WireModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MOST_TEXTS = 2048
+FLOAT_BYTES = 4
+EncodingFormat = Literal["float", "base64"]
+
+
+def _texts_only(value: object) -> object:
+    entries = value if isinstance(value, list) else [value]
+    if entries and all(isinstance(entry, int | list) for entry in entries):
+        message = "holds token numbers, which are those of one tokenizer; send the text itself"
+        raise ValueError(message)
+    return value
+
+
+def _not_empty(value: str | list[str]) -> str | list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not texts or not all(text.strip() for text in texts):
+        message = "holds no text, or an empty one"
+        raise ValueError(message)
+    if len(texts) > MOST_TEXTS:
+        message = f"holds {len(texts)} texts; at most {MOST_TEXTS} are read at once"
+        raise ValueError(message)
+    return value
+
+
+Texts = Annotated[str | list[str], BeforeValidator(_texts_only), AfterValidator(_not_empty)]
+"""A text or a list of texts; token numbers are not accepted, since they name no tokenizer."""
 
 
 class EmbeddingRequest(WireModel):
-    """A text or a list of texts; token ids are not understood, since they name no tokenizer."""
+    """Body of `POST /v1/embeddings`. An empty model means the one that is configured."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = EMBEDDINGS_REFUSED
 
-    input: str | list[str]
-    model: str = Field(min_length=1)
-    encoding_format: Literal["float", "base64"] = "float"
+    input: Texts
+    model: str = ""
+    encoding_format: EncodingFormat = "float"
     dimensions: int | None = Field(default=None, ge=1)
-
-    @field_validator("input", mode="before")
-    @classmethod
-    def _texts_only(cls, value: object) -> object:
-        entries = value if isinstance(value, list) else [value]
-        if entries and all(isinstance(entry, int | list) for entry in entries):
-            message = "holds token numbers, which are those of one tokenizer; send the text itself"
-            raise ValueError(message)
-        return value
-
-    @field_validator("input")
-    @classmethod
-    def _some(cls, value: str | list[str]) -> str | list[str]:
-        texts = [value] if isinstance(value, str) else value
-        if not texts or not all(text.strip() for text in texts):
-            message = "holds no text, or an empty one"
-            raise ValueError(message)
-        if len(texts) > MOST_TEXTS:
-            message = f"holds {len(texts)} texts; at most {MOST_TEXTS} are read at once"
-            raise ValueError(message)
-        return value
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The texts, whichever form they came in."""
         return (self.input,) if isinstance(self.input, str) else tuple(self.input)
+
+
+class ReplicaEmbeddingRequest(EmbeddingRequest):
+    """The same on a replica, where the API adds for which account it is."""
+
+    cache_salt: str | None = Field(default=None, max_length=200)
+    """An opaque name of the account, for its share of the slots."""
+    weight: float | None = Field(default=None, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
+    """How much the account gets where slots are short, compared with an account of weight 1."""
+
+
+class OllamaEmbedRequest(WireModel):
+    """Body of Ollama's `POST /api/embed`. `options`, `keep_alive` and `truncate` change nothing."""
+
+    refused: ClassVar[dict[str, RefusedParameter]] = OLLAMA_EMBEDDINGS_REFUSED
+
+    input: Texts
+    model: str = ""
+    dimensions: int | None = Field(default=None, ge=1)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts, whichever form they came in."""
+        return (self.input,) if isinstance(self.input, str) else tuple(self.input)
+
+
+class OllamaEmbeddingsRequest(WireModel):
+    """Body of Ollama's older `POST /api/embeddings`: one text."""
+
+    prompt: Annotated[str, AfterValidator(_not_empty)]
+    model: str = ""
+    dimensions: None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text."""
+        return (self.prompt,)
+
+
+def pack(vector: Sequence[float]) -> bytes:
+    """The numbers as float32, little-endian. Raises `OverflowError` or `struct.error`."""
+    return struct.pack(f"<{len(vector)}f", *vector)
+
+
+def unpack(vector: bytes) -> tuple[float, ...]:
+    """The numbers of a packed vector."""
+    return struct.unpack(f"<{len(vector) // FLOAT_BYTES}f", vector)
+
+
+def request_body(
+    texts: Sequence[str], *, model: str, cache_salt: str | None, weight: float
+) -> dict[str, Any]:
+    """The request to a replica; vectors are requested as `base64`."""
+    body: dict[str, Any] = {"input": list(texts), "model": model, "encoding_format": "base64"}
+    if cache_salt is not None:
+        body["cache_salt"] = cache_salt
+    if weight != 1:
+        body["weight"] = weight
+    return body
+
+
+def read_embeddings(body: dict[str, Any], *, count: int) -> tuple[tuple[bytes, ...], int, str]:
+    """The packed vectors, the number of tokens and the model in the response for `count` texts.
+
+    Raises `InvalidAnswer` if there is not one vector for each text, all of one length.
+    """
+    try:
+        entries = sorted(body["data"], key=lambda entry: int(entry["index"]))
+        vectors = tuple(_packed(entry["embedding"]) for entry in entries)
+        tokens = read_count(body["usage"]["prompt_tokens"])
+        model = str(body["model"])
+    except (KeyError, TypeError, ValueError, OverflowError, struct.error) as exc:
+        detail = "The response does not contain embeddings in OpenAI's format."
+        raise InvalidAnswer(detail) from exc
+    lengths = {len(vector) for vector in vectors}
+    if len(vectors) != count or len(lengths) != 1 or lengths.pop() % FLOAT_BYTES:
+        detail = f"The response does not contain one vector for each of the {count} texts."
+        raise InvalidAnswer(detail)
+    return vectors, tokens, model
+
+
+def _packed(found: object) -> bytes:
+    if isinstance(found, str):
+        try:
+            return base64.b64decode(found, validate=True)
+        except binascii.Error as exc:
+            raise ValueError(str(exc)) from exc
+    if isinstance(found, list) and found:
+        return pack(found)
+    message = "no vector"
+    raise ValueError(message)
+
+
+def written_entry(index: int, vector: bytes, *, encoding_format: EncodingFormat) -> orjson.Fragment:
+    """An entry of `data`, written as JSON already."""
+    packed = encoding_format == "base64"
+    embedding = base64.b64encode(vector).decode("ascii") if packed else unpack(vector)
+    return orjson.Fragment(
+        orjson.dumps({"object": "embedding", "index": index, "embedding": embedding})
+    )
+
+
+def response_body(data: Sequence[object], *, model: str, prompt_tokens: int) -> dict[str, Any]:
+    """The response with these entries."""
+    usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
+    return {"object": "list", "data": data, "model": model, "usage": usage}
+
+
+def check_dimensions(wanted: int | None, *, found: int, model: str) -> None:
+    """Raise `InvalidRequest` if other dimensions are requested than the model's own."""
+    if wanted not in {None, found}:
+        detail = f"dimensions: {model} gives {found}, not {wanted}."
+        raise InvalidRequest(detail, param="dimensions")
 
 
 def embeddings_body(
@@ -62,20 +191,16 @@ def embeddings_body(
     model: str,
     prompt_tokens: int,
 ) -> dict[str, Any]:
-    """The response. Raises `InvalidRequest` where the request demands other dimensions than the model's."""
-    found = len(vectors[0])
-    if request.dimensions not in {None, found}:
-        detail = f"dimensions: {model} gives {found}, not {request.dimensions}."
-        raise InvalidRequest(detail, param="dimensions")
+    """The response of a replica. Raises `InvalidRequest`, see `check_dimensions`."""
+    check_dimensions(request.dimensions, found=len(vectors[0]), model=model)
     encode = _base64 if request.encoding_format == "base64" else list
     data = [
         {"object": "embedding", "index": index, "embedding": encode(vector)}
         for index, vector in enumerate(vectors)
     ]
-    usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
-    return {"object": "list", "data": data, "model": model, "usage": usage}
+    return response_body(data, model=model, prompt_tokens=prompt_tokens)
 
 
 def _base64(vector: Sequence[float]) -> str:
-    """Little-endian float32, as OpenAI's own client reads it."""
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+    """As OpenAI's own client reads it."""
+    return base64.b64encode(pack(vector)).decode("ascii")

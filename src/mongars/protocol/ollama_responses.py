@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from mongars.core.generation import FinishReason, Usage
@@ -44,6 +44,16 @@ def done_fields(
         found["prompt_eval_count"] = usage.prompt_tokens
         found["eval_count"] = usage.completion_tokens
     return found
+
+
+def embed_body(
+    vectors: Sequence[object], *, model: str, prompt_tokens: int, durations: Mapping[str, float]
+) -> dict[str, Any]:
+    """The response of `/api/embed`; `durations` are in seconds and become nanoseconds."""
+    found: dict[str, Any] = {"model": model, "embeddings": vectors}
+    for name, seconds in durations.items():
+        found[name] = int(max(0.0, seconds) * NANOSECONDS)
+    return {**found, "prompt_eval_count": prompt_tokens}
 
 
 DETAILS: dict[str, Any] = {
@@ -85,8 +95,14 @@ def running_body(
     return found if context_tokens is None else {**found, "context_length": context_tokens}
 
 
-def show_body(name: str, *, modified_at: str, context_tokens: int | None) -> dict[str, Any]:
-    """The response of `/api/show`. Clients read the context length from the field named after the architecture."""
+def show_body(
+    name: str,
+    *,
+    modified_at: str,
+    context_tokens: int | None,
+    capability: Literal["completion", "embedding"] = "completion",
+) -> dict[str, Any]:
+    """The response of `/api/show`; clients look for a context length under the architecture's name."""
     info: dict[str, Any] = {"general.architecture": "mongars", "general.basename": name}
     if context_tokens is not None:
         info["mongars.context_length"] = context_tokens
@@ -96,6 +112,6 @@ def show_body(name: str, *, modified_at: str, context_tokens: int | None) -> dic
         "template": "",
         "details": DETAILS,
         "model_info": info,
-        "capabilities": ["completion"],
+        "capabilities": [capability],
         "modified_at": modified_at,
     }

@@ -173,6 +173,11 @@ EMBEDDINGS_REFUSED: dict[str, RefusedParameter] = {
 }
 """The refused parameters of embeddings, under the names that other servers use."""
 
+OLLAMA_EMBEDDINGS_REFUSED: dict[str, RefusedParameter] = {
+    name: rule for name, rule in EMBEDDINGS_REFUSED.items() if name != "truncate"
+}
+"""Of Ollama's `/api/embed`, whose clients send `truncate: true`: a long text is refused all the same."""
+
 
 def check_parameters(given: Mapping[str, Any], refused: Mapping[str, RefusedParameter]) -> None:
     """Raise `ValueError` for the first field whose value is refused; the message begins with its name."""

@@ -116,15 +116,17 @@ def error_from(
     """
     kind = _BY_CODE.get(_OURS.get(code, code), errors.InferenceFailed)
     found = body or {}
+    given = found.get("param")
+    param = given if isinstance(given, str) else None
     if issubclass(kind, errors.ContextLengthExceeded):
         return kind(
             detail,
             prompt_tokens=count_or_0(found.get("prompt_tokens")),
             context_tokens=count_or_0(found.get("context_tokens")),
+            param=param or "messages",
         )
     if issubclass(kind, CallerError):
-        param = found.get("param")
-        return kind(detail, param=param if isinstance(param, str) else None)
+        return kind(detail, param=param)
     if issubclass(kind, errors.RetryableLater):
         return kind(detail, retry_after=retry_after)
     if issubclass(kind, errors.AllProvidersFailed):

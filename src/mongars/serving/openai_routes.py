@@ -8,8 +8,9 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from mongars.core.errors import ModelUnknown, MongarsError
+from mongars.core.fair_queue import Share
 from mongars.protocol import headers
-from mongars.protocol.embeddings import EmbeddingRequest, embeddings_body
+from mongars.protocol.embeddings import ReplicaEmbeddingRequest, embeddings_body
 from mongars.protocol.openai import model_card
 from mongars.protocol.problems import openai_body, retry_after_header, status_of
 from mongars.serving.access import check_token, read_body
@@ -44,7 +45,7 @@ class OpenAIRoutes:
         try:
             config = self._replica.config
             check_token(request, config.token_sha256)
-            body = await read_body(request, EmbeddingRequest, limit=config.max_body_bytes)
+            body = await read_body(request, ReplicaEmbeddingRequest, limit=config.max_body_bytes)
             model = self._replica.embedding_model
             if model is not None and body.model not in {"", model}:
                 # Vectors of different models cannot be compared.
@@ -57,10 +58,11 @@ class OpenAIRoutes:
         return ReplicaResponse(lambda answer: self._embed(answer, body, deadline))
 
     async def _embed(
-        self, answer: ResponseWriter, body: EmbeddingRequest, deadline: Deadline
+        self, answer: ResponseWriter, body: ReplicaEmbeddingRequest, deadline: Deadline
     ) -> None:
         try:
-            found = await self._replica.embed(body.texts, deadline)
+            share = Share(scope=body.cache_salt or None, weight=body.weight or 1.0)
+            found = await self._replica.embed(body.texts, deadline, share=share)
             whole: dict[str, Any] = embeddings_body(
                 found.vectors,
                 request=body,

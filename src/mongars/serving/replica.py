@@ -13,6 +13,7 @@ from mongars.core.errors import (
     GenerationInterrupted,
     NotFound,
 )
+from mongars.core.fair_queue import EVERYBODY
 from mongars.engines.admission import Admission
 from mongars.engines.slot_table import SlotTable
 from mongars.protocol.accumulate import AnswerAccumulator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from mongars.core.clock import Clock
+    from mongars.core.fair_queue import Share
     from mongars.core.generation import Completion, GenerationRequest, Origin, TaskRole
     from mongars.engines.embedder import Embedder, Embeddings
     from mongars.engines.engine import Engine, EngineStatus
@@ -146,8 +148,10 @@ class Replica:
         seconds = limit if milliseconds is None else min(milliseconds / 1000, limit)
         return Deadline.after(self.clock, seconds)
 
-    async def embed(self, texts: Sequence[str], deadline: Deadline) -> Embeddings:
-        """The embedding vectors of texts, in order.
+    async def embed(
+        self, texts: Sequence[str], deadline: Deadline, *, share: Share = EVERYBODY
+    ) -> Embeddings:
+        """Vectors of texts; `share`: the account that the request counts for.
 
         Raises `NotFound` where no embedding model is configured, what `Admission.slot` and
         `Embedder.embed` raise, and `DeadlineExceeded`.
@@ -155,7 +159,7 @@ class Replica:
         if self._embedder is None:
             detail = "No embedding model is served here; see RAY_EMBEDDING_MODEL."
             raise NotFound(detail)
-        async with self._reading.slot(deadline):
+        async with self._reading.slot(deadline, share):
             try:
                 async with asyncio.timeout(deadline.remaining()):
                     return await self._embedder.embed(texts)

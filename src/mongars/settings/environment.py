@@ -294,8 +294,9 @@ class Environment(BaseModel):
     embedding_model: Annotated[str | None, Switch] = variable(
         "RAY_EMBEDDING_MODEL",
         EMBEDDING_MODEL,
-        "Model behind /v1/embeddings: the built-in one, a path to a GGUF file, or `none`, which is"
-        " also what vllm has by itself.",
+        "Model behind /v1/embeddings and /api/embed: the built-in one, a path to a GGUF file, or"
+        " `none`, which is also what vllm has by itself. The API sends its name with every request, and"
+        " vectors of another model never answer: set the same for the Serve application and the API.",
     )
     temperature: float = variable("RAY_MODEL_TEMPERATURE", 0.7, "Sampling default.", ge=0, le=2)
     top_p: float = variable("RAY_MODEL_TOP_P", 0.9, "Sampling default.", gt=0, le=1)

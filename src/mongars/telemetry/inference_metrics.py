@@ -10,6 +10,7 @@ from mongars.inference.events import (
     AttemptSkipped,
     AttemptStarted,
     AttemptSucceeded,
+    EmbeddingsEnded,
     FellBack,
     Hedged,
     Moved,
@@ -44,6 +45,7 @@ class InferenceMetrics:
             Moved: self._moved,
             Answered: self._answered,
             Unanswered: self._unanswered,
+            EmbeddingsEnded: self._embeddings_ended,
             RayEnabled: self._ray_enabled,
         }
         # A counter without a first value has no series: ratios over it are empty, and `increase`
@@ -100,6 +102,14 @@ class InferenceMetrics:
         for kind, count in counts:
             if count is not None:
                 self._add(names.TOKENS, {"provider": event.provider, "type": kind}, count)
+
+    def _embeddings_ended(self, event: EmbeddingsEnded) -> None:
+        self._add(names.REQUESTS, {"outcome": event.outcome})
+        where = {"provider": event.provider, "outcome": event.outcome}
+        self._record(names.DURATION, event.seconds, where)
+        if event.prompt_tokens:
+            counted = {"provider": event.provider, "type": "input"}
+            self._add(names.TOKENS, counted, event.prompt_tokens)
 
     def _unanswered(self, event: Unanswered) -> None:
         self._add(names.REQUESTS, {"outcome": "error"})

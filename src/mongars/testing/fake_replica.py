@@ -24,6 +24,7 @@ from mongars.testing.fake_answers import (
     tokens,
     whole_body,
 )
+from mongars.testing.fake_embeddings import EMBEDDINGS, FakeEmbeddings
 from mongars.testing.fake_server import FakeServer, Received, reset
 from mongars.testing.fake_stream import MIB, EventStream, Hangup
 from mongars.testing.fault_control import Control
@@ -56,9 +57,9 @@ PIECES = 20
 
 
 class FakeReplica(FakeServer):
-    """Serves `/generate`, `/healthz` and `/readyz`, and takes orders under `/control`.
+    """Serves `/generate`, `/v1/embeddings`, `/healthz` and `/readyz`, and takes orders under `/control`.
 
-    Each request takes the next fault from `faults`; once there is none, `always` applies.
+    Each request to the first two takes the next fault from `faults`; once there is none, `always` applies.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class FakeReplica(FakeServer):
         self._schedule = FaultSchedule(*faults, clock=self.clock)
         self.ready = 200
         """What `/readyz` answers."""
+        self.embeddings = FakeEmbeddings()
+        """The model behind `/v1/embeddings`."""
         self.probes = 0
         self.in_flight = 0
         self.origin = Origin(
@@ -110,6 +113,7 @@ class FakeReplica(FakeServer):
     def add_routes(self, app: web.Application) -> None:
         """The routes of the real ingress, and the control plane."""
         app.router.add_post("/generate", self._generate)
+        app.router.add_post(EMBEDDINGS, self._generate)
         app.router.add_get("/healthz", self._healthy)
         app.router.add_get("/readyz", self._readiness)
         Control(self._schedule, self.received, lambda: self.in_flight).add_routes(app)
@@ -171,6 +175,8 @@ class FakeReplica(FakeServer):
         received: Received,
         behaviour: FaultyResponse | HugeEvent | FalseContinuation,
     ) -> web.StreamResponse:
+        if request.path == EMBEDDINGS:
+            return await self._embed(request, behaviour)
         origin = self.origin
         if not isinstance(behaviour, HugeEvent) and behaviour.adapter_version is not None:
             origin = replace(origin, adapter_version=behaviour.adapter_version)
@@ -181,6 +187,14 @@ class FakeReplica(FakeServer):
         text = "x" * (behaviour.mib * MIB) if isinstance(behaviour, HugeEvent) else behaviour.text
         body, told = whole_body(origin, text), origin_headers(origin)
         return web.Response(body=body, content_type=JSON, headers=told)
+
+    async def _embed(
+        self, request: web.Request, behaviour: FaultyResponse | HugeEvent | FalseContinuation
+    ) -> web.Response:
+        if isinstance(behaviour, FaultyResponse):
+            await self.clock.sleep(behaviour.first_delay)
+        status, body = await self.embeddings.respond(await request.read())
+        return web.Response(status=status, body=orjson.dumps(body), content_type=JSON)
 
     def _instead(self, behaviour: Status | Body | DisguisedError) -> web.Response:
         if isinstance(behaviour, Body):

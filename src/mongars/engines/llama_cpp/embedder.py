@@ -141,7 +141,9 @@ class LlamaCppEmbedder:
             f"This model's maximum context length is {most} tokens. However, a text is {found}"
             " tokens long. Split it."
         )
-        return ContextLengthExceeded(detail, prompt_tokens=found, context_tokens=most)
+        return ContextLengthExceeded(
+            detail, prompt_tokens=found, context_tokens=most, param="input"
+        )
 
 
 def _broken_connection(error: Exception) -> InferenceFailed:

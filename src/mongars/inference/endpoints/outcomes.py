@@ -33,9 +33,16 @@ class EndpointOutcomes:
         self._clock = table.clock
 
     def record_first_token(
-        self, lease: EndpointLease, *, adapter_version: str | None = None
+        self,
+        lease: EndpointLease,
+        *,
+        adapter_version: str | None = None,
+        is_latency_sample: bool = True,
     ) -> bool:
-        """An answer has started. Returns whether the endpoint was reported down until now."""
+        """An answer has started. Returns whether the endpoint was reported down until now.
+
+        `is_latency_sample`: the time it took says how fast the endpoint is, compared with others.
+        """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         state.known = True
         state.last_response_at = state.last_answer_at = now
@@ -44,7 +51,8 @@ class EndpointOutcomes:
         state.adapter_version = adapter_version or state.adapter_version
         if lease.is_trial:
             state.latency = PeakEwma()  # samples from before the failure no longer apply
-        state.latency.observe(now - lease.acquired_at, now)
+        if is_latency_sample:
+            state.latency.observe(now - lease.acquired_at, now)
         state.limit.increase(state.in_flight)
         state.breaker.record_first_token(lease, now)
         state.end_trial(lease)

@@ -177,10 +177,7 @@ class RayCall(Generic[ResultT]):
         try:
             async with self._exchange.send(url, start_by) as result:
                 started_at = self._clock.monotonic()
-                if self._context.hedge is not None:
-                    self._context.hedge.hedging.record_wait(started_at - lease.acquired_at)
-                version = result.adapter_version
-                if self._pool.outcomes.record_first_token(lease, adapter_version=version):
+                if self._record_start(lease, result, started_at=started_at):
                     self._report_state(lease, "reachable")
                 try:
                     yield EndpointResult(endpoint=label["endpoint"] + label["path"], result=result)
@@ -192,6 +189,15 @@ class RayCall(Generic[ResultT]):
             raise
         finally:
             self._pool.leases.release(lease)
+
+    def _record_start(self, lease: EndpointLease, result: ResultT, *, started_at: float) -> bool:
+        """Returns whether the endpoint was reported down until now."""
+        sample = self._exchange.is_latency_sample
+        if sample and self._context.hedge is not None:
+            self._context.hedge.hedging.record_wait(started_at - lease.acquired_at)
+        return self._pool.outcomes.record_first_token(
+            lease, adapter_version=result.adapter_version, is_latency_sample=sample
+        )
 
     def _report_started(self, url: str) -> _Label:
         endpoint, path = split_label(url)

@@ -54,6 +54,9 @@ class EndpointExchange(Protocol[ResultT_co]):
     """Whether even its first attempt is a retry of something, to be paid from the retry budget."""
     may_hedge: bool
     """Whether it may be sent to two endpoints at once if the first is slow."""
+    is_latency_sample: bool
+    """Whether its time to start is compared with that of other requests, to choose endpoints and to
+    decide when to hedge."""
 
     def target(self, endpoint: str) -> str:
         """The URL to send it to, at the endpoint with this URL."""

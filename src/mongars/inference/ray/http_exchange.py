@@ -50,6 +50,9 @@ class HttpExchange(ABC, Generic[ResultT]):
     traceparent: str | None = None
     is_retry = False
     may_hedge = False
+    is_latency_sample = True
+    complete_at_start = False
+    """Whether the endpoint must be finished when the result starts, so that it has no more time than that."""
     start_seconds: float
 
     def __init__(
@@ -61,7 +64,7 @@ class HttpExchange(ABC, Generic[ResultT]):
         deadline: Deadline,
         attempts: Attempts,
     ) -> None:
-        """`deadline` bounds the whole request; the endpoint is sent the time that is left."""
+        """`deadline` bounds the whole request; the endpoint receives the time that is left."""
         self.request_id = request_id
         self.task_type = task_type
         self._config = context.config
@@ -93,7 +96,7 @@ class HttpExchange(ABC, Generic[ResultT]):
             try:
                 with self._attempts.waiting():
                     async with asyncio.timeout(seconds):
-                        post = self._http.post(url, self._body, self._headers())
+                        post = self._http.post(url, self._body, self._headers(start_by))
                         response = await stack.enter_async_context(post)
                         if not 200 <= response.status < 300:  # noqa: PLR2004 - success
                             raise await self._status_error(response)
@@ -108,15 +111,19 @@ class HttpExchange(ABC, Generic[ResultT]):
     async def _status_error(self, response: UpstreamResponse) -> Exception:
         maximum = self._config.retry_after_max
         wait = retry_after(response.headers, now=self._clock.now(), maximum=maximum)
-        body = await _error_body(response)
-        scaling = self._config.scaling_status_codes
-        return failure_of_status(response.status, body, scaling=scaling, wait=wait)
+        return self.failure(response.status, await _error_body(response), wait=wait)
 
-    def _headers(self) -> dict[str, str]:
+    def failure(self, status: int, body: dict[str, Any], *, wait: float | None) -> Exception:
+        """The `AttemptError` or `CallerError` for an HTTP status other than 2xx."""
+        scaling = self._config.scaling_status_codes
+        return failure_of_status(status, body, scaling=scaling, wait=wait)
+
+    def _headers(self, start_by: Deadline) -> dict[str, str]:
+        limit = start_by if self.complete_at_start else self._deadline
         found = {
             "accept": self.accept,
             headers.REQUEST_ID: self.request_id,
-            headers.REQUEST_TIMEOUT_MS: str(max(1, int(self._deadline.remaining() * 1000))),
+            headers.REQUEST_TIMEOUT_MS: str(max(1, int(limit.remaining() * 1000))),
         }
         if self.traceparent is not None:
             found[headers.TRACEPARENT] = self.traceparent

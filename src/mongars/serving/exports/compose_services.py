@@ -178,6 +178,7 @@ def _api(config: ExportConfig) -> ServiceFields:
         **_optional("MONGARS_PROMPT_CACHE_SCOPE", config.serving.replica.prompt_cache_scope),
         **_optional("MONGARS_PROMPT_CACHE_MIB", config.serving.replica.engine.prompt_cache_mib),
         **_passed_on((*MODEL_VARIABLES, *DATABASE_VARIABLES, *API_VARIABLES)),
+        **_embedding(config.serving.replica.embedding),
         **_required("RAY_SERVE_TOKEN", "SECRET_KEY", "MONGARS_BOOTSTRAP_API_KEY"),
     }
     return _service(

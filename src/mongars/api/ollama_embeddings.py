@@ -1,0 +1,126 @@
+"""Ollama's dialect of embeddings: `/api/embed`, and the older `/api/embeddings` for one text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+from fastapi import APIRouter, Request
+
+from mongars.api import ollama_schemas as schemas
+from mongars.api.description import embedding
+from mongars.api.dialect import RouteTable
+from mongars.api.models import MODEL_ALIAS
+from mongars.api.ollama_dialect import OLLAMA_ERRORS, OllamaModels
+from mongars.api.serve_embeddings import serve_embeddings
+from mongars.protocol.body import parse_model
+from mongars.protocol.embeddings import OllamaEmbeddingsRequest, OllamaEmbedRequest, unpack
+from mongars.protocol.ollama_responses import embed_body
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastapi.responses import Response
+
+    from mongars.api.context import ApiContext
+    from mongars.inference.embedding import EmbeddedBatch
+
+EMBED_EXAMPLE = {"model": MODEL_ALIAS, "input": ["a cup of tea", "a pot of coffee"]}
+EMBEDDINGS_EXAMPLE = {"model": MODEL_ALIAS, "prompt": "a cup of tea"}
+
+
+def ollama_embedding_routes(context: ApiContext) -> RouteTable:
+    """The routes of the dialect."""
+    embed, embeddings = OllamaEmbed(context), OllamaEmbeddings(context)
+    router = APIRouter(prefix="/api", tags=["ollama"])
+
+    async def ollama_embed(request: Request) -> Response:
+        """Vectors of up to 2,048 texts, each of length 1. Texts that do not fit are refused."""
+        return await serve_embeddings(request, context, embed)
+
+    async def ollama_embeddings(request: Request) -> Response:
+        """The vector of one text. The older form of `/api/embed`."""
+        return await serve_embeddings(request, context, embeddings)
+
+    for path, handler, read, example, response in (
+        ("/embed", ollama_embed, OllamaEmbedRequest, EMBED_EXAMPLE, schemas.OllamaEmbedded),
+        (
+            "/embeddings",
+            ollama_embeddings,
+            OllamaEmbeddingsRequest,
+            EMBEDDINGS_EXAMPLE,
+            schemas.OllamaEmbedding,
+        ),
+    ):
+        router.add_api_route(
+            path,
+            handler,
+            methods=["POST"],
+            response_model=None,
+            **embedding(read, example, response, error=schemas.OllamaError),
+        )
+    return RouteTable(
+        router=router,
+        prefix="/api",
+        errors=OLLAMA_ERRORS,
+        models=(OllamaEmbedRequest, OllamaEmbeddingsRequest, *schemas.RESPONSES),
+    )
+
+
+class OllamaEmbed:
+    """The `EmbeddingDialect` of `/api/embed`."""
+
+    errors = OLLAMA_ERRORS
+
+    def __init__(self, context: ApiContext) -> None:
+        self._models = OllamaModels(context)
+
+    def read(self, body: bytes) -> OllamaEmbedCall:
+        """Read a request. Raises `InvalidRequest` or `ModelUnknown`."""
+        read = parse_model(body, OllamaEmbedRequest)
+        return OllamaEmbedCall(read, model=self._models.find_embedding(read.model))
+
+
+class OllamaEmbeddings:
+    """The `EmbeddingDialect` of `/api/embeddings`."""
+
+    errors = OLLAMA_ERRORS
+
+    def __init__(self, context: ApiContext) -> None:
+        self._models = OllamaModels(context)
+
+    def read(self, body: bytes) -> OllamaEmbeddingsCall:
+        """Read a request. Raises `InvalidRequest` or `ModelUnknown`."""
+        read = parse_model(body, OllamaEmbeddingsRequest)
+        return OllamaEmbeddingsCall(read, model=self._models.find_embedding(read.model))
+
+
+class OllamaEmbedCall:
+    """One request of `/api/embed`."""
+
+    def __init__(self, read: OllamaEmbedRequest | OllamaEmbeddingsRequest, *, model: str) -> None:
+        self.texts = read.texts
+        self.dimensions = read.dimensions
+        self.model = model
+
+    def entry(self, index: int, vector: bytes) -> object:  # noqa: ARG002 (the port's signature)
+        """The numbers."""
+        return orjson.Fragment(orjson.dumps(unpack(vector)))
+
+    def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:
+        """The vectors, the durations and the number of tokens.
+
+        `load_duration` is the gateway's own time, as in the responses of `/api/chat`.
+        """
+        durations = {"total_duration": seconds, "load_duration": seconds - found.route.waited}
+        return embed_body(
+            entries, model=found.model, prompt_tokens=found.prompt_tokens, durations=durations
+        )
+
+
+class OllamaEmbeddingsCall(OllamaEmbedCall):
+    """One request of `/api/embeddings`."""
+
+    def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:  # noqa: ARG002 (the port's signature)
+        """The vector."""
+        return {"embedding": entries[0]}

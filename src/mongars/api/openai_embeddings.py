@@ -1,0 +1,82 @@
+"""OpenAI's dialect of embeddings: `/v1/embeddings`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
+
+from mongars.api import schemas
+from mongars.api.description import embedding
+from mongars.api.dialect import RouteTable
+from mongars.api.error_formats import OPENAI_ERRORS
+from mongars.api.models import MODEL_ALIAS, ServedModels
+from mongars.api.serve_embeddings import serve_embeddings
+from mongars.protocol.body import parse_model
+from mongars.protocol.embeddings import EmbeddingRequest, response_body, written_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastapi.responses import Response
+
+    from mongars.api.context import ApiContext
+    from mongars.inference.embedding import EmbeddedBatch
+
+EXAMPLE = {"model": MODEL_ALIAS, "input": ["a cup of tea", "a pot of coffee"]}
+
+
+def embedding_routes(context: ApiContext) -> RouteTable:
+    """The route of the dialect."""
+    dialect = OpenAIEmbeddings(context)
+    router = APIRouter(prefix="/v1", tags=["openai"])
+
+    async def embeddings(request: Request) -> Response:
+        """Vectors of up to 2,048 texts, each of length 1."""
+        return await serve_embeddings(request, context, dialect)
+
+    router.add_api_route(
+        "/embeddings",
+        embeddings,
+        methods=["POST"],
+        response_model=None,
+        **embedding(EmbeddingRequest, EXAMPLE, schemas.EmbeddingList, error=schemas.ErrorResponse),
+    )
+    return RouteTable(
+        router=router,
+        prefix="/v1",
+        errors=OPENAI_ERRORS,
+        models=(EmbeddingRequest, schemas.EmbeddingList, schemas.ErrorResponse),
+    )
+
+
+class OpenAIEmbeddings:
+    """The `EmbeddingDialect` of `/v1/embeddings`."""
+
+    errors = OPENAI_ERRORS
+
+    def __init__(self, context: ApiContext) -> None:
+        self._models = ServedModels(context.config)
+
+    def read(self, body: bytes) -> OpenAIEmbeddingCall:
+        """Read a request. Raises `InvalidRequest` or `ModelUnknown`."""
+        read = parse_model(body, EmbeddingRequest)
+        return OpenAIEmbeddingCall(read, model=self._models.find_embedding(read.model))
+
+
+class OpenAIEmbeddingCall:
+    """One request of `/v1/embeddings`."""
+
+    def __init__(self, read: EmbeddingRequest, *, model: str) -> None:
+        self._encoding_format = read.encoding_format
+        self.texts = read.texts
+        self.dimensions = read.dimensions
+        self.model = model
+
+    def entry(self, index: int, vector: bytes) -> object:
+        """An `embedding`."""
+        return written_entry(index, vector, encoding_format=self._encoding_format)
+
+    def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:  # noqa: ARG002 (the port's signature)
+        """A `list` of embeddings."""
+        return response_body(entries, model=found.model, prompt_tokens=found.prompt_tokens)

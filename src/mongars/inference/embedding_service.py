@@ -1,0 +1,209 @@
+"""The service of embeddings: texts to vectors of one model, by Ray Serve or, if it fails, by this process.
+
+A batch is sent in pieces, one after the other, so that a failure costs one piece and other requests get
+their turn between them. Every vector of a response comes from the model that the response names: each
+provider is sent the name, and one that has another model does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+
+from mongars.core.errors import (
+    AllProvidersFailed,
+    InferenceFailed,
+    InvalidAnswer,
+    ModelUnknown,
+    MongarsError,
+    WorldError,
+)
+from mongars.inference.background_work import BackgroundWork
+from mongars.inference.chain import fallback_reason
+from mongars.inference.embedding import EMBEDDING_TASK, EmbeddedBatch, pieces
+from mongars.inference.events import EmbeddingsEnded, FellBack, LocalFailed, Outcome, Unanswered
+from mongars.inference.provider import Attempts, Route
+from mongars.protocol.embeddings import FLOAT_BYTES, check_dimensions
+
+if TYPE_CHECKING:
+    from mongars.core.clock import Clock
+    from mongars.core.deadline import Deadline
+    from mongars.core.observe import Observer
+    from mongars.inference.embedding import EmbeddedTexts, EmbeddingProvider, TextBatch
+    from mongars.inference.events import FallbackReason
+
+
+class EmbeddingService:
+    """Embeds batches with the first provider that can. Enter it once per process."""
+
+    def __init__(
+        self,
+        providers: tuple[EmbeddingProvider, ...],
+        *,
+        clock: Clock,
+        observer: Observer,
+        cure: str = "",
+    ) -> None:
+        """`providers` in order of preference.
+
+        `cure`: what an operator can do if all of them fail, for the error message.
+        """
+        self._providers = providers
+        self._cure = cure
+        self._clock = clock
+        self._observer = observer
+        self._work = BackgroundWork(providers, clock=clock, observer=observer)
+
+    async def __aenter__(self) -> Self:
+        await self._work.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._work.__aexit__()
+
+    async def embed(self, batch: TextBatch, deadline: Deadline) -> EmbeddedBatch:
+        """The vectors of the batch.
+
+        Raises `ModelUnknown` if no provider has the model, another `CallerError`, or
+        `AllProvidersFailed` with the error of each provider.
+        """
+        call = _BatchCall(
+            self._providers, batch, deadline, observer=self._observer, cure=self._cure
+        )
+        return await call.run()
+
+
+class _BatchCall:
+    """One batch. A provider that has failed for a piece is not used for the rest of the batch."""
+
+    def __init__(
+        self,
+        providers: tuple[EmbeddingProvider, ...],
+        batch: TextBatch,
+        deadline: Deadline,
+        *,
+        observer: Observer,
+        cure: str,
+    ) -> None:
+        self._cure = cure
+        self._left = list(providers)
+        self._batch = batch
+        self._deadline = deadline
+        self._observer = observer
+        self._clock = deadline.clock
+        self._started_at = self._clock.monotonic()
+        self._attempts = Attempts(self._clock)
+        self._causes: list[tuple[str, WorldError]] = []
+        self._without_model: list[ModelUnknown] = []
+        self._reason: FallbackReason | None = None
+        self._vectors: list[bytes] = []
+        self._tokens = 0
+        self._route: Route | None = None
+
+    async def run(self) -> EmbeddedBatch:
+        """All pieces; the end is reported as an event."""
+        try:
+            for piece in pieces(self._batch):
+                self._add(await self._embed(piece))
+        except AllProvidersFailed as error:
+            self._report_unanswered(error)
+            raise
+        except asyncio.CancelledError:
+            self._report_end("cancelled")
+            raise
+        if self._route is None:
+            detail = "The batch contains no texts."
+            raise InvalidAnswer(detail)
+        self._report_end("success" if self._reason is None else "fallback")
+        return EmbeddedBatch(
+            vectors=tuple(self._vectors),
+            prompt_tokens=self._tokens,
+            model=self._batch.model,
+            route=self._route,
+        )
+
+    async def _embed(self, piece: TextBatch) -> EmbeddedTexts:
+        """The vectors from the first provider left that gives them."""
+        while self._left and not (self._causes and self._deadline.expired()):
+            provider = self._left[0]
+            try:
+                found = await provider.embed(piece, self._deadline, self._attempts)
+            except ModelUnknown as error:
+                self._without_model.append(error)
+                self._give_up(provider, error)
+            except WorldError as error:
+                self._causes.append((provider.name, error))
+                self._give_up(provider, error)
+            else:
+                self._route = self._routed(provider, found)
+                return found
+        raise self._failure()
+
+    def _add(self, found: EmbeddedTexts) -> None:
+        length = len(found.vectors[0])
+        if self._vectors and len(self._vectors[0]) != length:
+            detail = f"Two models are named {self._batch.model!r}: their vectors differ in length."
+            raise AllProvidersFailed(((self._left[0].name, InvalidAnswer(detail)),))
+        wanted, model = self._batch.dimensions, self._batch.model
+        check_dimensions(wanted, found=length // FLOAT_BYTES, model=model)
+        self._vectors += found.vectors
+        self._tokens += found.prompt_tokens
+
+    def _routed(self, provider: EmbeddingProvider, found: EmbeddedTexts) -> Route:
+        return Route(
+            provider=provider.name,
+            endpoint=found.endpoint,
+            attempts=self._attempts.count,
+            fallback=self._reason is not None,
+            reason=self._reason,
+            waited=self._attempts.waited,
+        )
+
+    def _give_up(self, provider: EmbeddingProvider, error: MongarsError) -> None:
+        self._left.remove(provider)
+        named = {"request_id": self._batch.request_id, "task_type": EMBEDDING_TASK}
+        if provider.local:
+            self._observer.observe(LocalFailed(**named, provider=provider.name, cause=error.code))
+            return
+        unknown = isinstance(error, ModelUnknown)
+        self._reason = "error_response" if unknown else fallback_reason(error)
+        self._observer.observe(FellBack(**named, reason=self._reason, cause=error.code))
+
+    def _failure(self) -> MongarsError:
+        if self._causes:
+            unknown = [("model", InferenceFailed(str(error))) for error in self._without_model]
+            return AllProvidersFailed((*self._causes, *unknown), cure=self._cure)
+        found = "".join(f" {error}" for error in self._without_model)
+        detail = (
+            f"No vectors of {self._batch.model!r}: set RAY_EMBEDDING_MODEL to the same model for the"
+            f" Serve application and for this API, and provision it.{found}"
+        )
+        return ModelUnknown(detail, param="model")
+
+    def _report_unanswered(self, error: AllProvidersFailed) -> None:
+        self._observer.observe(
+            Unanswered(
+                request_id=self._batch.request_id,
+                task_type=EMBEDDING_TASK,
+                cause=error.code,
+                seconds=self._clock.monotonic() - self._started_at,
+            )
+        )
+
+    def _report_end(self, outcome: Outcome) -> None:
+        route = self._route
+        self._observer.observe(
+            EmbeddingsEnded(
+                request_id=self._batch.request_id,
+                task_type=EMBEDDING_TASK,
+                provider="none" if route is None else route.provider,
+                endpoint="" if route is None else route.endpoint,
+                attempts=self._attempts.count,
+                fallback=self._reason is not None,
+                reason=self._reason,
+                outcome=outcome,
+                texts=len(self._batch.texts),
+                prompt_tokens=self._tokens,
+                seconds=self._clock.monotonic() - self._started_at,
+            )
+        )

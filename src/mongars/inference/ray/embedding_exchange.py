@@ -1,0 +1,149 @@
+"""The exchange of embeddings: POST `/v1/embeddings` beside `/generate`, complete when it arrives."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mongars.core.errors import ModelUnknown, NotFound, TooLarge
+from mongars.inference.embedding import EMBEDDING_TASK, EmbeddedTexts, halves
+from mongars.inference.ray.http_exchange import HttpExchange
+from mongars.protocol.body import encode, json_object
+from mongars.protocol.embeddings import read_embeddings, request_body
+from mongars.protocol.openai import error_in
+
+if TYPE_CHECKING:
+    from mongars.core.deadline import Deadline
+    from mongars.inference.embedding import TextBatch
+    from mongars.inference.http.http_pool import UpstreamResponse
+    from mongars.inference.provider import Attempts, ProviderName, StreamState
+    from mongars.inference.ray.client import RayClient
+    from mongars.inference.ray.http_exchange import ExchangeContext
+
+SECONDS_PER_TEXT = 0.1
+"""Time for one short text on a busy machine; it only scales a timeout."""
+_NO_ROUTE = frozenset({404, 405})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedVectors:
+    """The vectors of one piece of a batch; see `StartedResult` for the other attributes."""
+
+    vectors: tuple[bytes, ...]
+    prompt_tokens: int
+    state: StreamState = "complete"
+    stalled: bool = False
+    adapter_version: str | None = None
+
+
+class EmbeddingExchange(HttpExchange[ReceivedVectors]):
+    """One request for embeddings.
+
+    An application without the embedding model is no failure of the endpoint: it raises
+    `ModelUnknown`, and the endpoint stays in use for other requests.
+    """
+
+    path = "/v1/embeddings"
+    is_latency_sample = False  # it takes as long as its texts are many
+    complete_at_start = True
+
+    def __init__(
+        self,
+        context: ExchangeContext,
+        batch: TextBatch,
+        *,
+        deadline: Deadline,
+        attempts: Attempts,
+    ) -> None:
+        super().__init__(
+            context,
+            request_id=batch.request_id,
+            task_type=EMBEDDING_TASK,
+            deadline=deadline,
+            attempts=attempts,
+        )
+        self._batch = batch
+        self.scope = batch.scope
+        self.traceparent = batch.traceparent
+        seconds = context.config.first_result_seconds(batch.size)
+        self.start_seconds = seconds + SECONDS_PER_TEXT * len(batch.texts)
+
+    def body(self) -> bytes:
+        """The request with the name of the model, so that no other one answers."""
+        batch, config = self._batch, self._config
+        body = request_body(
+            batch.texts,
+            model=batch.model,
+            cache_salt=config.cache_salt(batch.scope),
+            weight=config.share(batch.scope).weight,
+        )
+        return encode(body)
+
+    async def read(self, response: UpstreamResponse) -> ReceivedVectors:
+        """The vectors. Raises `ModelUnknown` if they are those of another model."""
+        body = json_object(await response.body())
+        vectors, tokens, model = read_embeddings(body, count=len(self._batch.texts))
+        if model != self._batch.model:
+            detail = f"The endpoint returned vectors of {model!r}."
+            raise self._unknown(detail)
+        return ReceivedVectors(vectors=vectors, prompt_tokens=tokens)
+
+    def failure(self, status: int, body: dict[str, Any], *, wait: float | None) -> Exception:
+        """See `HttpExchange.failure`; a missing route or model is `ModelUnknown`."""
+        if status not in _NO_ROUTE:
+            return super().failure(status, body, wait=wait)
+        reported = error_in(body) if body.get("error") else None
+        if isinstance(reported, ModelUnknown | NotFound):
+            return self._unknown(str(reported))
+        return self._unknown(f"The endpoint has no route {self.path} ({status}).")
+
+    def _unknown(self, detail: str) -> ModelUnknown:
+        wanted = f"The embedding model {self._batch.model!r} is not served there."
+        return ModelUnknown(f"{detail} {wanted}", param="model")
+
+
+class RayEmbeddings:
+    """The `EmbeddingProvider` of the Ray endpoints, under the same rules as generation requests."""
+
+    name: ProviderName = "ray_serve"
+    local = False
+
+    def __init__(self, client: RayClient, context: ExchangeContext) -> None:
+        """`client`: that of `RayServe`, which also closes the connections."""
+        self._client = client
+        self._context = context
+
+    async def embed(
+        self, batch: TextBatch, deadline: Deadline, attempts: Attempts
+    ) -> EmbeddedTexts:
+        """See `EmbeddingProvider.embed`. A batch that an endpoint finds too large is sent in halves."""
+        try:
+            return await self._embed(batch, deadline, attempts)
+        except TooLarge:
+            if len(batch.texts) == 1:
+                raise
+        first, second = [await self.embed(half, deadline, attempts) for half in halves(batch)]
+        return EmbeddedTexts(
+            vectors=first.vectors + second.vectors,
+            prompt_tokens=first.prompt_tokens + second.prompt_tokens,
+            endpoint=second.endpoint,
+        )
+
+    async def run(self) -> None:
+        """Nothing to do: `RayServe` probes the endpoints."""
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+    async def _embed(
+        self, batch: TextBatch, deadline: Deadline, attempts: Attempts
+    ) -> EmbeddedTexts:
+        exchange = EmbeddingExchange(self._context, batch, deadline=deadline, attempts=attempts)
+        async with AsyncExitStack() as stack:
+            found = await self._client.start(exchange, stack, deadline=deadline, attempts=attempts)
+            return EmbeddedTexts(
+                vectors=found.result.vectors,
+                prompt_tokens=found.result.prompt_tokens,
+                endpoint=found.endpoint,
+            )

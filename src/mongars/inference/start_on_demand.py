@@ -1,0 +1,100 @@
+"""Engines that are started when a request needs them and stopped when idle.
+
+An engine is started by `run`, not by the request that needs it: a request that is cancelled does
+not stop the start, and other requests wait for the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from mongars.core.errors import NotReady, WorldError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mongars.engines.engine import EngineStatus
+
+IDLE_SECONDS = 300.0
+"""After so long without a request, the engines are stopped and their memory is freed."""
+
+
+class Startable(Protocol):
+    """An engine or embedder."""
+
+    @property
+    def status(self) -> EngineStatus:
+        """Its current state."""
+        ...
+
+    async def start(self) -> None:
+        """Return once it can be used. Raises a `WorldError` if it cannot."""
+        ...
+
+
+class StartOnDemand:
+    """Starts the engines of one provider, one after the other."""
+
+    def __init__(
+        self, stop_unused: Callable[[], Awaitable[None]], *, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        """`stop_unused` stops the engines that have no request; called when all have been idle."""
+        self._stop_unused = stop_unused
+        self._idle_seconds = idle_seconds
+        self._used_at = 0.0
+        self._changing = asyncio.Lock()
+        self._to_start: asyncio.Queue[Startable] = asyncio.Queue()
+        self._starts: dict[Startable, asyncio.Future[WorldError | None]] = {}
+        """The starts that requests wait for."""
+
+    def record_use(self) -> None:
+        """A request has ended."""
+        self._used_at = asyncio.get_running_loop().time()
+
+    async def ready(self, engine: Startable) -> None:
+        """Wait until the engine can be used, starting it if it is stopped. Raises why it cannot."""
+        async with self._changing:  # held for long only while the engines are being stopped
+            if engine.status.state in {"ready", "restarting"}:
+                return  # while it restarts, the engine itself raises `NotReady`
+            started = self._starts.get(engine)
+            if started is None:
+                started = asyncio.get_running_loop().create_future()
+                self._starts[engine] = started
+                self._to_start.put_nowait(engine)
+        error = await asyncio.shield(started)
+        if error is not None:
+            raise error
+
+    async def run(self) -> None:
+        """Start each engine when a request needs it; stop all of them when they are idle."""
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self._idle_seconds / 2):
+                        engine = await self._to_start.get()
+                except TimeoutError:
+                    await self._stop_if_idle()
+                    continue
+                if engine in self._starts:  # else a `run` that ended has reported it already
+                    self._finish_start(engine, await _start(engine))
+        finally:
+            for engine in tuple(self._starts):
+                self._finish_start(engine, NotReady("The embedded engine is being shut down."))
+
+    async def _stop_if_idle(self) -> None:
+        async with self._changing:
+            # A request that comes from here on waits in `ready` until the engines are stopped.
+            if asyncio.get_running_loop().time() - self._used_at >= self._idle_seconds:
+                await self._stop_unused()
+
+    def _finish_start(self, engine: Startable, outcome: WorldError | None) -> None:
+        self._starts.pop(engine).set_result(outcome)
+
+
+async def _start(engine: Startable) -> WorldError | None:
+    try:
+        await engine.start()
+    except WorldError as error:
+        return error
+    return None
