@@ -9,7 +9,6 @@ from mongars.core.errors import (
     ContextLengthExceeded,
     InferenceFailed,
     InvalidAnswer,
-    ParameterUnsupported,
 )
 from mongars.core.generation import Chunk, Origin, Usage
 from mongars.protocol.body import json_object
@@ -18,6 +17,7 @@ from mongars.protocol.logprobs import named
 from mongars.protocol.openai import finish_reason_from, reasoning_in
 from mongars.protocol.problems import count_or_0
 from mongars.protocol.response_format import schema_of
+from mongars.protocol.sampling_fields import sampling_writer
 from mongars.protocol.schema.enforced import check_conversion
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ LONGEST_LINE = 4 * 1024 * 1024
 
 
 COMMON = Markers(COMMON_MARKERS)
+_SAMPLING = sampling_writer("ollama")
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 """Token types of GGUF that Ollama recognises in a rendered prompt."""
 
@@ -41,20 +42,7 @@ def chat_request(
     Ollama accepts no tokens, so the characters of each of the `markers` in a text are separated.
     """
     sampling = request.sampling
-    if sampling.logit_bias:
-        raise ParameterUnsupported.by(engine="ollama", param="logit_bias")
-    options = {
-        "num_predict": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "stop": list(sampling.stop) or None,
-        "seed": sampling.seed,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "repeat_penalty": sampling.repetition_penalty,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-    }
+    options = _SAMPLING.write(sampling)
     messages = markers.broken_messages(request.messages)
     body: dict[str, Any] = {
         "model": model,
@@ -63,7 +51,7 @@ def chat_request(
         # Else a prompt that does not fit is cut, and answered as if it were whole.
         "truncate": False,
         "shift": False,
-        "options": {name: value for name, value in options.items() if value is not None},
+        "options": options,
     }
     if sampling.logprobs:
         body["logprobs"] = True

@@ -17,7 +17,8 @@ from mongars.core.generation import Message, Sampling
 from mongars.protocol.messages import CalledFunction, ChatMessage, ToolCall, prompt_messages
 from mongars.protocol.parameters import GENERATION_REFUSED, Refused
 from mongars.protocol.response_format import check_response_format
-from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, DrawingFields
+from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, DrawingFields, token_limit
+from mongars.protocol.sampling_table import Parameter, SamplingReader, parameters_of
 from mongars.protocol.wire_model import WireModel
 
 _IMAGES = Refused(reason="images are not supported; send text", neutral=([],))
@@ -75,8 +76,13 @@ class OllamaOptions(DrawingFields):
 
     refused: ClassVar[dict[str, Refused]] = OPTIONS_REFUSED
 
-    num_predict: int | None = Field(default=None, ge=-2, le=MAX_TOKENS_LIMIT)
+    num_predict: Annotated[int | None, Parameter("max_tokens", read=token_limit)] = Field(
+        default=None, ge=-2, le=MAX_TOKENS_LIMIT
+    )
     """The longest answer in tokens; 0 and less: the server's own limit."""
+
+
+_OPTIONS = SamplingReader(parameters_of(OllamaOptions))
 
 
 class OllamaFunction(WireModel):
@@ -155,10 +161,8 @@ class OllamaRequest(WireModel):
 
     def to_sampling(self) -> Sampling:
         """The sampling parameters in our own form."""
-        limit = self.options.num_predict or 0
         return Sampling(
-            **self.options.drawing(),
-            max_tokens=limit if limit > 0 else None,
+            **_OPTIONS.read(self.options.__dict__),
             logprobs=self.logprobs,
             top_logprobs=self.top_logprobs if self.logprobs else None,
             response_format=self.format,
