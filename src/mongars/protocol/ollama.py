@@ -79,6 +79,16 @@ def tagged(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
+def models_in(listed: dict[str, Any]) -> list[str] | None:
+    """The names in a response of `GET /api/tags`; None if it is not the response of an Ollama server."""
+    entries = listed.get("models", ...)
+    if entries is None:  # some versions send null for an empty list
+        return []
+    if not isinstance(entries, list):
+        return None
+    return [str(entry.get("name")) for entry in entries if isinstance(entry, dict)]
+
+
 def window_in(shown: dict[str, Any]) -> int | None:
     """The context length in an answer of `POST /api/show`; None if it names none."""
     info = shown.get("model_info")
