@@ -17,7 +17,12 @@ from mongars.core.generation import Message, Sampling
 from mongars.protocol.messages import CalledFunction, ChatMessage, ToolCall, prompt_messages
 from mongars.protocol.parameters import GENERATION_REFUSED, Refused
 from mongars.protocol.response_format import check_response_format
-from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, DrawingFields, token_limit
+from mongars.protocol.sampling_fields import (
+    MAX_TOKENS_LIMIT,
+    DrawingFields,
+    check_top_logprobs,
+    token_limit,
+)
 from mongars.protocol.sampling_table import Parameter, SamplingReader, parameters_of
 from mongars.protocol.wire_model import WireModel
 
@@ -141,9 +146,7 @@ class OllamaRequest(WireModel):
 
     @model_validator(mode="after")
     def _rated(self) -> Self:
-        if self.top_logprobs and not self.logprobs:
-            message = "top_logprobs: needs logprobs to be true"
-            raise ValueError(message)
+        check_top_logprobs(self.top_logprobs, logprobs=self.logprobs)
         return self
 
     @property

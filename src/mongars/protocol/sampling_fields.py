@@ -41,6 +41,13 @@ def token_limit(value: int) -> int | None:
     return value if value > 0 else None
 
 
+def check_top_logprobs(wanted: int | None, *, logprobs: bool | None) -> None:
+    """Raise `ValueError` if alternatives are wanted without log-probabilities."""
+    if wanted and not logprobs:
+        message = "top_logprobs: needs logprobs to be true"
+        raise ValueError(message)
+
+
 def _by_token_text(bias: tuple[tuple[int, float], ...]) -> dict[str, float]:
     return {str(token): value for token, value in bias}
 
@@ -126,9 +133,7 @@ class SamplingFields(DrawingFields):
 
     @model_validator(mode="after")
     def _rated(self) -> Self:
-        if self.top_logprobs and not self.logprobs:
-            message = "top_logprobs: needs logprobs to be true"
-            raise ValueError(message)
+        check_top_logprobs(self.top_logprobs, logprobs=self.logprobs)
         return self
 
     def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
