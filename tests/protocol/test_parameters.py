@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from sampling_examples import EXAMPLES
 
 from mongars.core.errors import CallerError, InvalidRequest, PromptMissing
 from mongars.core.generation import GenerationRequest, Message, Sampling
@@ -18,9 +19,9 @@ from mongars.protocol.parameters import (
     EMBEDDINGS_REFUSED,
     GENERATION_REFUSED,
     IGNORED,
-    READ,
     RefusedParameter,
 )
+from mongars.protocol.sampling_fields import PARAMETERS
 
 HELLO = [{"role": "user", "content": "hello"}]
 CHAT = {"model": "m", "messages": HELLO}
@@ -79,13 +80,14 @@ def test_tools_that_need_not_be_called_may_be_sent(choice: object) -> None:
     chat(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice=choice)
 
 
-def test_the_table_names_what_is_read() -> None:
-    """The models read the fields of the table, and none stands in two of its parts."""
-    own = {"task_type", "adapter", "session_id", "cache_salt", "weight", "continue_from"}
+def test_no_parameter_is_both_read_and_refused() -> None:
+    """The models read the sampling parameters and what is their own; no name stands in two tables."""
     read = ChatCompletionRequest.model_fields.keys() | GenerateRequest.model_fields.keys()
-    assert read - own == READ
-    assert not READ & GENERATION_REFUSED.keys()
-    assert not READ & IGNORED.keys()
+    own = {"task_type", "adapter", "session_id", "cache_salt", "weight", "continue_from"}
+    chat_only = {"model", "messages", "prompt", "stream", "stream_options", "max_completion_tokens"}
+    assert read == PARAMETERS.keys() | own | chat_only
+    assert not read & GENERATION_REFUSED.keys()
+    assert not read & IGNORED.keys()
     assert not GENERATION_REFUSED.keys() & IGNORED.keys()
     assert all(
         isinstance(rule, RefusedParameter) and rule.reason for rule in GENERATION_REFUSED.values()
@@ -145,23 +147,7 @@ def test_the_parameter_at_fault_is_named(fields: dict[str, Any], param: str) -> 
 
 def test_what_our_client_sends_is_read_as_it_was_meant() -> None:
     """Every sampling parameter survives the way to a replica."""
-    sampling = Sampling(
-        max_tokens=5,
-        temperature=0.5,
-        top_p=0.5,
-        stop=("x",),
-        seed=1,
-        logprobs=True,
-        top_logprobs=2,
-        presence_penalty=0.5,
-        frequency_penalty=0.5,
-        repetition_penalty=1.5,
-        top_k=5,
-        min_p=0.25,
-        logit_bias=((5, -100.0), (7, 1.5)),
-        response_format={"type": "text"},
-        n=2,
-    )
+    sampling = Sampling(**EXAMPLES)
     assert all(getattr(sampling, f.name) != f.default for f in dataclasses.fields(Sampling))
     request = GenerationRequest(
         messages=(Message(role="user", content="hello"),), request_id="r", sampling=sampling

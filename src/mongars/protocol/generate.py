@@ -25,7 +25,7 @@ from mongars.core.generation import (
 from mongars.protocol.messages import ChatMessage, prompt_messages
 from mongars.protocol.openai import message_body, usage_body
 from mongars.protocol.problems import error_facts
-from mongars.protocol.sampling_fields import SamplingFields
+from mongars.protocol.sampling_fields import SamplingFields, sampling_writer
 from mongars.protocol.wire_model import WireModel
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ LONGEST_NAME = 256
 """The longest accepted name of an adapter or a replica, in characters."""
 
 LONGEST_SESSION_ID = 200  # characters
+_SAMPLING = sampling_writer("replica")
 
 
 class AdapterPayload(WireModel):
@@ -113,29 +114,15 @@ def request_body(
     weight: float = 1.0,
 ) -> dict[str, Any]:
     """The JSON body for a request. It has `prompt` beside `messages`, for applications that read only `prompt`."""
-    sampling, partial = request.sampling, request.continue_from
+    partial = request.continue_from
     body: dict[str, Any] = {
         "prompt": request.messages[-1].content,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
         "task_type": request.task_type,
         "stream": stream,
+        **_SAMPLING.write(request.sampling),
     }
     optional = {
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "stop": list(sampling.stop) or None,
-        "seed": sampling.seed,
-        "logprobs": sampling.logprobs or None,
-        "top_logprobs": sampling.top_logprobs,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "repetition_penalty": sampling.repetition_penalty,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
-        "response_format": sampling.response_format,
-        "n": sampling.n if sampling.n > 1 else None,
         "session_id": request.session_id,
         "adapter": None if request.adapter is None else _pin_body(request.adapter),
         "cache_salt": cache_salt,

@@ -9,7 +9,6 @@ from mongars.core.errors import (
     ContextLengthExceeded,
     InferenceFailed,
     InvalidAnswer,
-    ParameterUnsupported,
 )
 from mongars.core.generation import Chunk, Origin, Usage
 from mongars.protocol.body import json_object
@@ -18,6 +17,7 @@ from mongars.protocol.logprobs import named
 from mongars.protocol.openai import finish_reason_from, reasoning_in
 from mongars.protocol.problems import count_or_0
 from mongars.protocol.response_format import schema_of
+from mongars.protocol.sampling_fields import sampling_writer
 from mongars.protocol.schema.enforced import check_conversion
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ LONGEST_LINE = 4 * 1024 * 1024
 
 
 COMMON = Markers(COMMON_MARKERS)
+_SAMPLING = sampling_writer("ollama")
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 """Token types of GGUF that Ollama recognises in a rendered prompt."""
 
@@ -42,20 +43,7 @@ def chat_request(
     each of the `markers` that a message contains.
     """
     sampling = request.sampling
-    if sampling.logit_bias:
-        raise ParameterUnsupported.by(engine="ollama", param="logit_bias")
-    options = {
-        "num_predict": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "stop": list(sampling.stop) or None,
-        "seed": sampling.seed,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "repeat_penalty": sampling.repetition_penalty,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-    }
+    options = _SAMPLING.write(sampling)
     messages = markers.broken_messages(request.messages)
     body: dict[str, Any] = {
         "model": model,
@@ -64,7 +52,7 @@ def chat_request(
         # Otherwise Ollama silently shortens a prompt that exceeds its context window.
         "truncate": False,
         "shift": False,
-        "options": {name: value for name, value in options.items() if value is not None},
+        "options": options,
     }
     if sampling.logprobs:
         body["logprobs"] = True
@@ -90,6 +78,16 @@ def same_model(wanted: str, found: str) -> bool:
 def tagged(name: str) -> str:
     """The model name with its tag; `latest` is added if there is none."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def models_in(listed: dict[str, Any]) -> list[str] | None:
+    """The names in a response of `GET /api/tags`; None if it is not the response of an Ollama server."""
+    entries = listed.get("models", ...)
+    if entries is None:  # some versions send null for an empty list
+        return []
+    if not isinstance(entries, list):
+        return None
+    return [str(entry.get("name")) for entry in entries if isinstance(entry, dict)]
 
 
 def window_in(shown: dict[str, Any]) -> int | None:

@@ -17,7 +17,13 @@ from mongars.core.generation import Message, Sampling
 from mongars.protocol.messages import CalledFunction, ChatMessage, ToolCall, prompt_messages
 from mongars.protocol.parameters import GENERATION_REFUSED, RefusedParameter
 from mongars.protocol.response_format import check_response_format
-from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, DrawingFields
+from mongars.protocol.sampling_fields import (
+    MAX_TOKENS_LIMIT,
+    DrawingFields,
+    check_top_logprobs,
+    token_limit,
+)
+from mongars.protocol.sampling_table import Parameter, SamplingReader, parameters_of
 from mongars.protocol.wire_model import WireModel
 
 _IMAGES = RefusedParameter(reason="images are not supported; send text", neutral=([],))
@@ -75,8 +81,13 @@ class OllamaOptions(DrawingFields):
 
     refused: ClassVar[dict[str, RefusedParameter]] = OPTIONS_REFUSED
 
-    num_predict: int | None = Field(default=None, ge=-2, le=MAX_TOKENS_LIMIT)
+    num_predict: Annotated[int | None, Parameter("max_tokens", read=token_limit)] = Field(
+        default=None, ge=-2, le=MAX_TOKENS_LIMIT
+    )
     """The most tokens of the answer; 0 or less: the server's own limit."""
+
+
+_OPTIONS = SamplingReader(parameters_of(OllamaOptions))
 
 
 class OllamaFunction(WireModel):
@@ -135,9 +146,7 @@ class OllamaRequest(WireModel):
 
     @model_validator(mode="after")
     def _rated(self) -> Self:
-        if self.top_logprobs and not self.logprobs:
-            message = "top_logprobs: needs logprobs to be true"
-            raise ValueError(message)
+        check_top_logprobs(self.top_logprobs, logprobs=self.logprobs)
         return self
 
     @property
@@ -155,10 +164,8 @@ class OllamaRequest(WireModel):
 
     def to_sampling(self) -> Sampling:
         """The sampling parameters as a `Sampling`."""
-        limit = self.options.num_predict or 0
         return Sampling(
-            **self.options.drawing(),
-            max_tokens=limit if limit > 0 else None,
+            **_OPTIONS.read(self.options.__dict__),
             logprobs=self.logprobs,
             top_logprobs=self.top_logprobs if self.logprobs else None,
             response_format=self.format,

@@ -158,15 +158,8 @@ def chunk_body(
 
 def usage_chunk_body(*, answer_id: str, created: int, model: str, usage: Usage) -> dict[str, Any]:
     """The chunk with the token counts, the last one of a stream; it has no choices."""
-    return {
-        "id": answer_id,
-        "object": "chat.completion.chunk",
-        "created": created,
-        "model": model,
-        "system_fingerprint": fingerprint_of(model),
-        "choices": [],
-        "usage": usage_body(usage),
-    }
+    body = chunk_body(answer_id=answer_id, created=created, model=model, delta={})
+    return {**body, "choices": [], "usage": usage_body(usage)}
 
 
 def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Every request parameter that clients send: read, ignored because the answer does not depend on it, or refused.
+"""Request parameters that are not read: ignored because the answer does not depend on them, or refused.
 
 A parameter that the answer depends on, and that is not supported, is refused with 400, unless its value
 requests the default behaviour. Null counts as left out. Names in none of these tables are ignored.
@@ -11,34 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-READ = frozenset(
-    {
-        "frequency_penalty",
-        "logit_bias",
-        "logprobs",
-        "max_completion_tokens",
-        "max_tokens",
-        "messages",
-        "min_p",
-        "model",
-        "n",
-        "presence_penalty",
-        "prompt",
-        "repeat_penalty",
-        "repetition_penalty",
-        "response_format",
-        "seed",
-        "stop",
-        "stream",
-        "stream_options",
-        "temperature",
-        "top_k",
-        "top_logprobs",
-        "top_p",
-    }
-)
-"""The parameters that chat completions and `/generate` read, besides the fields of their own."""
 
 IGNORED = {
     "cache_prompt": "speed only",

@@ -1,4 +1,8 @@
-"""The sampling parameters that requests of several dialects share."""
+"""The table of sampling parameters, as the fields of requests in several dialects.
+
+A new parameter is one field here and one in `core.generation.Sampling`. Its entry in the table, a
+`Parameter`, holds its names in `Sampling` and in the body for each engine, and which engine cannot do it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,14 @@ from pydantic import Field, field_validator, model_validator
 from mongars.core.generation import Sampling
 from mongars.protocol.parameters import GENERATION_REFUSED, RefusedParameter
 from mongars.protocol.response_format import check_response_format
+from mongars.protocol.sampling_table import (
+    BodyFormat,
+    Parameter,
+    SamplingReader,
+    SamplingWriter,
+    WrittenByEngine,
+    parameters_of,
+)
 from mongars.protocol.wire_model import WireModel
 
 MAX_TOKENS_LIMIT = 1_000_000
@@ -20,33 +32,63 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(gt=0, le=10)]
 
 
+def _texts(stop: str | list[str]) -> tuple[str, ...]:
+    return tuple(entry for entry in ([stop] if isinstance(stop, str) else stop) if entry)
+
+
+def token_limit(value: int) -> int | None:
+    """The longest answer in tokens; None for 0 and less, which some clients send for no limit."""
+    return value if value > 0 else None
+
+
+def check_top_logprobs(wanted: int | None, *, logprobs: bool | None) -> None:
+    """Raise `ValueError` if alternatives are wanted without log-probabilities."""
+    if wanted and not logprobs:
+        message = "top_logprobs: needs logprobs to be true"
+        raise ValueError(message)
+
+
+def _by_token_text(bias: tuple[tuple[int, float], ...]) -> dict[str, float]:
+    return {str(token): value for token, value in bias}
+
+
+_PENALTY_NAMES: dict[BodyFormat, str | WrittenByEngine | None] = {
+    "llama_cpp": "repeat_penalty",
+    "ollama": "repeat_penalty",
+}
+_BESIDE_OTHERS: dict[BodyFormat, str | WrittenByEngine | None] = {
+    "llama_cpp": WrittenByEngine("top_logprobs is always sent beside logprobs, and at least 1"),
+    "vllm": WrittenByEngine("logprobs is the number of alternatives"),
+    "ollama": WrittenByEngine("beside the options; top_logprobs only if it is not 0"),
+}
+_ENFORCED: dict[BodyFormat, str | WrittenByEngine | None] = {
+    "llama_cpp": WrittenByEngine("a grammar"),
+    "vllm": WrittenByEngine("structured_outputs"),
+    "ollama": WrittenByEngine("format"),
+}
+_ONE_BY_ONE = WrittenByEngine("one request for each choice (engines.choices)")
+
+
 class DrawingFields(WireModel):
     """The parameters that have the same names in every dialect: how a token is sampled, where an answer stops."""
 
-    temperature: float | None = Field(default=None, ge=0.0, le=2.0)
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    stop: str | list[str] | None = None
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    presence_penalty: float | None = Field(default=None, ge=-2.0, le=2.0)
-    frequency_penalty: float | None = Field(default=None, ge=-2.0, le=2.0)
-    repeat_penalty: Penalty | None = None
-    top_k: int | None = Field(default=None, ge=-1, lt=2**31)
-    min_p: float | None = Field(default=None, ge=0.0, le=1.0)
-
-    def drawing(self) -> dict[str, Any]:
-        """The values of these parameters, keyed by their names in `Sampling`."""
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "stop": tuple(entry for entry in stop if entry),
-            "seed": self.seed,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "repetition_penalty": self.repeat_penalty,
-            "top_k": self.top_k,
-            "min_p": self.min_p,
-        }
+    temperature: Annotated[float | None, Parameter("temperature")] = Field(
+        default=None, ge=0.0, le=2.0
+    )
+    top_p: Annotated[float | None, Parameter("top_p")] = Field(default=None, gt=0.0, le=1.0)
+    stop: Annotated[str | list[str] | None, Parameter("stop", read=_texts, write=list)] = None
+    seed: Annotated[int | None, Parameter("seed")] = Field(default=None, ge=-(2**63), lt=2**63)
+    presence_penalty: Annotated[float | None, Parameter("presence_penalty")] = Field(
+        default=None, ge=-2.0, le=2.0
+    )
+    frequency_penalty: Annotated[float | None, Parameter("frequency_penalty")] = Field(
+        default=None, ge=-2.0, le=2.0
+    )
+    repeat_penalty: Annotated[Penalty | None, Parameter("repetition_penalty", _PENALTY_NAMES)] = (
+        None
+    )
+    top_k: Annotated[int | None, Parameter("top_k")] = Field(default=None, ge=-1, lt=2**31)
+    min_p: Annotated[float | None, Parameter("min_p")] = Field(default=None, ge=0.0, le=1.0)
 
 
 class SamplingFields(DrawingFields):
@@ -54,14 +96,33 @@ class SamplingFields(DrawingFields):
 
     refused: ClassVar[dict[str, RefusedParameter]] = GENERATION_REFUSED
 
-    max_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS_LIMIT)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    repetition_penalty: Penalty | None = None
-    """Another name of `repeat_penalty`; takes precedence if both are given."""
-    logit_bias: dict[Token, Bias] | None = Field(default=None, max_length=MOST_BIASES)
-    response_format: dict[str, Any] | None = None
-    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    max_tokens: Annotated[
+        int | None, Parameter("max_tokens", {"ollama": "num_predict"}, read=token_limit)
+    ] = Field(default=None, ge=0, le=MAX_TOKENS_LIMIT)
+    logprobs: Annotated[bool | None, Parameter("logprobs", _BESIDE_OTHERS)] = None
+    top_logprobs: Annotated[int | None, Parameter("top_logprobs", _BESIDE_OTHERS)] = Field(
+        default=None, ge=0, le=20
+    )
+    repetition_penalty: Annotated[
+        Penalty | None, Parameter("repetition_penalty", _PENALTY_NAMES)
+    ] = None
+    """Another name of `repeat_penalty`; it takes precedence if both are given."""
+    logit_bias: Annotated[
+        dict[Token, Bias] | None,
+        Parameter(
+            "logit_bias",
+            {"vllm": WrittenByEngine("token numbers are the keys"), "ollama": None},
+            read=lambda bias: tuple(bias.items()),
+            write=_by_token_text,
+        ),
+    ] = Field(default=None, max_length=MOST_BIASES)
+    response_format: Annotated[dict[str, Any] | None, Parameter("response_format", _ENFORCED)] = (
+        None
+    )
+    n: Annotated[
+        int | None,
+        Parameter("n", {"llama_cpp": _ONE_BY_ONE, "vllm": _ONE_BY_ONE, "ollama": _ONE_BY_ONE}),
+    ] = Field(default=None, ge=1, le=MOST_CHOICES)
 
     @field_validator("response_format")
     @classmethod
@@ -72,22 +133,22 @@ class SamplingFields(DrawingFields):
 
     @model_validator(mode="after")
     def _rated(self) -> Self:
-        if self.top_logprobs and not self.logprobs:
-            message = "top_logprobs: needs logprobs to be true"
-            raise ValueError(message)
+        check_top_logprobs(self.top_logprobs, logprobs=self.logprobs)
         return self
 
     def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
-        """The parameters as a `Sampling`. A limit of 0 tokens means unset, as some clients of `/generate` send it."""
-        found = self.drawing()
-        if self.repetition_penalty is not None:
-            found["repetition_penalty"] = self.repetition_penalty
-        return Sampling(
-            **found,
-            max_tokens=(max_tokens or self.max_tokens) or None,
-            logprobs=bool(self.logprobs),
-            top_logprobs=self.top_logprobs,
-            logit_bias=tuple(self.logit_bias.items()) if self.logit_bias else (),
-            response_format=self.response_format,
-            n=self.n or 1,
-        )
+        """The parameters as a `Sampling`. `max_tokens` replaces the field's value; 0 means unset."""
+        found = READER.read(self.__dict__)
+        if max_tokens is not None:
+            found["max_tokens"] = token_limit(max_tokens)
+        return Sampling(**found)
+
+
+PARAMETERS = parameters_of(SamplingFields)
+"""The whole table, by the names of fields on `/generate` and in OpenAI's dialects."""
+READER = SamplingReader(PARAMETERS)
+
+
+def sampling_writer(body: BodyFormat) -> SamplingWriter:
+    """Writes sampling parameters under their names in that body."""
+    return SamplingWriter(body, PARAMETERS)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mongars.protocol.sampling_fields import sampling_writer
 from mongars.protocol.schema.enforced import check_conversion, grammar_of
 
 if TYPE_CHECKING:
     from mongars.core.generation import GenerationRequest
+
+_SAMPLING = sampling_writer("llama_cpp")
 
 
 def chat_body(request: GenerationRequest, *, model: str, reasons: bool = False) -> dict[str, Any]:
@@ -24,19 +27,9 @@ def chat_body(request: GenerationRequest, *, model: str, reasons: bool = False) 
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
         "stream": True,
         "stream_options": {"include_usage": True},
+        **_SAMPLING.write(sampling),
     }
     optional = {
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "stop": list(sampling.stop) or None,
-        "seed": sampling.seed,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "repeat_penalty": sampling.repetition_penalty,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
         "response_format": sampling.response_format if reasons else None,
         "grammar": None if reasons else grammar_of(sampling.response_format),
     }

@@ -9,7 +9,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -22,23 +22,14 @@ from mongars.core.errors import (
     InvalidRequest,
     MongarsError,
     NotReady,
-    Overloaded,
     WorldError,
 )
 from mongars.core.observe import Note, Observer, Silent
 from mongars.core.urls import endpoint_label
 from mongars.engines import log_events
 from mongars.engines.engine import EngineStatus
-from mongars.protocol.body import encode, json_object
-from mongars.protocol.ollama import (
-    COMMON,
-    LineReader,
-    chat_request,
-    markers_in,
-    origin_named,
-    overflow_in,
-    same_model,
-)
+from mongars.protocol.ollama import COMMON, LineReader, markers_in
+from mongars.protocol.ollama_model import CHAT, SHOW, TAGS, OllamaModelApi, error_text
 from mongars.protocol.sse import DONE
 
 if TYPE_CHECKING:
@@ -63,6 +54,7 @@ class OllamaEngine:
         self._clock = clock
         self._observer = observer or Silent()
         self._label = endpoint_label(config.url)
+        self._model = OllamaModelApi(config.model, server=self._label)
         self._session: aiohttp.ClientSession | None = None
         self._open: set[aiohttp.ClientResponse] = set()
         self._search = Background(self._until_back, name="ollama-search")
@@ -72,7 +64,7 @@ class OllamaEngine:
     @property
     def origin(self) -> Origin:
         """The model as it was named, without an adapter."""
-        return origin_named(self._config.model)
+        return self._model.origin
 
     @property
     def continues(self) -> bool:
@@ -129,11 +121,11 @@ class OllamaEngine:
         if session is None or self._status.state != "ready":
             detail = f"The engine is {self._status.state}. {self._status.detail}".rstrip()
             raise NotReady(detail, retry_after=RETRY_AFTER)
-        body = chat_request(request, model=self._config.model, markers=self._markers)
-        if self._config.context_tokens is not None:
-            body["options"]["num_ctx"] = self._config.context_tokens
+        body = self._model.chat_body(
+            request, markers=self._markers, context_tokens=self._config.context_tokens
+        )
         try:
-            response = await session.post("api/chat", data=encode(body))
+            response = await session.post(CHAT, data=body)
         except (aiohttp.ClientError, OSError) as exc:
             raise self._lost(exc) from exc
         self._open.add(response)
@@ -174,46 +166,27 @@ class OllamaEngine:
         raise GenerationInterrupted(detail)
 
     async def _probe(self) -> None:
-        entries = await self._tags()
-        names = [str(entry.get("name")) for entry in entries if isinstance(entry, dict)]
-        if not any(same_model(self._config.model, name) for name in names):
-            raise NotReady(self._missing())
+        """Raises `EndpointUnreachable`, `InvalidAnswer`, or `NotReady` without the model."""
+        if self._session is None:
+            detail = "The engine is stopped."
+            raise NotReady(detail)
+        try:
+            async with self._session.get(TAGS, timeout=PROBE_TIMEOUT) as response:
+                status, data = response.status, await response.read()
+        except (aiohttp.ClientError, OSError) as exc:
+            raise self._unreachable(exc) from exc
+        self._model.check_tags(status, data)
 
     async def _known_markers(self) -> Markers:
         """The control tokens of the model; the common ones if the server does not list its own."""
         if self._session is None:
             return COMMON
-        order = encode({"model": self._config.model, "verbose": True})
+        body = self._model.show_body(verbose=True)
         try:
-            async with self._session.post("api/show", data=order, timeout=PROBE_TIMEOUT) as answer:
-                return await asyncio.to_thread(markers_in, await answer.read())
+            async with self._session.post(SHOW, data=body, timeout=PROBE_TIMEOUT) as response:
+                return await asyncio.to_thread(markers_in, await response.read())
         except (aiohttp.ClientError, OSError, InvalidAnswer):
             return COMMON
-
-    async def _tags(self) -> list[Any]:
-        if self._session is None:
-            detail = "The engine is stopped."
-            raise NotReady(detail)
-        try:
-            async with self._session.get("api/tags", timeout=PROBE_TIMEOUT) as response:
-                status, data = response.status, await response.read()
-        except (aiohttp.ClientError, OSError) as exc:
-            raise self._unreachable(exc) from exc
-        return self._entries(status, data)
-
-    def _entries(self, status: int, data: bytes) -> list[Any]:
-        """The models in a response of `/api/tags`. Raises `InvalidAnswer` for a malformed one."""
-        detail = f"What answers at {self._label} (status {status}) is not an Ollama."
-        try:
-            found = json_object(data)
-        except InvalidAnswer as exc:
-            raise InvalidAnswer(detail) from exc
-        entries = found.get("models", ...)
-        if entries is None:  # some versions send null for an empty list
-            entries = []
-        if status != HTTPStatus.OK or not isinstance(entries, list):
-            raise InvalidAnswer(detail)
-        return entries
 
     def _unreachable(self, exc: Exception) -> EndpointUnreachable:
         detail = f"No Ollama answers at {self._label}: {_describe(exc)}."
@@ -248,23 +221,16 @@ class OllamaEngine:
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> MongarsError:
         try:
-            message = str(json_object(await response.read()).get("error") or "")
-        except (InvalidAnswer, aiohttp.ClientError, OSError):
-            message = ""
-        match response.status:
-            case HTTPStatus.NOT_FOUND:
-                self._search_because(self._missing())
-                return NotReady(self._missing(), retry_after=RETRY_AFTER)
-            case HTTPStatus.TOO_MANY_REQUESTS | HTTPStatus.SERVICE_UNAVAILABLE:
-                return Overloaded(f"Ollama is busy: {message}", retry_after=RETRY_AFTER)
-            case HTTPStatus.BAD_REQUEST:
-                overflow = overflow_in(message, context_tokens=self._config.context_tokens or 0)
-                return overflow or InvalidRequest(f"Ollama refuses the request: {message}")
-        return InferenceFailed(f"Ollama answered {response.status}: {message}")
-
-    def _missing(self) -> str:
-        model = self._config.model
-        return f"Ollama has no model {model!r}. Get it with: ollama pull {model}"
+            data = await response.read()
+        except (aiohttp.ClientError, OSError):
+            data = b""
+        status, window = response.status, self._config.context_tokens or 0
+        error = self._model.refusal(status, data, retry_after=RETRY_AFTER, context_tokens=window)
+        if status == HTTPStatus.NOT_FOUND:
+            self._search_because(str(error))
+        if status == HTTPStatus.BAD_REQUEST and isinstance(error, InferenceFailed):
+            return InvalidRequest(f"Ollama refuses the request: {error_text(data)}")
+        return error
 
     async def _close_session(self) -> None:
         session, self._session = self._session, None

@@ -12,7 +12,7 @@ import aiohttp
 from mongars.core.errors import EndpointUnreachable, ProvisioningFailed
 from mongars.core.urls import ollama_url
 from mongars.engines.provisioning.spec import way_out
-from mongars.protocol.ollama import same_model
+from mongars.protocol.ollama import models_in, same_model
 
 if TYPE_CHECKING:
     from mongars.engines.provisioning.job import Job
@@ -56,9 +56,8 @@ async def _has(session: aiohttp.ClientSession, tag: str, url: str) -> bool:
             msg = f"Ollama at {url} answered {response.status} to /api/tags; is it an Ollama?"
             raise ProvisioningFailed(msg)
         document: Any = await response.json(content_type=None)
-    models = document.get("models", []) if isinstance(document, dict) else []
-    names = [str(model.get("name")) for model in models if isinstance(model, dict)]
-    return any(same_model(tag, name) for name in names)
+    names = models_in(document) if isinstance(document, dict) else None
+    return any(same_model(tag, name) for name in names or ())
 
 
 async def _pull(session: aiohttp.ClientSession, job: Job, url: str) -> None:

@@ -5,28 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mongars.core.errors import InvalidRequest
+from mongars.protocol.sampling_fields import sampling_writer
 from mongars.protocol.schema.enforced import check_conversion
 
 if TYPE_CHECKING:
     from mongars.core.generation import Sampling
 
+_SAMPLING = sampling_writer("vllm")
+
 
 def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str, Any]:
     """Arguments for vLLM's `SamplingParams`; `defaults` are the model's values for parameters that are not set."""
-    given = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "stop": list(sampling.stop) or None,
-        "seed": sampling.seed,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "repetition_penalty": sampling.repetition_penalty,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "logit_bias": dict(sampling.logit_bias) or None,
-        "logprobs": (sampling.top_logprobs or 0) if sampling.logprobs else None,
-    }
-    arguments = defaults | {name: value for name, value in given.items() if value is not None}
+    arguments = defaults | _SAMPLING.write(sampling)
+    if sampling.logit_bias:
+        arguments["logit_bias"] = dict(sampling.logit_bias)
+    if sampling.logprobs:
+        arguments["logprobs"] = sampling.top_logprobs or 0
     # None means: as many tokens as the context window has left.
     return arguments | {"max_tokens": sampling.max_tokens}
 

@@ -9,19 +9,14 @@ import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-import orjson
-
 from mongars.core.adapter_pin import AdapterPin
 from mongars.core.errors import (
     AdapterUnavailable,
     ConfigurationError,
     DeadlineExceeded,
     EndpointUnreachable,
-    InferenceFailed,
     InvalidAnswer,
     MongarsError,
-    NotReady,
-    Overloaded,
     ParameterUnsupported,
     WorldError,
 )
@@ -29,19 +24,11 @@ from mongars.core.ids import new_id
 from mongars.inference.events import split_label
 from mongars.inference.ollama.line_decoder import OllamaDecoder
 from mongars.inference.provider import Attempts, ProviderName, ProviderStatus, ProviderStream
-from mongars.inference.retry.failures import TOO_MANY_REQUESTS
 from mongars.inference.retry.retry_after import retry_after
 from mongars.inference.streams.reader import AnswerReader
 from mongars.protocol.body import json_object
-from mongars.protocol.ollama import (
-    COMMON,
-    chat_request,
-    markers_in,
-    origin_named,
-    overflow_in,
-    same_model,
-    window_in,
-)
+from mongars.protocol.ollama import COMMON, markers_in, window_in
+from mongars.protocol.ollama_model import CHAT, SHOW, TAGS, OllamaModelApi
 from mongars.protocol.response_format import schema_of
 
 if TYPE_CHECKING:
@@ -61,9 +48,6 @@ DEFAULT_ANSWER_TOKENS = 1024
 _MAY_BE_MARKER = re.compile(r"[<>\[\]{}|\uff5c]")
 """Every known control token contains one of these characters."""
 _OK = 200
-_BAD_REQUEST = 400
-_NOT_FOUND = 404
-_BUSY = frozenset({TOO_MANY_REQUESTS, 503})
 
 
 class Ollama:
@@ -79,7 +63,7 @@ class Ollama:
         self._config = config
         self._host = config.ollama_host.rstrip("/")
         self._label = split_label(self._host)[0]
-        self._model = config.ollama_model
+        self._model = OllamaModelApi(config.ollama_model, server=self._label)
         self._http = http
         self._clock = clock
         self._window: int | None = None
@@ -140,15 +124,12 @@ class Ollama:
     async def status(self) -> ProviderStatus:
         """`up` if the server responds and has the model, else `down`."""
         try:
-            status, body = await self._http.get(f"{self._host}/api/tags", seconds=STATUS_SECONDS)
-            found = json_object(body) if status == _OK else {}
+            status, body = await self._http.get(f"{self._host}/{TAGS}", seconds=STATUS_SECONDS)
+            self._model.check_tags(status, body)
         except WorldError as error:
             return ProviderStatus(name=self.name, state="down", detail=str(error))
-        entries = found.get("models")
-        names = [str(e.get("name")) for e in entries or () if isinstance(e, dict)]
-        if any(same_model(self._model, name) for name in names):
-            return ProviderStatus(name=self.name, state="up", detail=f"{self._model} is available")
-        return ProviderStatus(name=self.name, state="down", detail=self._missing())
+        detail = f"{self._model.name} is available"
+        return ProviderStatus(name=self.name, state="up", detail=detail)
 
     def drain(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
         """False: it has no endpoints."""
@@ -167,20 +148,21 @@ class Ollama:
     ) -> AbstractAsyncContextManager[UpstreamResponse]:
         sampling = request.sampling.with_defaults(self._config.sampling)
         complete = dataclasses.replace(request, sampling=sampling)
-        body = chat_request(complete, model=self._model, markers=markers)
+        room = None
         if request.prompt_tokens is not None:
             answer = sampling.max_tokens or DEFAULT_ANSWER_TOKENS
-            body["options"]["num_ctx"] = _window_for(request.prompt_tokens, answer, self._window)
-        return self._http.post(f"{self._host}/api/chat", orjson.dumps(body), {})
+            room = _window_for(request.prompt_tokens, answer, self._window)
+        body = self._model.chat_body(complete, markers=markers, context_tokens=room)
+        return self._http.post(f"{self._host}/{CHAT}", body, {})
 
     async def _shown(self, *, verbose: bool) -> bytes:
         """The server's description of the model. Raises `NotReady` if it has none."""
-        body = orjson.dumps({"model": self._model, "verbose": verbose})
-        async with self._http.post(f"{self._host}/api/show", body, {}) as response:
+        body = self._model.show_body(verbose=verbose)
+        async with self._http.post(f"{self._host}/{SHOW}", body, {}) as response:
             shown = await response.body()
             response.reusable = True
             if response.status != _OK:
-                raise NotReady(self._missing())
+                raise self._model.missing()
             return shown
 
     async def _begin(
@@ -192,13 +174,13 @@ class Ollama:
         decoder = OllamaDecoder(
             answer_id=new_id("chatcmpl"),
             created=created,
-            model=self._model,
+            model=self._model.name,
             schema=schema_of(request.sampling.response_format),
         )
         reader = AnswerReader(
             response.blocks,
             decoder,
-            origin=origin_named(self._model),
+            origin=self._model.origin,
             idle=self._config.idle_timeout,
             deadline=deadline,
         )
@@ -207,27 +189,12 @@ class Ollama:
 
     async def _refusal(self, response: UpstreamResponse) -> MongarsError:
         try:
-            message = str(json_object(await response.body()).get("error") or "")
+            data = await response.body()
         except (InvalidAnswer, EndpointUnreachable):
-            message = ""
-        if response.status == _NOT_FOUND:
-            return NotReady(self._missing())
-        if response.status in _BUSY:
-            maximum = self._config.retry_after_max
-            wait = retry_after(response.headers, now=self._clock.now(), maximum=maximum)
-            return Overloaded(f"Ollama at {self._label} is busy.", retry_after=wait)
-        overflow = (
-            overflow_in(message, context_tokens=0) if response.status == _BAD_REQUEST else None
-        )
-        if overflow is not None:
-            return overflow
-        return InferenceFailed(f"Ollama at {self._label} returned {response.status}: {message}")
-
-    def _missing(self) -> str:
-        return (
-            f"Ollama at {self._label} has no model {self._model!r}."
-            f" Get it with: ollama pull {self._model}"
-        )
+            data = b""
+        maximum = self._config.retry_after_max
+        wait = retry_after(response.headers, now=self._clock.now(), maximum=maximum)
+        return self._model.refusal(response.status, data, retry_after=wait)
 
 
 def _window_for(prompt: int, answer: int, window: int | None) -> int:

@@ -1,0 +1,113 @@
+"""One model on an Ollama server: the bodies to send, and what the responses mean. Without IO.
+
+The Ollama engine and the Ollama provider send the requests, each over its own connections.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from mongars.core.errors import (
+    InferenceFailed,
+    InvalidAnswer,
+    MongarsError,
+    NotReady,
+    Overloaded,
+)
+from mongars.protocol.body import encode, json_object
+from mongars.protocol.ollama import (
+    chat_request,
+    models_in,
+    origin_named,
+    overflow_in,
+    same_model,
+)
+
+if TYPE_CHECKING:
+    from mongars.core.control_tokens import Markers
+    from mongars.core.generation import GenerationRequest, Origin
+
+CHAT = "api/chat"
+SHOW = "api/show"
+TAGS = "api/tags"
+BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+
+
+class OllamaModelApi:
+    """Requests for a model to an Ollama server, and the errors that its responses stand for."""
+
+    def __init__(self, name: str, *, server: str) -> None:
+        """`server` stands in messages: host and port, without credentials."""
+        self.name = name
+        self._server = server
+
+    @property
+    def origin(self) -> Origin:
+        """The model as it was named, without an adapter."""
+        return origin_named(self.name)
+
+    def chat_body(
+        self, request: GenerationRequest, *, markers: Markers, context_tokens: int | None
+    ) -> bytes:
+        """For `CHAT`; see `chat_request`. `context_tokens`: the window to load; None: the server's own."""
+        body = chat_request(request, model=self.name, markers=markers)
+        if context_tokens is not None:
+            body["options"]["num_ctx"] = context_tokens
+        return encode(body)
+
+    def show_body(self, *, verbose: bool) -> bytes:
+        """For `SHOW`; `verbose` adds the vocabulary, of which `markers_in` reads the control tokens."""
+        return encode({"model": self.name, "verbose": verbose})
+
+    def check_tags(self, status: int, data: bytes) -> None:
+        """Read the response of `TAGS`.
+
+        Raises:
+            InvalidAnswer: it is not the response of an Ollama server.
+            NotReady: the server does not have the model.
+        """
+        try:
+            names = models_in(json_object(data)) if status == HTTPStatus.OK else None
+        except InvalidAnswer:
+            names = None
+        if names is None:
+            detail = f"What answers at {self._server} (status {status}) is not an Ollama."
+            raise InvalidAnswer(detail)
+        if not any(same_model(self.name, name) for name in names):
+            raise self.missing()
+
+    def missing(self, *, retry_after: float | None = None) -> NotReady:
+        """The error for a server without the model, with the command that gets it."""
+        detail = (
+            f"Ollama at {self._server} has no model {self.name!r}."
+            f" Get it with: ollama pull {self.name}"
+        )
+        return NotReady(detail, retry_after=retry_after)
+
+    def refusal(
+        self, status: int, data: bytes, *, retry_after: float | None, context_tokens: int = 0
+    ) -> MongarsError:
+        """The error for a response of `CHAT` with another status than 200.
+
+        `retry_after` are the seconds after which the same request may succeed; `context_tokens` is
+        the size of the loaded window, for servers that do not name it.
+        """
+        message = error_text(data)
+        if status == HTTPStatus.NOT_FOUND:
+            return self.missing(retry_after=retry_after)
+        if status in BUSY:
+            detail = f"Ollama at {self._server} is busy: {message}"
+            return Overloaded(detail, retry_after=retry_after)
+        failed = InferenceFailed(f"Ollama at {self._server} returned {status}: {message}")
+        if status == HTTPStatus.BAD_REQUEST:
+            return overflow_in(message, context_tokens=context_tokens) or failed
+        return failed
+
+
+def error_text(data: bytes) -> str:
+    """The server's message in the body of an error; empty if there is none."""
+    try:
+        return str(json_object(data).get("error") or "")
+    except InvalidAnswer:
+        return ""
