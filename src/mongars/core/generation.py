@@ -18,6 +18,10 @@ FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "functi
 PromptCacheScope = Literal["user", "shared"]
 """Whether an engine reuses prompts within a request's `scope` only, or among all requests."""
 
+DEFAULT_TEMPERATURE = 0.7
+DEFAULT_TOP_P = 0.9
+"""Of deployments; both can be set by the operator."""
+
 BASE_ADAPTER = "baseline"
 """The adapter version of the bare base model; see `core.adapter_pin` for the rule."""
 

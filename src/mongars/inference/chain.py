@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest, Origin
     from mongars.core.observe import Observer
-    from mongars.inference.provider import CacheUse, Provider, ProviderStream
+    from mongars.inference.provider import AnswerChunks, CacheUse, Provider, ProviderStream
     from mongars.inference.streams.continuation import Reopen
 
 _OUTCOMES: dict[StreamState, Outcome] = {
@@ -72,7 +72,7 @@ class AnswerStream:
     Iterating raises `GenerationInterrupted` if the answer is cut; if iteration ends, it is complete.
     """
 
-    chunks: FailoverChunks
+    chunks: AnswerChunks
 
     @property
     def route(self) -> Route:
@@ -84,7 +84,7 @@ class AnswerStream:
         """Model, adapter and replica of the answer; after a failover, the current ones."""
         return self.chunks.origin
 
-    def __aiter__(self) -> FailoverChunks:
+    def __aiter__(self) -> AnswerChunks:
         return self.chunks
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
 
     from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
@@ -107,6 +108,34 @@ class ChunkStream(Protocol):
     def __aiter__(self) -> ChunkStream: ...
 
     async def __anext__(self) -> Chunk: ...
+
+
+class AnswerChunks(ChunkStream, Protocol):
+    """The chunks of an answer, whichever provider generates it now."""
+
+    @property
+    def route(self) -> Route:
+        """The route of the current provider."""
+        ...
+
+    @property
+    def origin(self) -> Origin:
+        """Model, adapter and replica that generate the answer now."""
+        ...
+
+    @property
+    def moves(self) -> int:
+        """How often the answer continued on another endpoint or provider."""
+        ...
+
+    async def release(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the stream; the arguments are those of `__aexit__`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,12 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mongars.core.generation import PromptCacheScope, Sampling
+from mongars.core.generation import (
+    DEFAULT_TEMPERATURE,
+    DEFAULT_TOP_P,
+    PromptCacheScope,
+    Sampling,
+)
 from mongars.engines.engine_spec import EmbeddingSpec, EngineSpec, VllmOptions
 
 __all__ = ["EmbeddingSpec", "EngineSpec", "VllmOptions"]  # part of this configuration
@@ -51,8 +56,8 @@ RESERVED = {"", "/healthz", "/readyz", "/v1/models", "/v1/embeddings"}
 class SamplingDefaults(_Section):
     """Sampling parameters for requests that do not set them."""
 
-    temperature: float = Field(default=0.7, ge=0.0, le=2.0)
-    top_p: float = Field(default=0.9, gt=0.0, le=1.0)
+    temperature: float = Field(default=DEFAULT_TEMPERATURE, ge=0.0, le=2.0)
+    top_p: float = Field(default=DEFAULT_TOP_P, gt=0.0, le=1.0)
     max_tokens: int | None = Field(default=None, ge=1)
     """The most tokens of an answer; null: the rest of the context window."""
 

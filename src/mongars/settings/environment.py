@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from mongars.core.generation import DEFAULT_TEMPERATURE, DEFAULT_TOP_P
 from mongars.core.observe import LogLevel
 from mongars.core.urls import endpoint_url, ollama_url, web_origin
 from mongars.engines.kinds import check_selectable
@@ -298,8 +299,10 @@ class Environment(BaseModel):
         " `none`, which is also what vllm has by itself. The API sends its name with every request, and"
         " vectors of another model never answer: set the same for the Serve application and the API.",
     )
-    temperature: float = variable("RAY_MODEL_TEMPERATURE", 0.7, "Sampling default.", ge=0, le=2)
-    top_p: float = variable("RAY_MODEL_TOP_P", 0.9, "Sampling default.", gt=0, le=1)
+    temperature: float = variable(
+        "RAY_MODEL_TEMPERATURE", DEFAULT_TEMPERATURE, "Sampling default.", ge=0, le=2
+    )
+    top_p: float = variable("RAY_MODEL_TOP_P", DEFAULT_TOP_P, "Sampling default.", gt=0, le=1)
     max_tokens: int | None = variable(
         "RAY_MODEL_MAX_TOKENS",
         None,

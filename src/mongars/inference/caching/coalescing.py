@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from mongars.core.errors import AllProvidersFailed, DeadlineExceeded, WorldError
 from mongars.inference.caching.cache import (
@@ -34,14 +34,15 @@ from mongars.inference.streams.continuation import FailoverChunks, Resumed, can_
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from types import TracebackType
 
     from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
-    from mongars.core.generation import GenerationRequest, Origin
+    from mongars.core.generation import Chunk, GenerationRequest, Origin, Usage
     from mongars.core.observe import Observer
     from mongars.inference.chain import ProviderChain
     from mongars.inference.config import InferenceConfig
-    from mongars.inference.provider import CacheUse, ProviderName, Route
+    from mongars.inference.provider import CacheUse, ProviderName, Route, StreamState
 
 
 class CoalescingCache:
@@ -184,8 +185,8 @@ class _CoalescedRequest:
             waited = self._deadline.clock.monotonic() - start
             route = dataclasses.replace(_without_attempts(route, "shared"), waited=waited)
         reopen = self._reopen if can_fail_over(self._request) else None
-        chunks = CoalescedChunks(self._stream(generation, answer), stack, reopen, route=route)
-        return AnswerStream(chunks=chunks)
+        chunks = FailoverChunks(self._stream(generation, answer), stack, reopen, route=route)
+        return AnswerStream(chunks=CoalescedChunks(chunks))
 
     async def _join(self, stack: AsyncExitStack) -> tuple[SharedGeneration, AnswerStream]:
         while True:
@@ -234,31 +235,65 @@ class _CoalescedRequest:
         )
 
 
-class CoalescedChunks(FailoverChunks):
-    """The chunks of a shared generation, which may have a failover of its own while it is read."""
+class CoalescedChunks:
+    """`AnswerChunks` of a shared generation, which may have a failover of its own while it is read."""
+
+    def __init__(self, chunks: FailoverChunks) -> None:
+        """`chunks` reads the generation, and the next one if it runs out of time."""
+        self._chunks = chunks
 
     @property
     def route(self) -> Route:
         """The route now; without attempts of its own after a failover of the generation."""
-        answer = self._answer
-        if answer is None or answer.route.provider == self._route.provider:
-            return self._route
-        return _without_attempts(answer.route, self._route.cache)
+        route, answer = self._chunks.route, self._answer
+        if answer is None or answer.route.provider == route.provider:
+            return route
+        return _without_attempts(answer.route, route.cache)
 
     @property
     def moves(self) -> int:
         """Failovers of this request and of the generation."""
-        return self._moves + (0 if self._answer is None else self._answer.chunks.moves)
+        answer = self._answer
+        return self._chunks.moves + (0 if answer is None else answer.chunks.moves)
 
     @property
     def origin(self) -> Origin:
         """Model, adapter and replica of the answer now."""
         answer = self._answer
-        return self._current.origin if answer is None else answer.origin
+        return self._chunks.origin if answer is None else answer.origin
+
+    @property
+    def state(self) -> StreamState:
+        """Whether it is open, complete or cut."""
+        return self._chunks.state
+
+    @property
+    def usage(self) -> Usage | None:
+        """Token counts of the complete answer."""
+        return self._chunks.usage
+
+    async def release(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the generation; it ends if no other request reads it."""
+        await self._chunks.release(kind, error, trace)
+
+    def ready(self) -> list[Chunk]:
+        """The chunks that have arrived."""
+        return self._chunks.ready()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        return await anext(self._chunks)
 
     @property
     def _answer(self) -> AnswerStream | None:
-        source = self._current.chunks
+        source = self._chunks.source
         return source.answer if isinstance(source, GenerationReader) else None
 
 

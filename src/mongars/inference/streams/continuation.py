@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mongars.core.generation import Chunk, GenerationRequest, Origin, Usage
-    from mongars.inference.provider import ProviderStream, Route, StreamState
+    from mongars.inference.provider import ChunkStream, ProviderStream, Route, StreamState
 
     Reopen = Callable[[str, Origin, AsyncExitStack], Awaitable["Resumed | None"]]
 
@@ -69,7 +69,7 @@ class Resumed:
 
 
 class FailoverChunks:
-    """A `ChunkStream` that is completed at another target if the current one is cut.
+    """`AnswerChunks` that is completed at another target if the current one is cut.
 
     `reopen` receives the text delivered so far, the origin of its end, and a stack that keeps the new
     stream open; it returns None if no target is left.
@@ -107,6 +107,11 @@ class FailoverChunks:
     def origin(self) -> Origin:
         """Model, adapter and replica of the current target."""
         return self._current.origin
+
+    @property
+    def source(self) -> ChunkStream:
+        """The stream of the current target."""
+        return self._current.chunks
 
     @property
     def state(self) -> StreamState:
