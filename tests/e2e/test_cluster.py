@@ -241,7 +241,7 @@ async def test_two_clusters_are_two_endpoints(
     other = await asyncio.to_thread(world.cluster, "b", workers=0)
     await asyncio.to_thread(other.deploy)
     await asyncio.to_thread(until, lambda: other.head.answers, within=30)
-    alive, dead = (f"{each.head.door}/generate" for each in (cluster, other))
+    alive, dead = (f"{each.head.endpoint}/generate" for each in (cluster, other))
     stack = build(load_settings({"RAY_SERVE_URL": f"{alive},{dead}"}).inference())
     asked = Asked(stack.integration)
 

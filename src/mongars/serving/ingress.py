@@ -55,16 +55,16 @@ def build_ingress(replica: Replica) -> FastAPI:
     )
     app.add_middleware(HeadAsGet)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _not_allowed)
-    door = GenerateRoutes(replica)
+    routes = GenerateRoutes(replica)
     app.add_api_route(
-        replica.config.generate_path, door.generate, methods=["POST"], response_model=None
+        replica.config.generate_path, routes.generate, methods=["POST"], response_model=None
     )
     openai = OpenAIRoutes(replica)
     app.add_api_route("/v1/models", openai.models, methods=["GET"], response_model=None)
     app.add_api_route("/v1/embeddings", openai.embeddings, methods=["POST"], response_model=None)
-    app.add_api_route("/healthz", door.health, methods=["GET"], response_model=None)
-    app.add_api_route("/health", door.health, methods=["GET"], response_model=None)
-    app.add_api_route("/readyz", door.ready, methods=["GET"], response_model=None)
+    app.add_api_route("/healthz", routes.health, methods=["GET"], response_model=None)
+    app.add_api_route("/health", routes.health, methods=["GET"], response_model=None)
+    app.add_api_route("/readyz", routes.ready, methods=["GET"], response_model=None)
     return app
 
 

@@ -41,7 +41,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """The Serve application's door."""
+        """The URL of the Serve application."""
         return f"http://127.0.0.1:{self.http_port}"
 
     def processes(self, part: str) -> list[psutil.Process]:
