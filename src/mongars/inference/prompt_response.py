@@ -30,14 +30,17 @@ def prompt_request(
 
 
 def resolved_task_type(task_type: str, hints: Mapping[str, Any] | None) -> str:
-    """`task_type`; but `reasoning` for a general task with the hint `reasoning`, as earlier clients send."""
+    """`reasoning` if `task_type` is `general` and `hints["reasoning"]` is true, else `task_type` unchanged.
+
+    Earlier clients request the reasoning model with this hint.
+    """
     if task_type == "general" and hints and hints.get("reasoning"):
         return "reasoning"
     return task_type
 
 
 def response_dict(completion: Completion, route: Route, *, request_id: str) -> dict[str, Any]:
-    """The result of `generate_response`; values that the engine did not report are None."""
+    """The dictionary that `generate_response` returns; values that the engine did not report are None."""
     usage = completion.usage
     logprobs = completion.logprobs
     return {
