@@ -1,4 +1,4 @@
-"""Collecting the chunks of a stream into a whole answer."""
+"""Combines the chunks of a stream into a complete answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class _PartialChoice:
-    """The chunks of one choice (one of the `n` answers), collected so far."""
+    """The chunks received so far of one choice (one of the `n` answers)."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -22,14 +22,14 @@ class _PartialChoice:
 
 
 class AnswerAccumulator:
-    """Collects the chunks of a stream into a completion; `choices` is the number of answers in the stream."""
+    """Combines the chunks of a stream into a `Completion`; `choices` is the number of answers in the stream."""
 
     def __init__(self, choices: int = 1) -> None:
         self._parts = [_PartialChoice() for _ in range(choices)]
         self._usage: Usage | None = None
 
     def add(self, chunk: Chunk) -> None:
-        """Take the next chunk. Raises `InvalidAnswer` for a choice that was not requested."""
+        """Add the next chunk. Raises `InvalidAnswer` for a choice that was not requested."""
         if chunk.usage is not None:
             self._usage = chunk.usage
         if not 0 <= chunk.index < len(self._parts):
