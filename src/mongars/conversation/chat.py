@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mongars.core.generation import Chunk, FinishReason, Origin, Usage
     from mongars.core.identity import Principal
 
-_TRIES = 3  # by our estimate, by the engine's numbers, without any history
+_TRIES = 3  # fitted by estimate, fitted by the engine's counts, without any history
 
 
 class RouteInfo(Protocol):

@@ -176,7 +176,7 @@ class ProviderChain:
                 if not call.request.shortens:
                     rest = self._providers[
                         index:
-                    ]  # it may use a larger window itself, now that the size is known
+                    ]  # includes this provider: with the size known, it may load a larger window
                     larger = self._begin_with_larger_context(
                         call.with_prompt_size(error), stack, rest, reason=reason
                     )

@@ -124,7 +124,7 @@ class Embedded:
         return self._context_tokens
 
     async def run(self) -> None:
-        """Start each engine when a request needs it; stop all of them when they are idle."""
+        """Start engines when requests need them, and stop those that are idle, until cancelled."""
         await self._on_demand.run()
 
     async def status(self) -> ProviderStatus:

@@ -59,7 +59,7 @@ class _Fields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayEnabled(_Fields):
-    """Ray is in use; emitted once at start."""
+    """Requests are sent to these Ray endpoints first; emitted once at start."""
 
     endpoints: tuple[str, ...]
     log = log_events.RAY_ENABLED
@@ -67,7 +67,7 @@ class RayEnabled(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayDisabled(_Fields):
-    """Ray is not in use, only local providers; emitted once at start."""
+    """Requests are answered by local providers only, for `reason`; emitted once at start."""
 
     reason: Literal["disabled_by_configuration", "empty_url_configuration"]
     log = log_events.RAY_DISABLED
@@ -84,7 +84,7 @@ class _Attempt(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptStarted(_Attempt):
-    """A request is sent to a Ray endpoint."""
+    """A request is being sent to a Ray endpoint; `attempt` is its number among all attempts of the client's request."""
 
     log = log_events.RAY_DISPATCH
 

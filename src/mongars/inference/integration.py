@@ -1,4 +1,4 @@
-"""`LLMIntegration`: the interface through which the application uses language models."""
+"""`LLMIntegration`: the interface through which the application generates text with language models."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def prompt_request(
     prompt: str, task_type: str, *, session_id: str | None, sampling: Sampling
 ) -> GenerationRequest:
-    """A request with a single user message. Raises `PromptMissing` if `prompt` is blank."""
+    """A generation request with `prompt` as its only message. Raises `PromptMissing` if `prompt` is blank."""
     return GenerationRequest(
         messages=prompt_messages([ChatMessage(role="user", content=prompt)]),
         request_id=new_id("req"),

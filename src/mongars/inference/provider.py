@@ -40,7 +40,7 @@ class Route:
     reason: FallbackReason | None = None
     cache: CacheUse | None = None
     waited: float = field(default=0.0, compare=False)
-    """Seconds, before the answer started, in which at least one attempt was in flight."""
+    """Seconds before the answer started in which at least one attempt was waiting for a provider."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class Attempts:
         """Seconds during which at least one attempt was in flight and had not started a result."""
 
     def add(self) -> int:
-        """Count one more attempt; returns its number, from 1."""
+        """Count one more request sent to a provider; returns its number, starting from 1."""
         self.count += 1
         return self.count
 

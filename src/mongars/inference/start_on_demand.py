@@ -79,7 +79,7 @@ class StartOnDemand:
                 except TimeoutError:
                     await self._stop_if_idle()
                     continue
-                if engine in self._starts:  # else a `run` that ended has reported it already
+                if engine in self._starts:  # else an earlier `run` has set its result at its end
                     self._finish_start(engine, await _start(engine))
         finally:
             for engine in tuple(self._starts):
@@ -87,7 +87,7 @@ class StartOnDemand:
 
     async def _stop_if_idle(self) -> None:
         async with self._changing:
-            # A request that comes from here on waits in `ready` until the engines are stopped.
+            # A request that arrives from here on waits in `ready` until the engines are stopped.
             if asyncio.get_running_loop().time() - self._used_at >= self._idle_seconds:
                 await self._stop_unused()
 

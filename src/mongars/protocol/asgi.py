@@ -57,7 +57,7 @@ class ResponseWriter:
         self.started = False
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send status and headers."""
+        """Send the HTTP status and headers; call it once, before the body."""
         self.started = True
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})

@@ -56,7 +56,10 @@ class EventTemplate:
 
 
 def _holds(raw: bytes) -> bool:
-    """Whether the template's gap is the event's text: `_PROOF`, put there, is parsed as the text."""
+    """Whether `raw`, an event whose text is the placeholder `_PROOF`, is parsed as an event with exactly that text.
+
+    This shows that the bytes around the placeholder are a valid template.
+    """
     try:
         body = orjson.loads(raw.removeprefix(b"data: "))
     except orjson.JSONDecodeError:

@@ -104,7 +104,7 @@ class OllamaToolCall(WireModel):
 
 
 class OllamaMessage(WireModel):
-    """A message of `/api/chat`."""
+    """A message in the body of `/api/chat`."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = {"images": _IMAGES}
 

@@ -48,7 +48,7 @@ def configure_logs(*, level: LogLevel = "info", json_lines: bool = True) -> None
 def _json(event: object, default: Callable[[object], object]) -> str:
     try:
         return orjson.dumps(event, default=default).decode()
-    except TypeError:  # a number or a character that orjson refuses: a peer may have sent it
+    except TypeError:  # orjson cannot encode every number and character
         return json.dumps(event, default=str)
 
 
@@ -64,5 +64,5 @@ class LogObserver:
         level = LEVELS[log.level]
         if not self._log.is_enabled_for(level):
             return
-        with contextlib.suppress(OSError):  # a full disk must not fail an answer that needs none
+        with contextlib.suppress(OSError):  # a full disk must not fail a request
             self._log.log(level, log.name, **event.fields())

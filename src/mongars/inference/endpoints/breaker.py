@@ -1,4 +1,4 @@
-"""A circuit breaker for one endpoint: its states and the only transitions between them.
+"""The circuit breaker of one endpoint: its states and the only transitions between them.
 
 | state       | signal            | next        | when                                                    |
 |-------------|-------------------|-------------|---------------------------------------------------------|
@@ -6,12 +6,12 @@
 | `open`      | `trial_started`   | `half_open` | the open time is over, or a probe ended it early        |
 | `open`      | `restored`        | `closed`    | a probe found the endpoint ready; load grows slowly     |
 | `half_open` | `trial_succeeded` | `closed`    | the trial request got its first token; load grows slowly |
-| `half_open` | `trial_failed`    | `open`      | for twice as long                                       |
+| `half_open` | `trial_failed`    | `open`      | the trial request failed; the open time doubles         |
 | `half_open` | `trial_lost`      | `open`      | the trial request ended without a result                |
 
-All other signals leave the state unchanged. Failures of requests that were sent before the last
-counted failure are not counted: ten requests that fail together are one failure. A request sent
-before the breaker opened neither closes nor reopens it.
+A *trial* is the single request that is sent while the breaker is half open. All other signals leave the state
+unchanged. Failures of requests that were sent before the last counted failure are not counted: ten requests that
+fail together are one failure. A request sent before the breaker opened neither closes nor reopens it.
 
 A streamed answer counts as a success at its end, not at its first token: an endpoint that starts every
 answer and completes none opens its breaker. Thresholds follow Envoy's outlier detection (5 in a row) and

@@ -112,7 +112,7 @@ class EndpointOutcomes:
         state.long_wait = False
         state.next_probe_at = min(state.next_probe_at, now)
         state.latency.observe(now - lease.acquired_at + self._penalty(), now)
-        # An endpoint that answered other requests meanwhile is not dead, only too busy for this one.
+        # An endpoint that answered other requests meanwhile works, but is too busy for this one.
         unresponsive = kind == "timeout" and state.last_answer_at <= lease.acquired_at
         if kind == "timeout" and state.breaker.is_new(lease.acquired_at):
             state.limit.decrease()

@@ -65,7 +65,7 @@ class EndpointProbes:
         """
         state = self._table.states[url]
         if state.in_flight and state.is_up:
-            return False  # the request in flight shows its state better than a probe
+            return False  # the outcome of the request in flight is better evidence than a probe
         was_down = state.breaker.state != "closed"
         state.failed_since_answer = False
         state.last_error = error or state.last_error

@@ -20,7 +20,7 @@ class EndpointLease:
 
     url: str
     acquired_at: float
-    """Monotonic seconds."""
+    """Monotonic time in seconds at which the lease was granted."""
     is_trial: bool
     """Whether the request is a trial: the only one at a time at an endpoint that failed or was busy."""
 

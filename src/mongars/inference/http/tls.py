@@ -139,7 +139,7 @@ def _check(path: Path, name: str, *, holds: str) -> None:
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
-    """The TLS error that caused `error`, or `error` itself; None if there is none."""
+    """The `ssl.SSLError` that is the cause of `error` or `error` itself; None if neither is one."""
     for candidate in (error.__cause__, error):
         if isinstance(candidate, ssl.SSLError):
             return candidate

@@ -1,4 +1,4 @@
-"""Decoding Ollama's streamed JSON lines into the items of an `AnswerReader`."""
+"""Decodes Ollama's streamed JSON lines into the chunks and end marks that an `AnswerReader` reads."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ STATUS_SECONDS = 1.5
 DEFAULT_ANSWER_TOKENS = 1024
 """Tokens reserved in the context window for the answer to a request without `max_tokens`."""
 _MAY_BE_MARKER = re.compile(r"[<>\[\]{}|\uff5c]")
-"""Every known control token contains one of these characters."""
+"""Matches a character that occurs in every known control token."""
 _OK = 200
 
 
@@ -129,7 +129,7 @@ class Ollama:
         """Return at once: this provider has no background work."""
 
     async def status(self) -> ProviderStatus:
-        """`up` if the server responds and has the model, else `down`."""
+        """`up` if the server responds within 1.5 s and has the model, else `down` with the reason as `detail`."""
         try:
             status, body = await self._http.get(f"{self._host}/{TAGS}", seconds=STATUS_SECONDS)
             self._model.check_tags(status, body)

@@ -45,7 +45,7 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
     """
 
     path = "/v1/embeddings"
-    is_latency_sample = False  # it takes as long as its texts are many
+    is_latency_sample = False  # the duration depends on the number of texts
     complete_at_start = True
 
     def __init__(

@@ -104,7 +104,7 @@ class RayHedge(Generic[ResultT]):
             finally:
                 self._report(won=winner is self._second, delay=delay)
             loser = self._first if winner is self._second else self._second
-            await loser.stack.aclose()  # both may have started in the same moment
+            await loser.stack.aclose()  # both may have started at the same time
             if isinstance(winner.outcome, EndpointResult):
                 yield winner.outcome
             elif winner.outcome is not None:
@@ -146,7 +146,7 @@ class RayHedge(Generic[ResultT]):
             return self._first
         if self._second.started:
             return self._second
-        # One has failed, or was not sent: wait for the other one.
+        # One attempt has failed or was not sent: wait for the other.
         other, task = (self._second, second) if first.done() else (self._first, first)
         await asyncio.wait({task})
         return other

@@ -88,7 +88,11 @@ class HttpExchange(ABC, Generic[ResultT]):
 
     @asynccontextmanager
     async def send(self, url: str, start_by: Deadline) -> AsyncIterator[ResultT]:
-        """POST the body to `url`; see `EndpointExchange.send`."""
+        """POST the body to `url`; enters when the result has started, before `start_by`.
+
+        Raises `AttemptError`, or a `CallerError` if the endpoint finds the request wrong. Exit closes the connection,
+        unless the result is complete.
+        """
         seconds = start_by.remaining()
         if self._body is None:
             self._body = self.body()

@@ -160,7 +160,7 @@ class FailoverChunks:
     def _note(self, *chunks: Chunk) -> None:
         for chunk in chunks:
             if chunk.reasoning:
-                self._reopen = None  # a restart would have other reasoning before its answer
+                self._reopen = None  # a restarted answer would begin with different reasoning
             if chunk.finish_reason is not None:
                 self._finished = True
         self._delivered += [chunk.text for chunk in chunks]

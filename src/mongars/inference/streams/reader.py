@@ -150,7 +150,7 @@ class AnswerReader:
         except InvalidAnswer as error:
             self._end_of_bytes(str(error))
         except MongarsError as error:
-            self._cut(str(error), error)  # a reported error counts, even after a finish reason
+            self._cut(str(error), error)  # an error counts, even after a finish reason
 
     def _take(self, block: bytes) -> None:
         any_chunk = False

@@ -55,7 +55,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._in_head = True  # also between two requests
         self._upgrading = False
         self._progress = False
-        self._held = 0  # bytes the parser holds, or skips, since it last got anywhere
+        self._held = 0  # bytes received since the last callback of the parser
         self._trailers = 0
         self._keep_alive_after_body = False
         self._lingering = False
@@ -310,7 +310,7 @@ class GuardedHttp(HttpToolsProtocol):
             may_reply = not (self._in_head or self.pipeline or cycle.response_started)
             cycle.disconnected = True
             cycle.message_event.set()
-        elif not self._in_head:  # it has been answered already
+        elif not self._in_head:  # the request has been answered already
             may_reply = False
         if may_reply:
             self._reply(refusal)

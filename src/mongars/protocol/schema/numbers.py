@@ -140,7 +140,7 @@ def _natural(low: int, high: int, point: int) -> str:
     shortest = max(point + 1, len(str(low)))
     longest = max(point + 1, len(str(high)))
     if longest - shortest > 1 and high == 10**longest - 1:
-        # From some length on, all digits are free: one expression covers all those lengths.
+        # From a certain length on, any digits are allowed: one expression covers those lengths.
         begin = shortest + (low > _first(shortest, point))
         own = _between(str(low).zfill(shortest), "9" * shortest, point) if begin > shortest else ""
         zero = ""

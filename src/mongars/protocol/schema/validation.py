@@ -121,7 +121,7 @@ def _first_error(own: Validator, value: object) -> str | None:
 
 
 def _unnamed(schema: Any) -> Any:  # noqa: ANN401 (any part of a schema)
-    """A copy of the schema without `$schema` and `$id`, so that these cannot select other rules or redirect references."""
+    """A copy of the schema without `$schema` and `$id`, which would select other rules and redirect references."""
     if isinstance(schema, list):
         return [_unnamed(part) for part in schema]
     if not isinstance(schema, dict):
