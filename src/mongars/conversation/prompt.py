@@ -78,11 +78,11 @@ def shrink(
     prompt_tokens: int,
     context_tokens: int,
 ) -> ContextBudget:
-    """A smaller budget after an engine refused the prompt `sent`, which exceeds the result.
+    """A budget too small for the prompt `sent`, which an engine refused as too long; the next prompt is built with it.
 
     `prompt_tokens` is the engine's count of `sent` and `context_tokens` its window. The ratio of the count
-    to the estimate gives the size of prompt that fits. If either is 0 (not reported), the room is halved. The answer
-    keeps at most half of `context_tokens`.
+    to the estimate gives the size of prompt that fits. If either is 0 (not reported), half of the estimate is used.
+    The answer keeps at most half of `context_tokens`.
     """
     estimate = estimate_prompt(sent)
     answer = budget.answer_tokens

@@ -15,7 +15,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
 
 
 def speech_turn(text: str, *, turn_id: str, created_at: datetime) -> dict[str, Any]:
-    """The speech format of `text`: one segment per sentence, with estimated duration and pause in seconds."""
+    """The answer `text` in the speech format: one segment per sentence, with estimated durations in seconds."""
     sentences = [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
     segments = [
         {

@@ -44,7 +44,7 @@ class EmbeddingService:
         observer: Observer,
         cure: str = "",
     ) -> None:
-        """`providers` are in order of preference; `cure` says what an operator can do if all of them fail."""
+        """`providers` are in order of preference; `cure`: what an operator can do if all of them fail."""
         self._providers = providers
         self._cure = cure
         self._clock = clock

@@ -1,6 +1,6 @@
 """Events of inference as frozen dataclasses; `mongars.telemetry` turns them into metrics and log lines.
 
-No event contains a prompt, an answer or a credential. The attribute `log` is the log event it is written as.
+No event contains a prompt, an answer or a credential. The attribute `log` is the event's declared log line.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class AnswerAccumulator:
 
     @property
     def usage(self) -> Usage | None:
-        """The token counts; None until the engine has sent them."""
+        """The engine's token counts for the whole answer; None until they have been added."""
         return self._usage
 
     @property

@@ -102,9 +102,9 @@ def show_body(
     context_tokens: int | None,
     capability: Literal["completion", "embedding"] = "completion",
 ) -> dict[str, Any]:
-    """The JSON body of a response of `/api/show`; the context length is left out if it is unknown (None).
+    """The JSON body of a response of `/api/show`.
 
-    It is stored under the architecture's name, where Ollama's clients read it.
+    The context length is at the key where Ollama's clients read it; `context_tokens` None: it is left out.
     """
     info: dict[str, Any] = {"general.architecture": "mongars", "general.basename": name}
     if context_tokens is not None:

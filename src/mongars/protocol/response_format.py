@@ -18,7 +18,7 @@ from jsonschema.validators import Draft202012Validator
 
 KINDS = ("text", "json_object", "json_schema")
 MOST_PARTS = 500
-"""Maximum number of objects and lists in a format; checking one takes about a quarter of a millisecond."""
+"""Maximum number of objects and lists in a format; checking each takes about a quarter of a millisecond."""
 MOST_VALUES = 5000
 """Maximum number of entries in all lists of a format together, such as constants and names."""
 DEEPEST = 32
@@ -92,7 +92,10 @@ class _Size:
         self._values = 0
 
     def add(self, value: object, levels: int) -> None:
-        """Count a value and everything inside it. Raises `ValueError` if a limit is exceeded."""
+        """Count a value and everything inside it. Raises `ValueError` if a limit is exceeded.
+
+        `levels`: how many more levels of nested objects and lists are allowed.
+        """
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
             message = f"holds a text of more than {LONGEST_TEXT} characters"
             raise ValueError(message)

@@ -44,9 +44,9 @@ class Parameter:
     )
     """The parameter's name in other body formats; None if the engine does not support it, so that it is refused."""
     read: Callable[[Any], Any] | None = None
-    """Converts the request's value to the one in `Sampling`; None: they are equal."""
+    """Function that converts the request's value to the one in `Sampling`; None: no conversion."""
     write: Callable[[Any], Any] | None = None
-    """Converts the value in `Sampling` to the one in a body; None: they are equal."""
+    """Function that converts the value in `Sampling` to the one in a body; None: no conversion."""
 
     def place(self, body: BodyFormat) -> str | WrittenByEngine | None:
         """The parameter's name in that body format, or how the engine's module writes it; None if unsupported."""

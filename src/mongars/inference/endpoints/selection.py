@@ -93,7 +93,7 @@ class EndpointSelection:
         return state.latency.at(now) * (state.in_flight + 1) / state.breaker.load_share(now)
 
     def _by_session(self, urls: Sequence[str], session_id: str) -> str | None:
-        """The endpoint of the session; None if it has too much load, is too slow, or was down shortly before."""
+        """The preferred endpoint of the session; None if its load is too high, it is too slow, or it was just down."""
         url = max(urls, key=lambda url: hashlib.sha256(f"{session_id} {url}".encode()).digest())
         state, now = self._table.states[url], self._clock.monotonic()
         total = sum(self._table.states[url].in_flight for url in urls)

@@ -144,9 +144,9 @@ class RayCall(Generic[ResultT]):
         raise self._final_error(last)
 
     def _may_send(self, last: AttemptError | None) -> bool:
-        """Whether the next attempt may be sent, and count it in the retry budget if it is a retry.
+        """Whether the retry budget allows the next attempt, which is counted in the budget.
 
-        A first attempt needs no budget, nor does one after an attempt whose connection failed.
+        A first attempt is always allowed, and so is one after an attempt whose connection failed.
         """
         if last is None and not self._exchange.is_retry:
             self._context.budget.request()

@@ -81,7 +81,10 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
         return encode(body)
 
     async def read(self, response: UpstreamResponse) -> ReceivedVectors:
-        """The vectors in a response with status 2xx. Raises `ModelUnknown` if it names another model."""
+        """The vectors in a response with status 2xx.
+
+        Raises `ModelUnknown` if the response names another model, or `InvalidAnswer` if it lacks one vector per text.
+        """
         body = json_object(await response.body())
         vectors, tokens, model = read_embeddings(body, count=len(self._batch.texts))
         if model != self._batch.model:

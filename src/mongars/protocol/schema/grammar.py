@@ -328,7 +328,7 @@ class _Writer:
 
 
 def _piece(schema: Schema, least: int, most: int | None) -> Piece | None:
-    """The expression between the quotes of a string with `pattern` or `format`; None without them."""
+    """The expression between the quotes of a string with `pattern` or `format`; None for a string without both."""
     pattern, form = schema.get("pattern"), schema.get("format")
     if form in FREE:
         form = None

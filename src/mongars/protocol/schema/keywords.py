@@ -83,7 +83,7 @@ CONVERTER = {
 
 
 def is_annotation(name: str) -> bool:
-    """Whether the keyword does not restrict which values are valid."""
+    """Whether the keyword is an annotation, such as `title`, which has no effect on which values are valid."""
     return name in ANNOTATIONS or name.startswith("x-")
 
 
