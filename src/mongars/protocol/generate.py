@@ -43,7 +43,7 @@ _SAMPLING = sampling_writer("replica")
 class AdapterPayload(WireModel):
     """The adapter that must generate the answer, given by version, digest or both (a *pin*).
 
-    An object with `adapter_path` pins nothing: the earlier monGARS client sends the entry of its own registry
+    An object with `adapter_path` pins nothing: the earlier monGARS client sends the entry of its registry
     with every request, and accepts an answer from any adapter. The path is never opened.
     """
 

@@ -48,7 +48,11 @@ class EndpointProbes:
         return tuple(due)
 
     def stale(self) -> tuple[str, ...]:
-        """The URLs whose state is unknown, or up by a response older than `FRESH_SECONDS` with no request in flight."""
+        """The URLs of endpoints whose shown state needs a new probe.
+
+        These are the ones with an unknown state, and those that are up, have no request in flight and have not
+        responded for more than `FRESH_SECONDS`.
+        """
         before = self._clock.monotonic() - FRESH_SECONDS
         return tuple(
             url
