@@ -49,7 +49,7 @@ class EndpointPool:
         max_requests: int = 0,
         sole_provider: bool = False,
     ) -> None:
-        """`max_requests`: requests in flight at all endpoints together; each endpoint starts with an equal part as limit.
+        """`max_requests`: requests in flight at all endpoints together; each endpoint starts with an equal part.
 
         `rest_after`: busy responses in a row after which no requests are sent to an endpoint for a while.
         `sole_provider`: no other provider can answer, so that breakers are ignored while most of them are open.

@@ -328,7 +328,7 @@ class _Writer:
 
 
 def _piece(schema: Schema, least: int, most: int | None) -> Piece | None:
-    """The expression between the quotes of a string restricted by `pattern` or `format`; None if neither restricts it."""
+    """The expression between the quotes of a string restricted by `pattern` or `format`; None without a restriction."""
     pattern, form = schema.get("pattern"), schema.get("format")
     if form in FREE:
         form = None
