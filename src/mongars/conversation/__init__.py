@@ -1,1 +1,1 @@
-"""The chat use case: history, prompt assembly within the context budget."""
+"""The chat use case: conversation history, and assembly of prompts that fit the model's context window."""

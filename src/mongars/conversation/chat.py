@@ -1,4 +1,4 @@
-"""The chat use case: remember, assemble, generate, and store what was completed.
+"""The chat use case: read the history, assemble the prompt, generate, and store the completed turn.
 
 ```
 open ── history ── assemble ── generator.open ──> ChatStream ── chunks ... finish ── append
@@ -6,8 +6,8 @@ open ── history ── assemble ── generator.open ──> ChatStream ─
              └──────── shrink ◄────┘ context_length_exceeded, before the first token
 ```
 
-A turn is stored once, after the answer ended with a finish reason, with the person's own words.
-An answer that failed, was cut or was abandoned leaves no trace.
+A turn is a user's message and the answer to it. It is stored once, after the answer ended with a finish reason,
+with the message as the user sent it. An answer that failed, was cut or was cancelled is not stored.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from mongars.core.generation import Chunk, FinishReason, Origin, Usage
     from mongars.core.identity import Principal
 
-_TRIES = 3  # by our estimate, by the engine's numbers, without any history
+_TRIES = 3  # fitted by estimate, fitted by the engine's counts, without any history
 
 
 class RouteInfo(Protocol):
-    """Which provider generates a stream, and how it was reached."""
+    """Which provider generates an answer, and how the request reached it."""
 
     @property
     def provider(self) -> str:
@@ -45,81 +45,84 @@ class RouteInfo(Protocol):
 
     @property
     def endpoint(self) -> str:
-        """Which of the provider's endpoints generates it."""
+        """The provider's endpoint that generates the answer."""
         ...
 
     @property
     def attempts(self) -> int:
-        """How many attempts it took, over all providers."""
+        """Number of requests sent for this answer, over all providers."""
         ...
 
     @property
     def fallback(self) -> bool:
-        """Whether a preferred provider failed before."""
+        """Whether a preferred provider was tried first and failed."""
         ...
 
     @property
     def waited(self) -> float:
-        """Seconds until the first content spent waiting for endpoints and engines, not in this process."""
+        """Seconds before the first content in which this process waited for endpoints and engines."""
         ...
 
     @property
     def cache(self) -> str | None:
-        """`hit`, `shared` or `miss`; None where the answer cache is not used."""
+        """`hit`, `shared` or `miss`; None for an answer that is not cached."""
         ...
 
 
 class GeneratedChunks(Protocol):
-    """The chunks of a stream, in order; iterating raises what the stream raises."""
+    """An async iterator over the chunks of an answer, in order; iteration raises the errors of the stream."""
 
     def __aiter__(self) -> GeneratedChunks:
-        """Itself."""
+        """Return this iterator."""
         ...
 
     async def __anext__(self) -> Chunk:
-        """The next chunk, once it has arrived."""
+        """Wait for the next chunk and return it."""
         ...
 
     def ready(self) -> Sequence[Chunk]:
-        """The chunks that have arrived and were not returned yet, without waiting."""
+        """Remove and return the chunks that have arrived, without waiting."""
         ...
 
 
 class GeneratedStream(Protocol):
-    """A streamed answer. Iterating raises what `Generator` raises; a normal end is complete."""
+    """A streamed answer. Iteration raises `GenerationInterrupted` if it is cut; otherwise it is complete at the end."""
 
     @property
     def origin(self) -> Origin:
-        """The engine that produces the tokens."""
+        """Model, adapter and replica that generate the answer."""
         ...
 
     @property
     def route(self) -> RouteInfo:
-        """How that engine was reached."""
+        """Provider and endpoint that generate the answer, and how the request reached them."""
         ...
 
     def __aiter__(self) -> GeneratedChunks:
-        """Its chunks. They are read once."""
+        """The iterator over the answer's chunks, which can be read only once."""
         ...
 
 
 class Generator(Protocol):
-    """Generates answers to prompts. Errors known before the first token are raised on entering."""
+    """Generates answers to prompts, such as `LLMIntegration`."""
 
     def open(
         self, request: GenerationRequest, *, deadline: Deadline | None = None
     ) -> AbstractAsyncContextManager[GeneratedStream]:
-        """Answer one request by the deadline; leaving the context stops the work."""
+        """Start an answer; enters once its first content has arrived, and stops the generation on exit.
+
+        Errors known before the first content are raised on entering. `deadline` None: the generator's default.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatConfig:
-    """How much of a conversation reaches the model.
+    """How much of a conversation is sent to the model.
 
-    `context_tokens` is the model's window, `answer_tokens` the part of it that the history leaves
-    free, `max_tokens` the longest answer (None: what the prompt leaves of the window),
-    `history_turns` how many turns are read at most.
+    `context_tokens`: the model's context window. `answer_tokens`: the part of it reserved for the answer.
+    `max_tokens`: maximum length of the answer, None for what the prompt leaves of the window. `history_turns`:
+    maximum number of earlier turns.
     """
 
     context_tokens: int = 4096
@@ -130,9 +133,9 @@ class ChatConfig:
 
 
 class ChatStream:
-    """A streamed answer of a chat; iterate it once, to the end, to have it stored.
+    """A streamed answer of a chat. Iterate it once, to the end: only then is the turn stored.
 
-    Iterating raises `GenerationInterrupted` if the answer ends without a finish reason, and
+    Iteration raises `GenerationInterrupted` if the answer ends without a finish reason, and
     `StorageUnavailable` if the complete answer could not be stored.
     """
 
@@ -158,12 +161,12 @@ class ChatStream:
 
     @property
     def origin(self) -> Origin:
-        """The engine that produces the tokens."""
+        """Model, adapter and replica that generate the answer."""
         return self._answer.origin
 
     @property
     def route(self) -> RouteInfo:
-        """How that engine was reached."""
+        """Provider and endpoint that generate the answer, and how the request reached them."""
         return self._answer.route
 
     @property
@@ -173,7 +176,7 @@ class ChatStream:
 
     @property
     def processing_time(self) -> float:
-        """Seconds from the question to the end of the answer, or to now while it runs."""
+        """Seconds from the call of `Chat.open` to the end of the answer, or until now if it has not ended."""
         if self._seconds is None:
             return self._clock.monotonic() - self._began
         return self._seconds
@@ -197,7 +200,7 @@ class ChatStream:
         return chunk
 
     def ready(self) -> Sequence[Chunk]:
-        """The chunks that have arrived and were not returned yet, without waiting."""
+        """Remove and return the chunks that have arrived, without waiting."""
         found = self._chunks.ready()
         for chunk in found:
             self._note(chunk)
@@ -218,7 +221,7 @@ class ChatStream:
 
 
 class Chat:
-    """Answers a user's messages with the earlier turns of the same session in the prompt."""
+    """Answers a user's messages, with the earlier turns of the same session in the prompt."""
 
     def __init__(
         self, history: History, generator: Generator, *, clock: Clock, config: ChatConfig
@@ -240,14 +243,13 @@ class Chat:
         traceparent: str | None = None,
         deadline: Deadline | None = None,
     ) -> AsyncIterator[ChatStream]:
-        """Answer `message`; see `ChatStream`. Leaving early abandons the answer and stores nothing.
+        """Start the answer to `message`; leaving the context before its end cancels it and stores nothing.
 
-        The turns of that session come before it. Without a session id, or with a blank one, a new
-        session begins: nothing is remembered from others, and the stored turn names the new id.
+        The session's earlier turns are included in the prompt. Without a session id, or with an empty one, a new
+        session is created, whose id is in the stored turn.
 
-        Raises `PromptMissing` for a blank message, `ContextLengthExceeded` if it does not fit
-        even without history, `StorageUnavailable` if the history cannot be read, and whatever
-        the generator raises.
+        Raises `PromptMissing` for a blank message, `ContextLengthExceeded` if the message does not fit
+        even without history, `StorageUnavailable` if the history cannot be read, and the errors of the generator.
         """
         if not message.strip():
             msg = "The message is blank."
@@ -291,7 +293,10 @@ class Chat:
         *,
         deadline: Deadline | None,
     ) -> GeneratedStream:
-        """Open the answer, with less history each time the engine finds the prompt too long."""
+        """Start the answer; each time the engine refuses the prompt as too long, retry with less history.
+
+        Raises `ContextLengthExceeded` if the prompt is too long without any history.
+        """
         message = question.messages[0].content
         system = self._config.system_prompt
         budget = ContextBudget(

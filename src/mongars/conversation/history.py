@@ -1,4 +1,4 @@
-"""The history port: what the chat use case needs from the storage of conversations."""
+"""The interface of the storage of conversations, as the chat use case needs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTurn:
-    """A finished exchange: the person's own words and the complete answer to them."""
+    """A completed turn to be stored: the user's message, unchanged, and the complete answer to it."""
 
     user_id: str
     query: str = field(repr=False)
@@ -21,7 +21,7 @@ class NewTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A remembered exchange. Times are timezone-aware UTC; `expires_at` None means kept."""
+    """A stored turn. Times are timezone-aware UTC; `expires_at` None means that it never expires."""
 
     id: int
     user_id: str
@@ -33,17 +33,17 @@ class Turn:
 
 
 class History(Protocol):
-    """Remembers turns; one person's turns are never shown to another."""
+    """Stores the turns of conversations; the turns of one user are never returned for another."""
 
     async def append(self, turn: NewTurn) -> Turn:
-        """Store one turn durably. Raises `StorageUnavailable`; then nothing was stored."""
+        """Store one turn durably; returns it with id and time. Raises `StorageUnavailable` if it was not stored."""
         ...
 
     async def latest(
         self, user_id: str, *, limit: int, session_id: str | None = None
     ) -> tuple[Turn, ...]:
-        """At most `limit` unexpired turns, newest first; of all sessions if none is named.
+        """At most `limit` unexpired turns of the user, newest first; `session_id` None means all sessions.
 
-        Raises `InvalidRequest` unless `limit` is positive, and `StorageUnavailable`.
+        Raises `InvalidRequest` unless `limit` is positive, and `StorageUnavailable` if the history cannot be read.
         """
         ...

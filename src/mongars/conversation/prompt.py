@@ -1,7 +1,7 @@
-"""Prompt assembly: as much of the conversation as fits the model's context, newest first.
+"""Prompt assembly: includes as much of a conversation as fits the model's context window, newest turns first.
 
-Sizes are estimated, because the tokenizer lives with the engine. The engine's own count decides:
-when it refuses a prompt with exact numbers, `shrink` turns those into a budget that fits.
+Sizes are estimated, because only the engine has the tokenizer. If the engine refuses a prompt as too long,
+`shrink` computes a smaller budget from the token counts in the refusal.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ _TOKENS_PER_MESSAGE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextBudget:
-    """How many tokens prompt and answer may take together, and what of that the answer keeps."""
+    """Maximum number of tokens of prompt and answer together, and the part reserved for the answer."""
 
     context_tokens: int
     answer_tokens: int
 
     @property
     def room(self) -> int:
-        """Tokens left for the prompt, never negative."""
+        """Number of tokens available for the prompt; at least 0."""
         return max(0, self.context_tokens - self.answer_tokens)
 
 
 def estimate_tokens(text: str) -> int:
-    """Tokens one message of that text takes, estimated: UTF-8 bytes / 3, plus the role markers.
+    """Estimated number of tokens of one message: its UTF-8 bytes / 3, plus 8 for the role markers.
 
-    On the high side for prose (about four bytes a token), too low for text that a small
-    vocabulary splits into single bytes. Only the engine's count is authoritative.
+    High for prose (about four bytes per token), too low for text that a small
+    vocabulary splits into single bytes. Only the engine's count is exact.
     """
     return -(-len(text.encode()) // _BYTES_PER_TOKEN) + _TOKENS_PER_MESSAGE
 
 
 def estimate_prompt(messages: Iterable[Message]) -> int:
-    """Tokens of a whole prompt, estimated like `estimate_tokens`."""
+    """Estimated number of tokens of a whole prompt; see `estimate_tokens`."""
     return sum(estimate_tokens(message.content) for message in messages)
 
 
@@ -52,8 +52,8 @@ def assemble(
 ) -> tuple[Message, ...]:
     """The prompt: `system`, then the newest turns that fit, oldest first, then `message`.
 
-    `turns` come newest first. A turn goes in whole or not at all, and none goes in once a newer
-    one did not fit, so the conversation has no holes. `system` and `message` are always there:
+    `turns` are given newest first. A turn is included whole or not at all, and after the first that does not fit no
+    older one is included, so that the conversation has no gaps. `system` and `message` are always included:
     the estimate of the result exceeds `budget.room` only if those two alone do.
     """
     head = (Message(role="system", content=system),) if system else ()
@@ -78,11 +78,11 @@ def shrink(
     prompt_tokens: int,
     context_tokens: int,
 ) -> ContextBudget:
-    """A budget that `sent` exceeds, after the engine refused it.
+    """A budget too small for the prompt `sent`, which an engine refused as too long; the next prompt is built with it.
 
-    `prompt_tokens` is the engine's count of `sent` and `context_tokens` its whole window; from
-    their ratio to our estimate follows how much of the same kind of text fits. Without numbers
-    (zeros) the room is halved. The answer keeps at most half of the window the engine named.
+    `prompt_tokens` is the engine's count of `sent` and `context_tokens` its window. The ratio of the count
+    to the estimate gives the size of prompt that fits. If either is 0 (not reported), half of the estimate is used.
+    The answer keeps at most half of `context_tokens`.
     """
     estimate = estimate_prompt(sent)
     answer = budget.answer_tokens

@@ -1,4 +1,4 @@
-"""A turn cut into segments for a voice: what front ends of the earlier monGARS require."""
+"""Splits an answer into segments for speech output, in the format of the earlier monGARS's front ends."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 WORDS_PER_SECOND = 2.5
-"""A calm speaking pace; durations are estimates from word counts, nothing is measured."""
+"""Assumed speaking rate, from which durations are estimated."""
 PAUSE_SECONDS = 0.3
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
 
 
 def speech_turn(text: str, *, turn_id: str, created_at: datetime) -> dict[str, Any]:
-    """The turn with one segment per sentence; durations and pauses in seconds."""
+    """The answer `text` in the speech format: one segment per sentence, with estimated durations in seconds."""
     sentences = [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
     segments = [
         {

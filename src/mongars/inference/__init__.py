@@ -1,1 +1,1 @@
-"""`LLMIntegration`: the client for Ray Serve, Ollama and the embedded engine, with retries and fallback."""
+"""Text generation and embeddings by Ray Serve, Ollama and in-process engines, with retries and fallback."""

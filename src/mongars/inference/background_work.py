@@ -1,4 +1,4 @@
-"""The background work of providers, from the start of the process to its end."""
+"""Runs the background tasks of all providers for the lifetime of the process, and restarts those that fail."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from mongars.inference.provider import ProviderName
 
 RESTART_PAUSE = 1.0
-"""Seconds before a provider's failed background work is started again."""
+"""Seconds between the end of a provider's `run`, normal or by an exception, and its next call."""
 
 
 class Worker(Protocol):
-    """A provider with background work."""
+    """A provider whose `run` is executed in the background and whose resources are closed at shutdown."""
 
     @property
     def name(self) -> ProviderName:
-        """Its name in logs."""
+        """The provider's name in logs."""
         ...
 
     async def run(self) -> None:
-        """The work, until cancelled; may return at once if there is none."""
+        """Run this provider's background work until cancelled; may return at once if it has none."""
         ...
 
     async def aclose(self) -> None:
-        """Close connections and engines. Safe to call twice."""
+        """Close all connections and engines of this provider. Safe to call twice."""
         ...
 
 
 class BackgroundWork:
-    """Runs the work of all providers while the context is entered, then closes them."""
+    """While entered, runs each worker's `run` in a task; on exit, cancels the tasks and closes the workers."""
 
     def __init__(self, workers: Sequence[Worker], *, clock: Clock, observer: Observer) -> None:
         self._workers = workers
@@ -61,7 +61,10 @@ class BackgroundWork:
                 await worker.aclose()
 
     async def _run(self, worker: Worker) -> None:
-        """The work of one provider, restarted if it fails, so that other work continues."""
+        """Call `worker.run()` repeatedly, `RESTART_PAUSE` seconds apart, until cancelled.
+
+        An exception of `run` is reported as the log event `llm.provider.crashed`; other workers are not affected.
+        """
         while True:
             try:
                 await worker.run()

@@ -1,12 +1,12 @@
-"""The chain of providers: providers are tried in order until one starts an answer.
+"""The chain of providers: a request is sent to one provider after the other until one starts an answer.
 
 A `CallerError` ends the chain, because the request itself is wrong, with two exceptions: a prompt that
 is too long is sent to a provider with a larger context window, and a request with a parameter that one
-engine does not support to the next one. Neither counts as a fallback, because nothing has failed.
+provider does not support is sent to the next one. Neither counts as a fallback, because nothing has failed.
 
-A fallback before the first content token is invisible to the client. After it, a cut answer is completed
-by another provider only if the new text verifiably continues the delivered text
-(`inference.streams.continuation`); otherwise the cut is reported.
+A fallback before the first content token is invisible to the client. After it, an answer whose stream broke
+is completed by another provider only if the new text verifiably continues the delivered text
+(`inference.streams.continuation`); otherwise `GenerationInterrupted` is raised.
 """
 
 from __future__ import annotations
@@ -67,21 +67,22 @@ _OUTCOMES: dict[StreamState, Outcome] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerStream:
-    """A started answer; iterate it for its chunks.
+    """A started answer; iterate over it to receive its chunks.
 
-    Iterating raises `GenerationInterrupted` if the answer is cut; if iteration ends, it is complete.
+    Iteration raises `GenerationInterrupted` if the stream breaks before the answer is complete; if iteration
+    ends without an exception, the answer is complete.
     """
 
     chunks: AnswerChunks
 
     @property
     def route(self) -> Route:
-        """The route of the answer; after a failover, that of the current provider."""
+        """Provider, endpoint and number of attempts of the answer; after a mid-stream failover, the new ones."""
         return self.chunks.route
 
     @property
     def origin(self) -> Origin:
-        """Model, adapter and replica of the answer; after a failover, the current ones."""
+        """Model, adapter and replica that generate the answer; after a mid-stream failover, the new ones."""
         return self.chunks.origin
 
     def __aiter__(self) -> AnswerChunks:
@@ -90,7 +91,7 @@ class AnswerStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
-    """One request with its deadline and the attempts made for it."""
+    """One request with its deadline and the counter of attempts that all providers share."""
 
     request: GenerationRequest
     deadline: Deadline
@@ -98,21 +99,24 @@ class _Call:
     cache: CacheUse | None
 
     def open(self, provider: Provider) -> AbstractAsyncContextManager[ProviderStream]:
-        """Send it to `provider`; see `Provider.open`."""
+        """Send this request to `provider`; enters once the first content has arrived (see `Provider.open`)."""
         return provider.open(self.request, self.deadline, self.attempts)
 
     def with_prompt_size(self, error: ContextLengthExceeded) -> _Call:
-        """The same call with the size of its prompt, for a provider with a larger context window."""
+        """A copy whose request has `prompt_tokens` set, for the search of a provider with a larger context window."""
         return dataclasses.replace(self, request=with_prompt_size(self.request, error))
 
 
 class ProviderChain:
-    """Providers in order of preference."""
+    """Sends each request to its providers in order of preference until one starts an answer."""
 
     def __init__(
         self, providers: tuple[Provider, ...], *, observer: Observer, cure: str = ""
     ) -> None:
-        """`cure`: what an operator can do if all providers fail, for the error message."""
+        """`cure`: what an operator can do if all providers fail; appended to the error message.
+
+        Raises `ConfigurationError` if `providers` is empty.
+        """
         if not providers:
             detail = "No provider can answer: configure RAY_SERVE_URL or a local model."
             raise ConfigurationError(detail)
@@ -125,9 +129,10 @@ class ProviderChain:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, *, cache: CacheUse | None = None
     ) -> AsyncIterator[AnswerStream]:
-        """Start an answer with the first provider that can; `cache` is noted in its route.
+        """Enter with the started answer of the first provider that can give one; on exit, stop the generation.
 
-        Raises a `CallerError`, or `AllProvidersFailed` with the error of each provider.
+        `cache` is copied to the answer's `Route.cache`. Raises a `CallerError` if the request is wrong, or
+        `AllProvidersFailed`, which contains the error of each provider that was tried.
         """
         clock = deadline.clock
         start = clock.monotonic()
@@ -171,7 +176,7 @@ class ProviderChain:
                 if not call.request.shortens:
                     rest = self._providers[
                         index:
-                    ]  # it may use a larger window itself, now that the size is known
+                    ]  # includes this provider: with the size known, it may load a larger window
                     larger = self._begin_with_larger_context(
                         call.with_prompt_size(error), stack, rest, reason=reason
                     )
@@ -202,9 +207,9 @@ class ProviderChain:
         *,
         reason: FallbackReason | None,
     ) -> AnswerStream | None:
-        """The answer of the first provider whose context window holds the prompt, if one starts.
+        """The answer of the first provider whose context window is known to hold the prompt; None if none starts one.
 
-        Other failures there are not raised: the client gets the error that its prompt is too long.
+        Failures of these providers are recorded as events but not raised.
         """
         for provider in providers:
             if call.deadline.expired():
@@ -222,7 +227,10 @@ class ProviderChain:
         return None
 
     def _failover(self, call: _Call, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
-        """The function that reopens the answer elsewhere if it is cut; None if that is not possible."""
+        """A function that completes a broken answer at one of the providers in `among`.
+
+        None if answers to this request must not be completed by another provider (see `can_fail_over`).
+        """
         given = Counter([first.provider])
         request, deadline = call.request, call.deadline
         if not can_fail_over(request):
@@ -272,7 +280,10 @@ class ProviderChain:
     def _report_failure(
         self, provider: Provider, call: _Call, error: MongarsError
     ) -> FallbackReason | None:
-        """Record a provider's failure; returns the fallback reason unless the provider is local."""
+        """Record that `provider` failed with `error`.
+
+        Returns the reason for the fallback; None if `provider` is local, since only failures of Ray are fallbacks.
+        """
         request = call.request
         if provider.local:
             self._observer.observe(
@@ -301,7 +312,7 @@ class ProviderChain:
 
 
 def fallback_reason(error: MongarsError) -> FallbackReason:
-    """Why Ray gave no answer, as metrics and logs report it."""
+    """The label of metrics and logs for why Ray started no answer, derived from the class of `error`."""
     if isinstance(error, EmptyAnswer):
         return "empty_response"
     return "error_response" if isinstance(error, InferenceFailed) else "ray_exception"
@@ -337,7 +348,10 @@ def _larger_context(
 def answered(
     request: GenerationRequest, answer: AnswerStream, seconds: tuple[float, float]
 ) -> Answered:
-    """The event of an answer that has ended; `seconds`: to its first content, and in all."""
+    """The event that records an answer which has ended.
+
+    `seconds`: from the request's arrival to the first content, and to the end.
+    """
     usage = answer.chunks.usage
     return Answered(
         request_id=request.request_id,

@@ -1,4 +1,4 @@
-"""The operator's settings for inference: endpoints, timeouts, retries, cache."""
+"""Settings of inference that an operator can change: endpoints, timeouts, retries, answer cache."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from mongars.core.generation import GenerationRequest
 
 BYTES_PER_TOKEN = 3
-"""A low estimate for English and code; it only scales a timeout and is never reported."""
+"""A low estimate for English text and code, used only to extend the first-token timeout for long prompts."""
 
 RESERVE_SHARE = 1 / 3
-"""The local providers' part of a deadline that is too short for the whole local reserve."""
+"""Share of the remaining time kept for local providers if it is less than `local_reserve` seconds."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -32,9 +32,10 @@ def _salt(key: bytes, scope: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsConfig:
-    """Certificates for `https://` Ray endpoints, as PEM files; other servers get the system's trust store.
+    """PEM files for `https://` Ray endpoints; connections to other servers use the system's trust store.
 
-    `cert_file` and `key_file` go together. None: the system's CAs, no client certificate.
+    `cert_file` and `key_file` are set together. `ca_file` None: the system's CAs; `cert_file` None: no client
+    certificate is sent.
     """
 
     ca_file: Path | None = None
@@ -43,7 +44,7 @@ class TlsConfig:
 
     @property
     def given(self) -> bool:
-        """Whether any file is configured."""
+        """Whether a CA file or a client certificate is configured."""
         return self.ca_file is not None or self.cert_file is not None
 
 
@@ -51,10 +52,10 @@ class TlsConfig:
 class InferenceConfig:
     """Settings of `LLMIntegration`; all times are in seconds.
 
-    `timeout` (`RAY_CLIENT_TIMEOUT`) bounds the wait for the first content token on Ray, not the
-    whole answer: streams are bounded by `idle_timeout` and `total_timeout` only. It grows
-    by `seconds_per_1k_prompt_tokens`. All Ray attempts of a request share it, so that `local_reserve`
-    is left for the local providers.
+    `timeout` (`RAY_CLIENT_TIMEOUT`) bounds the wait for the first content token from Ray; it is extended by
+    `seconds_per_1k_prompt_tokens` for every 1000 tokens of the prompt (estimated). All Ray attempts of a request
+    share this time, and at least `local_reserve` is left for the local providers. Once a stream has started,
+    only `idle_timeout` and `total_timeout` apply.
     """
 
     endpoints: tuple[str, ...]
@@ -67,58 +68,62 @@ class InferenceConfig:
     scaling_backoff: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     max_scale_cycles: int = 2
     retry_after_max: float = 60.0
-    """Longer `Retry-After` values are reduced to this; then one trial request is sent."""
+    """Longer `Retry-After` values are reduced to this; after it, one trial request is sent."""
     idle_timeout: float = 30.0
     total_timeout: float = 600.0
     local_reserve: float = 5.0
     seconds_per_1k_prompt_tokens: float = 10.0
     session_affinity: bool = True
-    """Requests of one session go to the same endpoint, whose cache has their prompt, if its load allows."""
+    """Whether requests of one session prefer the endpoint whose prompt cache holds their prompt, load permitting."""
     hedge: bool = False
-    """Whether a request whose first token is late is sent to a second endpoint too."""
+    """Whether a request without a first token after the usual time is also sent to a second endpoint."""
     answer_cache_bytes: int = 0
-    """Memory for the answer cache; 0 switches off storing and sharing answers."""
+    """Bytes of memory for the answer cache; 0 disables storing answers and sharing generations."""
     answer_cache_seconds: float = 300.0
     cache_salt_key: bytes = field(
         default_factory=lambda: secrets.token_bytes(32), repr=False, compare=False
     )
-    """Key that turns an account's name into a `cache_salt`; equal in all API processes of a deployment."""
+    """Secret key from which `cache_salt` is computed; must be equal in all API processes of a deployment."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Share of each account when slots are short; 1 for accounts not listed."""
+    """Relative share of the slots per account when slots are short; 1 for accounts not listed."""
     token: str | None = field(default=None, repr=False)
-    """Bearer token for the Ray endpoints."""
+    """Bearer token sent to the Ray endpoints; None: no `Authorization` header."""
     tls: TlsConfig = TlsConfig()
     no_fallback: str = ""
-    """Why there is no local provider, and what to do; empty if there is one."""
+    """Why no local provider is configured and how to add one, for error messages; empty if there is one."""
     ollama_host: str | None = None
     ollama_model: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
     @property
     def ray_active(self) -> bool:
-        """Whether requests are sent to Ray."""
+        """Whether requests are sent to Ray: enabled, and at least one endpoint configured."""
         return self.use_ray and bool(self.endpoints)
 
     def cache_salt(self, scope: str | None) -> str | None:
-        """The salt of an account for prefix caches on replicas; it does not reveal the account's name."""
+        """The salt that separates the prefix caches of accounts on replicas; None without an account.
+
+        It is a keyed hash, so that replicas do not learn the account's name.
+        """
         return None if scope is None else _salt(self.cache_salt_key, scope)
 
     def share(self, scope: str | None) -> Share:
-        """The account and weight of a request in the fair queues."""
+        """The account and weight with which a request is scheduled in fair queues."""
         return Share(scope=scope, weight=self.weights.get(scope or "", 1.0))
 
     def first_token_seconds(self, request: GenerationRequest) -> float:
-        """Seconds that the first content token of this request may take on Ray."""
+        """The time limit in seconds for the first content token of this request from Ray."""
         return self.first_result_seconds(request.prompt_bytes)
 
     def first_result_seconds(self, size: int) -> float:
-        """The same for a request with so many bytes of text."""
+        """The time limit in seconds for the first result from Ray for a request with `size` bytes of text."""
         return self.timeout + self._reading_time(size)
 
     def start_by(self, seconds: float, deadline: Deadline) -> Deadline:
-        """When a result from Ray must have started, at most `seconds` from now.
+        """The deadline for a result from Ray to start: `seconds` from now, or earlier.
 
-        It leaves `local_reserve` before `deadline` for the local providers, or a third of a short one.
+        It leaves `local_reserve` seconds before `deadline` for the local providers, or a third of the remaining
+        time if that is less.
         """
         remaining = deadline.remaining()
         reserve = min(self.local_reserve, remaining * RESERVE_SHARE)
@@ -126,7 +131,7 @@ class InferenceConfig:
         return Deadline.after(deadline.clock, window)
 
     def local_start_by(self, request: GenerationRequest, deadline: Deadline) -> Deadline:
-        """The deadline for the first token from a local server, which may have to load its model first."""
+        """The deadline for the first token from a local server, including the time to load the model."""
         seconds = max(self.timeout, self.idle_timeout) + self._reading_time(request.prompt_bytes)
         return Deadline.after(deadline.clock, min(seconds, deadline.remaining()))
 

@@ -1,8 +1,8 @@
-"""A prompt that is too long for one model: which other provider has a context window for it.
+"""A prompt that is too long for one model: which other provider has a context window that holds it.
 
-Only a provider whose window is known to hold the prompt is used; a guess could cost a long wait for
-another refusal. The prompt's size is the token count of the model that refused it, or its number of
-bytes if the refusal had no count: a token has at least one byte.
+Only a provider whose window is known to hold the prompt is used; another one would probably refuse it
+after a long wait. The prompt's size is the token count reported by the model that refused it or, without
+one, the prompt's number of bytes, which is an upper bound: every token has at least one byte.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 MAX_PROMPT_TOKENS = 2**20
-"""Larger token counts in a refusal are reduced to this."""
+"""Upper bound for a prompt's size in tokens; larger counts reported by a server are reduced to it."""
 
 
 def with_prompt_size(request: GenerationRequest, error: ContextLengthExceeded) -> GenerationRequest:
-    """The request with `prompt_tokens` set from the refusal, or from its bytes."""
+    """A copy of the request with `prompt_tokens` set to the count in `error`, or to its bytes without a count."""
     size = min(MAX_PROMPT_TOKENS, error.prompt_tokens or request.prompt_bytes)
     return replace(request, prompt_tokens=size)
 
 
 async def fits_context(provider: Provider, request: GenerationRequest) -> bool:
-    """Whether its context window holds `prompt_tokens` and at least one token of an answer."""
+    """Whether the provider's context window is known to hold `prompt_tokens` and at least one token of an answer."""
     window = await provider.context_tokens()
     return window is not None and window > (request.prompt_tokens or 0)

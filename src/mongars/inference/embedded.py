@@ -1,4 +1,4 @@
-"""The embedded provider: a slot table of engines in this process, for when no other provider answers."""
+"""The embedded provider: engines in this process that answer when no other provider does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 ENDPOINT = "in-process"
 WAITING = 16
-"""Requests that may wait for a slot of each engine."""
+"""Maximum number of requests that wait for a slot of one engine."""
 
 _STATES: dict[EngineState, ProviderState] = {
     "stopped": "unknown",
@@ -47,9 +47,9 @@ _STATES: dict[EngineState, ProviderState] = {
 
 
 class Embedded:
-    """Answers with engines that are started when a request needs them and stopped when idle.
+    """Generates with engines that are started when a request needs them and stopped when idle.
 
-    See `StartOnDemand`: a request that is cancelled does not stop a start.
+    A request that is cancelled while an engine starts does not stop that start (see `StartOnDemand`).
     """
 
     name: ProviderName = "embedded"
@@ -64,7 +64,11 @@ class Embedded:
         waiting: int = WAITING,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """`engine`: the active one. `context_tokens`: the context window it is configured with."""
+        """`context_tokens`: context window for which `engine` is configured; None if unknown.
+
+        `waiting`: maximum number of requests that wait per engine. `idle_seconds`: time without requests after
+        which the engines are stopped.
+        """
         self.slot_table = SlotTable(max_waiting=waiting)
         self.slot_table.add("general", engine)
         self._config = config
@@ -75,10 +79,10 @@ class Embedded:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Begin an answer; see `Provider.open`.
+        """Start an answer; enters once its first content has arrived (see `Provider.open`).
 
-        Raises what `Admission.slot` raises, too, and `AdapterUnavailable` for an adapter that this
-        process does not hold: another one never answers instead.
+        Raises `Overloaded` if the queue is full or too long for the deadline, `DeadlineExceeded` if no answer
+        starts in time, and `AdapterUnavailable` if this process has no engine with the requested adapter.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -116,30 +120,30 @@ class Embedded:
                 self._on_demand.record_use()
 
     async def context_tokens(self) -> int | None:
-        """As configured."""
+        """The configured context window in tokens; None if none is configured."""
         return self._context_tokens
 
     async def run(self) -> None:
-        """Start each engine when a request needs it; stop all of them when they are idle."""
+        """Start engines when requests need them, and stop those that are idle, until cancelled."""
         await self._on_demand.run()
 
     async def status(self) -> ProviderStatus:
-        """The state of the active engine."""
+        """The state of the active engine; a stopped engine is `unknown`, since it starts with the first request."""
         found = self.slot_table.active("general").engine.status
         words = {"stopped": "not started; starts when first needed"}
         detail = found.detail or words.get(found.state, "")
         return ProviderStatus(name=self.name, state=_STATES[found.state], detail=detail)
 
     def drain(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
-        """It has no endpoints to choose from."""
+        """Always False: this provider has no endpoints to drain."""
         return False
 
     def reset(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
-        """It has no endpoints to choose from."""
+        """Always False: this provider has no endpoints to reset."""
         return False
 
     async def aclose(self) -> None:
-        """Stop the engines."""
+        """Stop all engines and release their memory."""
         await self.slot_table.aclose()
 
     def _complete(self, request: GenerationRequest, queued: QueuedEngine) -> GenerationRequest:

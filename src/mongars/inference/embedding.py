@@ -1,4 +1,4 @@
-"""The port of embedding providers, and the batches of texts that they embed."""
+"""The interface of embedding providers, and the batches of texts that they embed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from mongars.inference.provider import Attempts, ProviderName, Route
 
 EMBEDDING_TASK = "embedding"
-"""The task type in events."""
+"""Value of `task_type` in the events of embedding requests."""
 PIECE_TEXTS = 128
 PIECE_BYTES = 128 * 1024
-"""Of the texts in one piece; a single text may be longer."""
+"""Maximum bytes of text in one piece; a single longer text is a piece of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextBatch:
-    """Texts to embed with one model, and the account they are embedded for."""
+    """Texts to embed with one model; `scope` is the account they are embedded for, None without accounts."""
 
     texts: tuple[str, ...]
     model: str
@@ -29,17 +29,17 @@ class TextBatch:
     scope: str | None = None
     traceparent: str | None = None
     dimensions: int | None = None
-    """The length of vector that the client demands; None for the model's own."""
+    """Vector length that the client requires; None accepts the length the model produces."""
 
     @property
     def size(self) -> int:
-        """Bytes of text."""
+        """Total length of the texts in bytes of UTF-8."""
         return sum(len(text.encode()) for text in self.texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedTexts:
-    """The vectors of one piece in the order of its texts, each as packed float32."""
+    """The vectors of one piece of a batch, in the order of its texts, each as packed float32."""
 
     vectors: tuple[bytes, ...]
     prompt_tokens: int
@@ -48,9 +48,9 @@ class EmbeddedTexts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedBatch:
-    """The vectors of a batch in the order of its texts, each as packed float32.
+    """The vectors of a whole batch, in the order of its texts, each as packed float32.
 
-    `route` is that of the last piece.
+    `route` is the route of the last piece, with the attempts of all pieces.
     """
 
     vectors: tuple[bytes, ...]
@@ -60,39 +60,39 @@ class EmbeddedBatch:
 
 
 class EmbeddingProvider(Protocol):
-    """A source of embeddings."""
+    """A component that turns texts into vectors: the Ray endpoints, or an embedder on this machine."""
 
     @property
     def name(self) -> ProviderName:
-        """Its name in metrics, logs and headers."""
+        """The provider's name in metrics, logs and response headers."""
         ...
 
     @property
     def local(self) -> bool:
-        """Whether it stands in for a remote provider."""
+        """Whether this provider is used as a fallback for a remote one."""
         ...
 
     async def embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts
     ) -> EmbeddedTexts:
-        """The vectors of one piece.
+        """Embed one piece of a batch; cancelling stops the work.
 
-        Raises `ModelUnknown` if it does not have the model, another `CallerError` if the request is
-        wrong, or a `WorldError` if this provider failed. Cancelling it stops the work.
+        Raises `ModelUnknown` if this provider does not have `batch.model`, another `CallerError` if the request
+        is wrong, or a `WorldError` if this provider failed.
         """
         ...
 
     async def run(self) -> None:
-        """Background work, until cancelled; may return at once if there is none."""
+        """Run this provider's background work until cancelled; return at once if it has none."""
         ...
 
     async def aclose(self) -> None:
-        """Close connections and engines. Safe to call twice."""
+        """Close all connections and engines of this provider. Safe to call twice."""
         ...
 
 
 def pieces(batch: TextBatch) -> Iterator[TextBatch]:
-    """The batch in parts of at most `PIECE_TEXTS` texts and `PIECE_BYTES` bytes, in order."""
+    """Split a batch, in order, into batches of at most `PIECE_TEXTS` texts and `PIECE_BYTES` bytes."""
     start, size = 0, 0
     for index, text in enumerate(batch.texts):
         length = len(text.encode())
@@ -105,11 +105,11 @@ def pieces(batch: TextBatch) -> Iterator[TextBatch]:
 
 
 def halves(batch: TextBatch) -> tuple[TextBatch, TextBatch]:
-    """The batch in two parts of about as many texts."""
+    """Split a batch into two with about the same number of texts, in order."""
     middle = len(batch.texts) // 2
     return part(batch, 0, middle), part(batch, middle, len(batch.texts))
 
 
 def part(batch: TextBatch, start: int, end: int) -> TextBatch:
-    """The texts from `start` to before `end`."""
+    """A copy of the batch with only `texts[start:end]`."""
     return dataclasses.replace(batch, texts=batch.texts[start:end])

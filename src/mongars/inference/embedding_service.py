@@ -1,8 +1,8 @@
-"""The service of embeddings: texts to vectors of one model, by Ray Serve or, if it fails, by this process.
+"""Embeds texts with one model, by Ray Serve or, if it fails, by an embedder on this machine.
 
-A batch is sent in pieces, one after the other, so that a failure costs one piece and other requests get
-their turn between them. Every vector of a response comes from the model that the response names: each
-provider is sent the name, and one that has another model does not answer.
+A batch is sent in pieces, one after the other, so that a failure costs one piece and other requests are
+served between them. All vectors of a response are from the model that the request names: a provider
+with another model raises `ModelUnknown`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class EmbeddingService:
-    """Embeds batches with the first provider that can. Enter it once per process."""
+    """Embeds batches with the first provider that can. Enter the context once per process, before `embed`."""
 
     def __init__(
         self,
@@ -44,10 +44,7 @@ class EmbeddingService:
         observer: Observer,
         cure: str = "",
     ) -> None:
-        """`providers` in order of preference.
-
-        `cure`: what an operator can do if all of them fail, for the error message.
-        """
+        """`providers` are in order of preference; `cure`: what an operator can do if all of them fail."""
         self._providers = providers
         self._cure = cure
         self._clock = clock
@@ -62,10 +59,10 @@ class EmbeddingService:
         await self._work.__aexit__()
 
     async def embed(self, batch: TextBatch, deadline: Deadline) -> EmbeddedBatch:
-        """The vectors of the batch.
+        """Embed all texts of the batch.
 
-        Raises `ModelUnknown` if no provider has the model, another `CallerError`, or
-        `AllProvidersFailed` with the error of each provider.
+        Raises `ModelUnknown` if no provider has the model, another `CallerError` if the request is wrong, or
+        `AllProvidersFailed`, which contains the error of each provider.
         """
         call = _BatchCall(
             self._providers, batch, deadline, observer=self._observer, cure=self._cure
@@ -74,7 +71,7 @@ class EmbeddingService:
 
 
 class _BatchCall:
-    """One batch. A provider that has failed for a piece is not used for the rest of the batch."""
+    """Embeds one batch; a provider that has failed for one piece is not used for the following ones."""
 
     def __init__(
         self,
@@ -101,7 +98,7 @@ class _BatchCall:
         self._route: Route | None = None
 
     async def run(self) -> EmbeddedBatch:
-        """All pieces; the end is reported as an event."""
+        """Embed all pieces in order, and record how the batch ended as an event."""
         try:
             for piece in pieces(self._batch):
                 self._add(await self._embed(piece))
@@ -123,7 +120,7 @@ class _BatchCall:
         )
 
     async def _embed(self, piece: TextBatch) -> EmbeddedTexts:
-        """The vectors from the first provider left that gives them."""
+        """The vectors of `piece` from the first remaining provider that succeeds; providers that fail are removed."""
         while self._left and not (self._causes and self._deadline.expired()):
             provider = self._left[0]
             try:

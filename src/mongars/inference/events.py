@@ -1,6 +1,6 @@
-"""Events of inference, as frozen data; `telemetry` turns them into metrics and log lines.
+"""Events of inference as frozen dataclasses; `mongars.telemetry` turns them into metrics and log lines.
 
-No event contains a prompt, an answer or a credential. `log` is the log line it becomes.
+No event contains a prompt, an answer or a credential. The attribute `log` is the event's declared log line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AttemptFailure = Literal[
 ]
 FallbackReason = Literal["ray_exception", "error_response", "empty_response"]
 Outcome = Literal["success", "fallback", "error", "cancelled"]
-"""How a request ended, as in metrics and logs. `cancelled`: the client closed the connection."""
+"""How a request ended, as in metrics and logs. `fallback`: success after Ray failed; `cancelled`: by the client."""
 
 _FAILURE_LOGS: dict[AttemptFailure, LogEvent] = {
     "server_error": log_events.RAY_SERVER_ERROR,
@@ -52,14 +52,14 @@ def _names(kind: type[Any]) -> tuple[str, ...]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fields:
     def fields(self) -> dict[str, object]:
-        """The fields to log, without those that are None."""
+        """The event's fields by name, as they are logged; fields with the value None are left out."""
         found = ((name, getattr(self, name)) for name in _names(type(self)))  # type: ignore[arg-type] # classes are hashable
         return {name: value for name, value in found if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayEnabled(_Fields):
-    """Ray is in use; emitted once at start."""
+    """Requests are sent to these Ray endpoints first; emitted once at start."""
 
     endpoints: tuple[str, ...]
     log = log_events.RAY_ENABLED
@@ -67,7 +67,7 @@ class RayEnabled(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayDisabled(_Fields):
-    """Ray is not in use, only local providers; emitted once at start."""
+    """Requests are answered by local providers only, for `reason`; emitted once at start."""
 
     reason: Literal["disabled_by_configuration", "empty_url_configuration"]
     log = log_events.RAY_DISABLED
@@ -84,14 +84,14 @@ class _Attempt(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptStarted(_Attempt):
-    """A request is sent to a Ray endpoint."""
+    """A request is being sent to a Ray endpoint; `attempt` is its number among all attempts of the client's request."""
 
     log = log_events.RAY_DISPATCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSkipped(_Fields):
-    """A request was sent to no endpoint; one event for each, with its state as `reason`."""
+    """No endpoint was available for a request; one event per endpoint, whose state is the `reason`."""
 
     request_id: str
     task_type: str
@@ -103,7 +103,7 @@ class AttemptSkipped(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingSeen(_Attempt):
-    """A Ray endpoint was busy; no request is sent there for `delay_seconds`."""
+    """A Ray endpoint responded that it is busy; it receives no requests for `delay_seconds`."""
 
     status_code: int | None
     delay_seconds: float
@@ -112,23 +112,23 @@ class ScalingSeen(_Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed(_Attempt):
-    """An attempt on Ray failed, before or (`interrupted`) after its first token."""
+    """An attempt at a Ray endpoint failed before its first token or, with reason `interrupted`, after it."""
 
     reason: AttemptFailure
     error: str
     status_code: int | None = None
     detail: str | None = None
-    """Why a connection failed or broke, and what to do."""
+    """Why the connection failed or broke and what an operator can do; None for other failures."""
 
     @property
     def log(self) -> LogEvent:
-        """The log line of its reason."""
+        """The log event for this `reason`."""
         return _FAILURE_LOGS[self.reason]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSucceeded(_Attempt):
-    """A Ray answer completed; times run from the start of this attempt."""
+    """A Ray endpoint completed an answer; both times are seconds since this attempt started."""
 
     first_token_seconds: float
     seconds: float
@@ -137,7 +137,10 @@ class AttemptSucceeded(_Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hedged(_Fields):
-    """A hedge was sent to this endpoint `after_seconds`; it `won` if its answer was used."""
+    """A duplicate of a slow request was sent to a second endpoint after `after_seconds`.
+
+    `outcome`: `won` if the answer of the second endpoint was used, else `lost`.
+    """
 
     request_id: str
     task_type: str
@@ -150,24 +153,24 @@ class Hedged(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointChanged(_Fields):
-    """A Ray endpoint went down, or is reachable again."""
+    """A Ray endpoint became unavailable (`down`) or available again (`reachable`)."""
 
     endpoint: str
     path: str
     state: Literal["down", "reachable"]
     detail: str | None = None
-    """Why it cannot be reached, if a background probe found it down."""
+    """Why the endpoint cannot be reached, if a background probe detected it; else None."""
 
     @property
     def log(self) -> LogEvent:
-        """One of two, by the state."""
+        """The log event for this `state`."""
         down = self.state == "down"
         return log_events.RAY_ENDPOINT_DOWN if down else log_events.RAY_ENDPOINT_REACHABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FellBack(_Fields):
-    """Ray started no answer, and local providers are tried. `cause` is an error code."""
+    """Ray started no answer, and local providers are tried. `cause` is the code of Ray's error."""
 
     request_id: str
     task_type: str
@@ -178,7 +181,7 @@ class FellBack(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalFailed(_Fields):
-    """A local provider started no answer."""
+    """A local provider started no answer; `cause` is the code of its error."""
 
     request_id: str
     task_type: str
@@ -187,13 +190,16 @@ class LocalFailed(_Fields):
 
     @property
     def log(self) -> LogEvent:
-        """One for each local provider."""
+        """The log event for errors of this `provider`."""
         return log_events.LOCAL_ERRORS[self.provider]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved(_Fields):
-    """Mid-stream failover: a cut answer is continued, or restarted, by this provider."""
+    """Mid-stream failover: `provider` completes an answer whose stream broke elsewhere.
+
+    `kind`: `continued` generates from where the delivered text ends; `restarted` generates the whole answer again.
+    """
 
     request_id: str
     task_type: str
@@ -205,7 +211,7 @@ class Moved(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LargerContext(_Fields):
-    """A prompt was too long for one model; this provider, with a larger context window, answers."""
+    """A prompt was too long for one model; `provider`, with a larger context window, answers instead."""
 
     request_id: str
     task_type: str
@@ -213,13 +219,13 @@ class LargerContext(_Fields):
     endpoint: str
     prompt_tokens: int
     context_tokens: int
-    """Context window of the first model; 0 if unknown."""
+    """Context window in tokens of the model that refused the prompt; 0 if unknown."""
     log = log_events.LARGER_CONTEXT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unanswered(_Fields):
-    """Every provider failed, after `seconds`; `cause` is the error code in the response."""
+    """All providers failed, `seconds` after the request's arrival; `cause` is the error code in the response."""
 
     request_id: str
     task_type: str
@@ -230,7 +236,7 @@ class Unanswered(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(_Fields):
-    """A response started and ended with `outcome`; times run from the request's arrival."""
+    """An answer started and ended with `outcome`; both times are seconds since the request's arrival."""
 
     request_id: str
     task_type: str
@@ -246,15 +252,15 @@ class Answered(_Fields):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     moves: int = 0
-    """Mid-stream failovers."""
+    """Number of mid-stream failovers."""
     cache: Literal["hit", "shared", "miss"] | None = None
-    """For cacheable requests: answered from the store, shared with another request, or generated."""
+    """`hit`: stored answer; `shared`: generation of an identical request; `miss`: generated; None: not cacheable."""
     log = log_events.ANSWERED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingsEnded(_Fields):
-    """A request for embeddings ended with `outcome`, `seconds` after it was read."""
+    """A request for embeddings ended with `outcome`, `seconds` after processing started."""
 
     request_id: str
     task_type: str
@@ -271,7 +277,7 @@ class EmbeddingsEnded(_Fields):
 
 
 def ray_event(config: InferenceConfig) -> RayEnabled | RayDisabled:
-    """The start event: whether the configuration uses Ray."""
+    """The event emitted at start, which records whether Ray is used and, if not, why."""
     if config.ray_active:
         return RayEnabled(endpoints=tuple("".join(split_label(url)) for url in config.endpoints))
     if not config.endpoints:
@@ -281,5 +287,5 @@ def ray_event(config: InferenceConfig) -> RayEnabled | RayDisabled:
 
 @functools.lru_cache(maxsize=64)
 def split_label(url: str) -> tuple[str, str]:
-    """Host with port, and path, of an endpoint URL, without credentials and query."""
+    """Split an endpoint URL into host with port, and path; credentials and query are removed."""
     return endpoint_label(url), urlsplit(url).path or "/"

@@ -1,4 +1,4 @@
-"""`LLMIntegration`: the interface through which the application uses language models."""
+"""`LLMIntegration`: the interface through which the application generates text with language models."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class LLMIntegration:
     """Generates answers with Ray Serve, and with local providers when Ray fails.
 
-    Use it as an async context manager, once per process: it holds connections, probes endpoints
-    and starts the embedded engine. Failures are raised, never returned as text.
+    Use it as an async context manager, once per process: while entered, it holds connections, probes endpoints
+    and starts and stops the embedded engines. Failures are raised as exceptions, never returned as text.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class LLMIntegration:
     def open(
         self, request: GenerationRequest, *, deadline: Deadline | None = None
     ) -> AbstractAsyncContextManager[AnswerStream]:
-        """Start an answer; its first content has arrived when the context is entered.
+        """Start an answer; enters once its first content has arrived, and stops the generation on exit.
 
-        Entering raises a `CallerError` or `AllProvidersFailed`; iterating raises `GenerationInterrupted`
-        if the answer is cut. Leaving stops the generation. The default deadline is `total_timeout`.
+        Entering raises a `CallerError` if the request is wrong or `AllProvidersFailed`; iteration raises
+        `GenerationInterrupted` if the stream breaks. Without `deadline`, it is `total_timeout` seconds from now.
         """
         limit = deadline or Deadline.after(self._clock, self._config.total_timeout)
         return self._answers.open(request, limit)
@@ -80,7 +80,11 @@ class LLMIntegration:
     async def generate(
         self, request: GenerationRequest, *, deadline: Deadline | None = None
     ) -> tuple[Completion, Route]:
-        """The whole answer and its route. Raises what `open` and iterating its answer raise."""
+        """Generate the whole answer; returns it with its route.
+
+        Raises a `CallerError` if the request is wrong, `AllProvidersFailed`, or `GenerationInterrupted` if the
+        answer was started but not completed.
+        """
         accumulated = AnswerAccumulator(request.sampling.n)
         async with self.open(request, deadline=deadline) as answer:
             async for chunk in answer:
@@ -96,11 +100,11 @@ class LLMIntegration:
         max_tokens: int | None = None,
         response_hints: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Answer one prompt with a dictionary.
+        """Answer one prompt and return a dictionary.
 
         Keys: `text`, `confidence` (exp of the mean token log-probability, or None), `tokens_used`
-        (the engine's count, or None), `source`, `adapter_version`, `usage`, `request_id`.
-        Raises what `generate` raises.
+        (completion tokens counted by the engine, or None), `source` (provider name), `adapter_version`, `usage`,
+        `request_id`. Raises `PromptMissing` if `prompt` is blank, and the errors of `generate`.
         """
         request = prompt_request(
             prompt,
@@ -121,7 +125,8 @@ class LLMIntegration:
     ) -> AsyncGenerator[Chunk, None]:
         """Answer one prompt as a stream of chunks.
 
-        Close the iterator (`contextlib.aclosing`) to stop early. Raises what `open` raises.
+        Close the iterator (`contextlib.aclosing`) to stop early. Raises `PromptMissing` if `prompt` is blank,
+        `AllProvidersFailed`, or `GenerationInterrupted` if the stream breaks.
         """
         sampling = Sampling(max_tokens=max_tokens)
         request = prompt_request(prompt, task_type, session_id=session_id, sampling=sampling)
@@ -130,16 +135,16 @@ class LLMIntegration:
                 yield chunk
 
     def drain(self, endpoint_id: str) -> None:
-        """Send no further requests to that endpoint until `reset`; those in flight continue.
+        """Send no further requests to the endpoint `endpoint_id` until `reset`; requests in flight continue.
 
-        Not kept beyond this process. Raises `NotFound` for an unknown id.
+        The setting is lost when this process ends. Raises `NotFound` for an unknown id.
         """
         self._control(
             endpoint_id, log_events.RAY_ENDPOINT_DRAINED, [p.drain for p in self._providers]
         )
 
     def reset(self, endpoint_id: str) -> None:
-        """Forget failures, waits and latency of that endpoint, and use it again. Raises `NotFound`."""
+        """Clear the failures, waits and latency of endpoint `endpoint_id`, and use it again. Raises `NotFound`."""
         self._control(
             endpoint_id, log_events.RAY_ENDPOINT_RESET, [p.reset for p in self._providers]
         )
@@ -153,7 +158,7 @@ class LLMIntegration:
         self._observer.observe(Note(log=log, values={"endpoint": endpoint_id}))
 
     async def status(self) -> tuple[ProviderStatus, ...]:
-        """The status of every provider, in order of preference."""
+        """The status of every provider, in order of preference; takes about two seconds at most."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(provider.status()) for provider in self._providers]
         return tuple(task.result() for task in tasks)

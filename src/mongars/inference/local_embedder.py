@@ -1,4 +1,4 @@
-"""The local provider of embeddings: an embedder in a child of this process, for when Ray fails."""
+"""The local embedding provider: an embedder in a child process, used when Ray fails."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 ENDPOINT = "in-process"
 WAITING = 16
-"""Requests that may wait for the embedder."""
+"""Maximum number of requests that wait for the embedder."""
 
 
 class LocalEmbedder:
-    """Embeds with an embedder that is started when a request needs it and stopped when idle."""
+    """Embeds with an embedder process that is started when a request needs it and stopped when idle."""
 
     name: ProviderName = "embedded"
     local = True
@@ -45,7 +45,11 @@ class LocalEmbedder:
     async def embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts
     ) -> EmbeddedTexts:
-        """See `EmbeddingProvider.embed`. Raises what `Admission.slot` and `Embedder.embed` raise."""
+        """Embed one piece of a batch; see `EmbeddingProvider.embed`.
+
+        Raises `ModelUnknown` if the embedder has another model, `Overloaded` if the queue is full or too long for
+        the deadline, `DeadlineExceeded`, and `ContextLengthExceeded` for a text that is too long.
+        """
         if batch.model != self._embedder.model:
             detail = f"The local embedding model is {self._embedder.model!r}."
             raise ModelUnknown(detail, param="model")
@@ -68,11 +72,11 @@ class LocalEmbedder:
         )
 
     async def run(self) -> None:
-        """Start the embedder when a request needs it; stop it when it is idle."""
+        """Start the embedder when a request needs it and stop it when idle, until cancelled."""
         await self._on_demand.run()
 
     async def aclose(self) -> None:
-        """Stop the embedder."""
+        """Stop the embedder process."""
         await self._embedder.aclose()
 
     async def _stop_unused(self) -> None:

@@ -1,4 +1,4 @@
-"""The log events of inference."""
+"""The log events that inference can emit: name, level and description of each."""
 
 from __future__ import annotations
 
@@ -155,4 +155,4 @@ LOG_EVENTS = (
 )
 
 LOCAL_ERRORS = {"ollama": OLLAMA_ERROR, "embedded": EMBEDDED_ERROR}
-"""By provider."""
+"""The log event for a failure of each local provider, by provider name."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def prompt_request(
     prompt: str, task_type: str, *, session_id: str | None, sampling: Sampling
 ) -> GenerationRequest:
-    """A request with a single user message. Raises `PromptMissing` if `prompt` is blank."""
+    """A generation request with `prompt` as its only message. Raises `PromptMissing` if `prompt` is blank."""
     return GenerationRequest(
         messages=prompt_messages([ChatMessage(role="user", content=prompt)]),
         request_id=new_id("req"),
@@ -30,14 +30,17 @@ def prompt_request(
 
 
 def resolved_task_type(task_type: str, hints: Mapping[str, Any] | None) -> str:
-    """`task_type`; but `reasoning` for a general task with the hint `reasoning`, as earlier clients send."""
+    """`reasoning` if `task_type` is `general` and `hints["reasoning"]` is true, else `task_type` unchanged.
+
+    Earlier clients request the reasoning model with this hint.
+    """
     if task_type == "general" and hints and hints.get("reasoning"):
         return "reasoning"
     return task_type
 
 
 def response_dict(completion: Completion, route: Route, *, request_id: str) -> dict[str, Any]:
-    """The result of `generate_response`; values that the engine did not report are None."""
+    """The dictionary that `generate_response` returns; values that the engine did not report are None."""
     usage = completion.usage
     logprobs = completion.logprobs
     return {

@@ -1,4 +1,4 @@
-"""The provider port: the interface of everything that can generate answers for the chain."""
+"""The interface of providers: components that can generate answers for the provider chain."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 ProviderName = Literal["ray_serve", "ollama", "embedded"]
 ProviderState = Literal["up", "resting", "down", "unknown", "off"]
-"""`resting`: reachable, but it returned `Retry-After`; it is not used until that time is over."""
+"""`resting`: reachable, but not used until the time in its `Retry-After` has passed. `off`: not configured."""
 StreamState = Literal["open", "complete", "cut"]
 CacheUse = Literal["hit", "shared", "miss"]
-"""A stored answer, a generation shared with an earlier identical request, or a new one to be stored."""
+"""`hit`: a stored answer; `shared`: the generation of an identical request; `miss`: a new one, to be stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Route:
     """Where an answer came from. `attempts` counts requests sent, over all providers.
 
     `fallback`: Ray was tried first and failed, for `reason`. `cache` is None for requests whose answers
-    are not stored.
+    are never cached.
     """
 
     provider: ProviderName
@@ -40,12 +40,12 @@ class Route:
     reason: FallbackReason | None = None
     cache: CacheUse | None = None
     waited: float = field(default=0.0, compare=False)
-    """Seconds, before the answer started, in which at least one attempt was in flight."""
+    """Seconds before the answer started in which at least one attempt was waiting for a provider."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderStatus:
-    """The state of a provider; `detail` says what an operator can do, if anything."""
+    """The state of a provider; `detail` describes it and, if something is wrong, what an operator can do."""
 
     name: ProviderName
     state: ProviderState
@@ -54,7 +54,7 @@ class ProviderStatus:
 
 
 class Attempts:
-    """The attempts made for one request by all providers, and the time waited for them."""
+    """Counts the requests sent for one client request by all providers, and the time spent waiting for them."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -62,18 +62,18 @@ class Attempts:
         self._since = 0.0
         self.count = 0
         self.fell_back = False
-        """Whether a fallback from Ray was recorded."""
+        """Whether the event `FellBack` has been emitted for this request."""
         self.waited = 0.0
-        """Seconds in which at least one attempt was waited for."""
+        """Seconds during which at least one attempt was in flight and had not started a result."""
 
     def add(self) -> int:
-        """Count one more attempt; returns its number, from 1."""
+        """Count one more request sent to a provider; returns its number, starting from 1."""
         self.count += 1
         return self.count
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Measure the time in the context as waiting; contexts may overlap, as those of a hedge do."""
+        """Add the time spent in this context to `waited`; overlapping contexts are counted once."""
         if not self._waiting:
             self._since = self._clock.monotonic()
         self._waiting += 1
@@ -88,21 +88,22 @@ class Attempts:
 class ChunkStream(Protocol):
     """The chunks of a started answer.
 
-    Iterating raises `GenerationInterrupted` if the answer is cut; if iteration ends, it is complete.
+    Iteration raises `GenerationInterrupted` if the stream breaks before the answer is complete; if iteration
+    ends without an exception, the answer is complete.
     """
 
     @property
     def state(self) -> StreamState:
-        """Whether it is still open, complete, or cut."""
+        """`open` while more chunks may come, `complete`, or `cut` if the stream broke before it was complete."""
         ...
 
     @property
     def usage(self) -> Usage | None:
-        """The engine's token counts, once they have arrived."""
+        """The engine's token counts; None until they have arrived."""
         ...
 
     def ready(self) -> list[Chunk]:
-        """The chunks that have arrived, in order, without waiting; possibly none."""
+        """Remove and return the chunks that have arrived, in order, without waiting; possibly empty."""
         ...
 
     def __aiter__(self) -> ChunkStream: ...
@@ -111,11 +112,11 @@ class ChunkStream(Protocol):
 
 
 class AnswerChunks(ChunkStream, Protocol):
-    """The chunks of an answer, whichever provider generates it now."""
+    """A `ChunkStream` that may be moved to another provider while it is read (mid-stream failover)."""
 
     @property
     def route(self) -> Route:
-        """The route of the current provider."""
+        """The route of the provider that generates the answer now."""
         ...
 
     @property
@@ -125,7 +126,7 @@ class AnswerChunks(ChunkStream, Protocol):
 
     @property
     def moves(self) -> int:
-        """How often the answer continued on another endpoint or provider."""
+        """Number of mid-stream failovers so far."""
         ...
 
     async def release(
@@ -134,67 +135,67 @@ class AnswerChunks(ChunkStream, Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the stream; the arguments are those of `__aexit__`."""
+        """Close the stream and stop the generation; the arguments are those of `__aexit__`."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderStream:
-    """A started answer: its first content has arrived."""
+    """An answer started by a provider: its first content has arrived."""
 
     origin: Origin
     endpoint: str
     chunks: ChunkStream
     continued: bool = False
-    """Whether the chunks continue after `continue_from` instead of repeating the answer."""
+    """Whether the chunks start after the text of `request.continue_from`; False: they repeat it."""
 
 
 class Provider(Protocol):
-    """A source of answers: a cluster, a server or an engine in this process."""
+    """A component that generates answers: a Ray cluster, an Ollama server or engines in this process."""
 
     @property
     def name(self) -> ProviderName:
-        """Its name in metrics, logs and headers."""
+        """The provider's name in metrics, logs and response headers."""
         ...
 
     @property
     def local(self) -> bool:
-        """Whether it stands in for a remote provider: after a failure of that one it is a fallback."""
+        """Whether this provider is used as a fallback when Ray fails."""
         ...
 
     def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AbstractAsyncContextManager[ProviderStream]:
-        """Start an answer; entered once its first content has arrived.
+        """Start an answer; enters once its first content has arrived.
 
-        Entering raises a `CallerError` if the request is wrong, or a `WorldError` if this provider
-        failed and another one may be tried. Leaving stops the work in every phase.
+        Entering raises a `CallerError` if the request is wrong, or a `WorldError` if this provider failed and
+        another one may be tried. Exit or cancellation stops the generation at any time.
         """
         ...
 
     async def context_tokens(self) -> int | None:
-        """The context window of its model in tokens, prompt and answer together; None if unknown.
+        """The model's context window in tokens, prompt and answer together; None if unknown.
 
         Never raises; takes at most two seconds.
         """
         ...
 
     async def run(self) -> None:
-        """Background work, until cancelled; may return at once if there is none."""
+        """Run this provider's background work until cancelled; return at once if it has none."""
         ...
 
     async def status(self) -> ProviderStatus:
-        """Its state now. Never raises; takes at most two seconds."""
+        """The provider's current state. Never raises; takes at most two seconds."""
         ...
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send no further requests to that endpoint; False if it has none of that id."""
+        """Send no further requests to that endpoint; returns False if this provider has no endpoint of that id."""
         ...
 
     def reset(self, endpoint_id: str) -> bool:
-        """Forget failures and waits of that endpoint and use it again; False if it has none of that id."""
+        """Clear failures and waits of that endpoint and use it again; returns False if there is none of that id."""
         ...
 
     async def aclose(self) -> None:
-        """Close connections and engines. Safe to call twice."""
+        """Close all connections and engines of this provider. Safe to call twice."""
         ...

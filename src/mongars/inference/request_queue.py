@@ -1,7 +1,7 @@
-"""A bounded queue in front of the endpoint pool, shared fairly between accounts.
+"""A bounded queue in front of the Ray endpoints, shared fairly between accounts.
 
-A request that cannot be sent in time is refused on arrival, with the time after which a retry makes
-sense, so that its client does not wait for a failure.
+A request that is not expected to be sent in time is refused on arrival with `Overloaded`, which contains
+the number of seconds after which the client should retry.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 256
 SMOOTHING = 0.2
-"""Weight of the newest sample in the average time between two requests that end."""
+"""Weight of the newest sample in the moving average of the time between two requests that end."""
 
 
 class RequestQueue:
-    """Bounds the requests in flight to `capacity()`, read each time; None means no bound.
+    """Limits the requests in flight to `capacity()`, which is called for each decision; None means no limit.
 
-    While one account holds all slots, one request of another account passes beyond the capacity, so
-    that it reaches a replica, which shares its engine's slots between accounts.
+    While one account holds all slots, one request of another account is admitted beyond the limit. It
+    reaches a replica, whose engine shares its slots between accounts.
     """
 
     def __init__(self, capacity: Callable[[], int | None], *, clock: Clock) -> None:
@@ -39,24 +39,25 @@ class RequestQueue:
             soft=True,
         )
         self._since = 0.0
-        """When a request last ended, or was queued while no other was."""
+        """Monotonic time at which a request last ended, or was queued while no other one waited."""
         self._between = 0.0
 
     @property
     def active(self) -> int:
-        """Requests that hold a slot."""
+        """Number of requests that hold a slot."""
         return self._queue.active
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a slot."""
+        """Number of requests that wait for a slot."""
         return self._queue.waiting
 
     @asynccontextmanager
     async def slot(self, max_wait: float, share: Share = EVERYBODY) -> AsyncIterator[float]:
-        """Hold a slot while the context is open; yields the seconds waited for it.
+        """Hold a slot while the context is entered; yields the seconds waited for it.
 
-        Raises `Overloaded` after `max_wait` seconds, or at once if the wait is expected to be longer.
+        Raises `Overloaded` if no slot was free for `max_wait` seconds, and at once if the queue is full or the
+        wait is expected to be longer.
         """
         now = self._clock.monotonic
         arrived = now()
@@ -76,7 +77,7 @@ class RequestQueue:
 
     @contextmanager
     def extra_slot(self) -> Iterator[bool]:
-        """A second slot for a request that holds one; yields False if none is free or requests wait."""
+        """Hold a second slot for a request that has one; yields False instead if none is free or requests wait."""
         found = not self.waiting and self._queue.free >= 1
         self._queue.active += found
         try:
@@ -87,7 +88,7 @@ class RequestQueue:
                 self.wake()
 
     def wake(self) -> None:
-        """Give free slots to waiting requests; to be called when the capacity may have grown."""
+        """Grant free slots to waiting requests; to be called when `capacity()` may have grown."""
         if self.waiting:
             self._queue.wake(self._clock.monotonic())
 

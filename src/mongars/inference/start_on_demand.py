@@ -1,7 +1,7 @@
-"""Engines that are started when a request needs them and stopped when idle.
+"""Starts engines when a request needs them and stops them when idle.
 
-An engine is started by `run`, not by the request that needs it: a request that is cancelled does
-not stop the start, and other requests wait for the same one.
+The start is executed by `StartOnDemand.run`, not by the request that needs the engine: cancelling that
+request does not stop the start, and other requests wait for the same start.
 """
 
 from __future__ import annotations
@@ -17,43 +17,46 @@ if TYPE_CHECKING:
     from mongars.engines.engine import EngineStatus
 
 IDLE_SECONDS = 300.0
-"""After so long without a request, the engines are stopped and their memory is freed."""
+"""Seconds without a request after which engines are stopped and their memory is released."""
 
 
 class Startable(Protocol):
-    """An engine or embedder."""
+    """An engine or embedder that can be started."""
 
     @property
     def status(self) -> EngineStatus:
-        """Its current state."""
+        """The current state, such as `stopped`, `starting` or `ready`."""
         ...
 
     async def start(self) -> None:
-        """Return once it can be used. Raises a `WorldError` if it cannot."""
+        """Start the engine; returns once it accepts requests. Raises a `WorldError` if it cannot be started."""
         ...
 
 
 class StartOnDemand:
-    """Starts the engines of one provider, one after the other."""
+    """Starts the engines of one provider, one at a time, and stops them when all have been idle."""
 
     def __init__(
         self, stop_unused: Callable[[], Awaitable[None]], *, idle_seconds: float = IDLE_SECONDS
     ) -> None:
-        """`stop_unused` stops the engines that have no request; called when all have been idle."""
+        """`stop_unused`: stops the engines without requests; called after `idle_seconds` without any request."""
         self._stop_unused = stop_unused
         self._idle_seconds = idle_seconds
         self._used_at = 0.0
         self._changing = asyncio.Lock()
         self._to_start: asyncio.Queue[Startable] = asyncio.Queue()
         self._starts: dict[Startable, asyncio.Future[WorldError | None]] = {}
-        """The starts that requests wait for."""
+        """Result of each start in progress or queued: None for success, or the error."""
 
     def record_use(self) -> None:
-        """A request has ended."""
+        """Record that a request has ended; the idle time is counted from here."""
         self._used_at = asyncio.get_running_loop().time()
 
     async def ready(self, engine: Startable) -> None:
-        """Wait until the engine can be used, starting it if it is stopped. Raises why it cannot."""
+        """Wait until the engine accepts requests; if it is stopped, have `run` start it.
+
+        Raises the `WorldError` of a failed start, and `NotReady` if `run` ends before the start is complete.
+        """
         async with self._changing:  # held for long only while the engines are being stopped
             if engine.status.state in {"ready", "restarting"}:
                 return  # while it restarts, the engine itself raises `NotReady`
@@ -67,7 +70,7 @@ class StartOnDemand:
             raise error
 
     async def run(self) -> None:
-        """Start each engine when a request needs it; stop all of them when they are idle."""
+        """Execute requested starts one at a time, and stop engines after the idle time, until cancelled."""
         try:
             while True:
                 try:
@@ -76,7 +79,7 @@ class StartOnDemand:
                 except TimeoutError:
                     await self._stop_if_idle()
                     continue
-                if engine in self._starts:  # else a `run` that ended has reported it already
+                if engine in self._starts:  # else an earlier `run` has set its result at its end
                     self._finish_start(engine, await _start(engine))
         finally:
             for engine in tuple(self._starts):
@@ -84,7 +87,7 @@ class StartOnDemand:
 
     async def _stop_if_idle(self) -> None:
         async with self._changing:
-            # A request that comes from here on waits in `ready` until the engines are stopped.
+            # A request that arrives from here on waits in `ready` until the engines are stopped.
             if asyncio.get_running_loop().time() - self._used_at >= self._idle_seconds:
                 await self._stop_unused()
 

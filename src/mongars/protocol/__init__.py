@@ -1,1 +1,1 @@
-"""Requests, responses and errors as they are sent between client, API process and replica. No module does input or output."""
+"""Formats of the requests, responses and errors sent between client, API process and replica; no input or output."""

@@ -1,8 +1,8 @@
-"""Writing responses over bare ASGI, in one task, until the client disconnects.
+"""Writes responses over bare ASGI, in one task, until the client disconnects.
 
-A generation is cancelled when its client disconnects, in every phase. Before the first byte no write
-can fail, so `run_until_disconnect` waits for the disconnect message beside the work.
-Everything a response needs (timeouts, slots, upstream connections) is entered and left in one task.
+A generation is cancelled whenever its client disconnects. Before the first byte of the response, no write can
+fail and thereby show the disconnect, so `run_until_disconnect` waits for the disconnect message concurrently.
+Everything a response needs (timeouts, slots, connections to model servers) is entered and left in one task.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ AsgiApp = Callable[[AsgiMessage, Receive, Send], Awaitable[None]]
 async def run_until_disconnect(
     receive: Receive, work: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
-    """Await `work`, and cancel it when the client disconnects. Raises what `work` raises.
+    """Await `work`, and cancel it when the client disconnects. Raises the exceptions of `work`.
 
-    The request body must have been read before.
+    After a disconnect it returns normally. The request body must have been read before.
     """
     worker = asyncio.current_task()
     left = False
@@ -50,20 +50,20 @@ async def run_until_disconnect(
 
 
 class ResponseWriter:
-    """Writes one HTTP response over ASGI. While `started` is false, the status can still be chosen."""
+    """Writes one HTTP response over ASGI. While `started` is False, another status can still be sent."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send status and headers."""
+        """Send the HTTP status and headers; call it once, before the body."""
         self.started = True
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, block: bytes) -> None:
-        """Send a part of the body at once."""
+        """Send a part of the response body without buffering."""
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
     async def end(self) -> None:
@@ -71,7 +71,7 @@ class ResponseWriter:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def json(self, status: int, body: object, headers: Mapping[str, str]) -> None:
-        """Send a whole JSON response."""
+        """Send a complete response with `body` encoded as JSON."""
         data = orjson.dumps(body)
         fixed = {"content-type": "application/json", "content-length": str(len(data))}
         await self.start(status, {**fixed, **headers})
@@ -79,7 +79,7 @@ class ResponseWriter:
 
 
 def stream_headers(media_type: str) -> dict[str, str]:
-    """The headers of a streamed response body of that media type."""
+    """The response headers for a streamed body of that media type, which disable caching and buffering in proxies."""
     return {
         "content-type": media_type,
         "cache-control": "no-cache",
@@ -92,14 +92,14 @@ EVENT_STREAM_HEADERS = stream_headers("text/event-stream")
 
 
 class WrittenResponse:
-    """An ASGI response that a coroutine writes; cancelled when the client disconnects."""
+    """An ASGI response written by the coroutine function `serve`, which is cancelled when the client disconnects."""
 
     background: Any = None
-    """FastAPI reads this attribute of every response."""
+    """Always None; FastAPI reads this attribute of every response."""
 
     def __init__(self, serve: Callable[[ResponseWriter], Coroutine[Any, Any, None]]) -> None:
         self._serve = serve
 
     async def __call__(self, _scope: object, receive: Receive, send: Send) -> None:
-        """Run the coroutine until it ends or the client disconnects."""
+        """Run `serve` until it returns or the client disconnects."""
         await run_until_disconnect(receive, lambda: self._serve(ResponseWriter(send)))

@@ -1,4 +1,4 @@
-"""Request bodies: read up to a limit, parsed into a model, with errors that name what is wrong."""
+"""Request bodies: read up to a size limit and parsed into a pydantic model, with errors that name the field."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=BaseModel)
 
 BODY_SECONDS = 10.0
-"""Seconds a client has to send the whole request body."""
+"""Time limit in seconds for a client to send the whole request body."""
 
 
 async def read_limited(
@@ -28,11 +28,11 @@ async def read_limited(
     limit: int,
     seconds: float = BODY_SECONDS,
 ) -> bytes:
-    """The whole request body; `declared` is its Content-Length and `encoding` its Content-Encoding, if any.
+    """Read the whole request body; `declared` is its Content-Length and `encoding` its Content-Encoding, if any.
 
     Raises `EncodingUnsupported` for a compressed body, since a few compressed bytes can expand to gigabytes;
     `TooLarge` as soon as the body is known to exceed `limit` bytes, without reading the rest; and
-    `InvalidRequest` if it does not arrive within `BODY_SECONDS`, since a slow sender occupies a connection.
+    `InvalidRequest` if it does not arrive within `seconds`, since a slow client occupies a connection.
     """
     if encoding is not None and encoding.strip().lower() not in {"", "identity"}:
         detail = (
@@ -61,7 +61,7 @@ async def _read(blocks: AsyncIterator[bytes], *, declared: str | None, limit: in
 
 
 def parse_model(raw: bytes, model: type[Model]) -> Model:
-    """The body as a model. Raises `InvalidRequest` naming every field that is wrong, and why."""
+    """Parse a JSON body as `model`. Raises `InvalidRequest` naming every invalid field, and why it is invalid."""
     try:
         payload = orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
@@ -77,7 +77,7 @@ def parse_model(raw: bytes, model: type[Model]) -> Model:
 
 
 def encode(body: object) -> bytes:
-    """The payload as JSON. Raises `InvalidRequest` for one that JSON cannot express, such as deep nesting."""
+    """Encode a body as JSON. Raises `InvalidRequest` if JSON cannot express it, such as deep nesting."""
     try:
         return orjson.dumps(body)
     except TypeError as exc:
@@ -86,7 +86,7 @@ def encode(body: object) -> bytes:
 
 
 def describe(error: ValidationError) -> str:
-    """A validation error as one line: each invalid field and the reason."""
+    """A validation error as one line of text: each invalid field and the reason."""
     parts = []
     for entry in error.errors():
         where = ".".join(str(part) for part in entry["loc"])
@@ -106,7 +106,7 @@ def first_param(error: ValidationError) -> str | None:
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """The JSON object in these bytes. Raises `InvalidAnswer` if they are not a JSON object."""
+    """Parse a server's response as a JSON object. Raises `InvalidAnswer` if it is not one."""
     try:
         body = orjson.loads(data.removeprefix(BOM_UTF8))
     except orjson.JSONDecodeError as exc:

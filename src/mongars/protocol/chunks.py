@@ -1,4 +1,4 @@
-"""Making chunks, with OpenAI's events, of an answer that arrived in another format."""
+"""Creates chunks, with events in OpenAI's format, from an answer that arrived in another format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ChunkWriter:
-    """Makes the chunks of one answer: pieces of text, then the finish reason, then the token counts if known."""
+    """Creates the chunks of one answer: pieces of text, then the finish reason, then the token counts if known."""
 
     def __init__(self, *, answer_id: str, created: int, model: str) -> None:
         self._answer_id = answer_id
@@ -22,7 +22,10 @@ class ChunkWriter:
         self._delta: dict[str, Any] = {"role": "assistant"}
 
     def text(self, text: str, logprobs: list[dict[str, Any]] | None = None) -> Chunk:
-        """A chunk with a piece of text and the log-probability entries of its tokens; the first one carries the role."""
+        """A chunk with a piece of text and the log-probability entries of its tokens, None without them.
+
+        The first chunk of an answer also contains the role.
+        """
         delta, self._delta = {**self._delta, "content": text}, {}
         return Chunk(
             text=text,
@@ -31,16 +34,16 @@ class ChunkWriter:
         )
 
     def reasoning(self, text: str) -> Chunk:
-        """A chunk with a piece of the model's reasoning, which comes before its answer."""
+        """A chunk with a piece of the model's reasoning, which precedes the text of the answer."""
         delta, self._delta = {**self._delta, REASONING: text}, {}
         return Chunk(reasoning=text, raw=self._raw(delta))
 
     def finish(self, reason: FinishReason) -> Chunk:
-        """The chunk with the finish reason, after the last text."""
+        """A chunk with the finish reason, to be sent after the last text."""
         return Chunk(finish_reason=reason, raw=self._raw({}, reason))
 
     def usage(self, usage: Usage) -> Chunk:
-        """The chunk with the token counts, the last one."""
+        """A chunk with the token counts, to be sent last."""
         body = usage_chunk_body(
             answer_id=self._answer_id, created=self._created, model=self._model, usage=usage
         )

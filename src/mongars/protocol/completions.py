@@ -1,7 +1,7 @@
 """OpenAI's older completions protocol (`/v1/completions`): its requests and responses.
 
-The prompt becomes one user message and goes through the model's chat template, as `prompt` of `/generate`
-does: the models served here are trained on conversations, not on continuing a bare text.
+The prompt becomes one user message and is formatted by the model's chat template, like `prompt` of `/generate`:
+the models served here are trained on conversations, not on continuing a text without a role.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_ALTERNATIVES = 5
 
 
 def _one_text(value: object) -> object:
-    """The text of a prompt. Raises `ValueError` for a list of several prompts and for token ids."""
+    """The text of a prompt: a string, or a list of one string. Raises `ValueError` for several prompts or token ids."""
     found = value[0] if isinstance(value, list) and len(value) == 1 else value
     if isinstance(found, str):
         return found
@@ -47,14 +47,14 @@ class CompletionRequest(SamplingFields):
             {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 5}, {"type": "null"}]}
         ),
     ] = None
-    """How many alternatives of each token the response lists. The number is stored in `top_logprobs`."""
+    """Number of alternatives to list for each token of the response, 0 to 5; it is stored in `top_logprobs`."""
     stream: bool = False
     stream_options: StreamOptions | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _counted(cls, data: object) -> object:
-        """The number in `logprobs`, converted to the chat protocol's `logprobs` and `top_logprobs`."""
+        """Convert the number in `logprobs` to the chat protocol's `logprobs: true` and `top_logprobs`."""
         wanted = data.get("logprobs") if isinstance(data, dict) else None
         if not isinstance(data, dict) or wanted is None or isinstance(wanted, bool):
             return data
@@ -64,31 +64,31 @@ class CompletionRequest(SamplingFields):
         return {**data, "logprobs": True, "top_logprobs": wanted}
 
     def to_messages(self) -> tuple[Message, ...]:
-        """The prompt as a conversation. Raises `PromptMissing` for a blank one."""
+        """The prompt as one user message. Raises `PromptMissing` if it is blank."""
         return prompt_messages([ChatMessage(role="user", content=self.prompt)], field="prompt")
 
 
 class ChoiceWriter:
-    """Writes one choice of the response, with its log-probabilities and each token's offset in the text."""
+    """Builds one choice of the response, with log-probabilities and the offset of each token in the text."""
 
     def __init__(self, index: int, *, alternatives: int | None) -> None:
-        """`alternatives`: how many alternatives per token are listed; None: no log-probabilities at all."""
+        """`alternatives`: number of alternatives listed per token; None: no log-probabilities."""
         self._index = index
         self._alternatives = alternatives
         self._offset = 0
         self._logprobs: dict[str, list[Any]] = _no_logprobs()
 
     def piece(self, chunk: Chunk) -> dict[str, Any]:
-        """A chunk as a `choices` entry of a streamed event."""
+        """The entry of `choices` for this chunk in a streamed event."""
         return self._choice(chunk.text, self._rated(chunk), chunk.finish_reason)
 
     def add(self, chunk: Chunk) -> None:
-        """Keep the log-probabilities of a chunk for `whole`."""
+        """Collect the log-probabilities of a chunk, to be returned by `whole`."""
         for name, values in self._rated(chunk).items():
             self._logprobs[name] += values
 
     def whole(self, text: str, finish_reason: str) -> dict[str, Any]:
-        """The finished choice as a `choices` entry of a response in one piece."""
+        """The entry of `choices` for the complete answer, with the collected log-probabilities."""
         return self._choice(text, self._logprobs, finish_reason)
 
     def _choice(
@@ -130,7 +130,7 @@ def _no_logprobs() -> dict[str, list[Any]]:
 def text_body(
     choices: list[dict[str, Any]], *, answer_id: str, created: int, model: str
 ) -> dict[str, Any]:
-    """A `text_completion` object: a response in one piece, or one event of a stream."""
+    """A `text_completion` object: a complete response, or one event of a stream. `created`: Unix seconds."""
     return {
         "id": answer_id,
         "object": "text_completion",
@@ -142,5 +142,5 @@ def text_body(
 
 
 def with_usage(body: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
-    """The object with `usage` added: the token counts, or null if they are not known."""
+    """A copy of the object with `usage` added: the token counts, or null if they are unknown."""
     return {**body, "usage": None if usage is None else usage_body(usage)}

@@ -1,7 +1,7 @@
-"""Requests for embeddings in OpenAI's and Ollama's protocols, and the vectors in responses.
+"""Requests for embeddings in OpenAI's and Ollama's formats, and the vectors in their responses.
 
-A vector travels through the gateway as the bytes of its float32 numbers, little-endian: what OpenAI's
-own clients request as `base64`, and a fraction of the work that lists of numbers take.
+Inside this program a vector is the bytes of its float32 numbers, little-endian: the form that OpenAI's clients
+request as `base64`, and much cheaper to process than lists of numbers.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def _not_empty(value: str | list[str]) -> str | list[str]:
 
 
 Texts = Annotated[str | list[str], BeforeValidator(_texts_only), AfterValidator(_not_empty)]
-"""A text or a list of texts; token numbers are not accepted, since they name no tokenizer."""
+"""A text or a list of texts; token ids are refused, since they depend on a tokenizer that is not named."""
 
 
 class EmbeddingRequest(WireModel):
-    """Body of `POST /v1/embeddings`. An empty model means the one that is configured."""
+    """Body of `POST /v1/embeddings`. An empty `model` means the configured one."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = EMBEDDINGS_REFUSED
 
@@ -67,21 +67,21 @@ class EmbeddingRequest(WireModel):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The texts, whichever form they came in."""
+        """The texts as a tuple, whether `input` is a string or a list."""
         return (self.input,) if isinstance(self.input, str) else tuple(self.input)
 
 
 class ReplicaEmbeddingRequest(EmbeddingRequest):
-    """The same on a replica, where the API adds for which account it is."""
+    """Body of `POST /v1/embeddings` on a replica, with fields by which the API identifies the account."""
 
     cache_salt: str | None = Field(default=None, max_length=200)
-    """An opaque name of the account, for its share of the slots."""
+    """An opaque identifier of the account, by which slots are shared fairly."""
     weight: float | None = Field(default=None, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
-    """How much the account gets where slots are short, compared with an account of weight 1."""
+    """The account's share of the slots while requests wait, relative to an account of weight 1."""
 
 
 class OllamaEmbedRequest(WireModel):
-    """Body of Ollama's `POST /api/embed`. `options`, `keep_alive` and `truncate` change nothing."""
+    """Body of Ollama's `POST /api/embed`. `options`, `keep_alive` and `truncate` are ignored."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = OLLAMA_EMBEDDINGS_REFUSED
 
@@ -91,12 +91,12 @@ class OllamaEmbedRequest(WireModel):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The texts, whichever form they came in."""
+        """The texts as a tuple, whether `input` is a string or a list."""
         return (self.input,) if isinstance(self.input, str) else tuple(self.input)
 
 
 class OllamaEmbeddingsRequest(WireModel):
-    """Body of Ollama's older `POST /api/embeddings`: one text."""
+    """Body of Ollama's older `POST /api/embeddings`, with one text in `prompt`."""
 
     prompt: Annotated[str, AfterValidator(_not_empty)]
     model: str = ""
@@ -104,24 +104,27 @@ class OllamaEmbeddingsRequest(WireModel):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The text."""
+        """The text of `prompt`, as a tuple."""
         return (self.prompt,)
 
 
 def pack(vector: Sequence[float]) -> bytes:
-    """The numbers as float32, little-endian. Raises `OverflowError` or `struct.error`."""
+    """Encode numbers as float32, little-endian. Raises `OverflowError` or `struct.error` for invalid numbers."""
     return struct.pack(f"<{len(vector)}f", *vector)
 
 
 def unpack(vector: bytes) -> tuple[float, ...]:
-    """The numbers of a packed vector."""
+    """Decode the numbers of a vector that `pack` has encoded."""
     return struct.unpack(f"<{len(vector) // FLOAT_BYTES}f", vector)
 
 
 def request_body(
     texts: Sequence[str], *, model: str, cache_salt: str | None, weight: float
 ) -> dict[str, Any]:
-    """The request to a replica; vectors are requested as `base64`."""
+    """The JSON body of a request to a replica, which requests vectors as `base64`.
+
+    `cache_salt` None: without an account. A `weight` of 1 is left out.
+    """
     body: dict[str, Any] = {"input": list(texts), "model": model, "encoding_format": "base64"}
     if cache_salt is not None:
         body["cache_salt"] = cache_salt
@@ -131,9 +134,9 @@ def request_body(
 
 
 def read_embeddings(body: dict[str, Any], *, count: int) -> tuple[tuple[bytes, ...], int, str]:
-    """The packed vectors, the number of tokens and the model in the response for `count` texts.
+    """The packed vectors, the number of prompt tokens and the model's name in the response to `count` texts.
 
-    Raises `InvalidAnswer` if there is not one vector for each text, all of one length.
+    Raises `InvalidAnswer` unless there is one vector for each text, all of the same length.
     """
     try:
         entries = sorted(body["data"], key=lambda entry: int(entry["index"]))
@@ -163,7 +166,7 @@ def _packed(found: object) -> bytes:
 
 
 def written_entry(index: int, vector: bytes, *, encoding_format: EncodingFormat) -> orjson.Fragment:
-    """An entry of `data`, written as JSON already."""
+    """One entry of `data` in a response, encoded as JSON already."""
     packed = encoding_format == "base64"
     embedding = base64.b64encode(vector).decode("ascii") if packed else unpack(vector)
     return orjson.Fragment(
@@ -172,13 +175,16 @@ def written_entry(index: int, vector: bytes, *, encoding_format: EncodingFormat)
 
 
 def response_body(data: Sequence[object], *, model: str, prompt_tokens: int) -> dict[str, Any]:
-    """The response with these entries."""
+    """The JSON body of a response with `data` as its entries."""
     usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     return {"object": "list", "data": data, "model": model, "usage": usage}
 
 
 def check_dimensions(wanted: int | None, *, found: int, model: str) -> None:
-    """Raise `InvalidRequest` if other dimensions are requested than the model's own."""
+    """Raise `InvalidRequest` if the client wants other dimensions than the `found` ones of the model.
+
+    `wanted` None: any number of dimensions is accepted.
+    """
     if wanted not in {None, found}:
         detail = f"dimensions: {model} gives {found}, not {wanted}."
         raise InvalidRequest(detail, param="dimensions")
@@ -191,7 +197,7 @@ def embeddings_body(
     model: str,
     prompt_tokens: int,
 ) -> dict[str, Any]:
-    """The response of a replica. Raises `InvalidRequest`, see `check_dimensions`."""
+    """The JSON body of a replica's response. Raises `InvalidRequest` if other dimensions are requested."""
     check_dimensions(request.dimensions, found=len(vectors[0]), model=model)
     encode = _base64 if request.encoding_format == "base64" else list
     data = [
@@ -202,5 +208,5 @@ def embeddings_body(
 
 
 def _base64(vector: Sequence[float]) -> str:
-    """As OpenAI's own client reads it."""
+    """The packed vector as base64 text, the form that OpenAI's clients read."""
     return base64.b64encode(pack(vector)).decode("ascii")

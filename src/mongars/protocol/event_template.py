@@ -1,8 +1,8 @@
-"""Reading stream events that differ only in their text, without parsing the JSON of each one.
+"""Extracts the text of stream events without parsing the JSON of each one.
 
 Within one stream, nearly all events are the same bytes except for the piece of text in them. Once one has
-been parsed, the bytes before and after its text are known: the template. An event that fits the
-template has the bytes in between as its text.
+been parsed, the bytes before and after its text are known; together they are the *template*. An event that
+begins and ends with these bytes has the bytes in between as its text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PROOF = "\x00proof"
 
 
 class EventTemplate:
-    """The template of the text events of one stream, once one of them was parsed."""
+    """The bytes before and after the text in the events of one stream, taken from an event that was parsed."""
 
     def __init__(self) -> None:
         self._before = b""
@@ -23,7 +23,10 @@ class EventTemplate:
         """The lengths of the template's two parts, in bytes."""
 
     def text(self, raw: bytes) -> str | None:
-        """The text of an event that fits the template; None if the event must be parsed. `raw` includes the blank line."""
+        """The text of the event `raw`, which includes the blank line; None if the event must be parsed as JSON.
+
+        None also before `learn`, and for a text with escapes or control characters.
+        """
         if not self._start or not raw.startswith(self._before) or not raw.endswith(self._after):
             return None
         between = raw[self._start : -self._rest]
@@ -36,7 +39,10 @@ class EventTemplate:
         return text if text.isprintable() else None  # JSON allows no bare control characters
 
     def learn(self, raw: bytes, text: str) -> None:
-        """Make a template from a parsed event whose only varying part is `text`."""
+        """Derive the template from a parsed event `raw` whose text is `text`.
+
+        Nothing changes if the event fits the current template, or if no template can be derived.
+        """
         if self._before and raw.startswith(self._before) and raw.endswith(self._after):
             return  # it fits the current template: only its text needed the JSON parser
         before, field, rest = raw.partition(_FIELD)
@@ -50,7 +56,10 @@ class EventTemplate:
 
 
 def _holds(raw: bytes) -> bool:
-    """Whether the template's gap is the event's text: `_PROOF`, put there, is parsed as the text."""
+    """Whether `raw`, an event whose text is the placeholder `_PROOF`, is parsed as an event with exactly that text.
+
+    This shows that the bytes around the placeholder are a valid template.
+    """
     try:
         body = orjson.loads(raw.removeprefix(b"data: "))
     except orjson.JSONDecodeError:

@@ -1,7 +1,7 @@
-"""The requests and responses of `POST /generate`, the main route of the Ray Serve application.
+"""Requests and responses of `POST /generate`, the main route of the Ray Serve application.
 
-Published fields are never renamed, retyped or dropped. Requests of the earlier monGARS client
-(`prompt`, `task_type`, `adapter`) are accepted as they are.
+Published fields are never renamed, removed or given another type. Requests of the earlier monGARS client
+(`prompt`, `task_type`, `adapter`) remain valid.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 META_EVENT = "meta"
 ERROR_EVENT = "error"
 LONGEST_NAME = 256
-"""The longest accepted name of an adapter or a replica, in characters."""
+"""Maximum length in characters of the name of an adapter or a replica."""
 
 LONGEST_SESSION_ID = 200  # characters
 _SAMPLING = sampling_writer("replica")
 
 
 class AdapterPayload(WireModel):
-    """The adapter that a client pins: by version, digest or both.
+    """The adapter that must generate the answer, given by version, digest or both (a *pin*).
 
-    An object with `adapter_path` is not a pin: the earlier monGARS client sends the entry of its own registry
-    with every request, and expects an answer from whichever adapter is served. The path is never opened.
+    An object with `adapter_path` pins nothing: the earlier monGARS client sends the entry of its registry
+    with every request, and accepts an answer from any adapter. The path is never opened.
     """
 
     version: str | None = None
@@ -52,7 +52,7 @@ class AdapterPayload(WireModel):
     adapter_path: str | None = None
 
     def pin(self) -> str | None:
-        """The pin for `GenerationRequest.adapter`; None if the object pins nothing."""
+        """The value for `GenerationRequest.adapter`; None if any adapter may answer."""
         if self.adapter_path is not None or (self.version is None and self.digest is None):
             return None
         if self.digest is None:
@@ -63,8 +63,8 @@ class AdapterPayload(WireModel):
 class PartialAnswerPayload(WireModel):
     """The part of an answer that the client already has, and the model and adapter that generated it.
 
-    If the replica serves the same model and adapter, its answer continues after `text` and carries the header
-    `x-continued: true`; otherwise the answer starts from the beginning.
+    If the replica serves the same model and adapter, its response continues after `text` and has the header
+    `x-continued: true`; otherwise the response starts from the beginning.
     """
 
     text: str
@@ -83,14 +83,14 @@ class GenerateRequest(SamplingFields):
     stream: bool = False
     session_id: str | None = Field(default=None, max_length=LONGEST_SESSION_ID)
     cache_salt: str | None = Field(default=None, max_length=200)
-    """An opaque name of the account of the request. The engine's prompt cache is shared among requests with
-    the same value, and not used without one. A `session_id` does not count, since clients choose it freely."""
+    """An opaque identifier of the account. The engine's prompt cache is shared among requests with the same value,
+    and not used without one. `session_id` is not used for this, since clients choose it freely."""
     weight: float | None = Field(default=None, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
     """The account's share of the slots while requests wait, relative to an account of weight 1."""
     continue_from: PartialAnswerPayload | None = None
 
     def to_generation(self, *, request_id: str) -> GenerationRequest:
-        """The request as a `GenerationRequest`. Raises `PromptMissing` if there is neither prompt nor message."""
+        """Convert to a `GenerationRequest`. Raises `PromptMissing` if neither `prompt` nor `messages` has text."""
         messages = self.messages or [ChatMessage(role="user", content=self.prompt or "")]
         partial = self.continue_from
         return GenerationRequest(
@@ -113,7 +113,10 @@ def request_body(
     cache_salt: str | None = None,
     weight: float = 1.0,
 ) -> dict[str, Any]:
-    """The JSON body for a request. It has `prompt` beside `messages`, for applications that read only `prompt`."""
+    """The JSON body that sends `request` to a replica.
+
+    It has `prompt`, the last message, beside `messages`, for applications that read only `prompt`.
+    """
     partial = request.continue_from
     body: dict[str, Any] = {
         "prompt": request.messages[-1].content,
@@ -142,7 +145,7 @@ def _pin_body(adapter: str) -> dict[str, str]:
 
 
 def origin_body(origin: Origin) -> dict[str, Any]:
-    """The fields that name the model, adapter and replica, for the `meta` event and for whole responses."""
+    """The fields that name model, adapter and replica, in the `meta` event and in complete responses."""
     return {
         "model": origin.model,
         "engine": origin.engine,
@@ -154,9 +157,9 @@ def origin_body(origin: Origin) -> dict[str, Any]:
 
 
 def origin_from(body: dict[str, Any]) -> Origin:
-    """Parse the fields that `origin_body` writes; absent fields mean the base model without an adapter.
+    """Parse the fields that `origin_body` writes; without adapter fields, the base model answered.
 
-    Raises `InvalidAnswer` for a name that is not valid in an HTTP header.
+    Raises `InvalidAnswer` for a name that cannot be sent in an HTTP header.
     """
     adapter = body.get("adapter")
     digest = adapter.get("digest") if isinstance(adapter, dict) else None
@@ -182,7 +185,7 @@ def _name(value: object) -> str:
 
 
 def answer_body(completion: Completion, *, timings: dict[str, float]) -> dict[str, Any]:
-    """The body of a response in one piece; `timings` are in seconds."""
+    """The JSON body of a complete response; `timings` are in seconds."""
     choices = completion.choices
     usage: dict[str, Any] = {"model": completion.origin.model, "generations": len(choices)}
     if completion.usage is not None:
@@ -206,7 +209,7 @@ def _choice_body(choice: Choice) -> dict[str, Any]:
 
 
 def error_body(error: MongarsError, *, adapter_version: str) -> dict[str, Any]:
-    """The body of an error response of `/generate`, in the format of the earlier monGARS."""
+    """The JSON body of an error response of `/generate`, in the format of the earlier monGARS."""
     return {
         "content": "",
         "error": error.code,

@@ -1,4 +1,4 @@
-"""HEAD on every route that has GET (RFC 9110, section 9.3.2)."""
+"""Support for HEAD on every route that has GET (RFC 9110, section 9.3.2)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class HeadAsGet:
-    """A middleware that answers HEAD with the status and headers of GET, without the body."""
+    """ASGI middleware that answers HEAD with the status and headers of GET, without the body."""
 
     def __init__(self, app: AsgiApp) -> None:
         self._app = app
 
     async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
-        """Forward HEAD as GET and drop the body of the response; forward other methods unchanged."""
+        """Handle HEAD as GET and drop the body of the response; forward other requests unchanged."""
         if scope.get("method") != "HEAD":
             await self._app(scope, receive, send)
             return
@@ -31,7 +31,7 @@ class HeadAsGet:
 
 
 def with_head(methods: list[str]) -> list[str]:
-    """The methods for an `Allow` header, with HEAD after GET where GET is among them."""
+    """The methods for an `Allow` header: HEAD is added after GET if GET is among `methods`."""
     found = [method for method in methods if method != "HEAD"]
     return [
         name for method in found for name in ([method, "HEAD"] if method == "GET" else [method])

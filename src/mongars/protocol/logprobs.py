@@ -1,7 +1,7 @@
-r"""Log-probabilities of tokens in OpenAI's form.
+r"""Log-probabilities of tokens in OpenAI's format.
 
-A token may be only part of a character. It is then named by its bytes, such as `bytes:\xf0\x9f`, as OpenAI
-does, since it has no text.
+A token may be only part of a character, so that it has no text. Like OpenAI, it is then named by its
+bytes, such as `bytes:\xf0\x9f`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 
 REPLACED = "\N{REPLACEMENT CHARACTER}"
-"""The Unicode replacement character, which engines send for a part of a character."""
+"""The Unicode replacement character, which engines send in place of an incomplete character."""
 
 _BEYOND_ASCII = re.compile(rb'"bytes":\[[\d,]*?(?:12[89]|1[3-9]\d|2\d\d)')
-"""Finds a token with a byte beyond ASCII: only such a token can be part of a character."""
+"""Matches a token with a byte outside ASCII: only such a token can be part of a character."""
 _ALTERNATIVES = re.compile(
     rb'"top_logprobs":\[(?:[^\[\]"]|"(?:[^"\\]|\\.)*+"|\[[^\[\]]*+\])*+\]', re.DOTALL
 )
@@ -28,7 +28,7 @@ _NONE = b'"top_logprobs":[]'
 
 
 def entry(token: str, logprob: float) -> dict[str, Any]:
-    """The entry of a token of which only the text is known."""
+    """The log-probability entry of one token of which only the text is known."""
     known = bool(token) and REPLACED not in token
     return {
         "token": token,
@@ -39,7 +39,10 @@ def entry(token: str, logprob: float) -> dict[str, Any]:
 
 
 def entries(text: str, logprobs: Iterable[float]) -> list[dict[str, Any]]:
-    """The entries of the tokens of a text. Of several tokens each entry has the whole text: the boundaries are unknown."""
+    """The log-probability entries of the tokens of `text`, one for each of `logprobs`.
+
+    With several tokens, each entry has the whole text, because the token boundaries are unknown.
+    """
     values = list(logprobs)
     if len(values) == 1:
         return [entry(text, values[0])]
@@ -47,9 +50,10 @@ def entries(text: str, logprobs: Iterable[float]) -> list[dict[str, Any]]:
 
 
 def named(sent: dict[str, Any]) -> dict[str, Any]:
-    """An engine's entry with its token and its alternatives named by their bytes where they have no text.
+    """An engine's log-probability entry in which incomplete characters are named by their bytes.
 
-    Raises `TypeError`, `KeyError` or `ValueError` if the value is not such an entry.
+    Alternatives in `top_logprobs` are converted too. Raises `TypeError`, `KeyError` or `ValueError` if `sent` is
+    not such an entry.
     """
     found = {
         "token": sent["token"],
@@ -72,7 +76,10 @@ def named(sent: dict[str, Any]) -> dict[str, Any]:
 async def mended(
     blocks: AsyncIterable[bytes], *, alternatives: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The engine's events with each token named as in `named`; alternatives are removed unless requested."""
+    """The engine's events, with the log-probability entries converted by `named`.
+
+    `alternatives` False: empty the lists of alternative tokens.
+    """
     splitter = EventSplitter()
     async for block in blocks:
         found = splitter.blocks(block)

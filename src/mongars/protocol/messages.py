@@ -1,8 +1,8 @@
-"""Messages as OpenAI clients send them, and their conversion to the texts that a model reads.
+"""Messages in OpenAI's format, and their conversion to the texts that a model reads.
 
-Models here do not call tools yet, but agents send histories in which another model called some. Calls and
+Models here do not call tools yet, but agents send histories with tool calls of another model. Calls and
 results become text (ADR 0019): a call is appended to the assistant's message, and consecutive results become
-one user message, which every chat template accepts.
+one user message, since every chat template accepts such messages.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MEDIA = {
 
 
 def _text_of(content: object) -> object:
-    """The text of a message's `content`. Raises `ValueError` naming the first part that is not text."""
+    """The text of a message's `content`, with list parts joined. Raises `ValueError` for a part that is not text."""
     if not isinstance(content, list):
         return content
     return "".join([_text_of_part(index, part) for index, part in enumerate(content)])
@@ -51,7 +51,7 @@ def _text_of_part(index: int, part: object) -> str:
 
 
 Text = Annotated[str, BeforeValidator(_text_of, json_schema_input_type=str | list[dict[str, Any]])]
-"""A string, or a list of text parts, joined to one string."""
+"""A string, or a list of text parts, which are joined to one string."""
 
 
 class CalledFunction(WireModel):
@@ -69,7 +69,7 @@ class CustomTool(WireModel):
 
 
 class ToolCall(WireModel):
-    """A call in an assistant's message."""
+    """A tool call in an assistant's message, of a function or of a custom tool."""
 
     id: str = ""
     type: Literal["function", "custom"] = "function"
@@ -84,7 +84,7 @@ class ToolCall(WireModel):
         return self
 
     def as_text(self) -> str:
-        """The call as text, in the form in which it is appended to the assistant's message."""
+        """The call as text, as it is appended to the assistant's message."""
         if self.custom is not None:
             return _call(self.custom.name, self.custom.input)
         return "" if self.function is None else _call(self.function.name, self.function.arguments)
@@ -100,7 +100,7 @@ _ASSISTANT_FIELDS = frozenset({"refusal", "tool_calls", "function_call"})
 
 
 class ChatMessage(WireModel):
-    """A message as OpenAI clients send it."""
+    """A message in OpenAI's format."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = MESSAGE_REFUSED
 
@@ -113,7 +113,7 @@ class ChatMessage(WireModel):
     function_call: CalledFunction | None = None
 
     def as_text(self) -> str:
-        """The content of the message, followed by its refusal or its tool calls as text."""
+        """The content as text; for an assistant's message, with its refusal or its tool calls."""
         if not self.model_fields_set & _ASSISTANT_FIELDS:  # nearly all messages
             return self.content
         if self.role != "assistant":
@@ -131,9 +131,9 @@ def _call(name: str, arguments: str) -> str:
 def prompt_messages(
     messages: Sequence[ChatMessage], *, field: str = "messages"
 ) -> tuple[Message, ...]:
-    """The messages for the model, with tool calls and results as text.
+    """Convert to the messages for the model, with tool calls and results as text.
 
-    Raises `PromptMissing` if no message has text. `field` is the request's field with the messages, for errors.
+    Raises `PromptMissing` if no message has text. `field`: name of the request's field, for that error.
     """
     found = tuple(_prompt_messages(messages))
     if not any(message.content.strip() for message in found):

@@ -1,4 +1,4 @@
-"""The client side of Ollama's chat protocol: writing requests and reading the lines of a streamed answer."""
+"""Client side of Ollama's chat protocol: writes requests and parses the lines of a streamed answer."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 def chat_request(
     request: GenerationRequest, *, model: str, markers: Markers = COMMON
 ) -> dict[str, Any]:
-    """The body of `POST /api/chat`. Raises `ParameterUnsupported` for a parameter that Ollama does not have.
+    """The JSON body of `POST /api/chat`. Raises `ParameterUnsupported` for a parameter that Ollama does not have.
 
-    Control tokens in messages must stay text. Ollama takes only text and no token ids, so `SEPARATOR` is put into
-    each of the `markers` that a message contains.
+    Control tokens in messages must be read as text. Ollama accepts only text and no token ids, so each of the
+    `markers` that a message contains is interrupted by `SEPARATOR`.
     """
     sampling = request.sampling
     options = _SAMPLING.write(sampling)
@@ -66,22 +66,22 @@ def chat_request(
 
 
 def origin_named(model: str) -> Origin:
-    """The origin of an answer by that Ollama model: no adapter, and marked as degraded."""
+    """The origin of an answer by that Ollama model: no adapter, and `degraded` set."""
     return Origin(model=model, engine="ollama", degraded=True)
 
 
 def same_model(wanted: str, found: str) -> bool:
-    """Whether both names mean the same model; a name without a tag means the tag `latest`."""
+    """Whether two names denote the same model; a name without a tag has the tag `latest`."""
     return tagged(wanted) == tagged(found)
 
 
 def tagged(name: str) -> str:
-    """The model name with its tag; `latest` is added if there is none."""
+    """The model name with its tag; `latest` is appended if it has none."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def models_in(listed: dict[str, Any]) -> list[str] | None:
-    """The names in a response of `GET /api/tags`; None if it is not the response of an Ollama server."""
+    """The model names in a response of `GET /api/tags`; None if it is not a response of an Ollama server."""
     entries = listed.get("models", ...)
     if entries is None:  # some versions send null for an empty list
         return []
@@ -91,7 +91,7 @@ def models_in(listed: dict[str, Any]) -> list[str] | None:
 
 
 def window_in(shown: dict[str, Any]) -> int | None:
-    """The context length, in tokens, from a response of `POST /api/show`; None if it has none."""
+    """The context length in tokens in a response of `POST /api/show`; None if the response does not contain it."""
     info = shown.get("model_info")
     if not isinstance(info, dict):
         return None
@@ -100,9 +100,9 @@ def window_in(shown: dict[str, Any]) -> int | None:
 
 
 def markers_in(answer: bytes) -> Markers:
-    """The control tokens of a model, from the response to a verbose `POST /api/show`, and the common ones.
+    """The control tokens in the response to a verbose `POST /api/show`, added to the common ones.
 
-    Raises `InvalidAnswer` if the response cannot be read.
+    Only the common ones if the response lists no tokens. Raises `InvalidAnswer` if it is not a JSON object.
     """
     shown = json_object(answer)
     info, template = shown.get("model_info"), str(shown.get("template"))
@@ -120,10 +120,10 @@ def markers_in(answer: bytes) -> Markers:
 
 
 def overflow_in(error: str, *, context_tokens: int) -> ContextLengthExceeded | None:
-    """The error for a prompt longer than the context window, if this error text reports one; else None.
+    """The error for a prompt longer than the context window, if the text `error` reports that; else None.
 
-    Newer Ollama servers include both numbers as JSON inside the text. Older ones include neither; the prompt's
-    size is then 0.
+    Newer Ollama servers report both sizes in the text. For older ones, the prompt's size in the error is 0 and
+    the window's size is `context_tokens`.
     """
     if "exceed" not in error or "context" not in error:
         return None
@@ -144,7 +144,7 @@ def overflow_in(error: str, *, context_tokens: int) -> ContextLengthExceeded | N
 
 
 class LineReader:
-    """Reads a streamed answer (newline-delimited JSON) as chunks, whose events are written in OpenAI's format."""
+    """Parses a streamed answer (JSON lines) into chunks, whose `raw` events are in OpenAI's format."""
 
     def __init__(self, *, answer_id: str, created: int, model: str) -> None:
         self._answer_id = answer_id
@@ -152,12 +152,15 @@ class LineReader:
         self._writer = ChunkWriter(answer_id=answer_id, created=created, model=model)
         self._rest = bytearray()
         self.model: str | None = None
-        """The model's name as Ollama reports it; None before the first line."""
+        """The model's name as reported by Ollama; None before the first line."""
         self.done = False
-        """Whether the line with `done: true` was read, which ends a complete answer."""
+        """Whether the last line of the answer (`done: true`) has been read."""
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
-        """Take more bytes; return the chunks of the lines they complete. Raises `InferenceFailed` for an error line."""
+        """Parse a block of bytes; yields the chunks of the lines that it completes and keeps an incomplete line.
+
+        Raises `InferenceFailed` for a line with an error, and `InvalidAnswer` for a malformed or too long one.
+        """
         self._rest += block
         while not self.done and (end := self._rest.find(b"\n")) >= 0:
             line = bytes(self._rest[:end]).strip()
@@ -208,7 +211,7 @@ class LineReader:
 
 
 def _logprobs(body: dict[str, Any], text: str) -> list[dict[str, Any]]:
-    """The log-probability entries of a line. Empty if one is invalid: the text of the line still counts."""
+    """The log-probability entries in a line; empty if one is invalid, so that the text is still used."""
     found = body.get("logprobs") or ()
     try:
         return [named({"token": text, "top_logprobs": None, **entry}) for entry in found]

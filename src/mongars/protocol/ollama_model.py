@@ -1,6 +1,6 @@
-"""One model on an Ollama server: the bodies to send, and what the responses mean. Without IO.
+"""Requests for one model on an Ollama server, and the meaning of the responses; without input or output.
 
-The Ollama engine and the Ollama provider send the requests, each over its own connections.
+The Ollama engine and the Ollama provider send these requests, each over its own connections.
 """
 
 from __future__ import annotations
@@ -35,33 +35,39 @@ BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
 class OllamaModelApi:
-    """Requests for a model to an Ollama server, and the errors that its responses stand for."""
+    """Request bodies for one model of an Ollama server, and the exceptions for its error responses."""
 
     def __init__(self, name: str, *, server: str) -> None:
-        """`server` stands in messages: host and port, without credentials."""
+        """`name`: the model. `server`: host and port for error messages, without credentials."""
         self.name = name
         self._server = server
 
     @property
     def origin(self) -> Origin:
-        """The model as it was named, without an adapter."""
+        """The origin of answers by this model: its name as configured, without an adapter."""
         return origin_named(self.name)
 
     def chat_body(
         self, request: GenerationRequest, *, markers: Markers, context_tokens: int | None
     ) -> bytes:
-        """For `CHAT`; see `chat_request`. `context_tokens`: the window to load; None: the server's own."""
+        """The encoded body of a chat request; see `chat_request`.
+
+        `context_tokens`: size of the context window to load; None for the server's default.
+        """
         body = chat_request(request, model=self.name, markers=markers)
         if context_tokens is not None:
             body["options"]["num_ctx"] = context_tokens
         return encode(body)
 
     def show_body(self, *, verbose: bool) -> bytes:
-        """For `SHOW`; `verbose` adds the vocabulary, of which `markers_in` reads the control tokens."""
+        """The encoded body of a request for the model's description.
+
+        `verbose`: include the vocabulary, from which `markers_in` reads the control tokens.
+        """
         return encode({"model": self.name, "verbose": verbose})
 
     def check_tags(self, status: int, data: bytes) -> None:
-        """Read the response of `TAGS`.
+        """Check that the response of `GET /api/tags` is from an Ollama server that has the model.
 
         Raises:
             InvalidAnswer: it is not the response of an Ollama server.
@@ -78,7 +84,7 @@ class OllamaModelApi:
             raise self.missing()
 
     def missing(self, *, retry_after: float | None = None) -> NotReady:
-        """The error for a server without the model, with the command that gets it."""
+        """The error for a server that does not have the model; its text names the `ollama pull` command."""
         detail = (
             f"Ollama at {self._server} has no model {self.name!r}."
             f" Get it with: ollama pull {self.name}"
@@ -88,10 +94,10 @@ class OllamaModelApi:
     def refusal(
         self, status: int, data: bytes, *, retry_after: float | None, context_tokens: int = 0
     ) -> MongarsError:
-        """The error for a response of `CHAT` with another status than 200.
+        """The error for a chat response with a status other than 200.
 
-        `retry_after` are the seconds after which the same request may succeed; `context_tokens` is
-        the size of the loaded window, for servers that do not name it.
+        `retry_after`: seconds from the response's header, None without it. `context_tokens`: size of the loaded
+        window, used if the server does not report it.
         """
         message = error_text(data)
         if status == HTTPStatus.NOT_FOUND:
@@ -106,7 +112,7 @@ class OllamaModelApi:
 
 
 def error_text(data: bytes) -> str:
-    """The server's message in the body of an error; empty if there is none."""
+    """The `error` text in the body of an error response; empty if there is none."""
     try:
         return str(json_object(data).get("error") or "")
     except InvalidAnswer:

@@ -1,6 +1,6 @@
-"""The server side of Ollama's protocol: the bodies of its requests; `protocol.ollama` is the client side.
+"""Server side of Ollama's protocol: the bodies of its requests; `protocol.ollama` is the client side.
 
-A parameter that the answer depends on is either read or refused by name. Parameters about memory and speed,
+A parameter that affects the answer is either applied or refused by name. Parameters about memory and speed,
 such as `keep_alive`, `num_ctx` and `num_gpu`, are ignored. So are `truncate` and `shift`: a prompt longer
 than the context window is always refused.
 """
@@ -40,7 +40,7 @@ CHAT_REFUSED: dict[str, RefusedParameter] = {
     "height": RefusedParameter(reason="images are not generated; leave it out", neutral=(0,)),
     "steps": RefusedParameter(reason="images are not generated; leave it out", neutral=(0,)),
 }
-"""The fields of a request that are refused, with the reason. Null and empty values are accepted."""
+"""The request fields that are refused, with the reason. Null and empty values of these are accepted."""
 
 OPTIONS_REFUSED: dict[str, RefusedParameter] = {
     name: GENERATION_REFUSED[name] for name in ("mirostat", "repeat_last_n", "tfs_z", "typical_p")
@@ -49,7 +49,7 @@ OPTIONS_REFUSED: dict[str, RefusedParameter] = {
 
 
 def _format(value: object) -> object:
-    """The `format` field as a response format. Raises `ValueError` for a schema that cannot be enforced."""
+    """Convert the field `format` to a response format. Raises `ValueError` for an invalid or too large schema."""
     if value == "":
         return None
     if value == "json":
@@ -77,14 +77,14 @@ Thinking = Annotated[bool | str, BeforeValidator(_thinking, json_schema_input_ty
 
 
 class OllamaOptions(DrawingFields):
-    """The field `options` of a request: sampling parameters."""
+    """The field `options` of a request: the sampling parameters."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = OPTIONS_REFUSED
 
     num_predict: Annotated[int | None, Parameter("max_tokens", read=token_limit)] = Field(
         default=None, ge=-2, le=MAX_TOKENS_LIMIT
     )
-    """The most tokens of the answer; 0 or less: the server's own limit."""
+    """Maximum number of tokens of the answer; 0 or less for the server's limit."""
 
 
 _OPTIONS = SamplingReader(parameters_of(OllamaOptions))
@@ -104,7 +104,7 @@ class OllamaToolCall(WireModel):
 
 
 class OllamaMessage(WireModel):
-    """A message of `/api/chat`."""
+    """A message in the body of `/api/chat`."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = {"images": _IMAGES}
 
@@ -114,7 +114,7 @@ class OllamaMessage(WireModel):
     tool_name: str = ""
 
     def as_chat(self) -> ChatMessage:
-        """The message converted to OpenAI's format."""
+        """Convert the message to OpenAI's format."""
         calls = [
             ToolCall(
                 id=f"{index}:{call.function.name}",
@@ -131,7 +131,7 @@ class OllamaMessage(WireModel):
 
 
 class OllamaRequest(WireModel):
-    """The fields that `/api/chat` and `/api/generate` have in common."""
+    """Fields that the bodies of `/api/chat` and `/api/generate` have in common."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = CHAT_REFUSED
 
@@ -140,7 +140,7 @@ class OllamaRequest(WireModel):
     format: Format = None
     options: OllamaOptions = Field(default_factory=OllamaOptions)
     think: Thinking = True
-    """`false` removes the model's reasoning from the response; other values change nothing."""
+    """`false` removes the model's reasoning from the response; other values have no effect."""
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
 
@@ -152,7 +152,7 @@ class OllamaRequest(WireModel):
     @property
     @abstractmethod
     def loads(self) -> bool:
-        """Whether the request has nothing to answer: Ollama's clients send such requests to load a model."""
+        """Whether the request contains no prompt: Ollama's clients send such a request to load a model."""
 
     @abstractmethod
     def to_messages(self) -> tuple[Message, ...]:
@@ -160,10 +160,10 @@ class OllamaRequest(WireModel):
 
     @abstractmethod
     def content(self, text: str, thinking: str = "") -> dict[str, Any]:
-        """The field of a response that carries the answer's text and the model's reasoning."""
+        """The response fields that contain the answer's text and the model's reasoning."""
 
     def to_sampling(self) -> Sampling:
-        """The sampling parameters as a `Sampling`."""
+        """Convert the sampling parameters to a `Sampling`."""
         return Sampling(
             **_OPTIONS.read(self.options.__dict__),
             logprobs=self.logprobs,
@@ -179,42 +179,42 @@ class OllamaChatRequest(OllamaRequest):
 
     @property
     def loads(self) -> bool:
-        """Whether there is no message: the request only loads the model."""
+        """Whether there are no messages, so that the request only loads the model."""
         return not self.messages
 
     def to_messages(self) -> tuple[Message, ...]:
-        """The messages for the model. Raises `PromptMissing` if no message has text to answer."""
+        """The messages for the model. Raises `PromptMissing` if no message has text."""
         return prompt_messages([message.as_chat() for message in self.messages])
 
     def content(self, text: str, thinking: str = "") -> dict[str, Any]:
-        """The field `message`: the assistant's text and reasoning."""
+        """The response field `message`: the assistant's text, and the reasoning if there is any."""
         message = {"role": "assistant", "content": text}
         return {"message": {**message, "thinking": thinking} if thinking else message}
 
 
 class OllamaGenerateRequest(OllamaRequest):
-    """The body of `POST /api/generate`. The prompt becomes one user message, as on `/generate`."""
+    """The body of `POST /api/generate`. The prompt becomes one user message."""
 
     prompt: str = ""
     system: str = ""
 
     @property
     def loads(self) -> bool:
-        """Whether the prompt is empty: the request only loads the model."""
+        """Whether the prompt is empty, so that the request only loads the model."""
         return not self.prompt
 
     def to_messages(self) -> tuple[Message, ...]:
-        """The system prompt, if there is one, and the prompt as messages. Raises `PromptMissing` for a blank prompt."""
+        """The system prompt, if given, and the prompt as messages. Raises `PromptMissing` if the prompt is blank."""
         found = prompt_messages([ChatMessage(role="user", content=self.prompt)], field="prompt")
         return (Message(role="system", content=self.system), *found) if self.system else found
 
     def content(self, text: str, thinking: str = "") -> dict[str, Any]:
-        """The fields `response` and `thinking`: the answer's text and the model's reasoning."""
+        """The response fields `response` (the answer's text) and, if there is any reasoning, `thinking`."""
         return {"response": text, "thinking": thinking} if thinking else {"response": text}
 
 
 class OllamaShowRequest(WireModel):
-    """The body of `POST /api/show`; `name` is the older name of the field `model`."""
+    """The body of `POST /api/show`; `name` is the older name of `model`."""
 
     model: str = ""
     name: str = ""

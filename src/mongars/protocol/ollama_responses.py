@@ -1,4 +1,4 @@
-"""The server side of Ollama's protocol: the bodies of its responses."""
+"""Server side of Ollama's protocol: the bodies of its responses."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NANOSECONDS = 1_000_000_000
 
 
 def timestamp(moment: datetime) -> str:
-    """A time as Ollama writes it (RFC 3339, UTC)."""
+    """A UTC time in the format of Ollama's responses (RFC 3339, ending in `Z`)."""
     return moment.isoformat().replace("+00:00", "Z")
 
 
 def part_body(
     content: Mapping[str, Any], *, model: str, created_at: str, done: bool = False
 ) -> dict[str, Any]:
-    """The common fields of a response, for a line of a stream or for a response in one piece."""
+    """A line of a stream, or a complete response: `content` with model, time and whether the answer is complete."""
     return {"model": model, "created_at": created_at, **content, "done": done}
 
 
@@ -33,9 +33,9 @@ def done_fields(
     usage: Usage | None = None,
     durations: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The fields of a finished response: the reason, the durations and the token counts.
+    """The fields that only the last line of an answer has: the finish reason, durations and token counts.
 
-    `durations` are in seconds and are written in nanoseconds. Counts that the engine did not report are left out.
+    `durations` are in seconds and are converted to nanoseconds. Without `usage`, the counts are left out.
     """
     found: dict[str, Any] = {"done_reason": reason}
     for name, seconds in (durations or {}).items():
@@ -49,7 +49,7 @@ def done_fields(
 def embed_body(
     vectors: Sequence[object], *, model: str, prompt_tokens: int, durations: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The response of `/api/embed`; `durations` are in seconds and become nanoseconds."""
+    """The JSON body of a response of `/api/embed`; `durations` are in seconds and are converted to nanoseconds."""
     found: dict[str, Any] = {"model": model, "embeddings": vectors}
     for name, seconds in durations.items():
         found[name] = int(max(0.0, seconds) * NANOSECONDS)
@@ -64,11 +64,11 @@ DETAILS: dict[str, Any] = {
     "parameter_size": "",
     "quantization_level": "",
 }
-"""The `details` of a model, all empty: the gateway does not know which file a replica has loaded."""
+"""The `details` of a model, all empty, because the files that a replica has loaded are not known here."""
 
 
 def model_body(name: str, *, modified_at: str) -> dict[str, Any]:
-    """An entry of `/api/tags`. The model's size (0) and digest (empty) are not known."""
+    """An entry in the response of `/api/tags`; size (0) and digest (empty) of the model are unknown."""
     return {
         "name": name,
         "model": name,
@@ -82,7 +82,7 @@ def model_body(name: str, *, modified_at: str) -> dict[str, Any]:
 def running_body(
     name: str, *, expires_at: str, context_tokens: int | None = None
 ) -> dict[str, Any]:
-    """An entry of `/api/ps`."""
+    """An entry in the response of `/api/ps`; `context_tokens` None: the context window is unknown."""
     found = {
         "name": name,
         "model": name,
@@ -102,7 +102,10 @@ def show_body(
     context_tokens: int | None,
     capability: Literal["completion", "embedding"] = "completion",
 ) -> dict[str, Any]:
-    """The response of `/api/show`; clients look for a context length under the architecture's name."""
+    """The JSON body of a response of `/api/show`.
+
+    The context length is at the key where Ollama's clients read it; `context_tokens` None: it is left out.
+    """
     info: dict[str, Any] = {"general.architecture": "mongars", "general.basename": name}
     if context_tokens is not None:
         info["mongars.context_length"] = context_tokens

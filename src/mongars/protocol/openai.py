@@ -1,4 +1,4 @@
-"""OpenAI's chat protocol (`/v1/chat/completions`): its requests, responses, stream events and errors."""
+"""OpenAI's chat protocol (`/v1/chat/completions`): requests, responses, stream events and errors."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from mongars.protocol.sse import ServerEvent
 
 REASONING = "reasoning_content"
-"""The field of a message or delta with the model's reasoning, as most clients expect it."""
+"""Name of the field with the model's reasoning in messages and deltas that are sent to clients."""
 _PLAIN_DELTA = {"role", "content"}
 _REASONING_FIELDS = (REASONING, "reasoning", "thinking")
-"""All names of that field: of llama.cpp and DeepSeek, of vLLM and OpenRouter, of Ollama."""
+"""All names of the reasoning field: of llama.cpp and DeepSeek, of vLLM and OpenRouter, of Ollama."""
 
 
 _FINGERPRINT = re.compile(rb'"system_fingerprint":"([\w.:/+-]+)"')
-"""Finds the fingerprint in an event's bytes. Inside a text the quotes would be escaped, so a text cannot match."""
+"""Matches the fingerprint in an event's bytes. In generated text the quotes are escaped and do not match."""
 
 
 class StreamOptions(WireModel):
-    """The field `stream_options`: whether a stream ends with the token counts."""
+    """The field `stream_options`: `include_usage` requests the token counts at the end of the stream."""
 
     include_usage: bool = False
 
@@ -64,24 +64,24 @@ class ChatCompletionRequest(SamplingFields):
 
 
 def model_card(name: str, *, created: int) -> dict[str, Any]:
-    """One entry of `GET /v1/models`; `created` is the start of the server, in Unix seconds."""
+    """An entry in the response of `GET /v1/models`; `created` is in Unix seconds."""
     return {"id": name, "object": "model", "created": created, "owned_by": "mongars"}
 
 
 @lru_cache(maxsize=64)
 def fingerprint_of(model: str) -> str:
-    """The `system_fingerprint` for answers whose engine reports none, made from the model's name."""
+    """A `system_fingerprint` derived from the model's name, for answers whose engine reports none."""
     return f"fp_{hashlib.sha256(model.encode()).hexdigest()[:10]}"
 
 
 def fingerprint_in(raw: bytes) -> str | None:
-    """The `system_fingerprint` in an event's bytes; None if there is none."""
+    """The `system_fingerprint` in the bytes of an event; None if there is none."""
     found = _FINGERPRINT.search(raw)
     return None if found is None else found[1].decode("ascii")
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
-    """Token counts as OpenAI's `usage` object."""
+    """The token counts as OpenAI's `usage` object."""
     body: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -101,9 +101,10 @@ def completion_body(
     logprobs: Mapping[int, list[dict[str, Any]]] | None = None,
     fingerprint: str | None = None,
 ) -> dict[str, Any]:
-    """A whole `chat.completion` object. `logprobs`: the entries of `logprob_entries`, by choice index.
+    """A complete `chat.completion` object; `created` is in Unix seconds.
 
-    `fingerprint`: the engine's own `system_fingerprint`, if it reported one.
+    `logprobs`: the entries of `logprob_entries`, by choice index; None if they were not requested.
+    `fingerprint`: the `system_fingerprint` reported by the engine; None: derived from the model's name.
     """
     choices = [
         {
@@ -130,7 +131,7 @@ def completion_body(
 
 
 def message_body(choice: Choice) -> dict[str, Any]:
-    """The `message` of a whole answer, with the model's reasoning in a field of its own."""
+    """The `message` of a complete answer; the model's reasoning, if any, is in a separate field."""
     body = {"role": "assistant", "content": choice.text}
     return {**body, REASONING: choice.reasoning} if choice.reasoning else body
 
@@ -144,7 +145,7 @@ def chunk_body(
     finish_reason: str | None = None,
     index: int = 0,
 ) -> dict[str, Any]:
-    """One `chat.completion.chunk` object."""
+    """A `chat.completion.chunk` object with one choice; `created` is in Unix seconds."""
     choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
     return {
         "id": answer_id,
@@ -157,13 +158,13 @@ def chunk_body(
 
 
 def usage_chunk_body(*, answer_id: str, created: int, model: str, usage: Usage) -> dict[str, Any]:
-    """The chunk with the token counts, the last one of a stream; it has no choices."""
+    """The last `chat.completion.chunk` object of a stream: it has the token counts and no choices."""
     body = chunk_body(answer_id=answer_id, created=created, model=model, delta={})
     return {**body, "choices": [], "usage": usage_body(usage)}
 
 
 def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:
-    """The log-probability entries of a chunk, one per token; the engine's own entries if it sent them."""
+    """The log-probability entries of a chunk, one per token; those in the engine's event, if it has any."""
     if not chunk.logprobs:
         return []
     event = parse_event(chunk.raw)
@@ -173,9 +174,9 @@ def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:
 
 
 def read_chunk(event: ServerEvent) -> Chunk:
-    """Parse one streamed event as a chunk.
+    """Parse a streamed event as a chunk.
 
-    Raises the error that the event carries, or `InvalidAnswer` if the event is not a chunk.
+    Raises the error that the event reports, or `InvalidAnswer` if the event is not a chunk.
     """
     try:
         body = orjson.loads(event.data)
@@ -195,7 +196,10 @@ def read_chunk(event: ServerEvent) -> Chunk:
 
 
 def _chunk_from(body: dict[str, Any], raw: bytes) -> Chunk:
-    """Read a chunk. Only text of a wrong type raises `InvalidAnswer`; other invalid fields are ignored."""
+    """Convert a decoded event to a chunk.
+
+    Raises an exception for text of a wrong type; invalid token counts or log-probabilities are ignored.
+    """
     usage: Usage | None = None
     logprobs: tuple[float, ...] = ()
     readable = True
@@ -226,7 +230,7 @@ def _chunk_from(body: dict[str, Any], raw: bytes) -> Chunk:
 
 
 def _usage_in(body: dict[str, Any]) -> tuple[Usage | None, bool]:
-    """The token counts, and whether the `usage` field was valid."""
+    """The token counts, and whether the field `usage` was valid."""
     try:
         return usage_from(body.get("usage")), True
     except (KeyError, TypeError, AttributeError, ValueError):
@@ -234,13 +238,13 @@ def _usage_in(body: dict[str, Any]) -> tuple[Usage | None, bool]:
 
 
 def reasoning_in(message: dict[str, Any]) -> str:
-    """The model's reasoning in a message or delta, under any of its field names; empty if there is none."""
+    """The model's reasoning in a message or delta, under any of the known names; empty if there is none."""
     found = (message.get(name) for name in _REASONING_FIELDS)
     return next((text for text in found if isinstance(text, str) and text), "")
 
 
 def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
-    """The log-probabilities, and whether all entries were valid; if one is not, none is returned."""
+    """The log-probabilities, and whether all entries were valid; if one is not, no log-probabilities."""
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
         return (), True
@@ -250,7 +254,7 @@ def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
 
 
 def usage_from(body: dict[str, Any] | None) -> Usage | None:
-    """The token counts in OpenAI's `usage` object; None without one."""
+    """The token counts in OpenAI's `usage` object; None if it is missing or empty."""
     if not body:
         return None
     details = body.get("prompt_tokens_details") or {}
@@ -266,14 +270,14 @@ _FINISH_REASONS: dict[str, FinishReason] = {reason: reason for reason in get_arg
 
 
 def finish_reason_from(value: str | None) -> FinishReason | None:
-    """The finish reason as ours; the names that other servers use for a natural end become `stop`."""
+    """The finish reason that a server reports, with unknown names converted to `stop`; None if it reports none."""
     if value is None:
         return None
     return _FINISH_REASONS.get(value, "stop")
 
 
 def error_in(body: dict[str, Any]) -> MongarsError:
-    """The error in a response body, in OpenAI's nested format or in the flat one of `/generate`."""
+    """The exception for the error in a response body, in OpenAI's nested format or the flat one of `/generate`."""
     error = body.get("error")
     if isinstance(error, dict):
         code = str(error.get("code") or error.get("type") or "")

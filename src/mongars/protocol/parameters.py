@@ -1,7 +1,7 @@
-"""Request parameters that are not read: ignored because the answer does not depend on them, or refused.
+"""Request parameters that are not applied: ignored because the answer does not depend on them, or refused.
 
-A parameter that the answer depends on, and that is not supported, is refused with 400, unless its value
-requests the default behaviour. Null counts as left out. Names in none of these tables are ignored.
+A parameter that affects the answer, and is not supported, is refused with HTTP status 400, unless its value
+requests the default behaviour. Null is treated as absent. Names in none of these tables are ignored.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ IGNORED = {
     "user": "for the caller's own records",
     "verbosity": "a hint",
 }
-"""The parameters that are accepted and ignored, and why the answer does not depend on them."""
+"""The parameters that are accepted and ignored, and why the answer does not depend on each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedParameter:
-    """Why a parameter is refused, and the values that are accepted because they request the default behaviour."""
+    """Why a parameter is refused; values in `neutral` are accepted, because they request the default behaviour."""
 
     reason: str
     neutral: tuple[Any, ...] = ()
     harmless: Callable[[Any], bool] | None = None
-    """Tells further accepted values, which cannot be listed in `neutral`."""
+    """Returns True for other values to accept, which cannot be listed in `neutral`; None: there are none."""
 
     def refuses(self, value: object) -> bool:
-        """Whether this value of the parameter is refused."""
+        """Whether a request with this value of the parameter is refused."""
         if self.harmless is not None and self.harmless(value):
             return False
         return value not in self.neutral
 
 
 def _lets_the_model_choose(value: object) -> bool:
-    """Whether a tool choice allows an answer in text, without a tool call."""
+    """Whether a value of `tool_choice` permits an answer in text, without a tool call."""
     allowed = value.get("allowed_tools") if isinstance(value, dict) else None
     return isinstance(allowed, dict) and allowed.get("mode") == "auto"
 
@@ -128,12 +128,12 @@ GENERATION_REFUSED: dict[str, RefusedParameter] = {
     "return_token_ids": RefusedParameter(reason="token numbers are not sent", neutral=(False,)),
     "return_tokens": RefusedParameter(reason="token numbers are not sent", neutral=(False,)),
 }
-"""The refused parameters of chat completions and `/generate`."""
+"""The refused parameters of chat completions, completions and `/generate`, by name."""
 
 MESSAGE_REFUSED: dict[str, RefusedParameter] = {
     "audio": RefusedParameter(reason="audio is not supported, send its transcript"),
 }
-"""The refused fields of a message in the history."""
+"""The refused fields of a message, by name."""
 
 EMBEDDINGS_REFUSED: dict[str, RefusedParameter] = {
     "truncate_prompt_tokens": RefusedParameter(reason="texts are never cut; split them"),
@@ -143,16 +143,16 @@ EMBEDDINGS_REFUSED: dict[str, RefusedParameter] = {
     "input_type": RefusedParameter(reason="the model reads all texts alike; leave it out"),
     "task": RefusedParameter(reason="the model reads all texts alike; leave it out"),
 }
-"""The refused parameters of embeddings, under the names that other servers use."""
+"""The refused parameters of embedding requests, under the names that other servers use for them."""
 
 OLLAMA_EMBEDDINGS_REFUSED: dict[str, RefusedParameter] = {
     name: rule for name, rule in EMBEDDINGS_REFUSED.items() if name != "truncate"
 }
-"""Of Ollama's `/api/embed`, whose clients send `truncate: true`: a long text is refused all the same."""
+"""The refused parameters of Ollama's `/api/embed`. `truncate` is ignored: a text that is too long is always refused."""
 
 
 def check_parameters(given: Mapping[str, Any], refused: Mapping[str, RefusedParameter]) -> None:
-    """Raise `ValueError` for the first field whose value is refused; the message begins with its name."""
+    """Raise `ValueError` for the first field in `given` whose value is refused; the message begins with its name."""
     for name, value in given.items():
         rule = refused.get(name)
         if rule is not None and rule.refuses(value):

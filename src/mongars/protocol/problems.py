@@ -1,4 +1,4 @@
-"""The table between error classes, HTTP statuses and error codes, used to write errors and to read them back."""
+"""Maps exceptions to HTTP statuses and error codes, to write error responses and to read them."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ OPENAI_CODES = {
     errors.ModelUnknown.code: "model_not_found",
     errors.TooManyRequests.code: "rate_limit_exceeded",
 }
-"""Our error codes to OpenAI's, for the errors that OpenAI's clients recognise by another code."""
+"""Error codes of this program that are replaced in OpenAI's format, because its clients expect other codes."""
 
 _OURS = {theirs: ours for ours, theirs in OPENAI_CODES.items()}
 _BY_CODE: dict[str, type[MongarsError]] = {kind.code: kind for kind in STATUS}
 
 
 LONGEST_WAIT = 3600.0
-"""The longest `Retry-After` that is sent, in seconds."""
+"""Maximum value in seconds of a `Retry-After` header sent to clients."""
 
 MOST_TOKENS = 2**53
-"""The largest accepted token count; not every JSON reader keeps larger integers exact."""
+"""Largest accepted token count: JSON parsers may not represent larger integers exactly."""
 
 
 def status_of(error: MongarsError) -> int:
-    """The HTTP status for an error; 500 for one whose class is not in `STATUS`."""
+    """The HTTP status for an exception; 500 if its class is not in `STATUS`."""
     if isinstance(error, errors.AllProvidersFailed):
         return _status_of_all(error)
     for kind in type(error).__mro__:
@@ -72,9 +72,9 @@ def _status_of_all(error: errors.AllProvidersFailed) -> int:
 
 
 def retry_after_header(error: MongarsError) -> dict[str, str]:
-    """`Retry-After` in whole seconds, rounded up, for the errors after which a retry may succeed.
+    """The header `Retry-After` in whole seconds, rounded up; empty for errors after which a retry is no use.
 
-    409 `not_ready`, 429 and 503 always carry it.
+    Every 409 `not_ready`, 429 and 503 has it.
     """
     if not isinstance(error, errors.RetryableLater | errors.AllProvidersFailed):
         return {}
@@ -85,7 +85,7 @@ def retry_after_header(error: MongarsError) -> dict[str, str]:
 
 
 def read_count(value: object) -> int:
-    """The value as a token count. Raises `TypeError` if it is not a number, `ValueError` if out of range."""
+    """Parse a token count. Raises `TypeError` if the value is not a number, `ValueError` if it is out of range."""
     if not isinstance(value, int | float):
         detail = "a count is no number"
         raise TypeError(detail)
@@ -96,7 +96,7 @@ def read_count(value: object) -> int:
 
 
 def count_or_0(value: object) -> int:
-    """The value as a token count; 0 if it is not a valid one."""
+    """Parse a token count; 0 if the value is not a valid one."""
     try:
         return read_count(value)
     except (TypeError, ValueError):
@@ -110,9 +110,9 @@ def error_from(
     retry_after: float | None = None,
     body: dict[str, Any] | None = None,
 ) -> MongarsError:
-    """The exception for an error code received from a server; an unknown code becomes `InferenceFailed`.
+    """The exception for an error code received from a server; `InferenceFailed` for an unknown code.
 
-    `body` has the other fields of the received error; a token count in it that is not valid becomes 0.
+    `body`: the other fields of the received error, such as `param`. `retry_after`: seconds, None if unknown.
     """
     kind = _BY_CODE.get(_OURS.get(code, code), errors.InferenceFailed)
     found = body or {}
@@ -135,7 +135,7 @@ def error_from(
 
 
 def error_facts(error: MongarsError) -> dict[str, Any]:
-    """The fields of an error body besides text and code: the parameter at fault, and token counts."""
+    """Fields of an error body in addition to message and code: the invalid parameter and token counts, if any."""
     facts: dict[str, Any] = {}
     if isinstance(error, CallerError) and error.param is not None:
         facts["param"] = error.param
@@ -146,7 +146,7 @@ def error_facts(error: MongarsError) -> dict[str, Any]:
 
 
 def openai_body(error: MongarsError) -> dict[str, Any]:
-    """The error body in OpenAI's format."""
+    """The JSON body of an error response in OpenAI's format."""
     kind = "invalid_request_error" if isinstance(error, CallerError) else "server_error"
     if isinstance(error, errors.TooManyRequests):
         kind = "requests"

@@ -1,7 +1,7 @@
-"""Validation of `response_format`, before any engine reads it.
+"""Validation of `response_format`, before it is sent to an engine.
 
-Engines convert a schema to a grammar. Some ignore keywords they do not know, so the answer does not have the
-requested form. Some expand a hundred bytes of pattern until they run out of time or memory, which stops all
+Engines convert a schema to a grammar. Some ignore keywords they do not know, so that the answer does not have the
+requested form. Some expand a pattern of a hundred bytes until they run out of time or memory, which stops all
 other requests as well. So schemas are checked and limited here. The limits are far above what forms and
 records need.
 """
@@ -18,19 +18,19 @@ from jsonschema.validators import Draft202012Validator
 
 KINDS = ("text", "json_object", "json_schema")
 MOST_PARTS = 500
-"""The most objects and lists in a format; checking one takes about a quarter of a millisecond."""
+"""Maximum number of objects and lists in a format; checking each takes about a quarter of a millisecond."""
 MOST_VALUES = 5000
-"""The most texts, numbers and other single values in all lists of a format, such as constants and names."""
+"""Maximum number of entries in all lists of a format together, such as constants and names."""
 DEEPEST = 32
 LONGEST_TEXT = 4096
-"""The most characters of one text in a format, such as a description."""
+"""Maximum length in characters of one string in a format, such as a description."""
 LONGEST_PATTERN = 256
 MOST_REPEATS = 2000
-"""The most repetitions of one part, such as `maxItems`."""
+"""Maximum number of repetitions of one part, such as `maxItems`."""
 MOST_PRODUCT = 1_000_000
-"""The most repetitions of one part, multiplied along the nesting of lists."""
+"""Maximum product of the repetitions of nested lists."""
 MOST_NESTED_REPEATS = 100
-"""The most nested repetitions in a pattern, multiplied; `*` and `+` count as eight."""
+"""Maximum product of nested repetitions in a pattern; `*` and `+` count as eight."""
 OPEN_REPEAT = 8
 KEPT_SCHEMAS = 64
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
@@ -38,7 +38,7 @@ _QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(?:,(\d*))?\}")
 
 
 def check_response_format(value: dict[str, Any]) -> None:
-    """Raise `ValueError`, naming the place and the reason, if a format is invalid or beyond the limits."""
+    """Raise `ValueError`, naming the part and the reason, if a format is invalid or exceeds a limit."""
     _Size().add(value, DEEPEST)
     if _repeats(value) > MOST_PRODUCT:
         message = f"asks for more than {MOST_PRODUCT} repetitions in nested lists"
@@ -51,7 +51,7 @@ def check_response_format(value: dict[str, Any]) -> None:
 
 
 def schema_of(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The JSON Schema of a format: `{}` for any object, None for free text."""
+    """The JSON Schema of a format: `{}` for any JSON object, None for free text."""
     if value is None or value.get("type") not in {"json_object", "json_schema"}:
         return None
     # llama.cpp and other servers also accept a schema with the type `json_object`.
@@ -71,7 +71,7 @@ def _check_schema(value: dict[str, Any]) -> None:
 
 @lru_cache(maxsize=KEPT_SCHEMAS)
 def _check_against_standard(encoded: bytes) -> None:
-    """Validate a schema against the JSON Schema standard; the results of recent schemas are cached."""
+    """Check a schema against JSON Schema 2020-12; results are cached. Raises `ValueError` if it is invalid."""
     schema = orjson.loads(encoded)
     try:
         Draft202012Validator.check_schema(schema)
@@ -85,14 +85,17 @@ def _check_against_standard(encoded: bytes) -> None:
 
 
 class _Size:
-    """Counts the parts, values and repetitions of a format. Raises `ValueError` beyond a limit."""
+    """Counts the objects, lists and list entries of a format, and checks them against the limits."""
 
     def __init__(self) -> None:
         self._parts = 0
         self._values = 0
 
     def add(self, value: object, levels: int) -> None:
-        """Count a value and everything inside it."""
+        """Count a value and everything inside it. Raises `ValueError` if a limit is exceeded.
+
+        `levels`: how many more levels of nested objects and lists are allowed.
+        """
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
             message = f"holds a text of more than {LONGEST_TEXT} characters"
             raise ValueError(message)
@@ -112,7 +115,10 @@ class _Size:
 
 
 def _repeats(value: object) -> float:
-    """The most repetitions of any part, where those of nested lists multiply."""
+    """The highest number of repetitions of any part, where those of nested lists are multiplied.
+
+    Raises `ValueError` if one part alone has more than `MOST_REPEATS`.
+    """
     if isinstance(value, list):
         return max(map(_repeats, value), default=0)
     if not isinstance(value, dict):
@@ -133,9 +139,9 @@ def _is_number(value: object) -> bool:
 
 
 def pattern_repeats(pattern: str) -> float:
-    """The most repetitions of any part of a pattern.
+    """The highest number of repetitions of any part of a pattern.
 
-    Raises `ValueError` for a pattern that is too long, or whose nested repetitions are too many: matching it
+    Raises `ValueError` for a pattern that is too long or has too many nested repetitions, because matching it
     would block the engine for all requests.
     """
     if len(pattern) > LONGEST_PATTERN:
@@ -180,7 +186,7 @@ def _times(found: re.Match[str]) -> float:
 
 
 def _class_end(pattern: str, index: int) -> int:
-    """The index after the character class whose `[` stands just before `index`."""
+    """The index after the end of the character class whose `[` is the character before `index`."""
     start = index
     while index < len(pattern) and (pattern[index] != "]" or index == start):
         index += 2 if pattern[index] == "\\" else 1

@@ -1,7 +1,7 @@
-"""The table of sampling parameters, as the fields of requests in several dialects.
+"""The sampling parameters, as fields of the requests of several protocols.
 
-A new parameter is one field here and one in `core.generation.Sampling`. Its entry in the table, a
-`Parameter`, holds its names in `Sampling` and in the body for each engine, and which engine cannot do it.
+To add a parameter, add one field here and one in `core.generation.Sampling`. The `Parameter` of a field holds
+its names in `Sampling` and in the request body for each engine, and which engine does not support it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def _texts(stop: str | list[str]) -> tuple[str, ...]:
 
 
 def token_limit(value: int) -> int | None:
-    """The longest answer in tokens; None for 0 and less, which some clients send for no limit."""
+    """Convert a maximum number of tokens: None (no limit) for 0 and less, which some clients send."""
     return value if value > 0 else None
 
 
 def check_top_logprobs(wanted: int | None, *, logprobs: bool | None) -> None:
-    """Raise `ValueError` if alternatives are wanted without log-probabilities."""
+    """Raise `ValueError` if `top_logprobs` is set without `logprobs`."""
     if wanted and not logprobs:
         message = "top_logprobs: needs logprobs to be true"
         raise ValueError(message)
@@ -70,7 +70,7 @@ _ONE_BY_ONE = WrittenByEngine("one request for each choice (engines.choices)")
 
 
 class DrawingFields(WireModel):
-    """The parameters that have the same names in every dialect: how a token is sampled, where an answer stops."""
+    """Parameters with the same names in all protocols: how each token is chosen, and stop sequences."""
 
     temperature: Annotated[float | None, Parameter("temperature")] = Field(
         default=None, ge=0.0, le=2.0
@@ -92,7 +92,7 @@ class DrawingFields(WireModel):
 
 
 class SamplingFields(DrawingFields):
-    """The parameters of OpenAI's dialects and of `/generate`."""
+    """The sampling parameters of OpenAI's protocols and of `/generate`."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = GENERATION_REFUSED
 
@@ -106,7 +106,7 @@ class SamplingFields(DrawingFields):
     repetition_penalty: Annotated[
         Penalty | None, Parameter("repetition_penalty", _PENALTY_NAMES)
     ] = None
-    """Another name of `repeat_penalty`; it takes precedence if both are given."""
+    """Another name of `repeat_penalty`, which it overrides if both are set."""
     logit_bias: Annotated[
         dict[Token, Bias] | None,
         Parameter(
@@ -137,7 +137,7 @@ class SamplingFields(DrawingFields):
         return self
 
     def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
-        """The parameters as a `Sampling`. `max_tokens` replaces the field's value; 0 means unset."""
+        """Convert the fields to a `Sampling`. `max_tokens`: replaces the field's value; 0 means no limit."""
         found = READER.read(self.__dict__)
         if max_tokens is not None:
             found["max_tokens"] = token_limit(max_tokens)
@@ -145,10 +145,10 @@ class SamplingFields(DrawingFields):
 
 
 PARAMETERS = parameters_of(SamplingFields)
-"""The whole table, by the names of fields on `/generate` and in OpenAI's dialects."""
+"""All sampling parameters, by their field names in OpenAI's protocols and on `/generate`."""
 READER = SamplingReader(PARAMETERS)
 
 
 def sampling_writer(body: BodyFormat) -> SamplingWriter:
-    """Writes sampling parameters under their names in that body."""
+    """A writer of sampling parameters under the names they have in this kind of request body."""
     return SamplingWriter(body, PARAMETERS)

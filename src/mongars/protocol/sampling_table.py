@@ -1,7 +1,7 @@
-"""Sampling parameters: how a field of a request is called in `Sampling` and in the bodies for model servers.
+"""Sampling parameters: the names of request fields in `Sampling` and in the request bodies for engines.
 
-The table itself is `protocol.sampling_fields`: each field there has its type, bounds and default, and
-a `Parameter` with its other names. Reading a request and writing a body both follow that table.
+The table itself is in `protocol.sampling_fields`: each field there has its type, bounds and default, and
+a `Parameter` with its other names. Reading a request and writing a body both use that table.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 BodyFormat = Literal["replica", "llama_cpp", "vllm", "ollama"]
-"""What is written from a `Sampling`: the body of `/generate`, or the request to an engine."""
+"""The formats to which a `Sampling` is converted: the body of `/generate`, or the request to an engine."""
 
 UNSET: dict[str, Any] = {each.name: each.default for each in dataclasses.fields(Sampling)}
-"""The value of each field of `Sampling` that means: not set by the request."""
+"""For each field of `Sampling`, the value that means: not set by the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenByEngine:
-    """A parameter that the engine's own module writes, because it takes more than another name."""
+    """Marks a parameter that the module of an engine writes itself, since it needs more than another name."""
 
     how: str
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What the table says about one field of a request, beside its type, bounds and default."""
+    """The names of one sampling parameter and its conversions, attached to a request field."""
 
     name: str
-    """Its name in `Sampling`, and in every body for which `elsewhere` has no other."""
+    """The parameter's name in `Sampling`, and in every body format that is not in `elsewhere`."""
     elsewhere: Mapping[BodyFormat, str | WrittenByEngine | None] = dataclasses.field(
         default_factory=dict
     )
-    """Its name in other bodies. None: that engine cannot do it, and a request with it is refused."""
+    """The parameter's name in other body formats; None if the engine does not support it, so that it is refused."""
     read: Callable[[Any], Any] | None = None
-    """Converts a value of the request to that of `Sampling`."""
+    """Function that converts the request's value to the one in `Sampling`; None: no conversion."""
     write: Callable[[Any], Any] | None = None
-    """Converts a value of `Sampling` to that of a body."""
+    """Function that converts the value in `Sampling` to the one in a body; None: no conversion."""
 
     def place(self, body: BodyFormat) -> str | WrittenByEngine | None:
-        """Its name in that body, or how it gets there; None if the engine cannot do it."""
+        """The parameter's name in that body format, or how the engine's module writes it; None if unsupported."""
         return self.elsewhere.get(body, self.name)
 
 
 def parameters_of(model: type[BaseModel]) -> dict[str, Parameter]:
-    """The fields of a wire model that have a `Parameter`."""
+    """The fields of a request model that are annotated with a `Parameter`, by field name."""
     return {
         field: entry
         for field, info in model.model_fields.items()
@@ -64,14 +64,14 @@ def parameters_of(model: type[BaseModel]) -> dict[str, Parameter]:
 
 
 class SamplingReader:
-    """Reads the fields of a wire model that are sampling parameters."""
+    """Reads the sampling parameters from the fields of a request."""
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
-        """If two fields have the same name in `Sampling`, the later one counts."""
+        """`parameters`: by field name. If two fields have the same name in `Sampling`, the later one overrides."""
         self._fields = [(field, entry.name, entry.read) for field, entry in parameters.items()]
 
     def read(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that are set, under their names in `Sampling`."""
+        """The values of the fields that are set, converted, under their names in `Sampling`."""
         found = {}
         for field, name, convert in self._fields:
             value = given.get(field)
@@ -81,7 +81,7 @@ class SamplingReader:
 
 
 class SamplingWriter:
-    """Writes a `Sampling` under the names of one body."""
+    """Writes the parameters of a `Sampling` under their names in one body format."""
 
     def __init__(self, body: BodyFormat, parameters: Mapping[str, Parameter]) -> None:
         entries = {entry.name: entry for entry in parameters.values()}
@@ -93,7 +93,10 @@ class SamplingWriter:
         self._body = body
 
     def write(self, sampling: Sampling) -> dict[str, Any]:
-        """The parameters that are set. Raises `ParameterUnsupported` for one the engine cannot do."""
+        """The parameters that are set, under their names in the body.
+
+        Raises `ParameterUnsupported` for a parameter that the engine does not support.
+        """
         for name in self._refused:
             if attrgetter(name)(sampling) != UNSET[name]:
                 raise ParameterUnsupported.by(engine=self._body, param=name)

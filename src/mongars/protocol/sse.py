@@ -1,4 +1,4 @@
-"""Server-sent events: cutting a byte stream at event boundaries, and writing events.
+"""Server-sent events: splitting a byte stream into events, and writing events.
 
 The splitter follows the WHATWG event-stream format: one byte order mark may come first, events end at a
 blank line, lines end in LF, CRLF or CR, comments start with a colon, unknown fields are ignored.
@@ -16,11 +16,11 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 
 
 class EventTooLarge(ValueError):
-    """A peer sent more than `MAX_EVENT_BYTES` without ending the event."""
+    """More than `MAX_EVENT_BYTES` were received without the end of the event."""
 
 
 class ServerEvent(NamedTuple):
-    """One event: its name, its data and its exact bytes, including the blank line."""
+    """One event: its name (`message` by default), its data, and its exact bytes including the blank line."""
 
     name: str
     data: bytes
@@ -28,26 +28,32 @@ class ServerEvent(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether this is the `[DONE]` mark that ends a complete stream."""
+        """Whether this is the event `[DONE]`, which ends a complete stream."""
         return self.data == b"[DONE]"
 
 
 class EventSplitter:
-    """Cuts arbitrary chunks of bytes into whole events; keeps the unfinished rest."""
+    """Splits a stream of bytes, received in blocks of any size, into events; keeps an incomplete event."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._held = b""
         self._head: bytes | None = b""
-        """The first bytes of the stream, held until it is known whether they are a byte order mark; None after that."""
+        """First bytes of the stream, held until it is known whether they are a byte order mark; then None."""
 
     def feed(self, data: bytes) -> list[ServerEvent]:
-        """Take more bytes; return the events they complete. Comments alone yield none."""
+        """Add a block of bytes; returns the events that it completes, without those that are only comments.
+
+        Raises `EventTooLarge`.
+        """
         found = map(parse_event, self.blocks(data))
         return [event for event in found if event is not None]
 
     def blocks(self, data: bytes) -> list[bytes]:
-        """Take more bytes; return the bytes of each event they complete, including its blank line."""
+        """Add a block of bytes; returns the bytes of each event that it completes, including the blank line.
+
+        Raises `EventTooLarge`.
+        """
         if self._head is not None:
             data = self._without_mark(self._head + data)
         if self._held or b"\r" in data:
@@ -65,7 +71,7 @@ class EventSplitter:
         return [block + b"\n\n" for block in blocks]
 
     def _without_mark(self, data: bytes) -> bytes:
-        """The first bytes of the stream without a byte order mark; empty until that can be decided."""
+        """The first bytes of the stream without a byte order mark; empty until enough bytes have arrived to decide."""
         undecided = len(data) < len(BOM_UTF8) and BOM_UTF8.startswith(data)
         self._head = data if undecided else None
         return b"" if undecided else data.removeprefix(BOM_UTF8)
@@ -83,7 +89,7 @@ class EventSplitter:
 
 
 def parse_event(raw: bytes) -> ServerEvent | None:
-    """Read one event from its bytes; None when it carries neither name nor data."""
+    """Parse the bytes of one event; None if it has neither a name nor data."""
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:  # nearly all events
         return ServerEvent("message", raw[6:-2], raw)
     name = "message"
@@ -101,7 +107,7 @@ def parse_event(raw: bytes) -> ServerEvent | None:
 
 
 def encode_event(payload: object, *, name: str | None = None) -> bytes:
-    """Write one event whose data is the payload as JSON."""
+    """The bytes of an event whose data is `payload` as JSON; `name` None for the default event type."""
     data = orjson.dumps(payload)
     head = f"event: {name}\n".encode() if name else b""
     return head + b"data: " + data + b"\n\n"

@@ -1,4 +1,4 @@
-"""The base class of request bodies: null, unknown and refused fields."""
+"""The base class of request bodies: how null, unknown and refused fields are handled."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mongars.protocol.parameters import RefusedParameter, check_parameters
 
 
 class WireModel(BaseModel):
-    """An object in a request body. A null field counts as left out; unknown fields are ignored.
+    """An object in a request body. A field that is null is treated as absent; unknown fields are ignored.
 
-    Fields in `refused` raise an error instead, because they request something that is not supported.
+    Fields in `refused` are a validation error, because they request something that is not supported.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -22,7 +22,7 @@ class WireModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given(cls, data: object) -> object:
-        """Drop the fields that are null. Raises `ValueError` for a field that is refused."""
+        """Remove the fields that are null. Raises `ValueError` for a field that is refused."""
         if not isinstance(data, dict):
             return data
         if None in data.values():

@@ -1,1 +1,1 @@
-"""Names, log set-up and metrics: the only home of structlog configuration and OpenTelemetry."""
+"""Metrics, log lines and their names; the only package that configures structlog and OpenTelemetry."""

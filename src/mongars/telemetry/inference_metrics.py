@@ -1,4 +1,4 @@
-"""The metrics of inference: what its events add to counters and histograms."""
+"""The metrics of inference: which counters and histograms each of its events changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class InferenceMetrics:
-    """Observes the events of inference; events of other contexts are ignored."""
+    """Updates the metrics of inference from its events; events of other packages are ignored."""
 
     def __init__(self, instruments: Instruments) -> None:
         self._add = instruments.add
@@ -56,7 +56,7 @@ class InferenceMetrics:
             self._add(names.RAY_FALLBACK, {"reason": reason}, 0)
 
     def observe(self, event: Event) -> None:
-        """Count one event."""
+        """Update the metrics that this kind of event changes; do nothing for an event without metrics."""
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
@@ -117,7 +117,7 @@ class InferenceMetrics:
         self._record(names.DURATION, event.seconds, where)
 
     def _ray_enabled(self, event: RayEnabled) -> None:
-        """Make the series of every configured endpoint exist before its first request."""
+        """Create the time series of every configured endpoint with the value 0, before its first request."""
         for label in event.endpoints:
             endpoint, _, rest = label.partition("/")
             where = {"endpoint": endpoint, **({"path": f"/{rest}"} if rest else {})}

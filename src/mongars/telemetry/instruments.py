@@ -1,4 +1,4 @@
-"""The process's instruments: OpenTelemetry counters, histograms and gauges, as Prometheus text."""
+"""The metrics of the process: OpenTelemetry counters, histograms and gauges, exported as Prometheus text."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ NAMESPACE = "mongars"
 
 
 class Counter:
-    """Sums by attributes, kept here and read when the page is rendered: adding is a dictionary update."""
+    """A counter whose time series are sums in a dictionary, which OpenTelemetry reads at each scrape."""
 
     def __init__(self) -> None:
         self._sums: defaultdict[tuple[tuple[str, Any], ...], int] = defaultdict(int)
 
     def add(self, count: int, attributes: dict[str, Any]) -> None:
-        """Add to the sum of these attributes; 0 makes the series exist."""
+        """Add `count` to the counter's time series with these attributes; 0 creates the series."""
         self._sums[tuple(attributes.items())] += count
 
     def observations(self, _: CallbackOptions) -> list[Observation]:
-        """All sums, for OpenTelemetry."""
+        """The current value of every time series, in the form that OpenTelemetry reads."""
         return [Observation(count, dict(key)) for key, count in self._sums.items()]
 
 
 class Instruments:
-    """Every declared metric of this process; one object per process.
+    """All declared metrics of this process; create one object per process.
 
-    Counters and histograms exist from the start. A gauge exists once `gauge` names what it reads.
+    Counters and histograms are created at once, a gauge by `gauge`.
     """
 
     def __init__(self, *, version: str, declared: Sequence[Metric] = METRICS) -> None:
@@ -58,18 +58,21 @@ class Instruments:
         }
 
     def add(self, metric: Metric, attributes: dict[str, Any], count: int = 1) -> None:
-        """Add to a counter. Raises `KeyError` if no such counter is declared."""
+        """Add `count` to a counter's time series with these attributes; 0 creates the series.
+
+        Raises `KeyError` if `metric` is not a declared counter.
+        """
         self._counters[metric].add(count, attributes)
 
     def record(self, metric: Metric, value: float, attributes: dict[str, Any]) -> None:
-        """Record in a histogram. Raises `KeyError` if no such histogram is declared."""
+        """Record a value in a histogram's time series. Raises `KeyError` if `metric` is not a declared histogram."""
         self._histograms[metric].record(value, attributes)
 
     def gauge(self, metric: Metric, read: Callable[[], Iterable[Reading]]) -> None:
-        """Show what `read` returns at each scrape: values with their attributes.
+        """Create a gauge whose values and their attributes are returned by `read` at each scrape.
 
-        A series that `read` no longer returns is gone with the next scrape. `read` must not block.
-        Raises `KeyError` if no such gauge is declared.
+        A time series that `read` no longer returns is absent from the next scrape. `read` must not block.
+        Raises `KeyError` if `metric` is not a declared gauge.
         """
         if metric.kind != "gauge" or metric not in self._declared:
             raise KeyError(metric)
@@ -85,11 +88,11 @@ class Instruments:
         )
 
     def render(self) -> tuple[str, bytes]:
-        """Content type and page, for `/metrics`."""
+        """Content type and body of the response of `/metrics`."""
         return CONTENT_TYPE_LATEST, generate_latest(REGISTRY)
 
     def close(self) -> None:
-        """Unregister from the process-wide Prometheus registry."""
+        """Unregister the metrics from the process-wide Prometheus registry."""
         self._provider.shutdown()
 
 

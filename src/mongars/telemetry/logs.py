@@ -1,4 +1,4 @@
-"""Log lines: one JSON object per event, to standard error, with the event's name and fields."""
+"""Log lines: one JSON object per event on standard error, with the event's name, level and fields."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ LEVELS: dict[LogLevel, int] = {
 
 
 def configure_logs(*, level: LogLevel = "info", json_lines: bool = True) -> None:
-    """Set up structlog for this process. Plain text when a person reads along."""
+    """Configure structlog for this process.
+
+    `level`: lowest level that is written. `json_lines`: one JSON object per line; False: plain text for a terminal.
+    """
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer(_json) if json_lines else structlog.dev.ConsoleRenderer()
     )
@@ -45,21 +48,21 @@ def configure_logs(*, level: LogLevel = "info", json_lines: bool = True) -> None
 def _json(event: object, default: Callable[[object], object]) -> str:
     try:
         return orjson.dumps(event, default=default).decode()
-    except TypeError:  # a number or a character that orjson refuses: a peer may have sent it
+    except TypeError:  # orjson cannot encode every number and character
         return json.dumps(event, default=str)
 
 
 class LogObserver:
-    """Writes every event as one log line. To be made after `configure_logs`."""
+    """Writes every event as one log line. Create it after `configure_logs`."""
 
     def __init__(self) -> None:
         self._log = structlog.get_logger().bind()
 
     def observe(self, event: Event) -> None:
-        """Write it."""
+        """Write the event as a log line if its level is enabled; a failed write, such as a full disk, is ignored."""
         log = event.log
         level = LEVELS[log.level]
         if not self._log.is_enabled_for(level):
             return
-        with contextlib.suppress(OSError):  # a full disk must not fail an answer that needs none
+        with contextlib.suppress(OSError):  # a full disk must not fail a request
             self._log.log(level, log.name, **event.fields())

@@ -1,4 +1,4 @@
-"""Every metric and log event: name, unit, meaning. `docs/reference/metrics.md` is made from this."""
+"""Every metric and log event: name, unit, meaning. `docs/reference/metrics.md` is generated from these."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SECONDS = (
     *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
     *(1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
 )
-"""Bucket bounds for durations, those of the GenAI conventions; the SDK's own suit milliseconds."""
+"""Histogram buckets for durations in seconds, from the OpenTelemetry GenAI conventions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # equal to itself only: hashed often
 class Metric:
-    """One instrument."""
+    """The declaration of one counter, histogram or gauge."""
 
     name: str
     kind: MetricKind

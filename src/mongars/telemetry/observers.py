@@ -1,4 +1,4 @@
-"""Observers made of others."""
+"""An observer that combines several observers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 class CompositeObserver:
-    """Passes every event on to several observers, in order."""
+    """Forwards every event to several observers, in order."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
     def observe(self, event: Event) -> None:
-        """Pass it on."""
+        """Forward the event to each observer; an exception of one is raised, and later ones do not get the event."""
         for observer in self._observers:
             observer.observe(event)

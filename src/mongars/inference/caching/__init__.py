@@ -1,1 +1,1 @@
-"""The answer cache: stored answers, and one generation shared by identical concurrent requests."""
+"""The answer cache: replays stored answers, and shares one generation among identical concurrent requests."""

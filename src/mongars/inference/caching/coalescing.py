@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 class CoalescingCache:
-    """Answers requests from the cache, from a generation in progress, or by the chain."""
+    """Answers each request from the cache, from a generation in progress for an identical request, or by the chain."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class CoalescingCache:
         observer: Observer,
         preferred: ProviderName,
     ) -> None:
-        """Only answers of the provider `preferred` are stored."""
+        """`preferred`: only answers of this provider are stored. `chain`: generates the answers."""
         self._chain = chain
         self._defaults = config.sampling
         self._clock = clock
@@ -73,9 +73,9 @@ class CoalescingCache:
     async def open(
         self, request: GenerationRequest, deadline: Deadline
     ) -> AsyncIterator[AnswerStream]:
-        """Start an answer; see `ProviderChain.open`.
+        """Enter with a started answer, stored, shared or new; raises the errors of `ProviderChain.open`.
 
-        The events of a shared generation carry the id of the request that started it.
+        Events of a shared generation contain the id of the request that started it.
         """
         key = answer_key(request, self._defaults)
         if key is None:
@@ -109,7 +109,7 @@ class CoalescingCache:
     def generation(
         self, request: GenerationRequest, *, key: bytes, deadline: Deadline
     ) -> tuple[SharedGeneration, CacheUse]:
-        """The generation for this request, in progress or new, and which of the two."""
+        """The generation in progress for `key`, and `shared`; if there is none, a new one, and `miss`."""
         found = self._generations.get(key)
         if found is not None:
             return found, "shared"
@@ -128,7 +128,7 @@ class CoalescingCache:
         return new, "miss"
 
     def _keep(self, key: bytes, generation: SharedGeneration) -> None:
-        """Store the answer if it is complete, had no failover, and came from the preferred provider."""
+        """Store the answer if it is complete, had no failover, and is from the preferred provider."""
         answer = generation.answer
         if answer is None or not generation.complete or answer.chunks.moves:
             return
@@ -146,7 +146,7 @@ class CoalescingCache:
     def report_unanswered(
         self, request: GenerationRequest, error: WorldError, seconds: float
     ) -> None:
-        """Record that a request failed together with the generation it shared."""
+        """Emit the event `Unanswered` for a request that failed together with the generation it shared."""
         self._observer.observe(
             Unanswered(
                 request_id=request.request_id,
@@ -158,7 +158,7 @@ class CoalescingCache:
 
 
 class _CoalescedRequest:
-    """One request that shares a generation, and a later one if the first ran out of time."""
+    """One request reading a shared generation; if that runs out of time, it joins a later generation."""
 
     def __init__(
         self, shared: CoalescingCache, request: GenerationRequest, *, key: bytes, deadline: Deadline
@@ -171,7 +171,7 @@ class _CoalescedRequest:
         self._use: CacheUse = "miss"
 
     async def start(self) -> AnswerStream:
-        """Wait for the generation's first content. Raises what `ProviderChain.open` raises."""
+        """Join a generation and wait for its first content. Raises the errors of `ProviderChain.open`."""
         stack, start = AsyncExitStack(), self._deadline.clock.monotonic()
         try:
             generation, answer = await self._join(stack)
@@ -236,15 +236,15 @@ class _CoalescedRequest:
 
 
 class CoalescedChunks:
-    """`AnswerChunks` of a shared generation, which may have a failover of its own while it is read."""
+    """`AnswerChunks` of a shared generation, in which a mid-stream failover may happen while it is read."""
 
     def __init__(self, chunks: FailoverChunks) -> None:
-        """`chunks` reads the generation, and the next one if it runs out of time."""
+        """`chunks`: reads the shared generation and, if that runs out of time, the next one."""
         self._chunks = chunks
 
     @property
     def route(self) -> Route:
-        """The route now; without attempts of its own after a failover of the generation."""
+        """The current route; after a failover of the shared generation, with 0 attempts by this request."""
         route, answer = self._chunks.route, self._answer
         if answer is None or answer.route.provider == route.provider:
             return route
@@ -252,24 +252,24 @@ class CoalescedChunks:
 
     @property
     def moves(self) -> int:
-        """Failovers of this request and of the generation."""
+        """Number of failovers of this request and of the shared generation together."""
         answer = self._answer
         return self._chunks.moves + (0 if answer is None else answer.chunks.moves)
 
     @property
     def origin(self) -> Origin:
-        """Model, adapter and replica of the answer now."""
+        """Model, adapter and replica that generate the answer now."""
         answer = self._answer
         return self._chunks.origin if answer is None else answer.origin
 
     @property
     def state(self) -> StreamState:
-        """Whether it is open, complete or cut."""
+        """`open` while more chunks may come, `complete` or `cut`."""
         return self._chunks.state
 
     @property
     def usage(self) -> Usage | None:
-        """Token counts of the complete answer."""
+        """Token counts of the answer; None until they have been read."""
         return self._chunks.usage
 
     async def release(
@@ -278,11 +278,11 @@ class CoalescedChunks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the generation; it ends if no other request reads it."""
+        """Stop reading the shared generation; it is cancelled if no other request reads it."""
         await self._chunks.release(kind, error, trace)
 
     def ready(self) -> list[Chunk]:
-        """The chunks that have arrived."""
+        """Remove and return the chunks that have arrived, without waiting."""
         return self._chunks.ready()
 
     def __aiter__(self) -> Self:
@@ -298,5 +298,5 @@ class CoalescedChunks:
 
 
 def _without_attempts(route: Route, cache: CacheUse | None) -> Route:
-    """The route of an answer for which this request sent nothing to a provider."""
+    """The route for a request that sent nothing to a provider: 0 attempts and no waiting time."""
     return dataclasses.replace(route, attempts=0, waited=0.0, cache=cache)

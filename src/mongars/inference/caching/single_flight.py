@@ -1,8 +1,8 @@
-"""One generation in progress, shared by identical requests that arrive meanwhile.
+"""One generation shared by identical requests that arrive while it is in progress.
 
-The answer is read in a task of its own, not in that of the first request: it runs while there are
-subscribers, and is cancelled when the last one leaves. Chunks are kept in one list. Each subscriber
-reads it from the start at its own speed, so that a slow one does not delay the others.
+The answer is read in a task of its own, which runs while there are subscribers and is cancelled when the last
+one leaves. Chunks are kept in one list, which each subscriber reads from the start at its own speed, so that a
+slow client does not delay the others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class SharedGeneration:
-    """Reads one answer into a list while at least one `subscribe` context is open."""
+    """Reads one answer into a list while at least one `subscribe` context is entered."""
 
     def __init__(
         self,
@@ -40,7 +40,10 @@ class SharedGeneration:
         on_start: Callable[[AnswerStream], None],
         on_end: Callable[[SharedGeneration], None],
     ) -> None:
-        """`on_start` and `on_end` are called at most once; `on_end` also if the last subscriber leaves."""
+        """`opening`: the answer's context, entered by the first subscriber.
+
+        `on_start` and `on_end` are called at most once; `on_end` also when the last subscriber leaves early.
+        """
         self._opening = opening
         self._deadline = deadline
         self._on_start = on_start
@@ -50,16 +53,16 @@ class SharedGeneration:
         self._work = Background(self._run, name="answer-generation")
         self._over = False
         self.time_budget = deadline.remaining()
-        """Seconds until its deadline, when it was created."""
+        """Seconds from creation until the generation's deadline."""
         self.answer: AnswerStream | None = None
-        """Set once its first content has arrived."""
+        """The answer; None until its first content has arrived."""
         self.chunks: list[Chunk] = []
         self.complete = False
         self.failure: MongarsError | None = None
 
     @property
     def timed_out(self) -> bool:
-        """Whether it failed for lack of time, so that a later deadline may help."""
+        """Whether the generation failed for lack of time, so that a request with a later deadline may retry it."""
         error = self.failure
         causes = (
             [cause for _, cause in error.causes] if isinstance(error, AllProvidersFailed) else []
@@ -69,7 +72,7 @@ class SharedGeneration:
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[SharedGeneration]:
-        """Start the generation if it is new, and keep it running while the context is open."""
+        """While entered, keep the generation running: the first subscriber starts it, the last to leave stops it."""
         self._subscribers += 1
         if not self._over:
             self._work.start()
@@ -92,10 +95,10 @@ class SharedGeneration:
         return self.answer
 
     async def wait_for_progress(self, deadline: Deadline) -> None:
-        """Wait for the next chunk or the end.
+        """Wait until a chunk is added or the generation ends.
 
-        Raises `DeadlineExceeded`, or an unexpected exception that ended the generation. A deadline
-        that is not before the generation's own needs no timer, since the generation ends in time.
+        Raises `DeadlineExceeded` if `deadline` passes first, or the unexpected exception that ended the generation. A
+        `deadline` that is not before the generation's own needs no timer, since the generation ends in time.
         """
         if self._over:
             await self._work.finished()
@@ -130,7 +133,7 @@ class SharedGeneration:
             self._notify()
 
     def _notify(self) -> None:
-        """Wake all that wait now; later calls of `wait_for_progress` wait for the next change."""
+        """Wake all tasks that wait now; later calls of `wait_for_progress` wait for the next change."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -143,7 +146,7 @@ class SharedGeneration:
 
 
 class GenerationReader:
-    """One subscriber's `ChunkStream` over the generation, from its first chunk."""
+    """The `ChunkStream` of one subscriber: reads a shared generation from its first chunk."""
 
     def __init__(self, generation: SharedGeneration, deadline: Deadline) -> None:
         self._generation = generation
@@ -154,11 +157,11 @@ class GenerationReader:
 
     @property
     def answer(self) -> AnswerStream | None:
-        """The generation's answer; None before its first content."""
+        """The shared generation's answer; None before its first content."""
         return self._generation.answer
 
     def ready(self) -> list[Chunk]:
-        """The chunks that have arrived and this subscriber has not read."""
+        """The chunks that have arrived and that this subscriber has not read, without waiting."""
         found = self._generation.chunks[self._next :]
         self._next += len(found)
         self.usage = next((c.usage for c in reversed(found) if c.usage is not None), self.usage)

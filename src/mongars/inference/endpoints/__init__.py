@@ -1,1 +1,1 @@
-"""The Ray endpoints: what is known of each, which one a request uses, and how many requests it gets."""
+"""State of the Ray endpoints, choice of an endpoint for each request, and limits on the requests in flight."""

@@ -1,10 +1,10 @@
-"""How many requests may be in flight at one endpoint: additive increase, multiplicative decrease.
+"""Limit on the requests in flight at one endpoint: additive increase, multiplicative decrease (AIMD).
 
 The rule of TCP congestion control (Jacobson and Karels, 1988) applied to concurrency. The limit starts
-at the endpoint's part of `RAY_CLIENT_MAX_CONNECTIONS`. A refusal or a first-token timeout multiplies it
+at the endpoint's part of `RAY_CLIENT_MAX_CONNECTIONS`. A busy response or a first-token timeout multiplies it
 by 0.7; each started answer adds 1/limit to it. It does not grow while less than half of it is in use,
-because then started answers do not show that there is room for more. Started answers count, not
-completed ones: a stream that lasts minutes shows with its first token that there was room for it.
+because then started answers do not show that the endpoint can take more. Started answers are counted, not
+completed ones: the first token already shows that the endpoint had capacity for the request.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ MAX_LIMIT = 4096
 
 
 class ConcurrencyLimit:
-    """The limit of one endpoint."""
+    """The current limit on requests in flight at one endpoint."""
 
     def __init__(self, initial: int = MIN_INITIAL_LIMIT) -> None:
-        """`initial` is raised to `MIN_INITIAL_LIMIT`."""
+        """Start with the limit `initial`, or with `MIN_INITIAL_LIMIT` if that is more."""
         self._limit = float(max(MIN_INITIAL_LIMIT, initial))
 
     @property
     def value(self) -> int:
-        """Requests that may be in flight; at least 1."""
+        """Number of requests that may be in flight, rounded down; at least 1."""
         return int(self._limit)
 
     def increase(self, in_flight: int) -> None:
-        """An answer started while that many requests were in flight, its own included."""
+        """Add 1/limit after an answer has started, unless less than half of the limit is in use.
+
+        `in_flight` includes the request whose answer has started.
+        """
         if in_flight >= self._limit / 2:
             self._limit = min(MAX_LIMIT, self._limit + 1 / self._limit)
 
     def decrease(self) -> None:
-        """The endpoint refused a request, or did not start an answer in time."""
+        """Multiply the limit by 0.7, after the endpoint was busy or did not start an answer in time; never below 1."""
         self._limit = max(1.0, self._limit * DECREASE_FACTOR)

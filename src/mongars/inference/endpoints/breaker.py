@@ -1,4 +1,4 @@
-"""A circuit breaker for one endpoint: its states and the only transitions between them.
+"""The circuit breaker of one endpoint: its states and the only transitions between them.
 
 | state       | signal            | next        | when                                                    |
 |-------------|-------------------|-------------|---------------------------------------------------------|
@@ -6,12 +6,12 @@
 | `open`      | `trial_started`   | `half_open` | the open time is over, or a probe ended it early        |
 | `open`      | `restored`        | `closed`    | a probe found the endpoint ready; load grows slowly     |
 | `half_open` | `trial_succeeded` | `closed`    | the trial request got its first token; load grows slowly |
-| `half_open` | `trial_failed`    | `open`      | for twice as long                                       |
+| `half_open` | `trial_failed`    | `open`      | the trial request failed; the open time doubles         |
 | `half_open` | `trial_lost`      | `open`      | the trial request ended without a result                |
 
-All other signals leave the state unchanged. Failures of requests that were sent before the last
-counted failure are not counted: ten requests that fail together are one failure. A request sent
-before the breaker opened neither closes nor reopens it.
+A *trial* is the single request that is sent while the breaker is half open. All other signals leave the state
+unchanged. Failures of requests that were sent before the last counted failure are not counted: ten requests that
+fail together are one failure. A request sent before the breaker opened neither closes nor reopens it.
 
 A streamed answer counts as a success at its end, not at its first token: an endpoint that starts every
 answer and completes none opens its breaker. Thresholds follow Envoy's outlier detection (5 in a row) and
@@ -48,9 +48,9 @@ WINDOW_MIN_REQUESTS = 5
 FAILURE_RATE = 0.5
 INITIAL_OPEN_SECONDS = 5.0
 MAX_OPEN_SECONDS = 30.0
-"""Bounds the time to recovery of an endpoint that a probe cannot restore (ADR 0013)."""
+"""Longest open time; bounds the recovery time of an endpoint that a probe cannot restore (ADR 0013)."""
 LEASE_SECONDS = 60.0
-"""A trial request without a result after this time counts as lost."""
+"""Seconds after which a trial request without a result counts as lost."""
 SLOW_START_SECONDS = 10.0
 SLOW_START_FROM = 0.1
 
@@ -58,7 +58,7 @@ NEVER = math.inf
 
 
 class Breaker:
-    """Decides whether requests may go to one endpoint. All times are monotonic seconds."""
+    """The circuit breaker of one endpoint: decides whether a request may be sent. Times are monotonic seconds."""
 
     def __init__(self, *, random: Callable[[], float]) -> None:
         self._random = random
@@ -73,11 +73,11 @@ class Breaker:
 
     @property
     def failures(self) -> int:
-        """Failures in a row."""
+        """Number of counted failures in a row."""
         return self._in_a_row
 
     def available_at(self, now: float) -> float:
-        """A past time if a request may be sent now, else `NEVER`.
+        """A time in the past if a request may be sent at `now`, else `NEVER`.
 
         It is never a future time, because requests do not wait for an open breaker.
         """
@@ -87,16 +87,19 @@ class Breaker:
         return NEVER if self.state == "half_open" or self._open_until > now else self._open_until
 
     def seconds_to_trial(self, now: float) -> float:
-        """Seconds until a trial request may be sent; 0 when the breaker is closed."""
+        """Seconds until a trial request may be sent; 0 when the breaker is closed or the open time is over."""
         return 0.0 if self.state == "closed" else max(0.0, self._open_until - now)
 
     def load_share(self, now: float) -> float:
-        """The part of its usual load to send, 0 to 1: it grows after the breaker has closed."""
+        """Share of its usual load to send to the endpoint, 0.1 to 1: it grows for 10 s after the breaker has closed."""
         grown = (now - self._closed_at) / SLOW_START_SECONDS
         return min(1.0, SLOW_START_FROM + (1 - SLOW_START_FROM) * grown)
 
     def start_trial(self, ticket: object, now: float) -> bool:
-        """A request is sent after `available_at` allowed it; returns whether it is the trial."""
+        """Record that a request is sent; call it only after `available_at` has allowed the request.
+
+        Returns True if it is the trial request of an open breaker. `ticket` identifies the request.
+        """
         if self.state == "closed":
             return False
         self._move("trial_started")
@@ -104,21 +107,21 @@ class Breaker:
         return True
 
     def record_first_token(self, ticket: object, now: float) -> None:
-        """The request of that ticket got its first token, which ends a trial."""
+        """Record the first token of the request `ticket`; if it is the trial request, the breaker closes."""
         if self._is_trial(ticket):
             self._trial = None
             self._close("trial_succeeded", now)
 
     def record_completed(self, now: float) -> None:
-        """An answer has completed."""
+        """Record a completed answer; while closed, this resets the failures in a row and the doubling of open times."""
         self._note(now, ok=True)
         if self.state == "closed":
             self._in_a_row = self._trips = 0
 
     def record_failure(self, ticket: object, sent_at: float, now: float, *, decisive: bool) -> bool:
-        """A request failed, before or after its first token. Returns whether the breaker opened.
+        """Record a failure of the request `ticket`, before or after its first token; return True if the breaker opens.
 
-        `decisive`: this failure opens it at once.
+        `sent_at`: when the request was sent. `decisive`: open the breaker at once, below the threshold too.
         """
         if self._is_trial(ticket):
             self._trial = None
@@ -136,28 +139,31 @@ class Breaker:
         return True
 
     def is_new(self, sent_at: float) -> bool:
-        """Whether a failure of a request sent at that time counts beside the last counted one."""
+        """Whether a failure of a request sent at `sent_at` is counted: it was sent after the last counted failure."""
         return sent_at >= self._counted_at
 
     def trip(self, now: float) -> None:
-        """Open it, or keep it open for at least `INITIAL_OPEN_SECONDS` from now."""
+        """Open the breaker; if it is open already, keep it open for at least `INITIAL_OPEN_SECONDS` from `now`."""
         if self.state == "closed":
             self._counted_at = now
             self._open("tripped", now)
         self._open_until = max(self._open_until, now + INITIAL_OPEN_SECONDS)
 
     def record_busy(self) -> None:
-        """The endpoint was busy: neither a success nor a failure, but it ends a row of failures."""
+        """Record a busy response: it is neither success nor failure, but resets the number of failures in a row."""
         self._in_a_row = 0
 
     def release(self, ticket: object) -> None:
-        """The request has ended; if it was the trial and had no result, another trial may follow."""
+        """Record the end of the request `ticket`; if it was a trial without result, allow another trial."""
         if self._is_trial(ticket):
             self._trial = None
             self._move("trial_lost")
 
     def record_probe(self, now: float, *, ready: bool) -> None:
-        """A background probe succeeded: close it if the endpoint is ready, else allow a trial."""
+        """Record a successful background probe of an endpoint whose breaker is open; else do nothing.
+
+        `ready`: close the breaker. Otherwise allow a trial request at once.
+        """
         if self.state != "open":
             return
         if ready:

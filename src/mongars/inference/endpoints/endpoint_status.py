@@ -1,4 +1,4 @@
-"""What operators see of the endpoints, and what they can do: drain one, or reset it."""
+"""The state of the endpoints as shown to operators, and the operations `drain` and `reset`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from mongars.inference.endpoints.table import EndpointTable
 
 StateName = Literal["unknown", "up", "warming", "resting", "down", "untested", "probing", "drained"]
-"""`warming`: up again, with a part of its load. `resting`: left alone after `Retry-After` or repeated busy
-responses. `untested`: its down time is over, or a probe succeeded, and no request was sent since.
-`probing`: a trial request is under way."""
+"""State of an endpoint as shown to operators.
+
+`warming`: up after a failure, with a growing share of its load. `resting`: not used for a while after
+`Retry-After` or repeated busy responses. `untested`: may be used again after a failure, but no request has been
+sent since. `probing`: a trial request is in flight. `drained`: taken out of use by an operator.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointStatus:
     """The state of one endpoint as shown to operators; times are in seconds.
 
-    `opens_in` is None while a trial request decides; `first_token_seconds` is the average that choices
-    are made by, None before the first answer.
+    `opens_in`: until requests may be sent again, None while a trial request decides or the endpoint is drained.
+    `first_token_seconds`: average by which endpoints are compared, None before the first answer.
     """
 
     id: str
@@ -39,31 +42,31 @@ class EndpointStatus:
 
 
 class EndpointControl:
-    """Shows the endpoints of one pool, and takes them out of use or back into it."""
+    """Shows the states of the endpoints of one pool, and drains or resets an endpoint."""
 
     def __init__(self, table: EndpointTable) -> None:
         self._table = table
         self._clock = table.clock
 
     def statuses(self) -> tuple[EndpointStatus, ...]:
-        """The status of every endpoint now, in configured order."""
+        """The current status of every endpoint, in configured order."""
         return tuple(self._status(name, url) for name, url in self._table.ids.items())
 
     def retry_after(self) -> float | None:
-        """Seconds until the first endpoint that is left alone may be used; None if none is."""
+        """Seconds until the first endpoint with a running wait may be used again; None if no endpoint has one."""
         now = self._clock.monotonic()
         waits = [s.not_before - now for s in self._table.states.values() if s.not_before > now]
         return min(waits, default=None)
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send no further requests there until `reset`; False if there is no such endpoint."""
+        """Send no further requests to the endpoint until `reset`; returns False if there is no such endpoint."""
         url = self._table.ids.get(endpoint_id)
         if url is not None:
             self._table.states[url].drained = True
         return url is not None
 
     def reset(self, endpoint_id: str) -> bool:
-        """Forget failures, waits and latency, and use it again; False if there is no such endpoint."""
+        """Clear the endpoint's failures, waits and latency, and use it again; returns False for an unknown id."""
         url = self._table.ids.get(endpoint_id)
         if url is not None:
             self._table.reset(url)

@@ -1,7 +1,7 @@
 """Peak-sensitive moving average of the time to the first token.
 
-A sample above the average replaces it; below it, samples and time reduce it exponentially. So an
-endpoint that becomes slow is avoided at once, and tried again after a while even if no request was
+A sample above the average replaces it; samples below it and elapsed time reduce it exponentially. An
+endpoint that becomes slow is thus avoided at once, and tried again after a while even if no request was
 sent to it meanwhile (the cost function of Finagle's Peak EWMA load balancer).
 """
 
@@ -10,37 +10,40 @@ from __future__ import annotations
 import math
 
 DECAY_SECONDS = 10.0
-"""After this long without a sample, 1/e of the average is left."""
+"""Seconds without a sample after which the average has fallen to 1/e of its value."""
 
 
 class PeakEwma:
-    """The average of one endpoint, in seconds."""
+    """Moving average of one endpoint's time to the first token, in seconds."""
 
     def __init__(self) -> None:
         self._value = 0.0
         self._at = -math.inf
         self.known = False
-        """Whether there is any sample."""
+        """Whether any sample has been added."""
 
     def observe(self, seconds: float, now: float) -> None:
-        """Add a sample: the time from sending a request to its first token or failure."""
+        """Add a sample: seconds from sending a request to its first token or failure."""
         self.known = True
         faded = self._faded(now)
         self._value = max(seconds, faded) if seconds > faded else self._mix(seconds, now)
         self._at = now
 
     def at_least(self, seconds: float, now: float) -> None:
-        """Add a lower bound: a request was cancelled after waiting that long for its first token."""
+        """Add a sample that is only a lower bound; it is ignored unless it is above the current average.
+
+        Used for a request that was cancelled after waiting `seconds` for its first token.
+        """
         if seconds > self._faded(now):
             self.observe(seconds, now)
 
     @property
     def last(self) -> float:
-        """The average as of the last sample."""
+        """The average at the time of the last sample, in seconds; 0 without samples."""
         return self._value
 
     def at(self, now: float) -> float:
-        """The average now, faded towards zero since the last sample; 0 before the first sample."""
+        """The average at `now`, reduced for the time since the last sample; 0 without samples."""
         return self._faded(now)
 
     def _faded(self, now: float) -> float:

@@ -1,4 +1,4 @@
-"""Which requests are in flight at which endpoint."""
+"""Leases: permissions to send one request to an endpoint, which count the requests in flight."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class EndpointLeases:
-    """Grants and takes back the permission to send a request to an endpoint."""
+    """Grants leases to send requests to endpoints, and takes them back when requests end."""
 
     def __init__(self, table: EndpointTable) -> None:
         self._table = table
         self._clock = table.clock
 
     def acquire(self, url: str) -> EndpointLease | None:
-        """Permission to send one request there now; None if the endpoint is not available.
+        """A lease to send one request to `url` now; None if the endpoint is not available.
 
         The request counts as in flight from here on, before it is sent, so that requests that
         arrive together do not all choose the same endpoint.
@@ -38,7 +38,7 @@ class EndpointLeases:
         return lease
 
     def release(self, lease: EndpointLease) -> None:
-        """The request has ended, with whatever outcome. Call it exactly once per lease."""
+        """Return the lease of a request that has ended, with any outcome. Call it exactly once per lease."""
         state = self._table.states[lease.url]
         state.in_flight -= 1
         state.breaker.release(lease)

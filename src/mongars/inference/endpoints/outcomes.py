@@ -1,4 +1,4 @@
-"""What the outcome of a request means for its endpoint: breaker, concurrency limit, latency, rest."""
+"""Updates an endpoint's state after each outcome: circuit breaker, concurrency limit, latency, waits."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ if TYPE_CHECKING:
 INITIAL_REST_SECONDS = 1.0
 MAX_REST_SECONDS = 10.0
 FIRST_PROBE_SECONDS = 0.5
-"""From the moment an endpoint goes down to its first background probe."""
+"""Seconds from the time an endpoint goes down to its first background probe."""
 FAILURE_PENALTY = 2.0
-"""Seconds added to the latency of a failure, so that failing fast does not look like being fast."""
+"""Seconds added to the latency sample of a failure, because an endpoint that fails fast is not a fast one."""
 FAILURE_FACTOR = 20.0
-"""The penalty is at most so many times the fastest endpoint's latency. Samples fade with time: a fixed
-penalty would keep a fast endpoint out of use for a minute, and a slow one for a few seconds."""
+"""Upper bound of the penalty, as a multiple of the fastest endpoint's latency.
+
+Samples fade with time: a fixed penalty would keep a fast endpoint out of use for a minute, and a slow one
+for a few seconds.
+"""
 
 FailureKind = Literal["error", "timeout", "stalled", "unreachable"]
-"""`error` counts towards the breaker's threshold. The others open the breaker at once: no first token
-in time, no further token in time, nothing that could answer at that address."""
+"""`error` is counted until a threshold opens the breaker; the others can open it at once.
+
+`timeout`: no first token in time. `stalled`: no further token in time. `unreachable`: no connection, or no
+Serve application at that address.
+"""
 
 
 class EndpointOutcomes:
-    """Records the outcomes of requests; each method takes the lease of the request."""
+    """Records the outcomes of requests for their endpoints; `lease` is the lease under which the request was sent."""
 
     def __init__(self, table: EndpointTable) -> None:
         self._table = table
@@ -39,9 +45,10 @@ class EndpointOutcomes:
         adapter_version: str | None = None,
         is_latency_sample: bool = True,
     ) -> bool:
-        """An answer has started. Returns whether the endpoint was reported down until now.
+        """Record the start of an answer. Returns True if the endpoint was reported as down and now is not.
 
-        `is_latency_sample`: the time it took says how fast the endpoint is, compared with others.
+        `is_latency_sample`: use the time to the first token to compare endpoints. `adapter_version`: as reported by
+        the endpoint, None if it was not reported.
         """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         state.known = True
@@ -59,22 +66,22 @@ class EndpointOutcomes:
         return state.breaker.state == "closed" and state.report(down=False)
 
     def record_overtaken(self, lease: EndpointLease) -> None:
-        """A hedge answered first and this request is cancelled: a latency sample, no failure."""
+        """Record that the request was cancelled because its hedge started first: a latency sample, not a failure."""
         now = self._clock.monotonic()
         self._table.states[lease.url].latency.at_least(now - lease.acquired_at, now)
 
     def record_completed(self, lease: EndpointLease) -> None:
-        """An answer has completed; earlier failures no longer count."""
+        """Record a completed answer; the endpoint's failures in a row and its last error are cleared."""
         state, now = self._table.states[lease.url], self._clock.monotonic()
         state.last_response_at = state.last_answer_at = now
         state.breaker.record_completed(now)
         state.last_error = None
 
     def record_busy(self, lease: EndpointLease, *, wait: float) -> float:
-        """The endpoint was busy and is to be left alone for `wait` seconds.
+        """Record a busy response after which no requests are sent to the endpoint for `wait` seconds.
 
-        Returns the seconds for which it is now left alone: never less than an earlier wait that
-        still runs, and more if it was busy too often in a row.
+        Returns the seconds for which none are sent: more than `wait` if an earlier wait ends later or the endpoint was
+        busy too often in a row; 0 if the endpoint was reset after the request was sent.
         """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         if lease.acquired_at < state.reset_at:
@@ -95,7 +102,7 @@ class EndpointOutcomes:
         return state.not_before - now
 
     def record_failure(self, lease: EndpointLease, *, error: str, kind: FailureKind) -> bool:
-        """A request failed with `error`. Returns whether the endpoint is down now and was not before."""
+        """Record a failed request; `error` is shown to operators. Returns True if this took the endpoint down."""
         state, now = self._table.states[lease.url], self._clock.monotonic()
         if lease.acquired_at < state.reset_at:
             return False
@@ -105,7 +112,7 @@ class EndpointOutcomes:
         state.long_wait = False
         state.next_probe_at = min(state.next_probe_at, now)
         state.latency.observe(now - lease.acquired_at + self._penalty(), now)
-        # An endpoint that answered other requests meanwhile is not dead, only too busy for this one.
+        # An endpoint that answered other requests meanwhile works, but is too busy for this one.
         unresponsive = kind == "timeout" and state.last_answer_at <= lease.acquired_at
         if kind == "timeout" and state.breaker.is_new(lease.acquired_at):
             state.limit.decrease()

@@ -1,17 +1,17 @@
-"""All Ray endpoints: which are available, which is chosen, and what is known of each.
+"""The states of all Ray endpoints, and the operations on them.
 
 Three things keep requests away from an endpoint:
 
-- its breaker, after failures (`breaker`);
+- its circuit breaker, after failures (`breaker`);
 - a wait: `Retry-After` of a busy response, never shortened by a later one, or a rest after
   `rest_after` busy responses in a row (`outcomes`). During a rest requests skip the endpoint; after it,
-  and after a wait longer than `MAX_REST_SECONDS`, one trial request at a time goes there until an
+  and after a wait longer than `MAX_REST_SECONDS`, one trial request at a time is sent there until an
   answer starts;
 - an operator who drained it (`endpoint_status`).
 
-Requests wait only for the second of them, and only without a rest. An endpoint at its concurrency
-limit (`aimd_limit`) is chosen only when all are. How many requests are in flight in all is bounded
-by the `RequestQueue`.
+Requests wait only for a `Retry-After`, not for a breaker, a rest or a drained endpoint. An endpoint at its
+concurrency limit (`aimd_limit`) is chosen only when all are at theirs. The `RequestQueue` bounds the
+requests in flight at all endpoints together.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 class EndpointPool:
     """The endpoints of one Serve application, or of several that serve the same models.
 
-    Each attribute is one task on the shared table of states: `selection` chooses an endpoint, `leases`
+    The attributes are operations on one shared table of states: `selection` chooses an endpoint, `leases`
     counts requests in flight, `outcomes` records how they end, `probes` plans background probes,
-    `control` shows the states and takes endpoints out of use.
+    `control` shows the states, drains and resets endpoints.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class EndpointPool:
         max_requests: int = 0,
         sole_provider: bool = False,
     ) -> None:
-        """`max_requests`: in flight at all endpoints together, as far as known before any answer.
+        """`max_requests`: requests in flight at all endpoints together; each endpoint starts with an equal part.
 
-        `rest_after`: busy responses in a row after which an endpoint rests. `sole_provider`: no other
-        provider can answer, so that breakers are ignored while most of them are open.
+        `rest_after`: busy responses in a row after which no requests are sent to an endpoint for a while.
+        `sole_provider`: no other provider can answer, so that breakers are ignored while most of them are open.
         """
         table = EndpointTable(
             urls,

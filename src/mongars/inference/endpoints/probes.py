@@ -1,4 +1,4 @@
-"""Which endpoints a background probe requests, and what its result means for the endpoint."""
+"""Decides which endpoints are probed in the background, and records the results."""
 
 from __future__ import annotations
 
@@ -12,25 +12,29 @@ if TYPE_CHECKING:
 
 PROBE_INTERVAL_SECONDS = 2.0
 STARTING_PROBE_INTERVAL_SECONDS = 0.5
-"""For an endpoint that responds and is not ready yet: it is likely to be ready soon."""
+"""Seconds between probes of an endpoint that responds but is not ready yet."""
 FRESH_SECONDS = 5.0
-"""An endpoint that responded within this time is not probed to show its status."""
+"""Age in seconds of an endpoint's last response up to which its status is shown without a new probe."""
 
 ProbeResult = Literal["ready", "reachable", "not_ready", "unreachable"]
-"""`reachable`: a server responds there that has no readiness route."""
+"""Result of a request to an endpoint's readiness route.
+
+`ready`: success. `reachable`: a server responds but has no readiness route. `not_ready`: it is busy or
+starting. `unreachable`: no response.
+"""
 
 
 class EndpointProbes:
-    """Plans background probes and records their results."""
+    """Decides which endpoints to probe, and updates their states with the results."""
 
     def __init__(self, table: EndpointTable) -> None:
         self._table = table
         self._clock = table.clock
 
     def due(self) -> tuple[str, ...]:
-        """Endpoints to probe now; each is due again after `PROBE_INTERVAL_SECONDS`.
+        """The URLs of the endpoints to probe now; each is due again after `PROBE_INTERVAL_SECONDS`.
 
-        Those that are down, those that failed since their last answer, and those without any response yet.
+        Probed are endpoints that are down, that failed since their last answer, or that never responded.
         """
         now = self._clock.monotonic()
         due = []
@@ -44,7 +48,11 @@ class EndpointProbes:
         return tuple(due)
 
     def stale(self) -> tuple[str, ...]:
-        """Endpoints whose state is unknown, or up by a response older than `FRESH_SECONDS`."""
+        """The URLs of endpoints whose shown state needs a new probe.
+
+        These are the ones with an unknown state, and those that are up, have no request in flight and have not
+        responded for more than `FRESH_SECONDS`.
+        """
         before = self._clock.monotonic() - FRESH_SECONDS
         return tuple(
             url
@@ -54,13 +62,14 @@ class EndpointProbes:
         )
 
     def record(self, url: str, result: ProbeResult, *, error: str | None = None) -> bool:
-        """Record a result and its error. Returns whether it changed what was last reported.
+        """Record the result of a probe of `url`. Returns True if the endpoint went down, or is up again, by it.
 
-        `not_ready` takes no endpoint down that was not: the first request gets its `Retry-After`.
+        `error`: shown to operators. `not_ready` does not take an endpoint down that was up. No result changes an
+        endpoint that is up and has requests in flight.
         """
         state = self._table.states[url]
         if state.in_flight and state.is_up:
-            return False  # the request in flight shows its state better than a probe
+            return False  # the outcome of the request in flight is better evidence than a probe
         was_down = state.breaker.state != "closed"
         state.failed_since_answer = False
         state.last_error = error or state.last_error

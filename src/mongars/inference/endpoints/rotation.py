@@ -1,9 +1,9 @@
 """The order in which one request tries the endpoints, and when.
 
-A *cycle* offers every endpoint once. While an untried endpoint is available, it is tried without any
-wait. Otherwise the request waits for the endpoint that becomes available first. An endpoint returns in
-the next cycle if it was busy or its failure may pass; timeouts, invalid answers and unreachable
-endpoints do not return.
+A *cycle* offers every endpoint once. While an endpoint of the cycle is available and was not tried, it is
+tried without a wait. Otherwise the request waits for the endpoint that becomes available first. An endpoint
+returns in the next cycle if it was busy or failed with an error that may pass; after a timeout, an invalid
+answer or a failed connection it is not tried again for this request.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 4
 WAIT_JITTER = 0.2
-"""Waits grow by up to this share, so that requests refused together do not return together."""
+"""Waits are extended by a random share up to this, so that requests refused together do not return together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedAttempt:
-    """Send the request to `url` at `at`, in monotonic seconds."""
+    """An attempt to send at endpoint `url` at the monotonic time `at`, in seconds."""
 
     url: str
     at: float
 
 
 class Rotation:
-    """Plans the attempts of one request."""
+    """Plans the attempts of one request: to which endpoint and when."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Rotation:
         self._waits = 0
 
     def next(self, *, not_after: float) -> PlannedAttempt | None:
-        """The next attempt; None if it would start after `not_after`, or no attempt is left."""
+        """The next attempt; None if it would start after `not_after` (monotonic seconds), or no attempt is left."""
         if self._attempts_left == 0:
             return None
         now = self._clock.monotonic()
@@ -71,7 +71,10 @@ class Rotation:
         return self._delayed_attempt(now, not_after)
 
     def second_endpoint(self) -> str | None:
-        """An endpoint for a hedge, sent while the first attempt is under way; None if there is none."""
+        """The URL for a hedge, sent while the first attempt is in flight; None if there is none.
+
+        It must be untried, available and below its concurrency limit, and an attempt must be left.
+        """
         now = self._clock.monotonic()
         available = [
             url
@@ -81,16 +84,16 @@ class Rotation:
         return self._selection.choose(available) if available and self._attempts_left > 0 else None
 
     def record_hedge(self, url: str) -> None:
-        """A hedge was sent to `url`; it counts as an attempt."""
+        """Record that a hedge was sent to `url`; it uses up one attempt and the endpoint."""
         self._untried.remove(url)
         self._attempts_left -= 1
 
     def record_sent(self) -> None:
-        """The planned attempt was sent."""
+        """Record that the attempt returned by `next` was sent; it uses up one attempt."""
         self._attempts_left -= 1
 
     def record_failure(self, url: str, failure_class: FailureClass) -> None:
-        """The attempt at `url` failed; its class decides whether the endpoint is tried again."""
+        """Record that the attempt at `url` failed; busy and `error` failures allow another attempt there later."""
         now = self._clock.monotonic()
         if failure_class == "busy":
             self._returning[url] = now  # `available_at` holds the time to wait
@@ -98,7 +101,7 @@ class Rotation:
             self._returning[url] = now + self.delay(self._waits)
 
     def delay(self, nth: int) -> float:
-        """Seconds to wait before retry number `nth`, from 0, by `RAY_SCALING_BACKOFF` with jitter."""
+        """Random wait in seconds before retry number `nth` (from 0), bounded by `RAY_SCALING_BACKOFF`."""
         return backoff(nth, self._ceilings, self._random)
 
     def _delayed_attempt(self, now: float, not_after: float) -> PlannedAttempt | None:
@@ -117,7 +120,7 @@ class Rotation:
         return PlannedAttempt(url=url, at=max(first, min(jittered, not_after)))
 
     def _take(self, url: str) -> None:
-        """Use `url` up; if all endpoints were tried, a new cycle begins."""
+        """Remove `url` from the endpoints still to be tried; if it was tried before, a new cycle begins."""
         if url in self._untried:
             self._untried.remove(url)
             return

@@ -1,4 +1,4 @@
-"""An endpoint's URL as base URL plus path: the other routes of the application beside `/generate`."""
+"""URLs of the other routes of a Serve application, derived from the URL of its `/generate` route."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 @functools.lru_cache(maxsize=256)
 def route_url(endpoint: str, path: str) -> str:
-    """The URL of another route of the application at `endpoint`; `path` begins with a slash.
+    """The URL of the route `path`, which begins with a slash, of the application at `endpoint`.
 
-    The base URL is the endpoint's URL without the last segment of its path and without its query:
+    The last segment of the endpoint's path is replaced and its query removed:
     for `http://host:8000/app/generate` and `/readyz` the result is `http://host:8000/app/readyz`.
     """
     parts = urlsplit(endpoint)

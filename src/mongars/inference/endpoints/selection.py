@@ -1,8 +1,8 @@
-"""Which endpoint a request goes to, and how many requests all endpoints together can take.
+"""Chooses the endpoint for a request, and computes how many requests all endpoints together can take.
 
-Of the endpoints that are available and below their concurrency limit, the cheaper of two random
-ones is taken: expected first-token time times requests in flight (power of two choices on a peak
-EWMA). Requests of one session go to the same endpoint, because its prompt cache holds their prompt
+Of the endpoints that are available and below their concurrency limit, two are drawn at random and the one
+with the lower cost is taken: expected first-token time times requests in flight (power of two choices on a
+peak EWMA). Requests of one session prefer the same endpoint, because its prompt cache holds their prompt
 (rendezvous hashing), unless that endpoint has more than its share of the load or is much slower.
 """
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from mongars.inference.endpoints.table import EndpointTable
 
 UNTRIED_COST = 1e6
-"""Cost per request in flight of an endpoint without latency samples: it gets one at a time."""
+"""Cost per request in flight at an endpoint without latency samples, so that it gets one request at a time."""
 LOAD_BOUND = 1.25
-"""A session leaves its endpoint when that has this many times the average load."""
+"""A session is sent to another endpoint when its own would have more than this many times the average load."""
 SLOWER_BOUND = 2.0
-"""A session also leaves its endpoint when another one is so many times faster."""
+"""A session is sent to another endpoint when the fastest one is more than this many times faster than its own."""
 
 
 class EndpointSelection:
-    """Chooses among the endpoints of one pool."""
+    """Chooses an endpoint of one pool for each request."""
 
     def __init__(self, table: EndpointTable) -> None:
         self._table = table
@@ -35,13 +35,14 @@ class EndpointSelection:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """All endpoints, in configured order."""
+        """The URLs of all endpoints, in configured order."""
         return tuple(self._table.states)
 
     def choose(self, urls: Sequence[str], *, session_id: str | None = None) -> str:
         """The best of `urls` for the next request; `urls` must not be empty.
 
-        An endpoint at its concurrency limit is chosen only when all of them are.
+        With `session_id`, the session's endpoint is preferred. An endpoint at its concurrency limit is chosen only
+        when all of them are.
         """
         states = self._table.states
         candidates = [url for url in urls if states[url].below_limit] or list(urls)
@@ -56,18 +57,19 @@ class EndpointSelection:
         return min((candidates[number] for number in pair), key=self._cost)
 
     def available_at(self, url: str) -> float:
-        """Monotonic time from which a request may go there; `NEVER`: do not wait for it."""
+        """Monotonic time from which a request may be sent to `url`; `NEVER` if a request must not wait for it."""
         return self._table.available_at(url, self._clock.monotonic())
 
     def below_limit(self, url: str) -> bool:
-        """Whether fewer requests are in flight there than its concurrency limit allows."""
+        """Whether fewer requests are in flight at `url` than its concurrency limit allows."""
         return self._table.states[url].below_limit
 
     @property
     def capacity(self) -> int | None:
-        """Requests that may be in flight in all; None while no endpoint is available.
+        """Number of requests that may be in flight at all endpoints; None while no endpoint is available.
 
-        An endpoint that is up counts with its limit, one that needs a trial with one more request.
+        An endpoint that is up counts with its limit, one that needs a trial request with one more than are in flight,
+        and an unavailable one with those in flight.
         """
         now = self._clock.monotonic()
         states = self._table.states
@@ -91,7 +93,7 @@ class EndpointSelection:
         return state.latency.at(now) * (state.in_flight + 1) / state.breaker.load_share(now)
 
     def _by_session(self, urls: Sequence[str], session_id: str) -> str | None:
-        """The endpoint of that session; None if it has too much load or is too slow now."""
+        """The preferred endpoint of the session; None if its load is too high, it is too slow, or it was just down."""
         url = max(urls, key=lambda url: hashlib.sha256(f"{session_id} {url}".encode()).digest())
         state, now = self._table.states[url], self._clock.monotonic()
         total = sum(self._table.states[url].in_flight for url in urls)

@@ -1,4 +1,4 @@
-"""What is recorded about one endpoint, and the permission to send one request to it."""
+"""The state of one endpoint, and the lease with which one request is sent to it."""
 
 from __future__ import annotations
 
@@ -16,46 +16,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EndpointLease:
-    """Permission to send one request to an endpoint; returned with `EndpointLeases.release`."""
+    """A permission to send one request to an endpoint; return it with `EndpointLeases.release`."""
 
     url: str
     acquired_at: float
-    """Monotonic seconds."""
+    """Monotonic time in seconds at which the lease was granted."""
     is_trial: bool
-    """Whether this request tests an endpoint that failed or was busy, as the only one at a time."""
+    """Whether the request is a trial: the only one at a time at an endpoint that failed or was busy."""
 
 
 class EndpointState:
     """Breaker, concurrency limit, latency and counters of one endpoint; times are monotonic seconds."""
 
     def __init__(self, *, random: Callable[[], float], limit: int, rest_after: int) -> None:
-        """`limit`: requests in flight to begin with; `rest_after`: busy responses until it rests."""
+        """`limit`: initial limit of requests in flight.
+
+        `rest_after`: busy responses in a row after which no requests are sent for a while.
+        """
         self.breaker = Breaker(random=random)
         self.latency = PeakEwma()
         self.limit = ConcurrencyLimit(limit)
         self.known = False
-        """Whether any response or probe has shown anything about it."""
+        """Whether any response, failure or probe result has been recorded."""
         self.drained = False
-        """Whether an operator has taken it out of use."""
+        """Whether an operator has taken the endpoint out of use."""
         self.in_flight = 0
         self.not_before = -math.inf
-        """No request goes there before this time; set by `Retry-After` and repeated busy responses."""
+        """No request is sent before this time; set by `Retry-After` and repeated busy responses."""
         self.busy_count = 0
-        """Busy responses since an answer last started or failed."""
+        """Busy responses since the last started answer or failure."""
         self.busy_at = -math.inf
         self.long_wait = False
-        """Whether the last wait was so long that one trial request goes first."""
+        """Whether the last wait was so long that one trial request is sent before others."""
         self.trial_lease: EndpointLease | None = None
-        """The trial request under way after a rest; the breaker holds its own."""
+        """Lease of the trial request in flight after a wait or rest; None if there is none."""
         self.last_response_at = -math.inf
         self.last_answer_at = -math.inf
-        """When an answer last started or completed there."""
+        """Time at which an answer last started or completed."""
         self.failed_since_answer = False
         self.reset_at = -math.inf
-        """Failures of requests sent earlier are ignored: an operator has reset the endpoint."""
+        """Time of the last reset by an operator; failures of requests sent before it are ignored."""
         self.next_probe_at = -math.inf
         self.probe_can_restore = False
-        """Whether a successful probe ends the down time, because a probe would have seen its cause."""
+        """Whether a successful probe ends the down time: True if a probe would have detected its cause."""
         self.reported_down = False
         self.last_error: str | None = None
         self.adapter_version: str | None = None
@@ -63,31 +66,31 @@ class EndpointState:
 
     @property
     def below_limit(self) -> bool:
-        """Whether fewer requests are in flight than its concurrency limit allows."""
+        """Whether fewer requests are in flight than the concurrency limit allows."""
         return self.in_flight < self.limit.value
 
     @property
     def busy_too_often(self) -> bool:
-        """Whether it was busy so often in a row that requests no longer wait for it."""
+        """Whether the endpoint was busy so often in a row that requests no longer wait for it."""
         return self.busy_count >= self._rest_after
 
     @property
     def needs_trial(self) -> bool:
-        """Whether one request at a time must show first that it is no longer busy."""
+        """Whether a single trial request must succeed before the endpoint gets its usual load."""
         return self.long_wait or self.busy_too_often
 
     @property
     def is_up(self) -> bool:
-        """Whether it takes requests up to its limit."""
+        """Whether the endpoint takes requests up to its concurrency limit: breaker closed and no trial needed."""
         return self.breaker.state == "closed" and not self.needs_trial
 
     @property
     def busy_beyond_limit(self) -> int:
-        """Busy responses in a row beyond the number after which it rests."""
+        """Number of busy responses in a row beyond `rest_after`; negative below it."""
         return self.busy_count - self._rest_after
 
     def available_at(self, now: float) -> float:
-        """When a request may go there: a past time means now, `NEVER` means do not wait for it."""
+        """Time from which a request may be sent; a past time means now, `NEVER` that a request must not wait for it."""
         breaker = self.breaker.available_at(now)
         resting = self.busy_too_often and self.not_before > now
         if breaker == NEVER or self.trial_lease is not None or resting:
@@ -95,12 +98,12 @@ class EndpointState:
         return max(breaker, self.not_before)
 
     def end_trial(self, lease: EndpointLease) -> None:
-        """Allow the next trial, if `lease` was the one under way."""
+        """If `lease` is the lease of the trial request in flight, allow the next trial."""
         if self.trial_lease is lease:
             self.trial_lease = None
 
     def report(self, *, down: bool) -> bool:
-        """Record that it is down, or reachable; returns whether it was last reported otherwise."""
+        """Record whether the endpoint is down; returns True if that differs from the last report."""
         changed = self.reported_down is not down
         self.reported_down = down
         return changed

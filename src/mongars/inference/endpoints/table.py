@@ -1,4 +1,4 @@
-"""The states of all endpoints, shared by the parts of an `EndpointPool`."""
+"""The table of endpoint states, shared by all parts of an `EndpointPool`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class EndpointTable:
-    """One `EndpointState` per URL, in configured order."""
+    """Holds one `EndpointState` per endpoint URL, in configured order."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class EndpointTable:
         max_requests: int,
         sole_provider: bool,
     ) -> None:
-        """See `EndpointPool`."""
+        """For the parameters see `EndpointPool`."""
         self.clock = clock
         self.random = random
         self._rest_after = max(1, rest_after)
@@ -34,24 +34,24 @@ class EndpointTable:
         self._initial_limit = -(-max_requests // max(1, len(urls)))
         self.states = {url: self._new_state() for url in urls}
         self.ids = {f"ray-{number}": url for number, url in enumerate(urls, start=1)}
-        """URL by the endpoint id that operators use."""
+        """The endpoint's URL by the id that operators use, such as `ray-1`."""
 
     def available_at(self, url: str, now: float) -> float:
-        """When a request may go there: a past time means now, `NEVER` means do not wait for it."""
+        """Time from which a request may be sent to `url`; a past time means now, `NEVER` not to wait for it."""
         state = self.states[url]
         if state.drained:
             return NEVER
         return state.not_before if self._in_panic_mode(now) else state.available_at(now)
 
     def reset(self, url: str) -> None:
-        """Replace what is recorded of that endpoint; requests in flight stay counted."""
+        """Replace the state of endpoint `url` by an initial one; requests in flight stay counted."""
         fresh = self._new_state()
         fresh.in_flight = self.states[url].in_flight
         fresh.reset_at = self.clock.monotonic()
         self.states[url] = fresh
 
     def fastest(self, urls: Iterable[str]) -> float | None:
-        """Seconds to the first token of the fastest of these; None while no latency is known."""
+        """Average seconds to the first token of the fastest of `urls`; None while no latency is known."""
         known = (s.latency.last for url in urls if (s := self.states[url]).latency.known)
         return min(known, default=None)
 
@@ -61,7 +61,7 @@ class EndpointTable:
         )
 
     def _in_panic_mode(self, now: float) -> bool:
-        """Whether breakers are ignored: most are open, and no other provider can answer."""
+        """Whether breakers are ignored: more than half are open, and no other provider can answer."""
         if not self._sole_provider:
             return False
         down = sum(s.breaker.available_at(now) == NEVER for s in self.states.values())

@@ -1,4 +1,4 @@
-"""An aiohttp connector that reuses no connection on which unexpected bytes have arrived."""
+"""An aiohttp connector that does not reuse a connection on which unexpected bytes have arrived."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ConnectionUse:
-    """Whether the connection of a request had been used before."""
+    """Records whether a request was sent on a connection that an earlier request had used."""
 
     reused: bool = False
 
 
 CONNECTION_USE: ContextVar[ConnectionUse] = ContextVar("use")
-"""Set by the sender before a request, filled in by the connector. aiohttp's tracing costs more."""
+"""Set by the sender before a request; the connector then sets `reused`. Cheaper than aiohttp's tracing."""
 
 
 class CleanConnector(aiohttp.TCPConnector):
-    """Closes a connection on which a server sent more bytes than its response announced.
+    """Closes a connection on which a server has sent more bytes than its response announced.
 
     aiohttp would read those bytes as the response to the next request, and every later response as
     that of the request after it.
     """
 
     def __init__(self, *, keepalive_timeout: float) -> None:
-        """The number of connections is not limited; idle ones are closed after `keepalive_timeout` s."""
+        """Idle connections are closed after `keepalive_timeout` seconds; the number of connections is not limited."""
         super().__init__(limit=0, keepalive_timeout=keepalive_timeout)
         self._used: WeakSet[ResponseHandler] = WeakSet()
 
@@ -45,7 +45,7 @@ class CleanConnector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 (aiohttp's own signature)
     ) -> Connection:
-        """A connection without unread bytes; an override of aiohttp's method."""
+        """A connection without unread bytes, new or reused; overrides aiohttp's method."""
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol

@@ -1,7 +1,7 @@
-"""Outgoing HTTP: the connection pool, and the translation of aiohttp's errors.
+"""Outgoing HTTP: the connection pool, and the conversion of aiohttp's exceptions to `WorldError`s.
 
-`post` has no total timeout: its users set deadlines with `asyncio.timeout`. Only connecting has a
-timeout of its own, so that a slow response is never taken for an unreachable host.
+`post` has no total timeout: callers set deadlines with `asyncio.timeout`. Only connecting has a
+timeout of its own, so that a slow response is not reported as an unreachable host.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     from mongars.inference.config import InferenceConfig
 
 KEEPALIVE_SECONDS = 4.0
-"""Shorter than the usual servers' timeouts (uvicorn: 5 s), which would close it during a POST."""
+"""Seconds after which idle connections are closed: less than the usual timeout of servers (uvicorn: 5 s)."""
 
 IDLE_CLOSE_SECONDS = 0.25
-"""If a reused connection breaks within this time of sending, the server had closed it as idle."""
+"""If a reused connection breaks within this many seconds of sending, the server had closed it as idle."""
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 DRAIN_SECONDS = 0.25
-"""How long to wait for the end of the body after a complete answer, before closing."""
+"""Seconds to wait for the end of the body after a complete answer; then the connection is closed."""
 
 
 class Blocks:
-    """The body of a response as it arrives. Raises `EndpointUnreachable` if the connection breaks."""
+    """Async iterator over the blocks of a response body; raises `EndpointUnreachable` if the connection breaks."""
 
     def __init__(self, content: aiohttp.StreamReader) -> None:
         self._content = content
 
     @property
     def ended(self) -> bool:
-        """Whether all of it has been read."""
+        """Whether the whole body has been read."""
         return self._content.at_eof()
 
     def __aiter__(self) -> Self:
@@ -61,7 +61,7 @@ class Blocks:
 
 
 class UpstreamResponse:
-    """A response of a model server, from when its headers have arrived."""
+    """The response of a model server, created when its status and headers have arrived."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.status = response.status
@@ -69,10 +69,10 @@ class UpstreamResponse:
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         self.blocks = Blocks(response.content)
         self.reusable = False
-        """To be set once the answer is complete: only the end of the body is left to read."""
+        """Set this to True once the answer is complete, so that the connection can be used for another request."""
 
     async def body(self) -> bytes:
-        """The whole body. Raises `InvalidAnswer` if it has more than `MAX_BODY_BYTES`."""
+        """Read the whole body. Raises `InvalidAnswer` above `MAX_BODY_BYTES`, or `EndpointUnreachable`."""
         parts: list[bytes] = []
         size = 0
         async for block in self.blocks:
@@ -85,19 +85,18 @@ class UpstreamResponse:
 
 
 class HttpPool:
-    """The process's connections to model servers.
+    """The process's HTTP connections to model servers.
 
     `RAY_CLIENT_MAX_KEEPALIVE` bounds how many connections per server stay open between requests:
     of those in use at the same time, that many may be reused, the others are closed after use.
-    The number of connections in use is not bounded here but by each provider's queue, so that a
-    wait for a connection is never taken for a server's failure.
+    The number of connections in use is bounded by each provider's queue and not here, so that
+    waiting for a connection is never counted as a server's failure.
 
-    A server may close an idle connection in the moment in which it is used again. That is no
-    failure: the request is sent once more, on another connection.
+    If a server closes an idle connection just when it is reused, the request is sent again on another connection.
     """
 
     def __init__(self, config: InferenceConfig) -> None:
-        """Read the certificates. Raises `ConfigurationError`, see `TlsContexts`. Opens no connection."""
+        """Read the certificates; open no connection. Raises `ConfigurationError` for an invalid certificate file."""
         self._tls = TlsContexts(config)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout)
         self._max_keepalive = config.max_keepalive
@@ -108,10 +107,11 @@ class HttpPool:
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str]
     ) -> AsyncIterator[UpstreamResponse]:
-        """Send a JSON body; enters when the response's headers have arrived.
+        """POST a JSON body; enters when the response's status and headers have arrived.
 
-        Raises `ConnectFailed`, `EndpointUnreachable` or `InvalidAnswer`. Leaving closes the
-        connection, unless the response was marked `reusable` and its end arrives at once.
+        Raises `ConnectFailed` without a connection, `EndpointUnreachable` if it breaks, or `InvalidAnswer` if the
+        response is not HTTP. Exit closes the connection, unless the response was marked `reusable` and its end
+        arrives within `DRAIN_SECONDS`.
         """
         with self._kept_connection(url) as connection:
             sent = {"content-type": "application/json", **headers, **connection}
@@ -125,9 +125,10 @@ class HttpPool:
                 received.close()
 
     async def get(self, url: str, *, seconds: float) -> tuple[int, bytes]:
-        """Status and body of the response, received within `seconds`.
+        """GET `url`; returns status and body of the response, received within `seconds`.
 
-        Raises `ConnectFailed`, `InvalidAnswer`, or `EndpointUnreachable`, also for a timeout.
+        Raises `ConnectFailed` without a connection, `EndpointUnreachable` if it breaks or the time passes, or
+        `InvalidAnswer` if the response is not HTTP or too large.
         """
         try:
             with self._kept_connection(url) as connection:
@@ -142,14 +143,14 @@ class HttpPool:
             raise EndpointUnreachable(detail) from exc
 
     async def aclose(self) -> None:
-        """Close every connection. Safe to call twice."""
+        """Close all connections. Safe to call twice."""
         if self._session is not None:
             await self._session.close()
             self._session = None
 
     @contextmanager
     def _kept_connection(self, url: str) -> Iterator[dict[str, str]]:
-        """The headers that tell the server whether to close the connection after the response."""
+        """Yield `connection: close` as a header if the maximum of connections to keep is in use, else no headers."""
         host = split_label(url)[0]
         keep = self._kept[host] < self._max_keepalive
         self._kept[host] += keep
@@ -208,7 +209,7 @@ class HttpPool:
 
 
 async def _read_to_end(response: UpstreamResponse) -> None:
-    """Read the end of a complete response, so that its connection can be used again."""
+    """Read the end of a complete response, for at most `DRAIN_SECONDS`, so that its connection can be reused."""
     if response.blocks.ended:
         return
     try:

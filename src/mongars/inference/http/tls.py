@@ -1,6 +1,6 @@
-"""Which certificates are trusted: the operator's CA file for Ray endpoints, the system's trust store for other hosts.
+"""Trusted certificates: the operator's CA file for Ray endpoints, the system's trust store for other hosts.
 
-Certificates are always verified; there is no option to switch that off.
+Certificates are always verified; there is no option to disable that.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ KEY_FILE = "RAY_CLIENT_KEY_FILE"
 _EXPIRED = 10
 _NOT_YET_VALID = 9
 _NAME_MISMATCH = frozenset({62, 64})
-"""OpenSSL's `X509_V_ERR_*` codes for a certificate of another name; other codes concern its issuer."""
+"""OpenSSL's `X509_V_ERR_*` codes for a certificate issued for another host name or address."""
 
 _CERTIFICATE_REJECTED = ("CERTIFICATE_REQUIRED", "ALERT", "HANDSHAKE_FAILURE")
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 
 
 class TlsContexts:
-    """The TLS contexts of one process, and messages that explain failed handshakes."""
+    """The TLS contexts of one process, and error messages that explain failed handshakes."""
 
     def __init__(self, config: InferenceConfig) -> None:
-        """Read the operator's files. Raises `ConfigurationError` naming variable and file."""
+        """Read the operator's PEM files. Raises `ConfigurationError`, which names the variable and the file."""
         self._ray = {endpoint_label(url) for url in config.endpoints if url.startswith("https:")}
         self._sends_certificate = config.tls.cert_file is not None
         self._context = client_context(config.tls) if config.tls.given else None
 
     def context(self, host: str) -> ssl.SSLContext | Literal[True]:
-        """The context for connections to `host`; True for the system's trust store."""
+        """The TLS context for connections to `host`; True selects aiohttp's default, the system's trust store."""
         return self._context if self._context is not None and host in self._ray else True
 
     def failure(self, error: BaseException, host: str) -> ConnectFailed | None:
-        """A failed connection, with what an operator can do about it; None if TLS is not the cause."""
+        """A `ConnectFailed` that explains a TLS failure and what an operator can do; None if TLS is not the cause."""
         cause = _tls_error(error)
         if cause is None:
             return None
@@ -71,7 +71,7 @@ class TlsContexts:
         return f"its certificate is not trusted ({cause.verify_message}). Add its CA to {store}."
 
     def hint(self, host: str) -> str:
-        """What to check if `host` closes the connection before it responds; empty without TLS.
+        """Text on what to check if `host` closes the connection before it responds; empty for hosts without TLS.
 
         Some servers reject a client's certificate by closing the connection without a reason.
         """
@@ -83,10 +83,10 @@ class TlsContexts:
 
 
 def client_context(config: TlsConfig) -> ssl.SSLContext:
-    """A context that verifies servers, and sends our certificate if there is one.
+    """A TLS context that verifies servers, and sends the configured client certificate if there is one.
 
-    A CA file replaces the system's certificates. Raises `ConfigurationError` naming the variable
-    and the file that is missing, unreadable, not PEM or encrypted, or if key and certificate do not match.
+    A CA file replaces the system's certificates. Raises `ConfigurationError` naming the variable and the file
+    that is missing, unreadable, not PEM or encrypted, or if key and certificate do not match.
     """
     context = ssl.create_default_context()
     if config.ca_file is not None:
@@ -124,7 +124,10 @@ def _load_certificate(context: ssl.SSLContext, cert_file: Path, key_file: Path) 
 
 
 def _check(path: Path, name: str, *, holds: str) -> None:
-    """Raise an error that names file and cause, as OpenSSL's do not; it never quotes the content."""
+    """Raise `ConfigurationError`, naming variable and file, if the file is unreadable or does not contain `holds`.
+
+    The message never quotes the content of the file.
+    """
     try:
         text = path.read_text(encoding="ascii", errors="replace")
     except OSError as exc:
@@ -136,7 +139,7 @@ def _check(path: Path, name: str, *, holds: str) -> None:
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
-    """The TLS error that caused `error`, or `error` itself; None if there is none."""
+    """The `ssl.SSLError` that is the cause of `error` or `error` itself; None if neither is one."""
     for candidate in (error.__cause__, error):
         if isinstance(candidate, ssl.SSLError):
             return candidate

@@ -1,4 +1,4 @@
-"""Decoding Ollama's streamed JSON lines into the items of an `AnswerReader`."""
+"""Decodes Ollama's streamed JSON lines into the chunks and end marks that an `AnswerReader` reads."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class OllamaDecoder:
-    """Yields the origin before the first chunk, and `End` when the answer is complete."""
+    """Decodes Ollama's JSON lines into one `Origin`, then `Chunk`s, then `End` when the answer is complete."""
 
     def __init__(
         self, *, answer_id: str, created: int, model: str, schema: dict[str, Any] | None = None
     ) -> None:
-        """`schema`: JSON schema that the complete text must match."""
+        """`schema`: JSON schema that the complete text must match; None if the text is not restricted."""
         self._check = None if schema is None else FinishedCheck(schema)
         self._lines = LineReader(answer_id=answer_id, created=created, model=model)
         self._origin_sent = False
 
     def feed(self, block: bytes) -> Iterator[Chunk | Origin | End]:
-        """The items that this block completes.
+        """Decode a block of bytes; yields the items that it completes and keeps an incomplete line.
 
-        Raises `InferenceFailed` for an error in a line, and `GenerationInterrupted` at the end of a
+        Raises `InferenceFailed` for an error reported in a line, and `GenerationInterrupted` at the end of a
         text that violates the schema.
         """
         for chunk in self._lines.feed(block):

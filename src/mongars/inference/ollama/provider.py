@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 
 STATUS_SECONDS = 1.5
 DEFAULT_ANSWER_TOKENS = 1024
-"""Tokens reserved in the context window for an answer without `max_tokens`."""
+"""Tokens reserved in the context window for the answer to a request without `max_tokens`."""
 _MAY_BE_MARKER = re.compile(r"[<>\[\]{}|\uff5c]")
-"""Every known control token contains one of these characters."""
+"""Matches a character that occurs in every known control token."""
 _OK = 200
 
 
 class Ollama:
-    """Generates with the configured model on the Ollama server in `OLLAMA_HOST`."""
+    """Generates answers with the configured model on the Ollama server at `OLLAMA_HOST`."""
 
     name: ProviderName = "ollama"
     local = True
@@ -68,17 +68,18 @@ class Ollama:
         self._clock = clock
         self._window: int | None = None
         self._markers: Markers | None = None
-        """The model's control tokens, once the server has returned them."""
+        """The model's control tokens; None until they have been requested from the server."""
 
     @asynccontextmanager
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Start an answer; see `Provider.open`.
+        """Start an answer; enters once its first content has arrived (see `Provider.open`).
 
-        Raises `ParameterUnsupported` for several choices, `AdapterUnavailable` for a pinned adapter,
-        `NotReady` if the server does not have the model, and `ContextLengthExceeded` for a prompt that does not fit the window the server has
-        loaded, which may be smaller than `context_tokens`.
+        Raises `ParameterUnsupported` for several choices, `AdapterUnavailable` for a pinned adapter, `NotReady` if
+        the server does not have the model, `DeadlineExceeded` if no answer starts in time, and
+        `ContextLengthExceeded` for a prompt that does not fit the context window the server has loaded, which may
+        be smaller than `context_tokens`.
         """
         if request.sampling.n > 1:
             raise ParameterUnsupported.by(engine=self.name, param="n")
@@ -101,7 +102,10 @@ class Ollama:
             response.reusable = reader.state == "complete"
 
     async def context_tokens(self) -> int | None:
-        """The model's own context window, requested from the server once, when first needed."""
+        """The model's maximum context window in tokens; None if the server did not report it within 1.5 s.
+
+        It is requested from the server when first needed, and then remembered.
+        """
         if self._window is None:
             with contextlib.suppress(TimeoutError, WorldError):
                 async with asyncio.timeout(STATUS_SECONDS):
@@ -109,7 +113,10 @@ class Ollama:
         return self._window
 
     async def _known_markers(self, request: GenerationRequest) -> Markers:
-        """The control tokens to remove from the messages, requested once, when first needed."""
+        """The model's control tokens, which are removed from the messages; a common set if the server reports none.
+
+        They are requested from the server once, when a message first contains a character of such a token.
+        """
         needed = any(_MAY_BE_MARKER.search(message.content) for message in request.messages)
         if self._markers is None and needed:
             with contextlib.suppress(TimeoutError, WorldError):
@@ -119,10 +126,10 @@ class Ollama:
         return self._markers or COMMON
 
     async def run(self) -> None:
-        """Returns at once: there is no background work."""
+        """Return at once: this provider has no background work."""
 
     async def status(self) -> ProviderStatus:
-        """`up` if the server responds and has the model, else `down`."""
+        """`up` if the server responds within 1.5 s and has the model, else `down` with the reason as `detail`."""
         try:
             status, body = await self._http.get(f"{self._host}/{TAGS}", seconds=STATUS_SECONDS)
             self._model.check_tags(status, body)
@@ -132,15 +139,15 @@ class Ollama:
         return ProviderStatus(name=self.name, state="up", detail=detail)
 
     def drain(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
-        """False: it has no endpoints."""
+        """Always False: this provider has no endpoints to drain."""
         return False
 
     def reset(self, endpoint_id: str) -> bool:  # noqa: ARG002 (the port's signature)
-        """False: it has no endpoints."""
+        """Always False: this provider has no endpoints to reset."""
         return False
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections to model servers."""
         await self._http.aclose()
 
     def _post(
@@ -156,7 +163,7 @@ class Ollama:
         return self._http.post(f"{self._host}/{CHAT}", body, {})
 
     async def _shown(self, *, verbose: bool) -> bytes:
-        """The server's description of the model. Raises `NotReady` if it has none."""
+        """The server's JSON description of the model. Raises `NotReady` if the server does not have the model."""
         body = self._model.show_body(verbose=verbose)
         async with self._http.post(f"{self._host}/{SHOW}", body, {}) as response:
             shown = await response.body()
@@ -198,9 +205,10 @@ class Ollama:
 
 
 def _window_for(prompt: int, answer: int, window: int | None) -> int:
-    """A context window in tokens for prompt and answer, with a quarter more for other tokenizers.
+    """Context window in tokens to request for prompt and answer, with 25 % added for differences of tokenizers.
 
-    Rounded up to a power of two, because each change of the window makes Ollama reload the model.
+    It is rounded up to a power of two, because Ollama reloads the model whenever the window changes; `window`
+    is the model's maximum, None if unknown.
     """
     needed = (prompt + answer) * 5 // 4
     size = 1 << (needed - 1).bit_length()

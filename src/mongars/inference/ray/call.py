@@ -1,10 +1,11 @@
 """One exchange with the Ray endpoints: attempts, retries and hedges until a result starts.
 
-1. The rotation plans an endpoint; a lease admits the request there, or another one is planned.
-2. The exchange is sent, and waits until its result starts. If that takes too long, it may be sent to
-   a second endpoint as well (`hedge`).
+1. The rotation plans an attempt at an endpoint, and the request acquires a lease there; without a lease,
+   the next attempt is planned.
+2. The request is sent, and its result awaited. If it does not start after the usual time, the request may be
+   sent to a second endpoint as well (`hedge`).
 3. If it fails before that, the failure is recorded for the endpoint, and the next attempt is planned.
-4. After that the result belongs to the client; how it ends is recorded for the endpoint.
+4. After that the result is read by the client's request; how it ends is recorded for the endpoint.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ if TYPE_CHECKING:
     from mongars.inference.retry.budget import RetryBudget
 
 MIN_ATTEMPT_SHARE = 0.1
-"""No attempt is sent with less than this share of the time left: it would not start a result."""
+"""An attempt is sent only if at least this share of the time for starting a result is left."""
 
 MIN_TIMEOUT_SHARE = 0.5
-"""A timeout counts against an endpoint only if it had at least this share of the usual time."""
+"""A timeout counts as the endpoint's failure only if it had at least this share of the usual time limit."""
 
 
 _FAILURE_KINDS: dict[FailureClass, FailureKind] = {
@@ -68,7 +69,7 @@ _FAILURE_KINDS: dict[FailureClass, FailureKind] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayCallContext:
-    """What all calls to the Ray endpoints share."""
+    """Settings and shared state of all calls to the Ray endpoints: pool, retry budget, clock, observer."""
 
     config: InferenceConfig
     pool: EndpointPool
@@ -77,7 +78,7 @@ class RayCallContext:
     random: Callable[[], float]
     budget: RetryBudget
     hedge: HedgeContext | None
-    """None if no request is hedged."""
+    """Shared state of hedges; None if hedging is disabled."""
 
 
 class _Label(TypedDict):
@@ -89,7 +90,7 @@ class _Label(TypedDict):
 
 
 class RayCall(Generic[ResultT]):
-    """The attempts of one exchange."""
+    """Sends one exchange to the endpoints, in one or more attempts, until a result starts."""
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class RayCall(Generic[ResultT]):
         deadline: Deadline,
         attempts: Attempts,
     ) -> None:
-        """`deadline` bounds the whole request; `attempts` counts what is sent."""
+        """`deadline` bounds the whole request, result included; `attempts` counts the attempts of all providers."""
         self._context = context
         self._pool = context.pool
         self._clock = context.clock
@@ -118,9 +119,10 @@ class RayCall(Generic[ResultT]):
         self._server_error_seen = False
 
     async def start(self, start_by: Deadline, stack: AsyncExitStack) -> EndpointResult[ResultT]:
-        """The first result that starts before `start_by`; `stack` keeps its connection open.
+        """The first result that starts before `start_by`; its connection is open until `stack` is closed.
 
-        Raises a `CallerError`, or the `WorldError` of the last attempt, if there was any.
+        Raises a `CallerError` if the request is wrong, else the `WorldError` of the last attempt. Without any
+        attempt: `Overloaded` if an endpoint has a running wait, or `EndpointUnreachable`.
         """
         latest = start_by.at - MIN_ATTEMPT_SHARE * start_by.remaining()
         last: AttemptError | None = None
@@ -142,7 +144,10 @@ class RayCall(Generic[ResultT]):
         raise self._final_error(last)
 
     def _may_send(self, last: AttemptError | None) -> bool:
-        """Whether the retry budget allows it; a first attempt needs none, nor one after an unsent one."""
+        """Whether the retry budget allows the next attempt, which is counted in the budget.
+
+        A first attempt is always allowed, and so is one after an attempt whose connection failed.
+        """
         if last is None and not self._exchange.is_retry:
             self._context.budget.request()
             if self._context.hedge is not None:
@@ -153,7 +158,7 @@ class RayCall(Generic[ResultT]):
     def _open_attempt(
         self, lease: EndpointLease, start_by: Deadline, *, first: bool
     ) -> AbstractAsyncContextManager[EndpointResult[ResultT]]:
-        """One attempt; or, for a first attempt that may be hedged, up to two at the same time."""
+        """A context for one attempt; with hedging, a `first` attempt may become two at the same time."""
         context = self._context.hedge if first and self._exchange.may_hedge else None
         delay = None if context is None else context.hedging.delay
         latest = (1 - MIN_ATTEMPT_SHARE) * start_by.remaining()
@@ -191,7 +196,7 @@ class RayCall(Generic[ResultT]):
             self._pool.leases.release(lease)
 
     def _record_start(self, lease: EndpointLease, result: ResultT, *, started_at: float) -> bool:
-        """Returns whether the endpoint was reported down until now."""
+        """Record a started result. Returns True if the endpoint was reported as down and now is not."""
         sample = self._exchange.is_latency_sample
         if sample and self._context.hedge is not None:
             self._context.hedge.hedging.record_wait(started_at - lease.acquired_at)

@@ -1,4 +1,4 @@
-"""The client of all Ray endpoints: one queue, one pool, one retry budget, for every kind of exchange."""
+"""The client of the Ray endpoints: one queue, endpoint pool and retry budget for all kinds of requests."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from mongars.inference.ray.exchange import EndpointExchange, EndpointResult, ResultT
 
 MAX_QUEUE_SHARE = 0.5
-"""The part of the time for starting a result that a request may wait in the queue."""
+"""Share of the time for starting a result that a request may spend in the queue."""
 
 
 class RayClient:
-    """Sends exchanges to the endpoints in `RAY_SERVE_URL`; see `RayCall` for one exchange."""
+    """Sends requests ("exchanges") to the endpoints in `RAY_SERVE_URL`; `RayCall` handles the attempts of one."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class RayClient:
         random: Callable[[], float],
         sole_provider: bool = False,
     ) -> None:
-        """`sole_provider`: no other provider can answer; see `EndpointPool`."""
+        """`sole_provider`: no other provider can answer, so that circuit breakers are ignored while most are open."""
         self._config = config
         self._sole_provider = sole_provider
         self._pool = EndpointPool(
@@ -86,10 +86,10 @@ class RayClient:
         deadline: Deadline,
         attempts: Attempts,
     ) -> EndpointResult[ResultT]:
-        """The result of the first endpoint that starts one; `stack` holds its slot and connection.
+        """The first result that an endpoint starts; `stack` holds the queue slot and the connection until it is closed.
 
-        Raises a `CallerError`; `EndpointUnreachable` at once, without sending anything, while all
-        endpoints are known to be down; `Overloaded` or `NotReady` if waiting would take too long; or
+        Raises a `CallerError` if the request is wrong; `EndpointUnreachable` at once, without sending anything,
+        while all endpoints are known to be down; `Overloaded` or `NotReady` if waiting would take too long; or
         the `WorldError` of the last attempt.
         """
         deadline.check("send a request to Ray")
@@ -103,26 +103,26 @@ class RayClient:
         return found
 
     async def run(self) -> NoReturn:
-        """Probe endpoints that are down or unknown, until cancelled."""
+        """Probe endpoints that are down, failed or unknown, until cancelled."""
         await self._prober.run(self._queue.wake)
 
     async def statuses(self) -> tuple[EndpointStatus, ...]:
-        """The status of every endpoint; those without a recent response are probed first.
+        """The status of every endpoint; endpoints without a recent response are probed first.
 
-        Takes at most two seconds. The URLs are shown without credentials and query.
+        Takes at most two seconds. The URLs contain no credentials and no query.
         """
         await self._prober.probe(self._pool.probes.stale())
         found = self._pool.control.statuses()
         return tuple(dataclasses.replace(e, url="".join(split_label(e.url))) for e in found)
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send no further requests there; see `EndpointControl.drain`."""
+        """Send no further requests to the endpoint until `reset`; returns False for an unknown id."""
         found = self._pool.control.drain(endpoint_id)
         self._queue.wake()
         return found
 
     def reset(self, endpoint_id: str) -> bool:
-        """Forget failures and waits, and use it again; see `EndpointControl.reset`."""
+        """Clear the endpoint's failures and waits, and use it again; returns False for an unknown id."""
         found = self._pool.control.reset(endpoint_id)
         self._queue.wake()
         return found

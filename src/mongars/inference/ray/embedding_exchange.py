@@ -1,4 +1,4 @@
-"""The exchange of embeddings: POST `/v1/embeddings` beside `/generate`, complete when it arrives."""
+"""Embeddings by the Ray endpoints: POST `/v1/embeddings` on the same application as `/generate`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from mongars.inference.ray.http_exchange import ExchangeContext
 
 SECONDS_PER_TEXT = 0.1
-"""Time for one short text on a busy machine; it only scales a timeout."""
+"""Estimated seconds to embed one short text on a busy machine; used only to extend a timeout."""
 _NO_ROUTE = frozenset({404, 405})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedVectors:
-    """The vectors of one piece of a batch; see `StartedResult` for the other attributes."""
+    """The vectors of one piece of a batch, as packed float32; see `StartedResult` for the other attributes."""
 
     vectors: tuple[bytes, ...]
     prompt_tokens: int
@@ -38,14 +38,14 @@ class ReceivedVectors:
 
 
 class EmbeddingExchange(HttpExchange[ReceivedVectors]):
-    """One request for embeddings.
+    """One request for embeddings, which can be sent to any endpoint.
 
-    An application without the embedding model is no failure of the endpoint: it raises
-    `ModelUnknown`, and the endpoint stays in use for other requests.
+    If the application does not have the embedding model, `ModelUnknown` is raised; this is not recorded as a
+    failure of the endpoint.
     """
 
     path = "/v1/embeddings"
-    is_latency_sample = False  # it takes as long as its texts are many
+    is_latency_sample = False  # the duration depends on the number of texts
     complete_at_start = True
 
     def __init__(
@@ -70,7 +70,7 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
         self.start_seconds = seconds + SECONDS_PER_TEXT * len(batch.texts)
 
     def body(self) -> bytes:
-        """The request with the name of the model, so that no other one answers."""
+        """The JSON request body, with the name of the model that must embed the texts."""
         batch, config = self._batch, self._config
         body = request_body(
             batch.texts,
@@ -81,7 +81,10 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
         return encode(body)
 
     async def read(self, response: UpstreamResponse) -> ReceivedVectors:
-        """The vectors. Raises `ModelUnknown` if they are those of another model."""
+        """The vectors in a response with status 2xx.
+
+        Raises `ModelUnknown` if the response names another model, or `InvalidAnswer` if it lacks one vector per text.
+        """
         body = json_object(await response.body())
         vectors, tokens, model = read_embeddings(body, count=len(self._batch.texts))
         if model != self._batch.model:
@@ -90,7 +93,7 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
         return ReceivedVectors(vectors=vectors, prompt_tokens=tokens)
 
     def failure(self, status: int, body: dict[str, Any], *, wait: float | None) -> Exception:
-        """See `HttpExchange.failure`; a missing route or model is `ModelUnknown`."""
+        """The error for an HTTP status other than 2xx; `ModelUnknown` if the route or the model is missing."""
         if status not in _NO_ROUTE:
             return super().failure(status, body, wait=wait)
         reported = error_in(body) if body.get("error") else None
@@ -104,20 +107,20 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
 
 
 class RayEmbeddings:
-    """The `EmbeddingProvider` of the Ray endpoints, under the same rules as generation requests."""
+    """The `EmbeddingProvider` that sends texts to the Ray endpoints, with the same retries as generation requests."""
 
     name: ProviderName = "ray_serve"
     local = False
 
     def __init__(self, client: RayClient, context: ExchangeContext) -> None:
-        """`client`: that of `RayServe`, which also closes the connections."""
+        """`client`: the client of the `RayServe` provider, which also closes its connections."""
         self._client = client
         self._context = context
 
     async def embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts
     ) -> EmbeddedTexts:
-        """See `EmbeddingProvider.embed`. A batch that an endpoint finds too large is sent in halves."""
+        """Embed one piece; if an endpoint refuses it as too large, embed its halves. See `EmbeddingProvider.embed`."""
         try:
             return await self._embed(batch, deadline, attempts)
         except TooLarge:
@@ -131,10 +134,10 @@ class RayEmbeddings:
         )
 
     async def run(self) -> None:
-        """Nothing to do: `RayServe` probes the endpoints."""
+        """Return at once: the `RayServe` provider probes the endpoints."""
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing: the `RayServe` provider closes the connections."""
 
     async def _embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts

@@ -1,7 +1,7 @@
-"""The exchange port: one request to a Ray endpoint and its result, of whatever kind.
+"""The interface of exchanges: one request to a Ray endpoint together with its result, of any kind.
 
-`RayClient` and `RayCall` choose endpoints, retry, hedge and count; they know exchanges, not what is
-exchanged. A kind of exchange is one class: `GenerationExchange` sends a prompt and starts a stream.
+`RayClient` and `RayCall` choose endpoints, retry, hedge and record outcomes for every kind of exchange.
+Each kind is one class: for example, `GenerationExchange` sends a prompt and starts a stream.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 class StartedResult(Protocol):
-    """A result that has started to arrive; read again when the attempt is left, to see how it ended."""
+    """A result that has started to arrive; its attributes are read again at the end, to record the outcome."""
 
     @property
     def state(self) -> StreamState:
-        """`open` while more is to come; `complete` counts as success, `cut` as failure."""
+        """`open` while more data may come; `complete` counts as success, `cut` (stream broken) as failure."""
         ...
 
     @property
     def stalled(self) -> bool:
-        """Whether it was cut because nothing arrived for too long."""
+        """Whether the result was cut because nothing arrived for too long."""
         ...
 
     @property
     def adapter_version(self) -> str | None:
-        """The adapter that the endpoint reports; None if it reports none."""
+        """The adapter version that the endpoint reports; None if it reports none."""
         ...
 
 
@@ -40,40 +40,39 @@ ResultT_co = TypeVar("ResultT_co", bound=StartedResult, covariant=True)
 
 
 class EndpointExchange(Protocol[ResultT_co]):
-    """One request that can be sent to any endpoint, more than once. The attributes do not change."""
+    """One request that can be sent to any endpoint, more than once. The attributes are constant."""
 
     request_id: str
     task_type: str
     scope: str | None
-    """The account whose share of the slots it uses."""
+    """The account whose share of the slots the request uses; None without accounts."""
     session_id: str | None
-    """Requests of one session prefer one endpoint; None if it makes no difference."""
+    """Requests with the same session id prefer the same endpoint; None for no preference."""
     start_seconds: float
-    """How long an endpoint may take to start the result."""
+    """Time limit in seconds for an endpoint to start the result."""
     is_retry: bool
-    """Whether even its first attempt is a retry of something, to be paid from the retry budget."""
+    """Whether even the first attempt counts as a retry in the retry budget."""
     may_hedge: bool
-    """Whether it may be sent to two endpoints at once if the first is slow."""
+    """Whether the request may be sent to a second endpoint while the first has not started a result."""
     is_latency_sample: bool
-    """Whether its time to start is compared with that of other requests, to choose endpoints and to
-    decide when to hedge."""
+    """Whether the time until its result starts is used to compare endpoints and to decide when to hedge."""
 
     def target(self, endpoint: str) -> str:
-        """The URL to send it to, at the endpoint with this URL."""
+        """The URL to send the request to, given the endpoint's URL."""
         ...
 
     def send(self, url: str, start_by: Deadline) -> AbstractAsyncContextManager[ResultT_co]:
-        """Send it once; entered when the result has started, before `start_by`.
+        """Send the request to `url` once; enters when the result has started, before `start_by`.
 
         Entering raises `AttemptError`, or a `CallerError` if the endpoint finds the request wrong.
-        Leaving closes the connection, unless the result is complete.
+        Exit closes the connection, unless the result is complete.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointResult(Generic[ResultT]):
-    """A started result and the endpoint that gives it, as host and path."""
+    """A started result, and the host and path of the endpoint that started it."""
 
     endpoint: str
     result: ResultT

@@ -1,4 +1,4 @@
-"""The exchange of a generation request: POST `/generate`, read up to the first content token."""
+"""A generation request to a Ray endpoint: POST `/generate`; started once the first content token is read."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class StartedAnswer:
     origin: Origin
     chunks: AnswerReader | WholeAnswer
     continued: bool = False
-    """Whether the chunks continue after `continue_from` instead of repeating the answer."""
+    """Whether the chunks start after the text of `request.continue_from`; False: they repeat it."""
 
     @property
     def state(self) -> StreamState:
-        """See `StartedResult`."""
+        """`open` while more chunks may come, `complete` or `cut`; see `StartedResult`."""
         return self.chunks.state
 
     @property
     def stalled(self) -> bool:
-        """See `StartedResult`."""
+        """Whether the answer was cut because no chunk arrived for too long; see `StartedResult`."""
         return self.chunks.stalled
 
     @property
     def adapter_version(self) -> str:
-        """See `StartedResult`."""
+        """The adapter version that the endpoint reports."""
         return self.origin.adapter_version
 
 
 class GenerationExchange(HttpExchange[StartedAnswer]):
-    """One generation request; its result is a stream of chunks."""
+    """One generation request, which can be sent to any endpoint; its result is a stream of chunks."""
 
     accept = f"{EVENT_STREAM}, application/json"
 
@@ -78,7 +78,7 @@ class GenerationExchange(HttpExchange[StartedAnswer]):
         self.may_hedge = not self.is_retry and request.sampling.n == 1
 
     def body(self) -> bytes:
-        """The request of `/generate`, for a stream of events."""
+        """The JSON request body of `/generate`, which requests a stream of events."""
         request, config = self._request, self._config
         body = request_body(
             request,
@@ -89,7 +89,7 @@ class GenerationExchange(HttpExchange[StartedAnswer]):
         return encode(body)
 
     async def read(self, response: UpstreamResponse) -> StartedAnswer:
-        """The answer, as a stream of events or as one JSON object."""
+        """The started answer in a response with status 2xx: a stream of events, or one JSON object."""
         if response.media_type == EVENT_STREAM:
             return await self._read_stream(response)
         return await self._read_whole(response)

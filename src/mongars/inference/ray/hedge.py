@@ -1,8 +1,8 @@
-"""One exchange at two endpoints: the first result to start is used, the other attempt is cancelled.
+"""Sends one request to two endpoints: the first result to start is used, the other attempt is cancelled.
 
-Each attempt is entered in a task of its own, so that either can be cancelled, and left by the task that
-reads the result. Its context is on an exit stack of its own from the first moment, so that every
-connection is closed however the race ends: with a result, two failures, or cancellation.
+Each attempt is started in a task of its own, so that either can be cancelled, and closed by the task that
+reads the result. The connection of each attempt is on an exit stack of its own from the start, so that it is
+closed with any outcome: a result, two failures, or cancellation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HedgeContext:
-    """What all hedges share."""
+    """Shared state of all hedges: hedging policy, endpoint pool, queue, clock, observer."""
 
     hedging: Hedging
     pool: EndpointPool
@@ -45,7 +45,7 @@ class HedgeContext:
 
 
 class _HedgedAttempt(Generic[ResultT]):
-    """One of the two attempts."""
+    """One of the two attempts of a hedged request, with its lease, outcome and exit stack."""
 
     def __init__(self, attempt: StartAttempt[ResultT]) -> None:
         self._attempt = attempt
@@ -62,17 +62,17 @@ class _HedgedAttempt(Generic[ResultT]):
 
     @property
     def started(self) -> bool:
-        """Whether its result has started."""
+        """Whether this attempt's result has started."""
         return isinstance(self.outcome, EndpointResult)
 
     @property
     def rejected(self) -> bool:
-        """Whether the endpoint found the request wrong."""
+        """Whether the endpoint found the request itself wrong (`CallerError`)."""
         return isinstance(self.outcome, CallerError)
 
 
 class RayHedge(Generic[ResultT]):
-    """A first attempt and, if its result has not started after a delay, a second one."""
+    """Sends a first attempt and, if its result has not started after a delay, a second one elsewhere."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class RayHedge(Generic[ResultT]):
         rotation: Rotation,
         attempt: StartAttempt[ResultT],
     ) -> None:
-        """`attempt` opens one attempt with the lease it is given."""
+        """`attempt`: starts one attempt under the given lease."""
         self._context = context
         self._exchange = exchange
         self._rotation = rotation
@@ -93,7 +93,7 @@ class RayHedge(Generic[ResultT]):
     async def open(
         self, lease: EndpointLease, *, delay: float
     ) -> AsyncIterator[EndpointResult[ResultT]]:
-        """The first result to start; the second attempt is sent after `delay` seconds.
+        """Enter with the first result to start; the second attempt is sent after `delay` seconds.
 
         Raises a `CallerError` of either attempt, or the `AttemptError` of the later of two failures.
         """
@@ -104,7 +104,7 @@ class RayHedge(Generic[ResultT]):
             finally:
                 self._report(won=winner is self._second, delay=delay)
             loser = self._first if winner is self._second else self._second
-            await loser.stack.aclose()  # both may have started in the same moment
+            await loser.stack.aclose()  # both may have started at the same time
             if isinstance(winner.outcome, EndpointResult):
                 yield winner.outcome
             elif winner.outcome is not None:
@@ -128,7 +128,7 @@ class RayHedge(Generic[ResultT]):
 
     @contextmanager
     def _acquire_second(self) -> Iterator[EndpointLease | None]:
-        """A lease at a second endpoint; None without an endpoint, a free slot, or budget for it."""
+        """Hold a lease at a second endpoint; None if no endpoint, queue slot or hedging budget is free."""
         url = self._rotation.second_endpoint()
         with self._context.queue.extra_slot() as free:
             if url is None or not free or not self._context.hedging.spend():
@@ -146,13 +146,13 @@ class RayHedge(Generic[ResultT]):
             return self._first
         if self._second.started:
             return self._second
-        # One has failed, or was not sent: wait for the other one.
+        # One attempt has failed or was not sent: wait for the other.
         other, task = (self._second, second) if first.done() else (self._first, first)
         await asyncio.wait({task})
         return other
 
     def _record_loser(self) -> None:
-        """Record the wait of an attempt that is cancelled: it was slow, but it has not failed."""
+        """Record the waiting time of each attempt that is being cancelled, as a latency sample and not as a failure."""
         for attempt in (self._first, self._second):
             if attempt.lease is None or attempt.outcome is not None:
                 continue

@@ -1,4 +1,4 @@
-"""An exchange that is one HTTP POST of a JSON body."""
+"""Base class of exchanges that are one HTTP POST of a JSON body."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeContext:
-    """What all HTTP exchanges of one process use."""
+    """Settings, HTTP connections and clock that all HTTP exchanges of one process share."""
 
     config: InferenceConfig
     http: HttpPool
@@ -37,13 +37,13 @@ class ExchangeContext:
 
 
 class HttpExchange(ABC, Generic[ResultT]):
-    """Sends what `body` returns and reads the result with `read`; see `EndpointExchange`.
+    """Base class: POSTs the JSON of `body` and reads the result with `read`; see `EndpointExchange`.
 
-    A subclass sets the attributes of `EndpointExchange` that differ from the ones here, and `path`.
+    A subclass sets `path`, `start_seconds` and those attributes that differ from the defaults here.
     """
 
     path: str | None = None
-    """The route beside `/generate`; None for the endpoint's own URL."""
+    """Path of the route on the same application as `/generate`; None to use the endpoint's own URL."""
     accept = "application/json"
     scope: str | None = None
     session_id: str | None = None
@@ -52,7 +52,7 @@ class HttpExchange(ABC, Generic[ResultT]):
     may_hedge = False
     is_latency_sample = True
     complete_at_start = False
-    """Whether the endpoint must be finished when the result starts, so that it has no more time than that."""
+    """Whether the result is complete when it starts, so that the endpoint is sent the deadline for starting it."""
     start_seconds: float
 
     def __init__(
@@ -64,7 +64,7 @@ class HttpExchange(ABC, Generic[ResultT]):
         deadline: Deadline,
         attempts: Attempts,
     ) -> None:
-        """`deadline` bounds the whole request; the endpoint receives the time that is left."""
+        """`deadline` bounds the whole request; the endpoint is sent the time that is left."""
         self.request_id = request_id
         self.task_type = task_type
         self._config = context.config
@@ -75,20 +75,24 @@ class HttpExchange(ABC, Generic[ResultT]):
         self._attempts = attempts
 
     def target(self, endpoint: str) -> str:
-        """The URL of `path` at that endpoint."""
+        """The URL of the route `path` of the application at `endpoint`."""
         return endpoint if self.path is None else route_url(endpoint, self.path)
 
     @abstractmethod
     def body(self) -> bytes:
-        """The JSON body, encoded; called once, before the first attempt."""
+        """The encoded JSON body; called once, before the first attempt."""
 
     @abstractmethod
     async def read(self, response: UpstreamResponse) -> ResultT:
-        """The started result in a response with status 2xx. Raises a `MongarsError` if it has none."""
+        """The started result in a response with status 2xx. Raises a `MongarsError` if the response has none."""
 
     @asynccontextmanager
     async def send(self, url: str, start_by: Deadline) -> AsyncIterator[ResultT]:
-        """POST the body to `url`; see `EndpointExchange.send`."""
+        """POST the body to `url`; enters when the result has started, before `start_by`.
+
+        Raises `AttemptError`, or a `CallerError` if the endpoint finds the request wrong. Exit closes the connection,
+        unless the result is complete.
+        """
         seconds = start_by.remaining()
         if self._body is None:
             self._body = self.body()
@@ -114,7 +118,10 @@ class HttpExchange(ABC, Generic[ResultT]):
         return self.failure(response.status, await _error_body(response), wait=wait)
 
     def failure(self, status: int, body: dict[str, Any], *, wait: float | None) -> Exception:
-        """The `AttemptError` or `CallerError` for an HTTP status other than 2xx."""
+        """The `AttemptError` or `CallerError` for an HTTP status other than 2xx.
+
+        `wait`: seconds from `Retry-After`, None without it.
+        """
         scaling = self._config.scaling_status_codes
         return failure_of_status(status, body, scaling=scaling, wait=wait)
 
@@ -137,7 +144,7 @@ class HttpExchange(ABC, Generic[ResultT]):
 
 
 async def _error_body(response: UpstreamResponse) -> dict[str, Any]:
-    """The JSON object of an error response; empty if there is none."""
+    """The JSON object in an error response; empty if the body is not a JSON object or cannot be read."""
     try:
         return json_object(await response.body())
     except (InvalidAnswer, EndpointUnreachable):

@@ -1,4 +1,4 @@
-"""The background probe: detects that an endpoint is reachable again, without a client's request."""
+"""Background probes, which detect without a client's request that an endpoint is reachable again."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from mongars.inference.http.http_pool import HttpPool
 
 PROBE_CYCLE_SECONDS = 0.5
-"""How often it is checked which endpoints are due; `EndpointProbes` has each endpoint's interval."""
+"""Seconds between checks of which endpoints are due; `EndpointProbes` sets the interval of each endpoint."""
 
 PROBE_TIMEOUT_SECONDS = 1.5
 READINESS_PATH = "/readyz"
 
 
 class Prober:
-    """Requests the readiness route of endpoints that are down or unknown."""
+    """Requests the readiness route of endpoints that are down, failed or unknown."""
 
     def __init__(
         self,
@@ -49,14 +49,14 @@ class Prober:
         self._random = random
 
     async def run(self, after_cycle: Callable[[], None]) -> NoReturn:
-        """Probe the endpoints that are due, until cancelled; `after_cycle` is called each time."""
+        """Probe the endpoints that are due, until cancelled; `after_cycle` is called after each cycle."""
         while True:
             await self.probe(self._probes.due())
             after_cycle()
             await self._clock.sleep(PROBE_CYCLE_SECONDS * (0.8 + 0.4 * self._random()))
 
     async def probe(self, urls: Iterable[str]) -> None:
-        """Probe these endpoints at the same time, and record the results."""
+        """Probe these endpoints concurrently, and record the results; takes at most 1.5 s."""
         async with asyncio.TaskGroup() as group:
             for url in urls:
                 group.create_task(self._probe(url))
@@ -75,7 +75,7 @@ class Prober:
             )
 
     async def _request(self, url: str) -> tuple[ProbeResult, str | None]:
-        """The result, and the reason if the endpoint is unreachable."""
+        """The result of a GET of `url`, and the reason if it is `unreachable`, else None."""
         try:
             status, _ = await self._http.get(url, seconds=PROBE_TIMEOUT_SECONDS)
         except WorldError as error:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class RayServe:
-    """Sends generation requests to the endpoints in `RAY_SERVE_URL`."""
+    """The provider that sends generation requests to the endpoints in `RAY_SERVE_URL`."""
 
     name: ProviderName = "ray_serve"
     local = False
@@ -39,7 +39,7 @@ class RayServe:
         random: Callable[[], float],
         sole_provider: bool = False,
     ) -> None:
-        """`sole_provider`: no other provider can answer; see `EndpointPool`."""
+        """`sole_provider`: no other provider can answer, so that circuit breakers are ignored while most are open."""
         self._context = ExchangeContext(config=config, http=http, clock=clock)
         self.client = RayClient(
             config,
@@ -49,13 +49,17 @@ class RayServe:
             random=random,
             sole_provider=sole_provider,
         )
-        """For other kinds of exchange with the same endpoints."""
+        """The client, for other kinds of requests to the same endpoints, such as embeddings."""
 
     @asynccontextmanager
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Start an answer; see `Provider.open`. Raises what `RayClient.start` raises."""
+        """Start an answer; enters once its first content has arrived (see `Provider.open`).
+
+        Raises a `CallerError` if the request is wrong, `EndpointUnreachable` while all endpoints are down,
+        `Overloaded` or `NotReady` if waiting would take too long, or the `WorldError` of the last attempt.
+        """
         async with AsyncExitStack() as stack:
             exchange = GenerationExchange(
                 self._context, request, deadline=deadline, attempts=attempts
@@ -70,30 +74,30 @@ class RayServe:
             )
 
     async def context_tokens(self) -> int | None:
-        """None: applications may differ, and each reports its window when it refuses a prompt."""
+        """Always None: the window is unknown, since applications may differ, until one refuses a prompt."""
         return None
 
     async def run(self) -> None:
-        """Probe endpoints that are down or unknown, until cancelled."""
+        """Probe endpoints that are down, failed or unknown, until cancelled."""
         await self.client.run()
 
     async def status(self) -> ProviderStatus:
-        """The state by requests and probes; endpoints without a recent response are probed now."""
+        """The state by recent responses; endpoints without a recent response are probed first."""
         found = await self.client.statuses()
         return ProviderStatus(
             name=self.name, state=_overall(found), detail=_summary(found), endpoints=found
         )
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections to the endpoints."""
         await self._context.http.aclose()
 
     def drain(self, endpoint_id: str) -> bool:
-        """See `Provider.drain`."""
+        """Send no further requests to that endpoint until `reset`; returns False for an unknown id."""
         return self.client.drain(endpoint_id)
 
     def reset(self, endpoint_id: str) -> bool:
-        """See `Provider.reset`."""
+        """Clear failures and waits of that endpoint and use it again; returns False for an unknown id."""
         return self.client.reset(endpoint_id)
 
 

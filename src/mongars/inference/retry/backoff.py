@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt, when the response had no `Retry-After`."""
+"""The delay before the next attempt after a response without `Retry-After`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ if TYPE_CHECKING:
 
 
 def backoff(nth: int, ceilings: tuple[float, ...], random: Callable[[], float]) -> float:
-    """Seconds to wait: a random part of the nth ceiling (full jitter); the last ceiling repeats.
+    """Random delay in seconds before retry number `nth` (from 0): between 0 and its ceiling (full jitter).
 
-    `nth` counts from 0; `random` draws from [0, 1). Without ceilings the wait is 0. Full jitter
-    spreads the retries of many clients evenly, so that a starting replica is not overloaded.
+    `ceilings`: upper bounds in seconds, one per retry; the last one repeats, and without any the delay is 0.
+    `random` returns a number in [0, 1). Full jitter spreads the retries of many clients evenly, so that a
+    starting replica is not overloaded.
     """
     if not ceilings:
         return 0.0

@@ -1,8 +1,8 @@
-"""The retry budget: a bound on the additional load by retries, hedges and continuations.
+"""The retry budget: an upper bound on the additional load caused by retries, hedges and continuations.
 
 When every request fails, retrying all of them multiplies the load on the failing endpoints. The
-budget allows a share of the requests of the last seconds, plus a small floor, so that a client
-with few requests may retry at all (the retry budget of Finagle: 20 %, a floor per second, 10 s).
+budget allows additional attempts up to a share of the requests of the last seconds, plus a small constant
+number, so that a client with few requests can retry too (Finagle's retry budget: 20 %, a minimum per second, 10 s).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MEMORY_SECONDS = 10.0
 
 
 class RetryBudget:
-    """Counts first attempts and additional ones over the last `MEMORY_SECONDS`."""
+    """Limits additional attempts to a share of the first attempts in the last `MEMORY_SECONDS`, plus a constant."""
 
     def __init__(
         self, clock: Clock, *, share: float = SHARE, floor_per_second: float = FLOOR_PER_SECOND
@@ -35,7 +35,7 @@ class RetryBudget:
         self._requests.append(self._now())
 
     def spend(self) -> bool:
-        """Whether one additional attempt may be sent; if so, it is counted."""
+        """If the budget allows an additional attempt, record it and return True; else return False."""
         if self.left < 1:
             return False
         self._extra.append(self._now())
@@ -43,7 +43,7 @@ class RetryBudget:
 
     @property
     def left(self) -> float:
-        """Additional attempts that may be sent now."""
+        """Additional attempts that the budget allows now; below 1, none may be sent."""
         self._now()
         return self._floor + self._share * len(self._requests) - len(self._extra)
 

@@ -43,19 +43,22 @@ _NOT_FOUND = 404
 _OUR_CREDENTIALS = (NotAuthenticated, Forbidden)
 _WRONG_ENDPOINT = frozenset({401, 403, 405})
 _DROPPED = frozenset({408, 499})
-"""Statuses with which Ray Serve reports that it timed out or dropped a request: a server failure."""
+"""HTTP statuses with which Ray Serve reports that it dropped a request or timed out: server failures."""
 
 
 class EmptyAnswer(InvalidAnswer):
-    """The answer completed without any text."""
+    """The answer ended without any text."""
 
 
 class ConnectFailed(EndpointUnreachable):
-    """No connection was established: refused, unresolved, no TLS, or too slow."""
+    """No connection was established: refused, name not resolved, TLS failed, or connect timeout."""
 
 
 class AttemptError(Exception):
-    """One attempt failed; the table of this module says what `failure_class` means."""
+    """One attempt at an endpoint failed.
+
+    `failure_class` is explained in the table of this module; `reason` is the label in metrics and logs.
+    """
 
     def __init__(
         self,
@@ -73,12 +76,12 @@ class AttemptError(Exception):
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds from `Retry-After`; None if the endpoint is not busy or sent none."""
+        """Seconds to wait as reported by the endpoint; None if it is not busy or reported no time."""
         return self.error.retry_after if isinstance(self.error, RetryableLater) else None
 
     @property
     def unsent(self) -> bool:
-        """Whether no connection was established, so that the endpoint did no work."""
+        """Whether no connection was established, so that the endpoint did no work for the attempt."""
         return self.failure_class == "unreachable" and self.status is None
 
 
@@ -95,7 +98,11 @@ _MEANINGS: dict[type[WorldError], tuple[FailureClass, AttemptFailure]] = {
 def failure_of_status(
     status: int, body: dict[str, Any], *, scaling: frozenset[int], wait: float | None
 ) -> AttemptError | CallerError:
-    """Classify an HTTP status other than 2xx; `wait` is its `Retry-After` in seconds."""
+    """The error for a response with an HTTP status other than 2xx.
+
+    `scaling`: statuses that mean a busy endpoint. `wait`: seconds from `Retry-After`, None without it. Returns a
+    `CallerError` if the request itself is wrong, else an `AttemptError`.
+    """
     if status in scaling or status == TOO_MANY_REQUESTS:
         kind = NotReady if status == _NOT_READY else Overloaded
         busy = kind(_detail(body, f"The endpoint is busy ({status})."), retry_after=wait)
@@ -114,7 +121,10 @@ def failure_of_status(
 
 
 def failure_of(error: MongarsError, *, status: int | None = None) -> AttemptError | CallerError:
-    """Classify an error found inside a response, before the first token."""
+    """The error for a failure detected in a response before the first token.
+
+    Returns a `CallerError` if the request itself is wrong, else an `AttemptError`.
+    """
     if isinstance(error, _OUR_CREDENTIALS):
         return unreachable("The endpoint refused our credentials.", status=status)
     if isinstance(error, CallerError):
@@ -130,7 +140,10 @@ def failure_of(error: MongarsError, *, status: int | None = None) -> AttemptErro
 
 
 def unreachable(detail: str, *, status: int | None = None) -> AttemptError:
-    """The failure of an address where no Ray Serve application responds."""
+    """The `AttemptError` for an address at which no Ray Serve application responds.
+
+    `status`: the HTTP status of the server there, None if there was no connection.
+    """
     reason: AttemptFailure = "transport_error" if status is None else "client_error"
     return AttemptError(
         EndpointUnreachable(detail), failure_class="unreachable", reason=reason, status=status
@@ -138,7 +151,7 @@ def unreachable(detail: str, *, status: int | None = None) -> AttemptError:
 
 
 def first_token_timeout(seconds: float) -> AttemptError:
-    """The failure of an attempt whose first token did not arrive within `seconds`."""
+    """The `AttemptError` for an attempt whose first token did not arrive within `seconds`."""
     error = DeadlineExceeded(f"No first token arrived within {seconds:.3g} s.")
     return AttemptError(error, failure_class="timeout", reason="timeout")
 

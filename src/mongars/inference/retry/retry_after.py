@@ -1,9 +1,9 @@
-"""Parsing `Retry-After`: how long to wait before the next request to a busy server.
+"""Parses `Retry-After`: how long to wait before the next request to a busy server.
 
-The forms are those of RFC 9110, section 10.2.3: whole seconds, or an HTTP date. Beside them the header
-`retry-after-ms` and seconds with a fraction are read, since model servers send both. A number in any other
-form (`1e308`, `nan`, `+5`, a negative one) is ignored. The result is bounded, so that one wrong number from
-a server cannot take an endpoint out of use for a day.
+The forms are those of RFC 9110, section 10.2.3: whole seconds, or an HTTP date. The header `retry-after-ms` and
+decimal seconds are accepted too, since model servers send both. A number in any other form (`1e308`, `nan`,
+`+5`, a negative one) is ignored. The result is bounded, so that one wrong number from a server cannot take an
+endpoint out of use for a day.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _DECIMAL = re.compile(r"[0-9]{1,300}(\.[0-9]{1,20})?", re.ASCII)
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime, maximum: float) -> float | None:
-    """Seconds to wait, at most `maximum`; None if the header is missing or in no known form.
+    """Seconds to wait, at most `maximum`; None if the header is missing, malformed or a date in the past.
 
-    A date is taken relative to the response's `Date`, so that clock differences cancel out; without
-    `Date`, relative to `now`. The keys of `headers` must be lower case.
+    A date is compared with the response's `Date`, so that clock differences cancel out; without
+    `Date`, with `now`. The keys of `headers` must be lower case.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:

@@ -1,1 +1,1 @@
-"""Response streams: decoding bytes into chunks, detecting cut streams, and continuing them."""
+"""Response streams: decodes bytes into chunks, detects broken streams, and continues them elsewhere."""

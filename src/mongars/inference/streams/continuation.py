@@ -1,7 +1,7 @@
-"""Mid-stream failover: completing an answer at another target after its stream was cut.
+"""Mid-stream failover: completing an answer elsewhere after its stream broke.
 
-The next target gets the same request together with the text delivered so far. It does one of two
-things, and reports which:
+A *target* is a provider or, within Ray, an endpoint. The next target gets the same request together with the
+text delivered so far. It does one of two things, and reports which:
 
 - it *continues*: with the same model and adapter, it generates from where the delivered text ends,
   or from a word earlier (`resume_prefix`), which must then be generated again unchanged;
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
     Reopen = Callable[[str, Origin, AsyncExitStack], Awaitable["Resumed | None"]]
 
 MAX_FAILOVERS = 2
-"""Failovers per answer; a third target would probably fail in the same way."""
+"""Maximum number of failovers per answer; a further target would probably fail in the same way."""
 
 
 class Diverged(InvalidAnswer):
-    """A restarted answer differs from the text that was already delivered."""
+    """A restarted answer differs from the text that was already delivered, so that it cannot complete it."""
 
 
 def can_fail_over(request: GenerationRequest) -> bool:
-    """Whether a cut answer to this request may be completed by another target."""
+    """Whether a broken answer to this request may be completed elsewhere: one choice, no response format."""
     return request.sampling.n == 1 and request.sampling.response_format is None
 
 
 def resume_prefix(delivered: str, stop: tuple[str, ...]) -> str:
     """The longest part of the delivered text that certainly ends at a token boundary.
 
-    Generation can only continue there. Engines send whole tokens, except where a token may hold the
-    beginning of a stop sequence: then they send the text before it, and the cut may be in between. So
-    with stop sequences the last word is dropped, with the space before it, since tokens begin with a
-    space; and punctuation before a line end, since it may be one token together with the line end.
+    Generation can only continue at such a boundary. Without stop sequences this is the whole text, because engines
+    send whole tokens. With stop sequences `stop`, an engine that sees the beginning of one sends only the text
+    before it, which may end inside a token. So the last word is dropped, with the space before it, since tokens begin
+    with a space; and punctuation before a line end, since it may be one token together with the line end.
     """
     if not stop:
         return delivered
@@ -61,7 +61,7 @@ def resume_prefix(delivered: str, stop: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """The stream that completes an answer; `known` is the delivered text it generates again first."""
+    """The stream that completes a broken answer; `known` is delivered text that it repeats first."""
 
     stream: ProviderStream
     route: Route
@@ -69,10 +69,10 @@ class Resumed:
 
 
 class FailoverChunks:
-    """`AnswerChunks` that is completed at another target if the current one is cut.
+    """`AnswerChunks` that switch to another provider or endpoint if the current stream breaks.
 
-    `reopen` receives the text delivered so far, the origin of its end, and a stack that keeps the new
-    stream open; it returns None if no target is left.
+    `reopen` receives the text delivered so far, the origin that generated its end, and a stack that keeps the new
+    stream open; it returns None if no provider can complete the answer. `reopen` None: no failover.
     """
 
     def __init__(
@@ -95,32 +95,32 @@ class FailoverChunks:
 
     @property
     def route(self) -> Route:
-        """The route of the current target."""
+        """The route of the current provider."""
         return self._route
 
     @property
     def moves(self) -> int:
-        """How many mid-stream failovers were tried."""
+        """Number of mid-stream failovers tried, successful or not."""
         return self._moves
 
     @property
     def origin(self) -> Origin:
-        """Model, adapter and replica of the current target."""
+        """Model, adapter and replica that generate the answer now."""
         return self._current.origin
 
     @property
     def source(self) -> ChunkStream:
-        """The stream of the current target."""
+        """The chunk stream that is being read now."""
         return self._current.chunks
 
     @property
     def state(self) -> StreamState:
-        """Whether it is open, complete or cut."""
+        """`open` while more chunks may come, `complete`, or `cut` if the stream broke and no failover succeeded."""
         return "cut" if self._failed else self._current.chunks.state
 
     @property
     def usage(self) -> Usage | None:
-        """Token counts of the target that completed the answer; after a restart, of the whole answer."""
+        """Token counts reported by the current stream; after a restart, of the whole answer. None until known."""
         return self._current.chunks.usage
 
     async def release(
@@ -129,7 +129,7 @@ class FailoverChunks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the current target's stream; the arguments are those of `__aexit__`."""
+        """Close the current stream and stop its generation; the arguments are those of `__aexit__`."""
         await self._stack.__aexit__(kind, error, trace)
 
     def __aiter__(self) -> Self:
@@ -147,7 +147,10 @@ class FailoverChunks:
                 return chunk
 
     def ready(self) -> list[Chunk]:
-        """The chunks that have arrived; none while a restarted answer is compared with the delivered text."""
+        """Remove and return the chunks that have arrived, without waiting.
+
+        Empty while a resumed answer still repeats text that was already delivered.
+        """
         if self._to_repeat:
             return []
         found = self._current.chunks.ready()
@@ -157,13 +160,13 @@ class FailoverChunks:
     def _note(self, *chunks: Chunk) -> None:
         for chunk in chunks:
             if chunk.reasoning:
-                self._reopen = None  # a restart would have other reasoning before its answer
+                self._reopen = None  # a restarted answer would begin with different reasoning
             if chunk.finish_reason is not None:
                 self._finished = True
         self._delivered += [chunk.text for chunk in chunks]
 
     async def _move(self, cut: MongarsError) -> None:
-        """Switch to the next target, or raise `GenerationInterrupted`."""
+        """Switch to a stream that completes the answer; raise `GenerationInterrupted` if there is none."""
         delivered = "".join(self._delivered)
         if self._reopen is not None and self._moves < MAX_FAILOVERS and not self._finished:
             self._moves += 1
@@ -178,7 +181,10 @@ class FailoverChunks:
         raise GenerationInterrupted(str(cut)) from cut
 
     def _undelivered(self, chunk: Chunk) -> Chunk | None:
-        """The part of the chunk that was not delivered yet; None if nothing is left of it."""
+        """The part of the chunk that was not delivered before; None if nothing is left of it.
+
+        Raises `Diverged` if its text differs from the delivered text.
+        """
         if not self._to_repeat:
             return chunk
         known = min(len(chunk.text), len(self._to_repeat))

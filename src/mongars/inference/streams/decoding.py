@@ -1,4 +1,4 @@
-"""Decoding the answers of `/generate`: server-sent events, or one JSON object."""
+"""Decodes the responses of `/generate`: a stream of server-sent events, or one JSON object."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _KNOWN_EVENTS = frozenset({"message", META_EVENT, ERROR_EVENT})
 
 
 class SseDecoder:
-    """Decodes the events of `/generate`, or of an engine that sends the same events."""
+    """Decodes a stream of server-sent events in the format of `/generate`."""
 
     def __init__(self) -> None:
         self._splitter = EventSplitter()
         self._repeated = EventTemplate()
 
     def feed(self, data: bytes) -> Iterator[Chunk | Origin | End]:
-        """The items that these bytes complete. Raises the error that an event reports.
+        """Decode a block of bytes; yields the items that it completes and keeps an incomplete event.
 
-        Consecutive events with nothing but text become one chunk, which saves the cost of a chunk for
-        each event.
+        Raises the error that an error event reports, or `InvalidAnswer` for a malformed or too large event.
+        Consecutive events that contain only text are combined into one chunk, which saves processing time.
         """
         try:
             blocks = self._splitter.blocks(data)
@@ -81,7 +81,7 @@ class SseDecoder:
 
 
 def origin_of(found: Mapping[str, str], body: Mapping[str, Any]) -> Origin:
-    """The model, adapter and replica named in the body, or else in the headers `found`."""
+    """The model, adapter and replica named in the body or, if absent there, in the response headers `found`."""
     from_headers = {
         "adapter_version": found.get(headers.ADAPTER_VERSION),
         "adapter": {"digest": found.get(headers.ADAPTER_DIGEST)},
@@ -93,7 +93,7 @@ def origin_of(found: Mapping[str, str], body: Mapping[str, Any]) -> Origin:
 def whole_chunks(body: dict[str, Any]) -> tuple[Chunk, ...]:
     """The chunks of an answer that is one JSON object.
 
-    Raises the error in the body, whatever the HTTP status was, or `EmptyAnswer`.
+    Raises the error that the body reports, for any HTTP status, or `EmptyAnswer` if it has no text.
     """
     if body.get("error"):
         raise error_in(body)
@@ -115,7 +115,7 @@ def whole_chunks(body: dict[str, Any]) -> tuple[Chunk, ...]:
 
 
 def _text_in(body: dict[str, Any]) -> str:
-    """The text in `message.content`, else `content`, else `response`; empty if all are blank."""
+    """The first text that is not blank of `message.content`, `content` and `response`; else an empty string."""
     message = body.get("message")
     nested = message.get("content") if isinstance(message, dict) else None
     for candidate in (nested, body.get("content"), body.get("response")):
@@ -125,7 +125,7 @@ def _text_in(body: dict[str, Any]) -> str:
 
 
 def _usage_in(body: dict[str, Any]) -> Usage | None:
-    """The token counts; None if the engine did not report all of them."""
+    """The token counts in the body; None if they are missing or incomplete."""
     found = body.get("usage")
     try:
         return usage_from(found if isinstance(found, dict) else None)

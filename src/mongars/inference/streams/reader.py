@@ -1,6 +1,7 @@
-"""Reading a streamed answer: when it has started, and whether it completed or was cut.
+"""Reads a streamed answer: decides when it has started, and whether it was completed or cut.
 
-Bytes arrive in blocks of any size; a decoder turns them into items; the reader applies these rules:
+*Cut* means that the stream ended before the answer was complete. Bytes arrive in blocks of any size; a decoder
+turns them into items; the reader applies these rules:
 
 1. *Commit.* Chunks are held back until the first text that is not blank. Until then a failure is
    invisible to the client, and another endpoint or provider can be tried. An answer without text
@@ -35,29 +36,29 @@ if TYPE_CHECKING:
     from mongars.inference.provider import StreamState
 
 TRAILER_SECONDS = 2.0
-"""How long to wait for usage and `[DONE]` after the finish reason; then the answer is complete."""
+"""Seconds to wait for token counts and `[DONE]` after the finish reason; then the answer is complete."""
 
 MAX_BLANK_CHARACTERS = 8192
-"""Blank characters allowed before the first text; an answer with more is invalid."""
+"""Number of blank characters allowed before the first text; an answer with more is invalid."""
 
 MAX_BLANK_CHUNKS = 64
-"""Blank chunks held back before the first text; further ones without text are dropped."""
+"""Number of blank chunks held back before the first text; further chunks without any characters are dropped."""
 
 
 class End:
-    """The server marked the answer as complete."""
+    """Item of a decoder: the server has marked the answer as complete."""
 
 
 class Decoder(Protocol):
-    """Turns blocks of bytes into items, and keeps an incomplete item for the next block."""
+    """Decodes blocks of bytes into items, and keeps an incomplete item for the next block."""
 
     def feed(self, block: bytes) -> Iterator[Chunk | Origin | End]:
-        """The items that this block completes. Raises an error that the stream reports."""
+        """The items that this block completes. Raises an error that the stream reports, or `InvalidAnswer`."""
         ...
 
 
 class AnswerReader:
-    """Reads one answer; a `ChunkStream` once `commit` has returned."""
+    """Reads one streamed answer. Call `commit` first; then it is a `ChunkStream`."""
 
     def __init__(
         self,
@@ -84,13 +85,13 @@ class AnswerReader:
         self.origin = origin
         self.state: StreamState = "open"
         self.stalled = False
-        """Whether it was cut by the idle timeout."""
+        """Whether the answer was cut by the idle timeout."""
         self.usage: Usage | None = None
 
     async def commit(self) -> None:
-        """Wait for the first content; it has no timeout of its own.
+        """Wait for the first content, without a timeout.
 
-        Raises the error that the stream reports, `EmptyAnswer`, `InvalidAnswer`, or
+        Raises the error that the stream reports, `EmptyAnswer` if it ends without text, `InvalidAnswer`, or
         `EndpointUnreachable` if the connection was closed.
         """
         while not self._committed:
@@ -121,7 +122,7 @@ class AnswerReader:
         return self._ready.popleft()
 
     def ready(self) -> list[Chunk]:
-        """The chunks that have arrived and were not read yet."""
+        """Remove and return the chunks that have arrived, without waiting; possibly empty."""
         found = list(self._ready)
         self._ready.clear()
         return found
@@ -149,7 +150,7 @@ class AnswerReader:
         except InvalidAnswer as error:
             self._end_of_bytes(str(error))
         except MongarsError as error:
-            self._cut(str(error), error)  # a reported error counts, even after a finish reason
+            self._cut(str(error), error)  # an error counts, even after a finish reason
 
     def _take(self, block: bytes) -> None:
         any_chunk = False
@@ -187,7 +188,7 @@ class AnswerReader:
             self._committed = True
 
     def _check(self, chunk: Chunk) -> None:
-        """Raises `InvalidAnswer` for a chunk that no answer to this request can have."""
+        """Raise `InvalidAnswer` for too much blank text, an unexpected choice, or content after the finish reason."""
         if chunk.index in self._unfinished:
             if not self._committed and self._blank >= MAX_BLANK_CHARACTERS:
                 detail = "The answer starts with too much blank text."
@@ -211,14 +212,17 @@ class AnswerReader:
         self.state = "complete"
 
     def _end_of_bytes(self, reason: str) -> None:
-        """No more bytes: the answer is complete if every choice has finished, else cut."""
+        """End the stream, as complete if every choice has a finish reason, else as cut for `reason`."""
         if self._finished:
             self.state = "complete"
         else:
             self._cut(reason)
 
     def _cut(self, reason: str, error: MongarsError | None = None) -> None:
-        """End as cut; an error caused by the request itself is raised as it is, not to be retried."""
+        """End the stream as cut: iteration then raises `GenerationInterrupted`.
+
+        If `error` is an `InvalidRequest`, that is raised instead, since another attempt would fail in the same way.
+        """
         self.state = "cut"
         interrupted = GenerationInterrupted(f"The answer was cut: {reason}")
         self._failure = error if isinstance(error, InvalidRequest) else interrupted
@@ -236,7 +240,7 @@ class AnswerReader:
 
 
 class WholeAnswer:
-    """An answer that arrived as one JSON object, as a `ChunkStream`."""
+    """An answer that arrived as one JSON object, in the form of a `ChunkStream`."""
 
     def __init__(self, chunks: tuple[Chunk, ...]) -> None:
         self._ready = deque(chunks)
@@ -245,7 +249,7 @@ class WholeAnswer:
         self.usage: Usage | None = next((c.usage for c in chunks if c.usage is not None), None)
 
     def ready(self) -> list[Chunk]:
-        """The chunks that were not read yet."""
+        """Remove and return the chunks that were not read yet."""
         found = list(self._ready)
         self._ready.clear()
         return found

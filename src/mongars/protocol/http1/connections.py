@@ -1,4 +1,4 @@
-"""The open connections of one server: their maximum number, and closing those that are overdue."""
+"""The open connections of one server: limits their number, and closes those whose time limit has passed."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 1.0
 REPORT_SECONDS = 60.0
 REFUSING = 64
-"""Connections beyond the limit that get a 503; further ones are closed without one."""
+"""Number of connections beyond the limit that are answered with 503; further ones are closed at once."""
 
 
 class Connection(Protocol):
-    """One connection, as `Connections` needs it in order to close it."""
+    """The operations by which `Connections` closes a connection."""
 
     due: float
-    """Time of the event loop at which it is closed; infinite while a request is being answered."""
+    """Event-loop time at which the connection is closed; infinite while a request is being answered."""
 
     def expire(self) -> None:
-        """Close it because its time is over. Called again each second until it is closed."""
+        """Close the connection because `due` has passed. Called each second until it is closed."""
         ...
 
     def evict(self) -> None:
-        """Close it to make a slot free for a new connection."""
+        """Close the connection so that a new one can be accepted."""
         ...
 
 
 class Connections:
-    """Admits connections and closes them when they are due.
+    """Accepts or refuses new connections, and closes connections whose time limit has passed.
 
-    `report` is called with the number of refused connections by reason, at most once in `REPORT_SECONDS`,
-    since clients without a key can cause any number of refusals.
+    `report` is called with the number of refusals by reason, at most once in `REPORT_SECONDS`,
+    because unauthenticated clients can cause any number of refusals.
     """
 
     def __init__(self, limits: HttpLimits, report: ReportCounts) -> None:
         self.limits = limits
         self.idle: dict[Connection, None] = {}
-        """Connections without a request being answered, oldest first."""
+        """Connections on which no request is being answered, oldest first."""
         self.receiving: dict[Connection, None] = {}
-        """Connections whose request body is not complete, oldest first."""
+        """Connections whose request body is incomplete, oldest first."""
         self._open: set[Connection] = set()
         self._report = report
         self._refused: Counter[str] = Counter()
@@ -56,10 +56,10 @@ class Connections:
     def admit(
         self, connection: Connection, connections: Sized, loop: asyncio.AbstractEventLoop
     ) -> bool | None:
-        """Whether the new connection is within the limit: True accepts it, False answers it with 503, None closes it.
+        """Decide on a new connection: True accepts it, False answers it with 503, None closes it without an answer.
 
-        At the limit the oldest idle connection is closed to admit it, or else the oldest that has not sent its
-        whole request. `connections` are all of the server, including this one.
+        At the limit, the oldest idle connection is closed and the new one accepted; without an idle one, the oldest
+        whose request is incomplete. `connections` are all connections of the server, including the new one.
         """
         self._open.add(connection)
         self._watch(loop)
@@ -78,17 +78,17 @@ class Connections:
         return False if len(connections) <= self.limits.connections + REFUSING else None
 
     def forget(self, connection: Connection) -> None:
-        """Remove a connection that is closed or no longer speaks HTTP."""
+        """Stop tracking a connection that is closed or was upgraded to another protocol."""
         self.idle.pop(connection, None)
         self.receiving.pop(connection, None)
         self._open.discard(connection)
 
     def count(self, reason: str) -> None:
-        """Count a refusal for the next report."""
+        """Add one refusal with this reason to the next report."""
         self._refused[reason] += 1
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the periodic check for overdue connections; it stops when no connection and no report is left."""
+        """Schedule the next check for overdue connections; none is scheduled without connections or refusals."""
         if self._timer is None:
             self._timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 

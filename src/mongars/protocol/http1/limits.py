@@ -1,4 +1,4 @@
-"""Limits on one connection before its request has been authenticated."""
+"""Limits on one connection and its requests before they are authenticated."""
 
 from __future__ import annotations
 
@@ -21,32 +21,34 @@ _HOST = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """Bounds of the connections of one server."""
+    """Limits on the connections of one server."""
 
     connections: int = 4096
-    """Open at once; idle ones are closed for new ones, then new ones get 503."""
+    """Maximum number of open connections; beyond it, idle ones are closed, and then new ones get 503."""
     head_bytes: int = 32_768
-    """Request line and header fields, or the trailer fields, of one request."""
+    """Maximum bytes of the request line and header fields, or of the trailer fields, of one request."""
     fields: int = 100
-    """Header fields, or trailer fields, of one request."""
+    """Maximum number of header fields, or of trailer fields, of one request."""
     head_seconds: float = 15.0
-    """Seconds from the opening of a connection, or the first byte of a later request, to the end of the headers."""
+    """Time limit for the request head, from opening the connection or the first byte of a later request."""
     linger_bytes: int = 64 << 20
     linger_seconds: float = 10.0
-    """How many bytes, and for how many seconds, a request is read and discarded after a response that was sent
-    before the request was complete, so that the client can read that response."""
+    """After an early response, up to `linger_bytes` of the rest of the request are read and discarded for up to
+    `linger_seconds`, so that the client can read the response (an *early* response is sent before the request is
+    complete).
+    """
     unread_bytes: int = 65_536
-    """A connection stays open after such a response if at most this many bytes of the request can still follow."""
+    """After an early response, a connection stays open if at most this many bytes of the request can follow."""
     pipelined: int = 32
-    """The most requests on a connection that wait for the response to an earlier one (HTTP pipelining)."""
+    """Maximum number of requests on one connection that wait for the response to an earlier one."""
     hosts: frozenset[str] = frozenset()
-    """Names accepted in `Host`, lower case, without a port; empty: any well-formed one."""
+    """Host names accepted in `Host`, lower case, without a port; empty: any well-formed name."""
 
 
 def check_host(values: list[bytes], *, version: Callable[[], str], allowed: frozenset[str]) -> None:
-    """Raise `RefusedRequest` unless the `Host` fields of a request are what RFC 9112 section 3.2 asks for.
+    """Raise `RefusedRequest` unless the `Host` fields of a request are valid (RFC 9112, section 3.2).
 
-    `allowed` are the only names accepted, if there are any.
+    `values`: all `Host` fields. `allowed`: the only names accepted; empty for any name.
     """
     if len(values) > 1:
         raise RefusedRequest(400, "The request has more than one Host header.")

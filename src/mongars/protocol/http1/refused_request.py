@@ -1,4 +1,4 @@
-"""Requests that are refused by the HTTP parser, before the application sees them."""
+"""Requests that are refused by the HTTP parser, before the application receives them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RefusedRequest(Exception):
-    """The request is refused with this status, and its connection is closed."""
+    """A request that must be refused with the HTTP status `status`, after which its connection is closed."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -22,7 +22,10 @@ class RefusedRequest(Exception):
         self.detail = detail
 
     def response(self, headers: Headers) -> bytes:
-        """The bytes of the whole HTTP response; `headers` come before its own header fields."""
+        """The bytes of the complete HTTP response, with an error body in OpenAI's format.
+
+        `headers` are sent before the fields that this response needs.
+        """
         server = self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         error = {
             "message": self.detail,

@@ -36,7 +36,7 @@ _HOP = (b"upgrade", b"connection")
 
 
 class GuardedHttp(HttpToolsProtocol):
-    """One HTTP/1.1 connection with limits. `guarded` makes the class for one server."""
+    """uvicorn's HTTP/1.1 connection with limits; `guarded` creates the subclass for one server."""
 
     guard: ClassVar[Connections]
 
@@ -55,7 +55,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._in_head = True  # also between two requests
         self._upgrading = False
         self._progress = False
-        self._held = 0  # bytes the parser holds, or skips, since it last got anywhere
+        self._held = 0  # bytes received since the last callback of the parser
         self._trailers = 0
         self._keep_alive_after_body = False
         self._lingering = False
@@ -63,7 +63,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._refusal: RefusedRequest | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """Start the timer for the first request head, or refuse the connection if too many are open."""
+        """Start the time limit for the first request head, or refuse the connection if too many are open."""
         super().connection_made(transport)
         self._outgoing = _Outgoing(self)
         self.due = self.loop.time() + self.guard.limits.head_seconds
@@ -76,12 +76,12 @@ class GuardedHttp(HttpToolsProtocol):
             )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is closed."""
+        """Stop tracking the connection, which has been closed."""
         self.guard.forget(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the client."""
+        """Parse bytes from the client; refuse the request if it is invalid or exceeds a limit."""
         if self._lingering:
             self._discard(len(data))
             return
@@ -103,12 +103,12 @@ class GuardedHttp(HttpToolsProtocol):
                 self._refuse(self._too_large())
 
     def eof_received(self) -> None:
-        """The client will send no more; the transport closes itself."""
+        """Do nothing when the client has finished sending: the transport then closes the connection."""
 
     # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """Start the time limit for the head of a request whose first byte has arrived."""
         super().on_message_begin()
         self._progress = self._head_started = True
         self._trailers = 0
@@ -118,7 +118,7 @@ class GuardedHttp(HttpToolsProtocol):
             self.due = self.loop.time() + self.guard.limits.head_seconds
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header field, or one trailer field, which is not a header."""
+        """Store a header field, or count a trailer field. Raises `RefusedRequest` if there are too many."""
         if not self._in_head:
             self._trailers += 1
             if self._trailers > self.guard.limits.fields:
@@ -132,7 +132,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The head of a request is complete: its answer begins."""
+        """Check a complete request head and start the application. Raises `RefusedRequest` if it is not acceptable."""
         parser = self.parser
         body = self._check_head()
         self._progress = True
@@ -160,12 +160,12 @@ class GuardedHttp(HttpToolsProtocol):
             self._keep_alive_after_body = True
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the request body."""
+        """Pass a part of the request body to the application."""
         self._progress = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is complete, trailers included."""
+        """End a request whose body and trailers have arrived."""
         self._progress = True
         if self._upgrading:
             return
@@ -181,7 +181,7 @@ class GuardedHttp(HttpToolsProtocol):
     # Callbacks of the response
 
     def on_response_complete(self) -> None:
-        """A response is complete: start the next request of the connection, or wait for one."""
+        """After a complete response, start the next pipelined request, or wait for one."""
         self.server_state.total_requests += 1
         self._unanswered -= 1
         if self._lingering or self.transport.is_closing():
@@ -194,7 +194,7 @@ class GuardedHttp(HttpToolsProtocol):
             self._rest()
 
     def close_after_response(self) -> None:
-        """Close the connection: after lingering if the client is still sending, else at once."""
+        """Close the connection; if the client is still sending, first read and discard the rest (lingering)."""
         if self._lingering or self.transport.is_closing():
             return
         if self._in_head:
@@ -203,7 +203,7 @@ class GuardedHttp(HttpToolsProtocol):
             self._linger()
 
     def shutdown(self) -> None:
-        """The server shuts down: close the connection once its response is complete."""
+        """Close the connection once its current response is complete, because the server shuts down."""
         self._keep_alive_after_body = False
         if self._lingering:
             self.transport.close()
@@ -211,7 +211,7 @@ class GuardedHttp(HttpToolsProtocol):
             super().shutdown()
 
     def expire(self) -> None:
-        """Close the connection because its time limit has passed; see `Connection.expire`."""
+        """Close the connection because its time limit has passed; answer an incomplete request head with 408."""
         if self._head_started and not self._lingering and not self.transport.is_closing():
             self.guard.count("408 before the request was read")
             self._reply(RefusedRequest(408, "The request head did not arrive in time."))
@@ -219,7 +219,7 @@ class GuardedHttp(HttpToolsProtocol):
             self.evict()
 
     def evict(self) -> None:
-        """Close the connection to free its slot, or because it has lingered for the allowed time."""
+        """Close the connection to free its slot, or because its time for lingering has passed."""
         if self._lingering or self.transport.is_closing() or not self._resting:
             self.transport.abort()
         else:
@@ -237,7 +237,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.guard.idle[self] = None
 
     def _noted(self, refusal: RefusedRequest) -> RefusedRequest:
-        """Store the refusal and return it: the parser replaces exceptions that its callbacks raise."""
+        """Store a refusal and return it, to be raised: the parser replaces exceptions raised by its callbacks."""
         self._refusal = refusal
         return refusal
 
@@ -254,7 +254,10 @@ class GuardedHttp(HttpToolsProtocol):
         return RefusedRequest(431, detail)
 
     def _check_head(self) -> float:
-        """Check the headers and return the most bytes of body that can follow. Raises `RefusedRequest`."""
+        """Check the headers; returns the maximum number of body bytes that can follow, infinite for chunked bodies.
+
+        Raises `RefusedRequest`.
+        """
         size, body = len(self.url), 0.0
         hosts: list[bytes] = []
         for name, value in self.headers:
@@ -278,7 +281,10 @@ class GuardedHttp(HttpToolsProtocol):
         return body
 
     def _upgraded(self, rest: bytes) -> None:
-        """Handle a request with an `Upgrade` header; `rest` are the bytes after its head."""
+        """Handle a request with an `Upgrade` header; `rest` are the bytes received after its head.
+
+        A WebSocket request is handed over to uvicorn; for another protocol, the header is ignored.
+        """
         self._upgrading = False
         websocket = self.scope["method"] == "GET" and self._should_upgrade()
         if websocket and self._resting and not rest:
@@ -293,7 +299,10 @@ class GuardedHttp(HttpToolsProtocol):
         self.data_received(b"\r\n".join([*lines, b"connection: close", b"\r\n"]) + rest)
 
     def _refuse(self, refusal: RefusedRequest) -> None:
-        """Send a refusal, unless an earlier request is unanswered: the client would take it for that response."""
+        """Send a refusal and close the connection.
+
+        It is closed without a response if the client could take that for the response to an earlier request.
+        """
         self.guard.count(f"{refusal.status} before the request was read")
         may_reply = True
         if not self._resting:
@@ -301,7 +310,7 @@ class GuardedHttp(HttpToolsProtocol):
             may_reply = not (self._in_head or self.pipeline or cycle.response_started)
             cycle.disconnected = True
             cycle.message_event.set()
-        elif not self._in_head:  # it has been answered already
+        elif not self._in_head:  # the request has been answered already
             may_reply = False
         if may_reply:
             self._reply(refusal)
@@ -329,7 +338,7 @@ class GuardedHttp(HttpToolsProtocol):
 
 
 class _Outgoing:
-    """The transport that responses write to; closing it lingers while the client is still sending."""
+    """The transport given to responses; `close` lingers while the client is still sending."""
 
     __slots__ = ("close", "is_closing", "write")
 
@@ -340,5 +349,5 @@ class _Outgoing:
 
 
 def guarded(connections: Connections) -> type[GuardedHttp]:
-    """The protocol class for one server, with the limits of `connections`."""
+    """The protocol class for one server, whose connections are tracked and limited by `connections`."""
     return type("GuardedHttp", (GuardedHttp,), {"guard": connections})

@@ -1,1 +1,1 @@
-"""JSON Schema in `response_format`: conversion to a grammar, and which keywords each engine enforces."""
+"""JSON Schema in `response_format`: conversion to a grammar, and the keywords that each engine enforces."""

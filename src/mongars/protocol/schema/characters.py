@@ -1,19 +1,19 @@
-"""Sets of characters as expressions of llama.cpp's grammars (GBNF), escaped as inside a JSON string."""
+"""Sets of characters as expressions of llama.cpp's grammars (GBNF), escaped as required inside a JSON string."""
 
 from __future__ import annotations
 
 Ranges = tuple[tuple[int, int], ...]
-"""Ranges of code points, both ends included, sorted and without overlap."""
+"""A set of characters: ranges of code points, both ends included, sorted and without overlap."""
 
 LAST = 0x10FFFF
 _SURROGATES = (0xD800, 0xDFFF)
 _BYTE = 0x100
 _ESCAPED = {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
-"""The characters that JSON escapes with a letter, and their escape sequences."""
+"""The characters, by code point, that have a short escape sequence in JSON, and that sequence."""
 
 
 def united(*sets: Ranges) -> Ranges:
-    """The union of the sets."""
+    """The union of the character sets."""
     found: list[tuple[int, int]] = []
     for low, high in sorted(entry for each in sets for entry in each):
         if found and low <= found[-1][1] + 1:
@@ -24,7 +24,7 @@ def united(*sets: Ranges) -> Ranges:
 
 
 def complement(ranges: Ranges, *, last: int = LAST) -> Ranges:
-    """The characters up to `last` that are not in the set."""
+    """The characters up to code point `last` that are not in the set."""
     found, begin = [], 0
     for low, high in ranges:
         if low > begin:
@@ -36,7 +36,7 @@ def complement(ranges: Ranges, *, last: int = LAST) -> Ranges:
 
 
 def common(first: Ranges, second: Ranges) -> Ranges:
-    """The intersection of both sets."""
+    """The intersection of two character sets."""
     return complement(united(complement(first), complement(second)))
 
 
@@ -48,15 +48,15 @@ SPACES: Ranges = united(
     ((0x3000, 0x3000), (0xFEFF, 0xFEFF)),
 )
 BLANKS: Ranges = ((0x09, 0x0A), (0x0D, 0x0D), (0x20, 0x20))
-"""The white space that `\\s` generates."""
+r"""The white space that is generated for `\s` in a pattern."""
 PRINTABLE: Ranges = ((0x20, 0x7E), (0xA0, LAST))
-"""The characters that a negated set is limited to: printable ones."""
+"""Printable characters: only these are generated for a negated set such as `[^a]`."""
 _PLAIN = complement(united(((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x9F)), (_SURROGATES,)))
-"""The characters that need no escape in JSON. Control characters are never generated."""
+"""The characters that are written in JSON without an escape. Control characters are never generated."""
 
 
 def class_of(ranges: Ranges) -> str:
-    """A grammar expression for one character of the set inside a JSON string; empty if the set is empty."""
+    """A grammar expression for one character of the set inside a JSON string; empty if it contains none to generate."""
     plain = common(ranges, _PLAIN)
     choices = [f"[{''.join(map(_range, plain))}]"] if plain else []
     for code, escape in _ESCAPED.items():
@@ -66,12 +66,12 @@ def class_of(ranges: Ranges) -> str:
 
 
 def literal(text: str) -> str:
-    """A grammar expression that generates exactly this text."""
+    """A grammar expression that generates exactly `text`."""
     return '"' + "".join(map(_quoted, text)) + '"'
 
 
 def in_json(text: str) -> str:
-    """The text with JSON's escapes, without the surrounding quotes."""
+    """The text with JSON's escapes for quotes, backslashes and white space, without surrounding quotes."""
     return "".join(_ESCAPED.get(ord(sign), sign) for sign in text)
 
 

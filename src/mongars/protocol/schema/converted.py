@@ -1,4 +1,4 @@
-"""Checks schemas that an engine converts itself: only keywords that the engines are known to enforce pass."""
+"""Checks schemas that an engine converts itself: accepts only keywords that the engines are known to enforce."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DEFINITIONS = ("$defs", "definitions")
 
 
 def check_converted(schema: dict[str, Any]) -> None:
-    """Raise `SchemaUnsupported` for a keyword that the engine's conversion may ignore. `{}` means any object."""
+    """Raise `SchemaUnsupported` for a keyword that the engine may ignore. `{}` means any JSON object."""
     if demands(schema):
         _check(schema, ())
     for name in _DEFINITIONS:

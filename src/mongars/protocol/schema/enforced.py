@@ -1,4 +1,4 @@
-"""A `response_format` in the form an engine enforces, or a refusal that names the unsupported keyword."""
+"""Converts a `response_format` to what an engine enforces, or refuses it with the name of the keyword."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ ResponseFormat = dict[str, Any] | None
 
 
 def grammar_of(response_format: ResponseFormat) -> str | None:
-    """The GBNF grammar for llama.cpp; None for free text. Raises `ParameterUnsupported`, naming the keyword."""
+    """The GBNF grammar for llama.cpp; None for free text.
+
+    Raises `ParameterUnsupported`, naming the keyword, if a part of the schema cannot be enforced.
+    """
     schema = schema_of(response_format)
     if schema is None:
         return None
@@ -30,7 +33,10 @@ def grammar_of(response_format: ResponseFormat) -> str | None:
 
 
 def check_conversion(response_format: ResponseFormat) -> None:
-    """Raise `ParameterUnsupported` unless the engines that convert schemas themselves enforce all of it."""
+    """Check a format for an engine that converts schemas itself.
+
+    Raises `ParameterUnsupported`, naming the keyword, if such an engine may not enforce a part of the schema.
+    """
     schema = schema_of(response_format)
     if schema is None:
         return

@@ -1,4 +1,4 @@
-"""Validation of finished answers against the schema that the request named."""
+"""Validation of complete answers against the schema in the request."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 
 
 class FinishedCheck:
-    """Collects the texts of one stream and validates each at its end, unless the token limit cut it."""
+    """Collects the text of each choice in a stream, and validates it when the choice ends.
+
+    A choice that ends for another reason than `stop`, such as the token limit, is not validated.
+    """
 
     def __init__(self, schema: dict[str, Any], *, stops: bool = False) -> None:
-        """`stops`: whether the request has stop texts, which may have cut the answer."""
+        """`stops`: whether the request has stop sequences, which may have ended the answer early."""
         self._schema = schema
         self._stops = stops
         self._texts: dict[int, list[str]] = {}
 
     def take(self, chunk: Chunk) -> None:
-        """Take the next chunk.
+        """Add the next chunk.
 
-        Raises `GenerationInterrupted` if it ends an answer that violates the schema, and `InvalidRequest`
-        instead if a stop text may have cut that answer.
+        Raises `GenerationInterrupted` if it ends an answer that violates the schema, or `InvalidRequest` if a stop
+        sequence may have caused the violation.
         """
         if chunk.text:
             self._texts.setdefault(chunk.index, []).append(chunk.text)
@@ -48,7 +51,11 @@ class FinishedCheck:
 async def checked(
     blocks: AsyncIterator[bytes], schema: dict[str, Any], *, stops: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The events of `blocks`, unchanged. Raises as `FinishedCheck.take` does, before an event that ends an invalid answer."""
+    """Yield the engine's events unchanged, while validating each answer against `schema`.
+
+    Raises `GenerationInterrupted` or `InvalidRequest`, as `FinishedCheck.take`, before the event that ends an invalid
+    answer, and `InvalidAnswer` if an event is too large.
+    """
     splitter, check = EventSplitter(), FinishedCheck(schema, stops=stops)
     try:
         async for block in blocks:

@@ -1,4 +1,4 @@
-"""The keyword `format`: the pattern that is generated for each format, and the check of a finished text."""
+"""The keyword `format`: the pattern by which texts of each format are generated, and the check of a text."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PATTERNS = {
     "uri": rf"https?://{_HOST}(/[A-Za-z0-9._~-]{{0,40}}){{0,6}}",
     "uuid": "[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
 }
-"""A pattern for each format. Every text it matches has the format; not every text of the format matches."""
+"""A regular expression for each format. It matches only texts of the format, but not all of them."""
 
 FREE = frozenset({"binary", "password", "path", "file-path", "directory-path", "multiline"})
-"""Formats that describe the purpose of a text and do not restrict it."""
+"""Formats that describe the purpose of a text but do not restrict it."""
 
 checker = FormatChecker(formats=())
-"""The format checker for finished texts."""
+"""Checks whether complete texts have the format that the schema demands."""
 
 
 def _parses(parse: object, text: object) -> bool:

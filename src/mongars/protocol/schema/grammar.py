@@ -1,7 +1,7 @@
-"""A JSON Schema as a grammar in llama.cpp's notation.
+"""Converts a JSON Schema to a grammar in llama.cpp's notation (GBNF).
 
-Every text that the grammar generates is valid for the schema. It may exclude some valid values, so that
-every answer ends: white space is one space after commas and colons, and strings, lists and objects with free
+Every text that the grammar generates is valid for the schema. It excludes some valid values, so that
+every answer ends: white space is limited, and strings, lists and objects with free
 names have a maximum length where the schema sets none. A keyword that cannot be enforced is refused by name.
 """
 
@@ -35,11 +35,11 @@ from mongars.protocol.schema.validation import errors_of
 
 DEEPEST = 64
 LONGEST_PLACE = 8
-"""The most names of a schema path that an error message shows."""
+"""Maximum number of parts of a schema path in an error message."""
 MOST_STEPS = 5000
-"""The most schema parts converted or merged: a reference beside other keywords is converted at each use."""
+"""Maximum number of schema parts converted or merged; a `$ref` beside other keywords is converted at each use."""
 MOST_CHECKED = 4000
-"""The most characters of constants that are checked against keywords with a slow check (`_SLOW`)."""
+"""Maximum size in bytes of constants that are checked against keywords with a slow check (`_SLOW`)."""
 _SLOW = (b'"pattern', b'"uniqueItems"')
 _OF_TYPES = {
     "object": {"properties", "required", "additionalProperties", "patternProperties",
@@ -51,7 +51,10 @@ _OF_TYPES = {
 
 
 def schema_grammar(schema: Schema) -> str:
-    """The grammar (GBNF) of a schema; `{}` means any object. Raises `SchemaUnsupported`, naming the place."""
+    """The grammar (GBNF) of a schema; `{}` means any JSON object.
+
+    Raises `SchemaUnsupported`, naming the part of the schema that cannot be enforced.
+    """
     writer = _Writer(schema)
     root = writer.value(schema, ()) if demands(schema) else writer.rules.any_object()
     return writer.rules.text(root)
@@ -62,13 +65,13 @@ class _Writer:
         self._root = root
         self._refs: dict[str, str] = {}
         self._open: list[str] = []
-        """The references being resolved before any output: meeting one again would recurse without end."""
+        """References being resolved before any output: a reference to one of these would never end."""
         self._depth = 0
         self._steps = 0
         self.rules = Rules()
 
     def value(self, schema: SchemaOrBool, where: SchemaPath) -> str:
-        """A grammar expression that generates a value valid for the schema."""
+        """A grammar expression that generates the values that are valid for the schema at path `where`."""
         self._step(where)
         if schema is False:
             reason = "the schema 'false' allows no value"
@@ -122,7 +125,7 @@ class _Writer:
         return found if isinstance(found, dict) else {"allOf": [found]}
 
     def _flat(self, schema: Schema, where: SchemaPath, levels: int = 16) -> Schema:
-        """The schema with its references and `allOf` parts merged into one schema."""
+        """One schema equivalent to `schema`, in which `$ref` and `allOf` are merged with the other keywords."""
         self._step(where)
         if levels == 0:
             reason = "'$ref' and 'allOf' lead into each other without end"
@@ -325,7 +328,7 @@ class _Writer:
 
 
 def _piece(schema: Schema, least: int, most: int | None) -> Piece | None:
-    """The expression between the quotes of a string; None if any characters are allowed."""
+    """The expression between the quotes of a string restricted by `pattern` or `format`; None without a restriction."""
     pattern, form = schema.get("pattern"), schema.get("format")
     if form in FREE:
         form = None

@@ -1,4 +1,4 @@
-"""Which keywords of JSON Schema each kind of engine enforces; any other keyword is refused."""
+"""The JSON Schema keywords that each kind of engine enforces; all others are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 Schema = dict[str, Any]
 SchemaOrBool = Schema | bool
 SchemaPath = tuple[str, ...]
-"""The keys from the root of a schema to one of its parts."""
+"""The keys that lead from the root of a schema to one of its parts."""
 
 ANNOTATIONS = frozenset(
     {
@@ -25,7 +25,7 @@ ANNOTATIONS = frozenset(
         "writeOnly",
     }
 )
-"""The keywords that do not restrict which values are valid."""
+"""Keywords that do not restrict which values are valid."""
 
 GRAMMAR = {
     "$defs": "by `$ref`",
@@ -59,7 +59,7 @@ GRAMMAR = {
     "type": "",
     "uniqueItems": "false",
 }
-"""The keywords that llama.cpp enforces through our own grammar, each with its limits."""
+"""Keywords that llama.cpp enforces by a grammar of `schema.grammar`, each with its limits."""
 
 CONVERTER = {
     "$defs": "by `$ref`",
@@ -79,14 +79,14 @@ CONVERTER = {
     "type": "",
     "uniqueItems": "false",
 }
-"""The keywords that Ollama, vLLM and llama.cpp with reasoning models enforce, each with its limits."""
+"""Keywords that Ollama, vLLM and llama.cpp with reasoning models enforce, each with its limits."""
 
 
 def is_annotation(name: str) -> bool:
-    """Whether a keyword does not restrict which values are valid."""
+    """Whether the keyword is an annotation, such as `title`, which has no effect on which values are valid."""
     return name in ANNOTATIONS or name.startswith("x-")
 
 
 def demands(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without its annotations."""
+    """A copy of the schema without annotations such as `title`."""
     return {name: value for name, value in schema.items() if not is_annotation(name)}

@@ -1,7 +1,7 @@
-"""Matching a text against a pattern in time at most quadratic in the length of the text.
+"""Matches a text against a pattern in time at most quadratic in the length of the text.
 
 The `re` module backtracks: `(a+)+$` with forty letters takes years, which blocks the process, and patterns
-come from clients. So this matcher simulates all alternatives at once, like a nondeterministic automaton: each
+are sent by clients. This matcher simulates all alternatives at once, like a nondeterministic automaton: each
 part of the pattern maps the set of positions where it may begin to the set where it may end.
 """
 
@@ -29,11 +29,14 @@ Places = set[int]
 
 
 class _Unknown(Exception):
-    """Raised for a pattern part that this matcher does not support: look-around, a back-reference, a boundary."""
+    """The pattern has a part that this matcher does not support: look-around, a back-reference, a word boundary."""
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the pattern matches somewhere in the text; False for an unsupported pattern, which no engine gets."""
+    """Whether the pattern matches anywhere in the text; False for an invalid or unsupported pattern.
+
+    Schemas with unsupported patterns are refused before they reach an engine.
+    """
     try:
         return bool(_Matcher(text).ends(_parsed(pattern), set(range(len(text) + 1))))
     except (_Unknown, re.error, RecursionError):
@@ -50,7 +53,7 @@ class _Matcher:
         self._text = text
 
     def ends(self, parts: Any, places: Places) -> Places:  # noqa: ANN401 (as above)
-        """The positions where the sequence of parts may end, if it begins at one of the given positions."""
+        """The positions where the sequence of parts may end, if it begins at one of `places`."""
         for kind, value in parts:
             if not places:
                 break
@@ -83,7 +86,7 @@ class _Matcher:
 
 
 def _holds(kind: Any, value: Any, sign: str) -> bool:  # noqa: ANN401 (as above)
-    """Whether a character is in the set of a pattern part, or equal to its literal."""
+    """Whether the character `sign` is matched by a pattern part for one character."""
     if kind is op.LITERAL:
         return bool(ord(sign) == value)
     if kind is op.NOT_LITERAL:

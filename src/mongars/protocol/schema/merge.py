@@ -1,4 +1,4 @@
-"""Merging schemas that must all hold into one, and detecting schemas that exclude each other."""
+"""Merges two schemas that must both be valid into one, and detects schemas that exclude each other."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from mongars.protocol.schema.unsupported import SchemaUnsupported
 _GREATER = {"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"}
 _LESSER = {"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"}
 _NAMES = ("additionalProperties", "patternProperties", "propertyNames")
-"""Keywords that apply to every property, hence also to the properties of the other schema."""
+"""Keywords that apply to all properties, and therefore also to the properties of the other schema."""
 TYPES = ("string", "integer", "number", "boolean", "null", "object", "array")
 
 
 def merged(first: Schema, second: Schema, where: SchemaPath) -> Schema:
-    """One schema whose values are valid for both. Raises `SchemaUnsupported` if it cannot be expressed."""
+    """One schema that is valid for the values that are valid for both.
+
+    Raises `SchemaUnsupported` if no such schema can be expressed.
+    """
     _check_names(first, second, where)
     result = dict(first)
     for name, value in demands(second).items():
@@ -59,7 +62,7 @@ def _kinds(value: str | list[str]) -> list[str]:
 
 
 def apart(first: Schema, second: Schema) -> bool:
-    """Whether the schemas evidently exclude each other: no value is valid for both."""
+    """Whether the schemas evidently exclude each other; False if it cannot be decided."""
     mine, other = _values(first), _values(second)
     if mine is not None and other is not None:
         return not mine & other

@@ -1,6 +1,6 @@
-"""Grammars for numbers within bounds, digit by digit, without exponents.
+"""Grammar expressions for numbers within bounds, built digit by digit, without exponents.
 
-Numbers have at most 15 digits, which a double-precision float keeps exactly.
+Numbers have at most 15 digits, which a double-precision float represents exactly.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from typing import Any
 
 DIGITS = 15
 FRACTION = 6
-"""Digits after the decimal point, unless the schema's bounds or `multipleOf` need more."""
+"""Maximum number of digits after the decimal point, unless `multipleOf` needs more."""
 BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 MOST_ENDING = 3
-"""The most last digits that decide whether a number without bounds is a multiple."""
+"""Maximum number of last digits used to decide whether a number without bounds is a multiple."""
 MOST_MULTIPLES = 500
-"""The most multiples within bounds that a grammar lists one by one."""
+"""Maximum number of multiples within bounds that a grammar lists one by one."""
 
 
 def number_grammar(schema: dict[str, Any], *, whole: bool) -> str:
-    """A grammar expression for a number within the schema's bounds. Raises `ValueError` if there is none."""
+    """A grammar expression for the numbers that satisfy the schema's bounds and `multipleOf`.
+
+    `whole`: integers only. Raises `ValueError` if there are none, or if the restriction is not supported.
+    """
     if not whole and not BOUNDS & schema.keys():
         return f'"-"? ("0" | [1-9] [0-9]{{0,{DIGITS - FRACTION - 1}}}) ("." [0-9]{{1,{FRACTION}}})?'
     low, high = _bounds(schema)
@@ -35,7 +38,7 @@ def number_grammar(schema: dict[str, Any], *, whole: bool) -> str:
 
 
 def _bounds(schema: dict[str, Any]) -> tuple[tuple[Decimal, bool], tuple[Decimal, bool]]:
-    """The lower and the upper bound, and for each whether the bound itself is excluded."""
+    """The lower and the upper bound, each with whether the bound itself is excluded."""
     far = Decimal(10) ** DIGITS
     lows, highs = [(-far, True)], [(far, True)]
     for name, found in (("minimum", lows), ("exclusiveMinimum", lows)):
@@ -85,7 +88,10 @@ def _multiples(
 
 
 def _open_multiples(step: Decimal, first: int, last: int) -> str:
-    """Multiples with no bound but 0, if their last digits identify them; empty if they do not."""
+    """An expression for multiples without bounds other than 0, recognised by their last digits.
+
+    Empty if there are other bounds or the last digits do not identify multiples.
+    """
     farthest = 10**DIGITS // step - 1
     if last < farthest or (first not in {0, 1} and first > -farthest):
         return ""
@@ -104,7 +110,7 @@ def _open_multiples(step: Decimal, first: int, last: int) -> str:
 def _within(
     low: tuple[Decimal, bool], high: tuple[Decimal, bool], *, unit: Decimal
 ) -> tuple[int, int]:
-    """The first and the last multiple of the unit within the bounds, counted in units."""
+    """The first and the last multiple of `unit` within the bounds, as factors of `unit`."""
     first, last = _floor(low[0] / unit), _floor(high[0] / unit)
     if first * unit < low[0] or (low[1] and first * unit == low[0]):
         first += 1
@@ -118,7 +124,7 @@ def _floor(number: Decimal) -> int:
 
 
 def _scaled(low: tuple[Decimal, bool], high: tuple[Decimal, bool], point: int) -> str:
-    """Numbers with exactly this many digits after the decimal point; empty if none is within the bounds."""
+    """An expression for numbers with exactly `point` digits after the decimal point; empty if there are none."""
     first, last = _within(low, high, unit=Decimal(1).scaleb(-point))
     most = 10**DIGITS - 1
     first, last = max(first, -most), min(last, most)
@@ -134,7 +140,7 @@ def _natural(low: int, high: int, point: int) -> str:
     shortest = max(point + 1, len(str(low)))
     longest = max(point + 1, len(str(high)))
     if longest - shortest > 1 and high == 10**longest - 1:
-        # From some length on, all digits are free: one expression covers all those lengths.
+        # From a certain length on, any digits are allowed: one expression covers those lengths.
         begin = shortest + (low > _first(shortest, point))
         own = _between(str(low).zfill(shortest), "9" * shortest, point) if begin > shortest else ""
         zero = ""
@@ -156,7 +162,10 @@ def _first(length: int, point: int) -> int:
 
 
 def _between(low: str, high: str, point: int) -> str:
-    """The digit strings between two of equal length, with the decimal point before the last digits."""
+    """An expression for the digit strings from `low` to `high`, which have the same length.
+
+    The decimal point is before the last `point` digits.
+    """
     length = len(low)
     if not length:
         return '""'
@@ -183,7 +192,7 @@ def _between(low: str, high: str, point: int) -> str:
 
 
 def _free(length: int, point: int) -> str:
-    """An expression for this many free digits."""
+    """An expression for `length` arbitrary digits, with the decimal point before the last `point` of them."""
     if not point or length < point:
         return f"[0-9]{{{length}}}"
     before = f"[0-9]{{{length - point}}} " if length > point else ""

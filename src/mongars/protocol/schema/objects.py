@@ -1,4 +1,4 @@
-"""The grammar of an object with named members in a fixed order, some of them optional."""
+"""Grammar of an object with named members in a fixed order, some of which are optional."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A property and the grammar expression of its value."""
+    """A property, the grammar expression of its value, and whether it is required."""
 
     name: str
     value: str
@@ -22,12 +22,12 @@ class Member:
 
     @property
     def text(self) -> str:
-        """The expression of the member: its name and value."""
+        """The grammar expression of the member: name, colon and value."""
         return f"{literal(constant(self.name) + ': ')} {self.value}"
 
 
 def object_rule(rules: Rules, members: list[Member]) -> str:
-    """A grammar expression that generates the object."""
+    """A grammar expression for the object with these members in this order; optional ones may be absent."""
     # `after` generates the members from this one on if another member stands before them.
     after = ""
     starts: list[str] = []

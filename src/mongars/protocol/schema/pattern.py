@@ -1,6 +1,6 @@
-r"""Regular expressions of JSON Schema as grammars.
+r"""Converts the regular expressions of JSON Schema to grammar expressions.
 
-A grammar generates only texts that the pattern matches, both as JavaScript and as Python read it. It may
+A grammar generates only texts that the pattern matches, both in JavaScript and in Python. It may
 exclude some of them: `\d` and `\w` generate ASCII, open repetitions are bounded. Parts that cannot be
 expressed (look-around, back-references, word boundaries, anchors inside) are refused by name.
 """
@@ -14,16 +14,16 @@ from typing import NoReturn
 from mongars.protocol.schema import characters as ch
 
 OPEN_CHARACTERS = 64
-"""Repetitions of one character beyond the minimum, where the pattern sets no maximum."""
+"""For a repetition without maximum of one character: how many more than the minimum are generated at most."""
 OPEN_ANY = 500
-"""Repetitions beyond the minimum, without a maximum, of a set of nearly all characters, which is used for prose."""
+"""As `OPEN_CHARACTERS`, for a set of nearly all characters, which is used for prose."""
 OPEN_GROUPS = 16
-"""Repetitions beyond the minimum, without a maximum, of a group or of a character inside a repeated group."""
+"""As `OPEN_CHARACTERS`, for a group, or for a character inside a repeated group."""
 _QUANTIFIER = re.compile(r"(?:[*+?]|\{(\d+)(?:(,)(\d*))?\})")
 _WIDE = 40
-"""Length of a grammar expression above which a set counts as nearly all characters."""
+"""Length of a character set's grammar expression above which it counts as nearly all characters."""
 _PART = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()]", re.DOTALL)
-"""Finds an escape, a character set, or the parenthesis of a group."""
+"""Matches an escape, a character set, or the parenthesis of a group."""
 _CONTROLS = {"n": 0x0A, "r": 0x0D, "t": 0x09}
 _WORD = {"d": ch.DIGITS, "w": ch.WORDS, "s": ch.BLANKS}
 _GROUPS = {"(?=": "look-ahead", "(?!": "look-ahead", "(?<=": "look-behind", "(?<!": "look-behind"}
@@ -31,7 +31,7 @@ _GROUPS = {"(?=": "look-ahead", "(?!": "look-ahead", "(?<=": "look-behind", "(?<
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A grammar expression with the least and the most characters it generates."""
+    """A grammar expression, and the minimum and maximum number of characters that it generates."""
 
     text: str
     least: int
@@ -39,13 +39,13 @@ class Piece:
 
     @property
     def fixed(self) -> bool:
-        """Whether it always generates the same number of characters."""
+        """Whether all generated texts have the same number of characters."""
         return self.least == self.most
 
 
 @dataclass(frozen=True, slots=True)
 class _Repeated:
-    """A piece with its least and its most repetitions."""
+    """A grammar expression with its minimum and maximum number of repetitions."""
 
     unit: Piece
     low: int = 1
@@ -63,14 +63,14 @@ class _Repeated:
 
 
 ANY = Piece(ch.class_of(ch.PRINTABLE), 1, 1)
-"""Any character except control characters."""
+"""Generates any character except control characters."""
 
 
 def pattern_piece(pattern: str, *, least: int = 0, most: int | None = None) -> Piece:
-    """The expression for the texts of a pattern within a length, without the quotes.
+    """The grammar expression for texts that match `pattern` and have `least` to `most` characters, without quotes.
 
     Raises:
-        ValueError: naming the part of the pattern, or its combination with the lengths, that is unsupported.
+        ValueError: a part of the pattern, or its combination with the lengths, is not supported.
     """
     branches = _Reader(pattern).whole()
     return _either([_fitted(branch, least, most) for branch in branches])
@@ -84,7 +84,7 @@ class _Branch:
 
 
 def _fitted(branch: _Branch, least: int, most: int | None) -> Piece:
-    """An alternative of the pattern, with free text at each end that is not anchored, within the lengths."""
+    """The expression of one alternative within the lengths, with free text at each end that is not anchored."""
     items = list(branch.items)
     own = _joined(items)
     open_ends = (not branch.begins) + (not branch.ends)
@@ -101,7 +101,10 @@ def _fitted(branch: _Branch, least: int, most: int | None) -> Piece:
 
 
 def _narrowed(items: list[_Repeated], least: int, most: int | None) -> list[_Repeated]:
-    """The items, with the bounds of the only repetition among them changed so that the lengths hold."""
+    """The items with the bounds of their only variable repetition changed so that the lengths are satisfied.
+
+    Raises `ValueError` if that is not possible.
+    """
     whole = _joined(items)
     if whole.least >= least and (most is None or whole.most <= most):
         return items
@@ -135,14 +138,14 @@ def _either(pieces: list[Piece]) -> Piece:
 
 
 class _Reader:
-    """A recursive-descent parser of one pattern."""
+    """Recursive-descent parser of one regular expression."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
         self._at = 0
 
     def whole(self) -> list[_Branch]:
-        """The alternatives of the pattern."""
+        """Parse the whole pattern; returns its alternatives. Raises `ValueError` for an unsupported part."""
         branches = []
         while True:
             begins = self._take("^")
@@ -194,7 +197,7 @@ class _Reader:
         return inner if len(branches) > 1 else replace(inner, text=f"({inner.text})")
 
     def _group_repeats(self) -> bool:
-        """Whether the group that just began is repeated."""
+        """Whether the group whose parenthesis has just been read is followed by a repetition."""
         end, depth = self._at, 1
         while end < len(self._pattern) and depth:
             part = _PART.match(self._pattern, end)
@@ -261,7 +264,10 @@ class _Reader:
         return rest[:1] == "-" and rest[1:] not in {"", "]"}
 
     def _class_atom(self, *, negated: bool) -> tuple[ch.Ranges, bool]:
-        """The characters of the atom, and whether regular-expression engines differ on those beyond ASCII."""
+        """Parse a character or escape in a set; returns its characters.
+
+        Also returns whether regular-expression engines disagree about non-ASCII characters in it.
+        """
         sign = self._next()
         if sign != "\\":
             return ((ord(sign), ord(sign)),), False

@@ -1,4 +1,4 @@
-"""The rules of one grammar under construction, and the rules that are common to all grammars."""
+"""The rules of a grammar under construction, and expressions that are common to all grammars."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from mongars.protocol.schema.characters import literal
 from mongars.protocol.schema.unsupported import SchemaUnsupported
 
 MOST_CHARACTERS = 600
-"""The most characters of a string where a schema sets no maximum."""
+"""Maximum length in characters of a string for which a schema sets no maximum."""
 MOST_ITEMS = 20
-"""The most items of a list, and members of an object with free names, where a schema sets no maximum."""
+"""Maximum number of items of a list, or of free-named members of an object, without a maximum in the schema."""
 MOST_FREE_CHARACTERS = 300
 MOST_FREE_ITEMS = 12
-"""The most items of a list inside a value of any type."""
+"""Maximum number of items of a list inside a value of any type."""
 MOST_NAME = 64
-"""The most characters of a free member name."""
+"""Maximum length in characters of a free member name."""
 FREE_LEVELS = 4
-"""The most levels of nested objects and lists in a value of any type."""
+"""Maximum number of nested objects and lists in a value of any type."""
 COMMA = '"," gap'
-"""The separator between members and between items."""
+"""Expression for the separator between members and between items."""
 LINE = "line"
-"""The white space after an opening and before a closing bracket."""
+"""Expression for the white space after an opening and before a closing bracket."""
 _SPACE = {"gap": '" " | "\\n" " "{0,12}', "line": '("\\n" " "{0,12})?'}
-"""White space: all on one line, or one indented line per element, the two styles that models were trained on."""
+"""White space: everything on one line, or one indented line per element, the two styles common in training data."""
 MANY = 16
-"""With more constants than this, they are written as a tree of common prefixes."""
+"""Number of constants above which they are written as a tree of common prefixes."""
 
 MOST_REPEATED = 50_000
-"""The most repetitions in all rules together: llama.cpp expands each into an element."""
+"""Maximum number of repetitions in all rules together, since llama.cpp expands each of them."""
 
 _REPEATED = re.compile(r"(\d+)\}")
 _CHARACTER = '[^"\\\\\\x00-\\x1F\\x7F] | "\\\\" ["\\\\nt]'
@@ -39,7 +39,7 @@ _FREE_NUMBER = '"-"? ("0" | [1-9] [0-9]{0,14}) ("." [0-9]{1,6})?'
 
 
 def constant(value: Any) -> str:  # noqa: ANN401 (any JSON value)
-    """A constant as JSON text."""
+    """A JSON value as JSON text, with a space after commas and colons."""
     if isinstance(value, dict):
         members = (f"{constant(str(key))}: {constant(part)}" for key, part in value.items())
         return f"{{{', '.join(members)}}}"
@@ -49,14 +49,17 @@ def constant(value: Any) -> str:  # noqa: ANN401 (any JSON value)
 
 
 class Rules:
-    """The rules of a grammar by name; equal bodies share one rule."""
+    """The rules of one grammar, by name; rules with the same body are created only once."""
 
     def __init__(self) -> None:
         self._rules: dict[str, str] = {}
         self._names: dict[str, str] = {}
 
     def text(self, root: str) -> str:
-        """The text of the whole grammar, whose root is this expression."""
+        """The text of the whole grammar; `root` is the expression it generates.
+
+        Raises `SchemaUnsupported` if it has more than `MOST_REPEATED` repetitions.
+        """
         self._check_size()
         rules = {"root": root, **self._rules, **_SPACE}
         lines = [f"{name} ::= {body}" for name, body in rules.items()]
@@ -69,32 +72,32 @@ class Rules:
             raise SchemaUnsupported(reason)
 
     def name(self, kind: str) -> str:
-        """A rule name that is not in use."""
+        """Reserve an unused rule name that begins with `kind`."""
         name = f"{kind}-{len(self._rules)}"
         self._rules[name] = ""
         return name
 
     def set(self, name: str, body: str) -> None:
-        """Define the body of a named rule."""
+        """Set the body of the rule `name`."""
         self._rules[name] = body
 
     def shared(self, body: str) -> str:
-        """The name of a rule with this body; an existing one is reused."""
+        """The name of the rule with this body, which is created if there is none."""
         if body not in self._names:
             self._names[body] = name = self.name("r")
             self._rules[name] = body
         return self._names[body]
 
     def string(self, least: int, most: int) -> str:
-        """An expression for a JSON string of this many characters."""
+        """An expression for a JSON string of `least` to `most` characters."""
         return f'"\\"" {self.shared(_CHARACTER)}{{{least},{most}}} "\\""'
 
     def key(self) -> str:
-        """An expression for a free member name."""
+        """An expression for any member name of up to `MOST_NAME` characters."""
         return self.shared(self.string(1, MOST_NAME))
 
     def sequence(self, heads: list[str], item: str, *, least: int, most: int) -> str:
-        """An expression for a list: the heads in order, then items, with this many elements in all."""
+        """An expression for a list of `least` to `most` elements: the `heads` in order, then any number of `item`."""
         heads = heads[:most]
         body = self._tail(item, least - len(heads), most - len(heads))
         if not heads and most:
@@ -109,21 +112,21 @@ class Rules:
         return self.shared(f'"[" {body} "]"')
 
     def entries(self, entry: str, least: int, most: int) -> str:
-        """An expression for an object with this many members with free names."""
+        """An expression for an object of `least` to `most` members, each generated by `entry`."""
         if not most:
             return '"{}"'
         body = f"{entry} {self._tail(entry, least - 1, most - 1)}".strip()
         return self.shared(f'"{{" {_inside(body, least)} "}}"')
 
     def _tail(self, item: str, least: int, most: int) -> str:
-        """An expression for further elements, each after a comma."""
+        """An expression for `least` to `most` further elements, each after a comma; empty if there can be none."""
         if most <= 0 or not item:
             return ""
         # A rule of its own: llama.cpp bounds how much one rule may repeat.
         return self.shared(f"{self.shared(f'{COMMA} {item}')}{{{max(0, least)},{most}}}")
 
     def constants(self, values: list[Any]) -> str:
-        """An expression for one of these constants."""
+        """An expression for any one of the JSON values."""
         texts = list(dict.fromkeys(map(constant, values)))
         if len(texts) <= MANY:
             found = " | ".join(map(literal, texts))
@@ -131,7 +134,7 @@ class Rules:
         return self._tree(sorted(texts), 0)
 
     def _tree(self, texts: list[str], begin: int) -> str:
-        """An expression for one of the sorted texts, from this character on; all share the characters before it."""
+        """An expression for one of the sorted texts, from the index `begin`; all texts are equal before it."""
         if len(texts) == 1:
             return literal(texts[0][begin:])
         first, last = texts[0], texts[-1]
@@ -146,7 +149,7 @@ class Rules:
         return f"{shared}{self.shared(' | '.join(parts))}"
 
     def any_value(self, levels: int = FREE_LEVELS) -> str:
-        """An expression for any JSON value with at most this many nested levels."""
+        """An expression for any JSON value with at most `levels` nested levels."""
         text = self.shared(self.string(0, MOST_FREE_CHARACTERS))
         parts = [text, self.shared(_FREE_NUMBER), '"true"', '"false"', '"null"']
         if levels:
@@ -154,7 +157,7 @@ class Rules:
         return self.shared(" | ".join(parts))
 
     def any_object(self, levels: int = FREE_LEVELS) -> str:
-        """An expression for any JSON object."""
+        """An expression for any JSON object with at most `levels` nested levels."""
         value = self.any_value(levels - 1)
         return self.entries(f'{self.key()} ": " {value}', 0, MOST_FREE_ITEMS)
 
@@ -163,5 +166,5 @@ class Rules:
 
 
 def _inside(body: str, least: int) -> str:
-    """An expression for the content of brackets with white space around it, or nothing if that is allowed."""
+    """An expression for the content of brackets, surrounded by white space; optional if `least` is 0."""
     return f"{LINE} {body} {LINE}" if least > 0 else f"({LINE} {body} {LINE})?"

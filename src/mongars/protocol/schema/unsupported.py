@@ -1,10 +1,10 @@
-"""The refusal of a schema that cannot be enforced."""
+"""The exception for schemas that cannot be enforced."""
 
 from __future__ import annotations
 
 
 class SchemaUnsupported(ValueError):
-    """A part of the schema cannot be enforced. `where` is its path, such as `properties.age.not`."""
+    """A part of a schema cannot be enforced; `reason` is a text, `where` the path, such as `("properties", "age")`."""
 
     def __init__(self, reason: str, where: tuple[str, ...] = ()) -> None:
         place = ".".join(where) or "the schema"

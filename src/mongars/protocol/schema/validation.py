@@ -1,4 +1,4 @@
-"""Validation of a finished text against a schema, with bounded work."""
+"""Validation of a complete text against a schema, in bounded time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 MOST_REFERENCES = 20_000
-"""The most references followed in one validation (about half a second); shared references multiply."""
+"""Maximum number of references followed in one validation, which takes about half a second."""
 _REFERENCES_LEFT: ContextVar[list[int]] = ContextVar("references left")
 _IDENTITY = ("$schema", "$id")
 _VALUES = ("const", "enum")
 
 
 def _multiple_of(_: object, step: float, instance: object, __: object) -> Iterator[ValidationError]:
-    """`multipleOf` in decimal arithmetic: 19.99 is a multiple of 0.01, which it is not in binary fractions."""
+    """Check `multipleOf` in decimal arithmetic, in which 19.99 is a multiple of 0.01, unlike in binary fractions."""
     if isinstance(instance, bool) or not isinstance(instance, int | float):
         return
     try:
@@ -92,10 +92,10 @@ _Checked = extend(
 
 
 def errors_of(values: Iterable[object], schema: Schema, *, root: Schema) -> list[str | None]:
-    """For each value, how it violates the schema, a part of `root`; None for a valid value.
+    """For each value, a description of how it violates the schema, a part of `root`; None for a valid value.
 
-    References outside the schema are not followed: the library would fetch them over HTTP. Raises
-    `SchemaUnsupported` for references that are circular or too many.
+    References outside the schema are not followed, since the library would fetch them over HTTP. Raises
+    `SchemaUnsupported` if references are circular or more than `MOST_REFERENCES` are followed.
     """
     checks = _Checked(_unnamed(root), format_checker=checker, registry=Registry())
     own = checks.evolve(schema=_unnamed(schema))
@@ -121,7 +121,7 @@ def _first_error(own: Validator, value: object) -> str | None:
 
 
 def _unnamed(schema: Any) -> Any:  # noqa: ANN401 (any part of a schema)
-    """The schema without `$schema`, which would select other checks, and `$id`, which would redirect references."""
+    """A copy of the schema without `$schema` and `$id`, which would select other rules and redirect references."""
     if isinstance(schema, list):
         return [_unnamed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -134,7 +134,7 @@ def _unnamed(schema: Any) -> Any:  # noqa: ANN401 (any part of a schema)
 
 
 def violation(text: str, schema: Schema) -> str | None:
-    """How a JSON text violates the schema; None if it is valid. `{}` means any object."""
+    """How a JSON text violates the schema, as a description; None if it is valid. `{}` means any JSON object."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
