@@ -83,7 +83,9 @@ async def test_history_is_newest_first_and_the_owners_only(api: Api) -> None:
         assert response.status == 403
 
 
-@pytest.mark.parametrize("unnamed", [{}, {"session_id": None}, {"session_id": ""}])
+@pytest.mark.parametrize(
+    "unnamed", [{}, {"session_id": None}, {"session_id": ""}, {"session_id": " "}]
+)
 async def test_a_message_without_a_session_begins_a_new_one(
     api: Api, unnamed: dict[str, str | None]
 ) -> None:

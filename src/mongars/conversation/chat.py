@@ -245,7 +245,7 @@ class Chat:
     ) -> AsyncIterator[ChatStream]:
         """Start the answer to `message`; leaving the context before its end cancels it and stores nothing.
 
-        The session's earlier turns are included in the prompt. Without a session id, or with an empty one, a new
+        The session's earlier turns are included in the prompt. Without a session id, or with a blank one, a new
         session is created, whose id is in the stored turn.
 
         Raises `PromptMissing` for a blank message, `ContextLengthExceeded` if the message does not fit
@@ -256,7 +256,7 @@ class Chat:
             raise PromptMissing(msg)
         began = self._clock.monotonic()
         turns: Sequence[Turn] = ()
-        if session_id:
+        if session_id and session_id.strip():
             turns = await self._history.latest(
                 principal.username, limit=self._config.history_turns, session_id=session_id
             )
