@@ -18,7 +18,7 @@ PREFLIGHT_SECONDS = 600
 
 
 def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """The application with CORS for these origins; unchanged if there are none.
+    """`app` with a CORS middleware that admits web pages of `origins`; `app` itself if there are none.
 
     The middleware is the outermost one, so preflight requests need no key and pages can read every error.
     Pages of other origins send the key in a header; cookies are not allowed.

@@ -46,14 +46,14 @@ class KeyCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def get(self, digest: str) -> Principal | None:
-        """The cached account; None if the key is unknown or must be looked up again."""
+        """The cached account of the API key with this digest; None if the key must be looked up in the database."""
         entry = self._entries.get(digest)
         if entry is None or self._clock.monotonic() >= entry.next_lookup_at:
             return None
         return entry.principal
 
     def put(self, digest: str, principal: Principal) -> None:
-        """Add a key that was found in the database; a full cache drops its oldest entry."""
+        """Cache the account of an API key that was just found in the database; a full cache drops its oldest entry."""
         now = self._clock.monotonic()
         self._entries[digest] = _Entry(principal, now, now + self._config.fresh)
         self._entries.move_to_end(digest)
@@ -61,9 +61,9 @@ class KeyCache:
             self._entries.popitem(last=False)
 
     def without_database(self, digest: str) -> Principal | None:
-        """The account of a key found in the last `stale` seconds, for use while the database is unavailable.
+        """The account of an API key found in the last `stale` seconds, else None; for use during a database outage.
 
-        The key is then not looked up again for `retry` seconds.
+        `get` then returns the account for `retry` seconds, without another look-up.
         """
         entry = self._entries.get(digest)
         now = self._clock.monotonic()
@@ -73,5 +73,5 @@ class KeyCache:
         return entry.principal
 
     def forget(self, digest: str) -> None:
-        """Remove a key that is unknown or revoked."""
+        """Remove the API key with this digest from the cache, because the database does not accept it any more."""
         self._entries.pop(digest, None)

@@ -1,4 +1,4 @@
-"""The routes of Ollama's dialect."""
+"""The routes of Ollama's API, except those for embeddings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REQUESTS = (requests.OllamaChatRequest, requests.OllamaGenerateRequest, requests
 
 
 def ollama_routes(context: ApiContext) -> RouteTable:
-    """The routes of the dialect."""
+    """The routes `/api/chat`, `/api/generate`, `/api/show`, `/api/tags`, `/api/ps` and `/api/version`."""
     handlers = OllamaRoutes(context)
     router = APIRouter(prefix="/api", tags=["ollama"])
     for path, handler, request, example, response in (
@@ -86,7 +86,7 @@ def ollama_routes(context: ApiContext) -> RouteTable:
 
 
 class OllamaRoutes:
-    """Handlers of the dialect."""
+    """Handlers of the routes of Ollama's API, except those for embeddings."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
@@ -104,13 +104,13 @@ class OllamaRoutes:
         return await serve_answer(request, self._context, self._generate)
 
     async def ollama_tags(self, request: Request) -> Response:
-        """The served models."""
+        """List the served models."""
         await principal_of(request, self._context.authenticator)
         found = [bodies.model_body(n, modified_at=self._since) for n in self._models.listed]
         return JSONResponse({"models": found})
 
     async def ollama_show(self, request: Request) -> Response:
-        """The details of a model. The gateway does not know its file, size or template."""
+        """Show the details of a model. Its file, size and template are unknown to the gateway and left empty."""
         await principal_of(request, self._context.authenticator)
         limit = self._context.config.max_body_bytes
         read = await read_json(request, requests.OllamaShowRequest, limit=limit)
@@ -125,7 +125,7 @@ class OllamaRoutes:
         return JSONResponse(shown)
 
     async def ollama_ps(self, request: Request) -> Response:
-        """The loaded models: all that are served, once a provider is up."""
+        """List the loaded models: all text-generating models if a provider is up, else none."""
         await principal_of(request, self._context.authenticator)
         up = any(status.state == "up" for status in await self._context.llm.status())
         forever = bodies.timestamp(self._context.clock.now() + NEVER)

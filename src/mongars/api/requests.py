@@ -43,7 +43,7 @@ def request_id_of(request: Request) -> str:
 
 
 def session_id_of(request: Request, *, longest: int) -> str | None:
-    """The session that the header `x-session-id` names; None without one.
+    """The session id in the header `x-session-id`; None if the header is absent or empty.
 
     Raises `InvalidRequest` naming the header if it has more than `longest` characters.
     """
@@ -55,7 +55,7 @@ def session_id_of(request: Request, *, longest: int) -> str | None:
 
 
 def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
-    """The deadline from the header `X-Request-Timeout-Ms`; by default, and at the latest, in `limit` seconds.
+    """The deadline from the header `X-Request-Timeout-Ms`; at most `limit` seconds from now, also without the header.
 
     Raises `InvalidRequest` if the header is not a positive number.
     """
@@ -64,7 +64,7 @@ def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
 
 
 def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
-    """The deadline of a response in one piece: no later than the read timeout of an OpenAI client.
+    """The deadline of a response without streaming: `deadline`, or the OpenAI client's read timeout if that is sooner.
 
     The client sends that timeout in `x-stainless-read-timeout`. A value that is not a positive number is ignored,
     and `X-Request-Timeout-Ms` takes precedence. It does not limit a stream, where each event restarts it.
@@ -78,9 +78,9 @@ def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
 
 
 def chose_wait(request: Request, *, limit: float, whole: bool) -> bool:
-    """Whether the client's headers set the deadline of the answer, and not the server's `limit`.
+    """Whether the client's headers set an earlier deadline for the answer than the server's `limit` in seconds.
 
-    `whole`: the response is in one piece, see `whole_deadline_of`.
+    `whole`: the response is not streamed, so the client's read timeout counts too; see `whole_deadline_of`.
     """
     given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
     if given is not None:
@@ -106,15 +106,19 @@ def credential_of(connection: HTTPConnection) -> str | SessionToken | None:
 
 
 async def principal_of(connection: HTTPConnection, authenticator: Authenticator) -> Principal:
-    """The account of a request or WebSocket handshake.
+    """The account that a request or WebSocket handshake authenticates as.
 
-    Raises what `credential_of` and `Authenticator.authenticate` raise.
+    Raises `NotAuthenticated` without a valid credential, `StorageUnavailable` if an API key cannot be looked up,
+    and `Forbidden` if a page of another origin sent the session cookie.
     """
     return await authenticator.authenticate(credential_of(connection))
 
 
 async def read_json(request: Request, model: type[Model], *, limit: int) -> Model:
-    """Read and validate the body as a model, at most `limit` bytes. Raises as `protocol.body` does."""
+    """Read the request body, at most `limit` bytes, and validate it as `model`.
+
+    Raises `TooLarge` for a longer body, and `InvalidRequest` for one that is not valid JSON for `model`.
+    """
     return parse_model(await read_body(request, limit=limit), model)
 
 

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 SESSION_COOKIE = "mongars_session"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""RFC 9110, section 9.2.1: they change nothing. CORS keeps their responses from pages of other origins."""
+"""Methods that change nothing (RFC 9110, section 9.2.1), so the cookie needs no check of `Origin`.
+
+CORS keeps their responses from pages of other origins.
+"""
 _LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
 class SessionToken:
-    """A login token from the session cookie of a connection that may use it."""
+    """A login token from a session cookie, of a request that passed the check of `session_token_of`."""
 
     value: str = field(repr=False)
 

@@ -36,7 +36,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "require-trusted-types-for 'script'",
     )
 )
-"""What a page may load and do: only files of its own origin, no inline script, no frame around it.
+"""The header `Content-Security-Policy`: pages load files of their own origin only, without inline scripts or frames.
 
 A page with an inline import map adds that script's `'sha256-…'` to `script-src`.
 """
@@ -66,7 +66,7 @@ class _StaticFile:
 
 
 class StaticFolder:
-    """The files below one folder, by their paths relative to it, with `/` between the parts."""
+    """The files of one folder and its subfolders, held in memory; a name is a relative path such as `css/app.css`."""
 
     def __init__(self, folder: Traversable) -> None:
         """Read every file. Raises `ConfigurationError` for a file whose media type is not known."""
@@ -74,11 +74,14 @@ class StaticFolder:
 
     @classmethod
     def of_package(cls, package: str, name: str) -> Self:
-        """The folder `name` in the data of an installed package. Raises as the constructor does."""
+        """The folder `name` in the data of an installed package.
+
+        Raises `ConfigurationError` for a file whose media type is not known.
+        """
         return cls(files(package) / name)
 
     def url_of(self, name: str) -> str:
-        """The name with the digest of its content, `app.js?v=<digest>`: a response to it is cached for good.
+        """The relative URL of a file with the digest of its content: `app.js?v=<digest>`, cacheable for a year.
 
         Raises `NotFound` for a name that is no file of the folder.
         """

@@ -42,7 +42,10 @@ class LoginThrottle:
         self._known: OrderedDict[tuple[str, ...], None] = OrderedDict()
 
     def admit(self, username: str, address: str = "") -> None:
-        """Count an attempt. Raises `TooManyRequests` with `retry_after` if there were too many."""
+        """Record a login attempt for `username` from `address`.
+
+        Raises `TooManyRequests`, with the seconds to wait in `retry_after`, if a limit is reached already.
+        """
         for key, limit in self._limits(username, address):
             attempts = self._recent(key)
             if len(attempts) >= limit:
@@ -55,14 +58,17 @@ class LoginThrottle:
             self._attempts.popitem(last=False)
 
     def withdraw(self, username: str, address: str = "") -> None:
-        """Remove the latest attempt, because its password was not checked."""
+        """Remove the latest recorded attempt of `username` from `address`, because its password was not checked."""
         for key, _ in self._limits(username, address):
             attempts = self._attempts.get(key)
             if attempts:
                 attempts.pop()
 
     def succeeded(self, username: str, address: str = "") -> None:
-        """Remove the attempts from that address, after a successful login."""
+        """Record a successful login: clear the attempts of `username` from `address`.
+
+        The limit per name no longer applies to this name from this address.
+        """
         key = (username.lower(), address)
         self.withdraw(username, address)
         self._attempts.pop(key, None)
