@@ -35,7 +35,7 @@ class Transactions:
 
     @asynccontextmanager
     async def begin(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        """A context manager that gives a connection in a transaction: committed on exit, rolled back on an exception."""
+        """A context manager with a connection in a transaction: committed on exit, rolled back on an exception."""
         transaction = engine.begin()
         connection = await self._entered(transaction)
         try:
