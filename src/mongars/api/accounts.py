@@ -41,9 +41,9 @@ class AccountStore(Protocol):
     """The stored accounts. Every method raises `StorageUnavailable` when the store fails."""
 
     async def create_account(self, new: NewAccount, *, key: NewApiKey | None = None) -> Account:
-        """Store an account and its first key, both or neither.
+        """Store an account and, if given, its first API key, in one transaction.
 
-        Raises `Conflict` if the name, upper or lower case, or the key exists already.
+        Raises `Conflict` if the name, ignoring case, or the key exists already.
         """
         ...
 
@@ -153,7 +153,7 @@ class Authenticator:
         known = self._cache.get(digest)
         if known is not None:
             return known
-        # Read before the lookup, so that concurrent requests with this key do not wait for the database as well.
+        # Called before the look-up, so that `get` answers concurrent requests and only this one waits for the database.
         seen_lately = self._cache.without_database(digest)
         try:
             key = await self._valid_key(digest)

@@ -22,13 +22,13 @@ GATEWAY_TIMEOUT = 504
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """When a request arrived: `at`, in seconds of the monotonic clock."""
+    """The time at which a request arrived: `at`, in seconds of the monotonic time of `clock`."""
 
     clock: Clock
     at: float
 
     def overhead(self, route: RouteInfo) -> float:
-        """Seconds since the arrival, without the time spent waiting for model servers."""
+        """The gateway's own time in seconds: since the arrival, without waiting for model servers (`route.waited`)."""
         return self.clock.monotonic() - self.at - route.waited
 
 

@@ -1,4 +1,4 @@
-"""The API process as an ASGI application."""
+"""Building the ASGI application of the API process from its routes and middleware."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class ChatCompletionsRoutes:
         )
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`: every served model."""
+        """`GET /v1/models`: list every served model."""
         await principal_of(request, self._context.authenticator)
         cards = [self._card(name) for name in self._models.listed]
         return JSONResponse({"object": "list", "data": cards})

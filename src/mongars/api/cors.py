@@ -29,9 +29,9 @@ def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
         app,
         allow_origins=list(origins),
         allow_methods=["GET", "HEAD", "POST"],
-        allow_headers=["*"],  # those a preflight names: OpenAI's client sends a dozen of its own
+        allow_headers=["*"],  # all headers that a preflight request names; OpenAI's client sends a dozen
         allow_credentials=False,
         expose_headers=EXPOSED,
         max_age=PREFLIGHT_SECONDS,
     )
-    return RequestIds(around)  # preflights have one, too
+    return RequestIds(around)  # adds `x-request-id` to responses to preflight requests

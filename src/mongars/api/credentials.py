@@ -33,7 +33,7 @@ _MOST_AT_ONCE = 2  # passwords
 _MAX_SUBJECT = 1000
 _LATEST = 1e12  # seconds; the year 33658
 INCORRECT_KEY = "Incorrect API key provided"
-"""OpenAI's wording, by which LiteLLM distinguishes a wrong key from a wrong request."""
+"""Beginning of the message for an invalid credential: OpenAI's words, by which LiteLLM recognises a wrong key."""
 
 
 class Passwords:
@@ -150,7 +150,7 @@ class Tokens:
     """
 
     def __init__(self, config: TokenConfig, clock: Clock) -> None:
-        """Raises `ConfigurationError`, naming `SECRET_KEY`, for a secret under 32 bytes."""
+        """Raise `ConfigurationError`, naming `SECRET_KEY`, if the secret has less than 32 bytes."""
         if len(config.secret.encode()) < _MIN_SECRET:
             msg = (
                 f"SECRET_KEY needs at least {_MIN_SECRET} bytes."
@@ -213,7 +213,7 @@ class Tokens:
 
 
 _UNREADABLE = (jwt.InvalidTokenError, ValueError, TypeError, RecursionError)
-"""The exceptions of parsing a token; `RecursionError` because a client can send deeply nested JSON."""
+"""The exceptions that parsing an invalid token can raise; deeply nested JSON raises `RecursionError`."""
 
 
 def _subject(value: object) -> str:

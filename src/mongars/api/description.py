@@ -26,7 +26,7 @@ EVENT_STREAM = "text/event-stream"
 PLAIN = "text/plain"
 
 READING = (401, 500, 503)
-"""The error statuses of every route that requires authentication."""
+"""The HTTP error statuses of every route that requires authentication."""
 BODY = (413, 415)
 _ANSWERING = (400, 404, 429, 502, 504)
 
@@ -166,7 +166,7 @@ def openapi_of(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any
         [(model, "validation") for model in models], ref_template=_REFERENCE
     )
     components = found.setdefault("components", {})
-    # FastAPI's own errors are never sent: `api.error_responses` writes them in our formats.
+    # FastAPI's own error bodies are never sent: `api.error_responses` writes errors in the format of the path.
     components["schemas"] = definitions["$defs"]
     components["securitySchemes"] = {
         _SCHEME: {

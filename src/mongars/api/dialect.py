@@ -42,7 +42,7 @@ class ErrorFormat(Protocol):
         ...
 
     def body(self, error: MongarsError) -> object:
-        """The JSON body of an error response."""
+        """The JSON body of the error response for `error`, in the format of this client API."""
         ...
 
     def event(self, error: MongarsError) -> bytes:
@@ -58,7 +58,7 @@ class BodyWriter(Protocol):
         ...
 
     def body(self) -> object:
-        """The JSON body of the response. Raises `InvalidAnswer` if the answer is not complete."""
+        """The JSON body of the response, after the last chunk. Raises `InvalidAnswer` if the answer is not complete."""
         ...
 
 
@@ -70,7 +70,7 @@ class EventWriter(Protocol):
         ...
 
     def end(self) -> bytes:
-        """The last bytes of the stream of a complete answer."""
+        """The last bytes of the stream, after the last chunk of a complete answer."""
         ...
 
 

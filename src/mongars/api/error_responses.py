@@ -28,7 +28,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class ErrorResponses:
-    """Writes the response to every exception that reaches the framework: `MongarsError`, unknown paths, defects.
+    """Makes the error response to every exception that reaches FastAPI: `MongarsError`, unknown path, unexpected error.
 
     A path that matches no prefix of `tables` gets monGARS' own format.
     """
@@ -60,7 +60,7 @@ class ErrorResponses:
         return self._response(request, error, status=status)
 
     async def unexpected(self, request: Request, _: Exception) -> Response:
-        """The response to an unexpected exception: 500 without details. The exception is in the log."""
+        """The response to an unexpected exception: 500 without details, which only the log contains."""
         return self._response(request, InferenceFailed("Internal error."), status=500)
 
     async def _invalid(self, request: Request, exc: Exception) -> Response:

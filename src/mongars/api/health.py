@@ -104,7 +104,7 @@ class HealthRoutes:
         return JSONResponse(openapi_of(request.app, self._models))
 
     async def metrics(self, request: Request) -> Response:
-        """The metrics in Prometheus' text format."""
+        """Report all metrics in Prometheus' text format."""
         await principal_of(request, self._context.authenticator)
         content_type, page = self._context.metrics.render()
         return Response(page, media_type=content_type)

@@ -1,4 +1,4 @@
-"""Routes for the operator: the state of the endpoints, and draining or resetting one."""
+"""Routes for the operator: showing the state of the endpoints, and draining or resetting an endpoint."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class InternalRoutes:
         self._context = context
 
     async def endpoints(self, request: Request) -> Response:
-        """`GET /internal/endpoints`: every provider, with each endpoint of Ray Serve."""
+        """`GET /internal/endpoints`: list every provider and, for Ray Serve, its endpoints with their state."""
         await self._check(request)
         return await self._shown()
 

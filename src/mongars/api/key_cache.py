@@ -1,4 +1,4 @@
-"""A cache of API keys that were found in the database."""
+"""A cache of the API keys that were found in the database, which also serves during a database outage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyCacheConfig:
-    """Lifetimes in seconds, and the most keys that are cached.
+    """Lifetimes of cached API keys in seconds, and the largest number of cached keys (`size`).
 
     A key is looked up again `fresh` seconds after the last look-up. While the database is unavailable, a key is
     accepted until `stale` seconds after it was last found, and looked up at most every `retry` seconds.
@@ -33,7 +33,7 @@ class _Entry:
 
 
 class KeyCache:
-    """Caches the account of each API key by the key's digest.
+    """Caches the account of each valid API key under the key's SHA-256.
 
     So a revoked key may work for up to `fresh` seconds longer in each process, and during an outage of the
     database for up to `stale` seconds. Unknown keys are not cached: a new key works at once, and guessed keys do

@@ -1,4 +1,4 @@
-"""`POST /token`: an access token for a name and a password."""
+"""The route `POST /token`, which exchanges a username and a password for a login token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names under which models are served, in every dialect."""
+"""The names under which models are served, the same in every client API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mongars.api.context import ApiConfig
 
 MODEL_ALIAS = "mongars"
-"""A name that always means the general model."""
+"""A model name that always refers to the general model (for embeddings: to the embedding model)."""
 
 
 class ServedModels:
@@ -23,7 +23,7 @@ class ServedModels:
         coding = [] if config.coding_model is None else [config.coding_model]
         self._coding = config.coding_model
         self.names = tuple(dict.fromkeys([config.model_name, *coding, MODEL_ALIAS]))
-        """Every name of a model that generates text, without repetition."""
+        """Every name of a text-generating model, without repetition."""
         embedding = config.embedding_model
         self._embedding = embedding
         self.listed = tuple(

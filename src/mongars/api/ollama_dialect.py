@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class OllamaErrors:
-    """`{"error": text}`; the same object is the last line of a stream that failed."""
+    """Ollama's error format: `{"error": text}`, also as the last line of a stream that failed."""
 
     invalid_status = int(HTTPStatus.BAD_REQUEST)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mongars.api.context import ApiContext
 
 NEVER = timedelta(days=36_525)
-"""Added to the current time for `expires_at`: no timer unloads models. Clients show it as `Forever`."""
+"""The distance of `expires_at` from now, 100 years, as models are not unloaded. Clients show it as `Forever`."""
 CHAT_EXAMPLE = {"model": MODEL_ALIAS, "messages": [{"role": "user", "content": "Say hello."}]}
 GENERATE_EXAMPLE = {"model": MODEL_ALIAS, "prompt": "Say hello."}
 REQUESTS = (requests.OllamaChatRequest, requests.OllamaGenerateRequest, requests.OllamaShowRequest)
@@ -100,7 +100,7 @@ class OllamaRoutes:
         return await serve_answer(request, self._context, self._chat)
 
     async def ollama_generate(self, request: Request) -> Response:
-        """Answer a prompt. With an empty one, the response only confirms that the model is loaded."""
+        """Answer a prompt. If it is empty, the response only confirms that the model is loaded."""
         return await serve_answer(request, self._context, self._generate)
 
     async def ollama_tags(self, request: Request) -> Response:
@@ -137,6 +137,6 @@ class OllamaRoutes:
         return JSONResponse({"models": found})
 
     async def ollama_version(self, request: Request) -> Response:
-        """The version of monGARS."""
+        """Report the version of monGARS."""
         await principal_of(request, self._context.authenticator)
         return JSONResponse({"version": self._context.config.version})

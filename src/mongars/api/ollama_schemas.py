@@ -1,4 +1,4 @@
-"""Schemas of the responses of Ollama's dialect, for the OpenAPI description."""
+"""Schemas of the responses of Ollama's API, for the OpenAPI description."""
 
 from __future__ import annotations
 

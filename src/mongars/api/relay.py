@@ -80,14 +80,14 @@ class Relay:
             self._count(chunk, chunk.usage, own=own)
             if not (chunk.text or chunk.reasoning) and chunk.finish_reason is None:
                 return b""
-            own = True  # the counts are sent in a separate event
+            own = True  # token counts are sent in a separate event
         role = b"" if chunk.index in self._started else self._role(chunk, own=own)
         if own:
             return role + self._writer.content(chunk)
         return role + (_without_counts(chunk.raw) if self._with_usage else chunk.raw)
 
     def _is_plain(self, chunk: Chunk) -> bool:
-        """Whether the bytes of a chunk are one or more events that can be relayed as they are."""
+        """Whether the bytes of a chunk are one or more events that can be sent to the client unchanged."""
         raw = chunk.raw
         if not raw.startswith(b"data: ") or raw.find(b"\n") != raw.find(b"\n\n"):
             return False
@@ -97,7 +97,7 @@ class Relay:
         return bool(self._id) and self._id in raw and not twice
 
     def _adopt(self, raw: bytes) -> None:
-        """Use the id, time and model of the engine's first event, if it has them."""
+        """Take over the id, time and model of the engine's first event for the events that are written anew."""
         body = orjson.loads(raw[len(b"data: ") : raw.find(b"\n\n")])
         sent = {"answer_id": body.get("id"), **body}
         mine = self._writer.named

@@ -30,9 +30,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def request_id_of(request: Request) -> str:
-    """The id of a request: that of its `x-request-id` header if it is valid, else a new one.
+    """The id of a request: the value of its header `x-request-id` if that is valid, else a new id.
 
-    Further calls for the same request return the same id.
+    Every call for the same request returns the same id.
     """
     state = request.scope.setdefault("state", {})
     if "request_id" not in state:
@@ -90,7 +90,7 @@ def chose_wait(request: Request, *, limit: float, whole: bool) -> bool:
 
 
 def traceparent_of(request: Request) -> str | None:
-    """The client's `traceparent` (W3C Trace Context, section 3.2); None without a valid one."""
+    """The header `traceparent` (W3C Trace Context, section 3.2); None if it is absent or invalid."""
     given = request.headers.get(headers.TRACEPARENT, "")
     return given if _TRACEPARENT.fullmatch(given) else None
 
@@ -123,9 +123,10 @@ async def read_json(request: Request, model: type[Model], *, limit: int) -> Mode
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes.
+    """Read the whole request body, at most `limit` bytes.
 
-    Raises as `protocol.body` does, and `InvalidRequest` if the client disconnects before its end.
+    Raises `TooLarge` for a longer body, `EncodingUnsupported` for a compressed one, and `InvalidRequest` if it
+    does not arrive in time or the client disconnects before its end.
     """
     declared = request.headers.get("content-length")
     encoding = request.headers.get("content-encoding")

@@ -28,7 +28,7 @@ class ModelList(BaseModel):
 
 
 class PromptTokensDetails(BaseModel):
-    """Details about the tokens of the prompt."""
+    """The number of prompt tokens that the model server took from its cache."""
 
     cached_tokens: int
 
@@ -95,7 +95,7 @@ class ChatCompletion(BaseModel):
 
 
 class TextLogprobs(BaseModel):
-    """The tokens of a choice, and the offset in its text at which each begins."""
+    """The tokens of one answer of `/v1/completions`, their log-probabilities, and their offsets in its text."""
 
     tokens: list[str]
     token_logprobs: list[float]

@@ -43,10 +43,10 @@ class AnswerResponse(WrittenResponse, Response):
 
 
 async def serve_answer(request: Request, context: ApiContext, dialect: Dialect[Stream]) -> Response:
-    """The response to a request for a generated answer.
+    """Authenticate and parse a request for a generated answer; returns the response that then starts and writes it.
 
-    Raises the errors of the request itself: credentials, headers, body. The response reports errors of the answer
-    itself, in the format of the dialect.
+    Raises a `MongarsError` if credentials, headers or body of the request are invalid. If the answer fails, the
+    response reports the error, in the format of the dialect.
     """
     arrived = arrival(context.clock)
     principal = await principal_of(request, context.authenticator)

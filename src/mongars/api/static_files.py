@@ -1,6 +1,6 @@
-"""Files of a web page that come with the package, such as those of a console.
+"""Serving static files that are part of the package, such as those of a web console.
 
-They are read once, when the folder is opened, and a request only looks up a name among them. So no path
+The files are read once, when the folder is opened, and a request only looks up a name among them. So no path
 of a request reaches the file system, whatever it contains. No route serves such files yet.
 """
 
@@ -69,7 +69,7 @@ class StaticFolder:
     """The files of one folder and its subfolders, held in memory; a name is a relative path such as `css/app.css`."""
 
     def __init__(self, folder: Traversable) -> None:
-        """Read every file. Raises `ConfigurationError` for a file whose media type is not known."""
+        """Read every file of `folder` into memory. Raises `ConfigurationError` for a file of unknown media type."""
         self._files = dict(_read(folder, PurePosixPath()))
 
     @classmethod
@@ -88,10 +88,10 @@ class StaticFolder:
         return f"{name}?v={self._find(name).digest}"
 
     def response(self, request: Request, name: str) -> Response:
-        """The file: 200, or 304 if `If-None-Match` has its digest. Raises `NotFound` if there is none.
+        """The response with the file `name`: 200, or 304 if `If-None-Match` has its digest. Raises `NotFound`.
 
-        With the digest as the query parameter `v` it may be cached for a year; without it, or with another
-        one, a cache must ask each time whether it has changed.
+        If the query parameter `v` is the file's digest, clients may cache the response for a year; if not, they
+        must revalidate it on each use.
         """
         file = self._find(name)
         etag = f'"{file.digest}"'

@@ -1,4 +1,4 @@
-"""Limits on login attempts per name and address, with bounded memory."""
+"""Limits on login attempts per username and client address, with bounded memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleConfig:
-    """The most login attempts within `seconds`: `attempts` per name and address, `of_a_name` per name.
+    """The most login attempts within `seconds`: `attempts` per username and address, `of_a_name` per username.
 
     At most `names` names, and as many pairs of name and address, are stored.
     """
@@ -26,7 +26,7 @@ class ThrottleConfig:
 
 
 class LoginThrottle:
-    """Counts login attempts per name and address, whether the account exists or not.
+    """Limits login attempts per username and client address, whether the account exists or not.
 
     Wrong guesses from one address do not lock the owner of a name out elsewhere. Guesses from many addresses do,
     except at addresses from which the owner has logged in before.

@@ -38,7 +38,7 @@ def create_user(
         bool, typer.Option("--password-stdin", help="Read the password from standard input.")
     ] = False,
 ) -> None:
-    """Create an account; prompts for the password."""
+    """Create an account; prompts for its password."""
     with exit_on_error():
         password = sys.stdin.readline().rstrip("\n") if password_stdin else _ask_password()
 

@@ -1,4 +1,4 @@
-"""`mongars up`: runs Ray, Serve application, API and worker on this machine until Ctrl-C."""
+"""`mongars up`: runs the local stack (Ray, database, API, worker) on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def up(
         bool, typer.Option("--no-ray", help="Without a Ray cluster: the embedded engine answers.")
     ] = False,
 ) -> None:
-    """Start everything on this machine; Ctrl-C stops everything."""
+    """Start all components of monGARS on this machine; Ctrl-C stops them."""
     with exit_on_error():
         options = UpOptions(host=host, port=port, replicas=replicas, use_ray=not no_ray)
         settings = load_settings()

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 _HEALTH_SECONDS = 2.0
 _WRITE_CHECK_SECONDS = 5.0
-"""Seconds between two health checks that write: clients without credentials can trigger them."""
+"""The least seconds between two health checks that write, since clients without credentials can trigger them."""
 _WRITE_CHECK = text("UPDATE alembic_version SET version_num = version_num")
 
 

@@ -74,7 +74,7 @@ def storage_errors() -> Iterator[None]:
     """
     try:
         yield
-    except exc.TimeoutError as error:  # the pool's
+    except exc.TimeoutError as error:  # of the connection pool: no free connection in time
         raise StorageUnavailable(_TAKEN) from error
     except exc.DBAPIError as error:
         sentence = _sentence(error)
@@ -90,7 +90,7 @@ def _sentence(error: exc.DBAPIError) -> str | None:
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
         return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2])
-    # Without a code: refused, closed or lost connections.
+    # Errors without a code are refused, closed or lost connections.
     is_link = isinstance(error, exc.OperationalError | exc.InterfaceError)
     return _UNREACHABLE if is_link else None
 

@@ -79,7 +79,7 @@ def migration_engine(config: DatabaseConfig) -> Engine:
     """
     url = migration_url(config.url)
     if not is_sqlite(url):
-        # No statement timeout: converting a large table takes as long as it takes.
+        # No statement timeout: converting a large table can take minutes.
         return _postgresql_once(url, config)
     engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
     busy_timeout = int(config.startup_timeout * 1000)
@@ -191,7 +191,7 @@ def _postgresql(url: URL, config: DatabaseConfig) -> AsyncEngine:
         connect_args=_arguments(url, config),
     )
     event.listen(engine.sync_engine, "handle_error", _hide_row)
-    if "options" not in url.query:  # the operator's own limit may be there
+    if "options" not in url.query:  # `options` may set the operator's own limit
         _begin_with(engine.sync_engine, f"SET LOCAL statement_timeout = {_STATEMENT_MS}")
     return engine
 

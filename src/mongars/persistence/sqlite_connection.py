@@ -38,7 +38,7 @@ class LettingGo(sqlite3.Connection):
         try:
             for cursor in tuple(self._cursors):
                 cursor.close()
-            with suppress(sqlite3.Error):  # a file that fails now is closed all the same
+            with suppress(sqlite3.Error):  # close the file even if the rollback fails
                 self.rollback()
         finally:
             super().close()

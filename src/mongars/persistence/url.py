@@ -52,7 +52,7 @@ def is_sqlite(url: URL) -> bool:
 
 
 def sqlite_path(url: URL) -> Path | None:
-    """The database file of a SQLite URL; None for PostgreSQL."""
+    """The path of the database file in a SQLite URL; None for PostgreSQL."""
     return Path(url.database or "") if is_sqlite(url) else None
 
 

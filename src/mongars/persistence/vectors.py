@@ -125,7 +125,7 @@ def to_json(connection: Connection) -> None:
         if _fingerprint(connection, "vector") != before:
             msg = "The embeddings changed while they were converted to JSONB; nothing was kept."
             raise StorageUnavailable(msg)
-    # Earlier revisions gave a default of `[]`, which would turn "no embedding" into an empty one.
+    # Earlier revisions set the default `[]`, which would store an empty embedding instead of none.
     connection.exec_driver_sql(_DROP_DEFAULT)
     _bring_back(connection)
 
@@ -168,7 +168,7 @@ def _have_pgvector(connection: Connection) -> bool:
     try:
         with connection.begin_nested():
             connection.exec_driver_sql("CREATE EXTENSION vector")
-    except DBAPIError:  # no privilege to: `real[]` holds the same numbers
+    except DBAPIError:  # no privilege to create it: `real[]` holds the same numbers
         return False
     return True
 

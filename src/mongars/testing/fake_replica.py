@@ -75,7 +75,7 @@ class FakeReplica(FakeServer):
         self.ready = 200
         """The HTTP status of `/readyz`."""
         self.embeddings = FakeEmbeddings()
-        """The model behind `/v1/embeddings`."""
+        """The embedding model that answers `/v1/embeddings`."""
         self.probes = 0
         self.in_flight = 0
         self.origin = Origin(
