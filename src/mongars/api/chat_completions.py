@@ -178,7 +178,7 @@ class ChatCompletionCall:
         return int(self._context.clock.now().timestamp())
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[MovingStream]:
-        """A context manager that starts the answer and gives its stream; see `AnswerCall.open`."""
+        """A context manager that gives the stream of the started answer; entering it waits for the first token."""
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: MovingStream) -> _ChatCompletionBody:

@@ -64,7 +64,7 @@ class ChatEvents:
         written = b""
         if chunk.reasoning:
             written = self._write({REASONING: chunk.reasoning}, chunk.index)
-        if chunk.text or chunk.logprobs:  # a token with only part of a character has log-probabilities but no text
+        if chunk.text or chunk.logprobs:  # a token that is part of a character has no text
             logprobs = logprob_entries(chunk)
             written += self._write({"content": chunk.text}, chunk.index, logprobs=logprobs)
         if chunk.finish_reason is not None:

@@ -158,7 +158,7 @@ class ConversationCall:
         self.streamed = read.stream
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[ChatStream]:
-        """A context manager that starts the answer and gives its stream; see `AnswerCall.open`.
+        """A context manager that gives the stream of the started answer; entering it waits for the first token.
 
         The prompt has as many earlier turns of the session as fit the model's context window.
         """

@@ -29,7 +29,7 @@ def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
         app,
         allow_origins=list(origins),
         allow_methods=["GET", "HEAD", "POST"],
-        allow_headers=["*"],  # all headers that a preflight request names; OpenAI's client sends a dozen
+        allow_headers=["*"],  # all that a preflight request names; OpenAI's client sends a dozen
         allow_credentials=False,
         expose_headers=EXPOSED,
         max_age=PREFLIGHT_SECONDS,

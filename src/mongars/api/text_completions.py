@@ -101,7 +101,7 @@ class CompletionCall:
         self.streamed = read.stream
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[GeneratedStream]:
-        """A context manager that starts the answer and gives its stream; see `AnswerCall.open`."""
+        """A context manager that gives the stream of the started answer; entering it waits for the first token."""
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: GeneratedStream) -> CompletionWriter:

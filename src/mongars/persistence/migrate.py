@@ -59,7 +59,10 @@ def upgrade(database: DatabaseConfig, revision: str = "head") -> None:
 
 
 def downgrade(database: DatabaseConfig, revision: str) -> None:
-    """Migrate the database back to the schema `revision`; on an error it stays unchanged. Raises as `upgrade` does."""
+    """Migrate the database back to the schema `revision`; on an error it stays unchanged.
+
+    Raises `ConfigurationError` if its data or views prevent that, `StorageUnavailable` if it cannot be reached.
+    """
     with _migration_errors():
         command.downgrade(alembic_config(database), revision)
 
