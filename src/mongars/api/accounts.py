@@ -1,4 +1,4 @@
-"""Accounts: their stores, how they are created, and how a request is authenticated.
+"""Accounts: the interfaces of their stores, creating an account, and authenticating a request.
 
 A client sends an API key or a login token in the `Authorization` header; a browser may send a login
 token in the session cookie. A login exchanges a username and a password for a token.
@@ -52,11 +52,11 @@ class AccountStore(Protocol):
         ...
 
     async def accounts(self) -> tuple[Account, ...]:
-        """Every account, oldest first."""
+        """All stored accounts, oldest first."""
         ...
 
     async def has_admin(self) -> bool:
-        """Whether an administrator's account exists."""
+        """Whether at least one account has administrator's rights."""
         ...
 
     async def set_password(self, username: str, password_hash: str) -> None:
@@ -212,7 +212,7 @@ class Authenticator:
 
 @asynccontextmanager
 async def _bounded() -> AsyncIterator[None]:
-    """Raise `StorageUnavailable` if the block takes longer than `_STORE_SECONDS`."""
+    """Cancel the block and raise `StorageUnavailable` if it takes longer than `_STORE_SECONDS` (2 seconds)."""
     try:
         async with asyncio.timeout(_STORE_SECONDS):
             yield

@@ -1,4 +1,4 @@
-"""Times and headers of responses that carry a generated answer, in every dialect."""
+"""Times and headers of responses to requests for answers or embeddings, the same in every client API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The routes and dialect of OpenAI's chat completions: `/v1/chat/completions` and `/v1/models`."""
+"""The routes of OpenAI's chat API, `/v1/chat/completions` and `/v1/models`, and its requests and responses."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class MovingStream(GeneratedStream, Protocol):
 
 
 class ChatCompletions:
-    """The `Dialect` of `/v1/chat/completions`. Streams forward the model server's events, see `api.relay`."""
+    """Parses requests of `/v1/chat/completions` (a `Dialect`). Streams are written by `api.relay`."""
 
     errors = OPENAI_ERRORS
     stream_headers = EVENT_STREAM_HEADERS

@@ -32,9 +32,9 @@ class ChatEvents:
             "model": model,
         }
         self.fingerprint: str | None = fingerprint_of(model)
-        """`system_fingerprint` of every event; None leaves it out."""
+        """The field `system_fingerprint` of every event; None: the events do not have the field."""
         self.started: set[int] = set()
-        """The choices whose role has been written."""
+        """The indexes of the choices whose first event, with the role, has been written."""
         self.moved_to: str | None = None
         """The model of the endpoint that continues the answer; None while the first endpoint serves it."""
         self._with_usage = with_usage

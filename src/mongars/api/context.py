@@ -1,4 +1,4 @@
-"""The objects that routes use. `bootstrap` creates them once per process."""
+"""The objects and settings that route handlers use. `bootstrap` creates them once per process."""
 
 from __future__ import annotations
 

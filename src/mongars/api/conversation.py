@@ -132,7 +132,7 @@ class ConversationRoutes:
 
 
 class ConversationChat:
-    """The `Dialect` of `/api/v1/conversation/chat`."""
+    """Parses requests of `/api/v1/conversation/chat`, and gives the format of its responses (a `Dialect`)."""
 
     errors = OWN_ERRORS
     stream_headers = EVENT_STREAM_HEADERS

@@ -97,7 +97,7 @@ class OllamaModels:
 
 
 class OllamaDialect:
-    """The `Dialect` of `/api/chat` or `/api/generate`, depending on the class of its request body."""
+    """Parses requests of `/api/chat` or `/api/generate` (a `Dialect`); `request` is the class of the request body."""
 
     errors = OLLAMA_ERRORS
     stream_headers = stream_headers(responses.MEDIA_TYPE)

@@ -68,7 +68,7 @@ def ollama_embedding_routes(context: ApiContext) -> RouteTable:
 
 
 class OllamaEmbed:
-    """The `EmbeddingDialect` of `/api/embed`."""
+    """Parses requests of `/api/embed`, and gives the format of its responses (an `EmbeddingDialect`)."""
 
     errors = OLLAMA_ERRORS
 
@@ -82,7 +82,7 @@ class OllamaEmbed:
 
 
 class OllamaEmbeddings:
-    """The `EmbeddingDialect` of `/api/embeddings`."""
+    """Parses requests of `/api/embeddings`, and gives the format of its responses (an `EmbeddingDialect`)."""
 
     errors = OLLAMA_ERRORS
 

@@ -51,7 +51,7 @@ def embedding_routes(context: ApiContext) -> RouteTable:
 
 
 class OpenAIEmbeddings:
-    """The `EmbeddingDialect` of `/v1/embeddings`."""
+    """Parses requests of `/v1/embeddings`, and gives the format of its responses (an `EmbeddingDialect`)."""
 
     errors = OPENAI_ERRORS
 

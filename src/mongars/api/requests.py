@@ -1,4 +1,4 @@
-"""Reading a request: credentials, body, ids and deadline."""
+"""Reading an HTTP request: its credential, body, ids and deadline."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def traceparent_of(request: Request) -> str | None:
 
 
 def credential_of(connection: HTTPConnection) -> str | SessionToken | None:
-    """The credential of a request or WebSocket handshake; None without one.
+    """The credential of a request or WebSocket handshake; None if it has none.
 
-    The value of the `Authorization` header, or else the session cookie; never a part of the URL. Raises
+    It is the value of the `Authorization` header, or else the session cookie's token; the URL is not read. Raises
     `Forbidden` if a page of another origin sent the cookie, see `session_token_of`.
     """
     authorization = connection.headers.get("authorization")

@@ -64,7 +64,7 @@ def completions_routes(context: ApiContext) -> RouteTable:
 
 
 class Completions:
-    """The `Dialect` of `/v1/completions`."""
+    """Parses requests of `/v1/completions`, and gives the format of its responses (a `Dialect`)."""
 
     errors = OPENAI_ERRORS
     stream_headers = EVENT_STREAM_HEADERS

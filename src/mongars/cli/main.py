@@ -62,7 +62,7 @@ def api(
     host: Annotated[str | None, typer.Option(help="Address; MONGARS_HOST.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; MONGARS_PORT.")] = None,
 ) -> None:
-    """Run one API process."""
+    """Run one API process until Ctrl-C or SIGTERM."""
     from mongars.cli.api_command import run_api  # noqa: PLC0415 (FastAPI takes half a second to import)
 
     with exit_on_error():

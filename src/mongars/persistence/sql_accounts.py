@@ -64,14 +64,14 @@ class SqlAccounts:
         return Credentials(account=_as_account(row), password_hash=row["password_hash"])
 
     async def accounts(self) -> tuple[Account, ...]:
-        """Every account, oldest first."""
+        """All stored accounts, oldest first."""
         statement = select(user_accounts).order_by(user_accounts.c.id)
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).mappings().all()
         return tuple(_as_account(row) for row in rows)
 
     async def has_admin(self) -> bool:
-        """Whether an administrator account exists."""
+        """Whether at least one account has administrator's rights."""
         statement = select(user_accounts.c.id).where(user_accounts.c.is_admin).limit(1)
         async with self._database.reading() as connection:
             return (await connection.execute(statement)).first() is not None

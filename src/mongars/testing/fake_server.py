@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Received:
-    """One request that the server received, and what became of its response.
+    """One request that the server received, and the outcome of its response.
 
     `connection` is the client's address and port; `at` and `left_at` are seconds of the server's clock. `left_at`
     is None unless the client closed the connection before the response was complete.

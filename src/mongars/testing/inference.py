@@ -38,7 +38,7 @@ def build(
     context_tokens: int | None = None,
     clock: Clock | None = None,
 ) -> Stack:
-    """Build an integration whose providers are, in this order: Ray Serve if active, Ollama if it has a host, `engine`.
+    """Build an integration with these providers, in this order: Ray Serve if active, Ollama if configured, `engine`.
 
     `engine` None: no embedded provider. `context_tokens` is the context window of `engine`; None if unknown.
     """

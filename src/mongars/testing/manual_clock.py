@@ -1,4 +1,4 @@
-"""A clock for tests whose time passes only when the test says so."""
+"""A clock for tests whose time passes only when a test advances it."""
 
 from __future__ import annotations
 
