@@ -1,1 +1,1 @@
-"""The FastAPI process: routes, authentication, streaming."""
+"""The HTTP API: its routes, authentication and streaming of answers, with FastAPI."""

@@ -1,4 +1,4 @@
-"""Accounts: their stores, how they are created, and how a request is authenticated.
+"""Accounts: the interfaces of their stores, creating an account, and authenticating a request.
 
 A client sends an API key or a login token in the `Authorization` header; a browser may send a login
 token in the session cookie. A login exchanges a username and a password for a token.
@@ -41,26 +41,26 @@ class AccountStore(Protocol):
     """The stored accounts. Every method raises `StorageUnavailable` when the store fails."""
 
     async def create_account(self, new: NewAccount, *, key: NewApiKey | None = None) -> Account:
-        """Store an account and its first key, both or neither.
+        """Store an account and, if given, its first API key, in one transaction.
 
-        Raises `Conflict` if the name, upper or lower case, or the key exists already.
+        Raises `Conflict` if the name, ignoring case, or the key exists already.
         """
         ...
 
     async def credentials(self, username: str) -> Credentials | None:
-        """The account of that name, upper or lower case, with its password hash; None without one."""
+        """The account named `username`, ignoring case, with its password hash; None if there is none."""
         ...
 
     async def accounts(self) -> tuple[Account, ...]:
-        """Every account, oldest first."""
+        """All stored accounts, oldest first."""
         ...
 
     async def has_admin(self) -> bool:
-        """Whether an administrator's account exists."""
+        """Whether at least one account has administrator's rights."""
         ...
 
     async def set_password(self, username: str, password_hash: str) -> None:
-        """Replace the password hash. Raises `NotFound` if there is no such account."""
+        """Replace the password hash of the account `username`. Raises `NotFound` if there is no such account."""
         ...
 
 
@@ -68,34 +68,34 @@ class KeyStore(Protocol):
     """The stored API keys. Every method raises `StorageUnavailable` when the store fails."""
 
     async def create_key(self, new: NewApiKey) -> ApiKey:
-        """Store a key. Raises `NotFound` without its account, `Conflict` if it exists already."""
+        """Store an API key. Raises `NotFound` if its account does not exist, `Conflict` if the key exists already."""
         ...
 
     async def find_key(self, digest: str) -> ApiKey | None:
-        """The key with that digest, even if it has been revoked; None if there is none."""
+        """The API key whose SHA-256 is `digest`, even if it has been revoked; None if there is none."""
         ...
 
     async def keys(self, username: str | None = None) -> tuple[ApiKey, ...]:
-        """The keys of an account, or of all accounts, oldest first, including revoked ones."""
+        """The API keys of the account `username`, or of all accounts if None; oldest first, including revoked ones."""
         ...
 
     async def revoke_key(self, key_id: str) -> None:
-        """Revoke a key permanently. Raises `NotFound` if there is no such key."""
+        """Revoke the API key with the id `key_id` permanently. Raises `NotFound` if there is no such key."""
         ...
 
     async def touch_key(self, key_id: str) -> None:
-        """Record that the key was used now; writes at most once a minute per key."""
+        """Record that the API key with the id `key_id` was used now; writes at most once a minute per key."""
         ...
 
 
 class IdentityStore(AccountStore, KeyStore, Protocol):
-    """Accounts and API keys in one database."""
+    """A store of both accounts and API keys, in one database."""
 
 
 async def create_account(
     store: AccountStore, passwords: Passwords, *, username: str, password: str, is_admin: bool
 ) -> Account:
-    """Create an account with this name and password.
+    """Create and store an account with this name and password, and administrator's rights if `is_admin`.
 
     Raises `InvalidRequest` for an unusable name or password, `Conflict` if the name is taken.
     """
@@ -110,14 +110,14 @@ async def create_account(
 
 
 def check_password(password: str) -> None:
-    """Raise `InvalidRequest` for a password that is too short to be safe, or far too long."""
+    """Raise `InvalidRequest` unless `password` has 8 to 1,024 characters."""
     if not _MIN_PASSWORD <= len(password) <= _MAX_PASSWORD:
         msg = f"A password has {_MIN_PASSWORD} to {_MAX_PASSWORD} characters."
         raise InvalidRequest(msg)
 
 
 class Authenticator:
-    """Turns credentials into a `Principal`."""
+    """Checks API keys, login tokens and passwords, and finds the account (`Principal`) they belong to."""
 
     def __init__(
         self,
@@ -136,12 +136,13 @@ class Authenticator:
         self._keys = Keys()
 
     async def authenticate(self, given: str | SessionToken | None) -> Principal:
-        """The account of a credential: the value of an `Authorization` header, or a session's token.
+        """The account of a credential. Pass the `Authorization` header's value or the session cookie's token.
 
-        While the database is unavailable, a key that was found there in the last minutes is accepted.
+        While the database is unavailable, an API key that was found there in the last 15 minutes
+        (`KeyCacheConfig.stale`) is accepted.
 
-        Raises `NotAuthenticated`, which names what is wrong, and `StorageUnavailable` if a key that was
-        not seen lately cannot be looked up within two seconds.
+        Raises `NotAuthenticated`, with the reason, if `given` is None, malformed, unknown, expired or revoked;
+        and `StorageUnavailable` if a key that is not cached cannot be looked up within two seconds.
         """
         if isinstance(given, SessionToken):
             return self._tokens.principal(given.value)
@@ -152,7 +153,7 @@ class Authenticator:
         known = self._cache.get(digest)
         if known is not None:
             return known
-        # Read before the lookup, so that concurrent requests with this key do not wait for the database as well.
+        # Called before the look-up, so that `get` answers concurrent requests and only this one waits for the database.
         seen_lately = self._cache.without_database(digest)
         try:
             key = await self._valid_key(digest)
@@ -168,11 +169,11 @@ class Authenticator:
         return principal
 
     async def login(self, username: str, password: str, *, address: str = "") -> str:
-        """Check a password and return a login token. `address` is the client's, for rate limits and fair queueing.
+        """Check a password and return a login token. `address`: the client's IP address, for rate limits and queueing.
 
         Raises `NotAuthenticated` for a wrong name or password, without naming which of them; `TooManyRequests`
         with `retry_after` after too many attempts or while too many logins are waiting; and
-        `StorageUnavailable`.
+        `StorageUnavailable` if the account cannot be read.
         """
         # No account has such a name, so the attempt is not recorded.
         if len(username) > _MAX_USERNAME or "\x00" in username:
@@ -211,7 +212,7 @@ class Authenticator:
 
 @asynccontextmanager
 async def _bounded() -> AsyncIterator[None]:
-    """Raise `StorageUnavailable` if the block takes longer than `_STORE_SECONDS`."""
+    """Cancel the block and raise `StorageUnavailable` if it takes longer than `_STORE_SECONDS` (2 seconds)."""
     try:
         async with asyncio.timeout(_STORE_SECONDS):
             yield

@@ -1,4 +1,4 @@
-"""Times and headers of responses that carry a generated answer, in every dialect."""
+"""Times and headers of responses to requests for answers or embeddings, the same in every client API."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ GATEWAY_TIMEOUT = 504
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """When a request arrived: `at`, in seconds of the monotonic clock."""
+    """The time at which a request arrived: `at`, in seconds of the monotonic time of `clock`."""
 
     clock: Clock
     at: float
 
     def overhead(self, route: RouteInfo) -> float:
-        """Seconds since the arrival, without the time spent waiting for model servers."""
+        """The gateway's own time in seconds: since the arrival, without waiting for model servers (`route.waited`)."""
         return self.clock.monotonic() - self.at - route.waited
 
 
 def arrival(clock: Clock) -> Arrival:
-    """The arrival of a request at this moment."""
+    """The `Arrival` of a request that arrives now."""
     return Arrival(clock, clock.monotonic())
 
 
 def route_headers(request_id: str, *, route: RouteInfo, overhead: float) -> dict[str, str]:
-    """Headers that name the provider and how it was reached.
+    """Response headers about the request's route: provider, endpoint, attempts, fallback and the gateway's overhead.
 
     `overhead` is the gateway's own time until the response started, in seconds.
     """
@@ -55,7 +55,7 @@ def route_headers(request_id: str, *, route: RouteInfo, overhead: float) -> dict
 def answer_headers(
     request_id: str, *, route: RouteInfo, origin: Origin, overhead: float
 ) -> dict[str, str]:
-    """The same, and the adapter and replica of a generated answer."""
+    """The headers of `route_headers`, and the adapter, replica and cache state of a generated answer."""
     found = route_headers(request_id, route=route, overhead=overhead)
     found[headers.ADAPTER_VERSION] = origin.adapter_version
     if route.cache is not None:
@@ -82,9 +82,9 @@ def problem_headers(
 
 
 def unsent(error: MongarsError, deadline: Deadline) -> MongarsError:
-    """The error to report if no byte of the response was sent.
+    """The error to report to the client if no byte of the response was sent.
 
-    An interruption past the deadline becomes `DeadlineExceeded`; every other error stays as it is.
+    `GenerationInterrupted` after the deadline becomes `DeadlineExceeded`; any other error is returned unchanged.
     """
     if isinstance(error, GenerationInterrupted) and deadline.expired():
         return DeadlineExceeded(str(error))

@@ -1,4 +1,4 @@
-"""The API process as an ASGI application."""
+"""Building the ASGI application of the API process from its routes and middleware."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ROUTES: tuple[Callable[[ApiContext], RouteTable], ...] = (
     login_routes,
     internal_routes,
 )
-"""The route tables, except those of OpenAI's chat dialect and of health, which `build_app` adds."""
+"""Functions that make the route tables, except those of OpenAI's chat API and of health, which `build_app` adds."""
 
 
 def build_app(
@@ -49,10 +49,10 @@ def build_app(
     *,
     more: Sequence[Callable[[ApiContext], RouteTable]] = (),
 ) -> ASGIApp:
-    """The application with all routes, over one context.
+    """The ASGI application with all routes, whose handlers use the objects in `context`.
 
-    `lifespan` opens and closes the parts in the context; `more` are further route tables, such as those of
-    another dialect.
+    `lifespan` opens and closes these objects. `more` are functions that make further route tables, such as
+    those of another dialect.
     """
     app = FastAPI(
         title="monGARS",

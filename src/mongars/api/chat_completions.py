@@ -1,4 +1,4 @@
-"""The routes and dialect of OpenAI's chat completions: `/v1/chat/completions` and `/v1/models`."""
+"""The routes of OpenAI's chat API, `/v1/chat/completions` and `/v1/models`, and its requests and responses."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ EXAMPLE = {"model": MODEL_ALIAS, "messages": [{"role": "user", "content": "Say h
 
 
 def chat_completions_routes(context: ApiContext) -> RouteTable:
-    """The routes of the dialect."""
+    """The routes of OpenAI's chat API: `/v1/chat/completions` and `/v1/models`."""
     return ChatCompletionsRoutes(context).table()
 
 
 class ChatCompletionsRoutes:
-    """Handlers of the dialect."""
+    """Handlers of `/v1/chat/completions` and `/v1/models`."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
@@ -56,7 +56,7 @@ class ChatCompletionsRoutes:
         self._dialect = ChatCompletions(context)
 
     def table(self) -> RouteTable:
-        """The routes, their error format and their descriptions."""
+        """The routes as a `RouteTable`, with OpenAI's error format and the schemas of the OpenAPI description."""
         router = APIRouter(prefix="/v1", tags=["openai"])
         router.add_api_route(
             "/chat/completions",
@@ -95,19 +95,19 @@ class ChatCompletionsRoutes:
         )
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`: every served model."""
+        """`GET /v1/models`: list every served model."""
         await principal_of(request, self._context.authenticator)
         cards = [self._card(name) for name in self._models.listed]
         return JSONResponse({"object": "list", "data": cards})
 
     async def model(self, request: Request, name: str) -> Response:
-        """`GET /v1/models/{name}`: one model; slashes in its name may be escaped. Raises `ModelUnknown`."""
+        """`GET /v1/models/{name}`: one model, 404 if it is not served; slashes in its name may be escaped."""
         await principal_of(request, self._context.authenticator)
         self._models.check_listed(name)
         return JSONResponse(self._card(name))
 
     async def chat_completions(self, request: Request) -> Response:
-        """`POST /v1/chat/completions`, whole or streamed."""
+        """`POST /v1/chat/completions`: answer a conversation, as one JSON object or as a stream."""
         return await serve_answer(request, self._context, self._dialect)
 
     def _card(self, name: str) -> dict[str, Any]:
@@ -117,21 +117,21 @@ class ChatCompletionsRoutes:
 class _Moves(Protocol):
     @property
     def moves(self) -> int:
-        """How many times another endpoint had to continue the answer."""
+        """The number of times another endpoint continued the answer after a failure."""
         ...
 
 
 class MovingStream(GeneratedStream, Protocol):
-    """A stream that another endpoint may continue."""
+    """The stream of an answer that another endpoint may continue if the first one fails."""
 
     @property
     def chunks(self) -> _Moves:
-        """The chunks of the answer, which count how often it was continued elsewhere."""
+        """The chunks of the answer; their `moves` is the number of times another endpoint continued it."""
         ...
 
 
 class ChatCompletions:
-    """The `Dialect` of `/v1/chat/completions`. Streams relay the engine's own events, see `api.relay`."""
+    """Parses requests of `/v1/chat/completions` (a `Dialect`). Streams are written by `api.relay`."""
 
     errors = OPENAI_ERRORS
     stream_headers = EVENT_STREAM_HEADERS
@@ -141,7 +141,11 @@ class ChatCompletions:
         self._models = ServedModels(context.config)
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> ChatCompletionCall:
-        """Read a request. Raises `InvalidRequest`, `ModelUnknown` or `PromptMissing`."""
+        """Parse a request body.
+
+        Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and
+        `PromptMissing` if no message has text.
+        """
         read = parse_model(body, ChatCompletionRequest)
         self._models.check(read.model)
         generation = arrived.to_generation(
@@ -153,7 +157,7 @@ class ChatCompletions:
 
 
 class ChatCompletionCall:
-    """One request of `/v1/chat/completions`."""
+    """One parsed request of `/v1/chat/completions`."""
 
     def __init__(
         self, context: ApiContext, read: ChatCompletionRequest, generation: GenerationRequest
@@ -165,7 +169,7 @@ class ChatCompletionCall:
 
     @property
     def answer_id(self) -> str:
-        """The id of the answer, used if the engine reports none."""
+        """The id of the answer, used if the model server reports none."""
         return f"chatcmpl-{self._generation.request_id}"
 
     @property
@@ -174,15 +178,15 @@ class ChatCompletionCall:
         return int(self._context.clock.now().timestamp())
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[MovingStream]:
-        """Start the answer; see `AnswerCall.open`."""
+        """A context manager that gives the stream of the started answer; entering it waits for the first token."""
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: MovingStream) -> _ChatCompletionBody:
-        """A writer for one `chat.completion` object."""
+        """A new writer that builds one `chat.completion` object from the chunks of `stream`."""
         return _ChatCompletionBody(self, stream, self._read, choices=self._generation.sampling.n)
 
     def event_writer(self, stream: MovingStream) -> _RelayedEvents:
-        """A writer that relays the engine's events where it can, and writes new ones from the chunks elsewhere."""
+        """A new writer that forwards the model server's events, or writes new ones where `api.relay` requires it."""
         options = self._read.stream_options
         relay = Relay(
             answer_id=self.answer_id,

@@ -1,4 +1,4 @@
-"""Writing a streamed answer as events of OpenAI's chat dialect, from its chunks alone."""
+"""Writing the chunks of an answer as the stream events of OpenAI's chat API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ChatEvents:
-    """Writes the events of one answer: a role per choice, the text, the finish reason, the counts if requested.
+    """Writes the stream events of one answer: the role of each choice, text, finish reason, and requested token counts.
 
     `named` holds the `answer_id`, `created` and `model` that every event carries.
     """
@@ -32,39 +32,39 @@ class ChatEvents:
             "model": model,
         }
         self.fingerprint: str | None = fingerprint_of(model)
-        """`system_fingerprint` of every event; None leaves it out."""
+        """The field `system_fingerprint` of every event; None: the events do not have the field."""
         self.started: set[int] = set()
-        """The choices whose role has been written."""
+        """The indexes of the choices whose first event, with the role, has been written."""
         self.moved_to: str | None = None
         """The model of the endpoint that continues the answer; None while the first endpoint serves it."""
         self._with_usage = with_usage
         self._usage: Usage | None = None
 
     def events(self, chunks: Iterable[Chunk]) -> bytes:
-        """The events for these chunks, as bytes."""
+        """The bytes of the events for these chunks; empty if they need no event."""
         return b"".join([self._event(chunk) for chunk in chunks])
 
     def end(self) -> bytes:
-        """The event with the counts, if requested and known, and `[DONE]`."""
+        """The last bytes of the stream: the event with token counts, if requested and known, and `[DONE]`."""
         if self._usage is None or not self._with_usage:
             return DONE
         return self.usage(self._usage) + DONE
 
     def usage(self, usage: Usage) -> bytes:
-        """The event with the counts."""
+        """The bytes of the event with these token counts."""
         return self._encoded(usage_chunk_body(**self._name(), usage=usage))
 
     def role(self, index: int) -> bytes:
-        """The first event of a choice, which carries the role."""
+        """The bytes of the first event of the choice `index`, which carries the role `assistant`."""
         self.started.add(index)
         return self._write({"role": "assistant", "content": ""}, index)
 
     def content(self, chunk: Chunk) -> bytes:
-        """The events for the reasoning, text and finish reason of a chunk, as far as it has them."""
+        """The bytes of the events for a chunk's reasoning, text and finish reason; absent parts have no event."""
         written = b""
         if chunk.reasoning:
             written = self._write({REASONING: chunk.reasoning}, chunk.index)
-        if chunk.text or chunk.logprobs:  # the first half of a split character has no text yet
+        if chunk.text or chunk.logprobs:  # a token that is part of a character has no text
             logprobs = logprob_entries(chunk)
             written += self._write({"content": chunk.text}, chunk.index, logprobs=logprobs)
         if chunk.finish_reason is not None:

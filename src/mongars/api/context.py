@@ -1,4 +1,4 @@
-"""The objects that routes use. `bootstrap` creates them once per process."""
+"""The objects and settings that route handlers use. `bootstrap` creates them once per process."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class HealthCheck(Protocol):
-    """A part whose health can be checked."""
+    """A component whose health can be checked, such as the database."""
 
     async def healthy(self) -> None:
-        """Return within seconds if the part works. Raises `StorageUnavailable` if it does not."""
+        """Return within a few seconds if the component works. Raises `StorageUnavailable` if it does not."""
         ...
 
 
@@ -32,16 +32,16 @@ class MetricsPage(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiConfig:
-    """The API's own settings."""
+    """Settings of the API process that its routes use."""
 
     model_name: str
     coding_model: str | None = None
-    """The model for tasks about code; None if the general model handles them."""
+    """Name of the model for tasks about code; None if the general model handles them."""
     embedding_model: str | None = None
-    """The model of embeddings; None if none is served."""
+    """Name of the embedding model; None if none is served."""
     version: str
     no_fallback: str = ""
-    """The reason why there is no local provider; empty if there is one."""
+    """The reason why there is no local fallback provider; empty if there is one."""
     max_body_bytes: int = 1_000_000
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the API."""
@@ -53,7 +53,7 @@ class ApiConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiContext:
-    """The objects that routes use, shared by all requests."""
+    """The objects that route handlers use, created once per process and shared by all requests."""
 
     config: ApiConfig
     clock: Clock

@@ -1,4 +1,4 @@
-"""monGARS' own dialect: a chat whose turns are stored, and their history."""
+"""The routes of monGARS' own API: a chat whose turns are stored, and the history of these turns."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ConversationMessage(WireModel):
 
 
 def conversation_routes(context: ApiContext) -> RouteTable:
-    """The routes of the dialect. Its error format covers all of `/api/v1`."""
+    """The routes `/api/v1/conversation/chat` and `/history`. Their error format covers all of `/api/v1`."""
     handlers = ConversationRoutes(context)
     router = APIRouter(prefix="/api/v1/conversation", tags=["conversation"])
     router.add_api_route(
@@ -96,17 +96,17 @@ def conversation_routes(context: ApiContext) -> RouteTable:
 
 
 class ConversationRoutes:
-    """Handlers of the dialect."""
+    """Handlers of `/api/v1/conversation/chat` and `/api/v1/conversation/history`."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._dialect = ConversationChat(context.chat)
 
     async def chat(self, request: Request) -> Response:
-        """Answer a message, whole or as events, with the turns of its session before it.
+        """Answer a message, as one JSON object or as a stream. The model also gets earlier turns of the session.
 
         The session is named by `session_id` or the header `x-session-id`; without one a new session
-        begins, and the response names it.
+        begins, and the response contains its id.
         """
         return await serve_answer(request, self._context, self._dialect)
 
@@ -118,7 +118,7 @@ class ConversationRoutes:
         limit: Annotated[int, Query()] = 10,
         session_id: Annotated[str | None, Query(max_length=LONGEST_SESSION_ID)] = None,
     ) -> Response:
-        """The turns of the account, newest first; of all sessions unless one is named."""
+        """List the stored turns of the account, newest first; of all sessions unless `session_id` names one."""
         principal = await principal_of(request, self._context.authenticator)
         if user_id is not None and user_id != principal.username:
             detail = "Forbidden: a history is shown to its owner only."
@@ -132,7 +132,7 @@ class ConversationRoutes:
 
 
 class ConversationChat:
-    """The `Dialect` of `/api/v1/conversation/chat`."""
+    """Parses requests of `/api/v1/conversation/chat`, and gives the format of its responses (a `Dialect`)."""
 
     errors = OWN_ERRORS
     stream_headers = EVENT_STREAM_HEADERS
@@ -141,12 +141,12 @@ class ConversationChat:
         self._chat = chat
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> ConversationCall:
-        """Read a message. Raises `InvalidRequest`."""
+        """Parse a request body. Raises `InvalidRequest` if it is not a valid `ConversationMessage`."""
         return ConversationCall(self._chat, parse_model(body, ConversationMessage), arrived)
 
 
 class ConversationCall:
-    """One message of a conversation."""
+    """One parsed request of `/api/v1/conversation/chat`."""
 
     def __init__(self, chat: Chat, read: ConversationMessage, arrived: ArrivedRequest) -> None:
         self._chat = chat
@@ -158,7 +158,10 @@ class ConversationCall:
         self.streamed = read.stream
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[ChatStream]:
-        """Start the answer, with as many earlier turns of the session as fit the context window."""
+        """A context manager that gives the stream of the started answer; entering it waits for the first token.
+
+        The prompt has as many earlier turns of the session as fit the model's context window.
+        """
         return self._chat.open(
             self._arrived.principal,
             self._read.message,
@@ -170,16 +173,16 @@ class ConversationCall:
         )
 
     def body_writer(self, stream: ChatStream) -> _ReplyWriter:
-        """A writer for the reply as one JSON object."""
+        """A new writer that builds the reply, one JSON object, from the chunks of `stream`."""
         return _ReplyWriter(stream)
 
     def event_writer(self, stream: ChatStream) -> _ReplyWriter:
-        """A writer for a stream: events `chunk` and `reasoning`, then `complete` with the reply."""
+        """A new writer of the events `chunk` and `reasoning`, and last `complete` with the reply."""
         return _ReplyWriter(stream)
 
 
 class _ReplyWriter:
-    """Both writers of the dialect: a stream ends with the body of a whole response."""
+    """Writes a reply as one JSON object or as events; the last event contains the same JSON object."""
 
     def __init__(self, stream: ChatStream) -> None:
         self._stream = stream
@@ -203,7 +206,7 @@ class _ReplyWriter:
         return encode_event(self.body(), name="complete") + DONE
 
     def body(self) -> dict[str, Any]:
-        """`confidence` is exp(mean token log-probability), null if the engine reported none."""
+        """The JSON body of the reply. `confidence` is exp(mean token log-probability), null if none are reported."""
         stream, turn = self._stream, self._stream.turn
         if turn is None:
             detail = "The answer was not read to its end."

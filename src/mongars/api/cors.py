@@ -18,7 +18,7 @@ PREFLIGHT_SECONDS = 600
 
 
 def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """The application with CORS for these origins; unchanged if there are none.
+    """`app` with a CORS middleware that admits web pages of `origins`; `app` itself if there are none.
 
     The middleware is the outermost one, so preflight requests need no key and pages can read every error.
     Pages of other origins send the key in a header; cookies are not allowed.
@@ -29,9 +29,9 @@ def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
         app,
         allow_origins=list(origins),
         allow_methods=["GET", "HEAD", "POST"],
-        allow_headers=["*"],  # those a preflight names: OpenAI's client sends a dozen of its own
+        allow_headers=["*"],  # all that a preflight request names; OpenAI's client sends a dozen
         allow_credentials=False,
         expose_headers=EXPOSED,
         max_age=PREFLIGHT_SECONDS,
     )
-    return RequestIds(around)  # preflights have one, too
+    return RequestIds(around)  # adds `x-request-id` to responses to preflight requests

@@ -33,7 +33,7 @@ _MOST_AT_ONCE = 2  # passwords
 _MAX_SUBJECT = 1000
 _LATEST = 1e12  # seconds; the year 33658
 INCORRECT_KEY = "Incorrect API key provided"
-"""OpenAI's wording, by which LiteLLM distinguishes a wrong key from a wrong request."""
+"""Beginning of the message for an invalid credential: OpenAI's words, by which LiteLLM recognises a wrong key."""
 
 
 class Passwords:
@@ -51,11 +51,15 @@ class Passwords:
         self._no_account = self._hasher.hash(secrets.token_urlsafe(32))
 
     def turn(self, address: str = "") -> AbstractAsyncContextManager[None]:
-        """A context in which `matches` may run. Entering waits; raises `TooManyRequests` if too many are waiting."""
+        """A context manager that holds a slot for one password check; entering it waits for a free slot.
+
+        `address`: the client's IP address, between which slots are shared fairly. Raises `TooManyRequests` if
+        the queue is full or no slot is free for a minute.
+        """
         return self._queue.turn(address)
 
     async def matches(self, password_hash: str | None, password: str) -> bool:
-        """Whether the password is right. A hash of None (no such account) takes as long and gives False.
+        """Whether `password` matches `password_hash`. A hash of None (no such account) takes as long and gives False.
 
         Call it inside the context that `turn` returns.
         """
@@ -63,7 +67,7 @@ class Passwords:
         return right and password_hash is not None
 
     async def hash(self, password: str) -> str:
-        """The salted hash of a password, for storage. Waits for a `turn`."""
+        """The salted hash of a password, for storage. Waits for a slot; raises `TooManyRequests` as `turn` does."""
         async with self.turn():
             return await asyncio.to_thread(self._hasher.hash, password)
 
@@ -94,7 +98,7 @@ class Keys:
     """
 
     def issue(self, username: str, name: str, *, is_admin: bool = False) -> IssuedKey:
-        """Create a key for an account."""
+        """A new random key for the account `username`; `name` describes it in lists. Stores nothing."""
         key_id = secrets.token_hex(6)
         plaintext = f"{_KEY_PREFIX}-{key_id}-{secrets.token_urlsafe(32)}"
         record = NewApiKey(
@@ -107,7 +111,7 @@ class Keys:
         return IssuedKey(plaintext=plaintext, record=record)
 
     def preset(self, plaintext: str, username: str, *, name: str) -> IssuedKey:
-        """An administrator's key that the operator chose, in any format.
+        """An administrator's key with the text `plaintext`, which the operator chose. Stores nothing.
 
         Raises `ConfigurationError`, naming `MONGARS_BOOTSTRAP_API_KEY`, if it is too short to
         withstand guessing or cannot be sent in a header.
@@ -146,7 +150,7 @@ class Tokens:
     """
 
     def __init__(self, config: TokenConfig, clock: Clock) -> None:
-        """Raises `ConfigurationError`, naming `SECRET_KEY`, for a secret under 32 bytes."""
+        """Raise `ConfigurationError`, naming `SECRET_KEY`, if the secret has less than 32 bytes."""
         if len(config.secret.encode()) < _MIN_SECRET:
             msg = (
                 f"SECRET_KEY needs at least {_MIN_SECRET} bytes."
@@ -157,7 +161,7 @@ class Tokens:
         self._clock = clock
 
     def issue(self, principal: Principal) -> str:
-        """A token for that account, valid from now."""
+        """A signed login token for `principal`, valid for `TokenConfig.minutes` from now."""
         now = self._clock.now()
         claims = {
             "sub": principal.username,
@@ -168,7 +172,7 @@ class Tokens:
         return jwt.encode(claims, self._config.secret, algorithm=_ALGORITHM)
 
     def is_token(self, candidate: str) -> bool:
-        """Whether these credentials have the form of a token, and not of an API key."""
+        """Whether `candidate` has the form of a login token (JWT) and not of an API key. Does not verify it."""
         if candidate.count(".") != _TOKEN_DOTS:  # the common case, without an exception
             return False
         try:
@@ -178,7 +182,7 @@ class Tokens:
         return True
 
     def principal(self, token: str) -> Principal:
-        """The account of a token. Raises `NotAuthenticated`, which names what is wrong with it."""
+        """The account of a login token. Raises `NotAuthenticated` for an invalid, expired or not yet valid token."""
         try:
             claims = jwt.decode(
                 token,
@@ -209,7 +213,7 @@ class Tokens:
 
 
 _UNREADABLE = (jwt.InvalidTokenError, ValueError, TypeError, RecursionError)
-"""The exceptions of parsing a token; `RecursionError` because a client can send deeply nested JSON."""
+"""The exceptions that parsing an invalid token can raise; deeply nested JSON raises `RecursionError`."""
 
 
 def _subject(value: object) -> str:

@@ -26,7 +26,7 @@ EVENT_STREAM = "text/event-stream"
 PLAIN = "text/plain"
 
 READING = (401, 500, 503)
-"""The error statuses of every route that requires authentication."""
+"""The HTTP error statuses of every route that requires authentication."""
 BODY = (413, 415)
 _ANSWERING = (400, 404, 429, 502, 504)
 
@@ -70,14 +70,14 @@ _READ = [
 
 
 def reference(model: type[BaseModel]) -> dict[str, Any]:
-    """A reference to the schema of a model; `openapi_of` adds the schema itself."""
+    """An OpenAPI reference (`$ref`) to the schema of a pydantic model; `openapi_of` adds the schema itself."""
     return {"$ref": _REFERENCE.format(model=model.__name__)}
 
 
 def body(
     model: type[BaseModel], example: dict[str, Any], *, media_type: str = JSON, **more: object
 ) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads such a body."""
+    """The `openapi_extra` of a route whose request body is `model`; `more` are further fields of the operation."""
     content = {media_type: {"schema": reference(model), "example": example}}
     return {"requestBody": {"required": True, "content": content}, **more}
 
@@ -90,7 +90,7 @@ def responses(
     stream_type: str = EVENT_STREAM,
     **more: object,
 ) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: 200 with a body of that schema, and an error for each of `statuses`.
+    """The `responses` of a route: 200 with a body of `schema`, and a body of the model `error` for each of `statuses`.
 
     If `events`, a description of stream events, is given, 200 may also be a stream of type `stream_type`.
     """
@@ -106,7 +106,7 @@ def responses(
 
 
 def problem(status: int, error: type[BaseModel] = schemas.Problem) -> dict[str, Any]:
-    """The description of an error response with that status."""
+    """The OpenAPI description of an error response: `status`, a body of the model `error`, and its headers."""
     found = {
         "description": HTTPStatus(status).phrase,
         "content": {JSON: {"schema": reference(error)}},
@@ -115,7 +115,7 @@ def problem(status: int, error: type[BaseModel] = schemas.Problem) -> dict[str, 
 
 
 OPEN: dict[str, Any] = {"security": []}
-"""`openapi_extra` of a route that needs no key."""
+"""The `openapi_extra` of a route that needs no API key."""
 
 
 def embedding(
@@ -125,7 +125,7 @@ def embedding(
     *,
     error: type[BaseModel],
 ) -> dict[str, Any]:
-    """The descriptions of a route that embeds texts."""
+    """The arguments of `add_api_route` that describe a route that computes embeddings."""
     statuses = (*READING, *BODY, *_ANSWERING)
     return {
         "openapi_extra": body(request, example, parameters=_READ),
@@ -144,7 +144,7 @@ def answering(
 ) -> dict[str, Any]:
     """The arguments of `add_api_route` that describe a route with a generated answer.
 
-    `statuses` are the error statuses it has besides the common ones.
+    `statuses` are the route's error statuses besides those of every such route; `events` describes its stream.
     """
     return {
         "openapi_extra": body(request, example, parameters=_READ),
@@ -160,13 +160,13 @@ def answering(
 
 
 def openapi_of(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
-    """The OpenAPI document of an application. `models` are the schemas that its routes refer to."""
+    """The OpenAPI document of `app`. `models` are the pydantic models that its routes refer to with `reference`."""
     found = app.openapi()
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REFERENCE
     )
     components = found.setdefault("components", {})
-    # FastAPI's own errors are never sent: `api.error_responses` writes them in our formats.
+    # FastAPI's own error bodies are never sent: `api.error_responses` writes errors in the format of the path.
     components["schemas"] = definitions["$defs"]
     components["securitySchemes"] = {
         _SCHEME: {

@@ -1,4 +1,6 @@
-"""The ports of a dialect: how one family of routes reads requests and writes responses, streams and errors.
+"""The interfaces of a dialect, which is one client API such as OpenAI's or Ollama's.
+
+A dialect parses the requests of its routes and writes responses, streams and errors in the format of that API.
 
 To add a dialect, implement `Dialect` and `ErrorFormat`, let a route call `serve_answer`, and return the
 routes as a `RouteTable`. `api.serve_answer` does everything else: credentials, deadline, bounded
@@ -32,70 +34,73 @@ Stream = TypeVar("Stream", bound=GeneratedStream)
 
 
 class ErrorFormat(Protocol):
-    """How a dialect writes errors."""
+    """Writes errors in the format of one client API: JSON bodies and the last event of a failed stream."""
 
     @property
     def invalid_status(self) -> int:
-        """The HTTP status for a request that cannot be read; every other error has one of its own."""
+        """The HTTP status of `InvalidRequest`, which differs between client APIs: 400 or 422."""
         ...
 
     def body(self, error: MongarsError) -> object:
-        """The JSON body of an error response."""
+        """The JSON body of the error response for `error`, in the format of this client API."""
         ...
 
     def event(self, error: MongarsError) -> bytes:
-        """The bytes that end a stream whose answer failed after the first byte was sent."""
+        """The last bytes of a stream whose answer failed after the first byte of the response was sent."""
         ...
 
 
 class BodyWriter(Protocol):
-    """Collects the chunks of one answer for a response in one piece."""
+    """Collects the chunks of one answer and builds the JSON body of a response without streaming."""
 
     def add(self, chunks: Sequence[Chunk]) -> None:
-        """Take the next chunks; there is at least one."""
+        """Append the next chunks of the answer, at least one."""
         ...
 
     def body(self) -> object:
-        """The JSON body of the response. Raises `InvalidAnswer` if the answer is not complete."""
+        """The JSON body of the response, after the last chunk. Raises `InvalidAnswer` if the answer is not complete."""
         ...
 
 
 class EventWriter(Protocol):
-    """Writes the chunks of one answer as a stream."""
+    """Encodes the chunks of one answer as the bytes of a streamed response."""
 
     def events(self, chunks: Sequence[Chunk]) -> bytes:
-        """The bytes to send for these chunks (at least one); may be empty."""
+        """The bytes to send to the client for these chunks (at least one); empty if there is nothing to send."""
         ...
 
     def end(self) -> bytes:
-        """The last bytes of the stream of a complete answer."""
+        """The last bytes of the stream, after the last chunk of a complete answer."""
         ...
 
 
 class AnswerCall(Protocol[Stream]):
-    """A parsed request: whether to stream its answer, how to start it, how to write it."""
+    """One parsed request for a generated answer: starts the answer and creates the writer of its response."""
 
     @property
     def streamed(self) -> bool:
-        """Whether the client wants a stream."""
+        """True if the client requested a streamed response, False for a single JSON body."""
         ...
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[Stream]:
-        """A context with the started answer. Entering waits for the first token and raises what fails before it."""
+        """A context manager that gives the stream of the started answer.
+
+        Entering it waits for the first token, until `deadline` at most, and raises a `MongarsError` if that fails.
+        """
         ...
 
     def body_writer(self, stream: Stream) -> BodyWriter:
-        """A writer for a response in one piece."""
+        """A new writer that builds one JSON body from the chunks of `stream`."""
         ...
 
     def event_writer(self, stream: Stream) -> EventWriter:
-        """A writer for a streamed response."""
+        """A new writer that encodes the chunks of `stream` for a streamed response."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ArrivedRequest:
-    """An authenticated request: headers, account and time of arrival, without the body."""
+    """An authenticated request before its body is parsed: HTTP headers, account and time of arrival."""
 
     http: Request
     principal: Principal
@@ -104,9 +109,9 @@ class ArrivedRequest:
     def to_generation(
         self, messages: tuple[Message, ...], *, sampling: Sampling, task_type: str = "general"
     ) -> GenerationRequest:
-        """A generation request for this account, with the request id, session and trace context of the headers.
+        """A generation request for this account, with the request id, session and trace context of the HTTP headers.
 
-        Raises `InvalidRequest` for a session id that is too long.
+        Raises `InvalidRequest` if the session id has more than `LONGEST_SESSION_ID` characters.
         """
         return GenerationRequest(
             messages=messages,
@@ -120,29 +125,29 @@ class ArrivedRequest:
 
 
 class Dialect(Protocol[Stream]):
-    """Reads the requests of one route and writes its responses."""
+    """Parses the requests of one route, and writes its responses in the format of one client API."""
 
     @property
     def errors(self) -> ErrorFormat:
-        """How errors are written."""
+        """The format of the errors of this route."""
         ...
 
     @property
     def stream_headers(self) -> Mapping[str, str]:
-        """The headers of a stream, its media type among them."""
+        """The HTTP headers of a streamed response, including its media type."""
         ...
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> AnswerCall[Stream] | Response:
-        """Parse a request body; returns a finished `Response` instead if no model is needed.
+        """Parse a request body. Returns a finished `Response` if the request needs no generated answer.
 
-        Raises `CallerError` for a request that cannot be answered.
+        Raises a `CallerError`, such as `InvalidRequest` or `ModelUnknown`, for a request that cannot be answered.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteTable:
-    """The routes of one dialect. Errors of every path under `prefix` are written in its format.
+    """The routes of one client API (dialect). Errors of every path under `prefix` are written in the format `errors`.
 
     If several prefixes match a path, the longest applies. `models` are the schemas that the descriptions of the
     routes refer to.

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 class OwnErrors:
-    """`{"detail": …, "error": code}`; an invalid request is 422, as in the earlier monGARS."""
+    """The error format of monGARS' own routes: `{"detail": …, "error": code}`; an invalid request gets 422."""
 
     invalid_status = int(HTTPStatus.UNPROCESSABLE_ENTITY)
 
     def body(self, error: MongarsError) -> object:
-        """The error's text and code, and its parameter or token counts if it has any."""
+        """The JSON body: the error's text (`detail`) and code (`error`), and its parameter or token counts if any."""
         return {"detail": str(error), "error": error.code, **error_facts(error)}
 
     def event(self, error: MongarsError) -> bytes:
-        """An `error` event in OpenAI's format; no `[DONE]` follows it."""
+        """The last event of a failed stream: an `error` event in OpenAI's format, without `[DONE]` after it."""
         return _error_event(error)
 
 
 class OpenAIErrors:
-    """`{"error": {"message": …, "type": …, "param": …, "code": …}}`."""
+    """OpenAI's error format: `{"error": {"message": …, "type": …, "param": …, "code": …}}`."""
 
     invalid_status = int(HTTPStatus.BAD_REQUEST)
 
@@ -36,7 +36,7 @@ class OpenAIErrors:
         return openai_body(error)
 
     def event(self, error: MongarsError) -> bytes:
-        """An `error` event with the same object; no `[DONE]` follows it."""
+        """The last event of a failed stream: an `error` event with the object of `body`, without `[DONE]` after it."""
         return _error_event(error)
 
 

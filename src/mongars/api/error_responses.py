@@ -1,4 +1,4 @@
-"""Responses to errors outside a generated answer, in the error format of the route table of the path."""
+"""Responses to errors outside a generated answer, in the error format (client API) of the request's path."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class ErrorResponses:
-    """Writes the response to every exception that reaches the framework: `MongarsError`, unknown paths, defects.
+    """Makes the error response to every exception that reaches FastAPI: `MongarsError`, unknown path, unexpected error.
 
     A path that matches no prefix of `tables` gets monGARS' own format.
     """
@@ -38,21 +38,21 @@ class ErrorResponses:
         self._formats = [(table.prefix, table.errors) for table in found]
 
     def install(self, app: FastAPI) -> None:
-        """Register the exception handlers, so that each error has its own status and a body with the reason."""
+        """Register the exception handlers with `app`: every error gets a status and a JSON body with the reason."""
         app.add_exception_handler(MongarsError, self.expected)
         app.add_exception_handler(RequestValidationError, self._invalid)
         app.add_exception_handler(HTTPException, self._framework)
         app.add_exception_handler(Exception, self.unexpected)
 
     def format_of(self, path: str) -> ErrorFormat:
-        """The error format of a path."""
+        """The error format of the longest route prefix that contains `path`; monGARS' own format if none does."""
         for prefix, errors in self._formats:
             if path == prefix or path.startswith(f"{prefix}/"):
                 return errors
         return OWN_ERRORS
 
     async def expected(self, request: Request, exc: Exception) -> Response:
-        """The response to a `MongarsError`."""
+        """The error response to a `MongarsError`: its status and body in the error format of the request's path."""
         error = exc if isinstance(exc, MongarsError) else MongarsError()
         status = status_of(error)
         if isinstance(error, InvalidRequest):
@@ -60,7 +60,7 @@ class ErrorResponses:
         return self._response(request, error, status=status)
 
     async def unexpected(self, request: Request, _: Exception) -> Response:
-        """The response to an unexpected exception: 500 without details. The exception is in the log."""
+        """The response to an unexpected exception: 500 without details, which only the log contains."""
         return self._response(request, InferenceFailed("Internal error."), status=500)
 
     async def _invalid(self, request: Request, exc: Exception) -> Response:
@@ -80,7 +80,7 @@ class ErrorResponses:
         return self._response(request, kind(reason), status=status)
 
     def _not_allowed(self, request: Request, error: InvalidRequest) -> Response:
-        """405, or the response to OPTIONS; both name the methods of all routes of the path."""
+        """The response to an unsupported method: 405, or 204 for OPTIONS; `allow` lists the path's methods."""
         methods = [
             method
             for method in _METHODS

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from mongars.core.identity import ApiKey
 
 ADMIN = "admin"
-"""Name of the account made on the first run."""
+"""Username of the administrator that the first start creates."""
 
 PRESET_HINT = "the key given in MONGARS_BOOTSTRAP_API_KEY"
-"""Shown instead of a preset key: the operator has the key, and it must not be logged."""
+"""The value of `FirstRun.api_key` if the operator chose the key, so that the key is not logged."""
 
 _BOOTSTRAP_NAME = "bootstrap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRun:
-    """The credentials created on the first run. They are printed once and stored nowhere.
+    """The administrator's credentials that the first start created. They are printed once and stored nowhere.
 
     If the operator chose the key, `api_key` is `PRESET_HINT` instead of the key.
     """
@@ -39,17 +39,18 @@ class FirstRun:
 async def bootstrap_admin(
     store: IdentityStore, passwords: Passwords, *, preset_key: str | None = None
 ) -> FirstRun | None:
-    """Create the first administrator, once; on later runs only check that `preset_key` works.
+    """Create the first administrator if there is none, and make sure that `preset_key` is a valid administrator's key.
 
-    While no administrator exists, creates the account `admin` with a random password and one
-    administrator's key, `preset_key` if given, in one transaction, and returns them; of a preset
-    key only `PRESET_HINT`. Returns None on every later run, and to all but one of several
-    processes that start at once.
+    `preset_key` is the operator's choice in `MONGARS_BOOTSTRAP_API_KEY`; None: a random key is created.
+    While no administrator exists, this creates the account `admin` with a random password and one
+    administrator's key, in one transaction, and returns both (`PRESET_HINT` instead of a preset key).
+    If an administrator exists, it returns None, and stores `preset_key` if that is not known yet. Of several
+    processes that start at once, one creates the account; the others get None.
 
     Raises:
-        ConfigurationError: `preset_key` is unusable, has been revoked, or is the key of an account without the role.
+        ConfigurationError: `preset_key` is too short, malformed or revoked, or has no administrator's rights.
         Conflict: There is an account `admin` that is no administrator.
-        StorageUnavailable: The store fails; nothing half-done is left.
+        StorageUnavailable: The store fails; an account without its key is never left behind.
     """
     keys = Keys()
     preset = None if preset_key is None else keys.preset(preset_key, ADMIN, name=_BOOTSTRAP_NAME)

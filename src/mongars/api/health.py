@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz`, `/metrics`, `/openapi.json`, and other names of the first two."""
+"""The routes `/healthz` (also `/health`), `/readyz` (also `/ready`), `/metrics` and `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def health_routes(context: ApiContext, described: Sequence[RouteTable] = ()) -> RouteTable:
-    """The routes; all but `/metrics` and `/openapi.json` need no key.
+    """The routes for health, metrics and the OpenAPI description; only `/metrics` and `/openapi.json` need a key.
 
     `described` are the other route tables that `/openapi.json` describes.
     """
@@ -67,21 +67,21 @@ def health_routes(context: ApiContext, described: Sequence[RouteTable] = ()) -> 
 
 
 class HealthRoutes:
-    """Handlers that report the state of the process and of the parts it needs."""
+    """Handlers that report the state of the process and of the components it needs."""
 
     def __init__(self, context: ApiContext, *, models: tuple[type[BaseModel], ...]) -> None:
         self._context = context
         self._models = models
 
     async def health(self) -> dict[str, str]:
-        """200 while the process answers requests. The state of other parts is not checked."""
+        """200 while the process answers requests. The state of the database and the providers is not checked."""
         return {"status": "ok", "version": self._context.config.version}
 
     async def ready(self) -> Response:
-        """Whether a chat sent now would be answered and stored, and the state of each part.
+        """Report whether a chat request sent now would be answered and stored, and the state of each component.
 
-        `ready`: by the first provider. `degraded`: by a fallback, or later, when an endpoint that returned
-        `Retry-After` is used again. `unavailable` (503): not at all.
+        `ready`: the first provider would answer. `degraded`: a fallback would answer, or an endpoint that
+        returned `Retry-After` and is used again later. `unavailable` (503): no provider or no database.
         """
         database = await self._database()
         providers = {status.name: status for status in await self._context.llm.status()}
@@ -99,12 +99,12 @@ class HealthRoutes:
         return JSONResponse({"status": status, "parts": parts}, status_code=code)
 
     async def openapi(self, request: Request) -> Response:
-        """The description of this API."""
+        """The OpenAPI description of this API."""
         await principal_of(request, self._context.authenticator)
         return JSONResponse(openapi_of(request.app, self._models))
 
     async def metrics(self, request: Request) -> Response:
-        """The metrics in Prometheus' text format."""
+        """Report all metrics in Prometheus' text format."""
         await principal_of(request, self._context.authenticator)
         content_type, page = self._context.metrics.render()
         return Response(page, media_type=content_type)

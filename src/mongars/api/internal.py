@@ -1,4 +1,4 @@
-"""Routes for the operator: the state of the endpoints, and draining or resetting one."""
+"""Routes for the operator: showing the state of the endpoints, and draining or resetting an endpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def internal_routes(context: ApiContext) -> RouteTable:
-    """The routes; all of them require an administrator's key."""
+    """The routes under `/internal`; all of them require an administrator's key."""
     handlers = InternalRoutes(context)
     router = APIRouter(prefix="/internal", tags=["operator"])
     shown = reference(schemas.ProviderList)
@@ -46,24 +46,24 @@ def internal_routes(context: ApiContext) -> RouteTable:
 
 
 class InternalRoutes:
-    """Handlers of the operator's routes."""
+    """Handlers of the routes under `/internal`, which show, drain and reset endpoints."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
 
     async def endpoints(self, request: Request) -> Response:
-        """`GET /internal/endpoints`: every provider, with each endpoint of Ray Serve."""
+        """`GET /internal/endpoints`: list every provider and, for Ray Serve, its endpoints with their state."""
         await self._check(request)
         return await self._shown()
 
     async def drain(self, request: Request, endpoint_id: str) -> Response:
-        """`POST /internal/endpoints/{id}/drain`: send no further requests to an endpoint."""
+        """`POST /internal/endpoints/{id}/drain`: send no further requests to an endpoint; 404 if it is unknown."""
         await self._check(request)
         self._context.llm.drain(endpoint_id)
         return await self._shown()
 
     async def reset(self, request: Request, endpoint_id: str) -> Response:
-        """`POST /internal/endpoints/{id}/reset`: clear the failures of an endpoint and use it again."""
+        """`POST /internal/endpoints/{id}/reset`: clear an endpoint's failures and use it again; 404 if unknown."""
         await self._check(request)
         self._context.llm.reset(endpoint_id)
         return await self._shown()

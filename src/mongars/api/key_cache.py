@@ -1,4 +1,4 @@
-"""A cache of API keys that were found in the database."""
+"""A cache of the API keys that were found in the database, which also serves during a database outage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyCacheConfig:
-    """Lifetimes in seconds, and the most keys that are cached.
+    """Lifetimes of cached API keys in seconds, and the largest number of cached keys (`size`).
 
     A key is looked up again `fresh` seconds after the last look-up. While the database is unavailable, a key is
     accepted until `stale` seconds after it was last found, and looked up at most every `retry` seconds.
@@ -33,7 +33,7 @@ class _Entry:
 
 
 class KeyCache:
-    """Caches the account of each API key by the key's digest.
+    """Caches the account of each valid API key under the key's SHA-256.
 
     So a revoked key may work for up to `fresh` seconds longer in each process, and during an outage of the
     database for up to `stale` seconds. Unknown keys are not cached: a new key works at once, and guessed keys do
@@ -46,14 +46,14 @@ class KeyCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def get(self, digest: str) -> Principal | None:
-        """The cached account; None if the key is unknown or must be looked up again."""
+        """The cached account of the API key with this digest; None if the key must be looked up in the database."""
         entry = self._entries.get(digest)
         if entry is None or self._clock.monotonic() >= entry.next_lookup_at:
             return None
         return entry.principal
 
     def put(self, digest: str, principal: Principal) -> None:
-        """Add a key that was found in the database; a full cache drops its oldest entry."""
+        """Cache the account of an API key that was just found in the database; a full cache drops its oldest entry."""
         now = self._clock.monotonic()
         self._entries[digest] = _Entry(principal, now, now + self._config.fresh)
         self._entries.move_to_end(digest)
@@ -61,9 +61,9 @@ class KeyCache:
             self._entries.popitem(last=False)
 
     def without_database(self, digest: str) -> Principal | None:
-        """The account of a key found in the last `stale` seconds, for use while the database is unavailable.
+        """The account of an API key found in the last `stale` seconds, else None; for use during a database outage.
 
-        The key is then not looked up again for `retry` seconds.
+        `get` then returns the account for `retry` seconds, without another look-up.
         """
         entry = self._entries.get(digest)
         now = self._clock.monotonic()
@@ -73,5 +73,5 @@ class KeyCache:
         return entry.principal
 
     def forget(self, digest: str) -> None:
-        """Remove a key that is unknown or revoked."""
+        """Remove the API key with this digest from the cache, because the database does not accept it any more."""
         self._entries.pop(digest, None)

@@ -1,4 +1,4 @@
-"""`POST /token`: an access token for a name and a password."""
+"""The route `POST /token`, which exchanges a username and a password for a login token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLE = {"username": "alice", "password": "correct horse battery staple"}
 
 
 def login_routes(context: ApiContext) -> RouteTable:
-    """The route that issues tokens."""
+    """The route `POST /token`, which issues login tokens."""
     handlers = LoginRoutes(context)
     router = APIRouter(tags=["accounts"])
     router.add_api_route(
@@ -43,7 +43,7 @@ def login_routes(context: ApiContext) -> RouteTable:
 
 
 class LoginRoutes:
-    """Handlers of the login."""
+    """The handler of `POST /token`."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context

@@ -5,7 +5,7 @@ place in the queue. A few checks run at a time; the others wait, and addresses s
 queue one login of the address with the most is refused, chosen at random: a flood cannot displace logins of
 other addresses, and at its own address, such as a proxy's, a correct login has the same chance as any other.
 
-User names play no part: the time of a response must not show whether a name exists or has ever logged in.
+User names are not considered: the time of a response must not show whether a name exists or has ever logged in.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _IPV6_PREFIX = 64  # the prefix that one subscriber usually gets
 
 
 class LoginQueue:
-    """At most `running` checks at once and `waiting` logins that wait for one."""
+    """Runs at most `running` password checks at once, and lets at most `waiting` logins wait for one."""
 
     def __init__(
         self,
@@ -45,9 +45,9 @@ class LoginQueue:
 
     @asynccontextmanager
     async def turn(self, address: str = "") -> AsyncIterator[None]:
-        """Hold a place while the block runs.
+        """Wait for a slot, and hold it while the block runs. `address`: the client's IP address.
 
-        Raises `TooManyRequests` if the queue refused this login, or none was free for a minute.
+        Raises `TooManyRequests` if the full queue refuses this login, or if no slot is free for a minute.
         """
         share = Share(scope=network_of(address))
         try:
@@ -62,7 +62,10 @@ class LoginQueue:
 
 
 def network_of(address: str) -> str:
-    """The address, or the network of an IPv6 one: a subscriber has all addresses of it."""
+    """`address`, or the /64 network of an IPv6 address, since one subscriber usually has all addresses of it.
+
+    An IPv4-mapped IPv6 address becomes the IPv4 address; text that is no IP address is returned unchanged.
+    """
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

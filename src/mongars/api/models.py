@@ -1,4 +1,4 @@
-"""The names under which models are served, in every dialect."""
+"""The names under which models are served, the same in every client API."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ if TYPE_CHECKING:
     from mongars.api.context import ApiConfig
 
 MODEL_ALIAS = "mongars"
-"""A name that always means the general model."""
+"""A model name that always refers to the general model (for embeddings: to the embedding model)."""
 
 
 class ServedModels:
-    """The models that requests may name."""
+    """The names of the models that requests may use."""
 
     def __init__(self, config: ApiConfig) -> None:
         coding = [] if config.coding_model is None else [config.coding_model]
         self._coding = config.coding_model
         self.names = tuple(dict.fromkeys([config.model_name, *coding, MODEL_ALIAS]))
-        """Every name of a model that generates text, without repetition."""
+        """Every name of a text-generating model, without repetition."""
         embedding = config.embedding_model
         self._embedding = embedding
         self.listed = tuple(
             dict.fromkeys([*self.names, *([] if embedding is None else [embedding])])
         )
-        """Every name, that of the embedding model last."""
+        """Every model name, without repetition; that of the embedding model last."""
 
     def check(self, name: str) -> None:
-        """Raise `ModelUnknown` for a name that is not served."""
+        """Raise `ModelUnknown` unless `name` is the name of a served text-generating model."""
         if name not in self.names:
             served = ", ".join(map(repr, self.names))
             detail = f"The model {name!r} does not exist here. Served: {served}."
             raise ModelUnknown(detail, param="model")
 
     def check_listed(self, name: str) -> None:
-        """Raise `ModelUnknown` for a name that no model has, of whatever kind."""
+        """Raise `ModelUnknown` unless `name` is the name of a served model, text-generating or embedding."""
         if name not in self.listed:
             self.check(name)
 
     def find_embedding(self, name: str, *, same: Callable[[str, str], bool] = operator.eq) -> str:
-        """The embedding model that this name means: its own, none at all, or `mongars`.
+        """The name of the embedding model, if `name` is that name, empty or `mongars`; `same` compares two names.
 
-        `same` compares two names. Raises `ModelUnknown`: vectors of different models cannot be
-        compared, so another model never answers instead.
+        Raises `ModelUnknown` for any other name, since vectors of different models cannot be compared, and if
+        no embedding model is served.
         """
         if self._embedding is None:
             detail = "No embedding model is served here. Set RAY_EMBEDDING_MODEL and provision it."
@@ -61,5 +61,5 @@ class ServedModels:
         raise ModelUnknown(detail, param="model")
 
     def task_type(self, name: str) -> str:
-        """The task type of a request that names this model."""
+        """The task type of requests for the model `name`: `coding` for the coding model, else `general`."""
         return "coding" if name == self._coding else "general"

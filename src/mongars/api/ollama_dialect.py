@@ -1,4 +1,4 @@
-"""Ollama's dialect: how `/api/chat` and `/api/generate` are read and answered.
+"""Ollama's API: parsing requests of `/api/chat` and `/api/generate`, and writing their responses.
 
 The durations in a response are measured here: `load_duration` is the gateway's own time before the first token,
 including queues and retries; `prompt_eval_duration` the time spent waiting for model servers before the first
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class OllamaErrors:
-    """`{"error": text}`; the same object is the last line of a stream that failed."""
+    """Ollama's error format: `{"error": text}`, also as the last line of a stream that failed."""
 
     invalid_status = int(HTTPStatus.BAD_REQUEST)
 
@@ -64,24 +64,24 @@ class OllamaModels:
     def __init__(self, context: ApiContext) -> None:
         self._served = ServedModels(context.config)
         self.names = tuple(tagged(name) for name in self._served.names)
-        """Every name of a model that generates text, with its tag."""
+        """Every name of a text-generating model, with its tag (`name:latest`)."""
         self.listed = tuple(tagged(name) for name in self._served.listed)
-        """Every name, with its tag; that of the embedding model last."""
+        """Every model name, with its tag (`name:latest`); that of the embedding model last."""
 
     def find(self, name: str) -> str:
-        """The served name that this name means. Raises `ModelUnknown` in Ollama's words."""
+        """The served text-generating model that `name` refers to. Raises `ModelUnknown` if there is none."""
         return self._find(name, self._served.names)
 
     def find_listed(self, name: str) -> str:
-        """The same among all models, of whatever kind."""
+        """The served model of any kind, text or embedding, that `name` refers to. Raises `ModelUnknown` if none."""
         return self._find(name, self._served.listed)
 
     def find_embedding(self, name: str) -> str:
-        """The embedding model that this name means; see `ServedModels.find_embedding`."""
+        """The embedding model, if `name` refers to it. Raises `ModelUnknown` if not, or if none is served."""
         return self._served.find_embedding(name, same=same_model)
 
     def gives_embeddings(self, served: str) -> bool:
-        """Whether a served name is that of the embedding model alone."""
+        """Whether `served` is the name of the embedding model, and not also of a text-generating model."""
         return served not in self._served.names
 
     def _find(self, name: str, among: Sequence[str]) -> str:
@@ -92,12 +92,12 @@ class OllamaModels:
         raise ModelUnknown(detail, param="model")
 
     def task_type(self, served: str) -> str:
-        """The task type of a request that names this model."""
+        """The task type of requests for the model `served`: `coding` for the coding model, else `general`."""
         return self._served.task_type(served)
 
 
 class OllamaDialect:
-    """The `Dialect` of `/api/chat` or `/api/generate`, depending on the class of its request body."""
+    """Parses requests of `/api/chat` or `/api/generate` (a `Dialect`); `request` is the class of the request body."""
 
     errors = OLLAMA_ERRORS
     stream_headers = stream_headers(responses.MEDIA_TYPE)
@@ -108,7 +108,11 @@ class OllamaDialect:
         self._models = OllamaModels(context)
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> OllamaCall | Response:
-        """Read a request. Raises `InvalidRequest`, `ModelUnknown` or `PromptMissing`."""
+        """Parse a request body. Returns a `Response` if it has no messages or prompt, and thus only loads a model.
+
+        Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and
+        `PromptMissing` if the prompt or every message is blank.
+        """
         read = parse_model(body, self._request)
         served = self._models.find(read.model)
         if read.loads:
@@ -124,7 +128,7 @@ class OllamaDialect:
 
 
 class OllamaCall:
-    """One request that was read."""
+    """One parsed request of `/api/chat` or `/api/generate`."""
 
     def __init__(
         self,
@@ -141,20 +145,20 @@ class OllamaCall:
         self.streamed = read.stream
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[GeneratedStream]:
-        """Start the answer; see `AnswerCall.open`."""
+        """A context manager that gives the stream of the started answer; entering it waits for the first token."""
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: GeneratedStream) -> OllamaWriter:
-        """A writer for one JSON object."""
+        """A new writer that builds one JSON object from the chunks of `stream`."""
         return OllamaWriter(self._read, stream, self._arrived)
 
     def event_writer(self, stream: GeneratedStream) -> OllamaWriter:
-        """A writer for a stream with one JSON object per line."""
+        """A new writer that encodes the chunks of `stream` as lines, each with one JSON object."""
         return OllamaWriter(self._read, stream, self._arrived)
 
 
 class OllamaWriter:
-    """Writes one answer, in one piece or as lines. Create it when the first token has arrived: durations start then."""
+    """Writes one answer, as one JSON object or as lines. Create it on the first token: `eval_duration` starts then."""
 
     def __init__(
         self, read: OllamaRequest, stream: GeneratedStream, arrived: ArrivedRequest
@@ -169,20 +173,20 @@ class OllamaWriter:
         self._entries: list[dict[str, Any]] = []
 
     def add(self, chunks: Sequence[Chunk]) -> None:
-        """Take chunks of a whole response."""
+        """Append chunks of the answer, for `body`."""
         for chunk in chunks:
             self._answer.add(chunk)
             if self._read.logprobs:
                 self._entries += logprob_entries(chunk)
 
     def body(self) -> dict[str, Any]:
-        """The whole response. Raises `InvalidAnswer` if it has no finish reason."""
+        """The JSON body of the response, for all chunks added. Raises `InvalidAnswer` without a finish reason."""
         (choice,) = self._answer.completion(self._stream.origin).choices
         content = self._read.content(choice.text, self._shown(choice.reasoning))
         return {**self._part(content, self._entries, done=True), **self._done()}
 
     def events(self, chunks: Sequence[Chunk]) -> bytes:
-        """A line for each chunk that has text, thinking or log-probabilities."""
+        """The lines to send: one for each chunk that has text, thinking or log-probabilities."""
         lines = b""
         for chunk in chunks:
             self._answer.add(chunk)
@@ -193,7 +197,7 @@ class OllamaWriter:
         return lines
 
     def end(self) -> bytes:
-        """The line that ends a stream."""
+        """The last line of a stream: `done: true`, durations and token counts."""
         return _line({**self._part(self._read.content(""), [], done=True), **self._done()})
 
     def _shown(self, thinking: str) -> str:

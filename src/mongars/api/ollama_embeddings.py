@@ -1,4 +1,4 @@
-"""Ollama's dialect of embeddings: `/api/embed`, and the older `/api/embeddings` for one text."""
+"""The routes of Ollama's API for embeddings: `/api/embed`, and the older `/api/embeddings` for one text."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ EMBEDDINGS_EXAMPLE = {"model": MODEL_ALIAS, "prompt": "a cup of tea"}
 
 
 def ollama_embedding_routes(context: ApiContext) -> RouteTable:
-    """The routes of the dialect."""
+    """The routes `/api/embed` and `/api/embeddings`."""
     embed, embeddings = OllamaEmbed(context), OllamaEmbeddings(context)
     router = APIRouter(prefix="/api", tags=["ollama"])
 
     async def ollama_embed(request: Request) -> Response:
-        """Vectors of up to 2,048 texts, each of length 1. Texts that do not fit are refused."""
+        """Compute the embeddings of up to 2,048 texts: normalised vectors. Texts that are too long are refused."""
         return await serve_embeddings(request, context, embed)
 
     async def ollama_embeddings(request: Request) -> Response:
-        """The vector of one text. The older form of `/api/embed`."""
+        """Compute the embedding of one text. The older form of `/api/embed`."""
         return await serve_embeddings(request, context, embeddings)
 
     for path, handler, read, example, response in (
@@ -68,7 +68,7 @@ def ollama_embedding_routes(context: ApiContext) -> RouteTable:
 
 
 class OllamaEmbed:
-    """The `EmbeddingDialect` of `/api/embed`."""
+    """Parses requests of `/api/embed`, and gives the format of its responses (an `EmbeddingDialect`)."""
 
     errors = OLLAMA_ERRORS
 
@@ -76,13 +76,13 @@ class OllamaEmbed:
         self._models = OllamaModels(context)
 
     def read(self, body: bytes) -> OllamaEmbedCall:
-        """Read a request. Raises `InvalidRequest` or `ModelUnknown`."""
+        """Parse a request body. Raises `InvalidRequest`, or `ModelUnknown` unless it names the embedding model."""
         read = parse_model(body, OllamaEmbedRequest)
         return OllamaEmbedCall(read, model=self._models.find_embedding(read.model))
 
 
 class OllamaEmbeddings:
-    """The `EmbeddingDialect` of `/api/embeddings`."""
+    """Parses requests of `/api/embeddings`, and gives the format of its responses (an `EmbeddingDialect`)."""
 
     errors = OLLAMA_ERRORS
 
@@ -90,13 +90,13 @@ class OllamaEmbeddings:
         self._models = OllamaModels(context)
 
     def read(self, body: bytes) -> OllamaEmbeddingsCall:
-        """Read a request. Raises `InvalidRequest` or `ModelUnknown`."""
+        """Parse a request body. Raises `InvalidRequest`, or `ModelUnknown` unless it names the embedding model."""
         read = parse_model(body, OllamaEmbeddingsRequest)
         return OllamaEmbeddingsCall(read, model=self._models.find_embedding(read.model))
 
 
 class OllamaEmbedCall:
-    """One request of `/api/embed`."""
+    """One parsed request of `/api/embed`."""
 
     def __init__(self, read: OllamaEmbedRequest | OllamaEmbeddingsRequest, *, model: str) -> None:
         self.texts = read.texts
@@ -104,13 +104,13 @@ class OllamaEmbedCall:
         self.model = model
 
     def entry(self, index: int, vector: bytes) -> object:  # noqa: ARG002 (the port's signature)
-        """The numbers."""
+        """The vector as a JSON array of numbers; `vector` is its packed float32 bytes."""
         return orjson.Fragment(orjson.dumps(unpack(vector)))
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:
-        """The vectors, the durations and the number of tokens.
+        """The JSON body of the response: vectors, durations and the number of tokens.
 
-        `load_duration` is the gateway's own time, as in the responses of `/api/chat`.
+        `seconds` is the time since the request arrived. `load_duration` is the gateway's own part of it.
         """
         durations = {"total_duration": seconds, "load_duration": seconds - found.route.waited}
         return embed_body(
@@ -119,8 +119,8 @@ class OllamaEmbedCall:
 
 
 class OllamaEmbeddingsCall(OllamaEmbedCall):
-    """One request of `/api/embeddings`."""
+    """One parsed request of `/api/embeddings`."""
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:  # noqa: ARG002 (the port's signature)
-        """The vector."""
+        """The JSON body of the response: the vector of the only text."""
         return {"embedding": entries[0]}

@@ -1,4 +1,4 @@
-"""The routes of Ollama's dialect."""
+"""The routes of Ollama's API, except those for embeddings."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from mongars.api.context import ApiContext
 
 NEVER = timedelta(days=36_525)
-"""Added to the current time for `expires_at`: no timer unloads models. Clients show it as `Forever`."""
+"""The distance of `expires_at` from now, 100 years, as models are not unloaded. Clients show it as `Forever`."""
 CHAT_EXAMPLE = {"model": MODEL_ALIAS, "messages": [{"role": "user", "content": "Say hello."}]}
 GENERATE_EXAMPLE = {"model": MODEL_ALIAS, "prompt": "Say hello."}
 REQUESTS = (requests.OllamaChatRequest, requests.OllamaGenerateRequest, requests.OllamaShowRequest)
 
 
 def ollama_routes(context: ApiContext) -> RouteTable:
-    """The routes of the dialect."""
+    """The routes `/api/chat`, `/api/generate`, `/api/show`, `/api/tags`, `/api/ps` and `/api/version`."""
     handlers = OllamaRoutes(context)
     router = APIRouter(prefix="/api", tags=["ollama"])
     for path, handler, request, example, response in (
@@ -86,7 +86,7 @@ def ollama_routes(context: ApiContext) -> RouteTable:
 
 
 class OllamaRoutes:
-    """Handlers of the dialect."""
+    """Handlers of the routes of Ollama's API, except those for embeddings."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
@@ -100,17 +100,17 @@ class OllamaRoutes:
         return await serve_answer(request, self._context, self._chat)
 
     async def ollama_generate(self, request: Request) -> Response:
-        """Answer a prompt. With an empty one, the response only confirms that the model is loaded."""
+        """Answer a prompt. If it is empty, the response only confirms that the model is loaded."""
         return await serve_answer(request, self._context, self._generate)
 
     async def ollama_tags(self, request: Request) -> Response:
-        """The served models."""
+        """List the served models."""
         await principal_of(request, self._context.authenticator)
         found = [bodies.model_body(n, modified_at=self._since) for n in self._models.listed]
         return JSONResponse({"models": found})
 
     async def ollama_show(self, request: Request) -> Response:
-        """The details of a model. The gateway does not know its file, size or template."""
+        """Show the details of a model. Its file, size and template are unknown to the gateway and left empty."""
         await principal_of(request, self._context.authenticator)
         limit = self._context.config.max_body_bytes
         read = await read_json(request, requests.OllamaShowRequest, limit=limit)
@@ -125,7 +125,7 @@ class OllamaRoutes:
         return JSONResponse(shown)
 
     async def ollama_ps(self, request: Request) -> Response:
-        """The loaded models: all that are served, once a provider is up."""
+        """List the loaded models: all text-generating models if a provider is up, else none."""
         await principal_of(request, self._context.authenticator)
         up = any(status.state == "up" for status in await self._context.llm.status())
         forever = bodies.timestamp(self._context.clock.now() + NEVER)
@@ -137,6 +137,6 @@ class OllamaRoutes:
         return JSONResponse({"models": found})
 
     async def ollama_version(self, request: Request) -> Response:
-        """The version of monGARS."""
+        """Report the version of monGARS."""
         await principal_of(request, self._context.authenticator)
         return JSONResponse({"version": self._context.config.version})

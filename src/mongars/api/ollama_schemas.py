@@ -1,4 +1,4 @@
-"""Schemas of the responses of Ollama's dialect, for the OpenAPI description."""
+"""Schemas of the responses of Ollama's API, for the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mongars.api.schemas import TokenLogprob
 
 
 class OllamaAnswered(BaseModel):
-    """The fields of every answer; durations are in nanoseconds."""
+    """The fields of every response with a generated answer; durations are in nanoseconds."""
 
     model: str
     created_at: datetime
@@ -27,7 +27,7 @@ class OllamaAnswered(BaseModel):
 
 
 class OllamaAnswerMessage(BaseModel):
-    """The assistant's message."""
+    """The answer as a message of the assistant."""
 
     role: Literal["assistant"]
     content: str
@@ -35,13 +35,13 @@ class OllamaAnswerMessage(BaseModel):
 
 
 class OllamaChat(OllamaAnswered):
-    """The response of `/api/chat` in one piece."""
+    """The response of `/api/chat` without streaming."""
 
     message: OllamaAnswerMessage
 
 
 class OllamaGenerated(OllamaAnswered):
-    """The response of `/api/generate` in one piece."""
+    """The response of `/api/generate` without streaming."""
 
     response: str
     thinking: str | None = None
@@ -58,13 +58,13 @@ class OllamaEmbedded(BaseModel):
 
 
 class OllamaEmbedding(BaseModel):
-    """The response of `/api/embeddings`."""
+    """The response of `/api/embeddings`: the vector of one text."""
 
     embedding: list[float]
 
 
 class OllamaDetails(BaseModel):
-    """Details of a model; what is unknown is empty."""
+    """Details of a model; unknown values are empty."""
 
     parent_model: str
     format: str
@@ -75,7 +75,7 @@ class OllamaDetails(BaseModel):
 
 
 class OllamaModel(BaseModel):
-    """A served model; an unknown size is 0, an unknown digest empty."""
+    """A served model; its size is 0 and its digest empty if they are unknown."""
 
     name: str
     model: str
@@ -86,13 +86,13 @@ class OllamaModel(BaseModel):
 
 
 class OllamaTags(BaseModel):
-    """The served models."""
+    """The response of `/api/tags`: the served models."""
 
     models: list[OllamaModel]
 
 
 class OllamaRunningModel(BaseModel):
-    """A loaded model; its sizes are not known and 0."""
+    """A loaded model; its sizes are unknown and given as 0."""
 
     name: str
     model: str
@@ -105,13 +105,13 @@ class OllamaRunningModel(BaseModel):
 
 
 class OllamaRunning(BaseModel):
-    """The loaded models."""
+    """The response of `/api/ps`: the loaded models."""
 
     models: list[OllamaRunningModel]
 
 
 class OllamaShown(BaseModel):
-    """The details of a model."""
+    """The response of `/api/show`: the details of a model."""
 
     modelfile: str
     parameters: str
@@ -123,13 +123,13 @@ class OllamaShown(BaseModel):
 
 
 class OllamaVersion(BaseModel):
-    """The version of monGARS."""
+    """The response of `/api/version`: the version of monGARS."""
 
     version: str
 
 
 class OllamaError(BaseModel):
-    """An error of `/api`."""
+    """The error response of every path under Ollama's `/api`."""
 
     error: str
 

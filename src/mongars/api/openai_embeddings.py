@@ -1,4 +1,4 @@
-"""OpenAI's dialect of embeddings: `/v1/embeddings`."""
+"""The route of OpenAI's API for embeddings: `/v1/embeddings`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ EXAMPLE = {"model": MODEL_ALIAS, "input": ["a cup of tea", "a pot of coffee"]}
 
 
 def embedding_routes(context: ApiContext) -> RouteTable:
-    """The route of the dialect."""
+    """The route `/v1/embeddings`."""
     dialect = OpenAIEmbeddings(context)
     router = APIRouter(prefix="/v1", tags=["openai"])
 
     async def embeddings(request: Request) -> Response:
-        """Vectors of up to 2,048 texts, each of length 1."""
+        """Compute the embeddings of up to 2,048 texts: normalised vectors."""
         return await serve_embeddings(request, context, dialect)
 
     router.add_api_route(
@@ -51,7 +51,7 @@ def embedding_routes(context: ApiContext) -> RouteTable:
 
 
 class OpenAIEmbeddings:
-    """The `EmbeddingDialect` of `/v1/embeddings`."""
+    """Parses requests of `/v1/embeddings`, and gives the format of its responses (an `EmbeddingDialect`)."""
 
     errors = OPENAI_ERRORS
 
@@ -59,13 +59,13 @@ class OpenAIEmbeddings:
         self._models = ServedModels(context.config)
 
     def read(self, body: bytes) -> OpenAIEmbeddingCall:
-        """Read a request. Raises `InvalidRequest` or `ModelUnknown`."""
+        """Parse a request body. Raises `InvalidRequest`, or `ModelUnknown` unless it names the embedding model."""
         read = parse_model(body, EmbeddingRequest)
         return OpenAIEmbeddingCall(read, model=self._models.find_embedding(read.model))
 
 
 class OpenAIEmbeddingCall:
-    """One request of `/v1/embeddings`."""
+    """One parsed request of `/v1/embeddings`."""
 
     def __init__(self, read: EmbeddingRequest, *, model: str) -> None:
         self._encoding_format = read.encoding_format
@@ -74,9 +74,9 @@ class OpenAIEmbeddingCall:
         self.model = model
 
     def entry(self, index: int, vector: bytes) -> object:
-        """An `embedding`."""
+        """The `embedding` object of the response for the text at `index`; `vector` is its packed float32 bytes."""
         return written_entry(index, vector, encoding_format=self._encoding_format)
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:  # noqa: ARG002 (the port's signature)
-        """A `list` of embeddings."""
+        """The JSON body of the response: the `list` of embeddings, the model and the number of tokens."""
         return response_body(entries, model=found.model, prompt_tokens=found.prompt_tokens)

@@ -1,4 +1,4 @@
-"""Relaying the engine's own stream events to the client, byte for byte, where they are right for it.
+"""Relaying the stream events of the model server (engine) to the client, byte for byte, where they are correct.
 
 This is an optimisation of `api.chat_events`, with the same result for a client: relayed events cost no
 serialisation and carry everything that the engine reports about a token. An event is written anew, from its
@@ -6,7 +6,7 @@ chunk, where the engine's event would be wrong:
 
 - another endpoint continues the answer: its events carry another id, and may repeat delivered text. The id
   stays that of the first endpoint; the model is that of the new one;
-- the client did not request the counts, or the engine did not send the role;
+- the client did not request token counts (`usage`), or the engine did not send the role;
 - the event has parts that the protocol does not: lines other than `data`, a second role, another id.
 """
 
@@ -33,7 +33,7 @@ _NO_COUNTS = b',"usage":null}\n\n'
 
 
 def _without_counts(raw: bytes) -> bytes:
-    """Add `usage: null` to the events: if the counts are requested, every event but the last has it.
+    """Add `usage: null` to events without `usage`: if token counts are requested, every event but the last has it.
 
     The bytes are replaced without parsing: inside a text, line ends and quotes would be escaped.
     """
@@ -43,9 +43,10 @@ def _without_counts(raw: bytes) -> bytes:
 
 
 class Relay:
-    """Writes the events of one answer, relaying those of the engine where possible.
+    """Writes the stream events of one answer, relaying those of the model server (engine) where possible.
 
-    `answer_id`, `created` and `model` are used until the engine has reported its own.
+    `answer_id`, `created` and `model` are used until the engine's first event supplies other values. `with_usage`:
+    the client requested token counts.
     """
 
     def __init__(self, *, answer_id: str, created: int, model: str, with_usage: bool) -> None:
@@ -60,14 +61,17 @@ class Relay:
         self._usage = b""
 
     def events(self, chunks: Iterable[Chunk], *, moved_to: str | None = None) -> bytes:
-        """The events for these chunks. `moved_to`: the model of the endpoint that continues the answer, if another does."""
+        """The bytes of the events for these chunks.
+
+        `moved_to`: the model of another endpoint that continues the answer; None while the first endpoint serves it.
+        """
         if moved_to is not None:
             self._moved = True
             self._writer.moved_to = moved_to
         return b"".join([self._event(chunk) for chunk in chunks])
 
     def end(self) -> bytes:
-        """The bytes that end a complete answer."""
+        """The last bytes of the stream of a complete answer: token counts, if requested, and `[DONE]`."""
         return self._usage + DONE
 
     def _event(self, chunk: Chunk) -> bytes:
@@ -76,14 +80,14 @@ class Relay:
             self._count(chunk, chunk.usage, own=own)
             if not (chunk.text or chunk.reasoning) and chunk.finish_reason is None:
                 return b""
-            own = True  # the counts are sent in a separate event
+            own = True  # token counts are sent in a separate event
         role = b"" if chunk.index in self._started else self._role(chunk, own=own)
         if own:
             return role + self._writer.content(chunk)
         return role + (_without_counts(chunk.raw) if self._with_usage else chunk.raw)
 
     def _is_plain(self, chunk: Chunk) -> bool:
-        """Whether the bytes of a chunk are one or more events that can be relayed as they are."""
+        """Whether the bytes of a chunk are one or more events that can be sent to the client unchanged."""
         raw = chunk.raw
         if not raw.startswith(b"data: ") or raw.find(b"\n") != raw.find(b"\n\n"):
             return False
@@ -93,7 +97,7 @@ class Relay:
         return bool(self._id) and self._id in raw and not twice
 
     def _adopt(self, raw: bytes) -> None:
-        """Use the id, time and model of the engine's first event, if it has them."""
+        """Take over the id, time and model of the engine's first event for the events that are written anew."""
         body = orjson.loads(raw[len(b"data: ") : raw.find(b"\n\n")])
         sent = {"answer_id": body.get("id"), **body}
         mine = self._writer.named
@@ -105,7 +109,7 @@ class Relay:
             self._writer.fingerprint = fingerprint_in(raw)
 
     def _count(self, chunk: Chunk, usage: Usage, *, own: bool) -> None:
-        """Keep the token counts if they are requested; an engine may send them several times."""
+        """Store the event with the latest token counts for `end`, if the client requested them."""
         if not self._with_usage:
             return
         if own or chunk.text or chunk.reasoning or chunk.finish_reason is not None:

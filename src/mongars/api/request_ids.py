@@ -1,4 +1,4 @@
-"""`x-request-id` on every response."""
+"""A middleware that sets `x-request-id` on every response."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RequestIds:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward the request and add the header to its response."""
+        """Forward the request to the application, and add `x-request-id` to the response if it is missing."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

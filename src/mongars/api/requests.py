@@ -1,4 +1,4 @@
-"""Reading a request: credentials, body, ids and deadline."""
+"""Reading an HTTP request: its credential, body, ids and deadline."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def request_id_of(request: Request) -> str:
-    """The id of a request: that of its `x-request-id` header if it is valid, else a new one.
+    """The id of a request: the value of its header `x-request-id` if that is valid, else a new id.
 
-    Further calls for the same request return the same id.
+    Every call for the same request returns the same id.
     """
     state = request.scope.setdefault("state", {})
     if "request_id" not in state:
@@ -43,7 +43,7 @@ def request_id_of(request: Request) -> str:
 
 
 def session_id_of(request: Request, *, longest: int) -> str | None:
-    """The session that the header `x-session-id` names; None without one.
+    """The session id in the header `x-session-id`; None if the header is absent or empty.
 
     Raises `InvalidRequest` naming the header if it has more than `longest` characters.
     """
@@ -55,7 +55,7 @@ def session_id_of(request: Request, *, longest: int) -> str | None:
 
 
 def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
-    """The deadline from the header `X-Request-Timeout-Ms`; by default, and at the latest, in `limit` seconds.
+    """The deadline from the header `X-Request-Timeout-Ms`; at most `limit` seconds from now, also without the header.
 
     Raises `InvalidRequest` if the header is not a positive number.
     """
@@ -64,7 +64,7 @@ def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
 
 
 def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
-    """The deadline of a response in one piece: no later than the read timeout of an OpenAI client.
+    """The deadline of a response without streaming: `deadline`, or the OpenAI client's read timeout if that is sooner.
 
     The client sends that timeout in `x-stainless-read-timeout`. A value that is not a positive number is ignored,
     and `X-Request-Timeout-Ms` takes precedence. It does not limit a stream, where each event restarts it.
@@ -78,9 +78,9 @@ def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
 
 
 def chose_wait(request: Request, *, limit: float, whole: bool) -> bool:
-    """Whether the client's headers set the deadline of the answer, and not the server's `limit`.
+    """Whether the client's headers set an earlier deadline for the answer than the server's `limit` in seconds.
 
-    `whole`: the response is in one piece, see `whole_deadline_of`.
+    `whole`: the response is not streamed, so the client's read timeout counts too; see `whole_deadline_of`.
     """
     given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
     if given is not None:
@@ -90,15 +90,15 @@ def chose_wait(request: Request, *, limit: float, whole: bool) -> bool:
 
 
 def traceparent_of(request: Request) -> str | None:
-    """The client's `traceparent` (W3C Trace Context, section 3.2); None without a valid one."""
+    """The header `traceparent` (W3C Trace Context, section 3.2); None if it is absent or invalid."""
     given = request.headers.get(headers.TRACEPARENT, "")
     return given if _TRACEPARENT.fullmatch(given) else None
 
 
 def credential_of(connection: HTTPConnection) -> str | SessionToken | None:
-    """The credential of a request or WebSocket handshake; None without one.
+    """The credential of a request or WebSocket handshake; None if it has none.
 
-    The value of the `Authorization` header, or else the session cookie; never a part of the URL. Raises
+    It is the value of the `Authorization` header, or else the session cookie's token; the URL is not read. Raises
     `Forbidden` if a page of another origin sent the cookie, see `session_token_of`.
     """
     authorization = connection.headers.get("authorization")
@@ -106,22 +106,27 @@ def credential_of(connection: HTTPConnection) -> str | SessionToken | None:
 
 
 async def principal_of(connection: HTTPConnection, authenticator: Authenticator) -> Principal:
-    """The account of a request or WebSocket handshake.
+    """The account that a request or WebSocket handshake authenticates as.
 
-    Raises what `credential_of` and `Authenticator.authenticate` raise.
+    Raises `NotAuthenticated` without a valid credential, `StorageUnavailable` if an API key cannot be looked up,
+    and `Forbidden` if a page of another origin sent the session cookie.
     """
     return await authenticator.authenticate(credential_of(connection))
 
 
 async def read_json(request: Request, model: type[Model], *, limit: int) -> Model:
-    """Read and validate the body as a model, at most `limit` bytes. Raises as `protocol.body` does."""
+    """Read the request body, at most `limit` bytes, and validate it as `model`.
+
+    Raises `TooLarge` for a longer body, and `InvalidRequest` for one that is not valid JSON for `model`.
+    """
     return parse_model(await read_body(request, limit=limit), model)
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes.
+    """Read the whole request body, at most `limit` bytes.
 
-    Raises as `protocol.body` does, and `InvalidRequest` if the client disconnects before its end.
+    Raises `TooLarge` for a longer body, `EncodingUnsupported` for a compressed one, and `InvalidRequest` if it
+    does not arrive in time or the client disconnects before its end.
     """
     declared = request.headers.get("content-length")
     encoding = request.headers.get("content-encoding")

@@ -12,7 +12,7 @@ from mongars.inference.endpoints.endpoint_status import EndpointStatus
 
 
 class Model(BaseModel):
-    """A model that is served."""
+    """A served model, as `/v1/models` lists it."""
 
     id: str
     object: Literal["model"]
@@ -21,14 +21,14 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The models that are served."""
+    """The served models: the response of `/v1/models`."""
 
     object: Literal["list"]
     data: list[Model]
 
 
 class PromptTokensDetails(BaseModel):
-    """Details about the tokens of the prompt."""
+    """The number of prompt tokens that the model server took from its cache."""
 
     cached_tokens: int
 
@@ -44,7 +44,7 @@ class CompletionUsage(BaseModel):
 
 
 class TopLogprob(BaseModel):
-    """A token that could have been chosen."""
+    """A candidate for one token of the answer, with its log-probability."""
 
     token: str
     logprob: float
@@ -52,20 +52,20 @@ class TopLogprob(BaseModel):
 
 
 class TokenLogprob(TopLogprob):
-    """A token of the answer."""
+    """A token of the answer with its log-probability, and the likeliest candidates for its place."""
 
     top_logprobs: list[TopLogprob]
 
 
 class Logprobs(BaseModel):
-    """The tokens of an answer."""
+    """The tokens of one answer with their log-probabilities."""
 
     content: list[TokenLogprob]
     refusal: list[TokenLogprob] | None = None
 
 
 class AssistantMessage(BaseModel):
-    """The answer."""
+    """The answer as a message of the assistant."""
 
     role: Literal["assistant"]
     content: str
@@ -74,7 +74,7 @@ class AssistantMessage(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """One of `n` answers."""
+    """One of the `n` answers to a chat request."""
 
     index: int
     message: AssistantMessage
@@ -83,7 +83,7 @@ class CompletionChoice(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """A whole answer."""
+    """The response of `/v1/chat/completions` without streaming."""
 
     id: str
     object: Literal["chat.completion"]
@@ -95,7 +95,7 @@ class ChatCompletion(BaseModel):
 
 
 class TextLogprobs(BaseModel):
-    """The tokens of a choice, and the offset in its text at which each begins."""
+    """The tokens of one answer of `/v1/completions`, their log-probabilities, and their offsets in its text."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -104,7 +104,7 @@ class TextLogprobs(BaseModel):
 
 
 class TextChoice(BaseModel):
-    """One of `n` answers."""
+    """One of the `n` answers to a request of `/v1/completions`."""
 
     index: int
     text: str
@@ -113,7 +113,7 @@ class TextChoice(BaseModel):
 
 
 class TextCompletion(BaseModel):
-    """A whole answer of `/v1/completions`."""
+    """The response of `/v1/completions` without streaming."""
 
     id: str
     object: Literal["text_completion"]
@@ -133,14 +133,14 @@ class Embedding(BaseModel):
 
 
 class EmbeddingUsage(BaseModel):
-    """Tokens of the texts."""
+    """The number of tokens in the texts of a request for embeddings."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingList(BaseModel):
-    """The vectors in the order of the texts, all of one model."""
+    """The response of `/v1/embeddings`: one vector per text, in the order of the texts."""
 
     object: Literal["list"]
     data: list[Embedding]
@@ -149,7 +149,7 @@ class EmbeddingList(BaseModel):
 
 
 class ApiError(BaseModel):
-    """The text, type, parameter and code of an error."""
+    """The text, type, parameter and code of an error, as OpenAI's API reports them."""
 
     message: str
     type: str
@@ -158,13 +158,13 @@ class ApiError(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """An error of `/v1`."""
+    """The error response of every path under `/v1`."""
 
     error: ApiError
 
 
 class Problem(BaseModel):
-    """An error of every other route."""
+    """The error response of monGARS' own routes: all but those of OpenAI's and Ollama's API."""
 
     detail: str
     error: str | None = None
@@ -172,7 +172,7 @@ class Problem(BaseModel):
 
 
 class ConversationReply(BaseModel):
-    """An answer that was stored."""
+    """The response of `/api/v1/conversation/chat`: an answer that was stored as a turn of the conversation."""
 
     response: str
     confidence: float | None
@@ -186,7 +186,7 @@ class ConversationReply(BaseModel):
 
 
 class ConversationTurn(BaseModel):
-    """A question and its answer."""
+    """A stored turn of a conversation: a user's message and its answer."""
 
     user_id: str
     query: str
@@ -204,35 +204,35 @@ class LoginForm(BaseModel):
 
 
 class LoginToken(BaseModel):
-    """A token that is sent like an API key until it expires."""
+    """A login token. Until it expires, send it like an API key: `Authorization: Bearer <token>`."""
 
     access_token: str
     token_type: Literal["bearer"]
 
 
 class Health(BaseModel):
-    """The process runs and answers requests."""
+    """The response of `/healthz`: the process runs and answers requests."""
 
     status: Literal["ok"]
     version: str
 
 
 class Part(BaseModel):
-    """The state of one part."""
+    """The state of one component: a provider of answers, or the database."""
 
     state: str
     detail: str
 
 
 class Readiness(BaseModel):
-    """Whether a chat sent now would be answered and stored."""
+    """Whether a chat request sent now would be answered and stored, and the state of each component."""
 
     status: Literal["ready", "degraded", "unavailable"]
     parts: dict[str, Part]
 
 
 class ListedProvider(BaseModel):
-    """A provider, and each endpoint if it is Ray."""
+    """The state of one provider of answers; its endpoints, if it is Ray Serve."""
 
     name: str
     state: str
@@ -241,6 +241,6 @@ class ListedProvider(BaseModel):
 
 
 class ProviderList(BaseModel):
-    """The providers, in the order in which they are tried."""
+    """The providers of answers, in the order in which they are tried."""
 
     providers: list[ListedProvider]

@@ -1,4 +1,4 @@
-"""Serving one generated answer, whole or as a stream, in any dialect.
+"""Serving one generated answer, as one JSON body or as a stream, in any dialect (client API).
 
 ```
 arrival ─ credentials ─ deadline ─ bounded read ─ Dialect.read ─> AnswerCall
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 
 
 class AnswerResponse(WrittenResponse, Response):
-    """`WrittenResponse` as FastAPI accepts it from a handler."""
+    """A `WrittenResponse` that is also a `Response` of FastAPI, so that a route handler can return it."""
 
 
 async def serve_answer(request: Request, context: ApiContext, dialect: Dialect[Stream]) -> Response:
-    """The response to a request for a generated answer.
+    """Authenticate and parse a request for a generated answer; returns the response that then starts and writes it.
 
-    Raises the errors of the request itself: credentials, headers, body. The response reports errors of the answer
-    itself, in the format of the dialect.
+    Raises a `MongarsError` if credentials, headers or body of the request are invalid. If the answer fails, the
+    response reports the error, in the format of the dialect.
     """
     arrived = arrival(context.clock)
     principal = await principal_of(request, context.authenticator)
@@ -65,7 +65,7 @@ async def serve_answer(request: Request, context: ApiContext, dialect: Dialect[S
 
 
 class _Exchange(Generic[Stream]):
-    """Writes the response to one parsed request. `limit`: the longest time for an answer, in seconds."""
+    """Writes the response to one parsed request. `limit`: the server's longest time for an answer, in seconds."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class _Exchange(Generic[Stream]):
         self._limit = limit
 
     async def whole(self, response: ResponseWriter) -> None:
-        """Write the answer in one piece, or the error."""
+        """Write the answer as one JSON body, or an error response if the answer fails."""
         try:
             async with self._call.open(self._deadline) as stream:
                 overhead = self._arrived.overhead(stream.route)
@@ -102,7 +102,11 @@ class _Exchange(Generic[Stream]):
         await response.json(200, body, headers)
 
     async def stream(self, response: ResponseWriter) -> None:
-        """Write the answer as a stream. An error after the first byte ends it with an error event."""
+        """Write the answer as a stream.
+
+        It ends with an error event if the answer fails after the first byte. An earlier failure becomes an
+        error response.
+        """
         try:
             async with self._call.open(self._deadline) as stream:
                 headers = self._headers(stream, self._arrived.overhead(stream.route))
@@ -126,7 +130,7 @@ class _Exchange(Generic[Stream]):
         )
 
     async def _refuse(self, response: ResponseWriter, error: MongarsError) -> None:
-        """Write an error response; no byte of the response was sent before."""
+        """Write a complete error response: status, headers and body. Requires that no byte was sent before."""
         error = unsent(error, self._deadline)
         chosen = chose_wait(self._request, limit=self._limit, whole=not self._call.streamed)
         headers = problem_headers(error, self._request_id, chose_wait=chosen)

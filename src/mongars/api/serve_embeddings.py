@@ -1,4 +1,4 @@
-"""Serving one request for embeddings, in any dialect; `api.serve_answer` is the same for answers."""
+"""Serving one request for embeddings, in any dialect (client API). For generated answers see `api.serve_answer`."""
 
 from __future__ import annotations
 
@@ -33,46 +33,46 @@ if TYPE_CHECKING:
     from mongars.protocol.asgi import ResponseWriter
 
 AT_ONCE = 64
-"""Vectors that are written as JSON before other requests get their turn."""
+"""The number of vectors encoded as JSON before the event loop may serve other requests."""
 
 
 class EmbeddingCall(Protocol):
-    """A request for embeddings that was read, and how its response is written."""
+    """One parsed request for embeddings; builds the JSON body of its response."""
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The texts, at least one."""
+        """The texts to embed, at least one."""
         ...
 
     @property
     def dimensions(self) -> int | None:
-        """The length of vector that is demanded; None for the model's own."""
+        """The vector length that the client requested; None for the model's default length."""
         ...
 
     @property
     def model(self) -> str:
-        """The embedding model."""
+        """The name of the embedding model to use."""
         ...
 
     def entry(self, index: int, vector: bytes) -> object:
-        """One vector (packed float32) of the response, as JSON."""
+        """The JSON value for the embedding of the text at `index`; `vector` is its packed float32 bytes."""
         ...
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:
-        """The JSON body of the response; `seconds` is the time since the request arrived."""
+        """The JSON body of the response with these `entries`; `seconds` is the time since the request arrived."""
         ...
 
 
 class EmbeddingDialect(Protocol):
-    """Reads the requests of one route for embeddings."""
+    """Parses the requests of one route for embeddings, in the format of one client API."""
 
     @property
     def errors(self) -> ErrorFormat:
-        """How errors are written."""
+        """The format of the errors of this route."""
         ...
 
     def read(self, body: bytes) -> EmbeddingCall:
-        """Read a request. Raises a `CallerError` for one that cannot be answered."""
+        """Parse a request body. Raises a `CallerError`, such as `InvalidRequest`, if it cannot be answered."""
         ...
 
 
@@ -81,8 +81,8 @@ async def serve_embeddings(
 ) -> Response:
     """The response to a request for embeddings.
 
-    Raises the errors of the request itself: credentials, headers, body. Errors of the work are written
-    by the response.
+    Raises the errors of the request itself: credentials, headers, body. If computing the embeddings fails, the
+    response reports the error, in the format of the dialect.
     """
     arrived = arrival(context.clock)
     principal = await principal_of(request, context.authenticator)
@@ -127,7 +127,7 @@ class _EmbeddingResponse:
         self._request_id = request_id_of(request)
 
     async def run(self, response: ResponseWriter, batch: TextBatch, deadline: Deadline) -> None:
-        """Write the vectors, or the error."""
+        """Compute the embeddings and write the response, or an error response if that fails."""
         try:
             found = await self._context.embeddings.embed(batch, deadline)
         except MongarsError as error:

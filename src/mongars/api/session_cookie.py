@@ -1,8 +1,8 @@
 """The session cookie: a login token that a browser sends by itself.
 
 A browser sends a cookie with every request to its host, also with those that a page of another site
-causes. So the cookie counts for a request that changes something, or for a WebSocket handshake, only
-where the `Origin` header names this server itself. That prevents cross-site request forgery (CSRF) and
+causes. So the cookie is accepted for a request that changes something, or for a WebSocket handshake, only
+if the `Origin` header names this server itself. That prevents cross-site request forgery (CSRF) and
 cross-site WebSocket hijacking, as OWASP describes them. A credential in a header needs no such check:
 browsers never add one by themselves. Credentials in a URL are not read at all: URLs are logged.
 
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 SESSION_COOKIE = "mongars_session"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""RFC 9110, section 9.2.1: they change nothing. CORS keeps their responses from pages of other origins."""
+"""Methods that change nothing (RFC 9110, section 9.2.1), so the cookie needs no check of `Origin`.
+
+CORS keeps their responses from pages of other origins.
+"""
 _LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
 class SessionToken:
-    """A login token from the session cookie of a connection that may use it."""
+    """A login token from a session cookie, of a request that passed the check of `session_token_of`."""
 
     value: str = field(repr=False)
 
@@ -62,7 +65,7 @@ def _check_origin(connection: HTTPConnection, what: str) -> None:
 
 
 def _is_own(origin: str, connection: HTTPConnection) -> bool:
-    """Whether an origin is that of the server, as its `Host` header and the scheme of the connection name it.
+    """Whether `origin` is this server's own, according to the `Host` header and the scheme of the connection.
 
     Behind a proxy that ends TLS, the connection is plain HTTP while the page's origin is `https://`. So an
     `https` origin of the same host is accepted on a plain connection; `http` on a TLS connection is not.

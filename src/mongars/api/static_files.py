@@ -1,6 +1,6 @@
-"""Files of a web page that come with the package, such as those of a console.
+"""Serving static files that are part of the package, such as those of a web console.
 
-They are read once, when the folder is opened, and a request only looks up a name among them. So no path
+The files are read once, when the folder is opened, and a request only looks up a name among them. So no path
 of a request reaches the file system, whatever it contains. No route serves such files yet.
 """
 
@@ -36,7 +36,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "require-trusted-types-for 'script'",
     )
 )
-"""What a page may load and do: only files of its own origin, no inline script, no frame around it.
+"""The header `Content-Security-Policy`: pages load files of their own origin only, without inline scripts or frames.
 
 A page with an inline import map adds that script's `'sha256-…'` to `script-src`.
 """
@@ -66,29 +66,32 @@ class _StaticFile:
 
 
 class StaticFolder:
-    """The files below one folder, by their paths relative to it, with `/` between the parts."""
+    """The files of one folder and its subfolders, held in memory; a name is a relative path such as `css/app.css`."""
 
     def __init__(self, folder: Traversable) -> None:
-        """Read every file. Raises `ConfigurationError` for a file whose media type is not known."""
+        """Read every file of `folder` into memory. Raises `ConfigurationError` for a file of unknown media type."""
         self._files = dict(_read(folder, PurePosixPath()))
 
     @classmethod
     def of_package(cls, package: str, name: str) -> Self:
-        """The folder `name` in the data of an installed package. Raises as the constructor does."""
+        """The folder `name` in the data of an installed package.
+
+        Raises `ConfigurationError` for a file whose media type is not known.
+        """
         return cls(files(package) / name)
 
     def url_of(self, name: str) -> str:
-        """The name with the digest of its content, `app.js?v=<digest>`: a response to it is cached for good.
+        """The relative URL of a file with the digest of its content: `app.js?v=<digest>`, cacheable for a year.
 
         Raises `NotFound` for a name that is no file of the folder.
         """
         return f"{name}?v={self._find(name).digest}"
 
     def response(self, request: Request, name: str) -> Response:
-        """The file: 200, or 304 if `If-None-Match` has its digest. Raises `NotFound` if there is none.
+        """The response with the file `name`: 200, or 304 if `If-None-Match` has its digest. Raises `NotFound`.
 
-        With the digest as the query parameter `v` it may be cached for a year; without it, or with another
-        one, a cache must ask each time whether it has changed.
+        If the query parameter `v` is the file's digest, clients may cache the response for a year; if not, they
+        must revalidate it on each use.
         """
         file = self._find(name)
         etag = f'"{file.digest}"'

@@ -1,4 +1,4 @@
-"""OpenAI's older completions dialect: `/v1/completions`."""
+"""The route of OpenAI's older completions API: `/v1/completions`."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ EXAMPLE = {"model": MODEL_ALIAS, "prompt": "Say hello."}
 
 
 def completions_routes(context: ApiContext) -> RouteTable:
-    """The route of the dialect."""
+    """The route `/v1/completions`."""
     dialect = Completions(context)
     router = APIRouter(prefix="/v1", tags=["openai"])
 
     async def completions(request: Request) -> Response:
-        """Answer a prompt, whole or streamed. The prompt is one message of the user."""
+        """Answer a prompt, as one JSON object or as a stream. The prompt is sent to the model as one user message."""
         return await serve_answer(request, context, dialect)
 
     router.add_api_route(
@@ -64,7 +64,7 @@ def completions_routes(context: ApiContext) -> RouteTable:
 
 
 class Completions:
-    """The `Dialect` of `/v1/completions`."""
+    """Parses requests of `/v1/completions`, and gives the format of its responses (a `Dialect`)."""
 
     errors = OPENAI_ERRORS
     stream_headers = EVENT_STREAM_HEADERS
@@ -74,7 +74,11 @@ class Completions:
         self._models = ServedModels(context.config)
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> CompletionCall:
-        """Read a request. Raises `InvalidRequest`, `ModelUnknown` or `PromptMissing`."""
+        """Parse a request body.
+
+        Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and
+        `PromptMissing` for a blank prompt.
+        """
         read = parse_model(body, CompletionRequest)
         self._models.check(read.model)
         generation = arrived.to_generation(
@@ -86,7 +90,7 @@ class Completions:
 
 
 class CompletionCall:
-    """One request that was read."""
+    """One parsed request of `/v1/completions`."""
 
     def __init__(
         self, context: ApiContext, read: CompletionRequest, generation: GenerationRequest
@@ -97,15 +101,15 @@ class CompletionCall:
         self.streamed = read.stream
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[GeneratedStream]:
-        """Start the answer; see `AnswerCall.open`."""
+        """A context manager that gives the stream of the started answer; entering it waits for the first token."""
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: GeneratedStream) -> CompletionWriter:
-        """A writer for one `text_completion` object."""
+        """A new writer that builds one `text_completion` object from the chunks of `stream`."""
         return self._writer(stream)
 
     def event_writer(self, stream: GeneratedStream) -> CompletionWriter:
-        """A writer for a stream with a `text_completion` event for each chunk."""
+        """A new writer that encodes each chunk of `stream` as a `text_completion` event."""
         return self._writer(stream)
 
     def _writer(self, stream: GeneratedStream) -> CompletionWriter:
@@ -117,12 +121,12 @@ class CompletionCall:
 
 
 class CompletionWriter:
-    """Writes one answer, in one piece or as events. Reasoning is left out: the protocol has no field for it."""
+    """Writes one answer, as one JSON object or as events. Reasoning is left out: the protocol has no field for it."""
 
     def __init__(
         self, read: CompletionRequest, stream: GeneratedStream, named: dict[str, Any]
     ) -> None:
-        """`named`: the `answer_id` and `created` that the response and every event carry."""
+        """`named`: the fields `answer_id` and `created` of the response or of every event."""
         options = read.stream_options
         self._counted = bool(options and options.include_usage)
         self._stream = stream
@@ -133,13 +137,13 @@ class CompletionWriter:
         self._choices = [ChoiceWriter(index, alternatives=alternatives) for index in range(choices)]
 
     def add(self, chunks: Sequence[Chunk]) -> None:
-        """Take chunks of a whole response."""
+        """Append chunks of the answer, for `body`."""
         for chunk in chunks:
             self._answer.add(chunk)
             self._choices[chunk.index].add(chunk)
 
     def body(self) -> dict[str, Any]:
-        """The whole response. Raises `InvalidAnswer` if a choice has no finish reason."""
+        """The JSON body of the response to all chunks. Raises `InvalidAnswer` if a choice has no finish reason."""
         whole = self._answer.completion(self._stream.origin)
         choices = [
             writer.whole(choice.text, choice.finish_reason)
@@ -149,7 +153,7 @@ class CompletionWriter:
         return body if whole.usage is None else with_usage(body, whole.usage)
 
     def events(self, chunks: Sequence[Chunk]) -> bytes:
-        """An event for each chunk with text, log-probabilities or a finish reason."""
+        """The bytes to send: an event for each chunk with text, log-probabilities or a finish reason."""
         events = b""
         for chunk in chunks:
             self._answer.add(chunk)
@@ -159,7 +163,7 @@ class CompletionWriter:
         return events
 
     def end(self) -> bytes:
-        """The event with the counts, if requested and known, and `[DONE]`."""
+        """The last bytes of the stream: the event with token counts, if requested and known, and `[DONE]`."""
         usage = self._answer.usage
         if usage is None or not self._counted:
             return DONE

@@ -1,4 +1,4 @@
-"""Limits on login attempts per name and address, with bounded memory."""
+"""Limits on login attempts per username and client address, with bounded memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleConfig:
-    """The most login attempts within `seconds`: `attempts` per name and address, `of_a_name` per name.
+    """The most login attempts within `seconds`: `attempts` per username and address, `of_a_name` per username.
 
     At most `names` names, and as many pairs of name and address, are stored.
     """
@@ -26,7 +26,7 @@ class ThrottleConfig:
 
 
 class LoginThrottle:
-    """Counts login attempts per name and address, whether the account exists or not.
+    """Limits login attempts per username and client address, whether the account exists or not.
 
     Wrong guesses from one address do not lock the owner of a name out elsewhere. Guesses from many addresses do,
     except at addresses from which the owner has logged in before.
@@ -42,7 +42,10 @@ class LoginThrottle:
         self._known: OrderedDict[tuple[str, ...], None] = OrderedDict()
 
     def admit(self, username: str, address: str = "") -> None:
-        """Count an attempt. Raises `TooManyRequests` with `retry_after` if there were too many."""
+        """Record a login attempt for `username` from `address`.
+
+        Raises `TooManyRequests`, with the seconds to wait in `retry_after`, if a limit is reached already.
+        """
         for key, limit in self._limits(username, address):
             attempts = self._recent(key)
             if len(attempts) >= limit:
@@ -55,14 +58,17 @@ class LoginThrottle:
             self._attempts.popitem(last=False)
 
     def withdraw(self, username: str, address: str = "") -> None:
-        """Remove the latest attempt, because its password was not checked."""
+        """Remove the latest recorded attempt of `username` from `address`, because its password was not checked."""
         for key, _ in self._limits(username, address):
             attempts = self._attempts.get(key)
             if attempts:
                 attempts.pop()
 
     def succeeded(self, username: str, address: str = "") -> None:
-        """Remove the attempts from that address, after a successful login."""
+        """Record a successful login: clear the attempts of `username` from `address`.
+
+        The limit per name no longer applies to this name from this address.
+        """
         key = (username.lower(), address)
         self.withdraw(username, address)
         self._attempts.pop(key, None)

@@ -1,1 +1,1 @@
-"""Argument parsing and printing only."""
+"""The command line: parsing of arguments and printing of results. The work is done in other packages."""

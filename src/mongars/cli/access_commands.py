@@ -38,7 +38,7 @@ def create_user(
         bool, typer.Option("--password-stdin", help="Read the password from standard input.")
     ] = False,
 ) -> None:
-    """Create an account; prompts for the password."""
+    """Create an account; prompts for its password."""
     with exit_on_error():
         password = sys.stdin.readline().rstrip("\n") if password_stdin else _ask_password()
 
@@ -53,7 +53,7 @@ def create_user(
 
 @users.command("list", epilog="Example: mongars users list --json")
 def list_users(as_json: AsJson = False) -> None:
-    """Show every account."""
+    """List all accounts."""
     with exit_on_error():
         found = _run(lambda store: store.accounts())
         rows = [
@@ -69,7 +69,7 @@ def create_key(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     admin: Annotated[bool, typer.Option("--admin", help="Give it administrator's rights.")] = False,
 ) -> None:
-    """Create a key and print it, once."""
+    """Create an API key for an account and print it; it cannot be shown again."""
     with exit_on_error():
         issued = Keys().issue(username, name or "unnamed", is_admin=admin)
         _run(lambda store: store.create_key(issued.record))
@@ -81,7 +81,7 @@ def list_keys(
     username: Annotated[str | None, typer.Argument(help="Only this account's.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show keys, never their secrets."""
+    """List API keys, without their secrets."""
     with exit_on_error():
         found = _run(lambda store: store.keys(username))
         rows = [
@@ -99,7 +99,7 @@ def list_keys(
 
 @keys.command("revoke", epilog="Example: mongars keys revoke 4f1c09ab77de")
 def revoke_key(key_id: str) -> None:
-    """Make a key invalid; a running API notices within 30 seconds."""
+    """Revoke an API key permanently; a running API may accept it for 30 seconds more."""
     with exit_on_error():
         _run(lambda store: store.revoke_key(key_id))
         print(f"Key {key_id} revoked.")

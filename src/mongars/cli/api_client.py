@@ -1,4 +1,4 @@
-"""The commands' own client of the API: one request, streamed, with errors a person can act on."""
+"""The HTTP client of the commands for the API; its error messages contain advice for the user."""
 
 from __future__ import annotations
 
@@ -25,21 +25,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """A streamed answer: its headers and its events."""
+    """A streamed response: its HTTP headers and its server-sent events."""
 
     headers: Mapping[str, str]
     events: AsyncIterator[ServerEvent]
 
 
 class ApiClient:
-    """Speaks to one API process."""
+    """An HTTP client of the API at `url`, which sends the API key `key` unless it is None."""
 
     def __init__(self, url: str, *, key: str | None) -> None:
         self.url = url
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 
     async def get(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Status and JSON body. Raises `EndpointUnreachable` or `InvalidAnswer`."""
+        """Send a GET request; returns the HTTP status and the JSON body, whatever the status.
+
+        A body that is no object is returned as `{"items": body}`. Raises `EndpointUnreachable` without a response
+        within 10 seconds, `InvalidAnswer` if the body is not JSON, `GenerationInterrupted` if the connection breaks.
+        """
         async with (
             self._session(total=10) as session,
             self._request(session, "GET", path) as response,
@@ -48,7 +52,11 @@ class ApiClient:
 
     @asynccontextmanager
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Events]:
-        """Post and read events. Raises the error the API answered with."""
+        """A context manager that sends `body` in a POST request and gives the streamed response.
+
+        Raises `EndpointUnreachable` without a response, the API's error if the response or an event reports one,
+        and `GenerationInterrupted` if the connection breaks.
+        """
         async with (
             self._session(total=None) as session,
             self._request(session, "POST", path, body=body) as response,

@@ -1,4 +1,4 @@
-"""`mongars api`: the API under uvicorn."""
+"""`mongars api`: runs one API process with uvicorn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def run_api(settings: Settings, *, host: str | None, port: int | None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `ConfigurationError` or `StorageUnavailable`."""
+    """Prepare the database and serve the API until SIGTERM or SIGINT.
+
+    `host` and `port` replace the settings unless None. Raises `ConfigurationError` for unusable settings, and
+    `StorageUnavailable` if the database cannot be reached.
+    """
     first = prepare_database(settings, local_key=False)
     if first is not None:
         show_first_run(first)
@@ -22,9 +26,9 @@ def run_api(settings: Settings, *, host: str | None, port: int | None) -> None:
 
 
 def show_first_run(first: FirstRun) -> None:
-    """Print the credentials made on the first run; they are stored nowhere.
+    """Print the administrator's new credentials on standard error; they are stored nowhere else.
 
-    A key the operator chose is not among them: this output ends up in logs.
+    An API key that the operator chose is not printed, because this output may be logged.
     """
     print(
         "First run. These credentials are shown once; keep them:\n"

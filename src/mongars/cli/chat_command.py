@@ -1,4 +1,4 @@
-"""`mongars chat`: a conversation in the terminal, streamed, with what answered and how fast."""
+"""`mongars chat`: a streamed conversation in the terminal; after each answer, its provider, adapter and speed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ PATH = "/api/v1/conversation/chat"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnResult:
-    """One answered message. `seconds` run from the first token to the last."""
+    """The answer to one message. `seconds` is the time from the first chunk of text to the end of the stream.
+
+    `tokens` is the number of generated tokens; None if the API reported none.
+    """
 
     text: str
     provider: str
@@ -38,7 +41,7 @@ class TurnResult:
     seconds: float
 
     def summary(self) -> str:
-        """One line: provider, adapter, tokens per second."""
+        """One line for display: provider, adapter, number of tokens, tokens per second."""
         parts = [self.provider + (" (fallback)" if self.fallback else ""), self.adapter]
         if self.tokens is not None:
             parts.append(f"{self.tokens} tokens")
@@ -48,11 +51,11 @@ class TurnResult:
 
 
 def _ignored(_: str) -> None:
-    """For callers that show the answer only."""
+    """Ignore the reasoning: the default of `on_reasoning`."""
 
 
 class ChatSession:
-    """One conversation with one API."""
+    """One conversation over the API: all its messages have the same session id."""
 
     def __init__(self, client: ApiClient, *, clock: Clock) -> None:
         self._client = client
@@ -65,9 +68,11 @@ class ChatSession:
         on_text: Callable[[str], None],
         on_reasoning: Callable[[str], None] = _ignored,
     ) -> TurnResult:
-        """Send a message; hand over text, and what the model writes while thinking, as they come.
+        """Send a message, and return the complete answer.
 
-        Raises what went wrong.
+        Calls `on_text` with each piece of the answer and `on_reasoning` with each piece of the model's reasoning,
+        as they arrive. Raises `EndpointUnreachable` without a response, the error that the API reports, and
+        `InvalidAnswer` or `GenerationInterrupted` if the stream ends before the answer is complete.
         """
         body = {"message": message, "session_id": self._session_id, "stream": True}
         first = last = self._clock.monotonic()
@@ -100,7 +105,7 @@ class ChatSession:
 
 
 def once(session: ChatSession, message: str, *, console: Console, as_json: bool) -> None:
-    """Answer one message and end."""
+    """Send one message and print the answer while it arrives; if `as_json`, print the result as one JSON object."""
     if as_json:
         result = asyncio.run(session.say(message, lambda _: None))
         print(json.dumps(asdict(result)))
@@ -109,7 +114,10 @@ def once(session: ChatSession, message: str, *, console: Console, as_json: bool)
 
 
 def converse(session: ChatSession, *, console: Console) -> None:
-    """Read messages until end of input; Ctrl-C stops an answer, not the conversation."""
+    """Read messages from standard input and print the answers, until the input ends.
+
+    Ctrl-C stops the current answer, or ends the conversation if there is none. Errors of the API are printed.
+    """
     console.print("Ctrl-C stops an answer, Ctrl-D ends the chat.", style="dim")
     while True:
         try:
@@ -122,8 +130,8 @@ def converse(session: ChatSession, *, console: Console) -> None:
 
 
 def _turn(session: ChatSession, message: str, console: Console) -> None:
-    # One event loop per answer: Ctrl-C ends exactly this one, and while a person types there is
-    # no loop whose handler could swallow the signal.
+    # One event loop per answer: Ctrl-C ends this answer only, and during input there is no loop whose
+    # handler could swallow the signal.
     try:
         _show(asyncio.run(session.say(message, _write, _dim(console))), console)
     except KeyboardInterrupt:

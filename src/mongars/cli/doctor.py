@@ -1,4 +1,4 @@
-"""`mongars doctor`: what is misconfigured, and how to mend it."""
+"""`mongars doctor`: finds misconfiguration and prints how to correct it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MINIMUM_FREE = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """The result of one check. `detail` names the fault and what to do."""
+    """The result of one check. `detail` describes the fault, if any, and its correction."""
 
     what: str
     verdict: Literal["ok", "warn", "fail"]
@@ -48,9 +48,9 @@ class Finding:
 
 
 def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Look for misconfiguration.
+    """Check the configuration and the environment of this installation.
 
-    Exit status 1 if something must be mended.
+    Exit status 1 if a check fails.
     """
     with exit_on_error():
         findings = examine(load_settings())
@@ -66,7 +66,7 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Every check; none of them changes anything."""
+    """Run all checks and return their results, in order. The checks change nothing."""
     findings = [
         Finding(what="settings", verdict="warn", detail=warning) for warning in settings.warnings
     ]
@@ -96,7 +96,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 class _Warning(MongarsError):
-    """Something is not as it should be, and yet works."""
+    """The result of a check that found a fault with which monGARS still works."""
 
 
 def _packages(_: Settings) -> str:

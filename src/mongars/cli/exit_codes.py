@@ -1,4 +1,4 @@
-"""How a command fails: one line with the fault and what to do, and exit status 1."""
+"""Errors of commands: a message on standard error, with advice, and exit status 1."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def complain(error: MongarsError) -> None:
-    """Print the fault on standard error."""
+    """Print the error's message on standard error."""
     print(f"error: {error}", file=sys.stderr)
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Turn an expected error into its message and exit status 1, Ctrl-C into 130."""
+    """End the process if the block raises: `MongarsError` with its message and exit status 1, Ctrl-C with 130."""
     try:
         yield
     except MongarsError as error:

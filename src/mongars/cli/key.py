@@ -1,4 +1,4 @@
-"""The key with which commands speak to the API."""
+"""The API key that commands send to the API."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def api_key(settings: Settings, url: str) -> str | None:
-    """The key for the API at `url`: `MONGARS_API_KEY`, else the one kept in the home folder.
+    """The API key for the API at `url`: `MONGARS_API_KEY`, else the local key in the home folder; None without either.
 
-    The kept key is an administrator's, and `.env` in the current folder, which another user may have written,
-    can name any host. So it goes to the stack of its own home only.
+    The local key is an administrator's, and `.env` in the current folder, which another user may have written,
+    can name any host. So the local key is sent only to the API that runs from the same home folder.
 
-    Raises `ConfigurationError` if there is a kept one and `url` is not that stack's.
+    Raises `ConfigurationError` if there is a local key only, and `url` is another API.
     """
     given = settings.environment.api_key
     if given is not None:

@@ -1,4 +1,4 @@
-"""`mongars`: every command of the product."""
+"""The program `mongars` with all its commands."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def chat(
     url: Annotated[str | None, typer.Option(help="The API, if not the local one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON (with TEXT).")] = False,
 ) -> None:
-    """Chat in the terminal."""
+    """Chat with the assistant in the terminal."""
     with exit_on_error():
         settings = load_settings()
         address = url or running_url(settings)
@@ -62,7 +62,7 @@ def api(
     host: Annotated[str | None, typer.Option(help="Address; MONGARS_HOST.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; MONGARS_PORT.")] = None,
 ) -> None:
-    """Run one API process."""
+    """Run one API process until Ctrl-C or SIGTERM."""
     from mongars.cli.api_command import run_api  # noqa: PLC0415 (FastAPI takes half a second to import)
 
     with exit_on_error():
@@ -91,6 +91,6 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command named on the command line."""
+    """Run the command that the command line names, then exit with its status."""
     prepare_streams()
     sys.exit(app())

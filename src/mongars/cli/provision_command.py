@@ -56,7 +56,7 @@ _VERBS: dict[Phase, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command with `arguments`, by default those of the process; returns its exit status."""
     options = _parser().parse_args(arguments)
     return run(
         lambda: load_settings().provisioning(),
@@ -73,7 +73,11 @@ def run(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Provision and print: 0 if every role is ready, 1 if not, 130 after Ctrl-C."""
+    """Download the models of `roles` (None: all configured) and print the result. `load` reads the configuration.
+
+    `force` verifies existing files again. Returns the exit status: 0 if every role is ready, 1 if not or on an
+    error, 130 after Ctrl-C.
+    """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         with _terminable(), _shown(errors) as progress:
@@ -137,7 +141,7 @@ def _as_json(statuses: Sequence[RoleStatus]) -> str:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C does, so that the download's child process ends too."""
+    """Raise `SystemExit` on SIGTERM within the block, so that the download's child process is ended too."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
@@ -166,7 +170,7 @@ def _title(step: ProvisioningStep) -> str:
 
 
 class _Lines:
-    """One line per phase, for logs."""
+    """Prints the progress of downloads as one line per phase, for logs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -181,7 +185,7 @@ class _Lines:
 
 
 class _Bars:
-    """One bar per phase, for a terminal."""
+    """Shows the progress of downloads as one bar per phase, for a terminal."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars

@@ -1,4 +1,4 @@
-"""What `mongars up` shows: its stages as they pass, one tidy summary, then a line per incident."""
+"""The output of `mongars up`: its stages while it starts, a summary, then one line per incident."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _TERMINAL_GONE = (OSError, SystemExit)  # rich exits when its pipe breaks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The final screen.
+    """The facts that `mongars up` prints when everything has started.
 
-    `first_run` holds the administrator's key and password, at the first run only; `key_hint` says
-    where else a key is.
+    `first_run` is the administrator's API key and password, on the first start only; `key_hint` describes where
+    to find an API key otherwise. `seconds` is the time that the start took.
     """
 
     api_url: str
@@ -60,9 +60,9 @@ class Summary:
 
 
 class StackScreen:
-    """A listener for the local stack, and a context: on a terminal the stages are live within it.
+    """Prints the events of the local stack (Ray, API, worker). Within its context a terminal shows running stages live.
 
-    Never raises because the terminal went away: the stack must still be stopped then.
+    Errors of a closed terminal are ignored, so that the stack can still be stopped.
     """
 
     def __init__(self, console: Console) -> None:
@@ -72,7 +72,7 @@ class StackScreen:
         self._quiet = False
 
     def __enter__(self) -> Self:
-        """Begin to draw."""
+        """Start the live display, if the output is a terminal."""
         if self._console.is_terminal:
             self._live = Live(
                 console=self._console, refresh_per_second=_FRAMES_PER_SECOND, transient=True
@@ -81,13 +81,13 @@ class StackScreen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the terminal as it was found."""
+        """End the live display and restore the terminal."""
         with suppress(*_TERMINAL_GONE):
             if self._live is not None:
                 self._live.stop()
 
     def __call__(self, event: StackEvent) -> None:
-        """Show one event."""
+        """Print one event of the stack, or update the live display with it."""
         match event:
             case StageEvent():
                 self._stage(event)
@@ -99,7 +99,7 @@ class StackScreen:
                 assert_never(event)
 
     def ready(self, summary: Summary) -> None:
-        """Show the final screen; afterwards only incidents and the stop are printed."""
+        """Print the summary. Afterwards, recovered processes are reported too."""
         self._quiet = True
         self._print(_panel(summary) if self._console.is_terminal else Text(_lines(summary)))
 
@@ -115,7 +115,7 @@ class StackScreen:
         self._draw()
 
     def _child(self, event: ChildEvent) -> None:
-        """While starting and stopping, the stages already show it."""
+        """Print a crash, a restart, and (after the summary) a recovery of a child process; ignore its other events."""
         if event.state == "crashed":
             tail = f": {event.detail}" if event.detail else ""
             text = f"! {event.child} {_ending(event.code)}{tail}"
@@ -136,7 +136,7 @@ class StackScreen:
 
 
 class _Row:
-    """One running stage and the time since it began."""
+    """The live display of one running stage and the time since it began."""
 
     def __init__(self, stage: Stage) -> None:
         self._title = _TITLES[stage]

@@ -117,7 +117,7 @@ def _show(state: ApplicationState, *, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command `python -m modules.ray_service`."""
     prepare_streams()
     app()
 

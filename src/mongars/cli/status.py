@@ -1,4 +1,4 @@
-"""`mongars status`: what runs, and through what an answer would come."""
+"""`mongars status`: shows which components run, and which endpoints could answer a request."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def status(
     url: Annotated[str | None, typer.Option(help="The API, if not the local one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show which parts are up.
+    """Show which components are up.
 
-    Exit status 1 if a chat would not be answered.
+    Exit status 1 if a chat request would not be answered.
     """
     with exit_on_error():
         settings = load_settings()
@@ -45,7 +45,10 @@ def status(
 
 
 def _key(settings: Settings, address: str) -> str | None:
-    """The key, if it may be sent there; the state of a server is shown without one, too."""
+    """The API key for the API at `address`; None if there is none, or if the local key may not be sent there.
+
+    In the latter case the reason is printed on standard error.
+    """
     try:
         return api_key(settings, address)
     except ConfigurationError as error:
@@ -100,7 +103,7 @@ def _show(api: dict[str, Any], serve: dict[str, Any] | None) -> None:
 
 
 def _endpoint(found: dict[str, Any]) -> str:
-    """What matters about one endpoint, in a line."""
+    """One line about an endpoint: URL, requests in flight, time to first token, pause and last error."""
     seconds, opens = found["first_token_seconds"], found["opens_in"]
     parts = [
         found["url"],

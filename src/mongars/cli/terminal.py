@@ -1,4 +1,4 @@
-"""Where output goes: terminals of any encoding, pipes, files, closed streams."""
+"""Output to terminals of any encoding, pipes, files and closed streams."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from rich.console import Console
 
 PIPE_WIDTH = 500
-"""Columns where the output is no terminal: lines stay whole for whatever reads them."""
+"""Width, in columns, of output that is no terminal: wide enough that lines are not wrapped."""
 
 
 def prepare_streams() -> None:
-    """Let no output fail: a character the terminal lacks becomes `?`, a closed stream takes all."""
+    """Prevent errors of printing: characters outside the encoding become `?`; a closed stream discards output."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -23,14 +23,14 @@ def prepare_streams() -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console whose lines are wrapped on terminals only."""
+    """A console on standard output or standard error that wraps lines only on a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
     return Console(stderr=stderr, width=width, highlight=False)
 
 
 def writes(text: str, found: Console) -> bool:
-    """Whether its encoding has all of these characters."""
+    """Whether the encoding of the console `found` has all characters of `text`."""
     try:
         text.encode(found.encoding)
     except UnicodeEncodeError:

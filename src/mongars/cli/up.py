@@ -1,4 +1,4 @@
-"""`mongars up`: the whole stack on this machine, until Ctrl-C."""
+"""`mongars up`: runs the local stack (Ray, database, API, worker) on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def up(
         bool, typer.Option("--no-ray", help="Without a Ray cluster: the embedded engine answers.")
     ] = False,
 ) -> None:
-    """Start everything on this machine; Ctrl-C stops everything."""
+    """Start all components of monGARS on this machine; Ctrl-C stops them."""
     with exit_on_error():
         options = UpOptions(host=host, port=port, replicas=replicas, use_ray=not no_ray)
         settings = load_settings()
@@ -52,7 +52,7 @@ def up(
 
 
 async def _run(plan: LocalPlan, console: Console) -> bool:
-    """Whether it stopped on request and left no process."""
+    """Run the stack until it is stopped. Returns whether all its processes have ended."""
     clock = SystemClock()
     began = clock.monotonic()
     with StackScreen(console) as screen:
@@ -102,7 +102,7 @@ def _dashboard(plan: LocalPlan) -> str:
 
 
 def _command() -> str:
-    """How a person calls this command from where they are."""
+    """The command by which the user can start this program again from the current folder."""
     here = Path(sys.argv[0])
     found = shutil.which("mongars")
     if found is not None and Path(found).resolve() == here.resolve():

@@ -1,1 +1,1 @@
-"""SQL: tables, repositories, engine set-up and migrations."""
+"""The SQL database: its tables, queries, connections and migrations."""

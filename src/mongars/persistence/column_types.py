@@ -1,4 +1,4 @@
-"""Column types that mean the same on SQLite and PostgreSQL."""
+"""Column types that behave the same on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
 VectorJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-"""An embedding as a JSON array. On both variants None is SQL NULL, never JSON `null`."""
+"""A column type for an embedding as a JSON array (JSONB on PostgreSQL). None is SQL NULL, never JSON `null`."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Timezone-aware UTC on both sides. SQLite stores naive times, so UTC is what it is given."""
+    """A column type for timezone-aware datetimes, stored in UTC and returned in UTC, also on SQLite."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """UTC for the driver. Raises `ValueError` for a naive time, which could mean anything."""
+        """Convert a datetime to UTC for the driver; None stays None. Raises `ValueError` if it has no time zone."""
         del dialect
         if value is None:
             return None
@@ -33,7 +33,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Aware UTC for us."""
+        """Convert a datetime of the driver to timezone-aware UTC; one without a time zone is UTC already."""
         del dialect
         if value is None:
             return None

@@ -1,4 +1,4 @@
-"""Where the database is and how patiently it is used. Imports nothing heavy: settings read this."""
+"""Settings of the database. This module imports no database library, so that settings load quickly."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseConfig:
-    """Settings of the database.
+    """The URL of the database, its connection pool, and how long to wait for it.
 
-    `url` may carry a password and therefore never appears in the `repr`. The pool figures count
-    connections and seconds per process; the `startup` ones are seconds and govern waiting for a
-    database that is still starting.
+    `url` may contain a password and is left out of the `repr`. `pool_size` and `max_overflow` are numbers of
+    connections per process; `pool_timeout` is the seconds to wait for a free one. `startup_timeout` and
+    `startup_retry_interval` are seconds: how long, and how often, to try to connect at the start.
     """
 
     url: str = field(repr=False)
@@ -19,6 +19,6 @@ class DatabaseConfig:
     max_overflow: int = 10
     pool_timeout: float = 30.0
     prepared_statements: bool = False
-    """Whether PostgreSQL keeps statements per connection; a pooler in transaction mode must not."""
+    """Whether to use prepared statements on PostgreSQL; they can fail behind a pooler in transaction mode."""
     startup_timeout: float = 120.0
     startup_retry_interval: float = 3.0

@@ -1,4 +1,4 @@
-"""Conversations in SQL."""
+"""The history of conversations in SQL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COLUMNS = (
 
 
 class SqlConversations(History):
-    """`History` in the table `conversation_history`; `keep` is how long new turns are shown."""
+    """A `History` in the table `conversation_history`. New turns expire after `keep`; None: never."""
 
     def __init__(self, database: Database, clock: Clock, *, keep: timedelta | None = None) -> None:
         self._database = database
@@ -39,19 +39,19 @@ class SqlConversations(History):
         self._keep = keep
 
     async def append(self, turn: NewTurn) -> Turn:
-        """Store one turn durably. Raises `StorageUnavailable`; then nothing was stored.
+        """Store one turn and return it with its id. Raises `StorageUnavailable` if the database fails.
 
-        A caller cancelled meanwhile leaves a turn that is stored nevertheless: the answer in it
-        was complete.
+        If the caller is cancelled while it waits, the turn is stored nevertheless.
         """
         return await self._database.finish(self._insert(turn))
 
     async def latest(
         self, user_id: str, *, limit: int, session_id: str | None = None
     ) -> tuple[Turn, ...]:
-        """At most `limit` unexpired turns, newest first; of all sessions if none is named.
+        """The last `limit` turns of a user that have not expired, newest first.
 
-        Raises `InvalidRequest` unless `limit` is positive, and `StorageUnavailable`.
+        `session_id` None: of all sessions. Raises `InvalidRequest` unless `limit` is positive, and
+        `StorageUnavailable` if the database fails.
         """
         if limit <= 0:
             msg = "limit must be positive"
@@ -103,5 +103,5 @@ def _turn(row: RowMapping) -> Turn:
 
 
 def _storable(text: str) -> str:
-    """The text without NUL, which PostgreSQL cannot store; the replacement character shows it."""
+    """`text` with the replacement character (U+FFFD) for each NUL, which PostgreSQL cannot store."""
     return text.replace("\x00", "\ufffd")

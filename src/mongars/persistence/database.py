@@ -1,4 +1,4 @@
-"""The application's hold on the database: engines with a lifetime, transactions, health."""
+"""The application's access to the database: connection pools, transactions, health check."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ T = TypeVar("T")
 
 _HEALTH_SECONDS = 2.0
 _WRITE_CHECK_SECONDS = 5.0
-"""Seconds between two health checks that write: clients without credentials can trigger them."""
+"""The least seconds between two health checks that write, since clients without credentials can trigger them."""
 _WRITE_CHECK = text("UPDATE alembic_version SET version_num = version_num")
 
 
 class Database:
-    """Open from construction to `aclose`; connects when first used.
+    """The database of the application. It connects when first used; `aclose` closes all connections.
 
-    Raises `ConfigurationError`, naming `DATABASE_URL`, if that is unusable. Every other method
-    raises `StorageUnavailable` when the database fails, and once closed.
+    The constructor raises `ConfigurationError`, naming `DATABASE_URL`, if the URL is unusable. Transactions
+    raise `StorageUnavailable` when the database fails, and after `aclose`.
     """
 
     def __init__(self, config: DatabaseConfig) -> None:
@@ -61,33 +61,38 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction that may write; committed on leaving, rolled back on an exception.
+        """A context manager with a connection in a transaction that may write.
 
-        Cancelling the task inside ends the transaction at once; a commit that has begun is done.
+        The transaction is committed on exit and rolled back on an exception. If the task is cancelled within
+        the block, it is rolled back at once; a commit that has begun is completed. Raises `StorageUnavailable`
+        if the database fails, is closed, or is a SQLite file that is missing or was replaced.
         """
         self._check_usable()
         with storage_errors():
             async with self._transactions.begin(self._writer) as connection:
                 yield connection
-        if self._file is not None:  # what went into a file that is no longer there is not stored
+        if self._file is not None:  # data written to a deleted file is lost
             self._check_file(self._file)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction that only reads, and on SQLite never waits for a writer."""
+        """A context manager with a connection in a transaction for reading; on SQLite it never waits for a writer.
+
+        Raises `StorageUnavailable` as `writing` does.
+        """
         self._check_usable()
         with storage_errors():
             async with self._transactions.begin(self._reader) as connection:
                 yield connection
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do the work to its end, even if the caller is cancelled while waiting for it."""
+        """Run `work` to its end, even if the caller is cancelled while it waits; returns or raises as `work` does."""
         return await self._transactions.finish(work)
 
     async def healthy(self) -> None:
-        """Return if the database reads and writes within two seconds.
+        """Return if the database can be read and written within two seconds. Raises `StorageUnavailable` if not.
 
-        It is written to at most every five seconds; in between, only read.
+        Writes at most every five seconds after a success; calls in between only read.
         """
         try:
             async with asyncio.timeout(_HEALTH_SECONDS):
@@ -107,12 +112,15 @@ class Database:
         self._written_at = now
 
     async def revision(self) -> str | None:
-        """The schema revision; None before the first migration."""
+        """The id of the database's schema revision; None before the first migration."""
         async with self.reading() as connection:
             return await connection.run_sync(_revision)
 
     async def aclose(self) -> None:
-        """Wait for whatever was begun, then close every connection. Safe to call twice."""
+        """Wait until transactions that are beginning or ending have done so, then close all connections.
+
+        Safe to call twice. Later transactions raise `StorageUnavailable`.
+        """
         try:
             await self._transactions.aclose()
         finally:
@@ -128,7 +136,10 @@ class Database:
             self._check_file(self._file)
 
     def _check_file(self, path: Path) -> None:
-        """SQLite would make an empty file, or go on writing into a deleted or replaced one."""
+        """Raise `StorageUnavailable` if the file at `path` is missing or is not the one that was first used.
+
+        SQLite itself would create an empty file, or continue to write to a deleted or replaced one.
+        """
         try:
             found = path.stat()
         except OSError as error:

@@ -1,7 +1,7 @@
-"""The border where the driver's errors become ours.
+"""Converting errors of the database driver to `StorageUnavailable`.
 
-Distinguished by the codes of SQLite and PostgreSQL, never by their texts. The messages are our own, too:
-a driver's own text may quote hosts, files and values, and ours is shown to callers.
+Errors are distinguished by the codes of SQLite and PostgreSQL, not by their texts (with one exception). The
+messages are monGARS' own and may be shown to clients: a driver's text may contain hosts, files and values.
 """
 
 from __future__ import annotations
@@ -67,13 +67,14 @@ _POSTGRESQL = {
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turn the world's failures of the database into `StorageUnavailable`, `from` the original.
+    """Convert failures of the database within the block to `StorageUnavailable`, with the original as the cause.
 
-    Broken constraints and faulty SQL are our own business and pass through.
+    Failures are, for example, a lost connection, a lock timeout or a full disk. Violated constraints and invalid
+    SQL are raised unchanged.
     """
     try:
         yield
-    except exc.TimeoutError as error:  # the pool's
+    except exc.TimeoutError as error:  # of the connection pool: no free connection in time
         raise StorageUnavailable(_TAKEN) from error
     except exc.DBAPIError as error:
         sentence = _sentence(error)
@@ -83,13 +84,13 @@ def storage_errors() -> Iterator[None]:
 
 
 def _sentence(error: exc.DBAPIError) -> str | None:
-    """What happened, if the world is to blame."""
+    """The message for a failure of the database; None for a violated constraint or invalid SQL."""
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_sentence(error.orig)
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
         return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2])
-    # Without a code: refused, closed or lost connections.
+    # Errors without a code are refused, closed or lost connections.
     is_link = isinstance(error, exc.OperationalError | exc.InterfaceError)
     return _UNREACHABLE if is_link else None
 
@@ -99,5 +100,5 @@ def _sqlite_sentence(error: sqlite3.Error) -> str | None:
     if code is None:  # raised by Python's driver itself
         return None
     if code == sqlite3.SQLITE_ERROR and str(error).startswith(("no such table", "no such column")):
-        return _OLD  # the one case SQLite gives no code of its own
+        return _OLD  # SQLite has no separate code for this case
     return _SQLITE.get(code & 0xFF)  # the low byte; the rest of an extended code is detail

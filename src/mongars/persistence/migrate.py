@@ -1,4 +1,4 @@
-"""Migrations from within the program: synchronous, callable from any thread."""
+"""Running schema migrations from within the program: synchronous functions, callable from any thread."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ _FINAL = (
 
 
 def _unheard(_: str) -> None:
-    """For callers that report nothing."""
+    """Ignore a progress message: the default of `report`."""
 
 
 def upgrade(database: DatabaseConfig, revision: str = "head") -> None:
-    """Bring the database up to `revision`, or leave it untouched.
+    """Migrate the database to the schema `revision`, by default the newest; on an error it stays unchanged.
 
-    Safe to call from several processes at once: one migrates, the others wait and find it done.
+    Safe to call from several processes at once: one migrates, the others wait and have nothing to do.
 
     Raises:
-        ConfigurationError: The URL is unusable, the database is newer than this program, or what
-            it holds stands in the way.
+        ConfigurationError: The URL is unusable, the database is newer than this program, or its data or
+            views prevent the migration.
         StorageUnavailable: The database cannot be reached, locked or written.
     """
     with _migration_errors():
@@ -59,15 +59,19 @@ def upgrade(database: DatabaseConfig, revision: str = "head") -> None:
 
 
 def downgrade(database: DatabaseConfig, revision: str) -> None:
-    """Take the database back to `revision`, or leave it untouched. Raises like `upgrade`."""
+    """Migrate the database back to the schema `revision`; on an error it stays unchanged.
+
+    Raises `ConfigurationError` if its data or views prevent that, `StorageUnavailable` if it cannot be reached.
+    """
     with _migration_errors():
         command.downgrade(alembic_config(database), revision)
 
 
 def current(database: DatabaseConfig) -> str | None:
-    """The revision the database has; None before the first migration. Raises like `upgrade`.
+    """The id of the database's schema revision; None before the first migration, or without a SQLite file.
 
-    Changes nothing, and on SQLite waits for no writer.
+    Changes nothing, and on SQLite waits for no writer. Raises `ConfigurationError` for an unusable URL,
+    `StorageUnavailable` if the database cannot be read.
     """
     path = sqlite_path(migration_url(database.url))
     if path is not None and not path.exists():
@@ -81,7 +85,7 @@ def current(database: DatabaseConfig) -> str | None:
 
 
 def head() -> str:
-    """The newest revision this program knows."""
+    """The id of the newest schema revision that this program has."""
     script = ScriptDirectory(str(_MIGRATIONS))
     return script.get_current_head() or ""
 
@@ -93,15 +97,15 @@ def wait_for_database(
     report: Callable[[str], None] = _unheard,
     clock: Clock | None = None,
 ) -> None:
-    """Return once the database answers; an SQLite file that can be made is an answer.
+    """Wait until the database accepts a connection; a SQLite file is created if it is missing.
 
-    Tries every `startup_retry_interval` seconds, never waiting past `startup_timeout`. `report` is
-    given a line at the first failure and every ten seconds after it. What waiting cannot mend, a
-    database that does not exist or a wrong password, is raised at once.
+    Tries every `startup_retry_interval` seconds, for `startup_timeout` seconds at most. Calls `report` with a
+    message at the first failure and then about every ten seconds. `wait` sleeps for a number of seconds.
 
     Raises:
         ConfigurationError: The URL is unusable.
-        StorageUnavailable: It did not answer in time; the last failure is the cause.
+        StorageUnavailable: The database did not answer in time, with the last failure as the cause; or, at
+            once, the server reports a wrong password or a database that does not exist.
     """
     prepare_file(database)
     engine = migration_engine(database)
@@ -133,17 +137,17 @@ def wait_for_database(
 
 
 def _is_final(error: StorageUnavailable) -> bool:
-    """Whether the server itself refused for good.
+    """Whether PostgreSQL refused the connection for a permanent reason, such as a wrong password.
 
-    libpq has no SQLSTATE for a connection that was not made, so these are the server's own words; a
-    server that speaks another language than English is waited for like one that is starting.
+    libpq has no SQLSTATE for a failed connection, so this compares the server's message. A server whose
+    messages are not in English counts as one that is still starting.
     """
     text = _driver_text(error)
     return "FATAL" in text and any(words in text for words in _FINAL)
 
 
 def _driver_text(error: StorageUnavailable) -> str:
-    """The driver's own message, for operators only: it names the host and the reason."""
+    """The message of the driver's error behind `error`, empty if there is none; it may contain host and user names."""
     cause = error.__cause__
     return str(cause.orig).strip() if isinstance(cause, DBAPIError) else ""
 
@@ -162,7 +166,7 @@ def _migration_errors() -> Iterator[None]:
 
 
 def alembic_config(database: DatabaseConfig) -> Config:
-    """Alembic's own configuration for that database, for commands not offered here."""
+    """Alembic's configuration for this database, for Alembic commands that have no function here."""
     config = Config()
     # ConfigParser interpolates, so a percent sign in a path has to be doubled.
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))

@@ -1,8 +1,8 @@
-"""What Alembic runs inside its `env.py`: one locked transaction around every revision it applies.
+"""The body of Alembic's `env.py`: applies all schema revisions in one transaction under a lock.
 
-The lock comes first, then the question which revision the database has. So of two processes that
-migrate at once the second waits, finds nothing left to do, and succeeds. And because all revisions
-share that transaction, a failing one leaves the database exactly as it was, on SQLite too.
+The lock is taken before the database's revision is read. So of two processes that migrate at once, the
+second waits, finds nothing left to do, and succeeds. Because all revisions share the transaction, a failing
+revision leaves the database exactly as it was, on SQLite too.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from mongars.persistence.config import DatabaseConfig
 
 DATABASE = "database"
-"""Key of the `DatabaseConfig` among Alembic's `config.attributes`."""
+"""Key under which Alembic's `config.attributes` holds the `DatabaseConfig`."""
 
 _LOCK_KEY = 0x6D6F6E47  # "monG"; any constant that no other program uses
 
 
 def run_env(database: DatabaseConfig) -> None:
-    """Run what the surrounding Alembic command wants on that database.
+    """Run the migrations of the current Alembic command on this database, in one locked transaction.
 
-    Raises `ConfigurationError` in Alembic's offline mode (`--sql`): the vector conversion depends
-    on what the database holds.
+    Raises `ConfigurationError` in Alembic's offline mode (`--sql`), because the conversion of embeddings
+    depends on the data, and `StorageUnavailable` if the SQLite file cannot be created.
     """
     if context.is_offline_mode():
         msg = "Migrations need a connection; --sql cannot know the type of the vector column."
@@ -55,19 +55,25 @@ def run_env(database: DatabaseConfig) -> None:
 
 
 def _lock(connection: Connection, seconds: float) -> None:
-    """Keep other migrations out until this transaction ends. On SQLite its BEGIN has done so."""
+    """Lock out other migrations until this transaction ends, waiting at most `seconds` for a running one.
+
+    Does nothing on SQLite, where `BEGIN IMMEDIATE` has taken the lock.
+    """
     if connection.dialect.name != "postgresql":
         return
     connection.execute(
         text("SELECT set_config('lock_timeout', :wait, true)"), {"wait": f"{int(seconds * 1000)}ms"}
     )
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
-    # From here on, rather fail than queue behind a long reader and block everybody after us.
+    # From here on, fail instead of waiting for a long reader, which would block all later transactions.
     connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
 
 
 def _ours(
     _item: SchemaItem, name: str | None, kind: str, _reflected: object, _other: object
 ) -> bool:
-    """Whether a comparison of models and database looks at it; `tables` explains the exception."""
+    """Whether Alembic's comparison of tables and database includes an item.
+
+    It includes all but the unique index on LOWER(username), which `tables` cannot declare for SQLite.
+    """
     return not (kind == "index" and name == "ix_user_accounts_username_lower")

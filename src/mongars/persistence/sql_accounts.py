@@ -1,4 +1,4 @@
-"""Accounts and API keys in SQL. Satisfies the store ports of `mongars.api.accounts`."""
+"""Accounts and API keys in SQL. Implements the protocols `AccountStore` and `KeyStore` of `mongars.api.accounts`."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _TOUCH_EVERY = timedelta(minutes=1)
 
 
 class SqlAccounts:
-    """Every method raises `StorageUnavailable` when the database fails."""
+    """Stores accounts and API keys in the database. Every method raises `StorageUnavailable` when that fails."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     async def create_account(self, new: NewAccount, *, key: NewApiKey | None = None) -> Account:
-        """Store an account, and its first key, both or neither.
+        """Store an account and, if given, its first API key, in one transaction.
 
-        Raises `Conflict` if the name, in any case, or the key exists already.
+        Raises `Conflict` if the name, ignoring case, or the key exists already.
         """
         now = self._clock.now()
         values = {
@@ -56,7 +56,7 @@ class SqlAccounts:
         return Account(username=new.username, is_admin=new.is_admin, created_at=now)
 
     async def credentials(self, username: str) -> Credentials | None:
-        """The account of that name, in any case, with its password hash."""
+        """The account named `username`, ignoring case, with its password hash; None if there is none."""
         async with self._database.reading() as connection:
             row = await _account(connection, username)
         if row is None:
@@ -64,20 +64,20 @@ class SqlAccounts:
         return Credentials(account=_as_account(row), password_hash=row["password_hash"])
 
     async def accounts(self) -> tuple[Account, ...]:
-        """Every account, oldest first."""
+        """All stored accounts, oldest first."""
         statement = select(user_accounts).order_by(user_accounts.c.id)
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).mappings().all()
         return tuple(_as_account(row) for row in rows)
 
     async def has_admin(self) -> bool:
-        """Whether an administrator account exists."""
+        """Whether at least one account has administrator's rights."""
         statement = select(user_accounts.c.id).where(user_accounts.c.is_admin).limit(1)
         async with self._database.reading() as connection:
             return (await connection.execute(statement)).first() is not None
 
     async def set_password(self, username: str, password_hash: str) -> None:
-        """Replace the password hash. Raises `NotFound` if there is no such account."""
+        """Replace the password hash of the account `username`. Raises `NotFound` if there is no such account."""
         statement = (
             update(user_accounts)
             .where(_same_name(username))
@@ -88,27 +88,27 @@ class SqlAccounts:
                 raise _no_account(username)
 
     async def create_key(self, new: NewApiKey) -> ApiKey:
-        """Store a key. Raises `NotFound` without its account, `Conflict` if it exists already."""
+        """Store an API key. Raises `NotFound` if its account does not exist, `Conflict` if the key exists already."""
         try:
             async with self._database.writing() as connection:
                 row = await _account(connection, new.username)
                 if row is None:
                     raise _no_account(new.username)
-                # Under the account's own spelling of the name.
+                # Stored with the account's spelling of the name, which may differ in case.
                 return await self._insert_key(connection, replace(new, username=row["username"]))
         except IntegrityError as error:
             msg = "This API key exists already."
             raise Conflict(msg) from error
 
     async def find_key(self, digest: str) -> ApiKey | None:
-        """The key with that digest, revoked or not."""
+        """The API key whose SHA-256 is `digest`, even if it has been revoked; None if there is none."""
         statement = select(api_keys).where(api_keys.c.secret_hash == digest)
         async with self._database.reading() as connection:
             row = (await connection.execute(statement)).mappings().first()
         return None if row is None else _as_key(row)
 
     async def keys(self, username: str | None = None) -> tuple[ApiKey, ...]:
-        """The keys of that account, or all, oldest first, revoked ones too."""
+        """The API keys of the account `username`, or of all accounts if None; oldest first, including revoked ones."""
         statement = select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
         if username is not None:
             statement = statement.where(func.lower(api_keys.c.username) == username.lower())
@@ -117,7 +117,10 @@ class SqlAccounts:
         return tuple(_as_key(row) for row in rows)
 
     async def revoke_key(self, key_id: str) -> None:
-        """Make the key invalid for good; again is fine. Raises `NotFound` for an unknown one."""
+        """Revoke the API key with the id `key_id` permanently. Raises `NotFound` if there is no such key.
+
+        Revoking a key again keeps the time of the first revocation.
+        """
         statement = (
             update(api_keys)
             .where(api_keys.c.id == key_id)
@@ -129,7 +132,7 @@ class SqlAccounts:
                 raise NotFound(msg)
 
     async def touch_key(self, key_id: str) -> None:
-        """Note that the key was used now; within a minute of the last note, nothing is written."""
+        """Record that the API key with the id `key_id` was used now; writes at most once a minute per key."""
         now = self._clock.now()
         last = api_keys.c.last_used_at
         statement = (

@@ -1,18 +1,18 @@
-"""Engines, set up so that nothing is lost: see the docstrings for what the defaults would lose.
+"""Creating SQLAlchemy engines for the application and for migrations.
 
-SQLite. The driver's own transaction handling is switched off (`isolation_level=None`) and `BEGIN`
-is ours: `BEGIN IMMEDIATE` takes the write lock at once, where a deferred `BEGIN` would read, find
-the lock taken on its first write, and fail or overwrite what another writer did in between. It also
-makes DDL transactional, so a failed migration leaves nothing behind. Reads use a plain `BEGIN` on
-an engine of their own: in WAL mode they neither wait for the writer nor make it wait. A connection
-whose task was cancelled is closed, and lets go of its locks at once (`sqlite_connection`).
+SQLite. The driver's own transaction handling is switched off (`isolation_level=None`), and the engine sends
+`BEGIN` itself: `BEGIN IMMEDIATE` takes the write lock at once, where a deferred `BEGIN` would read, find
+the lock taken on its first write, and fail. It also makes DDL transactional, so a failed migration changes
+nothing. Reads use a plain `BEGIN` on a separate engine: in WAL mode they neither wait for the writer nor
+make it wait. A connection whose task was cancelled is closed, and releases its locks at once
+(`sqlite_connection`).
 
 PostgreSQL. Connections are checked before use, renewed every half hour, and every statement is
 limited to five seconds. Nothing depends on which server session a transaction runs in, so that a
-pooler in transaction mode may stand between: the limit is set in each transaction instead of at
+pooler in transaction mode can be used: the limit is set in each transaction instead of at
 connection start, and statements are not prepared unless the operator enables it.
 
-Both. An error never quotes the values of a row: conversations do not belong in logs.
+Both. Error messages do not contain the values of a row, so conversations do not appear in logs.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _RECYCLE_SECONDS = 1800
 
 
 def app_engines(config: DatabaseConfig) -> tuple[AsyncEngine, AsyncEngine]:
-    """The engine to write with and the engine to read with; the same one on PostgreSQL.
+    """The asynchronous engines for writing and for reading, in this order; the same engine on PostgreSQL.
 
-    Connects to nothing yet. Raises `ConfigurationError` for an unusable URL.
+    Opens no connection yet. Raises `ConfigurationError` for an unusable URL.
     """
     url = app_url(config.url)
     if not is_sqlite(url):
@@ -72,13 +72,14 @@ def app_engines(config: DatabaseConfig) -> tuple[AsyncEngine, AsyncEngine]:
 
 
 def migration_engine(config: DatabaseConfig) -> Engine:
-    """A synchronous engine without a pool, patient with locks, for migrations and checks.
+    """A synchronous engine without a connection pool, for migrations and checks.
 
-    Foreign keys are off on SQLite: rebuilding a table drops the old one, which must not cascade.
+    On SQLite it waits up to `startup_timeout` seconds for a lock, and foreign keys are off, because rebuilding a
+    table drops the old one, which must not cascade. On PostgreSQL statements have no time limit.
     """
     url = migration_url(config.url)
     if not is_sqlite(url):
-        # No statement timeout: converting a large table takes as long as it takes.
+        # No statement timeout: converting a large table can take minutes.
         return _postgresql_once(url, config)
     engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
     busy_timeout = int(config.startup_timeout * 1000)
@@ -89,7 +90,7 @@ def migration_engine(config: DatabaseConfig) -> Engine:
 
 
 def read_only_engine(config: DatabaseConfig) -> Engine:
-    """A synchronous engine without a pool that changes nothing and, on SQLite, makes no file."""
+    """A synchronous engine without a connection pool that can only read and, on SQLite, creates no file."""
     url = migration_url(config.url)
     path = sqlite_path(url)
     if path is None:
@@ -104,9 +105,9 @@ def read_only_engine(config: DatabaseConfig) -> Engine:
 
 
 def prepare_file(config: DatabaseConfig) -> None:
-    """Make the SQLite file, readable by its owner only, and its folder; nothing on PostgreSQL.
+    """Create the SQLite file, readable by its owner only, and its folder, if missing. Does nothing on PostgreSQL.
 
-    Raises `StorageUnavailable` if that is not possible.
+    Raises `StorageUnavailable` if they cannot be created.
     """
     path = sqlite_path(migration_url(config.url))
     if path is None:
@@ -136,7 +137,7 @@ def _existing(path: Path) -> sqlite3.Connection:
 
 
 def _set_up_sqlite(engine: Engine, begin: Begin, pragmas: dict[str, object]) -> None:
-    """Attach our pragmas and our `BEGIN` to a SQLite engine."""
+    """Make a SQLite engine set `pragmas` on every connection and start every transaction with `begin`."""
 
     def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
@@ -157,10 +158,9 @@ def _begin_with(engine: Engine, statement: str) -> None:
 
 
 def _switch_to_wal(engine: Engine, seconds: float) -> None:
-    """Have connections put the file into WAL mode, for good; the application then finds it there.
+    """Make connections of `engine` switch the file to WAL mode, permanently, retrying for `seconds` while it is locked.
 
-    SQLite does not apply the busy timeout to this switch when two connections attempt it at once,
-    so the waiting is done here.
+    SQLite does not apply the busy timeout to this switch when two connections attempt it at once.
     """
 
     def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -191,7 +191,7 @@ def _postgresql(url: URL, config: DatabaseConfig) -> AsyncEngine:
         connect_args=_arguments(url, config),
     )
     event.listen(engine.sync_engine, "handle_error", _hide_row)
-    if "options" not in url.query:  # the operator's own limit may be there
+    if "options" not in url.query:  # `options` may set the operator's own limit
         _begin_with(engine.sync_engine, f"SET LOCAL statement_timeout = {_STATEMENT_MS}")
     return engine
 
@@ -205,7 +205,7 @@ def _postgresql_once(url: URL, config: DatabaseConfig) -> Engine:
 
 
 def _hide_row(context: ExceptionContext) -> None:
-    """Take out of an error the part in which PostgreSQL quotes the row."""
+    """Remove from an error's messages the detail in which PostgreSQL quotes values of a row."""
     diagnosis = getattr(context.original_exception, "diag", None)
     detail = None if diagnosis is None else diagnosis.message_detail
     if detail is None:
@@ -216,9 +216,9 @@ def _hide_row(context: ExceptionContext) -> None:
 
 
 def _arguments(url: URL, config: DatabaseConfig) -> dict[str, str | int | None]:
-    """Connection arguments for PostgreSQL; parameters in the URL take precedence.
+    """Connection arguments for psycopg; parameters in the URL take precedence.
 
-    Raises `ConfigurationError` naming a parameter of the URL that PostgreSQL does not have.
+    Raises `ConfigurationError` if psycopg is not installed, or for a URL parameter that PostgreSQL does not have.
     """
     require("psycopg", extra="postgres")
     check_parameters(url)

@@ -1,8 +1,8 @@
-"""SQLite's connection, made to let go when it is closed.
+"""A SQLite connection that releases its locks when it is closed.
 
 SQLite keeps a closed connection, with its transaction and its locks, until the last unfinished
-cursor on it is gone. A cancelled task leaves such a cursor in its traceback, for the garbage
-collector to find much later, and until then no connection could write.
+cursor on it is freed. A cancelled task leaves such a cursor in its traceback, which the garbage
+collector frees much later; until then no other connection could write.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 
 class LettingGo(sqlite3.Connection):
-    """A connection whose cursors and transaction end, undone, with `close`."""
+    """A SQLite connection whose `close` also closes its cursors and rolls back its transaction."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - the driver's own
         super().__init__(*arguments, **options)
@@ -22,15 +22,15 @@ class LettingGo(sqlite3.Connection):
         self._closed = False
 
     def cursor(self) -> sqlite3.Cursor:  # type: ignore[override]  # no caller passes a factory
-        """A cursor that does not outlive the connection."""
+        """A new cursor, which `close` of the connection closes."""
         cursor = super().cursor()
         self._cursors.add(cursor)
         return cursor
 
     def close(self) -> None:
-        """Undo what was not committed and free every lock; again does nothing.
+        """Roll back what was not committed, and release all locks. A second call does nothing.
 
-        aiosqlite calls this in the connection's thread, after whatever was still running there.
+        aiosqlite calls this in the connection's thread, after all earlier calls there.
         """
         if self._closed:
             return
@@ -38,7 +38,7 @@ class LettingGo(sqlite3.Connection):
         try:
             for cursor in tuple(self._cursors):
                 cursor.close()
-            with suppress(sqlite3.Error):  # a file that fails now is closed all the same
+            with suppress(sqlite3.Error):  # close the file even if the rollback fails
                 self.rollback()
         finally:
             super().close()

@@ -1,7 +1,7 @@
-"""The tables as the newest revision leaves them; a test compares them with the migrations.
+"""The tables of the newest schema revision, for queries; a test compares them with the migrations.
 
-Nothing creates tables from here: migrations do, and they do not import this file. One index is
-missing below, because SQLite cannot have it: PostgreSQL also keeps LOWER(username) unique.
+Migrations create the tables, and do not import this file. One index is not declared here, because only
+PostgreSQL has it: the unique index on LOWER(username) of `user_accounts`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Transactions that a cancellation never catches halfway through their beginning or end.
+"""Transactions whose beginning and end are not interrupted if the calling task is cancelled.
 
 ```
-checkout, BEGIN   in a task of its own; abandoned meanwhile: rolled back as soon as it has begun
-statements        in the caller's task; cancelled: the driver's connection is closed at once
-COMMIT, ROLLBACK  in a task of its own; abandoned meanwhile: completed
+checkout, BEGIN   in a separate task; if the caller is cancelled: rolled back as soon as it has begun
+statements        in the caller's task; if it is cancelled: the driver's connection is closed at once
+COMMIT, ROLLBACK  in a separate task; if the caller is cancelled: completed
 ```
 """
 
@@ -23,19 +23,19 @@ T = TypeVar("T")
 
 
 class Transactions:
-    """Begins transactions, and owns the tasks that see them through."""
+    """Begins and ends database transactions in tasks that continue if the caller is cancelled."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def unfinished(self) -> int:
-        """How many tasks are running, whether or not a caller waits for them."""
+        """The number of tasks that are running, whether or not a caller waits for them."""
         return len(self._tasks)
 
     @asynccontextmanager
     async def begin(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        """One transaction; committed on leaving, rolled back on an exception."""
+        """A context manager with a connection in a transaction: committed on exit, rolled back on an exception."""
         transaction = engine.begin()
         connection = await self._entered(transaction)
         try:
@@ -46,11 +46,11 @@ class Transactions:
         await self.finish(_left(transaction, None))
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do the work to its end, even if the caller is cancelled while waiting for it."""
+        """Run `work` to its end, even if the caller is cancelled while it waits; returns or raises as `work` does."""
         return await asyncio.shield(self._own(work))
 
     async def aclose(self) -> None:
-        """Wait for everything under way."""
+        """Wait until all tasks that begin or end transactions have finished."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -65,7 +65,7 @@ class Transactions:
             raise
 
     def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        # The reference kept here is what makes the task owned.
+        # The event loop keeps only weak references to tasks; this set keeps them from being collected.
         task = asyncio.create_task(work)  # noqa: TID251
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

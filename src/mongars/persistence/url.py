@@ -1,4 +1,4 @@
-"""`DATABASE_URL`, in every spelling people use, made into the one our drivers take."""
+"""Parsing `DATABASE_URL`, in its common spellings, into a SQLAlchemy URL with the driver that monGARS uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 POSTGRESQL = "postgresql+psycopg"
-"""psycopg 3 serves the application and the migrations with one URL."""
+"""SQLAlchemy's name of the driver for PostgreSQL, psycopg 3, for both application and migrations."""
 
 _SQLITE_APP = "sqlite+aiosqlite"
 _SQLITE_SYNC = "sqlite+pysqlite"
@@ -22,9 +22,10 @@ _SECRET_PARAMETERS = ("password", "sslpassword")
 
 
 def app_url(raw: str) -> URL:
-    """The URL for the asynchronous application engines.
+    """The SQLAlchemy URL of `raw` (the value of `DATABASE_URL`) for the application's asynchronous engines.
 
-    Raises `ConfigurationError`, naming `DATABASE_URL` and never showing its password.
+    Raises `ConfigurationError`, without the password, if it is malformed, names another system than PostgreSQL
+    or SQLite, or a SQLite database in memory.
     """
     url = _parse(raw)
     dialect = url.drivername.partition("+")[0]
@@ -40,23 +41,23 @@ def app_url(raw: str) -> URL:
 
 
 def migration_url(raw: str) -> URL:
-    """The URL for migrations, which run synchronously. Raises like `app_url`."""
+    """The SQLAlchemy URL of `raw` for synchronous migrations. Raises `ConfigurationError` as `app_url` does."""
     url = app_url(raw)
     return url.set(drivername=_SQLITE_SYNC) if is_sqlite(url) else url
 
 
 def is_sqlite(url: URL) -> bool:
-    """Whether that is a SQLite file, not PostgreSQL."""
+    """True for the URL of a SQLite file, False for PostgreSQL."""
     return url.drivername.startswith("sqlite")
 
 
 def sqlite_path(url: URL) -> Path | None:
-    """The database file of a SQLite URL; None for PostgreSQL."""
+    """The path of the database file in a SQLite URL; None for PostgreSQL."""
     return Path(url.database or "") if is_sqlite(url) else None
 
 
 def masked(raw: str) -> str:
-    """The normalised URL with every password in it hidden, for logs. Raises like `app_url`."""
+    """The normalised URL with passwords as `***`, for logs. Raises `ConfigurationError` as `app_url` does."""
     url = app_url(raw)
     hidden = {name: "***" for name in _SECRET_PARAMETERS if name in url.query}
     return url.update_query_dict(hidden).render_as_string(hide_password=True)

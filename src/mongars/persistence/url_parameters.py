@@ -1,4 +1,4 @@
-"""The parameters of a PostgreSQL URL: libpq knows some fifty, other drivers have others."""
+"""Checking the parameters of a PostgreSQL URL against those that libpq, PostgreSQL's client library, supports."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ _CURES = {
     "connection_limit": "Leave it out; DB_POOL_SIZE and DB_MAX_OVERFLOW bound the connections.",
     "pool_timeout": "Leave it out; DB_POOL_TIMEOUT sets it.",
 }
-"""What the parameters of other drivers are called here."""
+"""Advice for parameters of other drivers, by name: what to write instead."""
 
 
 def check_parameters(url: URL) -> None:
-    """Raise `ConfigurationError`, naming the parameter, for one that PostgreSQL does not have."""
+    """Raise `ConfigurationError` for a URL parameter that PostgreSQL does not have, or that is given twice.
+
+    The message names the parameter. Only `host` and `port` may be repeated.
+    """
     from psycopg.pq import Conninfo  # noqa: PLC0415 (in the extra `postgres`)
 
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}

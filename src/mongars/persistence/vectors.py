@@ -1,15 +1,15 @@
-"""`conversation_history.vector`: from pgvector or `real[]` to JSONB and back, losing nothing.
+"""Converting the column `conversation_history.vector` between pgvector or `real[]` and JSONB, without loss.
 
-Which way a column must go is read from its real type in the database, not from the dialect. Each
+The conversion depends on the column's actual type in the database, not on the dialect. Each
 direction is one `ALTER COLUMN ... TYPE`: atomic, in the migration's transaction, and under an
 ACCESS EXCLUSIVE lock while the table is rewritten (a tenth of a second per few hundred rows; from
-about a million rows on, plan a window).
+about a million rows on, plan a maintenance window).
 
-Not every JSON value has a form as a float vector: `[]`, JSON `null`, objects, numbers that single
-precision cannot hold. Those payloads wait in a side table during a downgrade and come back with the
-next upgrade, unless the row has been changed in between. The other way round JSONB has no negative
-zero: vectors that hold one wait in a second table while the column is JSONB, and come back with the next
-downgrade. SQLite stores JSON text at every revision, so nothing happens there.
+Some JSON values cannot be written as a float vector: `[]`, JSON `null`, objects, numbers outside single
+precision. A downgrade stores these values in a side table, and the next upgrade restores them, unless the
+row has been changed in between. JSONB, in turn, has no negative zero: an upgrade stores vectors that contain
+one in a second table, and the next downgrade restores them. SQLite stores JSON text at every revision, so
+nothing is converted there.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ UPDATE conversation_history AS h SET vector = z.floats
 FROM conversation_history_negative_zeros AS z
 WHERE h.id = z.id AND h.vector::real[] = z.floats
 """
-"""Negative zero equals zero, so that equal arrays are unchanged arrays."""
+"""Restores the vectors with negative zeros. `-0 = 0` in SQL, so equal arrays mean that a row was not changed."""
 
 _INDEXES = """
 SELECT DISTINCT i.oid::regclass::text FROM pg_depend d
@@ -107,11 +107,11 @@ WHERE table_schema = current_schema() AND table_name = 'conversation_history'
 
 
 def to_json(connection: Connection) -> None:
-    """Make the column JSONB, whatever it is, and bring back payloads a downgrade set aside.
+    """Convert `conversation_history.vector` to JSONB, and restore the values that a downgrade stored elsewhere.
 
-    Does nothing where it is JSON already. Raises `ConfigurationError` if the column has a type
-    nobody can convert or a view stands in the way, and `StorageUnavailable` if the counts or the
-    checksum differ afterwards; the migration's transaction then leaves everything as before.
+    Converts nothing if the column is JSONB already; does nothing on SQLite. Raises `ConfigurationError` if the
+    column's type cannot be converted or a view depends on the column, and `StorageUnavailable` if row counts or
+    checksum differ afterwards. On an error the migration's transaction undoes everything.
     """
     if connection.dialect.name != "postgresql":
         return
@@ -125,15 +125,16 @@ def to_json(connection: Connection) -> None:
         if _fingerprint(connection, "vector") != before:
             msg = "The embeddings changed while they were converted to JSONB; nothing was kept."
             raise StorageUnavailable(msg)
-    # Earlier revisions gave a default of `[]`, which would turn "no embedding" into an empty one.
+    # Earlier revisions set the default `[]`, which would store an empty embedding instead of none.
     connection.exec_driver_sql(_DROP_DEFAULT)
     _bring_back(connection)
 
 
 def to_floats(connection: Connection) -> None:
-    """Make the column what it was before JSON: `vector` where pgvector can be had, else `real[]`.
+    """Convert `conversation_history.vector` from JSON to pgvector's `vector` if available, else to `real[]`.
 
-    Raises `ConfigurationError` like `to_json`.
+    Does nothing on SQLite or if the column is no JSON. Raises `ConfigurationError` if the column's type is
+    unknown or a view depends on the column.
     """
     if connection.dialect.name != "postgresql":
         return
@@ -154,12 +155,12 @@ def to_floats(connection: Connection) -> None:
 
 
 def pgvector_installed(connection: Connection) -> bool:
-    """Whether this database has the extension."""
+    """Whether the extension pgvector is installed in this database."""
     return _exists(connection, "SELECT 1 FROM pg_extension WHERE extname = 'vector'")
 
 
 def _have_pgvector(connection: Connection) -> bool:
-    """Whether it has the extension now; it is created where the server offers it to us."""
+    """Install the extension pgvector if the server offers it; returns whether it is installed afterwards."""
     if pgvector_installed(connection):
         return True
     if not _exists(connection, "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"):
@@ -167,7 +168,7 @@ def _have_pgvector(connection: Connection) -> bool:
     try:
         with connection.begin_nested():
             connection.exec_driver_sql("CREATE EXTENSION vector")
-    except DBAPIError:  # no privilege to: `real[]` holds the same numbers
+    except DBAPIError:  # no privilege to create it: `real[]` holds the same numbers
         return False
     return True
 
@@ -184,7 +185,10 @@ def _column_type(connection: Connection) -> str:
 
 
 def _alter(connection: Connection, kind: str, expression: str) -> None:
-    """Change the type, after removing what makes PostgreSQL refuse: indexes and the default."""
+    """Change the type of the column to `kind`, with values from the SQL `expression`; drops its indexes and default.
+
+    Raises `ConfigurationError` if a view depends on the column.
+    """
     views = connection.scalars(text(_VIEWS)).all()
     if views:
         msg = (
@@ -225,7 +229,10 @@ def _drop_aside(connection: Connection) -> None:
 
 
 def _fingerprint(connection: Connection, expression: str) -> tuple[object, ...]:
-    """Rows, rows with a vector, and a checksum over the JSON text of all vectors."""
+    """Number of rows, number of rows with a vector, and a checksum over all vectors as JSON text.
+
+    `expression` is the SQL expression that gives a row's vector as JSON.
+    """
     query = (
         "SELECT count(*), count(v), sum(hashtextextended(v::text, id)::numeric)"  # noqa: S608
         f" FROM (SELECT id, {expression} AS v FROM conversation_history) AS vectors"

@@ -1,7 +1,7 @@
-"""The only reader of the environment: every variable, its meaning, its default, its check.
+"""The only package that reads environment variables: their names, meanings, defaults and validation.
 
-Values come from the process environment and, below it, from `.env` in the working directory. They
-are read once; the rest of the program receives the frozen configuration objects made here.
+Values come from the process environment or else from `.env` in the working directory. They are read
+once; the rest of the program receives the frozen configuration objects made here.
 """
 
 from mongars.settings.configuration import Settings

@@ -1,4 +1,4 @@
-"""Messages about environment variables: errors stop the start, warnings do not."""
+"""Error messages and warnings about environment variables."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _SECRET = ("KEY", "SECRET", "PASSWORD", "TOKEN", "DATABASE_URL")
 
 
 def complaint(error: dict[str, Any]) -> str:
-    """What is wrong with which variable; a secret's value is not repeated."""
+    """The message for one validation error of pydantic: variable, reason, and the value unless it may be a secret."""
     if error["type"] == "too_short":
         error["msg"] = f"needs at least {error['ctx']['min_length']} characters"
     name = ".".join(str(part) for part in error["loc"][:1])
     reason = str(error["msg"]).removeprefix("Value error, ")
     if not name:
-        return reason  # it is about several variables, and names them
+        return reason  # the error concerns several variables, and names them
     secret = any(word in name for word in _SECRET) or "@" in str(error.get("input"))
     shown = "" if secret else f" (got {error.get('input')!r})"
     return f"{name}: {reason}{shown}"
 
 
 def unknown_names(names: AbstractSet[str]) -> tuple[str, ...]:
-    """Warnings for names that look like ours and are not.
+    """Warnings for variables that begin with `MONGARS_` or `RAY_` but are no variables of monGARS.
 
-    Ray itself has hundreds of `RAY_` variables, so those are reported only when close to one of
-    ours.
+    Ray itself has hundreds of `RAY_` variables, so those are reported only if they resemble a variable of
+    monGARS.
     """
     known = {str(field.validation_alias) for field in Environment.model_fields.values()}
     known |= {"MONGARS_STACK_ID", "MONGARS_STACK_PART"}
@@ -49,7 +49,7 @@ def unknown_names(names: AbstractSet[str]) -> tuple[str, ...]:
 
 
 def prompt_cache_warnings(environment: Environment) -> tuple[str, ...]:
-    """A size for memory that the scope leaves unused."""
+    """A warning if `MONGARS_PROMPT_CACHE_MIB` is set but not used, because the cache is not shared between users."""
     if not environment.prompt_cache_mib or environment.prompt_cache_scope == "shared":
         return ()
     return (
@@ -59,7 +59,7 @@ def prompt_cache_warnings(environment: Environment) -> tuple[str, ...]:
 
 
 def backoff_warnings(environment: Environment) -> tuple[str, ...]:
-    """What was dropped from RAY_SCALING_BACKOFF, which is read leniently by contract."""
+    """A warning for each invalid entry of `RAY_SCALING_BACKOFF`, which is ignored instead of stopping the start."""
     warnings = []
     for entry in environment.ray_scaling_backoff:
         number = seconds(entry)

@@ -1,4 +1,4 @@
-"""From variables to the configuration objects that the rest of the program takes."""
+"""Converting environment variables to the configuration objects that the rest of the program receives."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The environment's values, as the configuration objects that the rest of the program takes."""
+    """All settings, as paths and configuration objects made from the environment variables.
+
+    Paths and objects with paths raise `ConfigurationError` if a path begins with `~` and there is no home folder.
+    """
 
     environment: Environment
     warnings: tuple[str, ...] = ()
 
     @property
     def home(self) -> Path:
-        """Folder of everything that is not rebuildable."""
+        """Absolute path of the folder with data that cannot be rebuilt: database, registry, logs, run files."""
         return expanded(self.environment.home, "MONGARS_HOME")
 
     @property
     def cache(self) -> Path:
-        """Folder of base models."""
+        """Absolute path of the folder with downloaded base models."""
         return expanded(self.environment.cache, "MONGARS_CACHE")
 
     @property
     def registry(self) -> Path:
-        """Folder of the adapters, shared with the Serve application."""
+        """Absolute path of the adapter registry, shared with the Serve application; by default in the home folder."""
         return (
             _absolute(self.environment.registry, "LLM_ADAPTER_REGISTRY_PATH")
             or self.home / "registry"
@@ -47,15 +50,15 @@ class Settings:
 
     @property
     def log_level(self) -> LogLevel:
-        """The quietest level that is written."""
+        """The lowest level of log messages that are written."""
         return self.environment.log_level
 
     @property
     def embedding_model(self) -> str | None:
-        """The model behind `/v1/embeddings`; None for none.
+        """The model of `/v1/embeddings`; None if no embedding model is served.
 
-        With an engine that has no embedder (vLLM), only a model that was set: llama.cpp serves it, which
-        such an installation need not have.
+        With an engine that has no embedder (vLLM), None unless `RAY_EMBEDDING_MODEL` is set explicitly, since
+        llama.cpp serves that model and may not be installed.
         """
         values = self.environment
         has_embedder = KINDS[values.engine].embedder_factory != ""
@@ -65,11 +68,11 @@ class Settings:
 
     @property
     def api_url(self) -> str:
-        """Where the API of this home is reached from this machine."""
+        """The URL of this installation's API, as reached from this machine."""
         return local_url(self.environment.host, self.environment.port)
 
     def database(self) -> DatabaseConfig:
-        """The database; SQLite in the home folder unless `DATABASE_URL` names another one."""
+        """The configuration of the database: `DATABASE_URL`, by default a SQLite file in the home folder."""
         values = self.environment
         return DatabaseConfig(
             url=values.database_url or f"sqlite:///{self.home / 'mongars.db'}",
@@ -82,11 +85,14 @@ class Settings:
         )
 
     def database_url(self) -> str:
-        """The database's URL, password included."""
+        """The URL of the database, including its password."""
         return self.database().url
 
     def provisioning(self) -> ProvisioningConfig:
-        """Which base model plays which role. Raises `ConfigurationError` for an unusable one."""
+        """The base model of each role (general, coding, embedding), and the folder and host to download to or from.
+
+        Raises `ConfigurationError` for a variable that names no usable model.
+        """
         values = self.environment
         models = {
             "general": parse_model_spec(values.general_model),
@@ -99,7 +105,10 @@ class Settings:
         return ProvisioningConfig(cache=self.cache, models=models, ollama_host=values.ollama_host)
 
     def _use_ray(self) -> bool:
-        """`USE_RAY_SERVE` if set; else the Compose profile; else whether there is an endpoint."""
+        """Whether to send requests to Ray Serve: `USE_RAY_SERVE` if it is set.
+
+        If not: whether an endpoint is configured and the Compose profiles, if any are given, include Ray.
+        """
         values = self.environment
         if values.use_ray_serve is not None:
             return values.use_ray_serve
@@ -108,7 +117,7 @@ class Settings:
         return bool(values.ray_serve_url) and chosen
 
     def inference(self) -> InferenceConfig:
-        """How questions reach a model."""
+        """The configuration of inference: endpoints of Ray Serve, Ollama, timeouts, retries, caches and sampling."""
         values = self.environment
         token = values.ray_serve_token
         return InferenceConfig(

@@ -1,4 +1,4 @@
-"""Every variable: its name, its meaning, its default, its check."""
+"""All environment variables of monGARS: names, meanings, defaults and validation."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from mongars.engines.provisioning.spec import EMBEDDING_MODEL
 from mongars.settings.parsing import Boolean, Port, Switch, UserWeights, Words, variable
 
 MEANT_BLANK = frozenset({"RAY_EMBEDDING_MODEL"})
-"""What is switched off by being empty."""
+"""The variables for which an empty value means `off`; every other empty variable counts as not set."""
 
 
 class Environment(BaseModel):
-    """Every variable monGARS reads; made from what is given, it reads nothing by itself."""
+    """The validated values of all variables that monGARS reads. It is made from a mapping, and reads no environment."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _blank_is_unset(cls, given: dict[str, object]) -> dict[str, object]:
-        """An empty variable counts as not set: templates and Compose files pass many of them."""
+        """Drop empty variables, so that they count as not set; templates and Compose files pass many of them."""
         return {
             name: value
             for name, value in given.items()

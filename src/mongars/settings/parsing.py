@@ -1,4 +1,4 @@
-"""How the text of a variable becomes a value."""
+"""Parsing the text of environment variables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ DEFAULT_BACKOFF = (0.5, 1.0, 2.0, 4.0)
 
 
 def read_boolean(value: object) -> object:
-    """The one rule for booleans: 1/true/yes/on and 0/false/no/off, any case, trimmed."""
+    """Parse a boolean: 1/true/yes/on or 0/false/no/off, ignoring case and surrounding space.
+
+    A value that is no text is returned unchanged. Raises `ValueError` for any other text.
+    """
     if not isinstance(value, str):
         return value
     word = value.strip().lower()
@@ -31,19 +34,19 @@ def read_boolean(value: object) -> object:
 
 
 def split_list(value: object) -> object:
-    """A comma-separated list without its blanks."""
+    """Split a comma-separated list into trimmed, non-empty parts. A value that is no text is returned unchanged."""
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 def none_is_none(value: object) -> object:
-    """An empty variable, or the value `none`, switches off what has a default."""
+    """None for an empty text or `none`, which switch an option off; any other value unchanged."""
     return None if isinstance(value, str) and value.strip().lower() in {"", "none"} else value
 
 
 def checked_weights(entries: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuses what is not a list of `user=number`."""
+    """Return `entries` unchanged. Raises `ValueError` unless each is a valid `user=number`; see `weights`."""
     weights(entries)
     return entries
 
@@ -58,12 +61,15 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def variable(name: str, default: Any, description: str, **limits: Any) -> Any:  # noqa: ANN401
-    """One environment variable; the description feeds the generated reference."""
+    """A pydantic field for the environment variable `name`. The generated reference contains the description."""
     return Field(default=default, validation_alias=name, description=description, **limits)
 
 
 def expanded(path: Path, name: str) -> Path:
-    """The absolute path. Raises `ConfigurationError` for a `~` where there is no home folder."""
+    """The absolute path, with `~` expanded. `name` is the variable that an error message names.
+
+    Raises `ConfigurationError` for a `~` if the user has no home folder.
+    """
     try:
         return path.expanduser().absolute()
     except RuntimeError as exc:
@@ -75,7 +81,10 @@ def expanded(path: Path, name: str) -> Path:
 
 
 def weights(entries: tuple[str, ...]) -> dict[str, float]:
-    """`alice=4` as a user and a weight. Raises `ValueError` for anything else."""
+    """Parse entries such as `alice=4` into the weight of each user.
+
+    Raises `ValueError` for another form, or a weight outside `LEAST_WEIGHT` to `MOST_WEIGHT`.
+    """
     found: dict[str, float] = {}
     for entry in entries:
         user, _, given = entry.rpartition("=")
@@ -91,7 +100,10 @@ def weights(entries: tuple[str, ...]) -> dict[str, float]:
 
 
 def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:
-    """The schedule in seconds; a non-number resets the list to the default, negatives drop out."""
+    """Parse delays in seconds. Negative entries are dropped.
+
+    Returns `DEFAULT_BACKOFF` if an entry is no number, or if no entry is left.
+    """
     numbers = [seconds(entry) for entry in entries]
     if None in numbers:
         return DEFAULT_BACKOFF
@@ -99,7 +111,7 @@ def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:
 
 
 def seconds(entry: str) -> float | None:
-    """A finite number; None for anything else."""
+    """Parse a finite number, such as a number of seconds; None for any other text."""
     try:
         number = float(entry)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The one place that reads the process environment, and `.env` in the working directory below it."""
+"""Reading the process environment, and `.env` in the working directory for variables that are not set there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENV_FILE = ".env"
 
 
 class _ProcessEnvironment(Environment, BaseSettings):
-    """The same variables, read from where a process finds them."""
+    """The variables of `Environment`, read from the process environment and `.env`."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE, env_file_encoding="utf-8-sig", extra="ignore", case_sensitive=True
@@ -38,10 +38,12 @@ class _ProcessEnvironment(Environment, BaseSettings):
 def read_environment(
     source: Mapping[str, str] | None = None,
 ) -> tuple[Environment, tuple[str, ...]]:
-    """All variables and the warnings about them.
+    """Read and validate all variables; returns them with warnings, such as unknown names.
+
+    `source` replaces the process environment and `.env`, unless it is None.
 
     Raises:
-        ConfigurationError: a value is wrong; the message names each such variable.
+        ConfigurationError: A value is invalid, and the message names each such variable; or `.env` is not UTF-8.
     """
     try:
         environment = (
@@ -63,20 +65,20 @@ def read_environment(
 
 
 def load_settings(source: Mapping[str, str] | None = None) -> Settings:
-    """Read everything once; `source` replaces the environment and `.env`, for tests.
+    """Read and validate all settings. In tests `source` replaces the process environment and `.env`.
 
-    Raises `ConfigurationError` naming every variable whose value is wrong.
+    Raises `ConfigurationError`, naming every variable whose value is invalid.
     """
     environment, warnings = read_environment(source)
     return Settings(environment=environment, warnings=warnings)
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without its secrets, with changes, for the processes it starts."""
+    """The environment for a child process: that of this process without secrets, updated with `changes`."""
     kept = {name: value for name, value in os.environ.items() if not is_secret(name)}
     return {**kept, **changes}
 
 
 def passed_on(names: Iterable[str]) -> dict[str, str]:
-    """Those variables of this process's environment, as far as they are set: for one child."""
+    """The variables among `names` that are set in this process's environment, for one child process."""
     return {name: os.environ[name] for name in names if name in os.environ}

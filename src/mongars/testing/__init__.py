@@ -1,1 +1,1 @@
-"""Shipped fakes: deterministic clock, engine and a fault-injecting replica."""
+"""Fakes for tests: a manual clock, a replica and an Ollama server that inject faults, and a Ray cluster."""

@@ -1,4 +1,4 @@
-"""LoRA adapters of the deterministic engine, for tests of what is prepared, swapped and pinned."""
+"""LoRA adapters of the fake engine, for tests of preparing, swapping and pinning adapters."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from mongars.engines.fake import FakeEngine, FakePlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeAdapter:
-    """A version of an adapter; its digest is computed from its content."""
+    """One version of a fake adapter; its digest is computed from version and content."""
 
     version: str
     content: str = ""
 
     @property
     def digest(self) -> str:
-        """sha256, 64 hexadecimal digits."""
+        """The SHA-256 of version and content: 64 hexadecimal digits."""
         return hashlib.sha256(f"{self.version}:{self.content}".encode()).hexdigest()
 
     @property
     def name(self) -> str:
-        """As requests pin it, and as answers of its engine begin."""
+        """`version@digest`, with 12 digits: requests pin the adapter by it, and its engine's answers begin with it."""
         return f"{self.version}@{self.digest[:12]}"
 
     def engine(self, plan: FakePlan | None = None, *, clock: Clock | None = None) -> FakeEngine:
-        """An engine that has it loaded, and else behaves as planned."""
+        """A fake engine with this adapter loaded; otherwise it behaves as `plan`, by default without faults."""
         planned = replace(
             plan or FakePlan(), adapter_version=self.version, adapter_digest=self.digest
         )
@@ -36,6 +36,6 @@ class FakeAdapter:
 
 
 def adapter_in(text: str) -> str:
-    """The adapter that wrote an answer, by its text; `baseline` for none."""
+    """The name of the adapter that generated the answer `text`; `baseline` if none did."""
     first = text.split(" ", 1)[0]
     return first if "@" in first else BASE_ADAPTER

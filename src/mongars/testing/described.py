@@ -1,4 +1,4 @@
-"""Faults as JSON: `{"kind": "answer", "cut_after": 40}`."""
+"""Reading and writing the faults of `testing.faults` as JSON: `{"kind": "answer", "cut_after": 40}`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FAULTS: TypeAdapter[list[Fault]] = TypeAdapter(list[Fault])
 
 
 def read_fault(data: bytes | str) -> Fault:
-    """The fault that this JSON describes. Raises `InvalidRequest` that names what is wrong."""
+    """Parse one fault from JSON. Raises `InvalidRequest`, naming each invalid field."""
     try:
         return _FAULT.validate_json(data)
     except ValidationError as exc:
@@ -27,7 +27,7 @@ def read_fault(data: bytes | str) -> Fault:
 
 
 def read_faults(data: bytes) -> list[Fault]:
-    """One fault or a list of them. Raises `InvalidRequest` that names what is wrong."""
+    """Parse one fault, or a list of faults, from JSON. Raises `InvalidRequest`, naming each invalid field."""
     if not data.lstrip().startswith(b"["):
         return [read_fault(data)]
     try:
@@ -37,7 +37,7 @@ def read_faults(data: bytes) -> list[Fault]:
 
 
 def described(fault: Fault) -> dict[str, object]:
-    """Its kind, and whatever is not as usual."""
+    """A fault as a JSON object: its kind, and the fields that differ from their defaults."""
     return _unusual(fault)
 
 

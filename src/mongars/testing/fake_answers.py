@@ -1,4 +1,4 @@
-"""The bytes of a fake's answers, as the real protocol has them."""
+"""The bytes of a fake replica's responses, in the format of the real protocol."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MODEL = "fake-135m"
 
 
 def tokens(text: str) -> list[str]:
-    """The text in the fake's tokens: words, each with the space before it."""
+    """Split a text into the tokens of the fakes: words, each with the space before it."""
     words = text.split(" ")
     return words[:1] + [f" {word}" for word in words[1:]] if text else []
 
 
 def origin_headers(origin: Origin) -> dict[str, str]:
-    """The response headers that name replica and adapter."""
+    """The response headers that name the replica and the adapter of `origin`."""
     return {
         headers.ADAPTER_VERSION: origin.adapter_version,
         headers.ADAPTER_DIGEST: origin.adapter_digest or "",
@@ -38,36 +38,36 @@ def origin_headers(origin: Origin) -> dict[str, str]:
 
 
 def opening(origin: Origin | None) -> Iterator[bytes]:
-    """The events before the first token; `meta` only if there is an origin to report."""
+    """The events before the first token; without the event `meta` if `origin` is None."""
     if origin is not None:
         yield encode_event(origin_body(origin), name=META_EVENT)
     yield _chunk({"role": "assistant", "content": ""})
 
 
 def token_event(token: str, *, logprob: float | None = None) -> bytes:
-    """One token."""
+    """The event for one token of the answer, with its log-probability unless None."""
     return _chunk({"content": token}, logprob=logprob)
 
 
 def reasoning_event(token: str, *, field: str) -> bytes:
-    """One token of what a model writes while thinking."""
+    """The event for one token of reasoning, in the delta's field `field`."""
     return _chunk({field: token})
 
 
 def finish_events(text: str) -> Iterator[bytes]:
-    """The finish reason, and the counts."""
+    """The last events of the answer `text`: one with the finish reason, one with the token counts."""
     yield _chunk({}, finish_reason="stop")
     yield encode_event(usage_chunk_body(answer_id=_ID, created=0, model=_MODEL, usage=_usage(text)))
 
 
 def stream_body(origin: Origin, text: str) -> bytes:
-    """A whole healthy stream."""
+    """All bytes of a correct stream with the answer `text`."""
     said = map(token_event, tokens(text))
     return b"".join((*opening(origin), *said, *finish_events(text), DONE))
 
 
 def whole_body(origin: Origin, text: str) -> bytes:
-    """The answer in one JSON object."""
+    """The body of a response without streaming: the answer `text` as one JSON object."""
     completion = Completion(
         choices=(Choice(text=text, finish_reason="stop"),), usage=_usage(text), origin=origin
     )

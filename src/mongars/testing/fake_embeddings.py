@@ -1,4 +1,4 @@
-"""The embeddings of a fake replica: `/v1/embeddings` as the real replica serves it."""
+"""`/v1/embeddings` of a fake replica, with the same responses as a real replica."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ EMBEDDINGS = "/v1/embeddings"
 
 
 class FakeEmbeddings:
-    """Hashes the words of texts, like `FakeEmbedder`."""
+    """Serves embeddings that `FakeEmbedder` computes from the words of the texts."""
 
     def __init__(self) -> None:
         self.model: str | None = "fake-embedding"
-        """The model it serves; None: it has none, and answers 404."""
+        """The name of the embedding model; None: there is none, and every response is 404."""
         self.max_body_bytes = 1_000_000
-        """A larger body is answered with 413."""
+        """The largest request body in bytes; a larger one gets 413."""
         self.context_tokens = 512
-        """The longest text, in words."""
+        """The longest text in words; the response to a longer one is an error."""
 
     async def respond(self, body: bytes) -> tuple[int, Mapping[str, object]]:
-        """Status and JSON body of the response."""
+        """The HTTP status and JSON body of the response to this request body."""
         try:
             return 200, await self._embed(body)
         except MongarsError as error:

@@ -1,4 +1,4 @@
-"""A fake Ollama server: its chat API as newline-delimited JSON, on a real socket."""
+"""A fake Ollama server on a real socket, with faults: `/api/chat` streams newline-delimited JSON."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ OllamaFault: TypeAlias = FaultyResponse | Status | Body | Reset | Silence | Echo
 
 
 class FakeOllama(FakeServer):
-    """Serves `/api/chat`, `/api/show`, `/api/tags` and `/api/version` for the models it was given.
+    """Serves `/api/chat`, `/api/show`, `/api/tags` and `/api/version` for `models`.
 
-    Each chat takes the next fault from `faults`; once there is none, `always` applies. Of an
-    `FaultyResponse`, it understands text, reasoning, delays, `cut_after`, `stall_after`, `error_after`, `block`,
-    `hold_open`.
+    Each request of `/api/chat` takes the next fault from `faults`; if there is none, `always` applies. Of a
+    `FaultyResponse`, only these fields have an effect: text, reasoning, delays, `cut_after`, `stall_after`,
+    `error_after`, `block`, `hold_open`.
     """
 
     def __init__(self, *faults: OllamaFault, models: tuple[str, ...] = ("fake:latest",)) -> None:
@@ -35,16 +35,16 @@ class FakeOllama(FakeServer):
         self.always: OllamaFault = FaultyResponse()
         self.models = models
         self.tags: Status | Body | Silence | None = None
-        """What `/api/tags` answers instead of its models."""
+        """The response of `/api/tags` instead of the list of models; None: the list."""
         self.shown: Status | Body | Silence | None = None
-        """What `/api/show` answers instead of its models."""
+        """The response of `/api/show` instead of the model's details; None: the details."""
         self.context_tokens = 131_072
-        """The models' largest context in tokens; `num_ctx` sets how much of it is loaded."""
+        """The models' largest context in tokens, as `/api/show` reports it."""
         self.shows = 0
         self._parallel: asyncio.Semaphore | None = None
 
     def add_routes(self, app: web.Application) -> None:
-        """The routes of the real server that we use."""
+        """Add the routes of a real Ollama server that monGARS uses."""
         app.router.add_post("/api/chat", self._chat)
         app.router.add_post("/api/show", self._show)
         app.router.add_get("/api/tags", self._tags)

@@ -1,7 +1,7 @@
-"""A fake Ray Serve application: the real protocol on a real socket, with faults on order.
+"""A fake Ray Serve application: the real protocol on a real socket, with faults on request.
 
-In tests it is an object; for tests in other languages, `python -m mongars.testing.fake_replica` runs
-one that takes its orders by HTTP (`testing.control`).
+Tests in Python use the class. For tests in other languages, `python -m mongars.testing.fake_replica` runs
+a server whose faults are set over HTTP (`testing.fault_control`).
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
 
 PIECES = 20
-"""A slow body comes in so many."""
+"""The number of pieces in which `SlowBody` sends its body."""
 
 
 class FakeReplica(FakeServer):
-    """Serves `/generate`, `/v1/embeddings`, `/healthz` and `/readyz`, and takes orders under `/control`.
+    """Serves `/generate`, `/v1/embeddings`, `/healthz` and `/readyz`; requests to `/control` set the faults.
 
-    Each request to the first two takes the next fault from `faults`; once there is none, `always` applies.
+    Each request to the first two takes the next fault from `faults`; if there is none, `always` applies.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class FakeReplica(FakeServer):
         port: int = 0,
         clock: Clock | None = None,
     ) -> None:
-        """`port` 0 finds a free one. `clock` is the machine's own unless given."""
+        """`name`: the replica's name in responses. `port` 0: a free port. `clock` None: the system's clock."""
         super().__init__(port=port, clock=clock)
         self._schedule = FaultSchedule(*faults, clock=self.clock)
         self.ready = 200
-        """What `/readyz` answers."""
+        """The HTTP status of `/readyz`."""
         self.embeddings = FakeEmbeddings()
-        """The model behind `/v1/embeddings`."""
+        """The embedding model that answers `/v1/embeddings`."""
         self.probes = 0
         self.in_flight = 0
         self.origin = Origin(
@@ -88,22 +88,22 @@ class FakeReplica(FakeServer):
 
     @property
     def url(self) -> str:
-        """The endpoint, as one would put it into `RAY_SERVE_URL`."""
+        """The URL of the endpoint `/generate`, in the form that `RAY_SERVE_URL` takes."""
         return f"{self.base}/generate"
 
     @property
     def faults(self) -> deque[Fault]:
-        """What the next requests meet, one each."""
+        """The faults of the next requests, one for each; each request removes the first."""
         return self._schedule.faults
 
     @faults.setter
     def faults(self, queue: deque[Fault]) -> None:
-        """Several fakes may share one queue."""
+        """Replace the queue of faults; several fakes may share one queue."""
         self._schedule.faults = queue
 
     @property
     def always(self) -> Fault:
-        """What they meet when nothing is queued."""
+        """The fault that applies to requests while `faults` is empty."""
         return self._schedule.always
 
     @always.setter
@@ -111,7 +111,7 @@ class FakeReplica(FakeServer):
         self._schedule.always = fault
 
     def add_routes(self, app: web.Application) -> None:
-        """The routes of the real ingress, and the control plane."""
+        """Add the routes of a real replica, and those under `/control`."""
         app.router.add_post("/generate", self._generate)
         app.router.add_post(EMBEDDINGS, self._generate)
         app.router.add_get("/healthz", self._healthy)
@@ -268,7 +268,10 @@ def _streams(received: Received) -> bool:
 
 
 def _said(received: Received, text: str, origin: Origin) -> int:
-    """How many of the text's tokens the caller has from these weights already."""
+    """How many tokens of `text` a request to continue contains already.
+
+    0 if it does not continue an answer of the model and adapter in `origin`, or not the beginning of `text`.
+    """
     told = received.body.get("continue_from")
     if not told or not PartialAnswer(**told).was_from(origin):
         return 0
@@ -288,7 +291,7 @@ async def _serve(replica: FakeReplica) -> None:
 
 
 def main() -> int:
-    """Run one until Ctrl-C; 1 if its port is taken."""
+    """Run a fake replica until Ctrl-C. Returns the exit status: 0, or 1 if the port cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m mongars.testing.fake_replica",
         description="A fake replica on 127.0.0.1 with faults on request.",

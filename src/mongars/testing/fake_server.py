@@ -20,30 +20,34 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Received:
-    """One request as the server saw it."""
+    """One request that the server received, and the outcome of its response.
+
+    `connection` is the client's address and port; `at` and `left_at` are seconds of the server's clock. `left_at`
+    is None unless the client closed the connection before the response was complete.
+    """
 
     body: dict[str, Any]
     headers: dict[str, str]
     connection: tuple[str, int]
     at: float
     peer_left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the client has closed the connection while it was being served."""
+    """Set once the client has closed the connection before the response was complete."""
     left_at: float | None = None
     answered: bool = False
-    """Whether the answer was sent to its end."""
+    """Whether the response was sent completely."""
     met: str = ""
-    """The kind of fault it met, where the server orders faults by kind."""
+    """The `kind` of the fault that was applied; empty on servers whose faults have no kind."""
 
 
 class FakeServer:
-    """Starts and stops, on one port for all its life; keeps what it received."""
+    """An HTTP server on 127.0.0.1 that records requests. It can be stopped and started again on the same port."""
 
     def __init__(self, *, port: int = 0, clock: Clock | None = None) -> None:
-        """`port` 0 finds a free one. `clock` is the machine's own unless given."""
+        """`port` 0: a free port. `clock` None: the system's clock."""
         self.received: list[Received] = []
         self.clock: Clock = clock or SystemClock()
         self.tls: ssl.SSLContext | None = None
-        """Set before the start, it serves `https://`."""
+        """If set before `start`, the server uses `https://` with this context."""
         self._transports: list[asyncio.Transport] = []
         self._runner: web.AppRunner | None = None
         self._port = port
@@ -51,18 +55,18 @@ class FakeServer:
 
     @property
     def base(self) -> str:
-        """`http://127.0.0.1:port`, or `https://`; stays the same over stop and start."""
+        """The base URL, `http://127.0.0.1:port` or `https://…`; it stays the same over `stop` and `start`."""
         scheme = "http" if self.tls is None else "https"
         return f"{scheme}://127.0.0.1:{self._port}"
 
     @property
     def connections(self) -> int:
-        """How many different connections requests came in on."""
+        """The number of different connections on which requests arrived."""
         return len({request.connection for request in self.received})
 
     @property
     def open_connections(self) -> int:
-        """How many of them are still open."""
+        """The number of these connections that are still open."""
         return sum(not transport.is_closing() for transport in self._transports)
 
     async def __aenter__(self) -> Self:
@@ -73,7 +77,7 @@ class FakeServer:
         await self.stop()
 
     async def start(self) -> None:
-        """Listen; again on the same port after `stop`."""
+        """Start accepting connections; after `stop`, on the same port again."""
         self._stopping = False
         app = web.Application()
         self.add_routes(app)
@@ -88,18 +92,18 @@ class FakeServer:
         self._port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Drop every connection and refuse new ones."""
+        """Close all connections and stop accepting new ones."""
         self._stopping = True
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
 
     def add_routes(self, app: web.Application) -> None:
-        """To be filled in: what is served."""
+        """Add the server's routes to `app`; subclasses implement it."""
         raise NotImplementedError
 
     async def note(self, request: web.Request) -> Received:
-        """Remember a request. Raises `ValueError` if its body is no JSON object."""
+        """Record a request in `received`. Raises `ValueError` if its body is no JSON object."""
         transport = request.transport
         if transport is None:
             raise ConnectionResetError
@@ -119,14 +123,14 @@ class FakeServer:
         return received
 
     def left(self, received: Received) -> None:
-        """Record that the client closed the connection; not while the server itself stops."""
+        """Record that the client closed the connection of this request. Does nothing while the server stops."""
         if not self._stopping:
             received.left_at = self.clock.monotonic()
             received.peer_left.set()
 
 
 def reset(request: web.Request) -> None:
-    """Break the connection as a killed process behind a proxy would: by RST, not by FIN."""
+    """Break the connection of `request` with a TCP RST instead of a FIN, as a killed process behind a proxy does."""
     transport = request.transport
     if transport is None:
         return

@@ -1,4 +1,4 @@
-"""A fake's streamed answer, with whatever is to go wrong on the way."""
+"""The streamed answer of a fake replica, with the faults of `FaultyResponse` and `HugeEvent`."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ MIB = 1024 * 1024
 
 
 class Hangup(Exception):
-    """The fake breaks the connection."""
+    """Raised where the fake should reset the connection."""
 
 
 class EventStream:
-    """Server-sent events by `origin`, in reply to one request."""
+    """The response to one request as server-sent events; `origin` is the model and replica that it reports."""
 
     def __init__(
         self, request: web.Request, *, origin: Origin, clock: Clock, continued: bool = False
     ) -> None:
-        """`continued`: claim that the response continues after `continue_from`."""
+        """`continued`: claim, in a header, that the response continues the answer in `continue_from`."""
         self._request = request
         self._origin = origin
         self._clock = clock
@@ -52,7 +52,7 @@ class EventStream:
         self._response.content_type = EVENT_STREAM
 
     async def send(self, fault: FaultyResponse, *, said: int = 0) -> web.StreamResponse:
-        """All of it but the tokens already delivered. Raises `Hangup`."""
+        """Send the answer without its first `said` tokens. Raises `Hangup` where the connection should be reset."""
         await self._response.prepare(self._request)
         for event in opening(self._origin if fault.meta else None):
             await self._write(event, fault.block)
@@ -71,7 +71,7 @@ class EventStream:
         return self._response
 
     async def send_huge(self, fault: HugeEvent) -> web.StreamResponse:
-        """A healthy answer with one token of many MiB in it."""
+        """Send a correct answer with one additional event of `fault.mib` MiB."""
         await self._response.prepare(self._request)
         said = [token_event(token) for token in tokens(TEXT)]
         huge_head, huge_tail = token_event("|").split(b"|")

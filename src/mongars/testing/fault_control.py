@@ -1,13 +1,13 @@
-"""Orders to a fake by HTTP, for tests that are not written in Python.
+"""Setting the faults of a fake replica over HTTP, for tests that are not written in Python.
 
 | | |
 | --- | --- |
-| `GET /control` | what is ordered, what was received |
-| `PUT /control/always` | a fault for every request |
-| `POST /control/faults` | a fault, or a list of them: one for each of the next requests |
-| `DELETE /control` | healthy again, and nothing received |
+| `GET /control` | show the faults that are set, and the requests received |
+| `PUT /control/always` | set the fault for all requests without a queued one |
+| `POST /control/faults` | queue a fault, or a list of them: one for each of the next requests |
+| `DELETE /control` | remove all faults, and forget the requests received |
 
-Each answers with the state. What cannot be read is a 422 that names what is wrong.
+Each responds with the state after it. Invalid JSON or an invalid fault gets 422 with the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Control:
-    """The routes under `/control`; they keep nothing themselves."""
+    """The routes under `/control`, which read and change `fault_schedule` and `received`."""
 
     def __init__(
         self, fault_schedule: FaultSchedule, received: list[Received], in_flight: Callable[[], int]
@@ -37,7 +37,7 @@ class Control:
         self._in_flight = in_flight
 
     def add_routes(self, app: web.Application) -> None:
-        """Add them."""
+        """Add the routes under `/control` to `app`."""
         app.router.add_get("/control", self._state)
         app.router.add_put("/control/always", self._always)
         app.router.add_post("/control/faults", self._faults)
@@ -77,7 +77,7 @@ def _refused(error: InvalidRequest) -> web.Response:
 
 
 def _shown(request: Received, start: float) -> dict[str, Any]:
-    """The kind of request and its outcome; never its contents."""
+    """The kind of a request and its outcome, without its contents; `start` is the time of the first request."""
     return {
         "seconds": round(request.at - start, 3),
         "connection": request.connection[1],

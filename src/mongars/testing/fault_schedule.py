@@ -1,4 +1,4 @@
-"""Which fault the next request meets."""
+"""Choosing the fault for the next request of a fake replica."""
 
 from __future__ import annotations
 
@@ -42,33 +42,33 @@ Behaviour: TypeAlias = (
     | StrayAnswer
     | FalseContinuation
 )
-"""A fault that leaves nothing open: what is done with one request."""
+"""A fault that depends on no condition: what a fake does with one request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """What a fault may depend on."""
+    """The conditions on which a fault such as `Flapping` or `InTurn` depends."""
 
     continues: bool
-    """Whether the request wants a continuation after `continue_from`."""
+    """Whether the request has a `continue_from`: it asks to continue an answer."""
     turn: int = 0
-    """How many requests it has met before."""
+    """The number of requests to which the fault was applied before."""
     seconds: float = 0.0
-    """How long ago it was ordered."""
+    """The seconds since the fault was set."""
 
 
 class FaultSchedule:
-    """A queue of faults, one for each request; once it is empty, `always` applies."""
+    """A queue of faults, one for each request; while it is empty, the fault `always` applies."""
 
     def __init__(self, *faults: Fault, clock: Clock) -> None:
-        """`clock` is the one by which `Flapping` goes."""
+        """`faults`: the initial queue. `clock`: measures the time for `Flapping`."""
         self.faults = deque(faults)
         self._clock = clock
         self.always = FaultyResponse()
 
     @property
     def always(self) -> Fault:
-        """What requests meet when nothing is queued."""
+        """The fault that applies to requests while `faults` is empty. Setting it restarts its counts and times."""
         return self._always
 
     @always.setter
@@ -78,7 +78,7 @@ class FaultSchedule:
         self._since = self._clock.monotonic()
 
     def take(self, *, continues: bool) -> Behaviour:
-        """What to do with the next request."""
+        """The behaviour for the next request: of the first queued fault, which is removed, or else of `always`."""
         if self.faults:
             return settled(self.faults.popleft(), Situation(continues=continues))
         seconds = self._clock.monotonic() - self._since
@@ -87,13 +87,13 @@ class FaultSchedule:
         return settled(self._always, now)
 
     def reset(self) -> None:
-        """Healthy again."""
+        """Remove all faults: later requests get correct answers."""
         self.faults.clear()
         self.always = FaultyResponse()
 
 
 def settled(fault: Fault, now: Situation) -> Behaviour:
-    """What the fault comes to in this situation."""
+    """The behaviour that `fault` amounts to under these conditions."""
     match fault:
         case Flapping():
             return settled(fault.when_up if _is_up(fault, now.seconds) else fault.when_down, now)

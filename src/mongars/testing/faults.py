@@ -1,6 +1,6 @@
-"""What a fake replica can do with a request: the list of faults.
+"""The faults that a fake replica can inject into its response to a request.
 
-Each fault is a frozen object; as JSON it is the same with its `kind`, as `testing.described` reads it.
+Each fault is a frozen dataclass; `testing.described` converts it to and from JSON with the same fields.
 Times are in seconds, by the fake's clock.
 """
 
@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 WORDS = 60
 TEXT = " ".join(f"word{n}" for n in range(WORDS - 1)) + " fin."
-"""The answer of every healthy fake: sixty words, always the same."""
+"""The default answer of the fakes: always the same sixty words."""
 
 FOREVER = 3600.0
 
@@ -24,30 +24,31 @@ Count = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Described:
-    """Can be written as JSON; a misspelt field is an error there."""
+    """Base of the faults that can be read from JSON, where an unknown field is an error."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultyResponse(_Described):
-    """Answer, with at most one thing going wrong on the way.
+    """Send the answer `text`; by default it is correct, and each field adds a fault or a delay.
 
-    One token is one word. Counts are in tokens: `cut_after=0` cuts before the first one.
+    One token is one word. `cut_after`, `stall_after`, `malformed_after` and `error_after` are numbers of tokens
+    sent before the fault: `cut_after=0` cuts before the first token. None: no such fault.
     """
 
     kind: Literal["answer"] = "answer"
     text: str = TEXT
     reasoning: str = ""
-    """What it writes before the text, as thinking models do; `token_delay` applies."""
+    """Reasoning that is sent before the text, as thinking models do; `token_delay` applies to its tokens."""
     reasoning_field: Literal["reasoning_content", "reasoning", "thinking"] = "reasoning_content"
     first_delay: Seconds = 0.0
     token_delay: Seconds = 0.0
     whole: bool = False
-    """In one JSON object, as deployments did that could not stream."""
+    """Respond with one JSON object even to a request for a stream, as earlier deployments did."""
     cut_after: Count | None = None
     cut: Literal["close", "abort"] = "close"
-    """Whether a cut looks like a regular end of the body, or like a broken connection."""
+    """How `cut_after` ends the response: `close` ends the body regularly, `abort` resets the connection."""
     stall_after: Count | None = None
     stall_seconds: Seconds = FOREVER
     malformed_after: Count | None = None
@@ -55,24 +56,27 @@ class FaultyResponse(_Described):
     finish: bool = True
     done: bool = True
     end_delay: Seconds = 0.0
-    """Between the last event and the end of the body."""
+    """Seconds between the last event and the end of the body."""
     hold_open: bool = False
-    """Keep the connection open after the end and send nothing."""
+    """Do not end the body after the last event: keep the connection open and send nothing."""
     keepalives: bool = False
-    """Send comments while delaying or stalling."""
+    """Send comments of server-sent events during `first_delay` and while stalling."""
     meta: bool = True
     logprob: float | None = None
     block: Annotated[int, Field(ge=1)] | None = None
-    """Cut the bytes into blocks of that size, wherever that falls."""
+    """Send the bytes in blocks of this many bytes, regardless of the boundaries of events; None: whole events."""
     continues: bool = False
-    """Go on after `continue_from`, where the text and the adapter are its own; else begin anew."""
+    """Continue the answer in the request's `continue_from` if text and adapter match; else start from the beginning."""
     adapter_version: str | None = None
-    """The replica name it reports; the replica's own if None."""
+    """The adapter version that the response reports; None for the replica's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status(_Described):
-    """Answer with a status and, by default, the error body of `/generate`."""
+    """Respond with the status `code` and the JSON `body`.
+
+    `body` None: the error body of `/generate` with `error` and `detail`, or HTML if `error` is empty.
+    """
 
     kind: Literal["status"] = "status"
     code: Annotated[int, Field(ge=200, le=599)]
@@ -84,7 +88,7 @@ class Status(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body(_Described):
-    """Answer 200 with exactly that: something old, something broken."""
+    """Respond with 200 and exactly these bytes, for example an outdated or malformed body."""
 
     kind: Literal["body"] = "body"
     data: bytes
@@ -93,7 +97,7 @@ class Body(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DisguisedError(_Described):
-    """Answer 200, and name an error in the body: as the earlier monGARS did."""
+    """Respond with 200 and a body that reports an error, as the earlier monGARS did."""
 
     kind: Literal["disguised_error"] = "disguised_error"
     error: str = "inference_failed"
@@ -102,14 +106,14 @@ class DisguisedError(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reset(_Described):
-    """Reset the connection before any answer."""
+    """Reset the connection before any byte of a response."""
 
     kind: Literal["reset"] = "reset"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silence(_Described):
-    """Accept the request and send nothing; after so many seconds, reset the connection."""
+    """Accept the request and send nothing; reset the connection after `seconds`."""
 
     kind: Literal["silence"] = "silence"
     seconds: Seconds = FOREVER
@@ -117,7 +121,7 @@ class Silence(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrickledHead(_Described):
-    """Send status line and headers byte by byte; then a healthy answer."""
+    """Send status line and headers byte by byte, `byte_delay` seconds apart; then a correct body."""
 
     kind: Literal["trickled_head"] = "trickled_head"
     byte_delay: Seconds = 0.05
@@ -125,7 +129,7 @@ class TrickledHead(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowBody(_Described):
-    """Answer in one JSON object whose head comes at once and whose body takes so long."""
+    """Respond with one JSON object: the headers at once, the body in pieces over `seconds`."""
 
     kind: Literal["slow_body"] = "slow_body"
     seconds: Seconds = FOREVER
@@ -133,7 +137,10 @@ class SlowBody(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HugeEvent(_Described):
-    """After so many tokens, one whose event has so many MiB; a whole answer has that size."""
+    """Send a correct stream with one event of `mib` MiB after `after` tokens.
+
+    A response without streaming has an answer of `mib` MiB.
+    """
 
     kind: Literal["huge_event"] = "huge_event"
     after: Count = 0
@@ -142,18 +149,18 @@ class HugeEvent(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrongLength(_Described):
-    """Announce a body that is `by` bytes longer (or shorter) than the one that is sent."""
+    """Send a `Content-Length` that is `by` bytes more than the body's length, or less if negative."""
 
     kind: Literal["wrong_length"] = "wrong_length"
     by: int
     whole: bool = False
     hold_open: bool = False
-    """Keep the connection open afterwards, so that a client that waits for more waits forever."""
+    """Keep the connection open after the body instead of closing it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrayAnswer(_Described):
-    """Answer, and a moment later send a second response on the same connection without a request."""
+    """Send a correct response, and 0.05 s later a second one on the same connection, without a request."""
 
     kind: Literal["stray_answer"] = "stray_answer"
     text: str = "This is somebody else's answer."
@@ -161,34 +168,34 @@ class StrayAnswer(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoContinuation(_Described):
-    """Refuse every request that would go on after `continue_from`."""
+    """Refuse requests that have a `continue_from` with the status `code`; apply `otherwise` to all others."""
 
     kind: Literal["no_continuation"] = "no_continuation"
     code: Annotated[int, Field(ge=400, le=599)] = 400
     error: str = "invalid_request"
     detail: str = "prefill is not supported"
     otherwise: Fault = field(default_factory=FaultyResponse)
-    """What the other requests meet."""
+    """The fault of requests without `continue_from`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FalseContinuation(_Described):
-    """Claim to continue the response where it was cut, and send another text.
+    """Claim, in the headers, to continue the answer of `continue_from`, but send a different text.
 
-    With an adapter version of its own it can be found out. One that claims the very model and adapter
-    that began the answer cannot be distinguished from a correct one.
+    A client can detect this by the different `adapter_version`. If that is the version that began the answer,
+    the response cannot be distinguished from a correct one.
     """
 
     kind: Literal["false_continuation"] = "false_continuation"
     text: str = "Something else."
     adapter_version: str = "another"
     otherwise: Fault = field(default_factory=FaultyResponse)
-    """What the other requests meet."""
+    """The fault of requests without `continue_from`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flapping(_Described):
-    """Up for a while, then down for a while, and so on, from the moment it was ordered."""
+    """Alternate between `when_up` for `up` seconds and `when_down` for `down` seconds, from when it is set."""
 
     kind: Literal["flapping"] = "flapping"
     up: Period
@@ -200,7 +207,7 @@ class Flapping(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InTurn(_Described):
-    """One after the other, one for each request, and again from the first."""
+    """Apply the faults in order, one for each request, and then again from the first."""
 
     kind: Literal["in_turn"] = "in_turn"
     faults: Annotated[tuple[Fault, ...], Field(min_length=1)]
@@ -208,11 +215,11 @@ class InTurn(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Echo:
-    """No fault: answer with the words of the question, like the fake engine (Ollama's fake)."""
+    """No fault: stream the text that the fake engine would generate. For the fake Ollama server only."""
 
     token_delay: float = 0.0
     context_tokens: int = 4096
-    """The context size where the request names none."""
+    """The context size in tokens if the request has no `num_ctx`."""
     parallel: int = 4
 
 

@@ -1,4 +1,4 @@
-"""`LLMIntegration` put together from real providers, for tests against fake servers."""
+"""Building an `LLMIntegration` with real providers, for tests against fake servers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """What was put together, and the observer that sees it work."""
+    """An `LLMIntegration`, and the observer that records its events."""
 
     integration: LLMIntegration
     observer: RecordingObserver
@@ -38,9 +38,9 @@ def build(
     context_tokens: int | None = None,
     clock: Clock | None = None,
 ) -> Stack:
-    """Ray if active, Ollama if it has a host, the engine if there is one: in that order.
+    """Build an integration with these providers, in this order: Ray Serve if active, Ollama if configured, `engine`.
 
-    `context_tokens` is the engine's window.
+    `engine` None: no embedded provider. `context_tokens` is the context window of `engine`; None if unknown.
     """
     clock = clock or SystemClock()
     observer = RecordingObserver()
@@ -63,7 +63,7 @@ def build(
 
 
 def question(text: str = "Say the words.") -> GenerationRequest:
-    """A request of one user message."""
+    """A generation request with one user message, a new request id and a fixed session id."""
     return GenerationRequest(
         messages=(Message(role="user", content=text),),
         request_id=new_id("req"),

@@ -1,4 +1,4 @@
-"""An ASGI application on a real loopback socket, for as long as a test needs it."""
+"""Serving an ASGI application on a real loopback socket during a test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 async def serving(
     app: ASGIApplication, *, http: type[asyncio.Protocol] | Literal["auto"] = "auto"
 ) -> AsyncIterator[str]:
-    """Serve the application on a free port; yields its base URL."""
+    """A context manager that serves `app` on a free port of 127.0.0.1 and gives its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(

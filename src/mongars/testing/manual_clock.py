@@ -1,4 +1,4 @@
-"""A clock whose hands a test holds."""
+"""A clock for tests whose time passes only when a test advances it."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from itertools import count
 
 _EPOCH = datetime(2025, 1, 8, 12, 0, tzinfo=UTC)
 _TURNS = 20
-"""Rounds of the event loop granted to the woken tasks before time moves on."""
+"""Number of iterations of the event loop in which woken tasks can run before time advances further."""
 
 
 class ManualClock:
-    """Implements `core.clock.Clock`; time passes only in `advance`."""
+    """Implements `core.clock.Clock`; time passes only in `advance` and `skip`."""
 
     def __init__(self) -> None:
         self._passed = 0.0
         self._order = count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self.slept: list[float] = []
-        """Every requested wait, in seconds, in order."""
+        """The seconds of every call of `sleep`, in order."""
 
     def now(self) -> datetime:
-        """A fixed day, plus what has passed."""
+        """A fixed datetime in UTC plus the time that has passed on this clock."""
         return _EPOCH + timedelta(seconds=self._passed)
 
     def monotonic(self) -> float:
-        """What has passed, in seconds."""
+        """The seconds that have passed on this clock."""
         return self._passed
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until time was advanced that far; at once if there is nothing to wait for."""
+        """Wait until `advance` has moved the time by `seconds`; 0 or less only yields to the event loop once."""
         self.slept.append(seconds)
         if seconds <= 0:
             await asyncio.sleep(0)
@@ -41,16 +41,16 @@ class ManualClock:
         await woken
 
     def skip(self, seconds: float) -> None:
-        """Let time pass for code without an event loop, in the place of `core.clock.pause`."""
+        """Let `seconds` pass without waking sleepers: a replacement of `core.clock.pause` in synchronous code."""
         self._passed += seconds
 
     @property
     def sleepers(self) -> int:
-        """How many are waiting."""
+        """The number of tasks that wait in `sleep`."""
         return sum(not woken.done() for _, _, woken in self._sleepers)
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass, waking each sleeper at its own moment and letting it act there."""
+        """Let `seconds` pass. Each task in `sleep` is woken at its due time, and runs before time advances further."""
         goal = self._passed + seconds
         await self._let_act()
         while self._sleepers and self._sleepers[0][0] <= goal:

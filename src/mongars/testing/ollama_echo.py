@@ -1,4 +1,4 @@
-"""The fake Ollama's response without faults: the fake engine's text, Ollama's rules."""
+"""The fake Ollama server's responses without faults: text of the fake engine under Ollama's rules for options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ CREATED_AT = "2025-01-08T12:00:00Z"
 async def echo(
     request: web.Request, body: dict[str, Any], fault: Echo, *, clock: Clock
 ) -> web.StreamResponse:
-    """Answer a chat, within the context size and the limits of the request body."""
+    """Stream the response to a request of `/api/chat`, with the text that the fake engine would generate.
+
+    It respects `num_ctx` (by default `fault.context_tokens`), `num_predict`, `stop`, `repeat_penalty` and
+    `logprobs`. A prompt that exceeds the context is answered with 400 if `truncate` is false.
+    """
     asked = _generation(body)
     window = (body.get("options") or {}).get("num_ctx") or fault.context_tokens
     prompt = count_prompt(asked)
@@ -52,7 +56,7 @@ async def echo(
 
 
 def shown_model(*, context_tokens: int, verbose: bool) -> dict[str, Any]:
-    """The answer of `POST /api/show`, in the real server's shape; lists are in verbose ones only."""
+    """The response of `POST /api/show`, as a real server writes it; it has token lists only if `verbose`."""
     vocabulary = {
         "tokenizer.ggml.tokens": ["a", "<|turn|>", "<note>", "<table>"],
         "tokenizer.ggml.token_type": [1, 3, 4, 4],
@@ -96,7 +100,7 @@ def _generation(body: dict[str, Any]) -> GenerationRequest:
 
 
 def _overflow(prompt: int, window: int) -> str:
-    """The runner's refusal, passed on as the real server does: JSON inside the text."""
+    """The error text for a prompt that is too long: JSON as text, as a real server reports it."""
     error = {
         "code": 400,
         "message": f"request ({prompt} tokens) exceeds the available context size ({window} tokens)",

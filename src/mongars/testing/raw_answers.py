@@ -1,4 +1,4 @@
-"""Answers that no HTTP library would send: written to the connection itself."""
+"""Responses with faults that no HTTP library would send, written directly to the connection."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 AFTERTHOUGHT = 0.05
-"""Bytes beyond the announced length are sent so many seconds later."""
+"""Seconds before bytes beyond the announced length, or a second response, are sent."""
 
 
 class RawAnswer:
-    """A healthy answer of which only the way it is sent is wrong; closes the connection."""
+    """A correct answer, as a stream or one JSON object, that is sent wrongly; each method closes the connection."""
 
     def __init__(self, request: web.Request, *, origin: Origin, clock: Clock, stream: bool) -> None:
         if not isinstance(request.transport, asyncio.WriteTransport):
@@ -38,7 +38,7 @@ class RawAnswer:
         self._media_type = EVENT_STREAM if stream else JSON
 
     async def trickle(self, fault: TrickledHead) -> None:
-        """The head byte by byte, the body at once."""
+        """Send status line and headers byte by byte, then the body at once."""
         for byte in self._head({"Connection": "close"}):
             self._transport.write(bytes((byte,)))
             await self._clock.sleep(fault.byte_delay)
@@ -46,7 +46,7 @@ class RawAnswer:
         self._transport.close()
 
     async def misjudge(self, fault: WrongLength) -> None:
-        """The head with a wrong `Content-Length`, and the body."""
+        """Send headers with a wrong `Content-Length`, then the body."""
         announced = max(0, len(self._body) + fault.by)
         self._transport.write(self._head({"Content-Length": str(announced)}))
         self._transport.write(self._body[:announced])
@@ -58,7 +58,7 @@ class RawAnswer:
         self._transport.close()
 
     async def repeat(self, fault: StrayAnswer) -> None:
-        """One answer, and after it another; the connection stays open."""
+        """Send a response and then a second one without a request; the connection stays open for an hour."""
         stray = whole_body(self._origin, fault.text)
         self._transport.write(self._head({"Content-Length": str(len(self._body))}) + self._body)
         await self._clock.sleep(AFTERTHOUGHT)

@@ -1,4 +1,4 @@
-"""A real Ray cluster of one node, for tests and measurements: nothing of it is left afterwards."""
+"""A real Ray cluster of one node, for tests and measurements; its processes and files are removed afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLOCK = SystemClock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """A running cluster: the address of Serve, and how to deploy to it."""
+    """A running Ray cluster: its ports, its dashboard URL, and a `ServeControl` to deploy applications to it."""
 
     http_port: int
     dashboard: str
@@ -41,11 +41,11 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """The URL of the Serve application."""
+        """The base URL of the Serve application's HTTP server."""
         return f"http://127.0.0.1:{self.http_port}"
 
     def processes(self, part: str) -> list[psutil.Process]:
-        """The cluster's processes with that in their command line."""
+        """The cluster's running processes whose command line contains `part`."""
         found = []
         for process in owned_processes(self.stack, folders=(self.folder,)):
             with contextlib.suppress(psutil.Error):
@@ -54,7 +54,10 @@ class Cluster:
         return found
 
     async def deploy(self, config: ServingConfig) -> float:
-        """Deploy; returns the seconds until HEALTHY."""
+        """Deploy an application on this cluster's HTTP port; returns the seconds until its status is HEALTHY.
+
+        Raises `InferenceFailed` if the deployment fails, `DeadlineExceeded` if it takes more than 180 seconds.
+        """
         began = CLOCK.monotonic()
         placed = config.model_copy(update={"port": self.http_port})
         await asyncio.to_thread(
@@ -64,7 +67,7 @@ class Cluster:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on which no process listens now."""
+    """`count` different TCP ports of 127.0.0.1 on which no process listens at the moment."""
     listeners = [socket.socket() for _ in range(count)]
     for listener in listeners:
         listener.bind(("127.0.0.1", 0))
@@ -78,7 +81,11 @@ def free_ports(count: int) -> list[int]:
 async def ray_cluster(
     cpus: int, variables: Mapping[str, str] | None = None, *, haproxy: bool = False
 ) -> AsyncIterator[Cluster]:
-    """Start a head node; `variables` reach every process of the cluster."""
+    """A context manager that runs a Ray head node with `cpus` CPUs, and stops and removes it on exit.
+
+    `variables` are environment variables for all processes of the cluster; `haproxy` makes Serve use HAProxy.
+    Raises `TimeoutError` if the node is not ready within 90 seconds.
+    """
     port, dashboard, http = free_ports(3)
     with tempfile.TemporaryDirectory() as folder:
         stack = stack_id(Path(folder))

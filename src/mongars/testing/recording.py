@@ -1,4 +1,4 @@
-"""An observer that remembers."""
+"""An observer that records the events of the inference, for tests."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ E = TypeVar("E")
 
 
 class RecordingObserver:
-    """Keeps every event of `LLMIntegration`, in order."""
+    """Records every event that an `LLMIntegration` reports, in order."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
 
     def observe(self, event: Event) -> None:
-        """Keep it."""
+        """Append `event` to `events`."""
         self.events.append(event)
 
     @property
     def names(self) -> list[str]:
-        """The log names of what happened, in order."""
+        """The log names of the recorded events, in order."""
         return [event.log.name for event in self.events]
 
     def of(self, kind: type[E]) -> list[E]:
-        """The events of one kind, in order."""
+        """The recorded events of the class `kind`, in order."""
         return [event for event in self.events if isinstance(event, kind)]

@@ -1,1 +1,1 @@
-"""Schema revisions, run by Alembic."""
+"""The schema revisions of the database, run by Alembic."""

@@ -1,4 +1,4 @@
-"""Alembic's entry for migrations the program runs itself (see `mongars.persistence.migrate`)."""
+"""Alembic's entry point for the migrations that `mongars.persistence.migrate` runs."""
 
 from __future__ import annotations
 
