@@ -1,4 +1,4 @@
-"""The one place where a missing optional dependency is reported."""
+"""The check for optional dependencies."""
 
 from __future__ import annotations
 

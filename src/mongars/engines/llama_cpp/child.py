@@ -1,11 +1,11 @@
-"""The program of the child process: llama.cpp's own HTTP server on a private UNIX socket.
+"""The program of the child process: llama.cpp's HTTP server on a private UNIX socket.
 
-Reads one line of JSON (`ChildOrder`) from standard input, loads the model, writes one line
-`ready` to standard output and serves until standard input ends. The parent holds the other end
-of that pipe, so the child ends when its parent ends, even if the parent is killed.
+Reads one line of JSON (`ChildOrder`) from standard input, loads the model, writes the line `ready` to standard
+output and serves until standard input is closed. Standard input is a pipe from the parent, so the child ends when
+the parent ends, even if the parent is killed.
 
-Why a child process: loading a model holds the interpreter lock for its whole duration, and a crash in
-native code ends the process that it happens in.
+Why a child process: loading a model holds the interpreter lock for its whole duration, and a crash in native code
+ends the process that it happens in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mongars.engines.provisioning.gguf import gguf_values
 
 
 def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
-    """Parameters of llama.cpp's server; endpoints that are open by default are closed."""
+    """The parameters of llama.cpp's server; optional endpoints that it offers by default are disabled."""
     params = xllamacpp.CommonParams()
     params.model.path = order.model_path
     params.model_alias = {order.model_name}

@@ -1,9 +1,9 @@
-"""The model cache: files named by their SHA-256, complete or absent.
+"""The cache of base models: files named by their SHA-256, complete or absent.
 
 ```
-<root>/provision.lock            one provisioning run at a time
-<root>/tmp/                      work in progress; files here at the start are from an interrupted run
-<root>/blobs/sha256/<hex>        a model, never changed
+<root>/provision.lock            lock: one provisioning run at a time
+<root>/tmp/                      incomplete files; those present at the start are from an interrupted run
+<root>/blobs/sha256/<hex>        a model file, never changed
 <root>/blobs/sha256/<hex>.ok     size and time of the blob when its hash was last computed
 <root>/models/<role>.json        which blob a role uses
 ```
@@ -41,7 +41,7 @@ _SPARE_BYTES = 32 << 20  # disk space to leave free for logs and the database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A file of the cache."""
+    """A model file in the cache, named by its SHA-256."""
 
     path: Path
     digest: str
@@ -49,7 +49,7 @@ class Blob:
 
 
 class ModelCache:
-    """Base models on disk. All methods except `path_of`, `holds` and `recall` must be called within `exclusive`."""
+    """Base models on disk. Call all methods except `path_of`, `holds` and `recall` within `exclusive`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -59,7 +59,10 @@ class ModelCache:
 
     @contextmanager
     def exclusive(self, waiting: Callable[[], None]) -> Iterator[None]:
-        """Lock the cache, and remove files of interrupted runs. Calls `waiting` while another run holds the lock."""
+        """Lock the cache and remove files of interrupted runs; leaving the context unlocks it.
+
+        Blocks while another run holds the lock, and calls `waiting` repeatedly meanwhile.
+        """
         for folder in (self._blobs, self._models, self._tmp):
             folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.root / "provision.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -84,7 +87,7 @@ class ModelCache:
         return self._blobs / digest
 
     def holds(self, digest: str, *, size: int) -> bool:
-        """Whether the blob exists with the size and time it had when it was hashed. Does not read it."""
+        """Whether the blob exists and has the size and modification time of when it was hashed. Does not read it."""
         path = self.path_of(digest)
         try:
             return path.stat().st_size == size and self._marker(digest).read_text() == stamp_of(
@@ -94,7 +97,10 @@ class ModelCache:
             return False
 
     def verify(self, digest: str, report: ReportBytes) -> bool:
-        """Hash the blob again; returns whether the hash matches its name. If not, the blob is removed."""
+        """Hash the blob again and return whether the hash matches its name; if not, remove the blob.
+
+        False if there is no such blob. `report` is called with the number of bytes read.
+        """
         path = self.path_of(digest)
         if not path.is_file():
             return False
@@ -108,12 +114,12 @@ class ModelCache:
         return True
 
     def discard(self, digest: str) -> None:
-        """Delete a blob from the cache."""
+        """Delete a blob from the cache, if it exists."""
         self._marker(digest).unlink(missing_ok=True)
         self.path_of(digest).unlink(missing_ok=True)
 
     def require_space(self, needed: int) -> None:
-        """Raise `ProvisioningFailed`, naming the missing space, if that many bytes do not fit on the disk."""
+        """Raise `ProvisioningFailed` if `needed` bytes and a reserve do not fit on the disk."""
         missing = needed + _SPARE_BYTES - shutil.disk_usage(self.root).free
         if missing > 0:
             msg = (
@@ -125,10 +131,10 @@ class ModelCache:
     def add(
         self, blocks: Iterable[bytes], *, expected: str, modified_ns: int | None = None
     ) -> Blob:
-        """Store bytes under their hash, with modification time `modified_ns` if given.
+        """Store bytes as a blob, with modification time `modified_ns` (nanoseconds) if given.
 
         Raises:
-            ProvisioningFailed: the hash is not `expected`; nothing was stored.
+            ProvisioningFailed: their SHA-256 is not `expected`; nothing was stored.
         """
         checksum = hashlib.sha256()
         with self.workspace() as folder:
@@ -149,24 +155,27 @@ class ModelCache:
             return self._publish(part, digest)
 
     def link(self, path: Path, digest: str) -> Blob:
-        """Store a file as a hard link, which takes no space. Raises `OSError` if that is impossible."""
+        """Store a file as a blob by a hard link, which takes no space.
+
+        Raises `OSError` if that is impossible, such as on another file system.
+        """
         with self.workspace() as folder:
             part = folder / "blob"
             part.hardlink_to(path)
             return self._publish(part, digest)
 
     def record(self, model: ModelFile) -> None:
-        """Record which blob a role uses."""
+        """Record the model of a role; replaces the role's earlier record."""
         document = asdict(model) | {"path": str(model.path)}
         text = json.dumps(document, indent=2, sort_keys=True) + "\n"
         write_atomically(self._models / f"{model.role}.json", text)
 
     def forget(self, role: str) -> None:
-        """Remove the record of a role's blob."""
+        """Remove the record of a role's model; the blob stays."""
         (self._models / f"{role}.json").unlink(missing_ok=True)
 
     def recall(self, role: str) -> ModelFile | None:
-        """The model file of a role; None if there is none of the recorded size."""
+        """The recorded model of a role; None if there is no record, or no blob with the recorded size."""
         try:
             document = json.loads((self._models / f"{role}.json").read_bytes())
             # The path is derived from the digest, so that a moved cache keeps working.
@@ -189,12 +198,12 @@ class ModelCache:
 
 
 def find_model(root: Path, role: str) -> ModelFile | None:
-    """The model file provisioned for a role; None if there is none. Never downloads and never waits."""
+    """The model provisioned for a role; None if there is none. Never downloads and never blocks on the lock."""
     return ModelCache(root).recall(role)
 
 
 def read_blocks(path: Path, report: ReportBytes) -> Iterator[bytes]:
-    """The bytes of a file in blocks; `report` is called with the number read so far."""
+    """Yield the bytes of a file in blocks; `report` is called with the number of bytes read so far."""
     done = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -215,7 +224,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def stamp_of(path: Path) -> str:
-    """The size and modification time of a file, by which a change is detected."""
+    """The size and modification time of a file as text; if they change, the file was changed."""
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}\n"
 
@@ -226,7 +235,7 @@ def megabytes(size: int) -> int:
 
 
 def disk_message(error: OSError, root: Path) -> str:
-    """The message for a failed write, with what to do about it."""
+    """The error message for a failed write below `root`, with advice for the operator."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         why = f"The disk ran full while writing below {str(root)!r}"
     else:

@@ -1,7 +1,7 @@
 """The configuration of an export: the Serve application, and the placement and size of each part.
 
-The same models define the values of the Helm chart (except `name` and `namespace`, which Helm sets), so both
-refuse the same values.
+The same models define the values of the Helm chart (except `name` and `namespace`, which Helm sets), so the same
+values are valid in both.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SET_FOR_THE_API = (
     "SECRET_KEY",
     "USE_RAY_SERVE",
 )
-"""The variables that the API's container always gets, so they cannot be set again."""
+"""Variables that the export sets for the API's container, so the configuration must not set them."""
 
 VARIABLE_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
 SET_FOR_RAY = (
@@ -63,18 +63,18 @@ SET_FOR_RAY = (
     "RAY_health_check_period_ms",
     "RAY_worker_niceness",
 )
-"""The variables that Ray's containers always get, so they cannot be set again."""
+"""Variables that the export sets for Ray's containers, so the configuration must not set them."""
 
 Variables = dict[str, str]
 
 
 def names_besides(taken: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON schema of the variable names that may be set: all except those `taken`."""
+    """A JSON schema for variable names: any valid name except those in `taken`."""
     return {"propertyNames": {"pattern": VARIABLE_NAME, "not": {"enum": list(taken)}}}
 
 
 def checked_variables(given: Variables, taken: tuple[str, ...]) -> Variables:
-    """The variables, unchanged. Raises `ValueError` for a name that is taken or not valid."""
+    """Return `given` unchanged. Raises `ValueError` for a name that is in `taken` or is no valid variable name."""
     for name in given:
         if name in taken:
             message = f"{name} is set by the export itself"
@@ -91,7 +91,7 @@ SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])
 
 
 class ExportSection(BaseModel):
-    """A group of values: immutable, and unknown names are refused."""
+    """Base class of the sections of an export's configuration: immutable, unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -117,7 +117,7 @@ class Image(ExportSection):
 
     @property
     def reference(self) -> str:
-        """The reference for a container runtime: repository with digest or tag."""
+        """The image reference for a container runtime: `REPOSITORY@DIGEST` with a digest, else `REPOSITORY:TAG`."""
         return (
             f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
         )
@@ -344,7 +344,7 @@ class ExportConfig(ExportSection):
 
 
 def replicas_per_node(workers: Workers, serving: ServingConfig) -> float:
-    """The number of replicas that fit on one worker; infinity if they request neither CPUs nor GPUs."""
+    """How many replicas fit on one worker node; infinity if a replica requests neither CPUs nor GPUs."""
     limits = (
         (workers.cpus, serving.cpus_per_replica),
         (workers.gpus, serving.gpus_per_replica),
@@ -353,7 +353,7 @@ def replicas_per_node(workers: Workers, serving: ServingConfig) -> float:
 
 
 def installation(serving: ServingConfig) -> ExportConfig:
-    """The export configuration for an application, with worker nodes large enough for its replicas."""
+    """The default export configuration for an application, with worker nodes large enough for its replicas."""
     node = Workers()
     cpus = max(node.cpus, math.ceil(serving.cpus_per_replica))
     size = Workers(cpus=cpus, gpus=math.ceil(serving.gpus_per_replica))
@@ -363,10 +363,10 @@ def installation(serving: ServingConfig) -> ExportConfig:
 
 
 def for_cluster(serving: ServingConfig) -> ClusterServing:
-    """Adapt the application of this machine's settings to a cluster.
+    """Convert the application of this machine's settings to one for a cluster.
 
-    Model files come from each node's own MONGARS_CACHE (model folders are at the same path on every node), the
-    servers listen on every interface, and the token comes from the environment of the replica.
+    Model files are taken from each node's MONGARS_CACHE (model folders from the same path on every node), the servers
+    listen on every interface, and the token comes from the environment of the replica.
     """
     values = serving.model_dump(mode="json")
     replica = values["replica"]

@@ -1,4 +1,4 @@
-"""The parts that all pods have in common: labels, account, and the fewest rights that Kubernetes allows."""
+"""The parts that all pods have in common: labels, service account, and minimal privileges."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 ManifestFields = dict[str, Any]
 
 USER = 1000
-"""The user id in our images; the same for API and Ray, since they share the registry's files."""
+"""The user id in the images of API and Ray; the same, since both access the registry's files."""
 POSTGRES_USER = 999
 REGISTRY_PATH = "/var/lib/mongars-registry"
 HOME_PATH = "/var/lib/mongars"
@@ -30,7 +30,7 @@ def selector(config: ExportConfig, component: str) -> dict[str, str]:
 
 
 def metadata(config: ExportConfig, component: str, *, suffix: str) -> ManifestFields:
-    """Name, namespace and labels of an object."""
+    """Name (the installation's name and `suffix`), namespace and labels of an object."""
     return {
         "name": f"{config.name}{suffix}",
         "namespace": config.namespace,
@@ -110,7 +110,7 @@ def plain(**values: str) -> list[ManifestFields]:
 
 
 def secret(config: ExportConfig, *keys: str) -> list[ManifestFields]:
-    """Environment variables from the Secret; a pod does not start while one is missing."""
+    """Environment variables from the Secret; a pod does not start while one of the keys is missing."""
     return [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": config.secrets.name, "key": key}}}
         for key in keys
@@ -118,7 +118,7 @@ def secret(config: ExportConfig, *keys: str) -> list[ManifestFields]:
 
 
 def database_url(config: ExportConfig) -> list[ManifestFields]:
-    """The variable DATABASE_URL, from the Secret or for the bundled database."""
+    """The environment variable DATABASE_URL: from the Secret, or the URL of the bundled database."""
     if not config.database.bundled:
         return secret(config, "DATABASE_URL")
     # Kubernetes expands $(NAME) from the variables above it.
@@ -149,7 +149,7 @@ def mount(name: str, path: str) -> ManifestFields:
 
 
 def registry_volume(config: ExportConfig) -> ManifestFields:
-    """The volume with the adapters that API and replicas share; an emptyDir if there is no claim."""
+    """The volume with the adapters, shared by API and replicas; an emptyDir if no volume claim is configured."""
     if not (config.registry.claim or config.registry.existing_claim):
         return empty("registry", "1Gi")
     claim = config.registry.existing_claim or f"{config.name}-registry"
