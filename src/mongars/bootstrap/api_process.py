@@ -161,7 +161,7 @@ def chat_config(settings: Settings) -> ChatConfig:
     return ChatConfig(
         context_tokens=values.context_tokens,
         answer_tokens=min(values.max_tokens or RESERVED_ANSWER_TOKENS, values.context_tokens // 2),
-        # A longer answer would not fit into the window as history, and so be forgotten at once.
+        # A longer answer would not fit into the context window as history of the next request.
         max_tokens=values.max_tokens or values.context_tokens // REMEMBERED_PARTS,
         system_prompt=values.system_prompt,
     )

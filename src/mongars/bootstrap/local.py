@@ -99,7 +99,7 @@ class LocalPlan:
             waiting = line
 
         def wait(seconds: float) -> None:
-            progress(waiting, None)  # raises once the start is abandoned, which ends this thread
+            progress(waiting, None)  # raises when the start was cancelled, which ends this thread
             pause(seconds)
 
         self.first_run = prepare_database(self.settings, wait=wait, report=report)
@@ -114,7 +114,7 @@ def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
     Raises `ConfigurationError` if a setting is wrong.
     """
     values = settings.environment
-    ray_check(settings)  # the API would find that out only after everything else has started
+    ray_check(settings)  # otherwise the error would appear only when the API starts
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     external = bool(values.ray_serve_url) or values.use_ray_serve is False
     use_ray = options.use_ray and not external
@@ -160,7 +160,7 @@ def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[s
         "RAY_SERVE_URL": f"http://127.0.0.1:{values.ray_http_port}/generate",
     }
     if "ray_client_max_connections" not in values.model_fields_set:
-        # As many as the replicas can hold: the pool must not be the hidden limit.
+        # As many as the replicas accept: the connection pool must not be a lower limit.
         places = values.slots + ReplicaConfig().max_waiting
         changes["RAY_CLIENT_MAX_CONNECTIONS"] = str(most * places)
         changes["RAY_CLIENT_MAX_KEEPALIVE"] = str(most * values.slots)

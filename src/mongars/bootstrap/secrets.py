@@ -59,7 +59,7 @@ def ensure_secret(home: Path, name: str) -> str:
     if found is not None:
         return found
     path = secret_file(home, name)
-    # Unlike `replace`, a link never takes the place of a file that is there.
+    # Unlike `replace`, creating a link never overwrites an existing file.
     with _written(path, secrets.token_hex(32)) as part, suppress(FileExistsError):
         path.hardlink_to(part)
     found = read_secret(home, name)

@@ -113,8 +113,8 @@ def _replica_config(settings: Settings, *, find: Find) -> ReplicaConfig:
             top_p=environment.top_p,
             max_tokens=environment.max_tokens,
         ),
-        # Our client sends the last message twice, as `prompt` for applications that know
-        # only that, so what the API accepts must fit twice.
+        # The API's client sends the last message twice, also as `prompt` for applications that read
+        # only that, so twice the API's largest body must fit.
         max_body_bytes=2 * environment.max_body_bytes + BODY_HEADROOM,
         log_level=environment.log_level,
         generate_path=environment.ray_route_prefix,
@@ -226,7 +226,7 @@ def serve_control(settings: Settings, address: str | None) -> ServeControl:
     require("ray", extra="serve")
     token, dashboard = ray_token(settings), dashboard_of(settings, address)
     own = not _given(settings, address) and is_own_dashboard(settings, dashboard)
-    # The local stack has a token of its own: RAY_AUTH_TOKEN, as Compose's .env has it, is another's.
+    # The local stack has its own token; RAY_AUTH_TOKEN, as in Compose's .env, may be another cluster's.
     if own and (token is None or is_stack_running(settings)):
         token = read_secret(settings.home, RAY_TOKEN) or token
     return ServeControl(dashboard, token=token)

@@ -29,7 +29,7 @@ class Background:
     def start(self) -> None:
         """Start the task; does nothing if it is running already."""
         if not self.running:
-            # The reference kept here is what makes the task owned.
+            # asyncio itself keeps only a weak reference to the task.
             self._task = asyncio.create_task(self._work(), name=self._name)  # noqa: TID251
 
     async def finished(self) -> None:
@@ -48,11 +48,11 @@ class Background:
         stopped: asyncio.CancelledError | None = None
         while not task.done():
             task.cancel()
-            # Not `await task`: its cancellation would look like the caller's own.
+            # Not `await task`: a cancelled task could not be distinguished from a cancelled caller.
             try:
                 await asyncio.wait({task})
             except asyncio.CancelledError as stop:
-                stopped = stop  # the caller goes when the work has gone, not before
+                stopped = stop  # raised below, after the task has ended
         if stopped is not None:
             raise stopped
         if not task.cancelled():

@@ -122,7 +122,7 @@ class Markers:
     def cut(self, text: str) -> list[str]:
         """Split the text into pieces that contain no whole marker: after the first character of each marker."""
         found, last = [], 0
-        # Not `finditer`: what is left of one marker may begin the next.
+        # Not `finditer`: the rest of one marker may be the beginning of the next.
         while match := self._anywhere.search(text, last):
             found.append(text[last : match.start() + 1])
             last = match.start() + 1

@@ -50,7 +50,7 @@ class MongarsError(Exception):
 
 
 class ConfigurationError(MongarsError):
-    """A setting is wrong; the message names it and describes a valid value."""
+    """A setting is wrong or something required is not installed; the message names it and describes a remedy."""
 
     code = "configuration_error"
 
@@ -89,7 +89,7 @@ class PromptMissing(CallerError):
 
 
 class ContextLengthExceeded(CallerError):
-    """The prompt, in tokens, does not fit the model's context window."""
+    """The prompt has more tokens than fit into the model's context window."""
 
     code = "context_length_exceeded"
 

@@ -201,15 +201,15 @@ class FairQueue:
             waiter = (account.further or account.queued)[0]
             self._remove(account, waiter)
             if waiter.granted.done():
-                continue  # cancelled, which its task has not seen yet
-            self._grant(account, now)  # here, so that no newcomer takes it first
+                continue  # cancelled, but its task has not run since
+            self._grant(account, now)  # here, so that no new request takes the place first
             waiter.granted.set_result(None)
 
     def _enter(self, share: Share, now: float) -> _ScopeUse:
         self._seen(share.scope, now)
         account = self._accounts.get(share.scope)
         if account is None:
-            if not self._accounts:  # no other account is here, so earlier services do not matter
+            if not self._accounts:  # no account has a request, so earlier services do not matter
                 self._left.clear()
                 self._virtual_time = 0.0
             before = self._left.pop(share.scope, 0.0)
@@ -274,7 +274,7 @@ class FairQueue:
         largest = max(rivals, key=waiting, default=newcomer)
         victim = largest if waiting(largest) > waiting(newcomer) else newcomer
         waiters = [waiter for waiter in victim.queued if not waiter.granted.done()]
-        if waiters:  # else all were cancelled and are about to leave
+        if waiters:  # otherwise all were cancelled and are about to be removed
             waiter = waiters[self._choose(len(waiters))]
             self._remove(victim, waiter)
             waiter.granted.set_exception(QueueFull())
@@ -282,7 +282,7 @@ class FairQueue:
     def _give_up(self, account: _ScopeUse, waiter: _Waiter, now: float) -> None:
         granted = waiter.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
-            self.release(account.scope, now)  # its place came in the same moment
+            self.release(account.scope, now)  # the place was given while the wait was ending
             return
         if waiter in account.queued or waiter in account.further:
             self._remove(account, waiter)

@@ -20,7 +20,7 @@ class LogEvent:
     """
 
     name: str
-    """Such as `llm.ray.fallback_local`."""
+    """The dotted name in log lines, such as `llm.ray.fallback_local`."""
     level: LogLevel
     description: str
 

@@ -1,4 +1,4 @@
-"""Which environment variables hold secrets, by their names."""
+"""Recognise environment variables that hold secrets, by their names."""
 
 from __future__ import annotations
 

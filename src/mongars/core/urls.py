@@ -11,14 +11,14 @@ _SEPARATORS = re.compile(r"[\s;]")
 
 def http_url(text: str) -> str:
     """Return `text` without trailing slashes. Raises `ValueError` unless it is an http(s) URL with a host."""
-    shown = text.rpartition("@")[2]  # what stands before may be a password
+    shown = text.rpartition("@")[2]  # the part before `@` may be a password
     if _SEPARATORS.search(text):
         message = f"{shown!r} holds a space or a semicolon; separate several URLs by commas"
         raise ValueError(message)
     try:
         parts = urlsplit(text)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError as error:  # a port that is none, or an address that is none
+    except ValueError as error:  # an invalid port or IP address
         message = f"{shown!r} is not a URL: {error}"
         raise ValueError(message) from error
     if not usable:
@@ -46,7 +46,7 @@ def ollama_url(text: str) -> str:
     name, colon, port = rest.rpartition(":")
     if not colon or not port.isdigit():
         name, port = rest, "" if separator else str(OLLAMA_PORT)
-    # A server that listens everywhere is called at the loopback address.
+    # A server that listens on every interface is reached at the loopback address.
     name = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1"}.get(name, name)  # noqa: S104 (not bound)
     return http_url(f"{scheme or 'http'}://{name}{':' if port else ''}{port}")
 

@@ -1,7 +1,7 @@
-r"""An adapter as a folder of files, identified by a digest of their content.
+r"""A LoRA adapter as a folder of files, identified by a digest of their content.
 
-The digest of a folder is the sha256 of one line per file, sorted by path:
-`<path>\0<size>\0<sha256 of the file>\n`, paths relative with `/` between their parts.
+The digest of a folder is the SHA-256 of one line per file, sorted by path:
+`<path>\0<size>\0<sha256 of the file>\n`, with paths relative to the folder and `/` between their parts.
 """
 
 from __future__ import annotations

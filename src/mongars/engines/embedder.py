@@ -28,7 +28,7 @@ class Embedder(Protocol):
 
     @property
     def model(self) -> str:
-        """The name of the model; vectors of different models cannot be compared."""
+        """The name of the model; vectors of different models must not be compared."""
         ...
 
     @property

@@ -59,7 +59,7 @@ class EngineSpec(_SpecSection):
     url: str = ""
     """The URL of the Ollama server (`ollama` only); every node must reach it."""
     token_delay: float = Field(default=0.0, ge=0.0)
-    """Seconds per token, fake engine only."""
+    """Seconds between two tokens (fake engine only)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of engine kinds that have no fields of their own here; the kind's factory validates them."""
     vllm: VllmOptions = Field(default_factory=VllmOptions)

@@ -161,7 +161,7 @@ class FakeEngine:
             logprobs = (LOGPROB,) if request.sampling.logprobs else ()
             yield _event(name, {"content": word}, logprobs=logprobs)
         yield _event(name, {}, finish_reason)
-        # Engines count the token that ends an answer only where it is the only one.
+        # Engines count the end-of-answer token only if there is no other token.
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=len(words) or 1)
         yield (
             encode_event(usage_chunk_body(answer_id=name, created=0, model="fake", usage=usage))

@@ -100,7 +100,7 @@ class AdmittedRequest:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         async with AsyncExitStack() as stack:
             if self._slot is not None:
-                # Moved, so that the slot is free for others when this choice has ended.
+                # Moved to this choice's stack, so that the slot is freed when the choice has ended.
                 held, self._slot = self._slot.pop_all(), None
                 await stack.enter_async_context(held)
             else:

@@ -179,9 +179,9 @@ class SlotTable:
             async with asyncio.timeout(deadline.remaining()):
                 await entry.unused.wait()
         except TimeoutError:
-            pass  # closing the engine ends what is left
+            pass  # closing the engine ends the remaining requests
         await entry.queued.engine.aclose()
-        if entry in self._entries:  # else another call has removed it meanwhile
+        if entry in self._entries:  # otherwise another call has removed it meanwhile
             entry.state = entry.check("retire")
             self._entries.remove(entry)
 
@@ -241,7 +241,7 @@ class SlotTable:
         if request.adapter is not None:
             return self._pinned(role, request.adapter, serving)
         partial = request.continue_from
-        if partial is not None:  # its end has to come from the weights that wrote its beginning
+        if partial is not None:  # continue with the weights that generated the beginning
             for entry in serving:
                 if partial.was_from(entry.origin):
                     return entry

@@ -1,4 +1,4 @@
-"""Authentication of requests to a replica, and reading their bodies."""
+"""Authenticate requests to a replica, and read their bodies."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class ReplicaState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentState:
-    """One deployment: its status in Serve, and its replicas."""
+    """One deployment of the application: its status in Serve, the target number of replicas, and its replicas."""
 
     name: str
     status: str
@@ -33,7 +33,7 @@ class DeploymentState:
 
     @property
     def running(self) -> int:
-        """How many of its replicas are running."""
+        """The number of replicas that are running."""
         return sum(replica.state == "RUNNING" for replica in self.replicas)
 
     @property
@@ -55,7 +55,7 @@ class ApplicationState:
     message: str
     deployments: tuple[DeploymentState, ...] = ()
     proxies: tuple[str, ...] = ()
-    """Serve's status of the proxy on each node."""
+    """The status of Serve's HTTP proxy on each node."""
 
     @property
     def healthy(self) -> bool:
@@ -71,7 +71,7 @@ class ApplicationState:
 
     @property
     def target(self) -> int:
-        """How many replicas are configured, over all deployments."""
+        """The configured number of replicas, over all deployments."""
         return sum(part.target for part in self.deployments)
 
     def describe(self) -> str:

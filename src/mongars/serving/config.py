@@ -54,7 +54,7 @@ RESERVED = {"", "/healthz", "/readyz", "/v1/models", "/v1/embeddings"}
 
 
 class SamplingDefaults(_Section):
-    """Sampling parameters for requests that do not set them."""
+    """Sampling parameters for requests that do not set them; can be changed without restarting replicas."""
 
     temperature: float = Field(default=DEFAULT_TEMPERATURE, ge=0.0, le=2.0)
     top_p: float = Field(default=DEFAULT_TOP_P, gt=0.0, le=1.0)
@@ -62,7 +62,7 @@ class SamplingDefaults(_Section):
     """The most tokens of an answer; null: the rest of the context window."""
 
     def to_sampling(self) -> Sampling:
-        """These defaults as a `core.generation.Sampling`."""
+        """Convert these defaults to a `core.generation.Sampling`."""
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
 
@@ -71,17 +71,17 @@ class ReplicaConfig(_Section):
 
     engine: EngineSpec = Field(default_factory=EngineSpec)
     coding: EngineSpec | None = None
-    """A separate model for coding tasks; None: the general model handles them."""
+    """A separate model for coding tasks; null: the general model handles them."""
     embedding: EmbeddingSpec | None = None
-    """The model behind `/v1/embeddings`; None: no embeddings are served."""
+    """The model behind `/v1/embeddings`; null: no embeddings are served."""
     sampling: SamplingDefaults = Field(default_factory=SamplingDefaults)
     prompt_cache_scope: PromptCacheScope = "user"
-    """`user`: engines reuse prompts among requests with the same `cache_salt`; `shared`: among all."""
+    """`user`: engines reuse cached prompts among requests with the same `cache_salt`; `shared`: among all requests."""
     max_waiting: int = Field(default=16, ge=0)
-    """Requests that may wait for a slot of an engine; one more is refused with 503."""
+    """Requests that may wait for a slot of an engine; further ones are refused with status 503."""
     max_body_bytes: int = Field(default=1_000_000, ge=1024)
     answer_timeout: float = Field(default=600.0, gt=0)
-    """Seconds an answer may take if the request has no deadline."""
+    """The most seconds that an answer may take, waiting included; a client can set a shorter deadline."""
     stuck_after: float = Field(default=30.0, gt=0)
     """Seconds without output after which an engine that has requests is restarted."""
     longest_gathering: float = Field(default=0.2, ge=0)
@@ -141,8 +141,9 @@ class ServingConfig(_Section):
     drain_seconds: float = Field(default=120.0, ge=0)
     """Seconds that a replica may take to finish its running answers when it is replaced or removed."""
     max_surge_percent: int = Field(default=100, ge=0, le=100)
-    """Replicas an update may start before it stops old ones, in percent; 0 on a cluster without
-    room for a replica more, where an update of a single replica is then an outage."""
+    """How many replicas an update may start before it stops old ones, in percent; 0 on a cluster without room for one
+    more replica, where an update of a single replica then interrupts service.
+    """
     session_affinity: bool = True
     """Send requests of one conversation (`x-session-id`) to the replica that has its prompt in the cache."""
     haproxy: bool = False

@@ -153,7 +153,7 @@ class ServeControl:
     def _call(self, action: Callable[[ServeSubmissionClient], Any]) -> Any:  # noqa: ANN401
         try:
             return action(self._client(self._address, headers=self._headers))
-        except OSError as exc:  # what `requests`, inside, raises is one too
+        except OSError as exc:  # includes the exceptions of `requests`
             detail = (
                 f"No Ray dashboard answers at {self._address}. Start Ray (`mongars up`, or"
                 " `ray start --head`), or name the right one with --address."

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class OpenAIRoutes:
-    """The route handlers of `/v1/models` and `/v1/embeddings`."""
+    """The route handlers of a replica for `/v1/models` and `/v1/embeddings`."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica

@@ -49,7 +49,7 @@ class ReplicaStream:
 
 
 class Replica:
-    """Answers requests with the engines of its slot table; does not depend on HTTP."""
+    """Answers requests with the engines of its slot table, and embeds texts; independent of HTTP."""
 
     def __init__(
         self,

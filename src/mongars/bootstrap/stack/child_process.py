@@ -41,7 +41,7 @@ Probe = Callable[[], Awaitable[bool]]
 _PROBE_S = 0.1
 _EXIT_POLL_S = 0.1
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.5, 10.0
-_HEALTHY_S = 60.0  # alive for that long: the next crash is a new story
+_HEALTHY_S = 60.0  # a crash after that many seconds resets the restart delay
 
 
 async def at_once() -> bool:
@@ -143,7 +143,7 @@ class Child:
             return report
         with contextlib.suppress(psutil.Error):
             tree = psutil.Process(process.pid).children(recursive=True)
-            # The child itself first: it knows best how to end its own.
+            # The child itself first, so that it can end its own children cleanly.
             report += end_processes([psutil.Process(process.pid)], grace=grace, hurry=hurry)
             report += end_processes(tree, grace=min(1.0, grace), hurry=hurry)
         report += self._end_rest(grace=min(1.0, grace))
@@ -163,7 +163,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in the terminal is ours to translate
+                start_new_session=True,  # Ctrl-C in the terminal signals this process only
             )
         self._tell("started")
         return self._process
@@ -190,7 +190,7 @@ class Child:
         if await self._becomes_ready(process):
             await self.spec.revived()
         elif process.poll() is None:
-            process.kill()  # it hangs; `supervise` sees the end
+            process.kill()  # it hangs; `supervise` then restarts it
 
     async def _exit_of(self, process: subprocess.Popen[bytes]) -> int:
         while (code := process.poll()) is None:

@@ -51,7 +51,7 @@ def _complaint(use: PortUse) -> str | None:
             use.host, use.port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind) as candidate:
-            # As servers do: a connection that is merely winding down does not block the port.
+            # As servers do: a connection in the state TIME_WAIT does not block the port.
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             candidate.bind(address)
             candidate.listen(1)

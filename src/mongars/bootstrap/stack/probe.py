@@ -30,7 +30,7 @@ async def http_answers(
 
 
 async def _get(host: str, port: int, request: str) -> bytes:
-    # HTTP/1.0 has the server close the connection, so the answer is whatever comes until then.
+    # With HTTP/1.0 the server closes the connection at the end of the response.
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(request.encode())

@@ -38,7 +38,7 @@ _LOCAL_RAY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": NO_REPORTS,
-    # Ray runs its workers, and so our engines, with niceness 15: any other work would starve them.
+    # Ray runs its workers, and so the engines, with niceness 15: any other process takes precedence.
     "RAY_worker_niceness": "0",
 }
 _OBJECT_STORE_BYTES = 150_000_000
@@ -99,12 +99,12 @@ class RayHead:
             "DASHBOARD_METRIC_PORT": "0",
             "PYTHONUNBUFFERED": "1",
             **PROXY_GUARD,
-            # Else a dead proxy is replaced after half a minute only.
+            # By default, a dead proxy is replaced only after half a minute.
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         }
-        # An address in the environment would make Ray's own processes look for another cluster.
+        # An address in the environment would make Ray's processes connect to another cluster.
         inherited = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
-        # Whatever its killed helpers leave in their temporary folder goes with ours.
+        # Files that killed processes leave in the temporary folder are removed with this folder.
         fixed = {**_LOCAL_RAY, **self._haproxy(), "TMPDIR": str(self.folder)}
         return {**ours, **inherited, **fixed, **without_proxy(inherited)}
 

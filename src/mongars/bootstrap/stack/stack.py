@@ -50,7 +50,7 @@ _REDEPLOY_DELAYS_S = (0.5, 1.0, 2.0, 5.0)
 _REDEPLOY_LAST_DELAY_S = 10.0
 _REAP_S = 2.0
 _ANSWERING_S, _LOOK_S = 5.0, 0.1
-_GRACE_S = 4.0  # for the services, then once more for Ray; with what follows, less than 15 in all
+_GRACE_S = 4.0  # for the services, then again for Ray; stopping takes less than 15 s in total
 _MOST_CPUS = 8  # Ray starts a worker process for each
 
 
@@ -129,7 +129,7 @@ class LocalStack:
                     group.create_task(self._start_ray())
                 group.create_task(self._start_services())
         except BaseExceptionGroup as failures:
-            # One part failed and the others were cancelled for it: that one is the news.
+            # One part failed and the others were cancelled because of it: raise its error only.
             raise _first(failures) from None
         if self.config.use_ray:
             await self._wait_for_answers()
@@ -240,7 +240,7 @@ class LocalStack:
             for watcher in self._watchers:
                 if watcher.running:
                     await watcher.aclose()
-            # Answers that are still being written need Ray, so it goes last.
+            # Answers in progress need Ray, so Ray is stopped last.
             await self._stop_all(self._services)
             await self._stop_all(self._cluster)
             await self._sweep()

@@ -41,13 +41,13 @@ def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
     params.cache_ram_mib = order.prompt_cache_mib
     params.cpuparams.n_threads = order.threads
     params.cpuparams_batch.n_threads = order.prompt_threads
-    # Threads that wait by spinning take the core from those they wait for (ADR 0007).
+    # Busy-waiting threads take the core from the threads that they wait for (ADR 0007).
     params.cpuparams.poll = 0
     params.cpuparams_batch.poll = 0
     if order.embedding:
         params.embedding = True
         params.n_batch = params.n_ubatch = order.context_tokens  # a text is read in one piece
-        # An engine that answers shares the cores: with one less for vectors neither waits (ADR 0010).
+        # An engine that generates answers shares the cores: with one thread less, neither waits (ADR 0010).
         params.cpuparams_batch.n_threads = order.threads
         if not any(key.endswith(".pooling_type") for key in gguf_values(Path(order.model_path))):
             params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

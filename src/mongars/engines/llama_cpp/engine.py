@@ -44,7 +44,7 @@ PROGRESS = b'"prompt_progress"'
 
 
 class LlamaCppEngine:
-    """One model in one child process; implements `engines.engine.Engine`."""
+    """One model in one llama.cpp child process; implements `engines.engine.Engine`."""
 
     def __init__(
         self, config: LlamaCppConfig, *, clock: Clock, observer: Observer | None = None
@@ -148,7 +148,10 @@ class LlamaCppEngine:
         return await stack.enter_async_context(held)
 
     async def _relay(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        """The bytes of the engine; raises `GenerationInterrupted` unless they end with `[DONE]`."""
+        """Yield the bytes of the child's response, without progress events at the beginning.
+
+        Raises `GenerationInterrupted` if the connection breaks or the bytes do not end with `[DONE]`.
+        """
         head: bytes | None = b""
         tail = b""
         try:

@@ -97,7 +97,7 @@ class LlamaCppProcess:
             threads=config.threads or max(1, usable_cores() - 1),
             prompt_threads=config.threads or usable_cores(),
             prompt_batch_tokens=config.prompt_batch_tokens,
-            # llama.cpp fills this memory from any slot, and any slot from it.
+            # llama.cpp copies prompts between this memory and any slot, whatever their scopes.
             prompt_cache_mib=config.prompt_cache_mib
             if config.prompt_cache_scope == "shared"
             else 0,

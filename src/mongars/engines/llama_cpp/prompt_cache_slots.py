@@ -37,7 +37,7 @@ class _Slot:
 
 
 class HeldSlot:
-    """A slot that one request uses."""
+    """A slot that is assigned to one request, and whether the request may reuse its content."""
 
     def __init__(self, slot: _Slot, *, scope: str | None, prefixes: tuple[int, ...]) -> None:
         self._slot = slot

@@ -39,7 +39,7 @@ HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=2)
 
 
 class LlamaCppSupervisor:
-    """Owns the child process and the HTTP session with it."""
+    """Runs the child process of one engine, restarts it when it ends or hangs, and owns the HTTP session with it."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class LlamaCppSupervisor:
     async def _drop_child(self) -> None:
         session, self._session = self._session, None
         child, self.process = self.process, None
-        # `ClientSession.close` leaves readers of a response waiting without end; `Response.close` ends
+        # `ClientSession.close` leaves readers of a response waiting forever; closing the responses ends
         # them. The child is killed first, so that it does not go on generating.
         if child is not None:
             child.kill()

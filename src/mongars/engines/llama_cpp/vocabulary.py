@@ -1,4 +1,4 @@
-"""The special tokens of a GGUF model, as llama.cpp recognises them in a text."""
+"""The special tokens of a GGUF model that llama.cpp recognises in a text."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _IDEOGRAPHS = (
 
 
 class WordPiece:
-    """Splits texts into the tokens of one vocabulary."""
+    """Converts texts to token ids of one vocabulary."""
 
     def __init__(self, values: Mapping[str, Found]) -> None:
         tokens = _texts(values["tokenizer.ggml.tokens"])

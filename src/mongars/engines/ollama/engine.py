@@ -106,7 +106,7 @@ class OllamaEngine:
         self._status = EngineStatus(state="ready")
 
     async def aclose(self) -> None:
-        """Close the connections; the server keeps running."""
+        """Close the connections to the server, which keeps running; open streams end with `GenerationInterrupted`."""
         # In this order: readers that lose their connection here must not start another probe.
         self._status = EngineStatus(state="stopped", restarts=self._status.restarts)
         try:
@@ -242,7 +242,7 @@ class OllamaEngine:
 
     async def _close_session(self) -> None:
         session, self._session = self._session, None
-        # `ClientSession.close` leaves readers of a response waiting without end; this ends them.
+        # `ClientSession.close` leaves readers of a response waiting forever; closing the responses ends them.
         for response in tuple(self._open):
             response.close()
         if session is not None:

@@ -213,7 +213,7 @@ def read_blocks(path: Path, report: ReportBytes) -> Iterator[bytes]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file atomically: a reader sees the old or the new content, also after a crash."""
+    """Replace a small file atomically: readers see the old or the new content, even after a crash."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -230,7 +230,7 @@ def stamp_of(path: Path) -> str:
 
 
 def megabytes(size: int) -> int:
-    """A size in whole megabytes, at least 1."""
+    """Convert bytes to whole megabytes, rounded, at least 1."""
     return max(1, round(size / 1_000_000))
 
 

@@ -121,7 +121,7 @@ def _ensure(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleSt
 
 
 def _again(job: Job, earlier: RoleStatus | None) -> Job:
-    """The job, without `force` if another role has just provisioned the same model."""
+    """The job, with `force` False if another role (`earlier`) has just provisioned the same model."""
     if earlier is None:
         return job
     return replace(job, force=False)

@@ -63,7 +63,7 @@ class WheelSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSource:
-    """A GGUF file, or a model folder, on this machine."""
+    """A GGUF file, or a model folder in Hugging Face's format, on this machine."""
 
     path: Path
 
@@ -147,7 +147,7 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleStatus:
-    """The result of provisioning one role."""
+    """The result of provisioning one role; `detail` explains failures, `path` is None without a file."""
 
     role: str
     name: str
@@ -185,10 +185,10 @@ def silent(step: ProvisioningStep) -> None:
 
 
 def parse_model_spec(text: str) -> ModelSpec:
-    """Parse a model setting: the name of a built-in model, the path of a GGUF file, or `ollama:TAG`.
+    """Parse a model setting: the name of a built-in model, the path of a GGUF file or folder, or `ollama:TAG`.
 
     Raises:
-        ConfigurationError: it is none of these.
+        ConfigurationError: the text is none of these.
     """
     value = text.strip()
     if value.lower() in _BUILT_IN:

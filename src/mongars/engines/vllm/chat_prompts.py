@@ -36,7 +36,7 @@ class Tokenizer(Protocol):
         ...
 
     def get_chat_template(self) -> str:
-        """The source of the chat template (Jinja)."""
+        """The source text of the chat template (Jinja)."""
         ...
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:  # noqa: ANN401 (text or tokens)

@@ -75,7 +75,7 @@ class Loading:
             return Llm(AsyncLLM.from_engine_args(self._arguments()), self._config)
 
     def abort(self) -> None:
-        """Kill the processes started so far, so that `run` ends; call it again until `run` has ended."""
+        """Kill the processes that `run` has started so far, so that it fails; repeat the call until `run` has ended."""
         self._aborted = True
         if self._others is not None:
             started = [each for each in _engine_processes() if each.pid not in self._others]

@@ -1,4 +1,4 @@
-"""Compose files: the whole stack on one machine, CPU-only by default."""
+"""The Compose export: the whole stack on one machine, CPU-only by default."""
 
 from __future__ import annotations
 

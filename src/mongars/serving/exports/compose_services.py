@@ -153,7 +153,7 @@ def _migrations(config: ExportConfig) -> ServiceFields:
             **_passed_on(DATABASE_VARIABLES),
         },
         tmpfs=[SMALL_TMP, _home()],
-        networks=["front", "data"],  # DATABASE_URL may name a server elsewhere
+        networks=["front", "data"],  # `front`, as DATABASE_URL may name an external server
         depends_on={"postgres": {"condition": "service_healthy"}},
         mem_limit="512m",
     )

@@ -22,7 +22,7 @@ from mongars.serving.config import (
 
 VERSION = "0.1.0"
 RAY_VERSION = "2.60.0"
-"""The version of Ray that pyproject.toml pins; images, operator and client must have the same."""
+"""The version of Ray that pyproject.toml pins; images, operator and client must use the same version."""
 RAY_BASE_IMAGE = f"rayproject/ray:{RAY_VERSION}-py311-cpu"
 EVERY_INTERFACE: Final = "0.0.0.0"  # noqa: S104 (inside a pod or container; see `ClusterServing`)
 API_PORT = 8080
@@ -211,8 +211,9 @@ class Ray(ExportSection):
     workers: Workers = Workers()
     gcs: Gcs = Gcs()
     upgrade: Literal["NewCluster", "None"] = "NewCluster"
-    """`NewCluster`: a changed cluster definition starts a second cluster, and requests move to it. `None`: if two
-    do not fit; after a change, delete the RayCluster yourself."""
+    """What a changed cluster definition causes. `NewCluster`: a second cluster is started, and requests move to it.
+    `None`: nothing until you delete the RayCluster; for Kubernetes clusters without room for two.
+    """
     environment: Variables = Field(
         default_factory=dict, json_schema_extra=names_besides(SET_FOR_RAY)
     )
@@ -225,7 +226,7 @@ class Ray(ExportSection):
 
 
 class Registry(ExportSection):
-    """The volume with adapters that API and replicas share."""
+    """The volume with the adapters, shared by API and replicas."""
 
     claim: bool = False
     """Create a volume claim. Without it, and without `existing_claim`, each pod has an empty folder:
@@ -333,7 +334,7 @@ class ExportConfig(ExportSection):
 
     @property
     def grace_seconds(self) -> int:
-        """Seconds a worker's pod may take to stop: the replicas' drain time plus HAProxy's 30 s."""
+        """Seconds a worker's pod may take to stop: the replicas' drain time plus 40 s, of which HAProxy needs 30 s."""
         return 40 + math.ceil(self.serving.drain_seconds)
 
     @property

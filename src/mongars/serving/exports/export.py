@@ -37,7 +37,7 @@ def render(kind: ExportKind, config: ExportConfig, *, source: str = ".") -> dict
 
 
 def source_from(folder: Path) -> str:
-    """The relative path from the folder to the repository of an editable installation; `.` without one."""
+    """The relative path from `folder` to the repository of an editable installation; `.` for other installations."""
     root = Path(__file__).resolve().parents[4]
     if not (root / "deploy" / "docker").is_dir():
         return "."

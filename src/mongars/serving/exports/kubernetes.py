@@ -82,7 +82,7 @@ def dev(config: ExportConfig) -> ExportConfig:
 
 
 def grouped(config: ExportConfig) -> dict[str, list[ManifestFields]]:
-    """The Kubernetes objects by file name."""
+    """The Kubernetes objects of an installation, grouped by file name; empty groups are omitted."""
     made = config.registry.claim and not config.registry.existing_claim
     claim = [storage.registry_claim(config)] if made else []
     groups = {

@@ -17,7 +17,7 @@ HOME_PATH = "/var/lib/mongars"
 
 
 def labels(config: ExportConfig, component: str) -> dict[str, str]:
-    """The labels of an object and of its pods."""
+    """The labels of a component's objects and pods."""
     return {"app.kubernetes.io/name": "mongars", **selector(config, component)}
 
 
@@ -53,7 +53,7 @@ def pod_template(
         "spec": {
             "serviceAccountName": config.name,
             "automountServiceAccountToken": False,
-            # Kubernetes' variables for Services (NAME_PORT=tcp://...) could be mistaken for our settings.
+            # Kubernetes' variables for Services (NAME_PORT=tcp://...) could be read as settings.
             "enableServiceLinks": False,
             "securityContext": {
                 "runAsNonRoot": True,
@@ -105,7 +105,7 @@ def resources(size: ResourceSize) -> ManifestFields:
 
 
 def plain(**values: str) -> list[ManifestFields]:
-    """Environment variables with their values."""
+    """Environment variables with the given values, in the format of a container specification."""
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
@@ -144,7 +144,7 @@ def empty(name: str, size: str) -> ManifestFields:
 
 
 def mount(name: str, path: str) -> ManifestFields:
-    """The mount of a volume at a path."""
+    """A volume mount: the volume `name` at `path`."""
     return {"name": name, "mountPath": path}
 
 
