@@ -33,18 +33,18 @@ def withdraw(settings: Settings) -> None:
 
 
 def running_url(settings: Settings) -> str:
-    """The URL of the API of the stack that runs on this home; if none runs, the URL in the settings."""
+    """The URL of the API of the stack that runs on this home folder; if none runs, the URL in the settings."""
     return _announced(settings).get("url") or settings.api_url
 
 
 def running_dashboard(settings: Settings) -> str:
-    """The URL of the Ray dashboard of the stack that runs on this home; if none runs, the configured local one."""
+    """The URL of the Ray dashboard of the stack that runs on this home folder; if none runs, the configured local one."""
     local = f"http://127.0.0.1:{settings.environment.ray_dashboard_port}"
     return _announced(settings).get("dashboard") or local
 
 
 def is_stack_running(settings: Settings) -> bool:
-    """Whether a running process has announced a stack on this home."""
+    """Whether a running process has announced a stack of this home folder with `announce`."""
     return bool(_announced(settings))
 
 

@@ -51,7 +51,7 @@ class AdapterPin:
         return self.digest is None and self.name in BASE_NAMES
 
     def has_digest(self, digest: str | None) -> bool:
-        """Whether an adapter with that digest is compatible with the pin: same beginning, or the pin has no digest."""
+        """Whether `digest` begins with the digest of this pin, or the pin has none."""
         if self.digest is None:
             return True
         prefix = _DIGEST_PREFIX.fullmatch(self.digest)

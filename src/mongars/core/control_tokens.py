@@ -100,7 +100,7 @@ class Markers:
         self._all = "\n".join(found)
 
     def may_occur_in(self, text: str) -> bool:
-        """Whether the text contains a marker, or could form one together with adjacent text."""
+        """Whether the text contains a marker (text of a control token), or could form one together with adjacent text."""
         if self._anywhere.search(text) is not None:
             return True
         trimmed = text.strip()
@@ -111,7 +111,7 @@ class Markers:
         )
 
     def pieces(self, text: str) -> list[str | Marker]:
-        """Split the text at its markers into plain strings and `Marker` objects."""
+        """Split the text at its markers (texts of control tokens) into plain strings and `Marker` objects."""
         found: list[str | Marker] = []
         last = 0
         for match in self._anywhere.finditer(text):
@@ -120,7 +120,7 @@ class Markers:
         return [piece for piece in (*found, text[last:]) if piece]
 
     def cut(self, text: str) -> list[str]:
-        """Split the text into pieces that contain no whole marker: after the first character of each marker."""
+        """Split the text into pieces none of which contains a whole marker, by a cut after the first character of each."""
         found, last = [], 0
         # Not `finditer`: the rest of one marker may be the beginning of the next.
         while match := self._anywhere.search(text, last):
@@ -139,7 +139,7 @@ class Markers:
         return held + SEPARATOR if trimmed.endswith(self._beginnings) else held
 
     def broken_messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The messages with `broken` contents; messages without markers are returned as the same objects."""
+        """The messages with the markers in their contents separated as by `broken`; others are the same objects."""
         return tuple(
             replace(message, content=self.broken(message.content))
             if self.may_occur_in(message.content)
@@ -163,7 +163,7 @@ class Placeholders:
     def contents(self) -> list[str]:
         """The message contents to render: each text is replaced by its placeholder, except white space at its ends.
 
-        The template may trim that white space.
+        The white space is kept so that the chat template can trim it.
         """
         return [self._content(index, text) for index, text in enumerate(self.texts)]
 

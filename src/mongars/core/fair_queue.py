@@ -53,7 +53,7 @@ class QueueFull(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """A waiting request."""
+    """A request that waits for a place in a `FairQueue`."""
 
     granted: asyncio.Future[None]
     bounded: bool
@@ -62,7 +62,7 @@ class _Waiter:
 
 @dataclass(slots=True, eq=False)
 class _ScopeUse:
-    """An account that holds a place or waits for one."""
+    """The state of one account in a `FairQueue`, while it holds a place or waits for one."""
 
     scope: str | None
     weight: float

@@ -187,7 +187,7 @@ class SlotTable:
 
     @asynccontextmanager
     async def lease(self, request: GenerationRequest) -> AsyncIterator[QueuedEngine]:
-        """Choose the engine for a request; its entry counts the request until the context is left.
+        """Choose the engine for a request and hold a reference to its entry until the context is left.
 
         Raises `AdapterUnknown` if the request pins an adapter that no entry of its role has, `NotReady` if no engine
         is active.

@@ -98,7 +98,7 @@ def application_state(details: dict[str, Any]) -> ApplicationState:
 
 
 def replaced(details: dict[str, Any], sent: dict[str, Any]) -> bool:
-    """Whether the cluster has another definition of the application than `sent`, so somebody else deployed meanwhile.
+    """Whether the cluster has another definition of the application than `sent`, because another one was deployed.
 
     False if none is deployed. Compares the number of replicas, the user configuration and the arguments.
     """

@@ -67,7 +67,7 @@ class SamplingDefaults(_Section):
 
 
 class ReplicaConfig(_Section):
-    """Configuration of one replica."""
+    """Configuration of one replica: its engines, their queues, limits and access."""
 
     engine: EngineSpec = Field(default_factory=EngineSpec)
     coding: EngineSpec | None = None

@@ -177,7 +177,7 @@ class Replica:
     async def stream(
         self, request: GenerationRequest, deadline: Deadline
     ) -> AsyncIterator[ReplicaStream]:
-        """Answer one request as a stream; leaving the context frees its slots and its place in the queue.
+        """Answer one request as a stream; leaving the context stops the generation and frees the slots.
 
         Raises before the first byte, among others, `AdapterUnknown`, `NotReady`, `Overloaded`, `DeadlineExceeded`,
         `CallerError` or `InferenceFailed`; while iterating, `GenerationInterrupted` or `DeadlineExceeded`.

@@ -54,7 +54,7 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         return [[first], *ranks, candidate_replicas]
 
     def on_send_request(self, replica_id: ReplicaID) -> None:
-        """Forget the router's note that this replica was chosen: Serve counts the request itself from now on."""
+        """Remove the router's record that it chose this replica for a request; Serve counts the sent request itself."""
         super().on_send_request(replica_id)
         for entry in self._chosen:
             if entry[1] == replica_id:

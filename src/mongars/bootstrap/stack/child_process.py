@@ -102,7 +102,7 @@ class Child:
     async def supervise(self) -> None:
         """Restart the process whenever it ends, until cancelled; call `start` before.
 
-        The delay before a restart grows from 0.5 to 10 seconds while it keeps ending early.
+        The delay before a restart doubles from 0.5 to 10 seconds while the process ends within a minute of its start.
         """
         delay = _FIRST_DELAY_S
         while process := self._process:

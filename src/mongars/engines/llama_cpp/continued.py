@@ -31,7 +31,7 @@ def continued_body(body: dict[str, Any], text: str, *, partial_tokens: int) -> d
 async def whole_counts(
     blocks: AsyncIterator[bytes], *, partial_tokens: int, limit: int | None
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the same events, with the tokens of the beginning counted as tokens of the answer.
+    """Yield the events in `blocks`, with the tokens of the beginning counted as tokens of the answer.
 
     If the beginning has `limit` tokens or more, generated text is dropped and the finish reason is `length`.
     """

@@ -53,7 +53,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, values: Mapping[str, Found]) -> Self:
-        """The vocabulary that the metadata of a GGUF file describes."""
+        """Make the vocabulary from the metadata of a GGUF file, by key."""
         kinds, ids = {}, {}
         for index, (token, kind) in enumerate(_tokens(values)):
             known = token in _ALWAYS_CONTROL

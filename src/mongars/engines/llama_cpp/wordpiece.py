@@ -49,7 +49,7 @@ class WordPiece:
 
     @classmethod
     def of(cls, values: Mapping[str, Found]) -> Self | None:
-        """The tokenizer that the metadata of a GGUF file describes; None if its tokenizer is of another kind."""
+        """Make the tokenizer from the metadata of a GGUF file; None if the file's tokenizer is not WordPiece."""
         return cls(values) if values.get("tokenizer.ggml.model") == "bert" else None
 
     def encode(self, text: str) -> list[int]:

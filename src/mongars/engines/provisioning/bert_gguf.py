@@ -126,7 +126,7 @@ def _kind(token: str) -> int:
 
 
 def _token(token: str, kind: int) -> str:
-    """A WordPiece token in llama.cpp's notation, which marks the start of a word instead of its continuation."""
+    """Convert a WordPiece token to llama.cpp's notation, which marks the start of words instead of continuations."""
     if kind == _CONTROL:
         return token
     return token[2:] if token.startswith("##") else _WORD + token

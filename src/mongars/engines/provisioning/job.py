@@ -41,7 +41,7 @@ class Job:
         return report
 
     def keep(self, blob: Blob) -> ModelFile:
-        """Record `blob` as the model of this role and return its description."""
+        """Record the cached file `blob` as the model of this role and return its description."""
         model = ModelFile(
             role=self.role,
             name=self.spec.name,

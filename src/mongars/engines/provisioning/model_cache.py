@@ -41,7 +41,7 @@ _SPARE_BYTES = 32 << 20  # disk space to leave free for logs and the database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A model file in the cache, named by its SHA-256."""
+    """A model file in the cache (a "blob"), named by its SHA-256; `size` in bytes."""
 
     path: Path
     digest: str
@@ -83,11 +83,14 @@ class ModelCache:
             yield self._tmp / folder
 
     def path_of(self, digest: str) -> Path:
-        """The path of the blob with that digest, whether it exists or not."""
+        """The path of the cached file with that SHA-256, whether it exists or not."""
         return self._blobs / digest
 
     def holds(self, digest: str, *, size: int) -> bool:
-        """Whether the blob exists and has the size and modification time of when it was hashed. Does not read it."""
+        """Whether the file with that SHA-256 exists, with the size and modification time it had when it was hashed.
+
+        Does not read the file.
+        """
         path = self.path_of(digest)
         try:
             return path.stat().st_size == size and self._marker(digest).read_text() == stamp_of(
@@ -97,9 +100,9 @@ class ModelCache:
             return False
 
     def verify(self, digest: str, report: ReportBytes) -> bool:
-        """Hash the blob again and return whether the hash matches its name; if not, remove the blob.
+        """Hash the cached file again and return whether it has the SHA-256 `digest`; if not, remove it.
 
-        False if there is no such blob. `report` is called with the number of bytes read.
+        False if there is no such file. `report` is called with the number of bytes read.
         """
         path = self.path_of(digest)
         if not path.is_file():
@@ -114,7 +117,7 @@ class ModelCache:
         return True
 
     def discard(self, digest: str) -> None:
-        """Delete a blob from the cache, if it exists."""
+        """Delete the file with that SHA-256 from the cache, if it exists."""
         self._marker(digest).unlink(missing_ok=True)
         self.path_of(digest).unlink(missing_ok=True)
 
@@ -131,7 +134,7 @@ class ModelCache:
     def add(
         self, blocks: Iterable[bytes], *, expected: str, modified_ns: int | None = None
     ) -> Blob:
-        """Store bytes as a blob, with modification time `modified_ns` (nanoseconds) if given.
+        """Store bytes as a cached file, with modification time `modified_ns` (nanoseconds) if given.
 
         Raises:
             ProvisioningFailed: their SHA-256 is not `expected`; nothing was stored.
@@ -155,7 +158,7 @@ class ModelCache:
             return self._publish(part, digest)
 
     def link(self, path: Path, digest: str) -> Blob:
-        """Store a file as a blob by a hard link, which takes no space.
+        """Add a file to the cache as a hard link, which takes no space. `digest` is its SHA-256.
 
         Raises `OSError` if that is impossible, such as on another file system.
         """
@@ -171,11 +174,11 @@ class ModelCache:
         write_atomically(self._models / f"{model.role}.json", text)
 
     def forget(self, role: str) -> None:
-        """Remove the record of a role's model; the blob stays."""
+        """Remove the record of a role's model; the cached file stays."""
         (self._models / f"{role}.json").unlink(missing_ok=True)
 
     def recall(self, role: str) -> ModelFile | None:
-        """The recorded model of a role; None if there is no record, or no blob with the recorded size."""
+        """The recorded model of a role; None if there is no record, or no file with the recorded size."""
         try:
             document = json.loads((self._models / f"{role}.json").read_bytes())
             # The path is derived from the digest, so that a moved cache keeps working.

@@ -227,7 +227,10 @@ class Llm:
             raise InvalidRequest(str(exc)) from exc
 
     def shutdown(self) -> None:
-        """End vLLM's processes and wait until all have ended. Safe to call twice, and after a crash. Blocks."""
+        """End vLLM's processes; kill those that still run after 10 seconds.
+
+        Blocks the calling thread. Safe to call twice, and after a crash.
+        """
         self._llm.shutdown(timeout=GOODBYE_TIMEOUT)
         _kill(self._processes)
         psutil.wait_procs(self._processes, timeout=GOODBYE_TIMEOUT)

@@ -179,7 +179,7 @@ class Workers(ExportSection):
 
 
 class Gcs(ExportSection):
-    """Where Ray's head stores the cluster's state; `none`: a replaced head starts a new cluster."""
+    """Storage of the Ray cluster's state, for a replaced head node; `none`: a replaced head starts a new cluster."""
 
     storage: Literal["none", "redis", "rocksdb"] = "none"
     """`rocksdb` needs the feature gate GCSFaultToleranceEmbeddedStorage of KubeRay 1.7."""
