@@ -38,7 +38,7 @@ def running_url(settings: Settings) -> str:
 
 
 def running_dashboard(settings: Settings) -> str:
-    """The URL of the Ray dashboard of the stack that runs on this home folder; if none runs, the configured local one."""
+    """The URL of the Ray dashboard of the stack that runs on this home folder; if none runs, the local one."""
     local = f"http://127.0.0.1:{settings.environment.ray_dashboard_port}"
     return _announced(settings).get("dashboard") or local
 

@@ -76,7 +76,7 @@ COMMON_MARKERS = (
     "<tool_call>",
     "</tool_call>",
 )
-"""Markers of widely used chat templates, for engines whose vocabulary is not available."""
+"""Markers (texts of control tokens) of widely used chat templates, for engines whose vocabulary is not available."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Markers:
         self._all = "\n".join(found)
 
     def may_occur_in(self, text: str) -> bool:
-        """Whether the text contains a marker (text of a control token), or could form one together with adjacent text."""
+        """Whether the text contains a marker (text of a control token), or could form one with adjacent text."""
         if self._anywhere.search(text) is not None:
             return True
         trimmed = text.strip()
@@ -120,7 +120,7 @@ class Markers:
         return [piece for piece in (*found, text[last:]) if piece]
 
     def cut(self, text: str) -> list[str]:
-        """Split the text into pieces none of which contains a whole marker, by a cut after the first character of each."""
+        """Split the text into pieces without any whole marker, by a cut after the first character of each marker."""
         found, last = [], 0
         # Not `finditer`: the rest of one marker may be the beginning of the next.
         while match := self._anywhere.search(text, last):

@@ -67,7 +67,7 @@ class _ScopeUse:
     scope: str | None
     weight: float
     service: float
-    """Weighted seconds of held places until `counted_at`."""
+    """Seconds for which the account held places until `counted_at`, divided by its weight."""
     counted_at: float
     held: int = 0
     further: deque[_Waiter] = field(default_factory=deque)

@@ -233,9 +233,9 @@ class Registry(ExportSection):
     nothing reads adapters from it yet, and many clusters have no ReadWriteMany class."""
     size: Quantity = "10Gi"
     storage_class: str = ""
-    """Empty: the cluster's default."""
+    """Storage class of the volume; empty: the cluster's default."""
     access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
-    """ReadWriteOnce only where every pod runs on one node."""
+    """Access mode of the volume; ReadWriteOnce only if every pod runs on one node."""
     existing_claim: str = ""
     """The name of an existing volume claim, used instead of a new one."""
 
@@ -257,12 +257,13 @@ class Secrets(ExportSection):
     """Names of Secrets that must exist before the installation; manifests never contain their values."""
 
     name: SecretName = "mongars-secrets"
-    """Keys: SECRET_KEY, MONGARS_BOOTSTRAP_API_KEY, RAY_SERVE_TOKEN; DATABASE_URL, or
-    POSTGRES_PASSWORD for the bundled database; REDIS_PASSWORD with `gcs.storage: redis`."""
+    """The Secret with the keys SECRET_KEY, MONGARS_BOOTSTRAP_API_KEY, RAY_SERVE_TOKEN; DATABASE_URL, or
+    POSTGRES_PASSWORD for the bundled database; REDIS_PASSWORD with `gcs.storage: redis`.
+    """
     image_pull: list[SecretName] = Field(default_factory=list)
     """Secrets of type `kubernetes.io/dockerconfigjson`, for images in a registry that requires them."""
     ray_auth: SecretName = "mongars-ray-auth"
-    """Key: auth_token, which Ray's dashboard and ports require."""
+    """The Secret with the key auth_token, which Ray's dashboard and ports require."""
 
 
 class Network(ExportSection):
@@ -271,7 +272,7 @@ class Network(ExportSection):
     api_clients: list[dict[str, Any]] = Field(default_factory=lambda: [{"namespaceSelector": {}}])
     """NetworkPolicy peers that may reach the API; default: every pod of the cluster."""
     operator: list[dict[str, Any]] = Field(default_factory=lambda: [dict(KUBERAY_OPERATOR)])
-    """NetworkPolicy peers: the KubeRay operator, in any namespace."""
+    """NetworkPolicy peers that may reach Ray's head: the KubeRay operator, in any namespace."""
     extra_egress: list[dict[str, Any]] = Field(default_factory=list)
     """Egress rules for the API and Ray pods: object storage, an Ollama server."""
 
