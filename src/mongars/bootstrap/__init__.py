@@ -1,1 +1,1 @@
-"""The composition root: the only place where concrete technology is chosen."""
+"""The composition root: the only package that chooses and connects the implementations of interfaces."""

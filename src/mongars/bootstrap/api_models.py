@@ -1,4 +1,4 @@
-"""Composes what generates answers and embeds texts in the API process."""
+"""Build the providers that generate answers and embed texts in the API process."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ NO_LOCAL_EMBEDDER = (
     " restart)."
 )
 EMBEDDED_SLOTS = 2
-"""Requests the embedded engine answers at once: it is a stand-in, on a machine that does more."""
+"""Requests that the embedded engine processes at the same time; few, as it shares the machine with the API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiModels:
-    """What generates answers and what embeds texts; both send requests to the same Ray endpoints."""
+    """The services that generate answers and embed texts; both use the same Ray endpoints."""
 
     llm: LLMIntegration
     embeddings: EmbeddingService
     embedding_model: str | None
-    """None if no provider can embed."""
+    """The name of the embedding model; None if no provider can embed texts."""
 
 
 def build_models(settings: Settings, *, clock: Clock, observer: Observer) -> ApiModels:
-    """The provider chains: Ray Serve, Ollama, embedded engine, as far as each is configured.
+    """Build the provider chains from the settings: Ray Serve, Ollama, embedded engine, each if it is configured.
 
-    Ollama embeds no texts: its models have other names and give other vectors.
+    Ollama is not used for embeddings: its models have other names and produce other vectors.
     """
     config = dataclasses.replace(
         settings.inference(),
@@ -99,7 +99,7 @@ def build_models(settings: Settings, *, clock: Clock, observer: Observer) -> Api
 def local_embedder(
     settings: Settings, *, clock: Clock, observer: Observer
 ) -> LlamaCppEmbedder | None:
-    """llama.cpp with the provisioned embedding model; None when it is not on this machine."""
+    """A llama.cpp embedder with the provisioned embedding model; None if this machine does not have the model."""
     found = configured_model(settings, "embedding")
     if found is None:
         return None
@@ -117,7 +117,7 @@ def local_embedder(
 def embedded_engine(
     settings: Settings, *, clock: Clock, observer: Observer
 ) -> LlamaCppEngine | None:
-    """llama.cpp with the provisioned model; None when there is no model on this machine."""
+    """A llama.cpp engine with the provisioned general model; None if this machine does not have the model."""
     found = configured_model(settings)
     if found is None:
         return None
@@ -132,7 +132,7 @@ def embedded_engine(
 
 
 def secret_key(settings: Settings) -> str:
-    """The secret that all API processes of a deployment share."""
+    """The secret that all API processes of a deployment share: SECRET_KEY, or one generated in the home folder."""
     given = settings.environment.secret_key
     return ensure_secret(settings.home, "jwt") if given is None else given.get_secret_value()
 

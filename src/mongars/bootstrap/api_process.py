@@ -1,4 +1,4 @@
-"""Composes the API process: every port gets its technology here."""
+"""Build and run the API process: creates the implementation of every interface from the settings."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ GARBAGE_THRESHOLD = 10_000
 
 
 def api_app(settings: Settings) -> ASGIApp:
-    """The API process, ready for an ASGI server. Raises `ConfigurationError`."""
+    """Build the ASGI application of the API process. Raises `ConfigurationError` if a setting is wrong."""
     configure_logs(level=settings.log_level)
     instruments = Instruments(version=version("mongars"))
     observer = CompositeObserver(LogObserver(), InferenceMetrics(instruments))
@@ -74,10 +74,10 @@ def api_app(settings: Settings) -> ASGIApp:
 
 
 def _spare_garbage_collection() -> None:
-    """Look for cycles among new objects only, and more rarely.
+    """Reduce the pauses of garbage collection: exclude the objects that exist now, and collect less often.
 
-    What was loaded at start stays until the end; walking through it again and again is the longest
-    pause an answer meets in this process.
+    Most of what is loaded at start stays until the end, and scanning it repeatedly would be the longest pause of an
+    answer in this process.
     """
     gc.collect()
     gc.freeze()
@@ -85,7 +85,7 @@ def _spare_garbage_collection() -> None:
 
 
 def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `ConfigurationError`."""
+    """Serve the API until SIGTERM or SIGINT. Raises `ConfigurationError` if a setting is wrong."""
     app = api_app(settings)
     give_memory_back()
     uvicorn.run(
@@ -106,14 +106,14 @@ def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiParts:
-    """The context of the routes, and what must be opened and closed around it."""
+    """The objects that the route handlers use, and the database that is opened and closed around them."""
 
     context: ApiContext
     database: Database
 
     @classmethod
     def make(cls, settings: Settings, *, observer: Observer, instruments: Instruments) -> ApiParts:
-        """Put everything together; connects to nothing yet."""
+        """Create all parts of the API process from the settings; opens no connection yet."""
         clock = SystemClock()
         database = Database(settings.database())
         history = SqlConversations(database, clock)
@@ -145,30 +145,30 @@ class ApiParts:
 
 
 def model_name(settings: Settings, role: str) -> str:
-    """The name under which a role's model is listed."""
+    """The name under which the model of a role is listed."""
     return settings.provisioning().models[role].name
 
 
 RESERVED_ANSWER_TOKENS = 512
-"""Tokens of the context that the history of a conversation leaves free, where no limit is set."""
+"""Tokens of the context window that a conversation's history leaves free if no limit is configured."""
 REMEMBERED_PARTS = 4
-"""Where no limit is set, an answer in a conversation is at most this part of the context window."""
+"""If no limit is configured, an answer in a conversation may use 1/`REMEMBERED_PARTS` of the context window."""
 
 
 def chat_config(settings: Settings) -> ChatConfig:
-    """How much of a conversation reaches the model."""
+    """The limits, in tokens, of a conversation's history and answers, and the system prompt."""
     values = settings.environment
     return ChatConfig(
         context_tokens=values.context_tokens,
         answer_tokens=min(values.max_tokens or RESERVED_ANSWER_TOKENS, values.context_tokens // 2),
-        # A longer answer would not fit into the window as history, and so be forgotten at once.
+        # A longer answer would not fit into the context window as history of the next request.
         max_tokens=values.max_tokens or values.context_tokens // REMEMBERED_PARTS,
         system_prompt=values.system_prompt,
     )
 
 
 def build_authenticator(settings: Settings, database: Database, *, clock: Clock) -> Authenticator:
-    """The authenticator over the accounts and keys of this database."""
+    """The authenticator that uses the accounts and API keys of this database."""
     config = TokenConfig(secret=secret_key(settings), minutes=settings.environment.token_minutes)
     return Authenticator(
         SqlAccounts(database, clock),

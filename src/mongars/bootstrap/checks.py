@@ -1,4 +1,4 @@
-"""Checks of what the parts need, for `mongars doctor`; they change nothing."""
+"""The checks of `mongars doctor`: each returns a line about one component, and changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def model_check(settings: Settings) -> str:
-    """The model of every role is there. Raises `ConfigurationError` with what would bring it."""
+    """Check that the model of every role is available; returns their names.
+
+    Raises `ConfigurationError`, naming the command that provides it, if one is missing.
+    """
     roles = settings.provisioning().models
     return ", ".join(_model(settings, role, spec) for role, spec in roles.items())
 
@@ -42,14 +45,20 @@ def _model(settings: Settings, role: str, spec: ModelSpec) -> str:
 
 
 def engine_check(settings: Settings) -> str:
-    """The chosen engine is installed. Raises `ConfigurationError` naming the extra that brings it."""
+    """Check that the package of the configured engine is installed; returns the engine's name.
+
+    Raises `ConfigurationError`, naming the extra to install, if it is missing.
+    """
     kind = KINDS[settings.environment.engine]
     kind.check_installed()
     return kind.name
 
 
 def ray_check(settings: Settings) -> str:
-    """The Ray Serve endpoints; checks their certificates. Raises `ConfigurationError`."""
+    """Check the TLS settings of the Ray Serve endpoints; returns the endpoints. Connects to none of them.
+
+    Raises `ConfigurationError` if a certificate cannot be used.
+    """
     config = settings.inference()
     TlsContexts(config)
     if not config.ray_active:
@@ -58,7 +67,10 @@ def ray_check(settings: Settings) -> str:
 
 
 def registry_check(settings: Settings) -> str:
-    """Where adapters are kept. Raises `ConfigurationError` if no folder can be there."""
+    """Check that the adapter registry's path is, or can become, a folder; returns the path.
+
+    Raises `ConfigurationError` if something else is there.
+    """
     if settings.registry.exists() and not settings.registry.is_dir():
         detail = f"LLM_ADAPTER_REGISTRY_PATH: {settings.registry} is not a folder"
         raise ConfigurationError(detail)
@@ -66,7 +78,10 @@ def registry_check(settings: Settings) -> str:
 
 
 def database_check(settings: Settings) -> str:
-    """The database answers and its schema is current. Raises what is wrong."""
+    """Check that the database responds and has the current schema; returns its URL without password.
+
+    Raises `StorageUnavailable` if it cannot be reached or its schema is not current.
+    """
     config = settings.database()
     asyncio.run(_reach(settings))
     revision = current(config)

@@ -1,4 +1,4 @@
-"""How many connections this process may hold, and the protocol class that keeps to it."""
+"""How many connections the HTTP server of this process may hold, and the protocol class with that limit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from mongars.settings import Settings
 
 RESERVED = 160
-"""Descriptors beside those of clients: files, database, event loop, and refusals under way."""
+"""File descriptors that are not for client connections: files, database, event loop, and refusals in progress."""
 OWN_NAMES = ("127.0.0.1", "[::1]", "localhost")
 MOST = 65_536
-"""No more is ever needed, and some programs prepare for every descriptor they might open."""
+"""The highest limit of open files to set; some programs prepare for every descriptor they might open."""
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the limit of open files as far as this process may; returns it."""
+    """Raise this process's limit of open files as far as permitted, at most to `MOST`; returns the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
     if soft == resource.RLIM_INFINITY or soft >= most:
@@ -34,7 +34,7 @@ def raise_descriptor_limit() -> int:
 
 
 def descriptor_advice(settings: Settings, available: int) -> str | None:
-    """What to do when the limit of open files is too low for the connections configured."""
+    """Advice for the operator if the limit of open files is too low for the configured connections; else None."""
     wanted, upstream = settings.environment.max_connections, _upstream(settings)
     if connections_within(settings, available) >= wanted:
         return None
@@ -47,7 +47,10 @@ def descriptor_advice(settings: Settings, available: int) -> str | None:
 
 
 def connections_within(settings: Settings, available: int) -> int:
-    """The most connections of clients that `available` descriptors leave room for."""
+    """How many client connections are possible with that many file descriptors.
+
+    At least 16, at most `MONGARS_MAX_CONNECTIONS`.
+    """
     room = available - RESERVED - _upstream(settings)
     return max(16, min(settings.environment.max_connections, room))
 
@@ -55,9 +58,9 @@ def connections_within(settings: Settings, available: int) -> int:
 def guarded_protocol(
     settings: Settings, observer: Observer, *, hosts: tuple[str, ...] = ()
 ) -> type[GuardedHttp]:
-    """The protocol class of this process's HTTP server; raises its descriptor limit.
+    """The protocol class with connection limits for this process's HTTP server; raises the limit of open files.
 
-    `hosts` are the only names accepted in `Host`, beside those of this machine; none: any.
+    `hosts` are the only accepted values of the `Host` header, besides those of this machine; empty: any is accepted.
     """
     available = raise_descriptor_limit()
     advice = descriptor_advice(settings, available)
@@ -77,6 +80,6 @@ def guarded_protocol(
 
 
 def _upstream(settings: Settings) -> int:
-    """Descriptors of connections to model servers and the database, at most."""
+    """The most file descriptors used for connections to model servers and the database."""
     values = settings.environment
     return values.ray_client_max_connections + values.db_pool_size + values.db_max_overflow

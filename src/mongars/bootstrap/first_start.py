@@ -1,4 +1,4 @@
-"""What must be there before the API starts: a current schema, an administrator, local keys."""
+"""Prepare a database before the API starts: current schema, first administrator, and a local API key."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from mongars.settings import Settings
 
 CLI_KEY = "cli-key"
-"""Secret file with the key `mongars chat` and `mongars status` use on this machine."""
+"""Name of the secret file with the API key that `mongars chat` and `mongars status` use on this machine."""
 
 
 def print_line(line: str) -> None:
-    """Write it to standard error, at once."""
+    """Write a line to standard error and flush it."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
@@ -38,14 +38,14 @@ def prepare_database(
     wait: Callable[[float], None] = pause,
     report: Callable[[str], None] = print_line,
 ) -> FirstRun | None:
-    """Bring the schema up to date and make the first administrator; the credentials, if new.
+    """Wait for the database, migrate its schema and create the first administrator.
 
-    `local_key` also gives this machine's command line an administrator's key, in the home folder:
-    right where people work, wrong for each of many short-lived API processes. `report` is given a line
-    about a database that is waited for.
+    Returns the administrator's credentials, None if one existed before. `local_key` also stores an administrator's
+    API key for this machine's command line in the home folder; use False for short-lived API processes. `report` is
+    called with a line of text while the database is waited for.
 
-    Blocks; call it before any event loop runs, or in a thread. Raises `StorageUnavailable` or
-    `ConfigurationError`.
+    Blocks; call it before any event loop runs, or in a thread. Raises `StorageUnavailable` if the database cannot be
+    reached, `ConfigurationError` if a setting or a secret file is unusable.
     """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = settings.database()
@@ -56,7 +56,7 @@ def prepare_database(
 
 @asynccontextmanager
 async def open_accounts(settings: Settings) -> AsyncIterator[SqlAccounts]:
-    """The store of accounts and keys, for commands."""
+    """A context with the store of accounts and API keys, for commands; closes the database afterwards."""
     async with Database(settings.database()) as database:
         yield SqlAccounts(database, SystemClock())
 

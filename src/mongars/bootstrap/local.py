@@ -1,4 +1,4 @@
-"""Composes the local stack: what `mongars up` starts, with which environment."""
+"""Plan the local stack: which processes `mongars up` starts, with which environment."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 API_SECRETS = ("DATABASE_URL", "PGPASSWORD", "SECRET_KEY")
-"""What the API alone needs; the bootstrap key is used before it starts, by `mongars up` itself."""
+"""Secrets that only the API's process gets. The bootstrap key is not one: `mongars up` itself uses it earlier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpOptions:
-    """What the command line adds to the settings; None leaves them as they are."""
+    """Options of the command line that override settings; None: the setting applies."""
 
     host: str | None = None
     port: int | None = None
@@ -43,18 +43,18 @@ class UpOptions:
 
 @dataclass(slots=True, kw_only=True)
 class LocalPlan:
-    """The stack of one home. `first_run` is filled by the database stage, if it is one."""
+    """The plan of one home's stack. `first_run` is set by the database stage if it created the administrator."""
 
     settings: Settings
     config: StackConfig
     serve_token: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """What the API sends to the Serve application, for the two processes that need it."""
+    """RAY_SERVE_TOKEN as an environment variable, for the two processes that need it: the API and the deployment."""
     use_given_ray: bool = True
-    """Whether endpoints in the settings may be used; not under `--no-ray`."""
+    """Whether Ray endpoints in the settings may be used; False under `--no-ray`."""
     first_run: FirstRun | None = field(default=None, repr=False)
 
     def parts(self) -> StackParts:
-        """The work and the processes of the stack."""
+        """The functions and child processes that the stack runs."""
         python, config = self.config.python, self.config
         argv = (python, "-m", "mongars", "api", "--host", config.host, "--port", str(config.port))
         host = reachable_host(config.host)
@@ -99,7 +99,7 @@ class LocalPlan:
             waiting = line
 
         def wait(seconds: float) -> None:
-            progress(waiting, None)  # raises once the start is abandoned, which ends this thread
+            progress(waiting, None)  # raises when the start was cancelled, which ends this thread
             pause(seconds)
 
         self.first_run = prepare_database(self.settings, wait=wait, report=report)
@@ -109,9 +109,12 @@ class LocalPlan:
 
 
 def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
-    """The stack these settings and options describe. Raises `ConfigurationError`."""
+    """The stack that these settings and options describe; creates its home folder and secrets.
+
+    Raises `ConfigurationError` if a setting is wrong.
+    """
     values = settings.environment
-    ray_check(settings)  # the API would find that out only after everything else has started
+    ray_check(settings)  # otherwise the error would appear only when the API starts
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     external = bool(values.ray_serve_url) or values.use_ray_serve is False
     use_ray = options.use_ray and not external
@@ -139,7 +142,7 @@ def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
 
 
 def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[str, str]:
-    """What the children's environment has beside this process's own."""
+    """The variables that differ between the children's environment and that of this process."""
     values = settings.environment
     replicas = options.replicas or values.replicas
     most = max(replicas, values.max_replicas or 1)
@@ -157,7 +160,7 @@ def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[s
         "RAY_SERVE_URL": f"http://127.0.0.1:{values.ray_http_port}/generate",
     }
     if "ray_client_max_connections" not in values.model_fields_set:
-        # As many as the replicas can hold: the pool must not be the hidden limit.
+        # As many as the replicas accept: the connection pool must not be a lower limit.
         places = values.slots + ReplicaConfig().max_waiting
         changes["RAY_CLIENT_MAX_CONNECTIONS"] = str(most * places)
         changes["RAY_CLIENT_MAX_KEEPALIVE"] = str(most * values.slots)
@@ -165,7 +168,7 @@ def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[s
 
 
 def ray_access(settings: Settings) -> dict[str, str]:
-    """The variables that let Ray's own commands into the local cluster."""
+    """The environment variables that authenticate Ray's commands to the local cluster; empty before its first start."""
     token = secret_file(settings.home, RAY_TOKEN)
     if not token.exists():
         return {}

@@ -1,8 +1,8 @@
-"""Makes glibc's allocator give large blocks back to the system.
+"""Make glibc's allocator return large freed blocks to the operating system.
 
-By itself it takes each freed block of up to 32 MB for a hint to keep such blocks, and gives every
-thread an arena of its own: a few logins, whose hashing takes 19 MiB each, then stay on the process's
-account for good.
+By default, each freed block of up to 32 MB raises the size up to which glibc keeps freed blocks, and every thread
+gets an arena of its own: after a few logins, whose hashing takes 19 MiB each, that memory stays allocated to the
+process.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from contextlib import suppress
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGE_BYTES = 1 << 20
 _KEPT_BYTES = 4 << 20
-"""Free memory kept at the end of the heap: setting one of these makes glibc keep 128 KiB, and what a
-request frees would go to the system and come back, page by page, with the next one."""
+"""Free memory kept at the end of the heap: setting any of these options makes glibc keep only 128 KiB, and the memory
+that one request frees would be returned and requested again, page by page, with the next one.
+"""
 _ARENAS = 2
 
 
 def give_memory_back() -> None:
-    """Set that for this process, and give back what its start has freed; elsewhere do nothing."""
+    """Set these allocator options for this process and return the memory freed so far.
+
+    Does nothing on systems other than Linux with glibc.
+    """
     if sys.platform != "linux":
         return
     with suppress(OSError, AttributeError):  # another C library

@@ -1,4 +1,4 @@
-"""The base models that the settings name, as far as they are on this machine."""
+"""Find the base models that the settings name, if they are stored on this machine."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def configured_model(settings: Settings, role: str = "general") -> ModelFile | None:
-    """The provisioned file of a role's model; None if another one, or none, is there.
+    """The provisioned file of the model that the settings name for `role`.
 
-    A changed `RAY_GENERAL_MODEL` must be provisioned before it serves: the file of the model that
-    was configured earlier is never passed off as the new one.
+    None if no model is provisioned for the role, or another one: after a change of `RAY_GENERAL_MODEL`, the earlier
+    model's file is not used in place of the new one.
     """
     found = find_model(settings.cache, role)
     wanted = settings.provisioning().models.get(role)
@@ -29,10 +29,10 @@ def configured_model(settings: Settings, role: str = "general") -> ModelFile | N
 
 
 def node_model(role: str, name: str) -> Path:
-    """The file of a role's model in this node's own cache.
+    """The path of a role's model file in this node's cache.
 
-    Raises `ConfigurationError` if it is not there, or if the node has another model for the role:
-    no answer comes under the name of a model that did not make it.
+    Raises `ConfigurationError` if there is none, or if the node's model for the role is not the one named `name`, so
+    that no answer carries the name of another model than the one that generated it.
     """
     settings = load_settings()
     found = find_model(settings.cache, role)
@@ -50,7 +50,10 @@ def node_model(role: str, name: str) -> Path:
 
 
 def no_fallback(settings: Settings) -> str:
-    """Why this host answers nothing when Ray cannot, and what to do; empty if it would answer."""
+    """A warning that this host cannot answer while Ray Serve is unavailable, and what to do about it.
+
+    Empty if it can: an Ollama server is configured or a local model is provisioned.
+    """
     config = settings.inference()
     if config.ollama_host is not None or configured_model(settings) is not None:
         return ""

@@ -1,9 +1,9 @@
-"""Bounds the connections of Ray Serve's proxy (ADR 0020).
+"""Limit the client connections of Ray Serve's HTTP proxy (ADR 0020).
 
 Ray calls `guard_proxy` in the process of every proxy that starts where its variable
-`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` names it. It is meant to add middleware, which would
-come too late: a request reaches it with all its headers. So the protocol class that uvicorn is
-about to choose is replaced instead.
+`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` names it. The callback is meant to add middleware, which would be too
+late: a request reaches middleware with all its headers. So the protocol class that uvicorn is about to choose is
+replaced instead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ LOCAL = {"127.0.0.1", "localhost", "0.0.0.0", "::", "::1"}  # noqa: S104 (compar
 
 
 def guard_proxy() -> list[object]:
-    """Have this process's HTTP server use the guarded protocol; no middleware is added."""
+    """Make uvicorn in this process use the protocol class with connection limits; returns an empty list of middleware.
+
+    If this node's settings are invalid, the default limits apply.
+    """
     try:
         settings = load_settings()
     except ConfigurationError:  # of this node; the proxy serves other applications, too
@@ -43,9 +46,9 @@ def guard_proxy() -> list[object]:
 
 
 def proxy_advice(config: ServingConfig, dashboard: str) -> str | None:
-    """What to do if the proxy of a deployed application takes any number of headers.
+    """Advice for the operator if the proxy of a deployed application does not limit the number of request headers.
 
-    None, too, if the proxy cannot be reached from here, or HAProxy stands in its place.
+    None if the proxy limits it, cannot be reached from here, or is replaced by HAProxy.
     """
     if config.haproxy:
         return None

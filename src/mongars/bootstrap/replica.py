@@ -1,4 +1,4 @@
-"""Composes a replica: what Ray imports on the cluster (`serving.definition.BUILDER`)."""
+"""Build a replica from its parts; Ray imports this module on the cluster (`serving.definition.BUILDER`)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 
 
 def application(args: dict[str, Any]) -> Any:  # noqa: ANN401 (Ray ships no types)
-    """The application builder named in the Serve configuration."""
+    """Build the Serve application from `args`; the builder function that the Serve configuration names."""
     config = ReplicaConfig.model_validate(args["replica"])
     bind = LLMDeployment.bind  # type: ignore[attr-defined] # the decorator made it a Deployment
     return bind(build_replica, config.model_dump(mode="json"))
 
 
 def build_replica(config: ReplicaConfig, name: str) -> tuple[Replica, Observer]:
-    """One replica with the engines that its configuration names, and the observer of its events."""
+    """A replica that is not started, with the engines its configuration names, and the observer of its events.
+
+    Raises `ConfigurationError` if this node lacks a model, a package or `RAY_SERVE_TOKEN`.
+    """
     configure_logs(level=config.log_level)
     config = _with_token(config)
     observer = LogObserver()
@@ -49,7 +52,10 @@ def build_replica(config: ReplicaConfig, name: str) -> tuple[Replica, Observer]:
 
 
 def _with_token(config: ReplicaConfig) -> ReplicaConfig:
-    """The configuration with the digest of this node's token, where it leaves that to the node."""
+    """The configuration with the digest of this node's RAY_SERVE_TOKEN in place of `TOKEN_FROM_ENVIRONMENT`.
+
+    Raises `ConfigurationError` if the variable is not set; other configurations are returned unchanged.
+    """
     if config.token_sha256 != TOKEN_FROM_ENVIRONMENT:
         return config
     token = load_settings().environment.ray_serve_token
@@ -65,12 +71,18 @@ def _with_token(config: ReplicaConfig) -> ReplicaConfig:
 def build_engine(
     spec: EngineSpec, config: ReplicaConfig, *, role: str, observer: Observer
 ) -> Engine:
-    """The engine a specification describes. Raises `ConfigurationError` if its model is not here."""
+    """The engine that `spec` describes, not started.
+
+    Raises `ConfigurationError` if its package is not installed or this node does not have its model.
+    """
     return make_engine(spec, _setup(spec, config, role=role, observer=observer))
 
 
 def build_embedder(spec: EngineSpec, config: ReplicaConfig, *, observer: Observer) -> Embedder:
-    """The embedder a specification describes. Raises `ConfigurationError` like `build_engine`."""
+    """The embedder that `spec` describes, not started.
+
+    Raises `ConfigurationError` if its package is not installed or this node does not have its model.
+    """
     setup = _setup(spec, config, role="embedding", observer=observer)
     return make_embedder(spec, setup)
 

@@ -1,4 +1,4 @@
-"""Where the running stack of a home is reached, for the commands in other terminals."""
+"""The addresses of the stack that runs on a home folder, for commands in other terminals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def announce(settings: Settings, *, url: str, dashboard: str) -> None:
-    """Publish the addresses of this process's stack. Only the process that holds the home's lock may call it."""
+    """Write the API's and the dashboard's URL of this process's stack to a file of the home folder.
+
+    Only the process that holds the home's lock may call it.
+    """
     path = _path(settings)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     announcement = {"pid": psutil.Process().pid, "url": url, "dashboard": dashboard}
@@ -24,38 +27,38 @@ def announce(settings: Settings, *, url: str, dashboard: str) -> None:
 
 
 def withdraw(settings: Settings) -> None:
-    """Take back what this process announced."""
+    """Remove the file that `announce` wrote, if this process wrote it."""
     if _announced(settings, by=psutil.Process().pid):
         _path(settings).unlink(missing_ok=True)
 
 
 def running_url(settings: Settings) -> str:
-    """The API of the stack that runs on this home, else the address in the settings."""
+    """The URL of the API of the stack that runs on this home folder; if none runs, the URL in the settings."""
     return _announced(settings).get("url") or settings.api_url
 
 
 def running_dashboard(settings: Settings) -> str:
-    """The same for the dashboard of its Ray cluster."""
+    """The URL of the Ray dashboard of the stack that runs on this home folder; if none runs, the local one."""
     local = f"http://127.0.0.1:{settings.environment.ray_dashboard_port}"
     return _announced(settings).get("dashboard") or local
 
 
 def is_stack_running(settings: Settings) -> bool:
-    """Whether a living process announced a stack on this home."""
+    """Whether a running process has announced a stack of this home folder with `announce`."""
     return bool(_announced(settings))
 
 
 def is_own_api(settings: Settings, url: str) -> bool:
-    """Whether that is where the stack of this home listens.
+    """Whether `url` is the API of this home's stack, so that its key may be sent there.
 
-    It is if the running stack wrote it down, or on loopback at the port that this process's own
-    environment names: a `.env` in the current folder may be another user's.
+    True if the running stack announced that URL, or if it is a loopback URL with the port that `MONGARS_PORT` in the
+    process environment sets (default 8080). A `.env` file is not considered: another user may have written it.
     """
     return _is_own(url, _announced(settings).get("url"), passed_on(["MONGARS_PORT"]), default=8080)
 
 
 def is_own_dashboard(settings: Settings, url: str) -> bool:
-    """The same for the dashboard of its Ray cluster."""
+    """Whether `url` is the Ray dashboard of this home's stack; like `is_own_api`, with `RAY_DASHBOARD_PORT`."""
     recorded = _announced(settings).get("dashboard")
     return _is_own(url, recorded, passed_on(["RAY_DASHBOARD_PORT"]), default=8265)
 
@@ -67,7 +70,7 @@ def _is_own(url: str, recorded: str | None, port: dict[str, str], *, default: in
 
 
 def _announced(settings: Settings, *, by: int | None = None) -> dict[str, str]:
-    """What a running process published; with `by`, only what that process published."""
+    """The URLs that a running process announced, empty if none; with `by`, only those of the process with that id."""
     try:
         found: dict[str, str] = json.loads(_path(settings).read_text(encoding="utf-8"))
         pid = int(found.pop("pid"))

@@ -1,4 +1,4 @@
-"""The generated page of what of JSON Schema is enforced."""
+"""Generate the page about the supported parts of JSON Schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mongars.protocol.schema import formats, keywords, numbers, pattern, rules
 
 
 def schemas_page() -> str:
-    """Markdown, from the lists that requests are checked against."""
+    """The page as Markdown, from the tables that requests are validated with."""
     named = ", ".join(f"`{name}`" for name in sorted(formats.PATTERNS))
     free = ", ".join(f"`{name}`" for name in sorted(formats.FREE))
     passed = ", ".join(f"`{name}`" for name in sorted(keywords.ANNOTATIONS))

@@ -1,4 +1,4 @@
-"""Secrets of one home folder: made once, kept in files only their owner can read."""
+"""Secrets stored as files of a home folder: generated once, readable only by their owner."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ SERVE_TOKEN = "serve-token"  # noqa: S105 (the name of a file)
 
 
 def secret_file(home: Path, name: str) -> Path:
-    """Where a secret is kept."""
+    """The path of the file that stores the secret of that name."""
     return home / "secrets" / name
 
 
 def read_secret(home: Path, name: str) -> str | None:
-    """The secret, if there is one."""
+    """Read the secret of that name; None if its file does not exist or is empty.
+
+    Raises `ConfigurationError` if the file cannot be read.
+    """
     path = secret_file(home, name)
     try:
         return path.read_text(encoding="ascii").strip() or None
@@ -37,22 +40,26 @@ def read_secret(home: Path, name: str) -> str | None:
 
 
 def keep_secret(home: Path, name: str, value: str) -> None:
-    """Write a secret, whole or not at all, readable by its owner only; replaces an earlier one."""
+    """Write a secret atomically to a file that only its owner can read; replaces an earlier one.
+
+    Raises `ConfigurationError` if the file cannot be written.
+    """
     path = secret_file(home, name)
     with _written(path, value) as part:
         part.replace(path)
 
 
 def ensure_secret(home: Path, name: str) -> str:
-    """The secret; made of 256 random bits the first time.
+    """The secret of that name; at the first call, it is generated from 256 random bits and stored.
 
-    Of several processes that make it at once one wins, and all return what is in the file.
+    If several processes generate it at the same time, one of them writes the file and all return its content. Raises
+    `ConfigurationError` if the file cannot be read or written, or is empty.
     """
     found = read_secret(home, name)
     if found is not None:
         return found
     path = secret_file(home, name)
-    # Unlike `replace`, a link never takes the place of a file that is there.
+    # Unlike `replace`, creating a link never overwrites an existing file.
     with _written(path, secrets.token_hex(32)) as part, suppress(FileExistsError):
         path.hardlink_to(part)
     found = read_secret(home, name)
@@ -64,7 +71,7 @@ def ensure_secret(home: Path, name: str) -> str:
 
 @contextmanager
 def _written(path: Path, value: str) -> Iterator[Path]:
-    """A file beside `path`, with the secret in it, that is gone in the end."""
+    """A temporary file in the folder of `path` that contains the secret; removed when the context is left."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
@@ -82,5 +89,8 @@ def _written(path: Path, value: str) -> Iterator[Path]:
 
 
 def digest_of(token: str) -> str:
-    """The form in which a token travels to the cluster. It is random, so one hash protects it."""
+    """The SHA-256 of a token in hexadecimal, the form in which the token is sent to the cluster.
+
+    A token is random, so one hash suffices to protect it.
+    """
     return hashlib.sha256(token.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Composes the Serve application's definition from the settings."""
+"""Build the Serve application's configuration from the settings, and the client that deploys it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 Find = Callable[["Settings", str], str]
-"""Returns the path of a role's model file; empty: each node finds its own."""
+"""Returns the path of a role's model file; empty: each node uses the file in its own cache."""
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 BODY_HEADROOM = 65_536
@@ -42,10 +42,10 @@ DEFAULT_OLLAMA = "http://127.0.0.1:11434"
 
 
 def exported_config(settings: Settings, *, images_only: bool = False) -> ServingConfig:
-    """The application for other machines: each finds the models in its own cache.
+    """The Serve application for an export, whose machines find the models in their own caches.
 
-    With `images_only` that cache is what the machines' image holds: raises `ConfigurationError` for
-    a model that is a file of this machine, which no pod would have.
+    With `images_only`, that cache is part of the image: raises `ConfigurationError` if a model is configured as a file
+    of this machine, which no pod would have.
     """
     if images_only:
         _refuse_files(settings)
@@ -68,7 +68,10 @@ def _refuse_files(settings: Settings) -> None:
 
 
 def serving_config(settings: Settings) -> ServingConfig:
-    """The application these settings describe. Raises `ConfigurationError` without a model."""
+    """The Serve application that these settings describe, with the model files of this machine.
+
+    Raises `ConfigurationError` if a model is not provisioned, or if RAY_SERVE_TOKEN is required but not set.
+    """
     environment = settings.environment
     token = environment.ray_serve_token
     if token is None and environment.ray_http_host not in LOOPBACK:
@@ -110,8 +113,8 @@ def _replica_config(settings: Settings, *, find: Find) -> ReplicaConfig:
             top_p=environment.top_p,
             max_tokens=environment.max_tokens,
         ),
-        # Our client sends the last message twice, as `prompt` for applications that know
-        # only that, so what the API accepts must fit twice.
+        # The API's client sends the last message twice, also as `prompt` for applications that read
+        # only that, so twice the API's largest body must fit.
         max_body_bytes=2 * environment.max_body_bytes + BODY_HEADROOM,
         log_level=environment.log_level,
         generate_path=environment.ray_route_prefix,
@@ -130,7 +133,10 @@ def _autoscaling(settings: Settings) -> Autoscaling | None:
 
 
 def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
-    """The engine of a role. Raises `ConfigurationError` without its model."""
+    """The specification of the engine for `role`; `find` returns the path of its model file.
+
+    Raises `ConfigurationError` if the model is missing or not usable by the configured engine.
+    """
     environment = settings.environment
     size = {"slots": environment.slots, "context_tokens": environment.context_tokens}
     spec = settings.provisioning().models[role]
@@ -166,7 +172,10 @@ def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
 
 
 def embedding_spec(settings: Settings, find: Find) -> EmbeddingSpec:
-    """The engine behind `/v1/embeddings`. Raises `ConfigurationError` without its model."""
+    """The specification of the engine for `/v1/embeddings`; `find` returns the path of its model file.
+
+    Raises `ConfigurationError` if the model is missing or is one of Ollama.
+    """
     spec = settings.provisioning().models["embedding"]
     if isinstance(spec, OllamaSource):
         message = "RAY_EMBEDDING_MODEL: name a GGUF file; Ollama's are not read from here."
@@ -210,18 +219,24 @@ def _model_folder(spec: ModelSpec, role: str, *, engine: str) -> Path:
 
 
 def serve_control(settings: Settings, address: str | None) -> ServeControl:
-    """The way to a cluster: the given address, else the configured one, else the local one."""
+    """The client of a cluster's dashboard: at `address`, else the configured address, else the local stack's.
+
+    Raises `ConfigurationError` if Ray is not installed, the address is invalid, or the token cannot be read.
+    """
     require("ray", extra="serve")
     token, dashboard = ray_token(settings), dashboard_of(settings, address)
     own = not _given(settings, address) and is_own_dashboard(settings, dashboard)
-    # The local stack has a token of its own: RAY_AUTH_TOKEN, as Compose's .env has it, is another's.
+    # The local stack has its own token; RAY_AUTH_TOKEN, as in Compose's .env, may be another cluster's.
     if own and (token is None or is_stack_running(settings)):
         token = read_secret(settings.home, RAY_TOKEN) or token
     return ServeControl(dashboard, token=token)
 
 
 def dashboard_of(settings: Settings, address: str | None) -> str:
-    """The dashboard of that cluster. Raises `ConfigurationError` for an address that is none."""
+    """The dashboard's URL: from `address`, else from the settings, else the local stack's.
+
+    Raises `ConfigurationError` if the given address is no http(s) URL.
+    """
     given = _given(settings, address)
     if given is None:
         return running_dashboard(settings)
@@ -238,7 +253,11 @@ def _given(settings: Settings, address: str | None) -> str | None:
 
 
 def ray_token(settings: Settings) -> str | None:
-    """The token a person set for their cluster. Raises `ConfigurationError` if unreadable."""
+    """The token that the operator configured for a Ray cluster; None if there is none.
+
+    Raises `ConfigurationError` if RAY_AUTH_TOKEN_PATH cannot be read, or if `.env` sets it to a path outside of the
+    current folder.
+    """
     values = settings.environment
     if values.ray_auth_token is not None:
         return values.ray_auth_token.get_secret_value()

@@ -1,1 +1,1 @@
-"""The innermost ring: errors, generation types, clock, deadlines and ids."""
+"""The code that every other package may import: errors, generation types, clock, deadlines, identifiers."""

@@ -1,7 +1,7 @@
-"""A task with an owner: started, watched and ended by the object that needs it.
+"""A background task with an owner: the object that starts it also ends it and gets its error.
 
-`asyncio.TaskGroup` must be left by the task that entered it. Objects whose `start` and `aclose`
-are called from different tasks (a replica, an engine) need another shape; this is the only one.
+`asyncio.TaskGroup` must be left by the task that entered it, so objects whose `start` and `aclose` are called
+from different tasks (a replica, an engine) use this class instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Background:
-    """Runs one coroutine function from `start` until it ends or `aclose`."""
+    """Runs one coroutine function as an asyncio task, from `start` until it ends or `aclose` cancels it."""
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:
         self._work = work
@@ -23,33 +23,36 @@ class Background:
 
     @property
     def running(self) -> bool:
-        """Whether the work is going on."""
+        """Whether the task was started and has not ended."""
         return self._task is not None and not self._task.done()
 
     def start(self) -> None:
-        """Begin, unless already running."""
+        """Start the task; does nothing if it is running already."""
         if not self.running:
-            # The reference kept here is what makes the task owned.
+            # asyncio itself keeps only a weak reference to the task.
             self._task = asyncio.create_task(self._work(), name=self._name)  # noqa: TID251
 
     async def finished(self) -> None:
-        """Wait until the work ends by itself; raises what it raised."""
+        """Wait until the task ends, and raise the error it raised; returns at once if it was not started."""
         if self._task is not None:
             await self._task
 
     async def aclose(self) -> None:
-        """Cancel the work and wait for its end; raises what the work raised, if it failed."""
+        """Cancel the task and wait for its end.
+
+        Raises the error with which the task failed, if it did; does nothing if it was not started.
+        """
         task, self._task = self._task, None
         if task is None:
             return
         stopped: asyncio.CancelledError | None = None
         while not task.done():
             task.cancel()
-            # Not `await task`: its cancellation would look like the caller's own.
+            # Not `await task`: a cancelled task could not be distinguished from a cancelled caller.
             try:
                 await asyncio.wait({task})
             except asyncio.CancelledError as stop:
-                stopped = stop  # the caller goes when the work has gone, not before
+                stopped = stop  # raised below, after the task has ended
         if stopped is not None:
             raise stopped
         if not task.cancelled():

@@ -1,4 +1,4 @@
-"""Time, as a port: policies take a `Clock`, so tests can hold the hands."""
+"""The clock interface: code that reads the time or waits takes a `Clock`, so tests can control time."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where time comes from and where waiting goes to."""
+    """Source of the current time, and of waiting."""
 
     def now(self) -> datetime:
-        """Wall-clock time, timezone-aware UTC."""
+        """The current wall-clock time, timezone-aware in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Seconds since an arbitrary point; never decreases."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait that long, without blocking the event loop."""
+        """Wait that many seconds without blocking the event loop."""
         ...
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The clock of the operating system."""
 
     def now(self) -> datetime:
-        """Wall-clock time, timezone-aware UTC."""
+        """The current wall-clock time, timezone-aware in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Seconds since an arbitrary point, never going back."""
+        """Seconds since an arbitrary point; never decreases."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait that long, without blocking the event loop."""
+        """Wait that many seconds without blocking the event loop."""
         await asyncio.sleep(seconds)
 
 
 def pause(seconds: float) -> None:
-    """Block the calling thread; for synchronous tools (commands, the supervisor), never for policy."""
+    """Block the calling thread for that many seconds.
+
+    For synchronous tools (commands, the supervisor); code with a `Clock` uses its `sleep`.
+    """
     time.sleep(seconds)

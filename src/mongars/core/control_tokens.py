@@ -1,9 +1,9 @@
-"""Texts that a tokenizer may read as control tokens of a chat template, found before it sees them.
+"""Find texts that a tokenizer would read as control tokens of a chat template.
 
-A tokenizer that reads a rendered prompt cannot distinguish `<|im_end|>` written by the template from the
-same characters typed by a user: a user could end their turn and write one of the system. Engines
-that accept tokens get such texts tokenized as plain text (`literal_parts`); for those that accept
-only text, the characters are separated (`broken`).
+A tokenizer that reads a rendered prompt cannot distinguish `<|im_end|>` written by the chat template from the
+same characters typed by a user, who could so end the user's message and add a system message. For engines that
+accept tokens, such texts are tokenized as plain text (`literal_parts`); for engines that accept only text, the
+characters are separated (`broken`). A marker is the text of a control token.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mongars.core.generation import Message
 
 SEPARATOR = "\u200b"
-"""ZERO WIDTH SPACE: separates the characters of a marker without showing."""
+"""ZERO WIDTH SPACE: an invisible character, inserted into a marker to break it."""
 _SHORTEST_BORDER = 2
-"""Characters of a marker that a text must begin or end with to count as a part of it."""
+"""How many characters a text must share with the beginning or end of a marker to count as a part of it."""
 
 COMMON_MARKERS = (
     "<s>",
@@ -76,31 +76,31 @@ COMMON_MARKERS = (
     "<tool_call>",
     "</tool_call>",
 )
-"""Markers of widely used chat templates, for engines whose vocabulary cannot be read."""
+"""Markers (texts of control tokens) of widely used chat templates, for engines whose vocabulary is not available."""
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A control token that the template wrote."""
+    """A control token that the chat template wrote, as opposed to text of a message."""
 
     text: str
 
 
 class Markers:
-    """The control-token strings of one vocabulary."""
+    """The control-token texts of one vocabulary."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         long_enough = {text for text in texts if len(text.strip()) >= _SHORTEST_BORDER}
         found = sorted(long_enough, key=len, reverse=True)
         self.texts = tuple(found)
-        """Longest first, as a tokenizer looks for them."""
+        """Longest first, the order in which tokenizers match them."""
         self._anywhere = re.compile("|".join(map(re.escape, found)) or r"(?!)")
         self._beginnings = _parts(text[:end] for text in found for end in range(len(text)))
         self._endings = _parts(text[start:] for text in found for start in range(1, len(text)))
         self._all = "\n".join(found)
 
     def may_occur_in(self, text: str) -> bool:
-        """Whether the text holds a marker, or could complete one with what stands beside it."""
+        """Whether the text contains a marker (text of a control token), or could form one with adjacent text."""
         if self._anywhere.search(text) is not None:
             return True
         trimmed = text.strip()
@@ -111,7 +111,7 @@ class Markers:
         )
 
     def pieces(self, text: str) -> list[str | Marker]:
-        """The text, cut at its markers."""
+        """Split the text at its markers (texts of control tokens) into plain strings and `Marker` objects."""
         found: list[str | Marker] = []
         last = 0
         for match in self._anywhere.finditer(text):
@@ -120,16 +120,16 @@ class Markers:
         return [piece for piece in (*found, text[last:]) if piece]
 
     def cut(self, text: str) -> list[str]:
-        """The text in pieces of which none holds a marker: each marker is cut in two."""
+        """Split the text into pieces without any whole marker, by a cut after the first character of each marker."""
         found, last = [], 0
-        # Not `finditer`: what is left of one marker may begin the next.
+        # Not `finditer`: the rest of one marker may be the beginning of the next.
         while match := self._anywhere.search(text, last):
             found.append(text[last : match.start() + 1])
             last = match.start() + 1
         return [*found, text[last:]]
 
     def broken(self, text: str) -> str:
-        """The text with a `SEPARATOR` wherever it could be read as a marker, or as part of one."""
+        """The text with a `SEPARATOR` wherever it contains a marker or could complete one with adjacent text."""
         if not self.may_occur_in(text):
             return text
         held = SEPARATOR.join(self.cut(text))
@@ -139,7 +139,7 @@ class Markers:
         return held + SEPARATOR if trimmed.endswith(self._beginnings) else held
 
     def broken_messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The messages with `broken` contents; unchanged ones are the same objects."""
+        """The messages with the markers in their contents separated as by `broken`; others are the same objects."""
         return tuple(
             replace(message, content=self.broken(message.content))
             if self.may_occur_in(message.content)
@@ -150,18 +150,21 @@ class Markers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placeholders:
-    """Unguessable names that a template renders in place of the texts."""
+    """Random names that are rendered by a chat template in place of message texts, to find the texts in its output."""
 
     nonce: str
     texts: tuple[str, ...]
 
     @classmethod
     def instead_of(cls, texts: Sequence[str]) -> Placeholders:
-        """New names for these texts."""
+        """Placeholders with new random names for these texts."""
         return cls(nonce=secrets.token_hex(16), texts=tuple(texts))
 
     def contents(self) -> list[str]:
-        """What the template is given: white space at the ends stays, so that it can be trimmed."""
+        """The message contents to render: each text is replaced by its placeholder, except white space at its ends.
+
+        The white space is kept so that the chat template can trim it.
+        """
         return [self._content(index, text) for index, text in enumerate(self.texts)]
 
     def _content(self, index: int, text: str) -> str:
@@ -172,7 +175,7 @@ class Placeholders:
         return f"{text[:start]}{self.nonce}x{index}x{text[start + len(core) :]}"
 
     def rendered_parts(self, rendered: str) -> list[tuple[str, bool]]:
-        """What the template made of it, in order: pieces, and whether each is a text."""
+        """Split the template's output into parts, in order: (part, whether the part is a message text)."""
         found = re.split(f"{self.nonce}x([0-9]+)x", rendered)
         parts = [
             (self.texts[int(piece)].strip(), True) if index % 2 else (piece, False)
@@ -184,12 +187,11 @@ class Placeholders:
 def literal_parts(
     rendered: str, placeholders: Placeholders, *, markers: Markers, others: Markers
 ) -> list[str | Marker]:
-    """The prompt as control tokens of the template, and plain text between them.
+    """The prompt as control tokens that the chat template wrote, and the plain text between them.
 
-    Plain text is to be tokenized without control tokens, each piece as a whole: what a template
-    writes beside a text is part of the same piece, so the tokens are those of the rendered prompt.
-    `others` are those of the markers that a tokenizer recognises in plain text, too; texts that hold
-    one are cut inside it.
+    Tokenize each plain piece as a whole and without control tokens: template text next to a message text is part of
+    the same piece, so the tokens are those of the rendered prompt. `others` are the markers that a tokenizer recognises
+    even in plain text; pieces that contain one are split inside it.
     """
     parts: list[str | Marker] = []
     plain = ""
@@ -204,10 +206,10 @@ def literal_parts(
 
 
 def vocabulary_markers(kinds: Mapping[str, bool], template: str) -> tuple[Markers, Markers]:
-    """All markers of a vocabulary, and those of them that are recognised in plain text as well.
+    """All markers of a vocabulary, and those of them that the tokenizer recognises in plain text as well.
 
-    `kinds` maps each special token to whether it is a control token. One that is not counts only
-    if the template writes it: vocabularies also hold line breaks and HTML tags that way.
+    `kinds` maps each special token to whether it is a control token. Other special tokens count as markers only if the
+    chat template contains them, as vocabularies also have line breaks and HTML tags among them.
     """
     others = [text for text, is_control in kinds.items() if not is_control and text in template]
     control = [text for text, is_control in kinds.items() if is_control]

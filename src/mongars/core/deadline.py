@@ -1,4 +1,4 @@
-"""One absolute deadline per request, shared by every wait on its way."""
+"""A deadline: one absolute point in time per request, used by every wait on behalf of that request."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point on the monotonic clock after which the response is no longer of use."""
+    """The time by which a response must be complete: `at`, in seconds on the monotonic clock."""
 
     clock: Clock
     at: float
 
     @classmethod
     def after(cls, clock: Clock, seconds: float) -> Deadline:
-        """The deadline that many seconds from now."""
+        """A deadline `seconds` from now."""
         return cls(clock, clock.monotonic() + seconds)
 
     def remaining(self) -> float:
-        """Seconds left, never negative."""
+        """Seconds left; 0 once the deadline has passed."""
         return max(0.0, self.at - self.clock.monotonic())
 
     def expired(self) -> bool:
-        """Whether no time is left."""
+        """Whether the deadline has passed."""
         return self.clock.monotonic() >= self.at
 
     def check(self, what: str) -> None:
-        """Raise `DeadlineExceeded`, naming what was being waited for, once no time is left."""
+        """Raise `DeadlineExceeded` with the text "No time left to `what`." if the deadline has passed."""
         if self.expired():
             msg = f"No time left to {what}."
             raise DeadlineExceeded(msg)

@@ -2,11 +2,11 @@
 
 ```
 MongarsError
-├── CallerError                 the caller's mistake: never retried, shown as it is
+├── CallerError                 the request is at fault: never retried, the message is shown to the client
 │   ├── InvalidRequest          invalid_request
 │   │   └── ParameterUnsupported    unsupported_parameter: another engine may support it
 │   ├── PromptMissing           prompt_missing
-│   ├── ContextLengthExceeded   context_length_exceeded (carries both numbers)
+│   ├── ContextLengthExceeded   context_length_exceeded (has both token counts)
 │   ├── TooLarge                too_large
 │   ├── EncodingUnsupported     unsupported_encoding
 │   ├── ModelUnknown            model_unknown
@@ -15,23 +15,23 @@ MongarsError
 │   ├── Forbidden               forbidden
 │   ├── NotFound                not_found
 │   └── Conflict                conflict
-└── WorldError                  the world's failure: another endpoint or tier may do better
-    ├── NotReady                not_ready (may carry retry_after)
-    ├── Overloaded              overloaded (may carry retry_after)
-    ├── TooManyRequests         too_many_requests (carries retry_after)
-    ├── EndpointUnreachable     endpoint_unreachable: nothing came back
-    ├── InvalidAnswer           invalid_answer: something came back that is no answer
+└── WorldError                  something else failed: another endpoint or provider may succeed
+    ├── NotReady                not_ready (may have retry_after)
+    ├── Overloaded              overloaded (may have retry_after)
+    ├── TooManyRequests         too_many_requests (has retry_after)
+    ├── EndpointUnreachable     endpoint_unreachable: no response
+    ├── InvalidAnswer           invalid_answer: an unusable response
     ├── AdapterUnavailable      adapter_unavailable: the pinned adapter is not in this engine
     ├── InferenceFailed         inference_failed
     │   └── GenerationInterrupted   generation_interrupted: cut after the first token
     ├── DeadlineExceeded        deadline_exceeded
     ├── StorageUnavailable      storage_unavailable
     ├── ProvisioningFailed      provisioning_failed
-    └── AllProvidersFailed      all_providers_failed (carries every cause)
-ConfigurationError              misconfiguration: stops the start, names the variable
+    └── AllProvidersFailed      all_providers_failed (has every cause)
+ConfigurationError              misconfiguration: prevents the start, names the variable
 ```
 
-`protocol.problems` maps these to HTTP status codes and stream events, both ways.
+`protocol.problems` maps these to HTTP status codes and stream events, and back.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from typing import ClassVar
 
 
 class MongarsError(Exception):
-    """Root of the tree. `str(error)` is safe to show to the caller."""
+    """Base class of all errors that monGARS raises on purpose. `str(error)` is safe to show to a client."""
 
     code: ClassVar[str] = "internal_error"
 
@@ -50,46 +50,46 @@ class MongarsError(Exception):
 
 
 class ConfigurationError(MongarsError):
-    """A setting is wrong; the message names it and describes a valid value."""
+    """A setting is wrong or something required is not installed; the message names it and describes a remedy."""
 
     code = "configuration_error"
 
 
 class CallerError(MongarsError):
-    """The request itself is at fault; sending it again, anywhere, cannot help."""
+    """The request itself is at fault; sending it again, to any server, fails again."""
 
     code = "invalid_request"
 
     def __init__(self, detail: str = "", *, param: str | None = None) -> None:
-        """`param`: the field that is at fault, such as `messages[0].content`."""
+        """`param`: the field that is at fault, such as `messages[0].content`; None if it is no single field."""
         super().__init__(detail)
         self.param = param
 
 
 class InvalidRequest(CallerError):
-    """Malformed or wrongly typed."""
+    """The request is malformed, or a value has the wrong type."""
 
 
 class ParameterUnsupported(InvalidRequest):
-    """The engine cannot do what a parameter demands; another one may."""
+    """The engine does not support a parameter of the request; another engine may."""
 
     code = "unsupported_parameter"
 
     @classmethod
     def by(cls, *, engine: str, param: str) -> ParameterUnsupported:
-        """That engine has nothing like that parameter."""
+        """An error for a parameter that the engine of that name does not support."""
         detail = f"{param}: the {engine} engine does not support it. Leave it out."
         return cls(detail, param=param)
 
 
 class PromptMissing(CallerError):
-    """There is nothing to answer."""
+    """The request contains no message to answer."""
 
     code = "prompt_missing"
 
 
 class ContextLengthExceeded(CallerError):
-    """The prompt, in tokens, does not fit the model's context window."""
+    """The prompt has more tokens than fit into the model's context window."""
 
     code = "context_length_exceeded"
 
@@ -115,13 +115,13 @@ class ContextLengthExceeded(CallerError):
 
 
 class TooLarge(CallerError):
-    """The request body is larger than the server reads."""
+    """The request body is larger than the server accepts."""
 
     code = "too_large"
 
 
 class EncodingUnsupported(CallerError):
-    """The request body is compressed in a way the server does not read."""
+    """The request body has a compression that the server does not support."""
 
     code = "unsupported_encoding"
 
@@ -139,13 +139,13 @@ class AdapterUnknown(CallerError):
 
 
 class NotAuthenticated(CallerError):
-    """No valid credentials came with the request."""
+    """The request has no valid credentials."""
 
     code = "not_authenticated"
 
 
 class Forbidden(CallerError):
-    """The credentials are valid but do not allow this."""
+    """The credentials are valid but do not permit this request."""
 
     code = "forbidden"
 
@@ -157,19 +157,19 @@ class NotFound(CallerError):
 
 
 class Conflict(CallerError):
-    """The thing exists already, or its state does not allow this."""
+    """The resource exists already, or its state does not permit the operation."""
 
     code = "conflict"
 
 
 class WorldError(MongarsError):
-    """Something outside the request failed; another endpoint or tier may do better."""
+    """Something outside the request failed; another endpoint or provider may succeed."""
 
     code = "inference_failed"
 
 
 class RetryableLater(WorldError):
-    """A healthy server that cannot take the request now. `retry_after` is in seconds from now."""
+    """A healthy server cannot take the request now. `retry_after`: seconds until a retry makes sense; None: unknown."""
 
     code = "overloaded"
 
@@ -179,13 +179,13 @@ class RetryableLater(WorldError):
 
 
 class NotReady(RetryableLater):
-    """Starting up, or scaling: nothing can be answered yet."""
+    """The server or engine is starting, restarting, stopped or scaling up, so it cannot answer yet."""
 
     code = "not_ready"
 
 
 class Overloaded(RetryableLater):
-    """Every slot and the queue behind them are taken."""
+    """Every slot is in use and the queue is full, or the wait would exceed the deadline."""
 
 
 class TooManyRequests(RetryableLater):
@@ -195,19 +195,19 @@ class TooManyRequests(RetryableLater):
 
 
 class EndpointUnreachable(WorldError):
-    """The connection failed, or closed before an answer began."""
+    """The connection failed, or was closed before a response began."""
 
     code = "endpoint_unreachable"
 
 
 class InvalidAnswer(WorldError):
-    """The peer answered, but not with anything usable."""
+    """A server responded, but the response is unusable."""
 
     code = "invalid_answer"
 
 
 class AdapterUnavailable(WorldError):
-    """This provider does not hold the adapter that the request pins; another provider may."""
+    """This provider does not have the adapter that the request pins; another provider may."""
 
     code = "adapter_unavailable"
 
@@ -217,13 +217,13 @@ class InferenceFailed(WorldError):
 
 
 class GenerationInterrupted(InferenceFailed):
-    """The answer was cut after its first token; what came is not complete."""
+    """The answer was cut after its first token; the text received is incomplete."""
 
     code = "generation_interrupted"
 
 
 class DeadlineExceeded(WorldError):
-    """Time ran out before an answer, or its next token, came."""
+    """The deadline passed before an answer, or its next token, arrived."""
 
     code = "deadline_exceeded"
 
@@ -235,15 +235,15 @@ class StorageUnavailable(WorldError):
 
 
 class ProvisioningFailed(WorldError):
-    """A base model could not be made ready; nothing half-done was left behind."""
+    """A base model could not be downloaded or prepared; no incomplete files are left behind."""
 
     code = "provisioning_failed"
 
 
 class AllProvidersFailed(WorldError):
-    """Every provider of the chain failed; `causes` holds one error per provider, in order.
+    """Every provider of the chain failed; `causes` has the name and the error of each, in order.
 
-    `cure` is what an operator can do about it, if that is known.
+    `cure` is advice for the operator; empty if none is known.
     """
 
     code = "all_providers_failed"

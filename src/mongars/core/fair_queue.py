@@ -1,15 +1,15 @@
-"""A bounded queue for places that accounts share by weight.
+"""A bounded queue for places (such as the slots of an engine) that accounts share by weight.
 
-Start-time fair queueing (Goyal, Vin and Cheng, 1996) by the time that places were held, as the length
-of an answer is not known beforehand (compare the counters of Sheng et al., "Fairness in Serving
-Large Language Models", 2024). Each account has a service: the seconds for which it held places, the
-running ones included, divided by its weight. The next place goes to the waiting account with the
-least; within an account, requests that have begun go on, then it is first come, first served. An account that begins to wait starts at the
-virtual time (the highest service at which a place was given) at least: unused time is no credit.
+Start-time fair queueing (Goyal, Vin and Cheng, 1996) by the time that places were held, as the length of an answer
+is not known beforehand (compare the counters of Sheng et al., "Fairness in Serving Large Language Models", 2024).
+Each account has a service: the seconds for which it held places, the running ones included, divided by its
+weight. The next place is given to the waiting account with the least service; within an account, further parts of
+requests that have begun come first, then it is first come, first served. The service of an account that begins to
+wait is raised to the virtual time (the highest service at which a place was given): unused time is no credit.
 
-A place is held until an answer ends. So that a second account need not always wait for that, an account
-may not take the last place if another one was here in the last `RESERVE_SECONDS`. Where the capacity is
-soft, nothing is reserved: an account without a place gets one beyond it while one account holds all.
+A place is held until an answer ends. So that a second account need not always wait for that, an account may not
+take the last place if another one had a request here in the last `RESERVE_SECONDS`. With a soft capacity, nothing
+is reserved: while one account holds all places, one place more is given to another account.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 LEAST_WEIGHT = 0.01
 MOST_WEIGHT = 100.0
 LEAST_CHARGE = 0.01
-"""Seconds that each place costs at least."""
+"""Seconds of service that each place costs at least."""
 RESERVE_SECONDS = 60.0
-"""For so long after an account was served, no other account is given all places."""
+"""How long after a request of one account no other account is given all places, in seconds."""
 MOST_REMEMBERED = 1024
-"""Accounts without a request whose service is remembered while others wait or hold places."""
+"""How many accounts without a request have their service remembered while others wait or hold places."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What a request counts as: its account, and how much more than one of weight 1 that gets.
+    """The account (`scope`) and weight of a request in a fair queue.
 
-    All requests without a scope count as one account's.
+    An account of weight 2 gets twice the time of one of weight 1. All requests without a scope form one account.
     """
 
     scope: str | None = None
@@ -48,40 +48,40 @@ EVERYBODY = Share()
 
 
 class QueueFull(Exception):
-    """There is no place in the queue, or no longer: an account with fewer requests took it."""
+    """The queue is full, or a waiting request was removed from it in favour of an account with fewer requests."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """A request that waits."""
+    """A request that waits for a place in a `FairQueue`."""
 
     granted: asyncio.Future[None]
     bounded: bool
-    """Whether it is among the `queued` of its account, not the `further` ones."""
+    """Whether the request is in the `queued` list of its account, not in `further`."""
 
 
 @dataclass(slots=True, eq=False)
 class _ScopeUse:
-    """An account that holds a place or waits for one."""
+    """The state of one account in a `FairQueue`, while it holds a place or waits for one."""
 
     scope: str | None
     weight: float
     service: float
-    """Up to `counted_at`."""
+    """Seconds for which the account held places until `counted_at`, divided by its weight."""
     counted_at: float
     held: int = 0
     further: deque[_Waiter] = field(default_factory=deque)
-    """Parts of requests that hold a place or held one."""
+    """Waiting parts of requests that hold a place already or held one; not subject to the length limit."""
     queued: deque[_Waiter] = field(default_factory=deque)
-    """Requests that have not begun: they make the length of the queue, and can be displaced."""
+    """Waiting requests that have not begun; only these form the length of the queue and can be displaced."""
 
     @property
     def waiting(self) -> int:
-        """How many places it waits for."""
+        """How many places the account waits for."""
         return len(self.further) + len(self.queued)
 
     def count(self, now: float) -> float:
-        """Its service now."""
+        """Update the account's service to the time `now` and return it."""
         if self.held:
             self.service += self.held * max(0.0, now - self.counted_at) / self.weight
         self.counted_at = now
@@ -89,12 +89,12 @@ class _ScopeUse:
 
 
 def newest(count: int) -> int:
-    """The index of the last of `count` requests."""
+    """The index of the newest of `count` requests, sorted oldest first."""
     return count - 1
 
 
 class FairQueue:
-    """Grants as many places as `capacity()` returns at that moment; it may return infinity."""
+    """Gives requests places, at most as many at a time as `capacity()` returns; infinity is allowed."""
 
     def __init__(
         self,
@@ -104,9 +104,9 @@ class FairQueue:
         soft: bool = False,
         choose: Callable[[int], int] = newest,
     ) -> None:
-        """`soft`: the capacity may be exceeded by one; see above.
+        """`most_waiting`: how many requests may wait; `soft`: the capacity may be exceeded by one (see the module).
 
-        `choose`: of so many waiting requests of one account, oldest first, the index of the one that is
+        `choose`: given the number of waiting requests of an account, oldest first, returns the index of the one that is
         displaced from a full queue.
         """
         self._capacity = capacity
@@ -115,29 +115,29 @@ class FairQueue:
         self._choose = choose
         self._accounts: dict[str | None, _ScopeUse] = {}
         self._left: OrderedDict[str | None, float] = OrderedDict()
-        """The service of accounts that left while others were here; the latest last."""
+        """The service of accounts that left while others had requests; the latest last."""
         self._virtual_time = 0.0
         self._latest: tuple[str | None, float] = (None, -math.inf)
-        """The account that came or left last, and when."""
+        """The account that last made a request or released a place, and when."""
         self._other_at = -math.inf
-        """When an account other than that one came or left last."""
+        """When an account other than the latest one last made a request or released a place."""
         self._holders = 0
-        """Accounts that hold places."""
+        """The number of accounts that hold places."""
         self._bounded = 0
         self.active = 0
-        """Places held."""
+        """The number of places held."""
         self.waiting = 0
-        """Requests that wait for one."""
+        """The number of requests that wait for a place."""
 
     @property
     def free(self) -> float:
-        """Places that are not held; negative where the capacity has shrunk."""
+        """The number of free places; negative if the capacity has shrunk below the places held."""
         return self._capacity() - self.active
 
     def ahead(self, share: Share) -> float:
-        """How many places are given until a request that came now gets one, its own included.
+        """Estimate how many places are given until a request of `share` that arrives now gets one, its own included.
 
-        0 for an account without any request here, if a place is free for it.
+        0 for an account without any request in the queue, if a place is free for it.
         """
         own = self._accounts.get(share.scope)
         if own is None and self._may_take(_ScopeUse(share.scope, share.weight, 0.0, 0.0), 0.0):
@@ -149,13 +149,14 @@ class FairQueue:
     async def acquire(
         self, share: Share, now: Callable[[], float], *, seconds: float, bounded: bool = True
     ) -> None:
-        """Wait for a place; `release` gives it back.
+        """Wait up to `seconds` for a place; `release` returns it.
 
-        Not `bounded`: it is a further part of a request that holds a place already, or held one.
+        `bounded` is False for a further part of a request that holds a place already or held one: the length limit does
+        not apply to it.
 
         Raises:
-            QueueFull: nothing was free and the queue is full, or became so while it waited.
-            TimeoutError: none became free within the seconds.
+            QueueFull: no place is free and the queue is full, or the request was displaced while it waited.
+            TimeoutError: no place became free within `seconds`.
         """
         at = now()
         account = self._enter(share, at)
@@ -176,7 +177,7 @@ class FairQueue:
             raise
 
     def release(self, scope: str | None, now: float) -> None:
-        """Give a place back."""
+        """Return a place that a request of that scope held, and give it to the next waiting request."""
         account = self._accounts[scope]
         account.count(now)
         account.held -= 1
@@ -187,7 +188,7 @@ class FairQueue:
         self.wake(now)
 
     def wake(self, now: float) -> None:
-        """Hand out what is free; to be called when the capacity has grown."""
+        """Give free places to waiting requests; call it when the capacity has grown."""
         while self.waiting:
             capacity = self._capacity()
             if self.active + 1 > capacity and not self._exceeds(capacity):
@@ -200,15 +201,15 @@ class FairQueue:
             waiter = (account.further or account.queued)[0]
             self._remove(account, waiter)
             if waiter.granted.done():
-                continue  # cancelled, which its task has not seen yet
-            self._grant(account, now)  # here, so that no newcomer takes it first
+                continue  # cancelled, but its task has not run since
+            self._grant(account, now)  # here, so that no new request takes the place first
             waiter.granted.set_result(None)
 
     def _enter(self, share: Share, now: float) -> _ScopeUse:
         self._seen(share.scope, now)
         account = self._accounts.get(share.scope)
         if account is None:
-            if not self._accounts:  # no other account is here, so earlier services do not matter
+            if not self._accounts:  # no account has a request, so earlier services do not matter
                 self._left.clear()
                 self._virtual_time = 0.0
             before = self._left.pop(share.scope, 0.0)
@@ -261,7 +262,10 @@ class FairQueue:
         self._bounded += change * bounded
 
     def _displace(self, newcomer: _ScopeUse, now: float) -> None:
-        """Refuse a waiting request of the account that has the most of them."""
+        """Remove one waiting request from the full queue: of the account with the most per weight, `newcomer` if equal.
+
+        Its `acquire` raises `QueueFull`.
+        """
 
         def waiting(account: _ScopeUse) -> tuple[float, float]:
             return len(account.queued) / account.weight, account.count(now)
@@ -270,7 +274,7 @@ class FairQueue:
         largest = max(rivals, key=waiting, default=newcomer)
         victim = largest if waiting(largest) > waiting(newcomer) else newcomer
         waiters = [waiter for waiter in victim.queued if not waiter.granted.done()]
-        if waiters:  # else all were cancelled and are about to leave
+        if waiters:  # otherwise all were cancelled and are about to be removed
             waiter = waiters[self._choose(len(waiters))]
             self._remove(victim, waiter)
             waiter.granted.set_exception(QueueFull())
@@ -278,7 +282,7 @@ class FairQueue:
     def _give_up(self, account: _ScopeUse, waiter: _Waiter, now: float) -> None:
         granted = waiter.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
-            self.release(account.scope, now)  # its place came in the same moment
+            self.release(account.scope, now)  # the place was given while the wait was ending
             return
         if waiter in account.queued or waiter in account.further:
             self._remove(account, waiter)

@@ -1,4 +1,4 @@
-"""Requests to a model and its answers, independent of any wire format or engine."""
+"""Requests to a model and the answers, independent of any wire format or engine."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
 Role = Literal["system", "user", "assistant", "tool"]
 TaskRole = Literal["general", "coding"]
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "function_call"]
-"""The last three come from upstream servers only."""
+"""Why an answer ended. The last three values are reported by upstream servers only."""
 PromptCacheScope = Literal["user", "shared"]
-"""Whether an engine reuses prompts within a request's `scope` only, or among all requests."""
+"""`user`: an engine reuses cached prompts only among requests with the same `scope`; `shared`: among all."""
 
 DEFAULT_TEMPERATURE = 0.7
 DEFAULT_TOP_P = 0.9
-"""Of deployments; both can be set by the operator."""
+"""Sampling defaults of deployments; an operator can change both."""
 
 BASE_ADAPTER = "baseline"
-"""The adapter version of the bare base model; see `core.adapter_pin` for the rule."""
+"""The adapter version in answers of the base model without an adapter; `core.adapter_pin` has the rule."""
 
 _CODING = frozenset({"code", "coding", "developer"})
 
 
 def task_role(task_type: str) -> TaskRole:
-    """The role of the model for a task: `coding` for tasks about code, else `general`."""
+    """The role of the model for a task type: `coding` for `code`, `coding` and `developer`, else `general`."""
     return "coding" if task_type.strip().lower() in _CODING else "general"
 
 
 def confidence(logprobs: Sequence[float]) -> float | None:
-    """exp(mean token log-probability); None if the engine reported no log-probabilities."""
+    """The exponential of the mean token log-probability, 0 to 1; None if there are no log-probabilities."""
     return math.exp(sum(logprobs) / len(logprobs)) if logprobs else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn of a conversation."""
+    """One message of a conversation."""
 
     role: Role
     content: str
@@ -48,7 +48,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Sampling parameters; None: the default of the replica or provider that answers."""
+    """Sampling parameters. None means the default of the replica or provider that answers."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -61,16 +61,16 @@ class Sampling:
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     top_k: int | None = None
-    """Sample from the so many most likely tokens; 0 or less: from all."""
+    """Sample from that many most likely tokens; 0 or less: from all."""
     min_p: float | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """Token numbers of the model and what is added to their logits."""
+    """Pairs of a token id of the model and the number that is added to its logit."""
     response_format: dict[str, Any] | None = None
     n: int = 1
     """How many answers to generate."""
 
     def with_defaults(self, defaults: Sampling) -> Sampling:
-        """The same, with parameters that are None taken from `defaults`."""
+        """A copy in which `max_tokens`, `temperature` and `top_p` are taken from `defaults` where they are None."""
         return replace(
             self,
             max_tokens=defaults.max_tokens if self.max_tokens is None else self.max_tokens,
@@ -81,7 +81,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartialAnswer:
-    """The text that was received of an answer before it was cut, and the model that generated it."""
+    """The text received of an answer that was cut, and the model and adapter that generated it."""
 
     text: str
     model: str
@@ -89,7 +89,10 @@ class PartialAnswer:
     adapter_digest: str | None = None
 
     def was_from(self, origin: Origin) -> bool:
-        """Whether the same model and adapter generated it; only then can it be continued exactly."""
+        """Whether there is text, and `origin` has the model and adapter that generated it.
+
+        Only then can the answer be continued exactly.
+        """
         return self.text != "" and (self.model, self.adapter_version, self.adapter_digest) == (
             origin.model,
             origin.adapter_version,
@@ -99,7 +102,7 @@ class PartialAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One request to a model: the whole conversation so far, and how to answer it."""
+    """One request to a model: the whole conversation so far, and parameters of the answer."""
 
     messages: tuple[Message, ...]
     request_id: str
@@ -107,53 +110,57 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     session_id: str | None = None
     adapter: str | None = None
-    """The adapter that must answer: an alias, a version, or `NAME@DIGEST` (`core.adapter_pin`). None:
-    the active one of its role."""
+    """The adapter that must answer: an alias, a version, or `NAME@DIGEST` (`core.adapter_pin`). None: the active one
+    of the role.
+    """
     traceparent: str | None = None
-    """The client's W3C trace context, passed on unchanged."""
+    """The W3C trace context of the client's request, passed on unchanged."""
     scope: str | None = None
-    """The account it belongs to. Its answer, and the engine's cached prompt, may be reused for requests of
-    the same scope; None: for no other request."""
+    """The account of the request. The answer, and the engine's cached prompt, may be reused for requests with the same
+    scope. None: for no other request.
+    """
     weight: float = 1.0
-    """The share of slots for its scope when requests queue, relative to a scope of weight 1."""
+    """The share of slots for this scope while requests queue, relative to a scope of weight 1."""
     continue_from: PartialAnswer | None = None
-    """The part of the answer that was delivered already, if this request continues one that was cut."""
+    """The part of the answer that was delivered already, if this request continues an answer that was cut."""
     prompt_tokens: int | None = None
-    """Tokens of the prompt, if another model has counted it and refused it as too long."""
+    """Tokens of the prompt, if another model has counted them and refused the prompt as too long; else None."""
     shortens: bool = False
-    """Whether the caller shortens a prompt that is too long; then no provider with a larger context
-    window is tried."""
+    """Whether the caller shortens a prompt that is too long; then no provider with a larger context window is tried."""
 
     @property
     def share(self) -> Share:
-        """Its account and weight in a queue for slots."""
+        """The account (`scope`) and weight of this request for a fair queue."""
         return Share(scope=self.scope, weight=self.weight)
 
     @property
     def prompt_bytes(self) -> int:
-        """Size of all messages in UTF-8 bytes, a bound on the work before the first token."""
+        """Size of all message contents in UTF-8 bytes."""
         return sum(len(message.content.encode()) for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Token counts as reported by the engine, not estimated."""
+    """Token counts of an answer as the engine reported them, not estimated."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     per_choice: tuple[int, ...] = ()
-    """Completion tokens of each answer, if there are several."""
+    """Completion tokens of each answer, if there are several; else empty."""
 
     @property
     def total_tokens(self) -> int:
-        """Prompt and completion together."""
+        """Prompt tokens plus completion tokens."""
         return self.prompt_tokens + self.completion_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The engine that generated an answer, as reported by that engine itself."""
+    """The model, engine and adapter that generated an answer, as the engine itself reports them.
+
+    `adapter_digest` is None without an adapter; `replica` is None outside of a replica.
+    """
 
     model: str
     engine: str
@@ -165,29 +172,29 @@ class Origin:
 
 @dataclass(slots=True, kw_only=True)
 class Chunk:
-    """A piece of a streamed answer; not changed after it was made.
+    """A part of a streamed answer, usually one token. Treat it as immutable.
 
     It is not a frozen class, since there is one per token and making a frozen one takes three times as long.
 
-    `raw` is the server-sent event it came in, blank line included, so that a gateway can pass it
-    on untouched; or several events that came together and differ in nothing but their text. The last
-    chunks carry `finish_reason` and `usage`.
+    `raw` is the server-sent event that contained the chunk, blank line included, so that a gateway can forward it
+    unchanged; or several events that arrived together and differ only in their text. The last chunks have
+    `finish_reason` and `usage`.
     """
 
     text: str = ""
     reasoning: str = ""
-    """What a reasoning model writes before its answer; not part of the answer's text."""
+    """Text that a reasoning model generates before its answer; not part of the answer's text."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[float, ...] = ()
     index: int = 0
-    """The index of the answer it belongs to, if there are several."""
+    """The index of the answer that the chunk belongs to, if there are several."""
     raw: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One of the generated answers."""
+    """One of the answers generated for a request."""
 
     text: str
     finish_reason: FinishReason
@@ -197,7 +204,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A whole answer: as many choices as were requested, at least one."""
+    """The complete response to a request: as many choices as were requested, at least one."""
 
     choices: tuple[Choice, ...]
     usage: Usage | None
@@ -205,7 +212,7 @@ class Completion:
 
     @property
     def text(self) -> str:
-        """The text of the answer; several choices are joined by a blank line."""
+        """The text of all choices, joined by blank lines."""
         return "\n\n".join(choice.text for choice in self.choices)
 
     @property
@@ -215,5 +222,5 @@ class Completion:
 
     @property
     def logprobs(self) -> tuple[float, ...]:
-        """Log-probabilities of the first choice's tokens."""
+        """Log-probabilities of the first choice's tokens; empty if the engine reported none."""
         return self.choices[0].logprobs

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """An authenticated caller. `username` is the owner of everything the call stores."""
+    """The authenticated caller of a request. Everything the request stores belongs to `username`."""
 
     username: str
     is_admin: bool = False
@@ -19,7 +19,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A person who may log in. Names are unique whatever their case."""
+    """A user account. Names are unique regardless of case."""
 
     username: str
     is_admin: bool
@@ -28,7 +28,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewAccount:
-    """An account to be made; the password arrives hashed."""
+    """The data to create an account; the password is hashed already."""
 
     username: str
     password_hash: str = field(repr=False)
@@ -37,7 +37,7 @@ class NewAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """An account with what its password is checked against."""
+    """An account with the hash that its password is verified against."""
 
     account: Account
     password_hash: str = field(repr=False)
@@ -45,7 +45,10 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """What is known of an API key; `id` is for people, the key itself is nowhere."""
+    """A stored API key without the key itself; `id` identifies it in lists and commands.
+
+    `last_used_at` is None for an unused key, `revoked_at` for one that is not revoked.
+    """
 
     id: str
     username: str
@@ -58,7 +61,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewApiKey:
-    """An API key to be stored; `digest` is all that is kept of it."""
+    """The data to store a new API key; of the key itself only `digest` is stored."""
 
     id: str
     username: str

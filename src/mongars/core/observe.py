@@ -1,4 +1,4 @@
-"""Events: contexts emit them; telemetry turns them into log lines and metrics."""
+"""Events that the components emit; telemetry converts them to log lines and metrics."""
 
 from __future__ import annotations
 
@@ -9,57 +9,57 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LogLevel = Literal["debug", "info", "warning", "error"]
-"""From the least to the most important."""
+"""The levels of log lines, in increasing order of importance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEvent:
-    """The declaration of a kind of log line: a stable dotted name, its level and its meaning.
+    """The declaration of a kind of log line: a stable dotted name, a level and a description.
 
-    Each context declares its own, once, in its `log_events`; the reference is generated from them.
+    Each package declares its log events once, in its module `log_events`; the reference is generated from them.
     """
 
     name: str
-    """Such as `llm.ray.fallback_local`."""
+    """The dotted name in log lines, such as `llm.ray.fallback_local`."""
     level: LogLevel
     description: str
 
 
 class Event(Protocol):
-    """Something that happened, without prompts, answers or secrets."""
+    """An occurrence that an observer can log or count; contains no prompts, answers or secrets."""
 
     @property
     def log(self) -> LogEvent:
-        """The log line it becomes."""
+        """The declaration of the log line that is written for this event."""
         ...
 
     def fields(self) -> Mapping[str, object]:
-        """The facts about it: fields of the log line."""
+        """The fields of the log line, by name."""
         ...
 
 
 class Observer(Protocol):
-    """Takes events; must not block and must not raise."""
+    """Receives events; must not block and must not raise."""
 
     def observe(self, event: Event) -> None:
-        """Take one event."""
+        """Process one event, for example log or count it."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """An event without a class of its own."""
+    """A generic event: a log event and its fields, for events that need no class of their own."""
 
     log: LogEvent
     values: Mapping[str, object] = field(default_factory=dict)
 
     def fields(self) -> Mapping[str, object]:
-        """The values given."""
+        """The fields given as `values`."""
         return self.values
 
 
 class Silent:
-    """An observer that keeps nothing."""
+    """An observer that discards every event."""
 
     def observe(self, event: Event) -> None:
-        """Do nothing."""
+        """Discard the event."""

@@ -1,4 +1,4 @@
-"""The one place where a missing optional dependency is reported."""
+"""The check for optional dependencies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mongars.core.errors import ConfigurationError
 
 
 def require(module: str, *, extra: str) -> None:
-    """Raise `ConfigurationError`, naming the extra to install, if `module` cannot be imported."""
+    """Raise `ConfigurationError`, naming the extra to install, if the Python module `module` is not installed."""
     if importlib.util.find_spec(module) is None:
         message = f"{module!r} is not installed. Install it with: pip install 'mongars[{extra}]'"
         raise ConfigurationError(message)

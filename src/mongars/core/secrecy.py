@@ -1,4 +1,4 @@
-"""Which environment variables hold secrets, by their names."""
+"""Recognise environment variables that hold secrets, by their names."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ OWN_SECRETS = frozenset(
         "SECRET_KEY",
     }
 )
-"""Ours."""
+"""Environment variables of monGARS that hold secrets."""
 _WORDS = ("KEY", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "TOKEN", "CREDENTIAL", "PGPASS")
 _HARMLESS_ENDS = ("_PATH", "_FILE", "_DIR", "_MINUTES", "_TOKENS", "PGPASSFILE")
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable of that name holds a secret, of monGARS or of another program."""
+    """Whether an environment variable of that name may hold a secret, of monGARS or of another program."""
     if name in OWN_SECRETS:
         return True
     upper = name.upper()

@@ -1,4 +1,4 @@
-"""URLs as configuration: checked once, where they are read."""
+"""Validation and conversion of URLs in settings."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _SEPARATORS = re.compile(r"[\s;]")
 
 
 def http_url(text: str) -> str:
-    """The URL without a trailing slash. Raises `ValueError` unless it is http(s) with a host."""
-    shown = text.rpartition("@")[2]  # what stands before may be a password
+    """Return `text` without trailing slashes. Raises `ValueError` unless it is an http(s) URL with a host."""
+    shown = text.rpartition("@")[2]  # the part before `@` may be a password
     if _SEPARATORS.search(text):
         message = f"{shown!r} holds a space or a semicolon; separate several URLs by commas"
         raise ValueError(message)
     try:
         parts = urlsplit(text)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError as error:  # a port that is none, or an address that is none
+    except ValueError as error:  # an invalid port or IP address
         message = f"{shown!r} is not a URL: {error}"
         raise ValueError(message) from error
     if not usable:
@@ -28,7 +28,7 @@ def http_url(text: str) -> str:
 
 
 def endpoint_url(text: str) -> str:
-    """The URL of an endpoint, path included. Raises `ValueError` like `http_url`, and without a path."""
+    """Like `http_url`, for the URL of an endpoint: also raises `ValueError` if the URL has no path."""
     url = http_url(text)
     if urlsplit(url).path in {"", "/"}:
         shown = url.rpartition("@")[2]
@@ -38,23 +38,23 @@ def endpoint_url(text: str) -> str:
 
 
 def ollama_url(text: str) -> str:
-    """The URL of an Ollama server, from any form `OLLAMA_HOST` may take: host, port, both, URL.
+    """The URL of an Ollama server from any form that `OLLAMA_HOST` may have: host, port, `HOST:PORT` or URL.
 
-    Raises `ValueError` if it is none of these.
+    Raises `ValueError` for any other text.
     """
     scheme, separator, rest = text.strip().rstrip("/").rpartition("://")
     name, colon, port = rest.rpartition(":")
     if not colon or not port.isdigit():
         name, port = rest, "" if separator else str(OLLAMA_PORT)
-    # A server that listens everywhere is called at the loopback address.
+    # A server that listens on every interface is reached at the loopback address.
     name = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1"}.get(name, name)  # noqa: S104 (not bound)
     return http_url(f"{scheme or 'http'}://{name}{':' if port else ''}{port}")
 
 
 def web_origin(text: str) -> str:
-    """An origin as browsers send it: `https://app.example.org`, with a port unless it is the usual one.
+    """A web origin as browsers send it: `https://app.example.org`, in lower case, without a default port.
 
-    Raises `ValueError` for anything else, `*` and `null` included: every page there is, or any file.
+    Raises `ValueError` for anything else, including `*` (every site) and `null` (local files, among others).
     """
     if "*" in text or text == "null":
         message = f"{text!r} would open the API to every page; name each origin"
@@ -69,16 +69,19 @@ def web_origin(text: str) -> str:
 
 
 def endpoint_label(url: str) -> str:
-    """Host with port, for messages and logs: a URL may hold a password."""
+    """Host and port of a URL, without credentials; for messages and logs."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def reachable_host(host: str) -> str:
-    """Where a server bound to `host` is reached from its own machine."""
+    """The address at which a server bound to `host` is reached from the same machine.
+
+    The loopback address for `0.0.0.0` and `::`, else `host` itself.
+    """
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (not bound here)
 
 
 def local_url(host: str, port: int) -> str:
-    """The URL of a server bound there, for callers on its own machine."""
+    """The http URL of a server bound to `host` and `port`, for callers on the same machine."""
     name = reachable_host(host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"

@@ -1,1 +1,1 @@
-"""What turns a prompt into tokens: the engine port, its implementations and base models."""
+"""Engines, which generate tokens, and embedders: their interfaces, their implementations and base models."""

@@ -1,7 +1,7 @@
-r"""An adapter as a folder of files, identified by a digest of their content.
+r"""A LoRA adapter as a folder of files, identified by a digest of their content.
 
-The digest of a folder is the sha256 of one line per file, sorted by path:
-`<path>\0<size>\0<sha256 of the file>\n`, paths relative with `/` between their parts.
+The digest of a folder is the SHA-256 of one line per file, sorted by path:
+`<path>\0<size>\0<sha256 of the file>\n`, with paths relative to the folder and `/` between their parts.
 """
 
 from __future__ import annotations
@@ -31,21 +31,24 @@ _B = ".lora_B.weight"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterFolder:
-    """One version of a LoRA adapter in PEFT's format, ready to be loaded."""
+    """One version of a LoRA adapter in PEFT's format, on disk."""
 
     version: str
     digest: str
-    """sha256 of the folder, 64 hexadecimal digits; see the module."""
+    """SHA-256 of the folder, 64 hexadecimal digits; the module describes how it is computed."""
     path: Path
 
     @property
     def name(self) -> str:
-        """`VERSION@DIGEST` with 12 digits: other bytes have another name."""
+        """`VERSION@DIGEST` with the first 12 digits of the digest, so different content has a different name."""
         return f"{self.version}@{self.digest[:12]}"
 
 
 def folder_digest(path: Path) -> str:
-    """The digest of a folder. Raises `InferenceFailed` on links, other oddities and read errors."""
+    """Compute the digest of a folder's files, as the module describes.
+
+    Raises `InferenceFailed` if the folder holds a link or a special file, or if a file cannot be read.
+    """
     lines = hashlib.sha256()
     try:
         for file in sorted(_files(path), key=lambda file: file.relative_to(path).as_posix()):
@@ -64,10 +67,11 @@ def folder_digest(path: Path) -> str:
 
 
 def check_adapter(adapter: AdapterFolder, *, max_rank: int) -> None:
-    """Refuse a folder with a wrong digest, pickles, no weights or too high a rank.
+    """Check that an adapter can be loaded: its digest, its weights and its rank (at most `max_rank`).
 
     Raises:
-        InferenceFailed: says what is wrong with the folder.
+        InferenceFailed: the digest is wrong, the rank is too high, the folder holds pickle files (`.bin`,
+            `.pt`), or the weights are missing or not pairs of LoRA matrices.
     """
     if not _DIGEST.fullmatch(adapter.digest):
         msg = f"The digest of adapter {adapter.version!r} is no sha256: {adapter.digest!r}."
@@ -91,10 +95,12 @@ def check_adapter(adapter: AdapterFolder, *, max_rank: int) -> None:
 
 
 def adapted_modules(adapter: AdapterFolder) -> dict[str, tuple[list[int], list[int]]]:
-    """The shapes of A and B for each module of the base, `model.layers.0.mlp.up_proj` and so on.
+    """The shapes of the matrices A and B of each adapted module of the base model, by the module's name.
+
+    Names are such as `model.layers.0.mlp.up_proj`.
 
     Raises:
-        InferenceFailed: there are none, or one without the other.
+        InferenceFailed: the adapter has no LoRA weights, a matrix without its counterpart, or other tensors.
     """
     header = tensor_header(adapter.path / WEIGHTS_FILE, of=f"Adapter {adapter.name!r}")
     found = {}
@@ -110,7 +116,10 @@ def adapted_modules(adapter: AdapterFolder) -> dict[str, tuple[list[int], list[i
 
 
 def tensor_header(path: Path, *, of: str) -> dict[str, Any]:
-    """The header of a safetensors file. Raises `InferenceFailed`; `of` names the file in its text."""
+    """Read the header of a safetensors file: tensor names to their type, shape and offsets.
+
+    Raises `InferenceFailed` if the file is unreadable or has the wrong length; `of` names its owner in the message.
+    """
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))

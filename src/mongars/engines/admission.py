@@ -1,6 +1,6 @@
-"""The queue for the slots of one engine.
+"""The queue of requests for the slots of one engine.
 
-Accounts share the slots behind a bounded queue (`FairQueue`). A request that cannot start before its
+Accounts share the slots through a bounded fair queue (`FairQueue`). A request that would wait beyond its
 deadline is refused on arrival, so that the client can retry elsewhere at once.
 """
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from mongars.core.fair_queue import Share
 
 SMOOTHING = 0.2
-"""Weight of the newest service time in the running average."""
+"""Weight of the newest service time in the exponential moving average, 0 to 1."""
 SHORTEST_ADVICE = 1.0
-"""Seconds; the shortest `Retry-After` of a refusal."""
+"""The shortest `Retry-After` of a refusal, in seconds."""
 
 
 class Admission:
-    """Grants slots, and estimates the wait from how long recent requests held theirs."""
+    """Assigns an engine's slots to requests, and estimates waits from how long recent requests held a slot."""
 
     def __init__(self, *, slots: int, max_waiting: int) -> None:
         self._slots = slots
@@ -34,16 +34,19 @@ class Admission:
 
     @property
     def active(self) -> int:
-        """Requests that hold a slot."""
+        """The number of requests that hold a slot."""
         return self._queue.active
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for one."""
+        """The number of requests that wait for a slot."""
         return self._queue.waiting
 
     def expected_wait(self, share: Share = EVERYBODY) -> float:
-        """Estimated seconds until a request that arrives now gets a slot; 0 without an estimate."""
+        """Estimated seconds until a request of `share` that arrives now has a slot.
+
+        0 if a slot is free, and until a first request has completed (no estimate).
+        """
         if self.active + self.waiting < self._slots:
             return 0.0
         return (self._service_time or 0.0) * self._queue.ahead(share) / self._slots
@@ -52,13 +55,13 @@ class Admission:
     async def slot(
         self, deadline: Deadline, share: Share = EVERYBODY, *, admitted: bool = False
     ) -> AsyncIterator[float]:
-        """Hold a slot; yields the seconds that the request waited for it.
+        """Wait for a slot and hold it until the context is left; yields the seconds waited.
 
-        `admitted`: this is one more choice of a request that holds a slot already, so it is not refused
-        however long the queue is.
+        `admitted`: the request is one more choice of a request that holds a slot already, so it is not refused however
+        long the queue is.
 
         Raises:
-            Overloaded: the queue is full, or too long for the deadline; carries `retry_after`.
+            Overloaded: the queue is full, or the expected wait exceeds the deadline; has `retry_after` in seconds.
             DeadlineExceeded: the deadline passed while waiting.
         """
         expected = self.expected_wait(share)

@@ -1,7 +1,7 @@
-"""The environment variables of engine processes: those that native libraries need, and no secret.
+"""The environment variables of engine processes: those that native libraries need, without secrets.
 
-An engine parses files and text of unknown origin, so a flaw in it could expose a key in its environment;
-and `/proc/<pid>/environ` shows the environment to every process of the same user.
+An engine parses files and text of unknown origin, so a flaw in it could expose a key in its environment; and
+`/proc/<pid>/environ` shows the environment to every process of the same user.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PREFIXES = (
 
 
 def engine_environment() -> dict[str, str]:
-    """The variables of this process that an engine process gets."""
+    """The environment for an engine process: this process's variables, reduced to a fixed list without secrets."""
     return {
         name: value
         for name, value in os.environ.items()  # noqa: TID251 - passed on, never read

@@ -1,8 +1,8 @@
-"""Several choices for one request, from engines that generate one at a time.
+"""Generate several answers ("choices") to one request with engines that generate one at a time.
 
-Each choice is sent to the engine as a separate request with a slot of its own; after the first one the
-prompt is in the engine's cache. The streams are merged into one: each chunk has the index of its choice,
-and there is one usage chunk at the end and one `[DONE]`.
+Each choice is sent to the engine as a separate request with a slot of its own; after the first one the prompt
+is in the engine's cache. The streams are merged into one: each chunk has the index of its choice, and there is
+one usage chunk at the end and one `[DONE]`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OpenChoice = Callable[["GenerationRequest"], AbstractAsyncContextManager[AsyncIt
 
 
 class _Merge:
-    """The events of all choices that have not been read yet; an error ends every choice."""
+    """Collects the events of all choices of one request until they are read; an error ends every choice."""
 
     def __init__(self, request: GenerationRequest, open_one: OpenChoice, at_once: int) -> None:
         self._turns = asyncio.Semaphore(at_once)
@@ -48,7 +48,7 @@ class _Merge:
         self._last: dict[str, Any] = {}
 
     async def draw(self, index: int) -> None:
-        """Generate one choice."""
+        """Generate choice `index` and queue its events; an error is queued as well, and raised by `next`."""
         sampling = self._request.sampling
         seed = None if sampling.seed is None else (sampling.seed + index) % HIGHEST_SEED
         one = replace(self._request, sampling=replace(sampling, n=1, seed=seed))
@@ -66,7 +66,10 @@ class _Merge:
             self._ready.put_nowait(None)
 
     async def next(self) -> bytes | None:
-        """The next event; None for a choice that is complete. Raises what ended a choice."""
+        """Wait for the next event of any choice; None each time that a choice is complete.
+
+        Raises the error that ended a choice.
+        """
         item = await self._ready.get()
         if isinstance(item, Exception):
             raise item
@@ -88,7 +91,10 @@ class _Merge:
         self._ready.put_nowait(encode_event(body))
 
     def ending(self) -> bytes:
-        """The usage chunk with the counts of all choices, and `[DONE]`."""
+        """The last bytes of the merged stream: a usage chunk with the tokens of all choices, and `[DONE]`.
+
+        Without the usage chunk if a choice reported no usage.
+        """
         drawn = [self._usage[index] for index in sorted(self._usage)]
         if len(drawn) < self._request.sampling.n:
             return DONE
@@ -111,11 +117,11 @@ class _Merge:
 async def stream_choices(
     request: GenerationRequest, open_one: OpenChoice, *, at_once: int
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Generate `request.sampling.n` choices as one stream, as `Engine.stream` promises it.
+    """Generate `request.sampling.n` choices as one stream that behaves as `Engine.stream` describes.
 
-    At most `at_once` are generated at the same time; they are started in the order of their indexes.
-    `open_one` opens the stream of one choice. An error before the first event is raised on entering the
-    context; leaving it stops every choice.
+    At most `at_once` are generated at the same time; they are started in the order of their indexes. `open_one`
+    opens the stream of one choice. An error before the first event is raised on entering the context; leaving it
+    stops every choice.
     """
     merge = _Merge(request, open_one, at_once)
     async with AsyncExitStack() as stack:

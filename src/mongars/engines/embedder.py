@@ -1,4 +1,4 @@
-"""The embedder port: texts to vectors."""
+"""The embedder interface: converts texts to vectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embeddings:
-    """Vectors of unit length, one per text in the order of the texts, and the number of tokens read."""
+    """The result of `Embedder.embed`: one vector of length 1 per text, in the order of the texts.
+
+    `prompt_tokens` is the number of tokens in all texts together.
+    """
 
     vectors: tuple[tuple[float, ...], ...]
     prompt_tokens: int
@@ -21,29 +24,35 @@ class Embeddings:
 
 
 class Embedder(Protocol):
-    """One embedding model."""
+    """One embedding model, loaded by a child process, a library or a remote server."""
 
     @property
     def model(self) -> str:
-        """The name of the model; vectors of different models cannot be compared."""
+        """The name of the model; vectors of different models must not be compared."""
         ...
 
     @property
     def status(self) -> EngineStatus:
-        """Its current state; never blocks."""
+        """The embedder's current state; never blocks."""
         ...
 
     async def start(self) -> None:
-        """Return once it can embed texts. Raises `InferenceFailed` with the reason if it cannot."""
+        """Load the model and return when texts can be embedded.
+
+        Raises `InferenceFailed` with the reason if the embedder cannot start.
+        """
         ...
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Embed the texts.
+        """Convert each text to a vector.
 
-        Raises `ContextLengthExceeded` for a text that does not fit, `NotReady`, `InferenceFailed`.
+        Raises:
+            ContextLengthExceeded: a text has more tokens than the model's context window.
+            NotReady: the embedder is not started.
+            InferenceFailed: the model failed.
         """
         ...
 
     async def aclose(self) -> None:
-        """Stop, and free every process, file and connection. Safe to call twice."""
+        """Stop the embedder and free its processes, files and connections. Safe to call twice."""
         ...

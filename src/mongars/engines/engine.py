@@ -1,4 +1,4 @@
-"""The engine port: the interface of everything that generates tokens."""
+"""The engine interface: what every component that generates tokens implements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ EngineState = Literal["stopped", "starting", "ready", "restarting", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """The state of an engine."""
+    """The state of an engine: `detail` is the reason of a failure, `restarts` counts automatic restarts.
+
+    `pid` is the engine's process, None if it has no process of its own.
+    """
 
     state: EngineState
     detail: str = ""
@@ -28,24 +31,24 @@ ByteStream = AbstractAsyncContextManager["AsyncIterator[bytes]"]
 
 
 class Engine(Protocol):
-    """One model, ready to answer; a process, a library or a remote server behind it.
+    """One loaded model that generates answers; implemented by a child process, a library or a remote server.
 
-    `stream` yields server-sent events as bytes: OpenAI `chat.completion.chunk` objects, usage in
-    the last one, then `[DONE]`. Blocks may cut events anywhere. Entering the context raises the
-    errors that are known before the first token: a `CallerError` for a mistake of the client (unusable
-    request, context exceeded), `NotReady` or `InferenceFailed` otherwise. While iterating,
-    `GenerationInterrupted` means that the stream was cut; a stream that ends without it is
-    complete. Leaving the context at any moment stops the work and frees the slot.
+    `stream` yields server-sent events as bytes: OpenAI `chat.completion.chunk` objects, usage in the last one,
+    then `[DONE]`. A block of bytes may begin or end inside an event. Entering the context raises the errors that
+    are known before the first token: a `CallerError` for a mistake of the client (unusable request, context
+    exceeded), `NotReady` or `InferenceFailed` otherwise. While iterating, `GenerationInterrupted` means that the
+    stream was cut; a stream that ends without it is complete. Leaving the context at any moment stops the
+    generation and frees the slot.
     """
 
     @property
     def origin(self) -> Origin:
-        """Model, engine and adapter that produce its answers, as they are loaded now."""
+        """The model, engine and adapter that are loaded now and generate the answers."""
         ...
 
     @property
     def continues(self) -> bool:
-        """Whether it continues the text in a request's `continue_from`; if not, it ignores that field.
+        """Whether the engine continues the text in a request's `continue_from`; False: it ignores that field.
 
         The token counts of a continued answer are those of the whole answer.
         """
@@ -53,22 +56,25 @@ class Engine(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many requests it processes at the same time."""
+        """How many requests the engine processes at the same time."""
         ...
 
     @property
     def status(self) -> EngineStatus:
-        """Its current state; never blocks."""
+        """The engine's current state; never blocks."""
         ...
 
     async def start(self) -> None:
-        """Return once it can answer. Raises `InferenceFailed` with the reason if it cannot."""
+        """Load the model and return when requests can be answered.
+
+        Raises `InferenceFailed` with the reason if the engine cannot start.
+        """
         ...
 
     def stream(self, request: GenerationRequest) -> ByteStream:
-        """Answer one request; see the class."""
+        """Generate the answer of one request as server-sent events; the class describes events and errors."""
         ...
 
     async def aclose(self) -> None:
-        """Stop, and free every process, file and connection. Safe to call twice."""
+        """Stop the engine and free its processes, files and connections. Safe to call twice."""
         ...

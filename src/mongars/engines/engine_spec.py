@@ -1,4 +1,4 @@
-"""Which engine serves a role: a part of the definition of the Serve application, as JSON."""
+"""Specifications of engines and embedders: a part of the Serve application's definition, as JSON."""
 
 from __future__ import annotations
 
@@ -29,37 +29,39 @@ class _SpecSection(BaseModel):
 
 
 class VllmOptions(_SpecSection):
-    """What only vLLM knows."""
+    """Settings of the vLLM engine."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     kv_cache_mib: int | None = Field(default=None, ge=1)
-    """Size of the key-value cache instead of that share; needed on a CPU."""
+    """Size of the key-value cache in MiB, instead of the share `gpu_memory_utilization`; needed on a CPU."""
     enforce_eager: bool = False
 
 
 class EngineSpec(_SpecSection):
-    """Which engine serves a role, and how large."""
+    """The engine that serves a role: its kind, its model and its size."""
 
     kind: Kind = "llama_cpp"
     model_name: str = "smollm2-135m-instruct"
-    """What answers call the model; for `ollama`, the tag."""
+    """The name of the model in answers; for `ollama`, the tag."""
     model_path: str = ""
-    """GGUF file (llama_cpp) or model folder (vllm) on every node; empty: what
-    `scripts.provision_models` put into the node's own cache for this role."""
+    """GGUF file (llama_cpp) or model folder (vllm), at the same path on every node; empty: the model that
+    `scripts.provision_models` stored in each node's cache for this role.
+    """
     slots: int = Field(default=4, ge=1, le=256)
     context_tokens: int = Field(default=4096, ge=64)
     threads: int | None = Field(default=None, ge=1)
     prompt_batch_tokens: int = Field(default=16, ge=8)
     prompt_cache_mib: int = Field(default=0, ge=0)
-    """Host memory for the prompts of finished requests (llama_cpp, with the scope `shared` only);
-    each slot keeps its last."""
+    """Host memory in MiB for the prompts of finished requests (llama_cpp with the scope `shared` only); each slot keeps
+    its last prompt in addition.
+    """
     url: str = ""
-    """The Ollama server; reached from every node."""
+    """The URL of the Ollama server (`ollama` only); every node must reach it."""
     token_delay: float = Field(default=0.0, ge=0.0)
-    """Seconds per token, fake engine only."""
+    """Seconds between two tokens (fake engine only)."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """For kinds without fields of their own here; their factory checks them."""
+    """Options of engine kinds that have no fields of their own here; the kind's factory validates them."""
     vllm: VllmOptions = Field(default_factory=VllmOptions)
 
     @model_validator(mode="after")
@@ -82,10 +84,10 @@ class EngineSpec(_SpecSection):
 
 
 class EmbeddingSpec(EngineSpec):
-    """Which engine makes vectors; by default the built-in model, one text at a time."""
+    """The engine that embeds texts; by default the built-in model, one text at a time."""
 
     model_name: str = EMBEDDING_MODEL
     kind: EmbeddingKind = "llama_cpp"
     slots: int = Field(default=1, ge=1, le=256)
     context_tokens: int = Field(default=512, ge=64)
-    """The longest text, in tokens."""
+    """The most tokens of a text."""

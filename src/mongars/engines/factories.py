@@ -1,4 +1,4 @@
-"""From a specification to an engine or embedder, by the factory that its kind has registered."""
+"""Make engines and embedders from specifications, with the factory registered for each engine kind."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSetup:
-    """What a factory gets beside the specification."""
+    """The arguments of an engine factory besides the specification."""
 
     clock: Clock
     observer: Observer
     prompt_cache_scope: PromptCacheScope
     stuck_after: float
-    """Seconds an engine may be silent while it has requests."""
+    """Seconds without output, while the engine has requests, after which the engine counts as stuck."""
     model_file: Callable[[], Path]
-    """The path of the model file. Raises `ConfigurationError` if this node does not have it."""
+    """Returns the path of the model file; raises `ConfigurationError` if this node does not have it."""
 
 
 def make_engine(spec: EngineSpec, setup: EngineSetup) -> Engine:
-    """An engine that is not started yet. Raises `ConfigurationError` if it cannot be made here."""
+    """Make the engine that `spec` describes, without starting it.
+
+    Raises `ConfigurationError` if the engine's package is not installed or its factory refuses the specification.
+    """
     kind = KINDS[spec.kind]
     kind.check_installed()
     engine: Engine = _load(kind.factory)(spec, setup)
@@ -42,7 +45,10 @@ def make_engine(spec: EngineSpec, setup: EngineSetup) -> Engine:
 
 
 def make_embedder(spec: EngineSpec, setup: EngineSetup) -> Embedder:
-    """An embedder that is not started yet. Raises `ConfigurationError` if it cannot be made here."""
+    """Make the embedder that `spec` describes, without starting it.
+
+    Raises `ConfigurationError` if the engine's package is not installed or its factory refuses the specification.
+    """
     kind = KINDS[spec.kind]
     kind.check_installed()
     embedder: Embedder = _load(kind.embedder_factory)(spec, setup)

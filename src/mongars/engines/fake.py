@@ -1,8 +1,8 @@
 """A deterministic engine without a model, for tests, demos and load experiments.
 
-It answers with the words of `script(request)`, one word per token, respects its slots and
-its context window like a real one, and fails or waits as its `FakePlan` describes. With an adapter,
-its answers begin with the adapter's name, so that the text shows which engine produced it.
+The answer is the words of `script(request)`, one word per token. Slots and context window limit requests as in
+a real engine; failures and delays are set by a `FakePlan`. With an adapter, answers begin with the adapter's
+name, so that the text shows which engine generated it.
 """
 
 from __future__ import annotations
@@ -35,38 +35,38 @@ if TYPE_CHECKING:
 
 
 BANNED = -100.0
-"""The logit bias that bans a token."""
+"""The logit bias at or below which a token is never generated."""
 LOGPROB = -0.5
-"""The log-probability of every token, where a request wants them."""
+"""The log-probability of every token, in answers to requests with `logprobs`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakePlan:
-    """What the engine does. Times are in seconds."""
+    """The behaviour of a fake engine. Times are in seconds."""
 
     slots: int = 4
     context_tokens: int = 4096
     first_token_delay: float = 0.0
     token_delay: float = 0.0
     cut_after_tokens: int | None = None
-    """Cut every answer after that many tokens."""
+    """Interrupt every answer after that many tokens; None: never."""
     start_delay: float = 0.0
-    """Duration of a start."""
+    """Seconds that a start takes."""
     start_error: str | None = None
-    """The reason with which its start fails; None: it starts."""
+    """The reason with which the start fails; None: it succeeds."""
     adapter_version: str = BASE_ADAPTER
     adapter_digest: str | None = None
-    """sha256 of the adapter it has loaded; None for none."""
+    """SHA-256 of the loaded adapter; None: no adapter."""
 
     @property
     def adapter(self) -> str | None:
-        """`VERSION@DIGEST` with 12 digits; None without an adapter."""
+        """The adapter as `VERSION@DIGEST` with 12 digits; None: no adapter."""
         digest = self.adapter_digest
         return None if digest is None else f"{self.adapter_version}@{digest[:12]}"
 
 
 class FakeEngine:
-    """An implementation of `engines.engine.Engine`; see the module."""
+    """An implementation of `engines.engine.Engine` without a model; the module describes its answers."""
 
     def __init__(self, plan: FakePlan, *, clock: Clock) -> None:
         self._plan = plan
@@ -75,11 +75,11 @@ class FakeEngine:
         self._status = EngineStatus(state="stopped")
         self._pauses: set[asyncio.Timeout] = set()
         self.busy = 0
-        """Slots that are used now."""
+        """The number of slots in use."""
 
     @property
     def origin(self) -> Origin:
-        """The model `fake`, with the adapter of the plan."""
+        """The model and engine `fake`, with the adapter of the plan."""
         return Origin(
             model="fake",
             engine="fake",
@@ -89,21 +89,21 @@ class FakeEngine:
 
     @property
     def continues(self) -> bool:
-        """True: it can continue after any word."""
+        """Always True: the engine continues any text that its answer begins with."""
         return True
 
     @property
     def slots(self) -> int:
-        """The number in the plan."""
+        """The plan's number of slots."""
         return self._plan.slots
 
     @property
     def status(self) -> EngineStatus:
-        """Its current state."""
+        """The engine's current state."""
         return self._status
 
     async def start(self) -> None:
-        """Become ready, or fail as planned."""
+        """Wait `start_delay` seconds and become ready. Raises `InferenceFailed` if the plan has a `start_error`."""
         self._status = EngineStatus(state="starting")
         await self._clock.sleep(self._plan.start_delay)
         if self._plan.start_error is not None:
@@ -112,12 +112,12 @@ class FakeEngine:
         self._status = EngineStatus(state="ready")
 
     async def fail(self, reason: str) -> None:
-        """Fail for good, like an engine that could not be restarted; streams are cut."""
+        """Set the state to `failed` with that reason; open streams are cut."""
         await self.aclose()
         self._status = EngineStatus(state="failed", detail=reason)
 
     async def aclose(self) -> None:
-        """Stop; streams that are open end with `GenerationInterrupted`."""
+        """Set the state to `stopped`; open streams end with `GenerationInterrupted`."""
         self._status = EngineStatus(state="stopped")
         now = asyncio.get_running_loop().time()
         for pause in tuple(self._pauses):
@@ -125,7 +125,11 @@ class FakeEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Answer with the words of `script`."""
+        """Answer with the words of `script`.
+
+        Raises `NotReady` before `start`, `ContextLengthExceeded` if the prompt fills the context window, and
+        `ParameterUnsupported` for a JSON schema that the answer would violate.
+        """
         if self._status.state != "ready":
             detail = f"The engine is {self._status.state}."
             raise NotReady(detail, retry_after=1.0)
@@ -157,7 +161,7 @@ class FakeEngine:
             logprobs = (LOGPROB,) if request.sampling.logprobs else ()
             yield _event(name, {"content": word}, logprobs=logprobs)
         yield _event(name, {}, finish_reason)
-        # Engines count the token that ends an answer only where it is the only one.
+        # Engines count the end-of-answer token only if there is no other token.
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=len(words) or 1)
         yield (
             encode_event(usage_chunk_body(answer_id=name, created=0, model="fake", usage=usage))
@@ -181,7 +185,7 @@ class FakeEngine:
 
 
 def check_schema(request: GenerationRequest) -> None:
-    """Raise `ParameterUnsupported` for a schema that the answer would not follow."""
+    """Raise `ParameterUnsupported` if the request has a JSON schema that the fake answer would violate."""
     schema = schema_of(request.sampling.response_format)
     if schema is not None and violation(" ".join(script(request)), schema) is not None:
         detail = (
@@ -192,14 +196,14 @@ def check_schema(request: GenerationRequest) -> None:
 
 
 def count_prompt(request: GenerationRequest) -> int:
-    """Tokens of the prompt: one for each word, and one for each message."""
+    """The number of prompt tokens: one for each word, plus one for each message."""
     return sum(len(message.content.split()) + 1 for message in request.messages)
 
 
 def planned(
     request: GenerationRequest, *, room: int, adapter: str | None = None
 ) -> tuple[list[str], str]:
-    """The tokens of the answer, at most `room`, and its finish reason."""
+    """The tokens of the answer and its finish reason: `length` if cut at `room` or at `max_tokens`, else `stop`."""
     text = " ".join(_drawn(request, adapter))
     words = _tokens(_before_stop(text, request.sampling.stop))
     limit = min(request.sampling.max_tokens or room, room)
@@ -207,7 +211,10 @@ def planned(
 
 
 def spoken(words: list[str], request: GenerationRequest) -> int:
-    """How many of the words `continue_from` holds. Raises `InvalidRequest` if it holds other text."""
+    """How many of the answer's `words` are contained in `continue_from`, and so are not generated again.
+
+    Raises `InvalidRequest` if `continue_from` is not the beginning of the answer.
+    """
     left = "" if request.continue_from is None else request.continue_from.text
     for index, word in enumerate(words):
         if not left:
@@ -220,10 +227,9 @@ def spoken(words: list[str], request: GenerationRequest) -> int:
 
 
 def script(request: GenerationRequest, adapter: str | None = None) -> list[str]:
-    """The words of the answer: a count of the conversation, then the last message, repeated.
+    """The words of the answer: `[NUMBER OF MESSAGES] you said:`, then the words of the last message.
 
-    With a schema, the last message alone, if it follows the schema. With an adapter, the adapter's
-    name is the first word.
+    With a JSON schema, the last message alone. With an adapter, the adapter's name is the first word.
     """
     last = request.messages[-1].content.split()
     if schema_of(request.sampling.response_format) is not None:
@@ -233,10 +239,10 @@ def script(request: GenerationRequest, adapter: str | None = None) -> list[str]:
 
 
 def _drawn(request: GenerationRequest, adapter: str | None) -> list[str]:
-    """The script without the words that the sampling parameters ban.
+    """The words of `script` without those that the sampling parameters ban.
 
-    The vocabulary is the script itself: token i is its word i, and a bias of -100 bans it. A repetition
-    penalty above 1 bans repeated words.
+    The vocabulary is the script itself: token i is word i, and a bias of -100 bans it. A repetition penalty above 1
+    removes repeated words.
     """
     sampling = request.sampling
     banned = {token for token, bias in sampling.logit_bias if bias <= BANNED}

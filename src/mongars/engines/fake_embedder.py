@@ -1,4 +1,4 @@
-"""A deterministic embedder without a model: texts that share words have similar vectors."""
+"""A deterministic embedder without a model, for tests: texts that share words have similar vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIMENSIONS = 64
 
 
 class FakeEmbedder:
-    """An implementation of `engines.embedder.Embedder` that hashes words."""
+    """An implementation of `engines.embedder.Embedder` that counts hashed words."""
 
     def __init__(self, *, context_tokens: int = 512, model: str = "fake-embedding") -> None:
         self.model = model
@@ -25,15 +25,18 @@ class FakeEmbedder:
         self.status = EngineStatus(state="stopped")
 
     async def start(self) -> None:
-        """Be ready."""
+        """Set the state to `ready`."""
         self.status = EngineStatus(state="ready")
 
     async def aclose(self) -> None:
-        """Stop."""
+        """Set the state to `stopped`."""
         self.status = EngineStatus(state="stopped")
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Vectors of the words; an empty text has the vector of a blank."""
+        """Vectors made from the words of each text; one word is one token, and an empty text counts as one word.
+
+        Raises `NotReady` before `start`, `ContextLengthExceeded` for a text with more words than `context_tokens`.
+        """
         if self.status.state != "ready":
             detail = f"The embedder is {self.status.state}."
             raise NotReady(detail, retry_after=1.0)

@@ -1,4 +1,4 @@
-"""The deterministic engine and embedder from a specification."""
+"""Make the fake engine and embedder (deterministic, without a model) from a specification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def build_engine(spec: EngineSpec, setup: EngineSetup) -> FakeEngine:
-    """With the slots, the context window and the delay of the specification."""
+    """A fake engine with the slots, context window and delay per token of `spec`."""
     plan = FakePlan(
         slots=spec.slots, context_tokens=spec.context_tokens, token_delay=spec.token_delay
     )
@@ -21,5 +21,5 @@ def build_engine(spec: EngineSpec, setup: EngineSetup) -> FakeEngine:
 
 
 def build_embedder(spec: EngineSpec, setup: EngineSetup) -> FakeEmbedder:  # noqa: ARG001 (a factory)
-    """With the context window of the specification."""
+    """A fake embedder with the context window of `spec`."""
     return FakeEmbedder(context_tokens=spec.context_tokens)

@@ -1,8 +1,8 @@
-"""The kinds of engines, each registered once.
+"""The registry of engine kinds (`llama_cpp`, `vllm`, ...).
 
-Settings, the definition of the Serve application, its exports, the checks and the replica derive from
-this table what they need to know of a kind. To add one: write its engine and a factory, and add an
-entry to `_BUILT_IN` (or call `register` before the settings are read).
+Settings, the definition of the Serve application, its exports, the checks and the replica read from it what they
+need to know of a kind. To add one: write its engine and a factory, and add an entry to `_BUILT_IN` (or call
+`register` before the settings are read).
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ from typing import Literal
 from mongars.core.optional import require
 
 ModelForm = Literal["file", "folder", "served", "none"]
-"""`file`: a GGUF file, in each node's own cache. `folder`: a model folder, at the same path on every
-node. `served`: a model of the server at `url`. `none`: the kind needs no model."""
+"""`file`: a GGUF file in each node's cache. `folder`: a model folder at the same path on every node. `served`: a
+model of the server at `EngineSpec.url`. `none`: the kind needs no model.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineKind:
-    """One kind of engine."""
+    """One kind of engine: how to make it, and what it needs."""
 
     name: str
-    """As `MONGARS_ENGINE` and `kind` name it."""
+    """The kind's name in `MONGARS_ENGINE` and `EngineSpec.kind`."""
     factory: str
-    """`MODULE:FUNCTION` of (EngineSpec, EngineSetup) -> Engine (`engines.factories`); imported on use."""
+    """`MODULE:FUNCTION` of a function (EngineSpec, EngineSetup) -> Engine; imported when the first engine is made."""
     embedder_factory: str = ""
-    """The same for its Embedder; empty if the kind has none."""
+    """`MODULE:FUNCTION` of a function (EngineSpec, EngineSetup) -> Embedder; empty if the kind has no embedder."""
     model: ModelForm = "file"
     takes_options: bool = False
-    """Whether its factory reads `EngineSpec.options`; else they are refused."""
+    """Whether the factory reads `EngineSpec.options`; False: a specification with options is refused."""
     selectable: bool = True
-    """Whether `MONGARS_ENGINE` can name it."""
+    """Whether `MONGARS_ENGINE` accepts this kind."""
     package: str = ""
-    """The module that must be installed; empty if none has to be."""
+    """The Python module that must be installed; empty: none."""
     extra: str = ""
-    """The extra of this distribution that installs it."""
+    """The extra of the `mongars` distribution that installs `package`."""
 
     def check_installed(self) -> None:
-        """Raise `ConfigurationError`, naming the extra, if its package is not installed."""
+        """Raise `ConfigurationError`, naming the extra to install, if `package` is not installed."""
         if self.package:
             require(self.package, extra=self.extra)
 
@@ -74,11 +75,11 @@ _BUILT_IN = (
 )
 
 KINDS: dict[str, EngineKind] = {kind.name: kind for kind in _BUILT_IN}
-"""Every registered kind by its name."""
+"""Every registered engine kind by its name."""
 
 
 def register(kind: EngineKind) -> None:
-    """Add a kind. Raises `ValueError` if the name is taken."""
+    """Add an engine kind. Raises `ValueError` if its name is registered already."""
     if kind.name in KINDS:
         message = f"An engine kind {kind.name!r} is registered already."
         raise ValueError(message)
@@ -86,17 +87,17 @@ def register(kind: EngineKind) -> None:
 
 
 def check_kind(name: str) -> str:
-    """The name itself, for validators. Raises `ValueError`, naming the kinds there are."""
+    """Return `name` if it is a registered kind; a validator. Raises `ValueError` with the possible names."""
     return _checked(name, [*KINDS])
 
 
 def check_selectable(name: str) -> str:
-    """The same for `MONGARS_ENGINE`."""
+    """Return `name` if it is a kind that `MONGARS_ENGINE` accepts. Raises `ValueError` with the possible names."""
     return _checked(name, [kind.name for kind in KINDS.values() if kind.selectable])
 
 
 def check_embedding(name: str) -> str:
-    """The same for kinds with an embedder."""
+    """Return `name` if it is a kind that has an embedder. Raises `ValueError` with the possible names."""
     return _checked(name, [kind.name for kind in KINDS.values() if kind.embedder_factory])
 
 

@@ -1,4 +1,4 @@
-"""The log events of engines."""
+"""Declarations of the log events that engines emit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One engine and the queue of requests before it."""
+"""An engine with a queue of requests in front of it."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ if TYPE_CHECKING:
     from mongars.engines.engine import ByteStream, Engine
 
 RETRY_AFTER = 1.0
-"""Seconds after which a client may try an engine again that was not ready."""
+"""Seconds after which a client may retry when the engine was not ready."""
 
 
 class QueuedEngine:
-    """Sends as many requests to an engine as it has slots; the others wait or are refused."""
+    """Sends as many requests to an engine as it has slots; further ones wait in a queue or are refused."""
 
     def __init__(self, engine: Engine, *, max_waiting: int) -> None:
-        """`max_waiting`: requests that may wait for a slot; one more is refused."""
+        """`max_waiting`: how many requests may wait for a slot; further ones are refused with `Overloaded`."""
         self.engine = engine
         self.admission = Admission(slots=engine.slots, max_waiting=max_waiting)
 
     def check_ready(self) -> None:
-        """Raise `NotReady` while the engine cannot answer."""
+        """Raise `NotReady` unless the engine's state is `ready`."""
         status = self.engine.status
         if status.state != "ready":
             detail = f"The engine is {status.state}."
             raise NotReady(detail, retry_after=RETRY_AFTER)
 
     def complete(self, request: GenerationRequest, defaults: Sampling) -> GenerationRequest:
-        """The request as this engine gets it.
+        """The request with every parameter that this engine needs.
 
-        Open sampling parameters are taken from `defaults`. `continue_from` is kept only if the engine
-        can continue a text and the same weights wrote its beginning; else the answer starts anew.
+        Sampling parameters that are None are taken from `defaults`. `continue_from` is kept only if the engine can
+        continue a text and the same model and adapter generated its beginning; otherwise it becomes None, and the
+        answer is generated from the start.
         """
         kept = request.continue_from
         if not (self.engine.continues and kept is not None and kept.was_from(self.engine.origin)):
@@ -55,7 +56,8 @@ class QueuedEngine:
     ) -> AsyncIterator[AdmittedRequest]:
         """Wait for a slot and hold it; leaving the context frees every slot of the request.
 
-        Raises what `Admission.slot` raises.
+        Raises `Overloaded` if the queue is full or too long for the deadline, `DeadlineExceeded` if the deadline passes
+        while waiting.
         """
         async with AsyncExitStack() as slot:
             waited = await slot.enter_async_context(self.admission.slot(deadline, request.share))
@@ -63,7 +65,7 @@ class QueuedEngine:
 
 
 class AdmittedRequest:
-    """A request that holds a slot of an engine."""
+    """A request that holds a slot of an engine, ready to be answered."""
 
     def __init__(
         self,
@@ -79,13 +81,13 @@ class AdmittedRequest:
         self._deadline = deadline
         self._slot: AsyncExitStack | None = slot
         self.waited = waited
-        """Seconds that it waited for a slot; of several choices, the longest wait so far."""
+        """Seconds that the request waited for its slot; of several choices, the longest wait so far."""
 
     def stream(self) -> ByteStream:
-        """Answer it, as `Engine.stream` promises.
+        """Generate the answer as server-sent events, as `Engine.stream` describes.
 
-        Of several choices, the first uses the slot held; each further one waits for a slot of its own.
-        An answer that violates the request's schema is cut at its end.
+        Of several choices, the first uses the slot held; each further one waits for a slot of its own. If the finished
+        text violates the JSON schema of the request, the stream ends with an error.
         """
         engine = self._queued.engine
         if self._request.sampling.n == 1:
@@ -98,7 +100,7 @@ class AdmittedRequest:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         async with AsyncExitStack() as stack:
             if self._slot is not None:
-                # Moved, so that the slot is free for others when this choice has ended.
+                # Moved to this choice's stack, so that the slot is freed when the choice has ended.
                 held, self._slot = self._slot.pop_all(), None
                 await stack.enter_async_context(held)
             else:

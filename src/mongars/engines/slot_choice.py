@@ -1,4 +1,4 @@
-"""Which entry of the slot table a request means that pins an adapter."""
+"""Find the entry of the slot table (one engine with one adapter) that a request's adapter pin selects."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 def pinned_entry(
     serving: Sequence[SlotEntry], pin: AdapterPin, *, alias: SlotEntry | None
 ) -> SlotEntry:
-    """The entry that a pin means.
+    """The entry of `serving` that `pin` selects.
 
-    `alias` is the entry that the pin's name is an alias of, if it is one; an alias goes before a version
-    of the same name. Of several entries with the name, only the active one can be meant without a digest.
+    `alias` is the entry for which the pin's name is an alias; None if the name is no alias. An alias takes
+    precedence over an adapter version of the same name. If several entries have the name and the pin has no digest,
+    only the active entry is selected.
 
-    Raises `AdapterUnknown`, naming what is served.
+    Raises `AdapterUnknown`, with the names that are served, if no entry matches.
     """
     if alias is not None:
         found = [alias] if pin.has_digest(alias.origin.adapter_digest) else []
@@ -39,7 +40,7 @@ def pinned_entry(
 
 
 def name_of(origin: Origin) -> str:
-    """An adapter as requests can pin it: `baseline`, or `VERSION@DIGEST` with 12 digits."""
+    """The adapter's name as a request can pin it: `VERSION@DIGEST` with 12 digits, or `baseline` without an adapter."""
     if origin.adapter_digest is None:
         return BASE_ADAPTER
     return f"{origin.adapter_version}@{origin.adapter_digest[:12]}"

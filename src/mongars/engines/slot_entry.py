@@ -1,4 +1,4 @@
-"""One entry of the slot table: an engine, its queue, its state and its references."""
+"""One entry of the slot table: an engine, its queue, its state and the number of requests it has."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotKey:
-    """What an entry serves: a role, with the adapter of that digest, or without any (None)."""
+    """Identifies an entry of the slot table: a task role, and the adapter's digest (None: the bare base model)."""
 
     role: TaskRole
     digest: str | None = None
 
     def __str__(self) -> str:
-        """For messages."""
+        """`ROLE/DIGEST` with 12 digits, or `ROLE/baseline`; for messages."""
         return f"{self.role}/{BASE_ADAPTER if self.digest is None else self.digest[:12]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotReport:
-    """An entry as it is now."""
+    """The state of one entry of the slot table at one moment."""
 
     key: SlotKey
     origin: Origin
-    """As the engine reports it."""
+    """Model, engine and adapter, as the engine reports them."""
     state: SlotState
     references: int
-    """Requests that it was given and that have not ended."""
+    """Requests that were assigned to the entry and have not ended."""
     engine: EngineStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotLoad:
-    """How busy the engines are."""
+    """Slots and requests of a slot table, summed over its engines."""
 
     slots: int
-    """Of the active entries."""
+    """Slots of the active entries' engines."""
     active: int
     """Requests that hold a slot, over all entries."""
     waiting: int
-    """Requests that wait for one, over all entries."""
+    """Requests that wait for a slot, over all entries."""
 
 
 class SlotEntry:
-    """One engine of the table."""
+    """One engine of the slot table, with its queue, state and references (requests assigned to it)."""
 
     def __init__(self, role: TaskRole, queued: QueuedEngine, *, state: SlotState) -> None:
         self.role = role
@@ -60,38 +60,41 @@ class SlotEntry:
         self.state = state
         self.references = 0
         self.unused = asyncio.Event()
-        """Set while there is no reference."""
+        """Set while no request refers to the entry."""
         self.unused.set()
         self.origin = queued.engine.origin
-        """As the engine reported it when it was added or started; its keys and names are stable."""
+        """Model, engine and adapter when the entry was added or its engine started; keys are derived from it."""
 
     @property
     def key(self) -> SlotKey:
-        """What it serves."""
+        """The entry's role and adapter digest, by which the slot table identifies it."""
         return SlotKey(role=self.role, digest=self.origin.adapter_digest)
 
     def check(self, event: SlotEvent) -> SlotState:
-        """The state after an event. Raises `IllegalTransition`."""
+        """The state that `event` leads to; changes nothing.
+
+        Raises `IllegalTransition` if the event is not possible in the current state.
+        """
         return advance(self.state, event, entry=str(self.key))
 
     def hold(self) -> None:
-        """Count one reference more."""
+        """Increment the number of references."""
         self.references += 1
         self.unused.clear()
 
     def release(self) -> None:
-        """Count one reference less."""
+        """Decrement the number of references; at 0, set `unused`."""
         self.references -= 1
         if not self.references:
             self.unused.set()
 
     @property
     def serving(self) -> bool:
-        """Whether further requests can get it."""
+        """Whether new requests can be assigned to the entry: it is prepared or active."""
         return self.state in {"prepared", "active"}
 
     def report(self) -> SlotReport:
-        """As it is now."""
+        """The entry's current state and references, and its engine's status."""
         engine = self.queued.engine
         return SlotReport(
             key=self.key,

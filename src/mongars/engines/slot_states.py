@@ -1,14 +1,14 @@
-"""The states of an entry of the slot table, and the only ways between them.
+"""The states of an entry of the slot table, and the possible transitions.
 
 | state      | event       | next       | what it means                                                 |
 |------------|-------------|------------|---------------------------------------------------------------|
-| `prepared` | `activate`  | `active`   | requests without a pin get this entry from now on             |
+| `prepared` | `activate`  | `active`   | requests that pin no adapter are assigned to it from now on   |
 | `active`   | `supersede` | `prepared` | another entry was activated; this one can be activated again  |
-| `prepared` | `drain`     | `draining` | no further request gets this entry; running ones go on        |
-| `draining` | `retire`    | `retired`  | its engine is closed, and the entry is out of the table       |
+| `prepared` | `drain`     | `draining` | no further request is assigned to it; running ones go on      |
+| `draining` | `retire`    | `retired`  | its engine is closed, and the entry is removed from the table |
 
-`prepared` means: the engine runs, and requests that pin its adapter get it. Every other event is
-refused: an active entry, for example, cannot be drained before another one is activated.
+`prepared` means that the engine runs and serves requests that pin its adapter. Every other event is refused: an
+active entry, for example, cannot be drained before another one is activated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TRANSITIONS: dict[tuple[SlotState, SlotEvent], SlotState] = {
 
 
 class IllegalTransition(Conflict):
-    """The event is not possible in that state; nothing was changed."""
+    """The event is not possible in the entry's current state; nothing was changed."""
 
     def __init__(self, state: SlotState, event: SlotEvent, *, entry: str) -> None:
         possible = [name for found, name in TRANSITIONS if found == state]
@@ -42,7 +42,10 @@ class IllegalTransition(Conflict):
 
 
 def advance(state: SlotState, event: SlotEvent, *, entry: str) -> SlotState:
-    """The state after an event. Raises `IllegalTransition`; `entry` names the entry in its text."""
+    """The state that `event` leads to from `state`.
+
+    Raises `IllegalTransition` if there is no such transition; `entry` is the entry's name in the message.
+    """
     following = TRANSITIONS.get((state, event))
     if following is None:
         raise IllegalTransition(state, event, entry=entry)

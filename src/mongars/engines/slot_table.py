@@ -1,16 +1,15 @@
-"""The slot table: which engines run, and which of them gets a request.
+"""The slot table: the engines of a process, and the choice of the engine for each request.
 
-Each entry is one running engine for one role and one LoRA adapter, or the bare base model, with a
-queue of its own (one engine process per adapter version). Entries are added, activated and removed
-while others serve:
+Each entry is one running engine for one role and one LoRA adapter, or the bare base model, with a queue of its
+own (one engine process per adapter version). Entries are added, activated and removed while others serve:
 
-1. `prepare` starts an engine beside the others. If that fails, the table is as it was before.
-2. `activate` gives the requests without a pin to it, from one request to the next.
-3. `retire` removes an entry that is not active: it gets no further request, its running ones end,
+1. `prepare` starts one more engine. If that fails, the table is unchanged.
+2. `activate` assigns the following requests that pin no adapter to that entry.
+3. `retire` removes an entry that is not active: no further request is assigned to it, its running ones end,
    then its engine is closed.
 
-A request holds a reference to its entry from `lease` until its response ends, so what it was given is
-what answers it, whatever is activated meanwhile. The states are in `slot_states`; what pins mean, in
+A request holds a reference to its entry from `lease` until its response ends, so another activation in between
+does not change the engine that answers it. The states are in `slot_states`, the meaning of pins in
 `core.adapter_pin`. The table is for one event loop; it is not thread-safe.
 """
 
@@ -35,24 +34,24 @@ if TYPE_CHECKING:
     from mongars.engines.engine import Engine
 
 STABLE = "stable"
-"""The alias of the active entry of each role; it cannot be given to another one."""
+"""The alias of the active entry of each role; `set_alias` refuses it."""
 
 
 class SlotTable:
-    """Owns the engines of a process; see the module."""
+    """Owns the engines of a process and assigns requests to them; the module describes the states of an entry."""
 
     def __init__(self, *, max_waiting: int) -> None:
-        """`max_waiting`: requests that may wait for a slot of each engine."""
+        """`max_waiting`: how many requests may wait in the queue of each engine."""
         self._max_waiting = max_waiting
         self._entries: list[SlotEntry] = []
         self._roles: dict[TaskRole, None] = {}
-        """In the order in which they were added."""
+        """The roles in the order in which they were added."""
         self._preparing: set[SlotKey] = set()
         self._aliases: dict[tuple[TaskRole, str], SlotEntry] = {}
         self._closed = False
 
     def add(self, role: TaskRole, engine: Engine) -> None:
-        """Add the engine that is active from the beginning; `start` starts it.
+        """Add the engine that is active for `role` from the beginning, without starting it; see `start`.
 
         Raises `Conflict` if the role has an active entry.
         """
@@ -64,9 +63,9 @@ class SlotTable:
         self._entries.append(SlotEntry(role, queued, state="active"))
 
     async def start(self) -> None:
-        """Start the engines that were added. Raises `InferenceFailed` with the reason if one cannot.
+        """Start every engine that was added.
 
-        Then every engine is closed.
+        Raises `InferenceFailed` with the reason if one cannot start; then every engine is closed.
         """
         self._closed = False
         async with AsyncExitStack() as undo:
@@ -84,9 +83,9 @@ class SlotTable:
                 closing.push_async_callback(entry.queued.engine.aclose)
 
     async def stop_unused(self) -> None:
-        """Close every engine that is ready and has no request; its entry stays, its state too.
+        """Close every engine that is ready and has no request; its entry and the entry's state stay.
 
-        For engines that are started on demand: the entry's engine can be started again.
+        For engines that are started on demand: a closed engine can be started again.
         """
         for entry in tuple(self._entries):
             engine = entry.queued.engine
@@ -99,7 +98,7 @@ class SlotTable:
         On any error, cancellation included, the new engine is closed and the table is unchanged.
 
         Raises:
-            Conflict: there is an entry of that key, or one is being prepared.
+            Conflict: an entry with that key exists or is being prepared.
             InferenceFailed: the engine could not start, or has loaded another adapter than the key's.
             NotReady: the table was closed meanwhile.
         """
@@ -121,13 +120,13 @@ class SlotTable:
             self._preparing.discard(key)
 
     def activate(self, key: SlotKey) -> None:
-        """Give the requests of the role that pin nothing to that entry, beginning with the next one.
+        """Assign the following requests of the role that pin no adapter to the entry with that key.
 
-        Those that are being answered, or wait in a queue, stay where they are. The entry that was
-        active is `prepared` from now on: it can be pinned, activated again, or retired.
+        Requests that are being answered, or wait in a queue, stay where they are. The entry that was active becomes
+        `prepared`: it can be pinned, activated again, or retired.
 
-        Raises `NotFound` without such an entry, `IllegalTransition` if it is active or draining, and
-        `InferenceFailed` if its engine has failed: then nothing changes.
+        Raises `NotFound` if there is no such entry, `IllegalTransition` if it is active or draining, and
+        `InferenceFailed` if its engine has failed; then nothing changes.
         """
         entry = self._find(key)
         following = entry.check("activate")
@@ -141,11 +140,11 @@ class SlotTable:
         entry.state = following
 
     def set_alias(self, alias: str, key: SlotKey) -> None:
-        """Give an entry one more name that requests can pin, such as `canary`.
+        """Make `alias`, such as `canary`, one more name by which requests can pin the entry with that key.
 
-        It moves if another entry of the role has it, and ends when the entry is drained.
+        If another entry of the role has the alias, it loses it. An alias is removed when its entry is drained.
 
-        Raises `NotFound` without such an entry, `Conflict` for `stable` and for an entry that drains.
+        Raises `NotFound` if there is no such entry, `Conflict` for the alias `stable` and for a draining entry.
         """
         entry = self._find(key)
         if alias == STABLE or not entry.serving:
@@ -156,9 +155,9 @@ class SlotTable:
         self._aliases[key.role, alias] = entry
 
     def drain(self, key: SlotKey) -> None:
-        """Give no further request to an entry; the requests it has go on.
+        """Assign no further request to the entry with that key; its running and waiting requests go on.
 
-        Raises `NotFound` without such an entry, `IllegalTransition` if it is active or draining.
+        Raises `NotFound` if there is no such entry, `IllegalTransition` if it is active or draining.
         """
         entry = self._find(key)
         entry.state = entry.check("drain")
@@ -166,12 +165,12 @@ class SlotTable:
         self._aliases = kept
 
     async def retire(self, key: SlotKey, deadline: Deadline) -> None:
-        """Drain an entry, wait until its requests have ended, close its engine and remove it.
+        """Drain the entry with that key, wait until its requests have ended, close its engine and remove it.
 
-        When the deadline passes, the engine is closed and the responses that are left are cut. If
-        the wait is cancelled, the entry goes on draining; call this again to remove it.
+        At the deadline, the engine is closed and the remaining responses are cut. If the wait is cancelled, the entry
+        stays `draining`; call this again to remove it.
 
-        Raises `NotFound` without such an entry, `IllegalTransition` if it is active.
+        Raises `NotFound` if there is no such entry, `IllegalTransition` if it is active.
         """
         entry = self._find(key)
         if entry.state != "draining":
@@ -180,17 +179,18 @@ class SlotTable:
             async with asyncio.timeout(deadline.remaining()):
                 await entry.unused.wait()
         except TimeoutError:
-            pass  # closing the engine ends what is left
+            pass  # closing the engine ends the remaining requests
         await entry.queued.engine.aclose()
-        if entry in self._entries:  # else another call has removed it meanwhile
+        if entry in self._entries:  # otherwise another call has removed it meanwhile
             entry.state = entry.check("retire")
             self._entries.remove(entry)
 
     @asynccontextmanager
     async def lease(self, request: GenerationRequest) -> AsyncIterator[QueuedEngine]:
-        """The engine that must answer a request; its entry is kept until the context is left.
+        """Choose the engine for a request and hold a reference to its entry until the context is left.
 
-        Raises `AdapterUnknown` if the request pins an adapter that no entry of its role has.
+        Raises `AdapterUnknown` if the request pins an adapter that no entry of its role has, `NotReady` if no engine
+        is active.
         """
         entry = self._choose(request)
         entry.hold()
@@ -200,7 +200,7 @@ class SlotTable:
             entry.release()
 
     def active(self, task_type: str) -> QueuedEngine:
-        """The engine that a request of that task gets if it pins nothing."""
+        """The engine for requests with that `task_type` that pin no adapter. Raises `NotReady` if none is active."""
         return self._active(task_role(task_type)).queued
 
     @property
@@ -211,7 +211,7 @@ class SlotTable:
 
     @property
     def load(self) -> SlotLoad:
-        """How busy the engines are."""
+        """Slots of the active engines, and requests that hold or wait for a slot over all entries."""
         queues = [entry.queued.admission for entry in self._entries]
         return SlotLoad(
             slots=sum(queued.engine.slots for queued in self.actives),
@@ -221,7 +221,7 @@ class SlotTable:
 
     @property
     def reports(self) -> tuple[SlotReport, ...]:
-        """Every entry as it is now."""
+        """The current state of every entry."""
         return tuple(entry.report() for entry in self._entries)
 
     def _check_prepared(self, key: SlotKey, engine: Engine) -> None:
@@ -241,7 +241,7 @@ class SlotTable:
         if request.adapter is not None:
             return self._pinned(role, request.adapter, serving)
         partial = request.continue_from
-        if partial is not None:  # its end has to come from the weights that wrote its beginning
+        if partial is not None:  # continue with the weights that generated the beginning
             for entry in serving:
                 if partial.was_from(entry.origin):
                     return entry

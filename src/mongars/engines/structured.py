@@ -1,4 +1,4 @@
-"""Answers with a JSON schema: the finished text is checked, whichever engine produced it."""
+"""Check the finished text of answers that must follow a JSON schema, whichever engine generated it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def stream_checked(engine: Engine, request: GenerationRequest) -> ByteStream:
-    """As `Engine.stream`; if the finished text violates the schema, the stream ends with an error."""
+    """Like `engine.stream(request)`, but ends with an error if the finished text violates the request's JSON schema.
+
+    Without a schema, the engine's stream is returned unchanged.
+    """
     schema = schema_of(request.sampling.response_format)
     return engine.stream(request) if schema is None else _checked(engine, request, schema)
 

@@ -1,1 +1,1 @@
-"""The Ray Serve application: configuration, replica, ingress, deployment and control."""
+"""The Ray Serve application: configuration, replica, HTTP interface, deployment and control."""

@@ -1,4 +1,4 @@
-"""Authentication of requests to a replica, and reading their bodies."""
+"""Authenticate requests to a replica, and read their bodies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def check_token(request: Request, wanted: str | None) -> None:
-    """Raise `NotAuthenticated` unless the SHA-256 of the request's bearer token is `wanted`; None: no token is required."""
+    """Check the bearer token of a request against its SHA-256 `wanted`; None: no token is required.
+
+    Raises `NotAuthenticated` if the token is missing or wrong.
+    """
     if wanted is None:
         return
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -29,7 +32,11 @@ def check_token(request: Request, wanted: str | None) -> None:
 
 
 async def read_body(request: Request, model: type[Model], *, limit: int) -> Model:
-    """Read and validate the body as a model, at most `limit` bytes. Raises as `protocol.body` does."""
+    """Read the request's body, at most `limit` bytes, and validate it as a `model`.
+
+    Raises `TooLarge` for a longer body, `EncodingUnsupported` for a compressed one, `InvalidRequest` if it is no
+    valid JSON of that model.
+    """
     body = await read_limited(
         request.stream(),
         declared=request.headers.get("content-length"),

@@ -1,4 +1,4 @@
-"""The state of the application on a cluster, read from Serve's REST interface."""
+"""The state of the monGARS application on a Ray cluster, read from Serve's REST interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ReplicaState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentState:
-    """One deployment: its status in Serve, and its replicas."""
+    """One deployment of the application: its status in Serve, the target number of replicas, and its replicas."""
 
     name: str
     status: str
@@ -33,7 +33,7 @@ class DeploymentState:
 
     @property
     def running(self) -> int:
-        """How many of its replicas are running."""
+        """The number of replicas that are running."""
         return sum(replica.state == "RUNNING" for replica in self.replicas)
 
     @property
@@ -49,13 +49,13 @@ class DeploymentState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplicationState:
-    """Our application on a cluster; `status` is NOT_STARTED where it is not deployed."""
+    """The state of the monGARS application on a cluster; `status` is NOT_STARTED if it is not deployed."""
 
     status: str
     message: str
     deployments: tuple[DeploymentState, ...] = ()
     proxies: tuple[str, ...] = ()
-    """Serve's status of the proxy on each node."""
+    """The status of Serve's HTTP proxy on each node."""
 
     @property
     def healthy(self) -> bool:
@@ -71,11 +71,11 @@ class ApplicationState:
 
     @property
     def target(self) -> int:
-        """How many replicas are configured, over all deployments."""
+        """The configured number of replicas, over all deployments."""
         return sum(part.target for part in self.deployments)
 
     def describe(self) -> str:
-        """One line for a progress display."""
+        """The state as one line of text, for a progress display."""
         parts = ", ".join(
             f"{p.name} {p.status}: {p.running}/{p.target} running" for p in self.deployments
         )
@@ -85,7 +85,7 @@ class ApplicationState:
 
 
 def application_state(details: dict[str, Any]) -> ApplicationState:
-    """The state of our application from the details that the REST interface returns."""
+    """Parse the JSON of Serve's REST interface (`details`) to the state of the monGARS application."""
     found = details.get("applications", {}).get(APPLICATION)
     if found is None:
         return ApplicationState(status="NOT_STARTED", message="")
@@ -98,7 +98,10 @@ def application_state(details: dict[str, Any]) -> ApplicationState:
 
 
 def replaced(details: dict[str, Any], sent: dict[str, Any]) -> bool:
-    """Whether another definition of our application than this one has been deployed."""
+    """Whether the cluster has another definition of the application than `sent`, because another one was deployed.
+
+    False if none is deployed. Compares the number of replicas, the user configuration and the arguments.
+    """
     found = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config")
     if not found:
         return False
@@ -127,13 +130,13 @@ def _deployment(part: dict[str, Any]) -> DeploymentState:
 
 
 def reason_of(state: ApplicationState) -> str:
-    """The reason in an error message of Serve: of a traceback, only the line with the exception."""
+    """Serve's messages about a failed deployment, each reduced to its last line (of a traceback: the exception)."""
     messages = [part.message for part in state.deployments] or [state.message]
     return " ".join(last_line(message) for message in messages if message.strip())
 
 
 def last_line(message: str) -> str:
-    """The last line of a traceback, which names the exception."""
+    """The last line of a message or traceback; for a port in use, with the advice to set RAY_HTTP_PORT."""
     line = message.replace("\\n", "\n").strip().splitlines()[-1]
     if "Failed to bind" in line:
         line += " Choose another port with RAY_HTTP_PORT."

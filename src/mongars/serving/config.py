@@ -1,7 +1,7 @@
 """Configuration of the Serve application, sent as JSON in the arguments of the application.
 
-Engines and limits are part of the code version: changing them replaces replicas. `sampling`
-is sent as `user_config`: a change reaches running replicas and restarts nothing.
+Engines and limits are part of the code version in Serve: changing them replaces replicas. `sampling` is sent as
+`user_config`: a change reaches running replicas without a restart.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ APPLICATION = "mongars"
 DEPLOYMENT = "LLMDeployment"
 
 TOKEN_FROM_ENVIRONMENT = "0" * 64
-"""Placeholder for the digest of a token: each replica computes it from its own RAY_SERVE_TOKEN.
+"""Placeholder for the digest of a token: each replica computes the digest from its own RAY_SERVE_TOKEN.
 
-For manifests, which are generated without knowing the token. No token has this digest.
+For manifests, which are generated without the token. No token has this digest.
 """
 
 
 PROXY_GUARD = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "mongars.bootstrap.proxy.guard_proxy"}
-"""Environment variables of Ray's processes that make Serve's proxy limit its connections."""
+"""Environment variable for Ray's processes that makes Serve's HTTP proxy limit its client connections."""
 
 
 NO_REPORTS = "off"
-"""For `RAY_USAGE_STATS_REPORT_URL`: not a URL, so that a usage report fails before it uses the network."""
+"""Value of `RAY_USAGE_STATS_REPORT_URL` that is no URL, so that a usage report fails before any network access."""
 QUIET_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": NO_REPORTS,
@@ -54,7 +54,7 @@ RESERVED = {"", "/healthz", "/readyz", "/v1/models", "/v1/embeddings"}
 
 
 class SamplingDefaults(_Section):
-    """Sampling parameters for requests that do not set them."""
+    """Sampling parameters for requests that do not set them; can be changed without restarting replicas."""
 
     temperature: float = Field(default=DEFAULT_TEMPERATURE, ge=0.0, le=2.0)
     top_p: float = Field(default=DEFAULT_TOP_P, gt=0.0, le=1.0)
@@ -62,33 +62,36 @@ class SamplingDefaults(_Section):
     """The most tokens of an answer; null: the rest of the context window."""
 
     def to_sampling(self) -> Sampling:
-        """These defaults as a `core.generation.Sampling`."""
+        """Convert these defaults to a `core.generation.Sampling`."""
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
 
 class ReplicaConfig(_Section):
-    """Configuration of one replica."""
+    """Configuration of one replica: its engines, their queues, limits and access."""
 
     engine: EngineSpec = Field(default_factory=EngineSpec)
     coding: EngineSpec | None = None
-    """A separate model for coding tasks; None: the general model handles them."""
+    """A separate model for coding tasks; null: the general model handles them."""
     embedding: EmbeddingSpec | None = None
-    """The model behind `/v1/embeddings`; None: no embeddings are served."""
+    """The model behind `/v1/embeddings`; null: no embeddings are served."""
     sampling: SamplingDefaults = Field(default_factory=SamplingDefaults)
     prompt_cache_scope: PromptCacheScope = "user"
-    """`user`: engines reuse prompts among requests with the same `cache_salt`; `shared`: among all."""
+    """`user`: engines reuse cached prompts among requests with the same `cache_salt`; `shared`: among all requests."""
     max_waiting: int = Field(default=16, ge=0)
-    """Requests that may wait for a slot of an engine; one more is refused with 503."""
+    """Requests that may wait for a slot of an engine; further ones are refused with status 503."""
     max_body_bytes: int = Field(default=1_000_000, ge=1024)
     answer_timeout: float = Field(default=600.0, gt=0)
-    """Seconds an answer may take if the request has no deadline."""
+    """The most seconds that an answer may take, waiting included; a client can set a shorter deadline."""
     stuck_after: float = Field(default=30.0, gt=0)
-    """Seconds without output while an engine has requests, after which it is restarted."""
+    """Seconds without output after which an engine that has requests is restarted."""
     longest_gathering: float = Field(default=0.2, ge=0)
-    """Seconds a token may wait to be sent together with others of its answer while a replica writes several
-    answers (`serving.pacing`); 0 sends each at once, for more work per token."""
+    """Seconds a token may wait to be sent together with further tokens while a replica streams several answers
+    (`serving.pacing`); 0 sends each at once, for more work per token.
+    """
     token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 of the bearer token that requests need; only the digest is sent to the cluster."""
+    """SHA-256 of the bearer token that requests must have; only the digest is sent to the cluster. null: no token is
+    required.
+    """
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     generate_path: str = Field(default="/generate", pattern=r"^/[\w\-./]*$")
 
@@ -101,7 +104,7 @@ class ReplicaConfig(_Section):
 
     @property
     def capacity(self) -> int:
-        """Requests a replica holds, answering or waiting, over all its engines."""
+        """How many requests a replica accepts at the same time, answered or waiting, over all its engines."""
         engines = [self.engine, self.coding, self.embedding]
         return sum(engine.slots + self.max_waiting for engine in engines if engine is not None)
 
@@ -112,7 +115,7 @@ class Autoscaling(_Section):
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=4, ge=1)
     target_ongoing_requests: float | None = Field(default=None, gt=0)
-    """Requests per replica to aim at; None: its engine's slots."""
+    """The number of concurrent requests per replica at which the replicas are scaled; null: the slots of its engine."""
     upscale_delay: float = Field(default=10.0, ge=0)
     downscale_delay: float = Field(default=300.0, ge=0)
 
@@ -125,25 +128,26 @@ class Autoscaling(_Section):
 
 
 class ServingConfig(_Section):
-    """The whole application, as an operator configures it."""
+    """Configuration of the whole Serve application."""
 
     replica: ReplicaConfig = Field(default_factory=ReplicaConfig)
     replicas: int = Field(default=1, ge=1)
     autoscaling: Autoscaling | None = None
-    """None: a fixed number of replicas, `replicas`."""
+    """null: a fixed number of replicas, `replicas`."""
     cpus_per_replica: float = Field(default=1.0, ge=0)
     gpus_per_replica: float = Field(default=0.0, ge=0)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     drain_seconds: float = Field(default=120.0, ge=0)
-    """Seconds for a replica that is being replaced to finish its running answers."""
+    """Seconds that a replica may take to finish its running answers when it is replaced or removed."""
     max_surge_percent: int = Field(default=100, ge=0, le=100)
-    """Replicas an update may start before it stops old ones, in percent; 0 on a cluster without
-    room for a replica more, where an update of a single replica is then an outage."""
+    """How many replicas an update may start before it stops old ones, in percent; 0 on a cluster without room for one
+    more replica, where an update of a single replica then interrupts service.
+    """
     session_affinity: bool = True
-    """Requests of one conversation (`x-session-id`) go to the replica that has its prompt in the cache."""
+    """Send requests of one conversation (`x-session-id`) to the replica that has its prompt in the cache."""
     haproxy: bool = False
-    """Whether the cluster runs with RAY_SERVE_ENABLE_HA_PROXY=1, which has no session affinity."""
+    """Whether the cluster runs with RAY_SERVE_ENABLE_HA_PROXY=1; then there is no session affinity."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:
@@ -154,5 +158,5 @@ class ServingConfig(_Section):
 
     @property
     def most_replicas(self) -> int:
-        """The largest number of replicas."""
+        """The largest number of replicas: the maximum of autoscaling, or the fixed number."""
         return self.replicas if self.autoscaling is None else self.autoscaling.max_replicas

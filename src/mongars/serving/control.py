@@ -1,8 +1,7 @@
-"""Deploying, watching and removing the Serve application through the cluster's REST interface.
+"""Deploy, watch and remove the Serve application through the cluster's REST interface.
 
-The same interface `serve deploy` and `serve status` use: declarative, and idempotent for an
-unchanged definition. Nothing here joins the cluster, so it works from any machine that reaches
-the dashboard port.
+`serve deploy` and `serve status` use the same interface: declarative, and idempotent for an unchanged definition.
+Nothing here joins the cluster, so it works from any machine that reaches the dashboard port.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ GAVE_UP = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
 class _Client(ServeSubmissionClient):  # type: ignore[misc] # Ray ships no types
-    """Ray's client, with timeouts, and without the HTTP proxy of the environment.
+    """Ray's client for Serve's REST interface, with timeouts, and without the HTTP proxy of the environment.
 
-    Without timeouts it would wait forever for a dashboard that does not respond. A proxy meant for other hosts
-    cannot reach the cluster.
+    Without timeouts it would wait forever for a dashboard that does not respond. A proxy meant for other hosts cannot
+    reach the cluster.
     """
 
     timeout = HTTP_TIMEOUT
@@ -60,7 +59,7 @@ class _Client(ServeSubmissionClient):  # type: ignore[misc] # Ray ships no types
 
 
 class ServeControl:
-    """Client of one cluster's dashboard, such as `http://127.0.0.1:8265`."""
+    """Controls the Serve application of one cluster through its dashboard, such as `http://127.0.0.1:8265`."""
 
     def __init__(
         self,
@@ -81,13 +80,17 @@ class ServeControl:
         timeout: float,
         on_progress: Callable[[ApplicationState], None],
     ) -> ApplicationState:
-        """Deploy and wait until healthy; returns the final state.
+        """Deploy the application and block until every replica is running; returns the final state.
+
+        `on_progress` is called with each state read meanwhile.
 
         Raises:
-            EndpointUnreachable: no dashboard answers at the address.
-            Conflict: another definition was deployed in between.
-            InferenceFailed: the deployment failed; the message is Serve's own.
-            DeadlineExceeded: not healthy within `timeout` seconds.
+            EndpointUnreachable: no dashboard responds at the address.
+            NotAuthenticated: the cluster requires a token, or refuses the one given.
+            InvalidAnswer: the dashboard refused the definition.
+            Conflict: another definition was deployed meanwhile.
+            InferenceFailed: the deployment failed; the message is Serve's.
+            DeadlineExceeded: not all replicas run after `timeout` seconds.
         """
         schema = deploy_schema(config)
         # A declarative deployment removes applications that it does not list, so the others are listed, too.
@@ -120,11 +123,17 @@ class ServeControl:
         raise DeadlineExceeded(detail)
 
     def status(self) -> ApplicationState:
-        """The state of monGARS' application on the cluster. Raises `EndpointUnreachable`."""
+        """The current state of the monGARS application on the cluster.
+
+        Raises `EndpointUnreachable`, or `NotAuthenticated` if the cluster requires another token.
+        """
         return application_state(self._call(lambda client: client.get_serve_details()))
 
     def shutdown(self) -> None:
-        """Remove monGARS' application; others on the cluster stay. Raises `EndpointUnreachable`."""
+        """Remove the monGARS application from the cluster; other applications stay.
+
+        Raises `EndpointUnreachable`, or `NotAuthenticated` if the cluster requires another token.
+        """
         others = self._others()
         if others:
             self._call(lambda client: client.deploy_applications({"applications": others}))
@@ -132,7 +141,7 @@ class ServeControl:
             self._call(lambda client: client.delete_applications())
 
     def _others(self) -> list[dict[str, Any]]:
-        """The definitions of the cluster's other applications."""
+        """The definitions of all applications of the cluster except monGARS."""
         details = self._call(lambda client: client.get_serve_details())
         found = details.get("applications", {})
         return [
@@ -144,7 +153,7 @@ class ServeControl:
     def _call(self, action: Callable[[ServeSubmissionClient], Any]) -> Any:  # noqa: ANN401
         try:
             return action(self._client(self._address, headers=self._headers))
-        except OSError as exc:  # what `requests`, inside, raises is one too
+        except OSError as exc:  # includes the exceptions of `requests`
             detail = (
                 f"No Ray dashboard answers at {self._address}. Start Ray (`mongars up`, or"
                 " `ray start --head`), or name the right one with --address."

@@ -1,4 +1,4 @@
-"""Converts our configuration to Ray Serve's declarative one (`ServeDeploySchema`), as plain data."""
+"""Convert a `ServingConfig` to Ray Serve's declarative configuration (`ServeDeploySchema`), as plain data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ BUILDER = "mongars.bootstrap.replica:application"
 ROUTER = "mongars.serving.router:SessionRouter"
 HEADROOM = 64
 """Requests that a replica accepts beyond its capacity: refusals that are delayed (`serving.refusals`), health
-checks and broadcasts."""
+checks and broadcasts.
+"""
 
 
 def deploy_schema(config: ServingConfig) -> dict[str, Any]:
-    """The whole application, ready for `serve deploy` or the REST interface."""
+    """The definition of the Serve application, in the form that `serve deploy` and Serve's REST interface accept."""
     # Sampling is sent as `user_config`: in `args` a change would restart every replica.
     args = config.replica.model_dump(mode="json", exclude={"sampling"})
     return {

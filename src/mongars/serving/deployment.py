@@ -1,7 +1,7 @@
-"""The Ray Serve deployment, a thin wrapper of a replica.
+"""The Ray Serve deployment class, a thin wrapper of `Replica`.
 
-`LLMDeployment.bind(build_replica, config)` takes the factory by reference: the parts of a replica are chosen by
-`bootstrap` and not pickled into the cluster.
+`LLMDeployment.bind(build_replica, config)` takes the factory by reference: `bootstrap` chooses the parts of a
+replica, and they are not pickled into the cluster.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 @serve.deployment(name=DEPLOYMENT)
 @serve.ingress()
 class LLMDeployment:
-    """One replica: HTTP ingress and engine client in one deployment, which saves a network hop."""
+    """One replica of the Serve deployment: HTTP interface and engines in one Ray actor, which saves a network hop."""
 
     async def __init__(  # type: ignore[misc] # Ray awaits it
         self,
         build_replica: Callable[[ReplicaConfig, str], tuple[Replica, Observer]],
         config: dict[str, Any],
     ) -> None:
-        """Start the engines; Serve reports the replica HEALTHY only after that."""
+        """Build the replica and start its engines; Serve reports the replica HEALTHY only after that."""
         name = serve.get_replica_context().replica_id.unique_id
         self._replica, self._observer = build_replica(ReplicaConfig.model_validate(config), name)
         await self._replica.start()
         self._observer.observe(Note(log=log_events.DEPLOYMENT_READY, values={"replica": name}))
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
-        """The application Serve routes requests to."""
+        """Build the ASGI application to which Serve sends this replica's requests."""
         return build_ingress(self._replica)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Use new sampling defaults.
+        """Use the sampling defaults in `user_config` for further requests.
 
-        Never raises, since Serve stops a replica whose `reconfigure` raises; and never takes long, since
-        Serve sends no request to a replica while this runs.
+        Invalid values are logged and ignored, never raised, since Serve stops a replica whose `reconfigure` raises.
+        Returns quickly, since Serve sends no request to a replica meanwhile.
         """
         try:
             sampling = SamplingDefaults.model_validate(user_config)
@@ -60,7 +60,7 @@ class LLMDeployment:
         self._observer.observe(Note(log=log_events.DEPLOYMENT_UPDATED))
 
     def check_health(self) -> None:
-        """Raise `NotReady` if an active engine has failed; one that restarts is healthy."""
+        """Raise `NotReady` if an active engine or the embedder has failed or stopped; a restarting one is healthy."""
         status = self._replica.engine_status
         if status.state in {"failed", "stopped"}:
             raise NotReady(status.detail or status.state)

@@ -1,4 +1,4 @@
-"""The HTTP interface of a replica: `/generate` as JSON or server-sent events, health, readiness."""
+"""The HTTP interface of a replica: `/generate` as JSON or server-sent events, `/v1` routes, health and readiness."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def build_ingress(replica: Replica) -> FastAPI:
-    """The ASGI application of one replica; its shutdown stops the replica's engines."""
+    """Build the ASGI application of one replica; its shutdown stops the replica's engines."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +69,7 @@ def build_ingress(replica: Replica) -> FastAPI:
 
 
 async def _not_allowed(request: Request, exc: Exception) -> Response:
-    """405 whose `Allow` names HEAD, too, where the path has GET."""
+    """The 405 response; its `Allow` header also lists HEAD where the path has GET."""
     allowed = (getattr(exc, "headers", None) or {}).get("Allow", "")
     methods = with_head([method.strip() for method in allowed.split(",")])
     detail = f"{request.method} {request.url.path}: Method Not Allowed."
@@ -81,7 +81,7 @@ async def _not_allowed(request: Request, exc: Exception) -> Response:
 
 
 class GenerateRoutes:
-    """The route handlers of one replica."""
+    """The route handlers of one replica for `/generate`, health and readiness."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -89,7 +89,7 @@ class GenerateRoutes:
         self._refusals = Refusals(replica.clock)
 
     async def generate(self, request: Request) -> Response:
-        """`POST /generate`: one answer, whole or streamed; see `protocol.generate`."""
+        """`POST /generate`: generate one answer, as JSON or as a stream; `protocol.generate` describes both formats."""
         request_id = accept_id(request.headers.get(headers.REQUEST_ID), prefix="req")
         try:
             check_token(request, self._replica.config.token_sha256)
@@ -103,7 +103,7 @@ class GenerateRoutes:
         return ReplicaResponse(lambda answer: serve(answer, generation, deadline))
 
     async def health(self) -> Response:
-        """`GET /healthz`: 200 while the process runs, whatever state the engines are in."""
+        """`GET /healthz`: always 200 with load and engine state, whatever state the engines are in."""
         return JSONResponse({"status": "ok", **self._facts()})
 
     async def ready(self) -> Response:
@@ -202,6 +202,6 @@ def _stream_headers(stream: ReplicaStream) -> dict[str, str]:
 
 
 def meta_event(stream: ReplicaStream, request_id: str) -> bytes:
-    """The first event of a stream: the engine that answers, and the seconds in the queue."""
+    """The first event of a stream: request id, model, engine and adapter, and the seconds waited in the queue."""
     facts = {"request_id": request_id, "queue_seconds": stream.queue_seconds}
     return encode_event({**facts, **origin_body(stream.origin)}, name=META_EVENT)

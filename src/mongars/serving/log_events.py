@@ -1,4 +1,4 @@
-"""The log events of a replica."""
+"""Declarations of the log events that a replica emits."""
 
 from __future__ import annotations
 

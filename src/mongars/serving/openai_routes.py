@@ -1,4 +1,4 @@
-"""OpenAI's endpoints of a replica: its models, and embeddings."""
+"""The OpenAI-compatible routes of a replica: its models, and embeddings."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class OpenAIRoutes:
-    """The route handlers of `/v1/models` and `/v1/embeddings`."""
+    """The route handlers of a replica for `/v1/models` and `/v1/embeddings`."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._created = int(replica.clock.now().timestamp())
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`: the models of this replica."""
+        """`GET /v1/models`: the list of the replica's models."""
         try:
             check_token(request, self._replica.config.token_sha256)
         except MongarsError as error:
@@ -41,7 +41,7 @@ class OpenAIRoutes:
         )
 
     async def embeddings(self, request: Request) -> Response:
-        """`POST /v1/embeddings`: one vector per text."""
+        """`POST /v1/embeddings`: one vector per text of the request."""
         try:
             config = self._replica.config
             check_token(request, config.token_sha256)

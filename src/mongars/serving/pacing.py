@@ -1,8 +1,8 @@
-"""Sends several tokens at once while a replica streams several answers.
+"""Send several tokens in one message while a replica streams several answers.
 
 Each message through Ray costs about a millisecond of CPU time, which is the time of several tokens when many
-answers are streamed at once (ADR 0012). A single answer is sent token by token; of several, each is sent a
-few times a second, and all at the same time.
+answers are streamed at once (ADR 0012). A single answer is sent token by token; of several, the tokens of each are
+collected and sent a few times a second, for all answers at the same time.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
 
 SECONDS_PER_ANSWER = 0.03
-"""Seconds that each answer beyond the first adds to the interval between two pieces."""
+"""Seconds that each running answer beyond the first adds to the interval between two messages."""
 
 MOST_HELD = 64 * 1024
-"""Bytes of one answer that are held for a slow client; then reading from the engine stops."""
+"""Bytes of one answer that are buffered for a slow client; beyond that, no more is read from the engine."""
 
 
 class Pacing:
-    """Decides when the pieces of all running answers are sent."""
+    """Schedules when the buffered bytes of all running answers are sent."""
 
     def __init__(self, clock: Clock, *, longest: float) -> None:
-        """`longest`: the most seconds that a token waits; 0: every token is sent at once."""
+        """`longest`: the most seconds that a token is buffered; 0: every token is sent at once."""
         self._clock = clock
         self._longest = longest
         self._open: dict[Gathered, int] = {}
@@ -37,17 +37,17 @@ class Pacing:
 
     @property
     def interval(self) -> float:
-        """Current seconds between two pieces of one answer."""
+        """The current number of seconds between two messages of one answer; 0: every block is sent at once."""
         return min(self._longest, SECONDS_PER_ANSWER * max(0, sum(self._open.values()) - 1))
 
     @asynccontextmanager
     async def gather(
         self, blocks: AsyncIterator[bytes], *, answers: int = 1
     ) -> AsyncIterator[Gathered]:
-        """A context with the bytes of `blocks`, in larger pieces while more than one answer is streamed.
+        """A context with the bytes of `blocks`, joined to larger pieces while more than one answer is streamed.
 
-        `answers` is the number of answers in `blocks`. The first piece and the end are never delayed.
-        Iterating raises what `blocks` raises, after all bytes that came before it.
+        `answers` is the number of answers in `blocks`. The first piece and the end are never delayed. Iterating
+        `Gathered.pieces` raises the error that `blocks` raises, after all bytes before it.
         """
         gathered = Gathered(self, blocks)
         reading = Background(gathered.read, name="gather")
@@ -70,7 +70,7 @@ class Pacing:
 
 
 class Gathered:
-    """The bytes of one answer that have been read from the engine and not been sent yet."""
+    """The buffer of one answer: bytes that were read from the engine and not sent yet."""
 
     def __init__(self, pacing: Pacing, blocks: AsyncIterator[bytes]) -> None:
         self._pacing = pacing
@@ -83,10 +83,13 @@ class Gathered:
         self._due = asyncio.Event()
         self._taken = asyncio.Event()
         self.pieces = self._pieces()
-        """The pieces to send; each is yielded when it is due."""
+        """The bytes to send, joined to pieces; each is yielded when it is due."""
 
     async def read(self) -> None:
-        """Read the blocks to their end. An error is stored and raised by `pieces`, after the bytes before it."""
+        """Read the blocks to their end into the buffer.
+
+        `pieces` raises an error of the blocks, after the bytes before it.
+        """
         try:
             async for block in self._blocks:
                 self._hold(block)
@@ -102,12 +105,12 @@ class Gathered:
             self._due.set()
 
     def release(self) -> None:
-        """Make `pieces` yield what has been read."""
+        """Make `pieces` yield the bytes that are in the buffer."""
         if self._parts:
             self._due.set()
 
     def rest(self) -> bytes:
-        """Take the bytes that were read and not yielded, after an interrupted iteration of `pieces`."""
+        """Remove and return the bytes in the buffer, for example after an error that `pieces` raised."""
         held = b"".join(self._parts)
         self._parts.clear()
         self._size = 0

@@ -1,8 +1,8 @@
-"""Run by `ray start` (`RAY_START_HOOK`) just before it starts anything.
+"""A hook that `ray start` calls (`RAY_START_HOOK`) before it starts any process: switches usage reports off.
 
-Ray 2.60 sends one usage report even if reports are switched off, and first queries the metadata addresses of
-three cloud providers (`UsageStatsHead.run`). No variable prevents either. One module of the dashboard does
-both, so the dashboard is started with all modules except that one.
+Ray 2.60 sends one usage report even if reports are switched off, and first queries the metadata addresses of three
+cloud providers (`UsageStatsHead.run`). No variable prevents either. One module of the dashboard does both, so the
+dashboard is started with all modules except that one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ DASHBOARD_MODULES = (
     "TaskEventsHead",
     "TrainHead",
 )
-"""Every module of Ray's dashboard but `UsageStatsHead`."""
+"""Every module of Ray's dashboard except `UsageStatsHead`."""
 
 
 def without_usage_reports(_parameters: object, _is_head: bool) -> None:  # noqa: FBT001
-    """Start Ray's dashboard without the module that sends usage reports and detects the cloud provider."""
+    """Make Ray start its dashboard without the module that sends usage reports and detects the cloud provider."""
     start = services.start_ray_process
 
     def start_ray_process(command: list[str], process_type: str, *rest: Any, **more: Any) -> Any:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""One replica, without Ray: a slot table of engines that answers whole or as a stream."""
+"""One replica, independent of Ray and HTTP: a slot table of engines that answers requests whole or as a stream."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _WORST = ("ready", "starting", "restarting", "stopped", "failed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStream:
-    """A response that has begun."""
+    """An answer that is being streamed."""
 
     origin: Origin
-    """The engine that produces it, as that engine reports it, and this replica."""
+    """Model, engine and adapter that generate the answer, as the engine reports them, with the id of the replica."""
     queue_seconds: float
     """Seconds that the request waited for a slot."""
     continued: bool
-    """Whether the answer continues after the request's `continue_from`."""
+    """Whether the answer continues the text in the request's `continue_from`."""
     blocks: AsyncIterator[bytes]
-    """Server-sent events; see `Engine.stream`."""
+    """Server-sent events as bytes; `Engine.stream` describes them."""
 
 
 class Replica:
-    """Answers requests with the engines of its slot table; does not depend on HTTP."""
+    """Answers requests with the engines of its slot table, and embeds texts; independent of HTTP."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Replica:
         replica_id: str,
         embedder: Embedder | None = None,
     ) -> None:
-        """`engines`: the engine of each role that is active from the beginning."""
+        """`engines`: for each role, the engine that is active from the beginning; they are started by `start`."""
         self.slot_table = SlotTable(max_waiting=config.max_waiting)
         for role, engine in engines.items():
             self.slot_table.add(role, engine)
@@ -74,32 +74,33 @@ class Replica:
 
     @property
     def config(self) -> ReplicaConfig:
-        """The configuration it was made with."""
+        """The configuration given to the constructor."""
         return self._config
 
     def origin(self, task_type: str = "general") -> Origin:
-        """The engine that a request of that task gets now if it pins no adapter.
+        """Model, engine and adapter for a request of that task that pins no adapter, if it arrives now.
 
-        A response names the engine that produced it (`ReplicaStream.origin`), which may be another one.
+        A response has the actual ones (`ReplicaStream.origin`), which may differ. Raises `NotReady` if no engine is
+        active.
         """
         return self._named(self.slot_table.active(task_type).engine.origin)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The names of its models, the general one first."""
+        """The names of the active models, the general one first and the embedding model last."""
         names = [queued.engine.origin.model for queued in self.slot_table.actives]
         return (*names, *([] if self._embedder is None else [self._embedder.model]))
 
     @property
     def embedding_model(self) -> str | None:
-        """The name of its embedding model, if it has one."""
+        """The name of the embedding model; None: no embeddings are served."""
         return None if self._embedder is None else self._embedder.model
 
     @property
     def engine_status(self) -> EngineStatus:
-        """The worst state of its active engines and its embedder.
+        """The status of the active engine, or embedder, that is in the worst state.
 
-        An engine that is only prepared does not count: if it fails, the replica still answers.
+        Prepared engines do not count: if one fails, the replica still answers.
         """
         found = [queued.engine.status for queued in self.slot_table.actives]
         if self._embedder is not None:
@@ -108,7 +109,7 @@ class Replica:
 
     @property
     def load(self) -> dict[str, int]:
-        """Slots of the active engines, requests being answered and requests waiting."""
+        """`slots` of the active engines, and `active` (being answered) and `waiting` requests, embeddings included."""
         load = self.slot_table.load
         return {
             "slots": load.slots,
@@ -117,9 +118,9 @@ class Replica:
         }
 
     async def start(self) -> None:
-        """Start the engines. Raises `InferenceFailed` with the reason if one cannot.
+        """Start the engines and the embedder.
 
-        Then none of the others is left running.
+        Raises `InferenceFailed` with the reason if one cannot start; then all others are stopped again.
         """
         async with AsyncExitStack() as started:
             for part in self._parts:
@@ -128,7 +129,7 @@ class Replica:
             started.pop_all()
 
     async def aclose(self) -> None:
-        """Stop every engine, even if stopping one of them fails."""
+        """Stop every engine and the embedder, even if stopping one of them fails."""
         async with AsyncExitStack() as stopping:
             for part in self._parts:
                 stopping.push_async_callback(part.aclose)
@@ -139,11 +140,11 @@ class Replica:
         return [table] if self._embedder is None else [table, self._embedder]
 
     def use_defaults(self, sampling: SamplingDefaults) -> None:
-        """Use these sampling defaults for further requests."""
+        """Use these sampling defaults for requests that begin from now on."""
         self._defaults = sampling.to_sampling()
 
     def deadline(self, milliseconds: float | None) -> Deadline:
-        """The client's deadline, bounded by the longest time a response may take."""
+        """A deadline `milliseconds` from now, but at most `answer_timeout` seconds; None: `answer_timeout` seconds."""
         limit = self._config.answer_timeout
         seconds = limit if milliseconds is None else min(milliseconds / 1000, limit)
         return Deadline.after(self.clock, seconds)
@@ -151,10 +152,15 @@ class Replica:
     async def embed(
         self, texts: Sequence[str], deadline: Deadline, *, share: Share = EVERYBODY
     ) -> Embeddings:
-        """Vectors of texts; `share`: the account that the request counts for.
+        """Convert texts to vectors. `share` is the account and weight of the request in the queue.
 
-        Raises `NotFound` where no embedding model is configured, what `Admission.slot` and
-        `Embedder.embed` raise, and `DeadlineExceeded`.
+        Raises:
+            NotFound: no embedding model is configured.
+            Overloaded: the queue is full or too long for the deadline.
+            ContextLengthExceeded: a text does not fit the model's context window.
+            NotReady: the embedder is not running.
+            InferenceFailed: the model failed.
+            DeadlineExceeded: the deadline passed while waiting or embedding.
         """
         if self._embedder is None:
             detail = "No embedding model is served here; see RAY_EMBEDDING_MODEL."
@@ -171,10 +177,10 @@ class Replica:
     async def stream(
         self, request: GenerationRequest, deadline: Deadline
     ) -> AsyncIterator[ReplicaStream]:
-        """Answer one request; leaving the context frees its slots, in the queue or the engine.
+        """Answer one request as a stream; leaving the context stops the generation and frees the slots.
 
-        Raises what `SlotTable.lease`, `Admission.slot` and `Engine.stream` raise before the first byte;
-        `GenerationInterrupted` or `DeadlineExceeded` while iterating.
+        Raises before the first byte, among others, `AdapterUnknown`, `NotReady`, `Overloaded`, `DeadlineExceeded`,
+        `CallerError` or `InferenceFailed`; while iterating, `GenerationInterrupted` or `DeadlineExceeded`.
         """
         async with self.slot_table.lease(request) as queued:
             queued.check_ready()
@@ -198,9 +204,10 @@ class Replica:
     async def complete(
         self, request: GenerationRequest, deadline: Deadline
     ) -> tuple[Completion, dict[str, float]]:
-        """The whole answer and its timings in seconds (`queue`, `total`).
+        """Answer one request: the whole answer, and the timings `queue` and `total` in seconds.
 
-        Raises the same errors as `stream`; a cut answer is an error, never a short one.
+        Ignores `continue_from`. Raises the same errors as `stream`; an answer that was cut raises
+        `GenerationInterrupted` and is never returned in part.
         """
         started = self.clock.monotonic()
         async with self.stream(replace(request, continue_from=None), deadline) as answer:

@@ -1,4 +1,4 @@
-"""A response of a replica that a coroutine writes."""
+"""An HTTP response of a replica whose status, headers and body a coroutine sends."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from mongars.protocol.asgi import WrittenResponse
 
 
 class ReplicaResponse(WrittenResponse, Response):
-    """`WrittenResponse` as FastAPI accepts it from a handler."""
+    """A `WrittenResponse` that FastAPI accepts as the return value of a route handler."""

@@ -1,9 +1,9 @@
-"""Chooses the replica of a request: the one that has the conversation in its cache, unless it is busy.
+"""Choose the replica of a request: the one that has the conversation's prompt in its cache, unless it is busy.
 
-Consistent hashing with virtual nodes (Karger et al. 1997) maps a conversation (`x-session-id`) to a replica, so
-its prompt is found in that replica's cache, and few conversations move when replicas start or stop. Loads are bounded (Mirrokni et al. 2018): a replica
-whose slots are all in use passes a conversation to the least loaded one. Requests without a
-conversation go to the least loaded replica at once.
+Consistent hashing with virtual nodes (Karger et al. 1997) maps a conversation (`x-session-id`) to a replica, so its
+prompt is found in that replica's cache, and few conversations move when replicas start or stop. Loads are bounded
+(Mirrokni et al. 2018): a request whose replica has all slots in use is sent to the least loaded one instead.
+Requests without a conversation are sent to the least loaded replica.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MEMORY_SECONDS = 1.0
 
 
 class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no types
-    """Session affinity with bounded load; `busy_at` requests on a replica are its bound."""
+    """Request router of Serve: session affinity with bounded load."""
 
     def initialize_state(self, busy_at: int, **kwargs: int) -> None:
-        """Called by Serve with the router's arguments; `busy_at` requests on a replica are the bound."""
+        """Set the router's arguments; Serve calls it once. A replica with `busy_at` requests counts as busy."""
         super().initialize_state(**kwargs)
         self._busy_at = busy_at
         # Requests of a burst are routed before Serve counts any of them: without this record all of
@@ -40,7 +40,7 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """The candidate replicas in ranks; Serve tries the ranks in order and takes the least loaded replica of one."""
+        """Rank the candidate replicas for a request; Serve tries the ranks in order, the least loaded replica first."""
         ranks: list[list[RunningReplica]] = await super().choose_replicas(
             candidate_replicas, pending_request
         )
@@ -54,7 +54,7 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         return [[first], *ranks, candidate_replicas]
 
     def on_send_request(self, replica_id: ReplicaID) -> None:
-        """Remove the recorded choice: from now on Serve counts the request itself."""
+        """Remove the router's record that it chose this replica for a request; Serve counts the sent request itself."""
         super().on_send_request(replica_id)
         for entry in self._chosen:
             if entry[1] == replica_id:
@@ -65,7 +65,7 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         return home if self._load(home) < self._busy_at else self._least(candidates)
 
     def _least(self, candidates: list[RunningReplica]) -> RunningReplica:
-        """The least loaded replica; among equals a random one, so that routers do not all choose the same."""
+        """The least loaded replica; a random one of several, so that several routers do not all choose the same."""
         return min(random.sample(candidates, len(candidates)), key=self._load)
 
     def _load(self, replica: RunningReplica) -> int:

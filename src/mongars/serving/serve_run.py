@@ -1,8 +1,8 @@
-"""Completes `serve run`: starts Serve with our configuration when it imports the application.
+"""Prepare `serve run`: start Serve with this configuration when `serve run` imports the application.
 
 `serve run` (Ray 2.60) imports the application, connects to Ray, starts Serve on port 8000 and runs the
-application; when that fails, or on Ctrl-C, it removes every application of the cluster. So the import is the
-only moment to start Serve on the configured port, and to refuse if that would remove the deployed application.
+application; when that fails, or on Ctrl-C, it removes every application of the cluster. So the import is the only
+moment to start Serve on the configured port, and to refuse if that would remove the deployed application.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ NAMESPACE = "serve"
 
 
 def prepare_serve_run(config: ServingConfig, argv: Sequence[str]) -> None:
-    """Start Serve at `config.host` and `config.port`, if this process is `serve run`; else do nothing.
+    """Start Serve at `config.host` and `config.port` if `argv` is that of `serve run`; otherwise do nothing.
 
-    Exits with the reason if the application of `--deploy` is deployed: both use all paths, and the end of
-    `serve run` would remove both. With `--non-blocking`, `--route-prefix` and `--name` both can run.
+    Raises `SystemExit` with the reason if the application of `--deploy` is deployed on the cluster: both serve all
+    paths, and the end of `serve run` would remove both. With `--non-blocking`, `--route-prefix` and `--name` both can
+    run.
     """
     if Path(argv[0]).name != "serve" or list(argv[1:2]) != ["run"]:
         return
@@ -46,7 +47,10 @@ def prepare_serve_run(config: ServingConfig, argv: Sequence[str]) -> None:
 
 
 def _connect(address: str | None) -> bool:
-    """Connect to Ray; returns whether there was a cluster to join. Otherwise starts one, which ends with this process."""
+    """Connect to the Ray cluster at `address` (None: the local one); True if there was one.
+
+    False: none was running, and a new one was started that ends with this process.
+    """
     try:
         ray.init(address=address or "auto", namespace=NAMESPACE, logging_level="ERROR")
     except ConnectionError:
@@ -67,7 +71,7 @@ def _keeps_others(argv: Sequence[str]) -> bool:
 
 
 def _option(argv: Sequence[str], *names: str) -> str | None:
-    """The value of an option on the command line, given as `--name value` or `--name=value`."""
+    """The value of a command line option given as `--name value` or `--name=value`; None if it is absent."""
     for word, following in zip(argv, [*argv[1:], None], strict=True):
         name, equals, value = word.partition("=")
         if name in names:

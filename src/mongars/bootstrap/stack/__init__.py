@@ -1,1 +1,1 @@
-"""`mongars up`: Ray, the Serve application and the API on one machine, watched and stopped as one."""
+"""The processes of `mongars up` on one machine (Ray, the Serve application, the API), supervised together."""

@@ -1,7 +1,7 @@
-"""One supervised child process: started, watched, restarted when it dies, stopped with its tree.
+"""One supervised child process: started, watched, restarted when it ends, stopped with its descendants.
 
 ```
-start() ── probe answers ──► ready ── exits ──► crashed ── wait ──► started ── … (supervise())
+start() ── probe succeeds ──► ready ── exits ──► crashed ── wait ──► started ── … (supervise())
    └─ exits or takes too long ──► NotReady, with the end of its log
 ```
 """
@@ -41,24 +41,24 @@ Probe = Callable[[], Awaitable[bool]]
 _PROBE_S = 0.1
 _EXIT_POLL_S = 0.1
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.5, 10.0
-_HEALTHY_S = 60.0  # alive for that long: the next crash is a new story
+_HEALTHY_S = 60.0  # a crash after that many seconds resets the restart delay
 
 
 async def at_once() -> bool:
-    """The probe of a child that is ready as soon as it runs."""
+    """A readiness probe that always succeeds, for a child that is ready as soon as it runs."""
     return True
 
 
 async def nothing() -> None:
-    """The hook of a child that needs none."""
+    """A hook that does nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSpec:
-    """What to run and how to see that it runs.
+    """The command line of a child process, its environment and log, and the probe that tells when it is ready.
 
-    `folders` are private to this child: every process that writes there belongs to it. `clean_up` runs after
-    a crash, once every process of the child is gone; `revived` after it is ready again.
+    `ready_within` is in seconds. `folders` are private to this child: every process that writes there belongs to it.
+    `clean_up` runs after a crash, when every process of the child has ended; `revived` after the child is ready again.
     """
 
     name: str
@@ -74,7 +74,7 @@ class ChildSpec:
 
 
 class Child:
-    """Runs one `ChildSpec`."""
+    """Runs and supervises the child process that a `ChildSpec` describes."""
 
     def __init__(self, spec: ChildSpec, *, clock: Clock, listener: Listener) -> None:
         self.spec = spec
@@ -84,14 +84,14 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The process now running, if any."""
+        """The process id; None if the child does not run."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def start(self) -> None:
-        """Start it and return once it is ready.
+        """Start the process and wait until it is ready.
 
         Raises:
-            NotReady: it ended or took too long; includes the last lines of its log.
+            NotReady: it ended, or was not ready within `ready_within` seconds; contains the last lines of its log.
         """
         process = self._spawn()
         if not await self._becomes_ready(process):
@@ -100,7 +100,10 @@ class Child:
             raise self._failed(how=f"did not get ready: it {how}")
 
     async def supervise(self) -> None:
-        """Restart it whenever it ends, until cancelled. Needs `start`."""
+        """Restart the process whenever it ends, until cancelled; call `start` before.
+
+        The delay before a restart doubles from 0.5 to 10 seconds while the process ends within a minute of its start.
+        """
         delay = _FIRST_DELAY_S
         while process := self._process:
             began = self._clock.monotonic()
@@ -115,10 +118,10 @@ class Child:
             await self._revive()
 
     async def run_to_end(self, *, within: float) -> None:
-        """Run a child that is meant to end.
+        """Start a process that is expected to end, and wait for its end, at most `within` seconds.
 
         Raises:
-            NotReady: it failed or took too long; includes the last lines of its log.
+            NotReady: its exit status was not 0, or it was stopped after `within` seconds; contains the end of its log.
         """
         process = self._spawn()
         try:
@@ -131,13 +134,16 @@ class Child:
             raise self._failed(how=f"ended with {code}")
 
     def stop(self, *, grace: float, hurry: threading.Event | None = None) -> StopReport:
-        """End it and everything it started; blocks for `grace` seconds and a little."""
+        """End the process and its descendants: SIGTERM, then SIGKILL after `grace` seconds or once `hurry` is set.
+
+        Blocks until they have ended. Returns an empty report if the process was not started.
+        """
         process, report = self._process, StopReport()
         if process is None:
             return report
         with contextlib.suppress(psutil.Error):
             tree = psutil.Process(process.pid).children(recursive=True)
-            # The child itself first: it knows best how to end its own.
+            # The child itself first, so that it can end its own children cleanly.
             report += end_processes([psutil.Process(process.pid)], grace=grace, hurry=hurry)
             report += end_processes(tree, grace=min(1.0, grace), hurry=hurry)
         report += self._end_rest(grace=min(1.0, grace))
@@ -157,7 +163,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in the terminal is ours to translate
+                start_new_session=True,  # Ctrl-C in the terminal signals this process only
             )
         self._tell("started")
         return self._process
@@ -172,7 +178,7 @@ class Child:
         return False
 
     async def _revive(self) -> None:
-        """Start again; a child that ends or hangs meanwhile is handled in the next round."""
+        """Start the process again and wait until it is ready or has ended; one that does not get ready is killed."""
         process = self._spawn()
         async with asyncio.TaskGroup() as group:
             coming = group.create_task(self._come_back(process))
@@ -184,7 +190,7 @@ class Child:
         if await self._becomes_ready(process):
             await self.spec.revived()
         elif process.poll() is None:
-            process.kill()  # it hangs; `supervise` sees the end
+            process.kill()  # it hangs; `supervise` then restarts it
 
     async def _exit_of(self, process: subprocess.Popen[bytes]) -> int:
         while (code := process.poll()) is None:

@@ -1,4 +1,4 @@
-"""What the local stack is made of and where it listens."""
+"""The configuration of the local stack: its processes, folders and ports."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A process of ours to keep running."""
+    """A child process that the stack starts; it is ready when `ready` returns True, within `ready_within` seconds."""
 
     argv: tuple[str, ...]
     ready: Probe = at_once
     ready_within: float = 60.0
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Variables that only this process gets."""
+    """Environment variables that only this process gets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackConfig:
-    """Where the stack lives and where it listens. `environment` goes to every child."""
+    """The folders, ports and sizes of the stack. `environment` is passed to every child process."""
 
     home: Path
     host: str
@@ -38,21 +38,21 @@ class StackConfig:
     ray_port: int
     ray_dashboard_port: int
     replicas: int
-    """The most there can be."""
+    """The largest number of replicas."""
     use_ray: bool
     python: str
     environment: Mapping[str, str]
     haproxy: bool = False
     ray_token: str | None = field(default=None, repr=False)
-    """How Ray authenticates its clients; `environment` must hold the matching `RAY_AUTH_` variables."""
+    """The token of Ray's dashboard; `environment` must contain the matching `RAY_AUTH_` variables."""
 
     @property
     def logs(self) -> Path:
-        """Where every child's log is."""
+        """The folder with the log of every child."""
         return self.home / "logs"
 
     def ports(self) -> list[PortUse]:
-        """Every port the stack needs, and the setting that changes it."""
+        """Every port that the stack needs, with the setting that changes it."""
         uses = [("the API", self.host, self.port, "--port or MONGARS_PORT")]
         if self.use_ray:
             uses += [
@@ -68,7 +68,7 @@ class StackConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackParts:
-    """What the stack runs: two pieces of work, the deployment, the services."""
+    """What the stack runs: two functions (`provision`, `migrate`), the deployment, and the services."""
 
     provision: Work
     migrate: Work
@@ -76,4 +76,4 @@ class StackParts:
     api: Service
     worker: Service | None = None
     answering: Probe = at_once
-    """Whether a request to the API now would be answered by the configured provider."""
+    """Returns whether the API can answer requests with the configured provider now."""

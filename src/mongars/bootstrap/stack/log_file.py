@@ -1,8 +1,7 @@
-"""The log of a child: appended to, private, and put aside once it is large.
+"""The log file of a child process: appended to, private, and rotated when it is large.
 
-The child holds the file open and knows nothing of this, so a log that is put aside while it runs is
-copied and emptied. What is written in between is lost; both files together stay below 20 MB and a
-little.
+The child keeps the file open, so a log that is rotated while the child runs is copied and then truncated. Lines
+written in between are lost. Both files together stay a little over 20 MB at most.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _TAIL_BYTES = 16_384
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open for appending; a log over 10 MB becomes `<name>.1` first, replacing an older one."""
+    """Open a log for appending; a log over 10 MB is first renamed to `<name>.1`, replacing an older one."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.exists() and path.stat().st_size > _MAX_BYTES:
         path.replace(_older(path))
@@ -28,7 +27,7 @@ def open_log(path: Path) -> BinaryIO:
 
 
 def rotate(path: Path) -> None:
-    """Put a log over 10 MB aside while its child runs; a full disk leaves it as it is."""
+    """Copy a log over 10 MB to `<name>.1` and truncate it, while its child runs. Does nothing on a write error."""
     with contextlib.suppress(OSError):
         if path.stat().st_size <= _MAX_BYTES:
             return
@@ -38,7 +37,7 @@ def rotate(path: Path) -> None:
 
 
 def tail(path: Path, *, lines: int = 8) -> str:
-    """The last lines of a log, or nothing if there is none."""
+    """The last non-empty lines of a log, at most `lines`; empty if the log cannot be read."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -50,7 +49,10 @@ def tail(path: Path, *, lines: int = 8) -> str:
 
 
 def last_line(path: Path) -> str:
-    """The last lines a process logged that are not events; events do not explain why it ended."""
+    """The last line of a log's end that is not a JSON event, to explain why a process ended.
+
+    If there is none, a hint to read the log.
+    """
     lines = [line for line in tail(path).splitlines() if not line.startswith("{")]
     return lines[-1].strip() if lines else f"see {path}"
 

@@ -1,9 +1,9 @@
-"""Which processes of this machine belong to which stack, and how they end.
+"""Find the processes that belong to a stack, and end them.
 
-A stack is a home folder. Each child carries the stack's id in its environment and passes it on.
-Programs that retitle themselves (Ray's agents do) destroy the environment one can read from
-outside, so descendants count as well, and so does a process that writes into the stack's private folders.
-Processes are never chosen by their name: another stack's look the same.
+A stack is identified by its home folder. Each child has the stack's id in its environment, and its own children
+inherit it. Programs that change their title (such as Ray's agents) overwrite the environment that other processes
+can read, so descendants count as well, and so does a process that has files open for writing in the stack's private
+folders. Processes are never selected by name: those of another stack have the same names.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopReport:
-    """How many processes ended, and which of them had to be killed or are still there."""
+    """The result of ending processes: how many ended, the names of those killed, and of those still running."""
 
     stopped: int = 0
     killed: tuple[str, ...] = ()
@@ -54,18 +54,18 @@ class StopReport:
 
 
 def stack_id(home: Path) -> str:
-    """The same id for the same folder, whatever path leads there."""
+    """The id of the stack with that home folder: 12 hexadecimal digits, the same for every path to the folder."""
     return hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:12]
 
 
 def owned_processes(
     stack: str, *, part: str | None = None, folders: Sequence[Path] = ()
 ) -> list[psutil.Process]:
-    """The living processes of a stack, or of one part of it, other than the caller and its parents.
+    """The running processes of a stack, or of one part of it, other than this process and its ancestors.
 
     Args:
         stack: The stack's id.
-        part: The name of a child; None means all.
+        part: The name of a child process; None: all.
         folders: Folders that only this stack, or this part, writes to.
     """
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
@@ -85,7 +85,10 @@ def stop_owned(
     folders: Sequence[Path] = (),
     hurry: threading.Event | None = None,
 ) -> StopReport:
-    """End exactly a stack's processes, as `end_processes` does. Blocks."""
+    """End the processes of a stack, or of one part of it, like `end_processes`; repeats until none is found.
+
+    Blocks. Stops trying when a process survives SIGKILL.
+    """
     report = StopReport()
     # A process forked during one scan is found by the next.
     while processes := owned_processes(stack, part=part, folders=folders):
@@ -98,7 +101,10 @@ def stop_owned(
 def end_processes(
     processes: Iterable[psutil.Process], *, grace: float, hurry: threading.Event | None = None
 ) -> StopReport:
-    """SIGTERM, then SIGKILL after `grace` seconds or `hurry`; blocks until they are gone."""
+    """Send SIGTERM, and SIGKILL to those that still run after `grace` seconds or once `hurry` is set.
+
+    Blocks until they have ended, at most 3 seconds longer.
+    """
     living = [process for process in processes if _lives(process)]
     names = {process.pid: _name(process) for process in living}
     remaining = _signal_all(living, signal.SIGTERM, wait=_Wait(grace, hurry))
@@ -111,13 +117,13 @@ def end_processes(
 
 
 def adopt_orphans() -> None:
-    """Have grandchildren whose parent died become ours, so that they can be found and reaped."""
+    """Make this process the parent of descendants whose parent ends, so that they can be found (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def reap_orphans(*, except_for: set[int]) -> None:
-    """Collect the exit status of adopted children that ended; `except_for` are watched already."""
+    """Collect the exit status of ended child processes, except those whose id is in `except_for`."""
     for child in psutil.Process().children():
         with suppress(psutil.Error, ChildProcessError):
             if child.pid not in except_for and child.status() == psutil.STATUS_ZOMBIE:
@@ -126,10 +132,10 @@ def reap_orphans(*, except_for: set[int]) -> None:
 
 @contextmanager
 def hold_home(home: Path) -> Iterator[None]:
-    """Be the only `mongars up` on a home folder while the block runs.
+    """Hold the lock of a home folder while the context is open, so that only one `mongars up` uses it.
 
     Raises:
-        ConfigurationError: another one is; the message names its process.
+        ConfigurationError: another process holds the lock; the message contains its process id.
     """
     run = home / "run"
     run.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -169,7 +175,7 @@ class _Wait:
 def _signal_all(
     processes: list[psutil.Process], number: signal.Signals, *, wait: _Wait
 ) -> list[psutil.Process]:
-    """Send a signal; returns the processes still running after the wait."""
+    """Send a signal to the processes, wait, and return those that still run."""
     for process in processes:
         with suppress(psutil.Error):
             process.send_signal(number)

@@ -1,4 +1,4 @@
-"""Every port is looked at before anything starts, so that a taken one costs no waiting."""
+"""Check all ports before any process starts, so that a port in use is reported at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortUse:
-    """A port a part of the stack needs, and the variable that changes it."""
+    """A port that a part of the stack needs, and the setting that changes it."""
 
     what: str
     host: str
@@ -26,7 +26,7 @@ class PortUse:
 
 
 def check_ports(uses: Sequence[PortUse]) -> None:
-    """Raise `ConfigurationError`, naming every port that cannot be used and what changes it."""
+    """Raise `ConfigurationError` if ports cannot be used; the message lists each with the setting that changes it."""
     complaints = _duplicates(uses) + [text for use in uses if (text := _complaint(use))]
     if complaints:
         raise ConfigurationError("\n".join(complaints))
@@ -51,7 +51,7 @@ def _complaint(use: PortUse) -> str | None:
             use.host, use.port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind) as candidate:
-            # As servers do: a connection that is merely winding down does not block the port.
+            # As servers do: a connection in the state TIME_WAIT does not block the port.
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             candidate.bind(address)
             candidate.listen(1)
@@ -72,7 +72,7 @@ def _explain(use: PortUse, error: OSError) -> str:
 
 
 def _by(port: int) -> str:
-    """The process that listens there, as far as this user may see it."""
+    """The process that listens on the port, as ` by NAME (pid ID)`; empty if it cannot be determined."""
     try:
         for connection in psutil.net_connections(kind="inet"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,)

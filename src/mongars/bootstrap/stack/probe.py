@@ -1,4 +1,4 @@
-"""Send one HTTP request to a local server, to see whether it is ready."""
+"""A readiness probe: one HTTP request to a server on this machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _MAX_BYTES = 1 << 20
 async def http_answers(
     host: str, port: int, *, path: str, holds: bytes = b"", token: str | None = None
 ) -> bool:
-    """Whether a GET is answered with 200 and a body that contains `holds`. Never raises OSError.
+    """Whether a GET request gets status 200 and a body that contains `holds`, within 3 seconds.
 
-    `token` is sent as a bearer token.
+    False on connection errors and timeouts. `token` is sent as a bearer token; None: without authorization.
     """
     name = f"[{host}]" if ":" in host else host
     header = "" if token is None else f"Authorization: Bearer {token}\r\n"
@@ -30,7 +30,7 @@ async def http_answers(
 
 
 async def _get(host: str, port: int, request: str) -> bytes:
-    # HTTP/1.0 has the server close the connection, so the answer is whatever comes until then.
+    # With HTTP/1.0 the server closes the connection at the end of the response.
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(request.encode())

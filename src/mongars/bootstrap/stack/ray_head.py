@@ -1,17 +1,17 @@
-"""A Ray cluster of one node, on loopback, beside which another one can run.
+"""The head node of a Ray cluster on loopback, of one node, beside which other clusters can run.
 
-What `ray start` would otherwise do, in Ray 2.60, and what is done about it:
+What `ray start` would do by default, in Ray 2.60, and what is changed here:
 
-- It turns `--node-ip-address=127.0.0.1` into the address of the network card, and then all its
-  servers listen on every interface. With `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0` a node stays where
-  it was put. It also makes the cluster survive a change of network.
-- Fixed ports: 10001 (client server), 52365 (dashboard agent), 44217 and 44227 (metrics of the
-  autoscaler and the dashboard), 10002-19999 (workers). Two clusters collide there, and a head
-  port inside the last range is refused. Here they are left out or chosen freely.
-- The autoscaler's monitor and the log monitor serve clusters and attached drivers; without them
-  two processes less start.
-- On SIGTERM it waits until the node has drained, which is useless when all of it stops.
-- Its UNIX sockets lie below the temporary folder and their paths may have 107 bytes.
+- It turns `--node-ip-address=127.0.0.1` into the address of the network card, and then all its servers listen on
+  every interface. With `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0` the node keeps the given address. The cluster then
+  also survives a change of network.
+- It uses fixed ports: 10001 (client server), 52365 (dashboard agent), 44217 and 44227 (metrics of the autoscaler and
+  the dashboard), 10002-19999 (workers). Two clusters collide there, and a head port inside the last range is
+  refused. Here these servers are omitted or choose a free port.
+- It starts the autoscaler's monitor and the log monitor, which serve larger clusters and attached drivers; here they
+  are omitted.
+- On SIGTERM it waits until the node has drained, which is useless when the whole cluster stops.
+- Its UNIX sockets are below the temporary folder, and the path of a socket may have at most 107 bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LOCAL_RAY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": NO_REPORTS,
-    # Ray runs its workers, and so our engines, with niceness 15: any other work would starve them.
+    # Ray runs its workers, and so the engines, with niceness 15: any other process takes precedence.
     "RAY_worker_niceness": "0",
 }
 _OBJECT_STORE_BYTES = 150_000_000
@@ -48,7 +48,7 @@ _LONGEST_WITH_HAPROXY = 25  # 97, less what Ray appends: /h/<56 digits>/metrics.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayHead:
-    """How to start the head node of one stack."""
+    """The head node of one stack: its command line, environment and folders."""
 
     python: str
     stack: str
@@ -56,18 +56,18 @@ class RayHead:
     dashboard_port: int
     cpus: int
     haproxy: bool = False
-    """Requests come in through HAProxy instead of Ray's own proxy."""
+    """Whether requests arrive through HAProxy instead of Ray's own proxy."""
     token: str | None = None
-    """The header that the dashboard requires when `RAY_AUTH_MODE` is `token`."""
+    """The bearer token that the dashboard requires; None: no authentication."""
 
     @property
     def folder(self) -> Path:
-        """Ray's temporary folder, the same at every start."""
+        """Ray's temporary folder; the same at every start."""
         return self._private / "r"
 
     @property
     def _private(self) -> Path:
-        """What keeps others out: Ray opens its own folder to everybody, sockets included."""
+        """The folder (mode 0700) around Ray's temporary folder, which Ray itself makes accessible to all users."""
         name = f"mongars-{self.stack}"
         usual = Path(tempfile.gettempdir()) / name
         longest = _LONGEST_WITH_HAPROXY if self.haproxy else _LONGEST_FOLDER
@@ -75,7 +75,7 @@ class RayHead:
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """The command line."""
+        """The command line that starts the head node."""
         return (
             *(self.python, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
             f"--node-ip-address={LOOPBACK}",
@@ -92,24 +92,24 @@ class RayHead:
         )
 
     def head_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """The environment for the head node, based on the given one."""
+        """The environment of the head node's process, based on the given one."""
         ours = {
             "RAY_START_HOOK": "mongars.bootstrap.stack.ray_hook.local_head",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "DASHBOARD_METRIC_PORT": "0",
             "PYTHONUNBUFFERED": "1",
             **PROXY_GUARD,
-            # Else a dead proxy is replaced after half a minute only.
+            # By default, a dead proxy is replaced only after half a minute.
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         }
-        # An address in the environment would make Ray's own processes look for another cluster.
+        # An address in the environment would make Ray's processes connect to another cluster.
         inherited = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
-        # Whatever its killed helpers leave in their temporary folder goes with ours.
+        # Files that killed processes leave in the temporary folder are removed with this folder.
         fixed = {**_LOCAL_RAY, **self._haproxy(), "TMPDIR": str(self.folder)}
         return {**ours, **inherited, **fixed, **without_proxy(inherited)}
 
     def _haproxy(self) -> dict[str, str]:
-        """HAProxy's files in a private folder: access to its socket gives control over it."""
+        """Environment variables that put HAProxy's files into a private folder; its socket gives control over it."""
         if not self.haproxy:
             return {}
         folder = self._haproxy_folder
@@ -123,7 +123,7 @@ class RayHead:
         }
 
     def client_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """The environment for a process that uses this cluster."""
+        """The environment of a process that connects to this cluster, based on the given one."""
         address = {"RAY_ADDRESS": f"{LOOPBACK}:{self.port}"}
         return {**environment, **_LOCAL_RAY, **address, **without_proxy(environment)}
 
@@ -132,10 +132,10 @@ class RayHead:
         return self._private / "h"
 
     def prepare(self, logs: Path) -> None:
-        """Make the folder, without what an earlier run left, and link Ray's logs into `logs`.
+        """Create the folders, remove files of an earlier run, and link Ray's logs into the folder `logs`.
 
         Raises:
-            ConfigurationError: a folder of that name belongs to another user.
+            ConfigurationError: a file or another user's folder has the name of the private folder.
         """
         self._private.mkdir(mode=0o700, exist_ok=True)
         status = self._private.lstat()
@@ -154,11 +154,11 @@ class RayHead:
         link.symlink_to(self.folder / "session_latest" / "logs")
 
     def remove(self) -> None:
-        """Remove the folder; call it once no process of the cluster is left."""
+        """Remove the folders; call it when all processes of the cluster have ended."""
         shutil.rmtree(self._private, ignore_errors=True)
 
     async def ready(self) -> bool:
-        """Whether the dashboard answers and the node is registered as alive."""
+        """Whether the dashboard responds and reports a node as alive."""
         return await http_answers(
             LOOPBACK,
             self.dashboard_port,
@@ -169,7 +169,7 @@ class RayHead:
 
 
 def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that keep calls on this machine away from an HTTP proxy of the environment."""
+    """`NO_PROXY` and `no_proxy` of the given environment, extended by the loopback addresses."""
     given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     hosts = [host.strip() for host in given.split(",") if host.strip()]
     together = ",".join(dict.fromkeys([*hosts, LOOPBACK, "localhost", "::1"]))

@@ -1,4 +1,4 @@
-"""Run by `ray start` (`RAY_START_HOOK`) just before it starts the head of a local cluster."""
+"""A hook that `ray start` calls (`RAY_START_HOOK`) before it starts the head node of a local cluster."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from mongars.serving.ray_start import without_usage_reports
 
 
 class RayParameters(Protocol):
-    """The one parameter changed here."""
+    """The part of Ray's start parameters that is changed here."""
 
     ray_client_server_port: int | None
 
 
 def local_head(parameters: RayParameters, is_head: bool) -> None:  # noqa: FBT001
-    """Leave out Ray's client server and its usage reports.
+    """Make Ray start without its client server and without usage reports.
 
-    Nothing here speaks the client server's protocol; it would cost a Python process and a fixed port
-    on which any client may run code.
+    Nothing here uses the client server; it would take a Python process and a fixed port at which any client can
+    execute code.
     """
     parameters.ray_client_server_port = None
     without_usage_reports(parameters, is_head)

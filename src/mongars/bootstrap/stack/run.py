@@ -1,4 +1,4 @@
-"""Run the stack until a signal: the first one stops it, the second one kills it."""
+"""Run the stack until a signal arrives: the first one stops it, the second one kills its processes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 async def run_stack(stack: LocalStack, *, on_ready: Callable[[], None]) -> StopReport:
-    """Start, call `on_ready`, watch until SIGINT, SIGTERM or SIGHUP, stop; how the stop went.
+    """Start the stack, call `on_ready`, and stop it at SIGINT, SIGTERM or SIGHUP; returns what was stopped.
 
-    Raises what `LocalStack.__aenter__` raises; then too everything was stopped.
+    Raises `ConfigurationError`, `ProvisioningFailed` or `NotReady` if the stack cannot start; everything is then
+    stopped again.
     """
     with _signals_stop(stack) as signals:
         try:

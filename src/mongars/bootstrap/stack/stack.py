@@ -1,12 +1,12 @@
-"""The whole local stack as one thing with a beginning and an end.
+"""The local stack: starts all processes of `mongars up` in order, supervises them and stops them.
 
 ```
 leftovers ─► ports ─► model ─┬─► ray ──────► serve (deploy) ─┬─► ready
                              └─► database ─► api ─► worker ──┘
 ```
-Afterwards every child is watched. A crashed one is restarted; when Ray's head crashes, what is left
-of that cluster is ended first and the application deployed again afterwards, while the API goes on
-by itself with the engine it embeds.
+Afterwards every child process is supervised, and restarted when it ends. When Ray's head node ends, the remaining
+processes of its cluster are ended first, and the application is deployed again after the restart; meanwhile the
+API answers with its embedded engine.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _REDEPLOY_DELAYS_S = (0.5, 1.0, 2.0, 5.0)
 _REDEPLOY_LAST_DELAY_S = 10.0
 _REAP_S = 2.0
 _ANSWERING_S, _LOOK_S = 5.0, 0.1
-_GRACE_S = 4.0  # for the services, then once more for Ray; with what follows, less than 15 in all
+_GRACE_S = 4.0  # for the services, then again for Ray; stopping takes less than 15 s in total
 _MOST_CPUS = 8  # Ray starts a worker process for each
 
 
 class LocalStack:
-    """An asynchronous context: entering starts everything, leaving ends everything."""
+    """The stack as an asynchronous context: entering starts all processes, leaving stops all of them."""
 
     def __init__(
         self, config: StackConfig, parts: StackParts, *, clock: Clock, listener: Listener
@@ -84,12 +84,12 @@ class LocalStack:
         )
 
     async def __aenter__(self) -> Self:
-        """Start; what was started is stopped again if anything fails.
+        """Start all processes and wait until they are ready; if anything fails, those started are stopped again.
 
         Raises:
-            ConfigurationError: another `mongars up` holds the home, or a port is taken.
+            ConfigurationError: another `mongars up` uses the home folder, or a port is in use.
             ProvisioningFailed: there is no base model.
-            NotReady: a process did not start; includes the last lines of its log.
+            NotReady: a process did not start; contains the last lines of its log.
         """
         self._held.enter_context(hold_home(self.config.home))
         adopt_orphans()
@@ -101,17 +101,20 @@ class LocalStack:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop everything and see that nothing is left; the outcome is in `report`."""
+        """Stop all processes; the result is in `report`."""
         await self._stop()
 
     async def wait(self) -> None:
-        """Watch over the stack until cancelled."""
+        """Wait until cancelled, while the child processes are supervised and restarted when they end.
+
+        Raises an exception group if the supervision itself fails.
+        """
         async with asyncio.TaskGroup() as group:
             for watcher in self._watchers:
                 group.create_task(watcher.finished())
 
     def hurry(self) -> None:
-        """Kill at once every process that has not stopped yet."""
+        """Make a running or later stop kill every process that has not ended yet, without waiting."""
         self._hurry.set()
 
     async def _start(self) -> None:
@@ -126,14 +129,14 @@ class LocalStack:
                     group.create_task(self._start_ray())
                 group.create_task(self._start_services())
         except BaseExceptionGroup as failures:
-            # One part failed and the others were cancelled for it: that one is the news.
+            # One part failed and the others were cancelled because of it: raise its error only.
             raise _first(failures) from None
         if self.config.use_ray:
             await self._wait_for_answers()
         self._watch(self._reap, name="orphans")
 
     async def _wait_for_answers(self) -> None:
-        """Until the API has found the application; it looks for it every half second."""
+        """Wait up to 5 seconds until the API uses the deployed application; otherwise report that it falls back."""
         for _ in range(round(_ANSWERING_S / _LOOK_S)):
             if await self._parts.answering():
                 return
@@ -188,7 +191,7 @@ class LocalStack:
             await asyncio.to_thread(child.stop, grace=0.5)
 
     async def _deploy_again(self) -> None:
-        """Deploy to the restarted cluster, repeating until it succeeds; the API runs on meanwhile."""
+        """Deploy the application to the restarted cluster, and repeat until that succeeds."""
         for delay in chain(_REDEPLOY_DELAYS_S, repeat(_REDEPLOY_LAST_DELAY_S)):
             try:
                 await self._deploy()
@@ -219,7 +222,7 @@ class LocalStack:
         self._watchers.append(watcher)
 
     async def _reap(self) -> None:
-        """Collect ended orphans and keep the logs small, until cancelled."""
+        """Collect the exit status of orphaned processes and rotate the logs every 2 seconds, until cancelled."""
         while True:
             await self._clock.sleep(_REAP_S)
             self._reap_now()
@@ -237,7 +240,7 @@ class LocalStack:
             for watcher in self._watchers:
                 if watcher.running:
                     await watcher.aclose()
-            # Answers that are still being written need Ray, so it goes last.
+            # Answers in progress need Ray, so Ray is stopped last.
             await self._stop_all(self._services)
             await self._stop_all(self._cluster)
             await self._sweep()
@@ -254,7 +257,7 @@ class LocalStack:
             self.report += stop.result()
 
     async def _sweep(self) -> None:
-        """Remaining processes: children whose watcher was between two starts, and grandchildren."""
+        """End the remaining processes of the stack: children that were being restarted, and their descendants."""
         folders = (self._ray.folder,)
         self.report += await asyncio.to_thread(
             stop_owned, self.id, grace=0.5, folders=folders, hurry=self._hurry

@@ -1,4 +1,4 @@
-"""The events of the local stack while it starts, runs and stops."""
+"""The events that the local stack reports while it starts, runs and stops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ ChildState = Literal["started", "ready", "crashed", "restarting", "stopped"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageEvent:
-    """A step of starting or stopping. `fraction` is how much of it is done, where that is known."""
+    """The start, progress or end of one stage of starting or stopping; `seconds` is the time since it started.
+
+    `fraction` is the finished part, 0 to 1; None if unknown.
+    """
 
     stage: Stage
     state: StageState
@@ -24,10 +27,10 @@ class StageEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildEvent:
-    """Something happened to a supervised process.
+    """A change of state of a supervised child process.
 
-    `code` belongs to `crashed` (negative: the signal that ended it), `delay` to `restarting`
-    (seconds until then), `forced` to `stopped` (whether it had to be killed).
+    `code` is set with `crashed` (the exit status; negative: the signal that ended it), `delay` with `restarting`
+    (seconds until the restart), `forced` with `stopped` (whether the process had to be killed).
     """
 
     child: str
@@ -41,7 +44,7 @@ class ChildEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """A remark for the person watching."""
+    """A message for the user of the terminal; `serious` marks a failure."""
 
     text: str
     serious: bool = False
@@ -49,4 +52,4 @@ class Notice:
 
 StackEvent = StageEvent | ChildEvent | Notice
 Listener = Callable[[StackEvent], None]
-"""Called from the event loop, and for a stage's progress from its worker thread; must not block."""
+"""Receives the events. Called from the event loop, and for a stage's progress from a worker thread; must not block."""

@@ -1,4 +1,4 @@
-"""The steps of a start, reported as they begin, progress and end."""
+"""The stages of starting and stopping a stack; reports their start, progress and end as events."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ if TYPE_CHECKING:
     from mongars.core.clock import Clock
 
 StageProgress = Callable[[str, float | None], None]
-"""Takes what is being done and which fraction of it is, if known. Raises `Abandoned` once nobody
-waits for the work any more; let it pass."""
+"""Called with a description of the current step and the finished fraction (0 to 1; None: unknown).
+
+Raises `Abandoned` when the start was cancelled; the work must let it propagate.
+"""
 
 Work = Callable[[StageProgress], str]
-"""Blocking work, done in a thread; returns a note about the outcome for the screen."""
+"""A blocking function that is run in a thread; returns a text about its result for the terminal."""
 
 
 class Abandoned(Exception):
-    """The start was broken off; the work should end."""
+    """The start was cancelled, so the work must end."""
 
 
 @dataclass(slots=True)
 class StageDetail:
-    """The note shown for a stage once it is done."""
+    """The text that is reported when a stage is done."""
 
     detail: str = ""
 
 
 class Stages:
-    """Reports each stage and how long it took to the listener."""
+    """Reports the stages and their durations to `listener`."""
 
     def __init__(self, *, clock: Clock, listener: Listener) -> None:
         self._clock = clock
@@ -45,7 +47,7 @@ class Stages:
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[StageDetail]:
-        """One stage, as long as the block runs."""
+        """Report a stage as started and, at the end of the context, as done or failed; set `detail` of the result."""
         began = self._clock.monotonic()
         outcome = StageDetail()
         self._tell(stage, "started", began=began)
@@ -61,7 +63,7 @@ class Stages:
             self._tell(stage, state, began=began, detail=detail)
 
     async def work(self, stage: Stage, work: Work) -> None:
-        """One stage that is blocking work."""
+        """Run blocking work in a thread and report it as one stage."""
 
         def progress(detail: str, fraction: float | None) -> None:
             if self._abandoned.is_set():
@@ -73,7 +75,7 @@ class Stages:
             outcome.detail = await asyncio.to_thread(work, progress)
 
     def abandon(self) -> None:
-        """End work that still runs in threads at its next report of progress."""
+        """Make work that still runs in a thread raise `Abandoned` at its next call of `StageProgress`."""
         self._abandoned.set()
 
     def _tell(self, stage: Stage, state: StageState, *, began: float, detail: str = "") -> None:

@@ -1,1 +1,1 @@
-"""llama.cpp in a child process, reached over HTTP on a private UNIX socket."""
+"""The llama.cpp engine: a child process, reached over HTTP on a private UNIX socket."""

@@ -1,4 +1,4 @@
-"""The chat-completion body for llama.cpp."""
+"""The body of a chat-completion request to llama.cpp."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _SAMPLING = sampling_writer("llama_cpp")
 
 
 def chat_body(request: GenerationRequest, *, model: str, reasons: bool = False) -> dict[str, Any]:
-    """The request in OpenAI's form, always streamed and always with usage.
+    """The request in OpenAI's format, always streamed and with usage.
 
-    A schema is converted to a grammar of ours. For a model that reasons first, only llama.cpp knows
-    where the answer begins, so there its own conversion is used. Raises `ParameterUnsupported`.
+    A JSON schema is converted to a grammar by monGARS. For a model that generates reasoning before its answer
+    (`reasons`), only llama.cpp knows where the answer begins, so llama.cpp converts the schema. Raises
+    `ParameterUnsupported` for a schema that cannot be enforced.
     """
     sampling = request.sampling
     if reasons:

@@ -1,11 +1,11 @@
-"""The program of the child process: llama.cpp's own HTTP server on a private UNIX socket.
+"""The program of the child process: llama.cpp's HTTP server on a private UNIX socket.
 
-Reads one line of JSON (`ChildOrder`) from standard input, loads the model, writes one line
-`ready` to standard output and serves until standard input ends. The parent holds the other end
-of that pipe, so the child ends when its parent ends, even if the parent is killed.
+Reads one line of JSON (`ChildOrder`) from standard input, loads the model, writes the line `ready` to standard
+output and serves until standard input is closed. Standard input is a pipe from the parent, so the child ends when
+the parent ends, even if the parent is killed.
 
-Why a child process: loading a model holds the interpreter lock for its whole duration, and a crash in
-native code ends the process that it happens in.
+Why a child process: loading a model holds the interpreter lock for its whole duration, and a crash in native code
+ends the process that it happens in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mongars.engines.provisioning.gguf import gguf_values
 
 
 def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
-    """Parameters of llama.cpp's server; endpoints that are open by default are closed."""
+    """The parameters of llama.cpp's server; optional endpoints that it offers by default are disabled."""
     params = xllamacpp.CommonParams()
     params.model.path = order.model_path
     params.model_alias = {order.model_name}
@@ -41,13 +41,13 @@ def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
     params.cache_ram_mib = order.prompt_cache_mib
     params.cpuparams.n_threads = order.threads
     params.cpuparams_batch.n_threads = order.prompt_threads
-    # Threads that wait by spinning take the core from those they wait for (ADR 0007).
+    # Busy-waiting threads take the core from the threads that they wait for (ADR 0007).
     params.cpuparams.poll = 0
     params.cpuparams_batch.poll = 0
     if order.embedding:
         params.embedding = True
         params.n_batch = params.n_ubatch = order.context_tokens  # a text is read in one piece
-        # An engine that answers shares the cores: with one less for vectors neither waits (ADR 0010).
+        # An engine that generates answers shares the cores: with one thread less, neither waits (ADR 0010).
         params.cpuparams_batch.n_threads = order.threads
         if not any(key.endswith(".pooling_type") for key in gguf_values(Path(order.model_path))):
             params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

@@ -1,4 +1,4 @@
-"""Configuration of the llama.cpp engine; the defaults were measured on CPUs."""
+"""Configuration of the llama.cpp engine; the defaults were chosen by measurements on CPUs."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaCppConfig:
-    """One engine process: a model file and how to run it.
+    """Configuration of one llama.cpp process: a model file and how to run it.
 
-    `prompt_batch_tokens` bounds how long one step of prompt processing takes, and with it how
-    soon a cancelled prompt stops and how long other streams pause for it (see ADR 0004).
+    `prompt_batch_tokens` limits the duration of one step of prompt processing, and so how soon a cancelled prompt stops
+    and how long other streams pause for it (see ADR 0004).
     """
 
     model_path: Path
     model_name: str
     slots: int = 4
     context_tokens: int = 4096
-    """Per slot, prompt and answer together."""
+    """Context window of each slot, for prompt and answer together."""
     threads: int | None = None
-    """None: every core this process may use to read prompts, one less to write (ADR 0007)."""
+    """Number of threads; None: one per usable core for prompts, one less for generating (ADR 0007)."""
     prompt_batch_tokens: int = 16
     prompt_cache_scope: PromptCacheScope = "user"
-    """`user`: a request reuses prompts of its own scope only; `shared`: of all requests."""
+    """`user`: a request reuses cached prompts of its own scope only; `shared`: of all requests."""
     prompt_cache_mib: int = 0
-    """Host memory for prompts of finished requests, with the scope `shared` only; each slot keeps
-    its own last prompt anyway."""
+    """Host memory in MiB for prompts of finished requests, with the scope `shared` only; each slot keeps its own last
+    prompt in addition.
+    """
     start_timeout: float = 60.0
     """Seconds within which the model must be loaded."""
     stuck_after: float = 30.0
-    """Seconds without output while there are requests, after which the child is killed."""
+    """Seconds without output, while there are requests, after which the child process is killed and restarted."""
     embedding: bool = False
-    """Serve vectors instead of answers."""
+    """Whether the process embeds texts instead of generating answers."""

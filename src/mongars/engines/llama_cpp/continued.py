@@ -1,7 +1,7 @@
-"""Continuing an answer that was cut, with the token counts of the whole answer.
+"""Continue an answer that was cut, with the token counts of the whole answer.
 
-llama.cpp completes the last message of a conversation that ends with one of the assistant. For it,
-the beginning is part of the prompt; for the client it is part of the answer.
+llama.cpp completes the last message of a conversation that ends with a message of the assistant. It counts the
+beginning as part of the prompt; for the client it is part of the answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def continued_body(body: dict[str, Any], text: str, *, partial_tokens: int) -> dict[str, Any]:
-    """The request that generates what follows `text`, which has `partial_tokens` tokens."""
+    """The body of a request that generates what follows `text`, which has `partial_tokens` tokens.
+
+    `max_tokens` is reduced by `partial_tokens`, to at least 1.
+    """
     ending = {"role": "assistant", "content": text}
     limit = body.get("max_tokens")
     left = {} if limit is None else {"max_tokens": max(1, limit - partial_tokens)}
@@ -28,9 +31,9 @@ def continued_body(body: dict[str, Any], text: str, *, partial_tokens: int) -> d
 async def whole_counts(
     blocks: AsyncIterator[bytes], *, partial_tokens: int, limit: int | None
 ) -> AsyncGenerator[bytes, None]:
-    """The same events; the tokens of the beginning are counted as tokens of the answer.
+    """Yield the events in `blocks`, with the tokens of the beginning counted as tokens of the answer.
 
-    If the beginning is as long as `max_tokens` allows, no token is added.
+    If the beginning has `limit` tokens or more, generated text is dropped and the finish reason is `length`.
     """
     full = limit is not None and partial_tokens >= limit
     splitter = EventSplitter()

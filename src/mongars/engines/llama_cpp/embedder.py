@@ -1,4 +1,4 @@
-"""llama.cpp as an embedder: a supervised child process with an embedding model."""
+"""The llama.cpp embedder: a supervised child process with an embedding model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mongars.engines.llama_cpp.config import LlamaCppConfig
 
 AT_ONCE = 16
-"""Texts per request to the child: it responds after the last, and cannot be cancelled before."""
+"""Texts per request to the child, which responds after the last one and cannot be cancelled before."""
 
 Input = str | list[int]
 
@@ -40,7 +40,7 @@ _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process")
 
 
 class LlamaCppEmbedder:
-    """One embedding model in one child process; see `engines.embedder.Embedder`."""
+    """One embedding model in one child process; implements `engines.embedder.Embedder`."""
 
     def __init__(
         self, config: LlamaCppConfig, *, clock: Clock, observer: Observer | None = None
@@ -52,16 +52,19 @@ class LlamaCppEmbedder:
 
     @property
     def model(self) -> str:
-        """The model's name."""
+        """The name of the model."""
         return self._config.model_name
 
     @property
     def status(self) -> EngineStatus:
-        """State, restarts and process id."""
+        """The embedder's state, number of restarts and process id."""
         return self._child.status
 
     async def start(self) -> None:
-        """Load the model. Raises `InferenceFailed` with the output of the child if it cannot."""
+        """Start the child process and load the model.
+
+        Raises `InferenceFailed` with the end of the child's output if the model cannot be loaded.
+        """
         try:
             values = await asyncio.to_thread(gguf_values, self._config.model_path)
         except ProvisioningFailed as exc:
@@ -75,7 +78,11 @@ class LlamaCppEmbedder:
         await self._child.aclose()
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
-        """One vector of unit length per text; see the port for errors."""
+        """Convert each text to a vector of length 1.
+
+        Raises `ContextLengthExceeded` for a text with too many tokens, `NotReady` while the child does not run,
+        `InferenceFailed` if the child fails.
+        """
         _ = self._child.session  # raises if there is no child
         inputs = await self._inputs(texts)
         vectors: list[tuple[float, ...]] = []
@@ -87,7 +94,7 @@ class LlamaCppEmbedder:
         return Embeddings(vectors=tuple(vectors), prompt_tokens=tokens, model=self.model)
 
     async def _inputs(self, texts: Sequence[str]) -> Sequence[Input]:
-        """The input for the child: texts, or token numbers where its own tokenizer would differ."""
+        """The inputs for the child: texts, or token ids where its own tokenizer would produce other tokens."""
         if self._wordpiece is not None:
             return await asyncio.to_thread(self._word_pieces, self._wordpiece, texts)
         return [
@@ -103,7 +110,7 @@ class LlamaCppEmbedder:
         return tokens
 
     async def _plain_tokens(self, text: str) -> list[int]:
-        """The tokens of a text that contains markers of control tokens, none of them a control token."""
+        """The token ids of a text that contains the text of a control token, none of them a control token."""
         try:
             return await text_tokens(self._child, text, add_special=True)
         except (aiohttp.ClientError, OSError) as exc:

@@ -1,4 +1,4 @@
-"""llama.cpp as an engine: HTTP to a supervised child process."""
+"""The llama.cpp engine: HTTP requests to a supervised child process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PROGRESS = b'"prompt_progress"'
 
 
 class LlamaCppEngine:
-    """One model in one child process; implements `engines.engine.Engine`."""
+    """One model in one llama.cpp child process; implements `engines.engine.Engine`."""
 
     def __init__(
         self, config: LlamaCppConfig, *, clock: Clock, observer: Observer | None = None
@@ -58,12 +58,12 @@ class LlamaCppEngine:
 
     @property
     def origin(self) -> Origin:
-        """The base model without an adapter."""
+        """The model's name and the engine `llama_cpp`, without an adapter."""
         return Origin(model=self._config.model_name, engine="llama_cpp")
 
     @property
     def continues(self) -> bool:
-        """True: it can continue after any token."""
+        """Always True: llama.cpp can continue a text after any token."""
         return True
 
     @property
@@ -73,11 +73,14 @@ class LlamaCppEngine:
 
     @property
     def status(self) -> EngineStatus:
-        """State, restarts and process id."""
+        """The engine's state, number of restarts and process id."""
         return self._child.status
 
     async def start(self) -> None:
-        """Load the model. Raises `InferenceFailed` with the output of the child if it cannot."""
+        """Start the child process and load the model.
+
+        Raises `InferenceFailed` with the end of the child's output if the model cannot be loaded.
+        """
         # At the same time: the child reads the file in its own process.
         reading = asyncio.get_running_loop().run_in_executor(
             None, _vocabulary_in, self._config.model_path
@@ -95,7 +98,11 @@ class LlamaCppEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Answer one request; leaving the context closes the connection, which frees the slot."""
+        """Answer one request; leaving the context closes the connection, which frees the slot.
+
+        Raises `NotReady` while the child does not run, `ContextLengthExceeded`, `InvalidRequest` or
+        `ParameterUnsupported` for an unusable request, and `InferenceFailed` if the child fails.
+        """
         partial, limit = request.continue_from, request.sampling.max_tokens
         partial_tokens = 0
         async with AsyncExitStack() as stack:
@@ -134,14 +141,17 @@ class LlamaCppEngine:
             yield blocks
 
     async def _slot(self, request: GenerationRequest, stack: AsyncExitStack) -> HeldSlot | None:
-        """The slot to use; None if llama.cpp may choose any."""
+        """Wait for the slot to use; None if llama.cpp may choose any slot."""
         if self._slots is None:
             return None
         held = self._slots.hold(request.scope, request.messages, process=self.status.pid)
         return await stack.enter_async_context(held)
 
     async def _relay(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        """The bytes of the engine; raises `GenerationInterrupted` unless they end with `[DONE]`."""
+        """Yield the bytes of the child's response, without progress events at the beginning.
+
+        Raises `GenerationInterrupted` if the connection breaks or the bytes do not end with `[DONE]`.
+        """
         head: bytes | None = b""
         tail = b""
         try:
@@ -167,7 +177,7 @@ class LlamaCppEngine:
 
 
 def _vocabulary_in(path: Path) -> Vocabulary | ProvisioningFailed:
-    """The vocabulary of the model file; the error is returned, since the caller may not await it."""
+    """The vocabulary of the model file; an error is returned instead of raised, as nothing may await the result."""
     try:
         return Vocabulary.of(gguf_values(path))
     except ProvisioningFailed as error:
@@ -175,7 +185,7 @@ def _vocabulary_in(path: Path) -> Vocabulary | ProvisioningFailed:
 
 
 def _after_progress(head: bytes) -> bytes:
-    """The events after the progress events, which are of no use to clients."""
+    """The bytes after the progress events at the beginning; clients have no use for those events."""
     while (end := head.find(EVENT_END)) >= 0 and PROGRESS in head[:end]:
         head = head[end + len(EVENT_END) :]
     return head

@@ -1,4 +1,4 @@
-"""llama.cpp's engine and embedder from a specification."""
+"""Make llama.cpp's engine and embedder from a specification."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def build_engine(spec: EngineSpec, setup: EngineSetup) -> LlamaCppEngine:
-    """Raises `ConfigurationError` if this node does not have the model file."""
+    """Make the engine, without starting it. Raises `ConfigurationError` if this node does not have the model file."""
     config = _config(spec, setup, embedding=False)
     return LlamaCppEngine(config, clock=setup.clock, observer=setup.observer)
 
 
 def build_embedder(spec: EngineSpec, setup: EngineSetup) -> LlamaCppEmbedder:
-    """Raises `ConfigurationError` if this node does not have the model file."""
+    """Make the embedder, without starting it. Raises `ConfigurationError` if this node does not have the model file."""
     config = _config(spec, setup, embedding=True)
     return LlamaCppEmbedder(config, clock=setup.clock, observer=setup.observer)
 

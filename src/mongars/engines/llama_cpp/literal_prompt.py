@@ -1,14 +1,15 @@
-"""Requests whose texts look like control tokens: sent to llama.cpp as tokens, not as text.
+"""Send requests whose texts look like control tokens to llama.cpp as tokens instead of text.
 
 ```
 messages ─► /apply-template with placeholders ─► control tokens of the template | plain text
          ─► /tokenize (plain text: no control tokens) ─► tokens ─► /v1/completions
 ```
 
-The stream that comes back holds `text_completion` events; `as_chat` makes them those of a chat.
+The response then contains `text_completion` events; `as_chat` converts them to chat events.
 
-Only the chat endpoint separates a model's reasoning from its answer, and forms grammars from the
-`response_format` of such a model. Requests that need either stay there, with the characters of each marker separated.
+Only the chat endpoint separates a model's reasoning from its answer, and builds grammars from the `response_format`
+of such a model. Requests that need either use it, with the characters of each marker (the text of a control token)
+separated.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ _ONLY_IN_CHATS = ("response_format", "tools", "json_schema")
 
 
 async def ask(child: LlamaCppSupervisor, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Send a request to the child; returns the JSON of its response. Raises its refusal as our error."""
+    """Send a request to the child and return the JSON object of its response.
+
+    An error status raises the corresponding `MongarsError`, such as `InvalidRequest` or `InferenceFailed`.
+    """
     async with child.post(path, body) as response:
         if response.status != HTTPStatus.OK:
             raise await refusal_of(response)
@@ -44,9 +48,9 @@ async def ask(child: LlamaCppSupervisor, path: str, body: dict[str, Any]) -> dic
 async def text_tokens(
     child: LlamaCppSupervisor, content: str | list[str | int], *, add_special: bool = False
 ) -> list[int]:
-    """The tokens of a text, none of them a control token; numbers in a list are kept.
+    """The token ids of a text, none of them a control token. In a list, integers are token ids and stay unchanged.
 
-    `add_special`: with what the model puts at the beginning and end of every text.
+    `add_special`: add the tokens that the model requires at the beginning and end of every text.
     """
     body = {"content": content, "add_special": add_special, "parse_special": False}
     tokens: list[int] = (await ask(child, "/tokenize", body))["tokens"]
@@ -56,7 +60,7 @@ async def text_tokens(
 async def without_control_tokens(
     child: LlamaCppSupervisor, body: dict[str, Any], vocabulary: Vocabulary
 ) -> tuple[str, dict[str, Any]]:
-    """The path and body for a chat request, such that no text becomes a control token."""
+    """The path and body for a chat request, such that no text of a message becomes a control token."""
     texts = [message["content"] for message in body["messages"]]
     if not any(map(vocabulary.markers.may_occur_in, texts)):
         return CHAT_COMPLETIONS, body
@@ -89,7 +93,7 @@ def _with_contents(messages: list[dict[str, Any]], contents: Iterable[str]) -> l
 
 
 async def as_chat(blocks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The events of a completion as those of a chat: role, text, finish, counts, `[DONE]`."""
+    """Convert the events of a text completion to chat events: role, text, finish reason, usage, `[DONE]`."""
     splitter, started = EventSplitter(), False
     async for block in blocks:
         for event in splitter.feed(block):

@@ -1,4 +1,4 @@
-"""The configuration of the child, sent as one line of its standard input."""
+"""The configuration of the llama.cpp child process, sent to it as one line on its standard input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ READY_LINE = b"ready\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildOrder:
-    """The configuration; the key is never on a command line or in an environment."""
+    """The child's configuration. Sent over a pipe, so that the API key is in no command line or environment."""
 
     model_path: str
     model_name: str
@@ -25,10 +25,10 @@ class ChildOrder:
     embedding: bool
 
     def to_line(self) -> bytes:
-        """One line of JSON."""
+        """The configuration as one line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> ChildOrder:
-        """Read back what `to_line` wrote."""
+        """Parse a line that `to_line` wrote."""
         return cls(**json.loads(line))

@@ -1,4 +1,4 @@
-"""One child process: spawn it, wait until it serves, end it and remove its files."""
+"""One llama.cpp child process: spawn it, wait until it is ready, end it and remove its files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STDERR_BLOCK = 8192
 
 
 class LlamaCppProcess:
-    """A running child process, made by `spawn`; it ends by `aclose` or by itself."""
+    """A running child process, made by `spawn`; `aclose` ends it."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, *, socket_path: Path, api_key: str
@@ -42,11 +42,11 @@ class LlamaCppProcess:
 
     @classmethod
     async def spawn(cls, config: LlamaCppConfig) -> LlamaCppProcess:
-        """Start a child and return once the model is loaded and the socket answers.
+        """Start a child process and return when the model is loaded and the socket accepts requests.
 
         Raises:
-            InferenceFailed: the child could not be started, died or took too long; the message
-                holds the end of what it wrote to standard error.
+            InferenceFailed: the child could not be started, ended, or took longer than `start_timeout`; the message
+                contains the end of its standard error.
         """
         folder: Path | None = None
         try:
@@ -97,7 +97,7 @@ class LlamaCppProcess:
             threads=config.threads or max(1, usable_cores() - 1),
             prompt_threads=config.threads or usable_cores(),
             prompt_batch_tokens=config.prompt_batch_tokens,
-            # llama.cpp fills this memory from any slot, and any slot from it.
+            # llama.cpp copies prompts between this memory and any slot, whatever their scopes.
             prompt_cache_mib=config.prompt_cache_mib
             if config.prompt_cache_scope == "shared"
             else 0,
@@ -114,31 +114,31 @@ class LlamaCppProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id of the child."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the child has not ended."""
         return self._process.returncode is None
 
     def last_error(self) -> str:
-        """The end of what it wrote to standard error, or its exit status."""
+        """The last lines of the child's standard error; its exit status if there are none."""
         text = " | ".join(self._stderr)
         return text or f"exit status {self._process.returncode}"
 
     async def wait(self) -> int:
-        """Wait for its end; returns the exit status (negative: signal)."""
+        """Wait until the child ends; returns its exit status (negative: the signal that ended it)."""
         return await self._process.wait()
 
     def kill(self) -> None:
-        """Kill it; `wait` then returns."""
+        """Kill the child if it runs; does not wait for its end."""
         with contextlib.suppress(ProcessLookupError):
             if self.alive:
                 self._process.kill()
 
     async def aclose(self) -> None:
-        """Kill it, wait for its end and remove its socket; there is no state to save."""
+        """Kill the child, wait for its end and remove its socket; it has no state to save."""
         self.kill()
         await self._process.wait()
         await self._reader.aclose()
@@ -154,9 +154,9 @@ class LlamaCppProcess:
 
 
 def _socket_folder() -> Path:
-    """A private folder (mode 0700) whose path leaves room for a socket's name.
+    """Create a private temporary folder (mode 0700) with a path short enough for a UNIX socket.
 
-    A UNIX socket's path may have 107 bytes; where TMPDIR is longer than that allows, /tmp serves.
+    The path of a UNIX socket may have at most 107 bytes; if TMPDIR is too long for that, the folder is in /tmp.
     """
     usual = tempfile.gettempdir()
     short = usual if len(os.fsencode(usual)) <= LONGEST_TMPDIR else "/tmp"  # noqa: S108 (made private)
@@ -164,7 +164,7 @@ def _socket_folder() -> Path:
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on."""
+    """The number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,12 +1,12 @@
-"""Which slot of llama.cpp a request is sent to, so that prompts are reused within a scope only.
+"""Choose the slot of llama.cpp for each request, so that cached prompts are reused within a scope only.
 
-Each slot keeps the tokens of its last prompt, and a request whose prompt begins the same is answered
-sooner. Across users that discloses data: the count of reused tokens, and the time they save, show how much
-of a prompt another user has sent. So each request is sent to a named slot, and reuses its content only if a
-request of the same scope put it there. A request without a scope reuses nothing.
+Each slot keeps the tokens of its last prompt, and a request whose prompt begins the same is answered sooner. Across
+users that would disclose data: the count of reused tokens, and the time saved, show how much of a prompt another
+user has sent. So each request is sent to a specific slot, and reuses its content only if the slot was last used by
+a request of the same scope. A request without a scope reuses nothing.
 
-The slot with the longest common prefix is preferred if most of its content is reused; else the one that was used
-least recently.
+The slot with the longest common prefix is preferred if most of its content is reused; otherwise the least recently
+used one.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from mongars.core.generation import Message
 
 _KEPT_SHARE = 0.5
-"""Of the messages in a slot, more than this share must be in the new prompt for it to be preferred."""
+"""A slot is preferred if more than this share of its messages is at the beginning of the new prompt."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Slot:
     index: int
     scope: str | None = None
-    """The scope of the request whose prompt it holds; None while empty or unknown."""
+    """The scope of the request whose prompt the slot contains; None: empty, unknown, or a request without a scope."""
     prefixes: tuple[int, ...] = ()
-    """A hash of the prompt up to and including each of its messages."""
+    """Hashes of the prompt up to and including each of its messages."""
     used: int = 0
     busy: bool = False
 
 
 class HeldSlot:
-    """A slot that one request uses."""
+    """A slot that is assigned to one request, and whether the request may reuse its content."""
 
     def __init__(self, slot: _Slot, *, scope: str | None, prefixes: tuple[int, ...]) -> None:
         self._slot = slot
@@ -45,18 +45,18 @@ class HeldSlot:
         self._prefixes = prefixes
         reuses = scope is not None and slot.scope == scope
         self.parameters: dict[str, Any] = {"id_slot": slot.index, "cache_prompt": reuses}
-        """Fields for the request to llama.cpp."""
+        """Fields to add to the body of the request to llama.cpp."""
         if not reuses:
             # Until llama.cpp has begun to read the new prompt, the slot still holds the old one.
             slot.scope, slot.prefixes = None, ()
 
     def prompt_started(self) -> None:
-        """Call this when llama.cpp has begun to read the prompt: the slot holds nothing else from then on."""
+        """Record that llama.cpp has begun to process the prompt, so the slot contains this prompt only from now on."""
         self._slot.scope, self._slot.prefixes = self._scope, self._prefixes
 
 
 class PromptCacheSlots:
-    """The slots of one llama.cpp process: which are busy, and which scope used each last."""
+    """The slots of one llama.cpp process: which are in use, and whose prompt each contains."""
 
     def __init__(self, slots: int) -> None:
         self._slots = [_Slot(index=index) for index in range(slots)]
@@ -68,9 +68,9 @@ class PromptCacheSlots:
     async def hold(
         self, scope: str | None, messages: Sequence[Message], *, process: int | None
     ) -> AsyncIterator[HeldSlot]:
-        """Use a slot for one request; waits while all are busy.
+        """Choose a slot for one request and hold it until the context is left; waits while all are in use.
 
-        `process` identifies the running child: a new one has empty slots.
+        `process` is the id of the child process: a new process has empty slots.
         """
         prefixes = _prefixes(messages)
         async with self._free:
@@ -107,7 +107,7 @@ def _prefixes(messages: Sequence[Message]) -> tuple[int, ...]:
 
 
 def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """How many messages both begin with."""
+    """The number of messages at the beginning that two prompts have in common."""
     common = 0
     for one, other in zip(first, second, strict=False):
         if one != other:

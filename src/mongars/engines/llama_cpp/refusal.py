@@ -1,4 +1,4 @@
-"""Errors of llama.cpp, mapped to ours."""
+"""Convert error responses of llama.cpp to `MongarsError`s."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RETRY_AFTER = 1.0
 
 
 async def refusal_of(response: aiohttp.ClientResponse) -> MongarsError:
-    """The error of ours for a response of llama.cpp with an error status."""
+    """The `MongarsError` for a response of llama.cpp with an error status."""
     error: dict[str, object] = {}
     with contextlib.suppress(orjson.JSONDecodeError, aiohttp.ClientError):
         body = orjson.loads(await response.read())

@@ -1,4 +1,4 @@
-"""Supervises the llama.cpp child process: kills it when it hangs, restarts it when it has ended."""
+"""Supervise the llama.cpp child process: kill it when it hangs, restart it when it has ended."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ if TYPE_CHECKING:
     from mongars.engines.llama_cpp.config import LlamaCppConfig
 
 RESTART_PAUSE = (0.0, 0.5, 1.0, 2.0, 5.0)
-"""Seconds before the first, second, … restart in a row; the last one repeats."""
+"""Seconds before the first, second, ... of consecutive restarts; the last value repeats."""
 GIVE_UP_AFTER = 8
-"""Failed restarts in a row, after which the engine is `failed` and is not restarted any more."""
+"""Consecutive failed restarts after which the engine's state is `failed` and it is not restarted again."""
 STABLE_AFTER = 30.0
-"""A process that ran for so many seconds resets the count of failures."""
+"""Seconds that a process must run for the count of consecutive failures to be reset."""
 RETRY_AFTER = 1.0
 CHECK_PERIOD = 2.0
 """Seconds between two health checks."""
 UNHEARD_CHECKS = 3
-"""Failed health checks in a row, without a token of any request between them, after which the child
-is killed."""
+"""Consecutive failed health checks, without any output for a request between them, after which the child is killed."""
 HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=2)
 
 
 class LlamaCppSupervisor:
-    """Owns the child process and the HTTP session with it."""
+    """Runs the child process of one engine, restarts it when it ends or hangs, and owns the HTTP session with it."""
 
     def __init__(
         self,
@@ -55,19 +54,19 @@ class LlamaCppSupervisor:
         self._clock = clock
         self._observer = observer or Silent()
         self.process: LlamaCppProcess | None = None
-        """The running child; None if there is none."""
+        """The running child process; None if there is none."""
         self._session: aiohttp.ClientSession | None = None
         self._watch = Background(self._watch_child, name="llama-cpp-watch")
         self._checks = Background(self._check_child, name="llama-cpp-checks")
         self._waits: dict[int, float] = {}
         self._heard_at = -math.inf
-        """When the child last sent anything to a request."""
+        """When the child last sent output for a request, on the monotonic clock."""
         self._open: set[aiohttp.ClientResponse] = set()
         self.status = EngineStatus(state="stopped")
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The HTTP session with the child. Raises `NotReady` while there is none."""
+        """The HTTP session with the child. Raises `NotReady` while the child is not ready."""
         if self._session is None or self.status.state != "ready":
             detail = f"The engine is {self.status.state}."
             raise NotReady(detail, retry_after=RETRY_AFTER)
@@ -75,7 +74,7 @@ class LlamaCppSupervisor:
 
     @contextmanager
     def waiting(self, who: object) -> Iterator[None]:
-        """Held by a request while it waits for output of the child."""
+        """A context during which the request `who` waits for output of the child; used to detect a hanging child."""
         self._waits[id(who)] = self._clock.monotonic()
         try:
             yield
@@ -85,7 +84,10 @@ class LlamaCppSupervisor:
 
     @asynccontextmanager
     async def post(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request to the child; leaving closes the connection. Raises `NotReady` without a child."""
+        """Send a request to the child; leaving the context closes the connection.
+
+        Raises `NotReady` while the child is not ready, `aiohttp.ClientError` or `OSError` if the connection fails.
+        """
         session = self.session
         with self.waiting(body):
             response = await session.post(path, data=encode(body))
@@ -100,13 +102,16 @@ class LlamaCppSupervisor:
 
     @property
     def silence(self) -> float:
-        """Seconds since a waiting request received output; 0 while no request waits."""
+        """Seconds for which requests have waited without output from the child; 0 while no request waits."""
         if not self._waits:
             return 0.0
         return self._clock.monotonic() - max(self._heard_at, min(self._waits.values()))
 
     async def start(self) -> None:
-        """Load the model. Raises `InferenceFailed` with the output of the child if it cannot."""
+        """Start the child process, load the model and begin to supervise it.
+
+        Raises `InferenceFailed` with the end of the child's output if the model cannot be loaded.
+        """
         self.status = EngineStatus(state="starting")
         try:
             await self._spawn()
@@ -117,7 +122,7 @@ class LlamaCppSupervisor:
         self._checks.start()
 
     async def aclose(self) -> None:
-        """Kill the child process and remove its files."""
+        """Stop the supervision, kill the child process and remove its files."""
         try:
             await self._checks.aclose()
             await self._watch.aclose()
@@ -143,7 +148,7 @@ class LlamaCppSupervisor:
     async def _drop_child(self) -> None:
         session, self._session = self._session, None
         child, self.process = self.process, None
-        # `ClientSession.close` leaves readers of a response waiting without end; `Response.close` ends
+        # `ClientSession.close` leaves readers of a response waiting forever; closing the responses ends
         # them. The child is killed first, so that it does not go on generating.
         if child is not None:
             child.kill()
@@ -191,8 +196,8 @@ class LlamaCppSupervisor:
     async def _check_child(self) -> None:
         """Kill a child that hangs; `_watch_child` then starts another one.
 
-        On a busy machine a child that generates responds late to health checks, so a token of any
-        request counts like a response.
+        On a busy machine a child that generates responds late to health checks, so output for any request counts like a
+        response.
         """
         unheard = 0
         checked_at = self._clock.monotonic()
@@ -218,7 +223,7 @@ class LlamaCppSupervisor:
                 child.kill()
 
     async def _healthy(self) -> bool:
-        """Whether the child responds to a health check."""
+        """Whether the child responds to a health check within `HEALTH_TIMEOUT`."""
         try:
             async with self.session.get("/health", timeout=HEALTH_TIMEOUT) as response:
                 await response.read()

@@ -1,4 +1,4 @@
-"""The special tokens of a GGUF model, as llama.cpp recognises them in a text."""
+"""The special tokens of a GGUF model that llama.cpp recognises in a text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mongars.engines.provisioning.gguf import Found
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
-"""Token types of GGUF. llama.cpp finds the first two only if control tokens are enabled."""
+"""Token types of GGUF. llama.cpp finds the first two in a text only if control tokens are enabled."""
 _ALWAYS_CONTROL = frozenset(
     {
         "<|eot_id|>",
@@ -36,7 +36,7 @@ _ALWAYS_CONTROL = frozenset(
         "<\uff5cend\u2581of\u2581sentence\uff5c>",
     }
 )
-"""Ends of a turn that llama.cpp treats as control tokens whatever type the file gives them."""
+"""Tokens that end a message; llama.cpp treats them as control tokens, whatever type the file gives them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +44,16 @@ class Vocabulary:
     """The control tokens of a model: their texts and ids."""
 
     markers: Markers
-    """Markers of all control tokens."""
+    """The texts of all control tokens."""
     others: Markers
-    """The markers that llama.cpp recognises in plain text, too."""
+    """The texts of control tokens that llama.cpp recognises in plain text, too."""
     ids: Mapping[str, int]
     reasons: bool
-    """Whether its template provides for reasoning before the answer."""
+    """Whether the chat template provides for reasoning before the answer."""
 
     @classmethod
     def of(cls, values: Mapping[str, Found]) -> Self:
-        """The vocabulary in the header of a GGUF file."""
+        """Make the vocabulary from the metadata of a GGUF file, by key."""
         kinds, ids = {}, {}
         for index, (token, kind) in enumerate(_tokens(values)):
             known = token in _ALWAYS_CONTROL
@@ -66,7 +66,7 @@ class Vocabulary:
         return cls(markers=markers, others=others, ids=ids, reasons=reasons)
 
     def mixed_prompt(self, rendered: str, placeholders: Placeholders) -> list[str | int]:
-        """The prompt for `/tokenize`: ids of the template's control tokens, and plain texts."""
+        """The rendered prompt for `/tokenize`: ids of the chat template's control tokens, and plain texts."""
         parts = literal_parts(rendered, placeholders, markers=self.markers, others=self.others)
         return [self.ids[part.text] if isinstance(part, Marker) else part for part in parts]
 

@@ -1,10 +1,10 @@
 """BERT's WordPiece tokenizer for uncased models, with exactly the tokens of the reference implementation.
 
-llama.cpp has its own, which differs for some texts: it does not decompose Hangul, drops the vowel signs of
-Indic scripts, and splits words of any length; the vectors then differ from the reference. So texts are
-tokenized here and sent to llama.cpp as numbers.
+llama.cpp has an implementation of its own, which differs for some texts: it does not decompose Hangul, drops the
+vowel signs of Indic scripts, and splits words of any length; the vectors then differ from the reference. So texts
+are tokenized here and sent to llama.cpp as token ids.
 
-Unlike the reference, it never makes `[SEP]` or another control token from characters in a text.
+Unlike the reference, this one never produces `[SEP]` or another control token from characters of a text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LONGEST_WORD = 100
 _WORD = "\u2581"
-"""The prefix, in a GGUF file, of tokens that begin a word."""
+"""The prefix of tokens that begin a word, in a GGUF file."""
 _CONTROL = 3
 _IDEOGRAPHS = (
     (0x3400, 0x4DBF),
@@ -34,7 +34,7 @@ _IDEOGRAPHS = (
 
 
 class WordPiece:
-    """Splits texts into the tokens of one vocabulary."""
+    """Converts texts to token ids of one vocabulary."""
 
     def __init__(self, values: Mapping[str, Found]) -> None:
         tokens = _texts(values["tokenizer.ggml.tokens"])
@@ -49,18 +49,21 @@ class WordPiece:
 
     @classmethod
     def of(cls, values: Mapping[str, Found]) -> Self | None:
-        """The tokenizer in the header of a GGUF file; None if it is of another kind."""
+        """Make the tokenizer from the metadata of a GGUF file; None if the file's tokenizer is not WordPiece."""
         return cls(values) if values.get("tokenizer.ggml.model") == "bert" else None
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text, with `[CLS]` and `[SEP]` around them."""
+        """The token ids of a text, with `[CLS]` before and `[SEP]` after them."""
         found = [self._special["[CLS]"]]
         for word in unicodedata.normalize("NFD", text).translate(self._letters).split():
             found += self._cut(word)
         return [*found, self._special["[SEP]"]]
 
     def _cut(self, word: str) -> list[int]:
-        """The longest matching token, then the longest for the rest; one `[UNK]` if there is none."""
+        """The token ids of one word: the longest matching token, then the longest for the rest.
+
+        A single `[UNK]` if a part of the word has no token.
+        """
         unknown = [self._special["[UNK]"]]
         if len(word) > _LONGEST_WORD:
             return unknown
@@ -79,7 +82,7 @@ class WordPiece:
 
 
 class _Letters(dict[int, str]):
-    """For `str.translate`: the replacement of each decomposed character, computed on first use."""
+    """A table for `str.translate`: the replacement of each decomposed character, computed on first use."""
 
     def __missing__(self, point: int) -> str:
         self[point] = made = _letter(chr(point))

@@ -1,1 +1,1 @@
-"""Ollama as an engine, reached over HTTP."""
+"""The Ollama engine: a model on an Ollama server, reached over HTTP."""

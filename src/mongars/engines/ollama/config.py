@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OllamaConfig:
-    """One model on one Ollama server; times in seconds."""
+    """Configuration of one model on one Ollama server; times in seconds."""
 
     url: str
     model: str
     slots: int = 4
-    """Requests sent at once; Ollama itself queues beyond its OLLAMA_NUM_PARALLEL."""
+    """Requests sent at the same time; Ollama itself queues those beyond its OLLAMA_NUM_PARALLEL."""
     context_tokens: int | None = None
     """Context window (`num_ctx`); None: the default of the server, which truncates prompts silently."""
     connect_timeout: float = 5.0
     silence_timeout: float = 120.0
-    """Longest time without data in a request, the load of the model included; then it has failed."""
+    """Longest time that a request may receive no data, loading the model included; after that it fails."""
     probe_period: float = 5.0
-    """Time between two attempts to reach a server that is lost."""
+    """Time between two attempts to reach a server that does not respond."""

@@ -1,6 +1,6 @@
-"""Ollama as an engine: converts its JSON lines to server-sent events.
+"""The Ollama engine: converts Ollama's JSON lines to server-sent events.
 
-Ollama cannot load our adapters, so every answer has `adapter_version: baseline` and `degraded`.
+Ollama cannot load monGARS' adapters, so every answer has `adapter_version: baseline` and `degraded`.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class OllamaEngine:
 
     @property
     def origin(self) -> Origin:
-        """The model as it was named, without an adapter."""
+        """The model's name as configured, without an adapter."""
         return self._model.origin
 
     @property
     def continues(self) -> bool:
-        """False: Ollama cannot continue a text."""
+        """Always False: Ollama cannot continue a text."""
         return False
 
     @property
@@ -78,11 +78,11 @@ class OllamaEngine:
 
     @property
     def status(self) -> EngineStatus:
-        """`restarting` while the server cannot be reached and is tried again."""
+        """The engine's state; `restarting` while the server does not respond and is tried again."""
         return self._status
 
     async def start(self) -> None:
-        """Check that the server has the model. Raises `InferenceFailed` with what is missing."""
+        """Check that the server responds and has the model. Raises `InferenceFailed` with the reason if not."""
         timeout = aiohttp.ClientTimeout(
             total=None,
             sock_connect=self._config.connect_timeout,
@@ -106,7 +106,7 @@ class OllamaEngine:
         self._status = EngineStatus(state="ready")
 
     async def aclose(self) -> None:
-        """Close the connections; the server keeps running."""
+        """Close the connections to the server, which keeps running; open streams end with `GenerationInterrupted`."""
         # In this order: readers that lose their connection here must not start another probe.
         self._status = EngineStatus(state="stopped", restarts=self._status.restarts)
         try:
@@ -116,7 +116,11 @@ class OllamaEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Answer one request; leaving closes the connection, and Ollama stops generating."""
+        """Answer one request; leaving the context closes the connection, which makes Ollama stop generating.
+
+        Raises `NotReady` before `start` and while the server is lost, `EndpointUnreachable` if the connection fails,
+        and other errors for a response with an error status.
+        """
         session = self._session
         if session is None or self._status.state != "ready":
             detail = f"The engine is {self._status.state}. {self._status.detail}".rstrip()
@@ -166,7 +170,11 @@ class OllamaEngine:
         raise GenerationInterrupted(detail)
 
     async def _probe(self) -> None:
-        """Raises `EndpointUnreachable`, `InvalidAnswer`, or `NotReady` without the model."""
+        """Check that the server responds and has the model.
+
+        Raises `EndpointUnreachable` without a response, `InvalidAnswer` for an unusable one, `NotReady` if the model is
+        missing or the engine is stopped.
+        """
         if self._session is None:
             detail = "The engine is stopped."
             raise NotReady(detail)
@@ -178,7 +186,7 @@ class OllamaEngine:
         self._model.check_tags(status, data)
 
     async def _known_markers(self) -> Markers:
-        """The control tokens of the model; the common ones if the server does not list its own."""
+        """The texts of the model's control tokens; those of common models if the server does not list them."""
         if self._session is None:
             return COMMON
         body = self._model.show_body(verbose=True)
@@ -234,7 +242,7 @@ class OllamaEngine:
 
     async def _close_session(self) -> None:
         session, self._session = self._session, None
-        # `ClientSession.close` leaves readers of a response waiting without end; this ends them.
+        # `ClientSession.close` leaves readers of a response waiting forever; closing the responses ends them.
         for response in tuple(self._open):
             response.close()
         if session is not None:

@@ -1,4 +1,4 @@
-"""The Ollama engine from a specification."""
+"""Make the Ollama engine from a specification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def build_engine(spec: EngineSpec, setup: EngineSetup) -> OllamaEngine:
-    """The model of that name on the server at `url`."""
+    """Make an engine for the model `spec.model_name` on the server at `spec.url`, without connecting to it."""
     config = OllamaConfig(
         url=spec.url, model=spec.model_name, slots=spec.slots, context_tokens=spec.context_tokens
     )

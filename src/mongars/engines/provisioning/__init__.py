@@ -1,1 +1,1 @@
-"""Base models: their sources, and how they are stored in the cache, completely or not at all."""
+"""Provisioning of base models: their sources, and the cache that stores them, completely or not at all."""

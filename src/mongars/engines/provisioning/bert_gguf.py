@@ -1,9 +1,9 @@
-"""Converts a sentence-embedding BERT to GGUF, from the files its authors publish.
+"""Convert a sentence-embedding BERT model to GGUF, from the files its authors publish.
 
-The input is `model.safetensors` (float32) and `vocab.txt`; the output is one GGUF file for llama.cpp. Both
-formats are a header followed by raw numbers, so the conversion is a stream in the order of the input and needs no
-other library. Only input with a known SHA-256 is converted: its layout is not checked again, and the output is
-the same bytes on every machine.
+The input is `model.safetensors` (float32) and `vocab.txt`; the output is one GGUF file for llama.cpp. Both formats
+are a header followed by raw numbers, so the conversion is a stream in the order of the input and needs no other
+library. Only input with a known SHA-256 is converted: its layout is not checked again, and the output has the same
+bytes on every machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MEAN = 1  # pooling over the tokens of a text
 _NORMAL, _CONTROL = 1, 3  # kinds of tokens
 _MOSTLY_F16 = 1
 _WORD = "\u2581"
-"""llama.cpp's prefix of a token that begins a word. WordPiece marks the other tokens instead, with `##`."""
+"""llama.cpp's prefix of tokens that begin a word. WordPiece marks the other tokens instead, with `##`."""
 
 _ROLES = {"[PAD]": "padding", "[UNK]": "unknown", "[CLS]": "bos", "[SEP]": "seperator"}
 _ROLES |= {"[MASK]": "mask"}
@@ -56,7 +56,7 @@ _KEPT_WHOLE = {"position_embd", "token_types"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TensorSpan:
-    """A tensor of the input and its tensor in the output; None if it is left out."""
+    """The bytes of one tensor in the input, and its description in the output (None: it is omitted)."""
 
     begin: int
     end: int
@@ -64,7 +64,7 @@ class _TensorSpan:
 
 
 def bert_gguf(weights: IO[bytes], *, vocabulary: bytes, files: BertFiles) -> Iterator[bytes]:
-    """The bytes of the GGUF file, in blocks."""
+    """Convert the model; yields the bytes of the GGUF file in blocks."""
     (size,) = struct.unpack("<Q", weights.read(8))
     head: dict[str, Any] = json.loads(weights.read(size))
     parts = [_part(name, entry) for name, entry in head.items() if name != "__metadata__"]
@@ -126,7 +126,7 @@ def _kind(token: str) -> int:
 
 
 def _token(token: str, kind: int) -> str:
-    """A WordPiece token in llama.cpp's notation, which marks the start of a word instead of its continuation."""
+    """Convert a WordPiece token to llama.cpp's notation, which marks the start of words instead of continuations."""
     if kind == _CONTROL:
         return token
     return token[2:] if token.startswith("##") else _WORD + token

@@ -1,4 +1,4 @@
-"""Models from a file on this machine."""
+"""Provision a model from a file on this machine."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def ensure_file(job: Job, source: FileSource) -> tuple[ModelFile, bool]:
-    """Store the model in the cache; returns it, and whether it was not in the cache before.
+    """Store the model in the cache; returns it, and whether it was added now (False: it was in the cache).
 
     Raises:
-        ProvisioningFailed: the path is not a readable GGUF file.
+        ProvisioningFailed: the path is not a readable GGUF file, or the file changed while it was read.
     """
     check_gguf(source.path)
     path = source.path.resolve()

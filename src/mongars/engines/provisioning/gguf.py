@@ -1,4 +1,4 @@
-"""Reads the header of a GGUF file: a check that it is one, and its metadata."""
+"""Read the header of a GGUF file: check its validity, and return its metadata."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import IO
 
 Found = str | bool | int | float | list["Found"]
-"""A metadata value of the header."""
+"""A metadata value in the header of a GGUF file."""
 
 _HEADER = struct.Struct("<4sIQQ")  # magic, version, tensor count, metadata count
 _VERSIONS = (2, 3)
@@ -48,7 +48,9 @@ def check_gguf(path: Path) -> None:
 
 
 def gguf_values(path: Path) -> dict[str, Found]:
-    """The metadata of the model and its tokenizer. Takes tenths of a second with a large vocabulary.
+    """The metadata of a GGUF file about the model and its tokenizer, by key.
+
+    Takes tenths of a second for a large vocabulary.
 
     Raises:
         ProvisioningFailed: the file is not a readable GGUF file.
@@ -65,7 +67,7 @@ def gguf_values(path: Path) -> dict[str, Found]:
 
 
 class _Head:
-    """Reads the values of the header in order. A length larger than the file raises `ProvisioningFailed`."""
+    """Reads the values of the header in order. A length larger than the file raises `ValueError`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

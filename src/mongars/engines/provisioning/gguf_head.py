@@ -1,7 +1,7 @@
-"""Writes the header of a GGUF file: its metadata and the offsets of its tensors.
+"""Write the header of a GGUF file: its metadata and the offsets of its tensors.
 
-Layout (version 3, little-endian): magic, version, counts, key-value pairs, one entry per tensor,
-zeros up to the next multiple of 32; then the tensors, each padded likewise.
+Layout (version 3, little-endian): magic, version, counts, key-value pairs, one entry per tensor, zeros up to the
+next multiple of 32; then the tensors, each padded likewise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Value = str | bool | int | float | tuple[str, ...] | tuple[int, ...]
 
 F32, F16 = 0, 1
-"""The numbers of tensor types in GGUF."""
+"""The identifiers of tensor types in GGUF."""
 
 _ALIGNMENT = 32
 _VERSION = 3
@@ -26,7 +26,7 @@ _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """A tensor of the file: `shape` in C order; `kind` is `F32` or `F16`."""
+    """The description of a tensor: `shape` in C order; `kind` is `F32` or `F16`."""
 
     name: str
     shape: tuple[int, ...]
@@ -34,17 +34,20 @@ class Tensor:
 
     @property
     def count(self) -> int:
-        """How many numbers it has."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def size(self) -> int:
-        """Its size in bytes, without padding."""
+        """The size in bytes, without padding."""
         return self.count * (2 if self.kind == F16 else 4)
 
 
 def gguf_head(values: Mapping[str, Value], tensors: Sequence[Tensor]) -> bytes:
-    """The bytes before the first tensor. The tensors must follow in this order, each with its `padding`."""
+    """The bytes of the file before the first tensor.
+
+    The tensors must follow in the given order, each with its `padding`.
+    """
     head = bytearray(struct.pack("<4sIQQ", b"GGUF", _VERSION, len(tensors), len(values)))
     for key, value in values.items():
         head += _string(key) + _value(value)

@@ -1,4 +1,4 @@
-"""The provisioning of one role, as its source gets it."""
+"""The context in which a model source provisions the model of one role."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """The task of a source: which model to provide, the cache to store it in, and progress reports."""
+    """One role to provision: its model, the cache to store it in, and where to report progress.
+
+    `force`: check or download the model again even if it is in the cache.
+    """
 
     role: str
     spec: ModelSpec
@@ -23,14 +26,14 @@ class Job:
     force: bool
 
     def step(self, phase: Phase, *, done: int = 0, total: int | None = None) -> None:
-        """Report the progress: a phase, and its bytes done and in all."""
+        """Report progress: the phase, and the bytes done and in total (None: unknown)."""
         step = ProvisioningStep(
             role=self.role, name=self.spec.name, phase=phase, done=done, total=total
         )
         self.progress(step)
 
     def reporter(self, phase: Phase, total: int | None) -> ReportBytes:
-        """A function that reports how many of `total` bytes are done."""
+        """A function that reports the number of bytes done out of `total` in that phase."""
 
         def report(done: int) -> None:
             self.step(phase, done=done, total=total)
@@ -38,7 +41,7 @@ class Job:
         return report
 
     def keep(self, blob: Blob) -> ModelFile:
-        """Record the blob as the model of this role."""
+        """Record the cached file `blob` as the model of this role and return its description."""
         model = ModelFile(
             role=self.role,
             name=self.spec.name,

@@ -1,9 +1,9 @@
-"""The model cache: files named by their SHA-256, complete or absent.
+"""The cache of base models: files named by their SHA-256, complete or absent.
 
 ```
-<root>/provision.lock            one provisioning run at a time
-<root>/tmp/                      work in progress; files here at the start are from an interrupted run
-<root>/blobs/sha256/<hex>        a model, never changed
+<root>/provision.lock            lock: one provisioning run at a time
+<root>/tmp/                      incomplete files; those present at the start are from an interrupted run
+<root>/blobs/sha256/<hex>        a model file, never changed
 <root>/blobs/sha256/<hex>.ok     size and time of the blob when its hash was last computed
 <root>/models/<role>.json        which blob a role uses
 ```
@@ -41,7 +41,7 @@ _SPARE_BYTES = 32 << 20  # disk space to leave free for logs and the database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A file of the cache."""
+    """A model file in the cache (a "blob"), named by its SHA-256; `size` in bytes."""
 
     path: Path
     digest: str
@@ -49,7 +49,7 @@ class Blob:
 
 
 class ModelCache:
-    """Base models on disk. All methods except `path_of`, `holds` and `recall` must be called within `exclusive`."""
+    """Base models on disk. Call all methods except `path_of`, `holds` and `recall` within `exclusive`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -59,7 +59,10 @@ class ModelCache:
 
     @contextmanager
     def exclusive(self, waiting: Callable[[], None]) -> Iterator[None]:
-        """Lock the cache, and remove files of interrupted runs. Calls `waiting` while another run holds the lock."""
+        """Lock the cache and remove files of interrupted runs; leaving the context unlocks it.
+
+        Blocks while another run holds the lock, and calls `waiting` repeatedly meanwhile.
+        """
         for folder in (self._blobs, self._models, self._tmp):
             folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.root / "provision.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -80,11 +83,14 @@ class ModelCache:
             yield self._tmp / folder
 
     def path_of(self, digest: str) -> Path:
-        """The path of the blob with that digest, whether it exists or not."""
+        """The path of the cached file with that SHA-256, whether it exists or not."""
         return self._blobs / digest
 
     def holds(self, digest: str, *, size: int) -> bool:
-        """Whether the blob exists with the size and time it had when it was hashed. Does not read it."""
+        """Whether the file with that SHA-256 exists, with the size and modification time it had when it was hashed.
+
+        Does not read the file.
+        """
         path = self.path_of(digest)
         try:
             return path.stat().st_size == size and self._marker(digest).read_text() == stamp_of(
@@ -94,7 +100,10 @@ class ModelCache:
             return False
 
     def verify(self, digest: str, report: ReportBytes) -> bool:
-        """Hash the blob again; returns whether the hash matches its name. If not, the blob is removed."""
+        """Hash the cached file again and return whether it has the SHA-256 `digest`; if not, remove it.
+
+        False if there is no such file. `report` is called with the number of bytes read.
+        """
         path = self.path_of(digest)
         if not path.is_file():
             return False
@@ -108,12 +117,12 @@ class ModelCache:
         return True
 
     def discard(self, digest: str) -> None:
-        """Delete a blob from the cache."""
+        """Delete the file with that SHA-256 from the cache, if it exists."""
         self._marker(digest).unlink(missing_ok=True)
         self.path_of(digest).unlink(missing_ok=True)
 
     def require_space(self, needed: int) -> None:
-        """Raise `ProvisioningFailed`, naming the missing space, if that many bytes do not fit on the disk."""
+        """Raise `ProvisioningFailed` if `needed` bytes and a reserve do not fit on the disk."""
         missing = needed + _SPARE_BYTES - shutil.disk_usage(self.root).free
         if missing > 0:
             msg = (
@@ -125,10 +134,10 @@ class ModelCache:
     def add(
         self, blocks: Iterable[bytes], *, expected: str, modified_ns: int | None = None
     ) -> Blob:
-        """Store bytes under their hash, with modification time `modified_ns` if given.
+        """Store bytes as a cached file, with modification time `modified_ns` (nanoseconds) if given.
 
         Raises:
-            ProvisioningFailed: the hash is not `expected`; nothing was stored.
+            ProvisioningFailed: their SHA-256 is not `expected`; nothing was stored.
         """
         checksum = hashlib.sha256()
         with self.workspace() as folder:
@@ -149,24 +158,27 @@ class ModelCache:
             return self._publish(part, digest)
 
     def link(self, path: Path, digest: str) -> Blob:
-        """Store a file as a hard link, which takes no space. Raises `OSError` if that is impossible."""
+        """Add a file to the cache as a hard link, which takes no space. `digest` is its SHA-256.
+
+        Raises `OSError` if that is impossible, such as on another file system.
+        """
         with self.workspace() as folder:
             part = folder / "blob"
             part.hardlink_to(path)
             return self._publish(part, digest)
 
     def record(self, model: ModelFile) -> None:
-        """Record which blob a role uses."""
+        """Record the model of a role; replaces the role's earlier record."""
         document = asdict(model) | {"path": str(model.path)}
         text = json.dumps(document, indent=2, sort_keys=True) + "\n"
         write_atomically(self._models / f"{model.role}.json", text)
 
     def forget(self, role: str) -> None:
-        """Remove the record of a role's blob."""
+        """Remove the record of a role's model; the cached file stays."""
         (self._models / f"{role}.json").unlink(missing_ok=True)
 
     def recall(self, role: str) -> ModelFile | None:
-        """The model file of a role; None if there is none of the recorded size."""
+        """The recorded model of a role; None if there is no record, or no file with the recorded size."""
         try:
             document = json.loads((self._models / f"{role}.json").read_bytes())
             # The path is derived from the digest, so that a moved cache keeps working.
@@ -189,12 +201,12 @@ class ModelCache:
 
 
 def find_model(root: Path, role: str) -> ModelFile | None:
-    """The model file provisioned for a role; None if there is none. Never downloads and never waits."""
+    """The model provisioned for a role; None if there is none. Never downloads and never blocks on the lock."""
     return ModelCache(root).recall(role)
 
 
 def read_blocks(path: Path, report: ReportBytes) -> Iterator[bytes]:
-    """The bytes of a file in blocks; `report` is called with the number read so far."""
+    """Yield the bytes of a file in blocks; `report` is called with the number of bytes read so far."""
     done = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -204,7 +216,7 @@ def read_blocks(path: Path, report: ReportBytes) -> Iterator[bytes]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file atomically: a reader sees the old or the new content, also after a crash."""
+    """Replace a small file atomically: readers see the old or the new content, even after a crash."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -215,18 +227,18 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def stamp_of(path: Path) -> str:
-    """The size and modification time of a file, by which a change is detected."""
+    """The size and modification time of a file as text; if they change, the file was changed."""
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}\n"
 
 
 def megabytes(size: int) -> int:
-    """A size in whole megabytes, at least 1."""
+    """Convert bytes to whole megabytes, rounded, at least 1."""
     return max(1, round(size / 1_000_000))
 
 
 def disk_message(error: OSError, root: Path) -> str:
-    """The message for a failed write, with what to do about it."""
+    """The error message for a failed write below `root`, with advice for the operator."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         why = f"The disk ran full while writing below {str(root)!r}"
     else:

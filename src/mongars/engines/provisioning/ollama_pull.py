@@ -1,4 +1,4 @@
-"""Models that an Ollama server stores."""
+"""Provision models on an Ollama server, which stores them itself."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
 
 
 def ensure_ollama(job: Job, source: OllamaSource, *, host: str) -> bool:
-    """Have the server pull the model if it lacks it; returns whether it did.
+    """Make the Ollama server at `host` pull the model if it is missing; returns whether it was pulled.
 
     Raises:
-        EndpointUnreachable: no Ollama answers at `host`.
-        ProvisioningFailed: the server answers, but cannot provide the model.
+        EndpointUnreachable: no Ollama server responds at `host`.
+        ProvisioningFailed: the server responds, but cannot provide the model.
     """
     return asyncio.run(_ensure(job, source, ollama_url(host)))
 

@@ -1,4 +1,4 @@
-"""`pip download` as a child process; progress is the size of its files on disk."""
+"""Run `pip download` as a child process; progress is measured by the size of its files on disk."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ _POLL_S = 0.1
 
 
 def download_wheel(source: WheelSource, folder: Path, report: ReportBytes) -> Path:
-    """Download a wheel into `folder` with pip, which uses the user's own index settings; returns its path.
+    """Download a wheel into `folder` with pip, which uses the user's index settings; returns the wheel's path.
+
+    `report` is called with the number of bytes on disk so far.
 
     Raises:
-        ProvisioningFailed: with the last line of pip's output.
+        ProvisioningFailed: pip failed; the message contains its last error line.
     """
     wheels, log = folder / "wheels", folder / "pip.log"
     scratch = folder / "scratch"
@@ -64,7 +66,7 @@ def _run(command: list[str], output: IO[bytes], watch: Callable[[], None]) -> in
 
 
 def bytes_below(folder: Path) -> int:
-    """The size of all files below a folder, while another process creates and removes some."""
+    """The total size in bytes of all files below a folder, also while another process changes them."""
     total = 0
     # Unlike Path.rglob, walk ignores a folder that was removed meanwhile.
     for parent, _, names in os.walk(folder):

@@ -1,4 +1,4 @@
-"""Runs pip in a child process that uses a given folder for temporary files and ends with its parent.
+"""Run pip in a child process that uses a given folder for temporary files and ends with its parent.
 
 `python -m mongars.engines.provisioning.pip_child TEMPORARY_FOLDER PIP_ARGUMENT…`
 """
@@ -15,13 +15,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Make the kernel end this process when its parent ends, so that it does not keep writing."""
+    """Make the kernel kill this process when its parent ends, so that it does not go on writing (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(arguments: list[str]) -> None:
-    """Run pip with the arguments after the first."""
+    """Run pip; the first argument is the temporary folder, the others are pip's arguments."""
     die_with_parent()
     tempfile.tempdir, *rest = arguments
     sys.argv = ["pip", *rest]

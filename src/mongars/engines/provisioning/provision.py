@@ -1,4 +1,4 @@
-"""Makes the base model of each role ready, or reports why it cannot be."""
+"""Provision the base model of each role, and report the result."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 def provision(
     roles: Sequence[str], *, config: ProvisioningConfig, progress: Progress, force: bool = False
 ) -> tuple[RoleStatus, ...]:
-    """Make the models of these roles ready, one after the other; returns the status of each.
+    """Provide the models of these roles, one after the other; returns the status of each.
 
-    Blocks until done: call it in a thread from asynchronous code. A role that fails is reported in its status and
-    does not stop the others.
+    Blocks until done: call it in a thread from asynchronous code. A role that fails is reported in its status and does
+    not stop the others. `force`: check or download models again that are in the cache.
 
     Raises:
-        InvalidRequest: a role is unknown.
+        InvalidRequest: a role is unknown, or no model is configured for it.
         ProvisioningFailed: the cache folder itself cannot be used.
     """
     _refuse_unknown(roles, config)
@@ -67,7 +67,7 @@ def provision(
 
 
 def require_ready(statuses: Sequence[RoleStatus]) -> None:
-    """Raise `ProvisioningFailed` with the reasons unless every role is ready."""
+    """Raise `ProvisioningFailed`, with the reason of each failed role, unless every role is ready."""
     reasons = [f"{status.role}: {status.detail}" for status in statuses if not status.ready]
     if reasons:
         raise ProvisioningFailed(" ".join(reasons))
@@ -85,7 +85,7 @@ def _refuse_unknown(roles: Sequence[str], config: ProvisioningConfig) -> None:
 
 
 def _one(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleStatus:
-    """Provision one role; `earlier` is the status of another role with the same model."""
+    """Provision one role; `earlier` is the status of another role with the same model, None if there is none."""
     if earlier is not None and not earlier.ready:
         return _status(job, earlier.action, detail=earlier.detail)
     try:
@@ -121,7 +121,7 @@ def _ensure(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleSt
 
 
 def _again(job: Job, earlier: RoleStatus | None) -> Job:
-    """The job, without `force` if another role has just provisioned the same model."""
+    """The job, with `force` False if another role (`earlier`) has just provisioned the same model."""
     if earlier is None:
         return job
     return replace(job, force=False)

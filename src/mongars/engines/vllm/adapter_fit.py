@@ -1,7 +1,7 @@
-"""Checks that an adapter fits a model.
+"""Check that an adapter fits a model.
 
-vLLM loads an adapter for modules that the model does not have without an error, and then answers like the
-base model, so the adapter version in responses would be wrong.
+vLLM loads an adapter for modules that the model does not have without an error, and then answers like the base
+model, so the adapter version in responses would be wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def check_fit(adapter: AdapterFolder, model: Path) -> None:
     """Raise `InferenceFailed` unless every module of the adapter exists in the model with the same shape.
 
-    Shapes are compared only where the model has unquantised weights; quantised ones do not show their shape.
+    Shapes are compared only for unquantised weights; quantised weights do not reveal the shape.
     """
     shapes = _module_shapes(model)
     for module, (a, b) in adapted_modules(adapter).items():
@@ -42,7 +42,7 @@ def _gives(b: list[int], a: list[int], weight: list[int]) -> bool:
 
 
 def _module_shapes(model: Path) -> dict[str, list[int] | None]:
-    """The modules of a model, with the shape of their weight; None for a quantised weight."""
+    """The modules of a model, each with the shape of its weight; None for a quantised weight."""
     shapes: dict[str, list[int] | None] = {}
     for file in _files(model):
         for name, tensor in tensor_header(model / file, of=f"The model {str(model)!r}").items():

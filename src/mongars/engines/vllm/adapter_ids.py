@@ -1,7 +1,7 @@
-"""The integer that identifies an adapter in vLLM.
+"""The integer ids that identify adapters in vLLM.
 
-If a number is used again with other files, vLLM keeps using the old weights. So each number belongs to one
-digest for as long as the process runs.
+If an id is used again for other files, vLLM keeps using the old weights. So each id belongs to one digest for as
+long as the process runs.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import threading
 
 
 class AdapterIds:
-    """Assigns numbers from 1, one per digest."""
+    """Assigns integer ids from 1, one per adapter digest."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def id_of(self, digest: str) -> int:
-        """The number of a digest; the same for each call."""
+        """The id of a digest; the same at each call. Thread-safe."""
         with self._lock:
             return self._ids.setdefault(digest, len(self._ids) + 1)
 
 
 ADAPTER_IDS = AdapterIds()
-"""The only instance of this process: two would assign the same number twice."""
+"""The only instance of this process; two instances would assign the same id to different adapters."""

@@ -1,4 +1,4 @@
-"""Converts conversations to prompt tokens for vLLM; control tokens typed in a message stay text."""
+"""Convert conversations to prompt tokens for vLLM; control tokens typed in a message stay text."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
 
 
 class AddedToken(Protocol):
-    """A token that was added to the vocabulary; `special` for control tokens."""
+    """A token that was added to a vocabulary; `special` is True for control tokens."""
 
     content: str
     special: bool
 
 
 class Tokenizer(Protocol):
-    """The used part of the interface of a `transformers` tokenizer."""
+    """The part of a `transformers` tokenizer's interface that is used here."""
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
-        """The added tokens, which the tokenizer recognises as a whole in a text, by id."""
+        """The added tokens, which the tokenizer recognises as a whole in a text, by their id."""
         ...
 
     def get_chat_template(self) -> str:
-        """The source of the chat template (Jinja)."""
+        """The source text of the chat template (Jinja)."""
         ...
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:  # noqa: ANN401 (text or tokens)
-        """The conversation rendered with the chat template, as text or as tokens."""
+        """Render the conversation with the chat template, to text or to tokens."""
         ...
 
     def encode(self, text: str, **options: Any) -> list[int]:  # noqa: ANN401 (theirs)
-        """The tokens of a text."""
+        """The token ids of a text."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatPrompts:
-    """Renders conversations to prompt tokens with one tokenizer."""
+    """Converts conversations to prompt tokens with one tokenizer."""
 
     tokenizer: Tokenizer
     markers: Markers
@@ -59,7 +59,10 @@ class ChatPrompts:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:
-        """For a tokenizer, with its control tokens. Mistral's own tokenizer never reads any in a text."""
+        """Make a converter for a tokenizer, with its control tokens.
+
+        Mistral's tokenizer recognises none in a text, so it needs no special treatment.
+        """
         if not hasattr(tokenizer, "added_tokens_decoder"):
             return cls(tokenizer=tokenizer, markers=Markers(()), others=Markers(()), ids={})
         added = tokenizer.added_tokens_decoder
@@ -69,7 +72,7 @@ class ChatPrompts:
         return cls(tokenizer=tokenizer, markers=markers, others=others, ids=ids)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt tokens of a conversation. Raises what the chat template raises."""
+        """The prompt tokens of a conversation. Raises the chat template's errors, such as `jinja2.TemplateError`."""
         texts = [message.content for message in messages]
         if not any(map(self.markers.may_occur_in, texts)):
             return list(self._rendered(messages, texts, tokenize=True))
@@ -104,7 +107,10 @@ class ChatPrompts:
 def token_prompt(
     tokens: list[int], request: GenerationRequest, *, cache_scope: PromptCacheScope
 ) -> dict[str, Any]:
-    """The prompt for vLLM, with a cache salt: vLLM reuses cached blocks only for prompts with the same salt."""
+    """The prompt in vLLM's format, with a cache salt, so that cached prompts are reused only within the scope.
+
+    A request without a scope gets a random salt; with `cache_scope` `shared`, there is none.
+    """
     if cache_scope == "shared":
         return {"prompt_token_ids": tokens}
     salt = secrets.token_hex(16) if request.scope is None else f"scope {request.scope}"

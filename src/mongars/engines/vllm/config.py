@@ -16,12 +16,12 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmConfig:
-    """One model, and at most one adapter, for one engine."""
+    """Configuration of one engine: one model, and at most one adapter."""
 
     model_path: Path
-    """Folder with the model in Hugging Face's format; nothing is ever downloaded."""
+    """Folder with the model in Hugging Face's format; nothing is downloaded."""
     model_name: str
-    """The name reported in answers."""
+    """The name of the model in answers."""
     slots: int = 8
     """Requests processed at the same time; further ones wait inside vLLM."""
     context_tokens: int = 4096
@@ -30,17 +30,20 @@ class VllmConfig:
     """`user`: a request reuses cached prompts of the same account only; `shared`: of all requests."""
     dtype: Dtype = "auto"
     gpu_memory_utilization: float = 0.9
-    """Share of the device's memory for weights and key-value cache."""
+    """Share of the device's memory for weights and key-value cache, 0 to 1."""
     kv_cache_mib: int | None = None
-    """Size of the key-value cache, instead of that share. Set it on a CPU, where the share is of all memory.
-    There vLLM also reads `VLLM_CPU_KVCACHE_SPACE`, which takes precedence if it is set."""
+    """Size of the key-value cache in MiB, instead of `gpu_memory_utilization`. Set it on a CPU, where the share is of
+    all memory. There vLLM also reads `VLLM_CPU_KVCACHE_SPACE`, which takes precedence if it is set.
+    """
     batch_tokens: int | None = None
-    """Prompt tokens processed in one step; with smaller steps other streams continue sooner."""
+    """The most prompt tokens processed in one step; with smaller steps other streams continue sooner. None: chosen by
+    vLLM.
+    """
     enforce_eager: bool = False
     """Disable compilation and CUDA graphs: a faster start, but slower answers."""
     adapter: AdapterFolder | None = None
-    """The adapter of every answer; None for the base model without one."""
+    """The adapter used for every answer; None: the base model."""
     max_lora_rank: int = 16
-    """Highest rank an adapter may have; 8, 16, 32, 64, ... More than needed costs memory and speed."""
+    """Highest rank an adapter may have; 8, 16, 32, 64, ... A higher limit than needed costs memory and speed."""
     start_timeout: float = 600.0
     """Seconds within which the model must be loaded."""

@@ -1,4 +1,4 @@
-"""vLLM as an engine: its API in this process, its engine core and workers in child processes."""
+"""The vLLM engine: vLLM's API in this process, its engine core and workers in child processes."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ T = TypeVar("T")
 
 RETRY_AFTER = 1.0
 LOOK_EVERY = 0.5
-"""Seconds between two checks that the engine process runs."""
+"""Seconds between two checks that vLLM's engine process runs."""
 ABORT_EVERY = 0.1
-"""Seconds between two attempts to abort a load."""
+"""Seconds between two attempts to abort the loading of a model."""
 DIED = "vLLM's engine process died."
 
 
 class VllmEngine:
     """One model, and at most one adapter; implements `engines.engine.Engine`.
 
-    An engine that has died is not restarted here, since a start takes half a minute and more: it is
+    An engine whose process has ended is not restarted here, since a start takes half a minute and more: its state is
     `failed`, and Ray replaces the replica.
     """
 
@@ -66,7 +66,7 @@ class VllmEngine:
 
     @property
     def origin(self) -> Origin:
-        """The model and the loaded adapter, for responses."""
+        """The model's name and the loaded adapter."""
         if self._adapter is None:
             return Origin(model=self._config.model_name, engine="vllm")
         return Origin(
@@ -78,7 +78,7 @@ class VllmEngine:
 
     @property
     def continues(self) -> bool:
-        """False: this engine cannot continue a partial answer."""
+        """Always False: this engine cannot continue a text."""
         return False
 
     @property
@@ -88,18 +88,21 @@ class VllmEngine:
 
     @property
     def unfinished(self) -> int:
-        """Requests that vLLM processes or has queued."""
+        """The number of requests that vLLM processes or has queued."""
         return 0 if self._llm is None else self._llm.unfinished
 
     @property
     def status(self) -> EngineStatus:
-        """The state of the engine, and the process id of vLLM's engine core."""
+        """The engine's state, and the process id of vLLM's engine core; `failed` once that process has ended."""
         if self._status.state == "ready" and self._llm is not None and self._llm.dead:
             return EngineStatus(state="failed", detail=DIED)
         return self._status
 
     async def start(self) -> None:
-        """Load model and adapter. Raises `InferenceFailed` with vLLM's reason if it cannot."""
+        """Load the model and the adapter.
+
+        Raises `InferenceFailed` with vLLM's reason if it cannot, or if it takes longer than `start_timeout`.
+        """
         self._status = EngineStatus(state="starting")
         try:
             async with asyncio.timeout(self._config.start_timeout):
@@ -119,14 +122,18 @@ class VllmEngine:
         self._watch.start()
 
     async def aclose(self) -> None:
-        """End all of vLLM's processes."""
+        """End all of vLLM's processes and remove temporary files."""
         self._status = EngineStatus(state="stopped")
         await self._watch.aclose()
         await self._drop()
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Answer one request; leaving the context aborts it in vLLM."""
+        """Answer one request; leaving the context aborts it in vLLM.
+
+        Raises `NotReady` unless the engine is ready, `InvalidRequest` or `ContextLengthExceeded` for an unusable
+        request.
+        """
         llm = self._llm
         if llm is None or self.status.state != "ready":
             detail = f"The engine is {self.status.state}."
@@ -193,7 +200,7 @@ class VllmEngine:
             shutil.rmtree(folder, ignore_errors=True)
 
     async def _broken_off(self) -> Llm | None:
-        """Abort a load that is running; returns the model if the load had already finished."""
+        """Abort the loading of a model; returns the model if it was loaded already, None if not."""
         if self._loading is None:
             return None
         loading, future = self._loading

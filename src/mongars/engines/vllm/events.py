@@ -1,4 +1,4 @@
-"""vLLM's outputs as the server-sent events of the engine port."""
+"""Convert vLLM's outputs to the server-sent events of `engines.engine.Engine`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
 
 LEAST_LOGPROB = -9999.0
-"""The log-probability for an impossible token, as OpenAI sends it: JSON has no infinity."""
+"""The log-probability reported for an impossible token, as in OpenAI's API: JSON has no infinity."""
 
 
 class VllmEventWriter:
-    """Writes the events of one answer from vLLM's outputs."""
+    """Converts vLLM's outputs for one answer to events."""
 
     def __init__(self, *, answer_id: str, model: str, created: int, top_logprobs: int) -> None:
         self._head: dict[str, Any] = {"answer_id": answer_id, "model": model, "created": created}
         self._top_logprobs = top_logprobs
 
     async def write(self, outputs: AsyncIterator[RequestOutput]) -> AsyncGenerator[bytes, None]:
-        """The events of the whole stream, from the role to `[DONE]`. Each output holds only its new tokens.
+        """The events of the whole stream, from the role to `[DONE]`; each of `outputs` must contain new tokens only.
 
-        Raises `GenerationInterrupted` if the outputs end before the answer does.
+        Raises `GenerationInterrupted` if the outputs end before the answer is complete.
         """
         yield self._event({"role": "assistant", "content": None})
         finish_reason, prompt_tokens, tokens, cached = None, 0, 0, 0

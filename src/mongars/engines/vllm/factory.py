@@ -1,4 +1,4 @@
-"""Creates a vLLM engine from a specification."""
+"""Make a vLLM engine from a specification."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def build_engine(spec: EngineSpec, setup: EngineSetup) -> VllmEngine:
-    """The engine, not started. Raises `ConfigurationError` if the specification has no model folder."""
+    """Make the engine, without starting it. Raises `ConfigurationError` if vLLM or `spec.model_path` is missing."""
     if not spec.model_path:
         message = "model_path: the vllm engine needs the path of a model folder."
         raise ConfigurationError(message)

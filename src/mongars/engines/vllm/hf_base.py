@@ -1,10 +1,10 @@
-"""The base model in the form vLLM reads, made from the same GGUF file that llama.cpp serves.
+"""Convert the GGUF file that llama.cpp uses to the format that vLLM reads.
 
 ```
 <cache>/hf/<sha256 of the GGUF>/   config.json, model.safetensors, tokenizer.json, ...
 ```
-Weights are dequantised to float32, so both engines compute with the same numbers. llama.cpp keeps
-the rows of each attention head interleaved for its rotary embedding; that order is undone here.
+Weights are dequantised to float32, so both engines compute with the same numbers. llama.cpp keeps the rows of each
+attention head interleaved for its rotary embedding; that order is undone here.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _SPECIAL = {gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED}
 
 
 def ensure_hf_base(root: Path, model: ModelFile, *, waiting: Callable[[], None]) -> Path:
-    """The folder of the base model in the cache at `root`, made from the GGUF file if missing.
+    """The folder of the converted model in the cache at `root`; converts the GGUF file if the folder is missing.
 
-    `waiting` is called while another provisioning run holds the cache.
+    Blocks; `waiting` is called repeatedly while another provisioning run holds the cache's lock.
 
     Raises:
-        ProvisioningFailed: the model is of a kind this conversion does not know.
+        ProvisioningFailed: this architecture, tokenizer or tensor cannot be converted.
     """
     target = root / "hf" / model.digest
     if target.is_dir():
@@ -105,7 +105,7 @@ def _hf_name(name: str) -> str:
 
 
 def _rows_of_huggingface(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """Undo the interleaving: row `2*k + half` of each head becomes row `half*d/2 + k`."""
+    """Undo the interleaving of rows: row `2*k + half` of each head becomes row `half*d/2 + k`."""
     rows, columns = weight.shape
     interleaved = weight.reshape(heads, rows // heads // 2, 2, columns)
     return interleaved.swapaxes(1, 2).reshape(rows, columns)

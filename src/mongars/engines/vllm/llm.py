@@ -1,7 +1,7 @@
-"""The only file that imports vLLM: loading a model, its processes, and ending them.
+"""Load a model with vLLM, and end vLLM's processes. The only module that imports vLLM.
 
-Importing this takes seconds and memory, and vLLM reads part of its configuration from the
-environment meanwhile: `engine.py` imports it in a thread, after `runtime_config.prepare`.
+Importing this module takes seconds and memory, and vLLM reads part of its configuration from the environment
+meanwhile: `engine.py` imports it in a thread, after `runtime_config.prepare`.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
 
 ENGINE_PROCESS = "EngineCore"
 GOODBYE_TIMEOUT = 10.0
-"""Seconds that vLLM's processes have to end by themselves."""
+"""Seconds that vLLM's processes have to end by themselves before they are killed."""
 _ONE_AT_A_TIME = threading.Lock()
-"""Held while loading: two loads at once could not distinguish their processes."""
+"""Held while a model is loaded: with two at the same time, their processes could not be distinguished."""
 
 
 class Loading:
-    """One attempt to load a model; runs in one thread and can be aborted from another."""
+    """One attempt to load a model; `run` blocks one thread, and `abort` can be called from another."""
 
     def __init__(self, config: VllmConfig, *, log_config: Path) -> None:
         self._config = config
@@ -63,7 +63,7 @@ class Loading:
         self._aborted = False
 
     def run(self) -> Llm:
-        """Load the model. Blocks until it is loaded; raises any exception of vLLM."""
+        """Load the model; blocks until it is loaded. Raises any exception of vLLM, `InferenceFailed` if aborted."""
         with _ONE_AT_A_TIME:
             self._others = {process.pid for process in _engine_processes()}
             if self._aborted:
@@ -75,7 +75,7 @@ class Loading:
             return Llm(AsyncLLM.from_engine_args(self._arguments()), self._config)
 
     def abort(self) -> None:
-        """Kill the processes started so far, so that `run` ends; call it again until `run` has ended."""
+        """Kill the processes that `run` has started so far, so that it fails; repeat the call until `run` has ended."""
         self._aborted = True
         if self._others is not None:
             started = [each for each in _engine_processes() if each.pid not in self._others]
@@ -117,7 +117,7 @@ class Loading:
 
 
 class Llm:
-    """A loaded model: vLLM's API in this process, its engine core and workers in others."""
+    """A loaded model: vLLM's API in this process, its engine core and workers in child processes."""
 
     def __init__(self, llm: AsyncLLM, config: VllmConfig) -> None:
         self._llm = llm
@@ -136,11 +136,11 @@ class Llm:
 
     @property
     def unfinished(self) -> int:
-        """Requests that are processed or wait."""
+        """The number of requests that vLLM processes or has queued."""
         return int(self._llm.get_num_unfinished_requests())
 
     async def load_adapter(self, adapter: AdapterFolder) -> None:
-        """Load the adapter that every request will use. Raises `InferenceFailed` with the reason."""
+        """Load the adapter that every following request uses. Raises `InferenceFailed` with the reason if it cannot."""
         lora = LoRARequest(
             lora_name=adapter.name,
             lora_int_id=ADAPTER_IDS.id_of(adapter.digest),
@@ -158,7 +158,10 @@ class Llm:
         self._lora = lora
 
     async def warm_up(self) -> None:
-        """Generate one short answer with log-probabilities, whose first use compiles code. Raises `InferenceFailed`."""
+        """Generate one short answer with log-probabilities, since their first use compiles code.
+
+        Raises `InferenceFailed` if no answer can be generated.
+        """
         sampling = Sampling(max_tokens=2, temperature=0.0, logprobs=True, top_logprobs=1)
         hello = Message(role="user", content="Hello")
         request = GenerationRequest(messages=(hello,), request_id="warm-up", sampling=sampling)
@@ -171,11 +174,11 @@ class Llm:
             raise InferenceFailed(detail) from exc
 
     def prompt_tokens(self, request: GenerationRequest) -> list[int]:
-        """The prompt tokens of a conversation. Blocks the calling thread.
+        """The prompt tokens of a request's conversation. Blocks the calling thread.
 
         Raises:
-            InvalidRequest: the model's chat template refuses the conversation.
-            ContextLengthExceeded: the prompt leaves no tokens for an answer.
+            InvalidRequest: the model's chat template rejects the conversation.
+            ContextLengthExceeded: the prompt leaves no room for an answer.
         """
         try:
             tokens = self._prompts.tokens(request.messages)
@@ -191,9 +194,9 @@ class Llm:
     async def answer(
         self, request: GenerationRequest, tokens: list[int]
     ) -> AsyncIterator[AsyncIterator[RequestOutput]]:
-        """A context with vLLM's outputs for a request, each with its new tokens only; leaving aborts the request.
+        """A context with vLLM's outputs for a request, each with its new tokens only; leaving it aborts the request.
 
-        Entering waits for the first output, and raises the errors of an invalid request.
+        Entering waits for the first output. Raises the errors of an invalid request, such as `InvalidRequest`.
         """
         outputs = self._llm.generate(
             token_prompt(tokens, request, cache_scope=self._config.prompt_cache_scope),
@@ -224,7 +227,10 @@ class Llm:
             raise InvalidRequest(str(exc)) from exc
 
     def shutdown(self) -> None:
-        """End vLLM's processes and wait until all have ended. Safe to call twice, and after a crash."""
+        """End vLLM's processes; kill those that still run after 10 seconds.
+
+        Blocks the calling thread. Safe to call twice, and after a crash.
+        """
         self._llm.shutdown(timeout=GOODBYE_TIMEOUT)
         _kill(self._processes)
         psutil.wait_procs(self._processes, timeout=GOODBYE_TIMEOUT)
@@ -254,7 +260,7 @@ def _engine_processes() -> list[BaseProcess]:
 
 
 def _family(pids: list[int]) -> list[psutil.Process]:
-    """The processes with all their descendants."""
+    """The processes with these ids that still run, and all their descendants."""
     found = []
     for pid in pids:
         with suppress(psutil.NoSuchProcess):

@@ -1,6 +1,6 @@
-"""Configuration of vLLM outside its arguments: environment variables and a logging file.
+"""Configuration of vLLM outside of its arguments: environment variables and a logging configuration file.
 
-Its processes inherit this process's environment; there is no way to give them one of their own.
+vLLM's processes inherit this process's environment; vLLM offers no way to give them another one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ _LONGEST_REASON = 1000
 
 
 def prepare(folder: Path, *, compiling: bool) -> None:
-    """Set the environment variables that vLLM reads; call it before its first import and before each load."""
+    """Set the environment variables that vLLM reads; call it before the first import of vLLM and before each load.
+
+    `folder` is for vLLM's sockets; `compiling`: whether PyTorch may compile code.
+    """
     # vLLM compiles small parts even with `enforce_eager`: the first request for log-probabilities
     # would delay all requests by 15 seconds.
     values = ENVIRONMENT | {
@@ -47,10 +50,10 @@ def prepare(folder: Path, *, compiling: bool) -> None:
 
 
 def write_log_config(folder: Path) -> Path:
-    """A logging configuration for vLLM's processes: warnings and errors into `vllm.log` there.
+    """Write a logging configuration for vLLM's processes: warnings and errors into `vllm.log` in `folder`.
 
-    vLLM raises no reason when loading fails; it only logs it, from its own processes. Requests are
-    not logged at all.
+    Returns the path of the configuration file. When loading fails, vLLM raises no reason but only logs it, from its own
+    processes. Requests are not logged.
     """
     config = {
         "version": 1,
@@ -72,7 +75,7 @@ def write_log_config(folder: Path) -> Path:
 
 
 def logged_reason(folder: Path) -> str:
-    """The last error line in `vllm.log`, without those that only refer to another error; "" if there is none."""
+    """The last error line in `vllm.log` that does not only refer to another error; empty if there is none."""
     try:
         text = (folder / "vllm.log").read_text(encoding="utf-8", errors="replace")
     except OSError:

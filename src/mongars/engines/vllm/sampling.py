@@ -1,4 +1,4 @@
-"""Converts a request to arguments of vLLM's classes, without importing vLLM."""
+"""Convert sampling parameters to arguments of vLLM's classes, without importing vLLM."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SAMPLING = sampling_writer("vllm")
 
 
 def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Arguments for vLLM's `SamplingParams`; `defaults` are the model's values for parameters that are not set."""
+    """Arguments for vLLM's `SamplingParams`; `defaults` are the model's values for parameters that are None."""
     arguments = defaults | _SAMPLING.write(sampling)
     if sampling.logit_bias:
         arguments["logit_bias"] = dict(sampling.logit_bias)
@@ -26,10 +26,10 @@ def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str
 
 
 def structure_arguments(response_format: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Arguments for vLLM's `StructuredOutputsParams`; None for free text.
+    """Arguments for vLLM's `StructuredOutputsParams`; None: the answer is free text.
 
     Raises:
-        InvalidRequest: the format is not one of OpenAI's API.
+        InvalidRequest: the format is none of OpenAI's API.
         ParameterUnsupported: the schema has a keyword that vLLM is not known to enforce.
     """
     check_conversion(response_format)

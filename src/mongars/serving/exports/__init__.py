@@ -1,1 +1,1 @@
-"""Serve YAML, Kubernetes manifests, a Helm chart and Compose files, from one configuration."""
+"""Exports of a deployment: Serve YAML, Kubernetes manifests, a Helm chart and Compose files."""

@@ -1,4 +1,4 @@
-"""Compose files: the whole stack on one machine, CPU-only by default."""
+"""The Compose export: the whole stack on one machine, CPU-only by default."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ CARRIED = {
     "max_surge_percent",
     "replica.embedding",
 }
-"""The settings of an application that Compose can pass on: those with an environment variable for `--deploy`."""
+"""The settings of an application that a Compose export can express: those that an environment variable sets."""
 
 
 def files(config: ExportConfig, *, source: str = ".") -> dict[str, str]:
-    """Both Compose files and the command that makes their secrets.
+    """Both Compose files and the script that generates their secrets, as a map of relative path to text.
 
-    `source` is the folder of this repository, as seen from `docker-compose.yml`.
+    `source` is the path from `docker-compose.yml` to the folder of this repository.
 
     Raises `ConfigurationError` for an application that environment variables cannot describe.
     """

@@ -1,4 +1,4 @@
-"""The services of the Compose project. No profile: API, database, migrations; `ray`; `inference`."""
+"""The services of the Compose project: API, database and migrations; with profiles also Ray and Ollama."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL_TMP = "/tmp:mode=1777,size=256m"  # noqa: S108 (a volume of the container'
 RAY_TMP = "/tmp:exec,mode=1777,size=4g"  # noqa: S108 (as above)
 ASK = "run once: sh deploy/compose/secrets.sh"
 MODEL_VARIABLES = ("RAY_GENERAL_MODEL", "RAY_CODING_MODEL")
-"""The variables that choose base models; every service that provisions, deploys or runs a model gets them."""
+"""The variables that choose base models, set for every service that provisions, deploys or runs a model."""
 DATABASE_VARIABLES = (
     "DB_POOL_SIZE",
     "DB_MAX_OVERFLOW",
@@ -78,9 +78,9 @@ MODEL_FOLDER = "${MODEL_FOLDER:-model-files}:/models:ro"
 
 
 def services(config: ExportConfig, *, source: str) -> dict[str, ServiceFields]:
-    """Every service by name. `source` is the folder of the repository that the images are built from.
+    """Every Compose service by name. `source` is the folder of the repository that the images are built from.
 
-    One service builds each image: two services that build the same tag at the same time fail.
+    Exactly one service builds each image: two services that build the same tag at the same time fail.
     """
     return {
         "models": _models(config),
@@ -94,7 +94,7 @@ def services(config: ExportConfig, *, source: str) -> dict[str, ServiceFields]:
 
 
 def _service(image: str, **fields: Any) -> ServiceFields:  # noqa: ANN401 (a service's further fields)
-    """A service that can write only into its volumes, with bounded logs."""
+    """A service with the given fields that can write only into its volumes and has bounded logs."""
     return {
         "image": image,
         "restart": "unless-stopped",
@@ -153,7 +153,7 @@ def _migrations(config: ExportConfig) -> ServiceFields:
             **_passed_on(DATABASE_VARIABLES),
         },
         tmpfs=[SMALL_TMP, _home()],
-        networks=["front", "data"],  # DATABASE_URL may name a server elsewhere
+        networks=["front", "data"],  # `front`, as DATABASE_URL may name an external server
         depends_on={"postgres": {"condition": "service_healthy"}},
         mem_limit="512m",
     )
@@ -349,7 +349,7 @@ def _required(*names: str) -> dict[str, str]:
 
 
 def _passed_on(names: Iterable[str]) -> dict[str, str]:
-    """Variables passed on from Compose's environment; one that is not set is empty, which the settings read as unset."""
+    """Variables that Compose passes on from its environment; an unset one becomes empty, which means unset."""
     return {name: f"${{{name}:-}}" for name in names}
 
 

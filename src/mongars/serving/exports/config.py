@@ -1,7 +1,7 @@
 """The configuration of an export: the Serve application, and the placement and size of each part.
 
-The same models define the values of the Helm chart (except `name` and `namespace`, which Helm sets), so both
-refuse the same values.
+The same models define the values of the Helm chart (except `name` and `namespace`, which Helm sets), so the same
+values are valid in both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mongars.serving.config import (
 
 VERSION = "0.1.0"
 RAY_VERSION = "2.60.0"
-"""The version of Ray that pyproject.toml pins; images, operator and client must have the same."""
+"""The version of Ray that pyproject.toml pins; images, operator and client must use the same version."""
 RAY_BASE_IMAGE = f"rayproject/ray:{RAY_VERSION}-py311-cpu"
 EVERY_INTERFACE: Final = "0.0.0.0"  # noqa: S104 (inside a pod or container; see `ClusterServing`)
 API_PORT = 8080
@@ -45,7 +45,7 @@ SET_FOR_THE_API = (
     "SECRET_KEY",
     "USE_RAY_SERVE",
 )
-"""The variables that the API's container always gets, so they cannot be set again."""
+"""Variables that the export sets for the API's container, so the configuration must not set them."""
 
 VARIABLE_NAME = "^[A-Za-z_][A-Za-z0-9_]*$"
 SET_FOR_RAY = (
@@ -63,18 +63,18 @@ SET_FOR_RAY = (
     "RAY_health_check_period_ms",
     "RAY_worker_niceness",
 )
-"""The variables that Ray's containers always get, so they cannot be set again."""
+"""Variables that the export sets for Ray's containers, so the configuration must not set them."""
 
 Variables = dict[str, str]
 
 
 def names_besides(taken: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON schema of the variable names that may be set: all except those `taken`."""
+    """A JSON schema for variable names: any valid name except those in `taken`."""
     return {"propertyNames": {"pattern": VARIABLE_NAME, "not": {"enum": list(taken)}}}
 
 
 def checked_variables(given: Variables, taken: tuple[str, ...]) -> Variables:
-    """The variables, unchanged. Raises `ValueError` for a name that is taken or not valid."""
+    """Return `given` unchanged. Raises `ValueError` for a name that is in `taken` or is no valid variable name."""
     for name in given:
         if name in taken:
             message = f"{name} is set by the export itself"
@@ -91,7 +91,7 @@ SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])
 
 
 class ExportSection(BaseModel):
-    """A group of values: immutable, and unknown names are refused."""
+    """Base class of the sections of an export's configuration: immutable, unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -117,7 +117,7 @@ class Image(ExportSection):
 
     @property
     def reference(self) -> str:
-        """The reference for a container runtime: repository with digest or tag."""
+        """The image reference for a container runtime: `REPOSITORY@DIGEST` with a digest, else `REPOSITORY:TAG`."""
         return (
             f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
         )
@@ -179,7 +179,7 @@ class Workers(ExportSection):
 
 
 class Gcs(ExportSection):
-    """Where Ray's head stores the cluster's state; `none`: a replaced head starts a new cluster."""
+    """Storage of the Ray cluster's state, for a replaced head node; `none`: a replaced head starts a new cluster."""
 
     storage: Literal["none", "redis", "rocksdb"] = "none"
     """`rocksdb` needs the feature gate GCSFaultToleranceEmbeddedStorage of KubeRay 1.7."""
@@ -211,8 +211,9 @@ class Ray(ExportSection):
     workers: Workers = Workers()
     gcs: Gcs = Gcs()
     upgrade: Literal["NewCluster", "None"] = "NewCluster"
-    """`NewCluster`: a changed cluster definition starts a second cluster, and requests move to it. `None`: if two
-    do not fit; after a change, delete the RayCluster yourself."""
+    """What a changed cluster definition causes. `NewCluster`: a second cluster is started, and requests move to it.
+    `None`: nothing until you delete the RayCluster; for Kubernetes clusters without room for two.
+    """
     environment: Variables = Field(
         default_factory=dict, json_schema_extra=names_besides(SET_FOR_RAY)
     )
@@ -225,16 +226,16 @@ class Ray(ExportSection):
 
 
 class Registry(ExportSection):
-    """The volume with adapters that API and replicas share."""
+    """The volume with the adapters, shared by API and replicas."""
 
     claim: bool = False
     """Create a volume claim. Without it, and without `existing_claim`, each pod has an empty folder:
     nothing reads adapters from it yet, and many clusters have no ReadWriteMany class."""
     size: Quantity = "10Gi"
     storage_class: str = ""
-    """Empty: the cluster's default."""
+    """Storage class of the volume; empty: the cluster's default."""
     access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
-    """ReadWriteOnce only where every pod runs on one node."""
+    """Access mode of the volume; ReadWriteOnce only if every pod runs on one node."""
     existing_claim: str = ""
     """The name of an existing volume claim, used instead of a new one."""
 
@@ -256,12 +257,13 @@ class Secrets(ExportSection):
     """Names of Secrets that must exist before the installation; manifests never contain their values."""
 
     name: SecretName = "mongars-secrets"
-    """Keys: SECRET_KEY, MONGARS_BOOTSTRAP_API_KEY, RAY_SERVE_TOKEN; DATABASE_URL, or
-    POSTGRES_PASSWORD for the bundled database; REDIS_PASSWORD with `gcs.storage: redis`."""
+    """The Secret with the keys SECRET_KEY, MONGARS_BOOTSTRAP_API_KEY, RAY_SERVE_TOKEN; DATABASE_URL, or
+    POSTGRES_PASSWORD for the bundled database; REDIS_PASSWORD with `gcs.storage: redis`.
+    """
     image_pull: list[SecretName] = Field(default_factory=list)
     """Secrets of type `kubernetes.io/dockerconfigjson`, for images in a registry that requires them."""
     ray_auth: SecretName = "mongars-ray-auth"
-    """Key: auth_token, which Ray's dashboard and ports require."""
+    """The Secret with the key auth_token, which Ray's dashboard and ports require."""
 
 
 class Network(ExportSection):
@@ -270,7 +272,7 @@ class Network(ExportSection):
     api_clients: list[dict[str, Any]] = Field(default_factory=lambda: [{"namespaceSelector": {}}])
     """NetworkPolicy peers that may reach the API; default: every pod of the cluster."""
     operator: list[dict[str, Any]] = Field(default_factory=lambda: [dict(KUBERAY_OPERATOR)])
-    """NetworkPolicy peers: the KubeRay operator, in any namespace."""
+    """NetworkPolicy peers that may reach Ray's head: the KubeRay operator, in any namespace."""
     extra_egress: list[dict[str, Any]] = Field(default_factory=list)
     """Egress rules for the API and Ray pods: object storage, an Ollama server."""
 
@@ -333,7 +335,7 @@ class ExportConfig(ExportSection):
 
     @property
     def grace_seconds(self) -> int:
-        """Seconds a worker's pod may take to stop: the replicas' drain time plus HAProxy's 30 s."""
+        """Seconds a worker's pod may take to stop: the replicas' drain time plus 40 s, of which HAProxy needs 30 s."""
         return 40 + math.ceil(self.serving.drain_seconds)
 
     @property
@@ -344,7 +346,7 @@ class ExportConfig(ExportSection):
 
 
 def replicas_per_node(workers: Workers, serving: ServingConfig) -> float:
-    """The number of replicas that fit on one worker; infinity if they request neither CPUs nor GPUs."""
+    """How many replicas fit on one worker node; infinity if a replica requests neither CPUs nor GPUs."""
     limits = (
         (workers.cpus, serving.cpus_per_replica),
         (workers.gpus, serving.gpus_per_replica),
@@ -353,7 +355,7 @@ def replicas_per_node(workers: Workers, serving: ServingConfig) -> float:
 
 
 def installation(serving: ServingConfig) -> ExportConfig:
-    """The export configuration for an application, with worker nodes large enough for its replicas."""
+    """The default export configuration for an application, with worker nodes large enough for its replicas."""
     node = Workers()
     cpus = max(node.cpus, math.ceil(serving.cpus_per_replica))
     size = Workers(cpus=cpus, gpus=math.ceil(serving.gpus_per_replica))
@@ -363,10 +365,10 @@ def installation(serving: ServingConfig) -> ExportConfig:
 
 
 def for_cluster(serving: ServingConfig) -> ClusterServing:
-    """Adapt the application of this machine's settings to a cluster.
+    """Convert the application of this machine's settings to one for a cluster.
 
-    Model files come from each node's own MONGARS_CACHE (model folders are at the same path on every node), the
-    servers listen on every interface, and the token comes from the environment of the replica.
+    Model files are taken from each node's MONGARS_CACHE (model folders from the same path on every node), the servers
+    listen on every interface, and the token comes from the environment of the replica.
     """
     values = serving.model_dump(mode="json")
     replica = values["replica"]

@@ -1,4 +1,4 @@
-"""Rendering an export and writing it into a folder, without overwriting files of others."""
+"""Render an export (manifests for a deployment) and write its files, without overwriting foreign files."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _FILES: dict[ExportKind, Callable[[ExportConfig], dict[str, str]]] = {
 
 
 def render(kind: ExportKind, config: ExportConfig, *, source: str = ".") -> dict[str, str]:
-    """The files of an export: relative path to text.
+    """The files of an export, as a map of relative path to text.
 
     `source` is the path from the export's folder to this repository, from which Compose builds images.
 
-    Raises `ConfigurationError` if the kind of export cannot express the configuration.
+    Raises `ConfigurationError` if this kind of export cannot express the configuration.
     """
     return compose.files(config, source=source) if kind == "compose" else _FILES[kind](config)
 
 
 def source_from(folder: Path) -> str:
-    """The relative path from the folder to the repository of an editable installation; `.` without one."""
+    """The relative path from `folder` to the repository of an editable installation; `.` for other installations."""
     root = Path(__file__).resolve().parents[4]
     if not (root / "deploy" / "docker").is_dir():
         return "."

@@ -1,4 +1,4 @@
-"""The Helm chart: templates from `chart/`, values and their schema from the models in `config`."""
+"""The Helm chart: templates from `chart/`; values and their JSON schema from the models in `exports.config`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GIVEN_BY_HELM = ("name", "namespace")
 
 
 def files(config: ExportConfig) -> dict[str, str]:
-    """The files of the chart; `config` gives the default values."""
+    """The files of the chart, as a map of relative path to text; `config` provides the default values."""
     chart = package_files("mongars.serving.exports") / "chart"
     return {
         **dict(_texts(chart)),
@@ -50,7 +50,7 @@ def files(config: ExportConfig) -> dict[str, str]:
 
 
 def values(config: ExportConfig) -> dict[str, Any]:
-    """The configuration as the chart's values."""
+    """The configuration in the form of the chart's `values.yaml`, as plain data."""
     return config.model_dump(mode="json", exclude=set(GIVEN_BY_HELM))
 
 

@@ -1,4 +1,4 @@
-"""The difference of two documents as JSON Patch operations (RFC 6902); lists are replaced as a whole."""
+"""Compute the difference of two documents as JSON Patch operations (RFC 6902); lists are replaced as a whole."""
 
 from __future__ import annotations
 

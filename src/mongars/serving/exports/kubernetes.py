@@ -1,4 +1,4 @@
-"""A kustomize base and its overlays: `cpu` (the unchanged base), `gpu` and `dev`.
+"""The Kubernetes export: a kustomize base and the overlays `cpu` (the unchanged base), `gpu` and `dev`.
 
 Each overlay is a configuration of its own; its patches are computed from the difference to the base.
 """
@@ -28,7 +28,7 @@ what the Ray image has, and a model folder in Hugging Face's format at {GPU_MODE
 
 
 def files(config: ExportConfig) -> dict[str, str]:
-    """The files of `base/` and `overlays/{cpu,gpu,dev}/`."""
+    """The files of `base/` and `overlays/{cpu,gpu,dev}/`, as a map of relative path to text."""
     found = {"base/namespace.yaml": as_file(_namespace(config))}
     groups = grouped(config)
     for name, group in groups.items():
@@ -42,12 +42,12 @@ def files(config: ExportConfig) -> dict[str, str]:
 
 
 def overlays(config: ExportConfig) -> dict[str, ExportConfig]:
-    """The configuration of each overlay."""
+    """The configuration of each overlay, by its name."""
     return {"cpu": config, "gpu": gpu(config), "dev": dev(config)}
 
 
 def gpu(config: ExportConfig) -> ExportConfig:
-    """The configuration with vLLM and one GPU for each replica."""
+    """A copy of the configuration that uses vLLM and one GPU for each replica."""
     values = config.model_dump(mode="json")
     values["serving"]["gpus_per_replica"] = 1.0
     values["serving"]["replica"]["engine"] = EngineSpec(
@@ -69,7 +69,7 @@ def gpu(config: ExportConfig) -> ExportConfig:
 
 
 def dev(config: ExportConfig) -> ExportConfig:
-    """The configuration for one small node: one API process, one worker, the bundled database."""
+    """A copy of the configuration for one small node: one API process, one worker, the bundled database."""
     values = config.model_dump(mode="json")
     values["serving"] |= {"replicas": 1, "autoscaling": None}
     small = ResourceSize(cpu="250m", memory="2Gi").model_dump()
@@ -82,7 +82,7 @@ def dev(config: ExportConfig) -> ExportConfig:
 
 
 def grouped(config: ExportConfig) -> dict[str, list[ManifestFields]]:
-    """The Kubernetes objects by file name."""
+    """The Kubernetes objects of an installation, grouped by file name; empty groups are omitted."""
     made = config.registry.claim and not config.registry.existing_claim
     claim = [storage.registry_claim(config)] if made else []
     groups = {

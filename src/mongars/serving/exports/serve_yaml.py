@@ -1,4 +1,4 @@
-"""The Serve application alone, for `serve deploy` on an existing cluster."""
+"""The export of the Serve application alone, for `serve deploy` on an existing cluster."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ environment Ray was started with. Without the variable the application refuses e
 
 
 def files(config: ExportConfig) -> dict[str, str]:
-    """The file `serve.yaml`."""
+    """The single file `serve.yaml`, as a map of file name to text."""
     return {"serve.yaml": as_file(deploy_schema(config.serving), about=ABOUT.strip())}

@@ -1,4 +1,4 @@
-"""Converting plain data to the text of a file."""
+"""Format plain data as YAML files."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _Dumper.add_representer(str, _text)
 
 
 def as_yaml(data: Any) -> str:  # noqa: ANN401 (plain data of any shape)
-    """The data as one YAML document, with keys in the given order."""
+    """Format the data as one YAML document, with keys in their given order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
 
 
 def as_file(*documents: Any, about: str = "") -> str:  # noqa: ANN401 (as above)
-    """A YAML file of one or more documents, with a comment that names the command that generated it."""
+    """Format a YAML file of one or more documents, after comments: a notice that it is generated, and `about`."""
     lines = "".join(f"# {line}\n" for line in about.splitlines())
     return NOTICE + lines + "---\n".join(as_yaml(document) for document in documents)

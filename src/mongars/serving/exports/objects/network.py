@@ -1,7 +1,7 @@
-"""NetworkPolicies: all connections in the namespace are refused, and each policy allows what is needed.
+"""NetworkPolicies: the first one refuses all connections in the namespace, the others allow single ones.
 
 Ray's processes choose their ports themselves, so all ports between Ray pods are open. From outside, only the
-operator reaches GCS and the dashboard, and only the API reaches Serve.
+KubeRay operator reaches GCS and the dashboard, and only the API reaches Serve.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEST = "test"
 
 
 def policies(config: ExportConfig) -> list[ManifestFields]:
-    """All policies of the namespace."""
+    """All NetworkPolicies of the installation's namespace."""
     found = [
         _deny_all(config),
         _names(config),
@@ -58,7 +58,7 @@ def _deny_all(config: ExportConfig) -> ManifestFields:
 
 
 def _names(config: ExportConfig) -> ManifestFields:
-    """Allows DNS to any address, since in some clusters a node's address answers."""
+    """The policy that allows DNS to any address, since in some clusters a node's address answers."""
     ports = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     return _policy(config, "dns", {}, egress=[{"ports": ports}])
 

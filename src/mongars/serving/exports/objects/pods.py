@@ -1,4 +1,4 @@
-"""The parts that all pods have in common: labels, account, and the fewest rights that Kubernetes allows."""
+"""The parts that all pods have in common: labels, service account, and minimal privileges."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 ManifestFields = dict[str, Any]
 
 USER = 1000
-"""The user id in our images; the same for API and Ray, since they share the registry's files."""
+"""The user id in the images of API and Ray; the same, since both access the registry's files."""
 POSTGRES_USER = 999
 REGISTRY_PATH = "/var/lib/mongars-registry"
 HOME_PATH = "/var/lib/mongars"
 
 
 def labels(config: ExportConfig, component: str) -> dict[str, str]:
-    """The labels of an object and of its pods."""
+    """The labels of a component's objects and pods."""
     return {"app.kubernetes.io/name": "mongars", **selector(config, component)}
 
 
@@ -30,7 +30,7 @@ def selector(config: ExportConfig, component: str) -> dict[str, str]:
 
 
 def metadata(config: ExportConfig, component: str, *, suffix: str) -> ManifestFields:
-    """Name, namespace and labels of an object."""
+    """Name (the installation's name and `suffix`), namespace and labels of an object."""
     return {
         "name": f"{config.name}{suffix}",
         "namespace": config.namespace,
@@ -53,7 +53,7 @@ def pod_template(
         "spec": {
             "serviceAccountName": config.name,
             "automountServiceAccountToken": False,
-            # Kubernetes' variables for Services (NAME_PORT=tcp://...) could be mistaken for our settings.
+            # Kubernetes' variables for Services (NAME_PORT=tcp://...) could be read as settings.
             "enableServiceLinks": False,
             "securityContext": {
                 "runAsNonRoot": True,
@@ -105,12 +105,12 @@ def resources(size: ResourceSize) -> ManifestFields:
 
 
 def plain(**values: str) -> list[ManifestFields]:
-    """Environment variables with their values."""
+    """Environment variables with the given values, in the format of a container specification."""
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def secret(config: ExportConfig, *keys: str) -> list[ManifestFields]:
-    """Environment variables from the Secret; a pod does not start while one is missing."""
+    """Environment variables from the Secret; a pod does not start while one of the keys is missing."""
     return [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": config.secrets.name, "key": key}}}
         for key in keys
@@ -118,7 +118,7 @@ def secret(config: ExportConfig, *keys: str) -> list[ManifestFields]:
 
 
 def database_url(config: ExportConfig) -> list[ManifestFields]:
-    """The variable DATABASE_URL, from the Secret or for the bundled database."""
+    """The environment variable DATABASE_URL: from the Secret, or the URL of the bundled database."""
     if not config.database.bundled:
         return secret(config, "DATABASE_URL")
     # Kubernetes expands $(NAME) from the variables above it.
@@ -144,12 +144,12 @@ def empty(name: str, size: str) -> ManifestFields:
 
 
 def mount(name: str, path: str) -> ManifestFields:
-    """The mount of a volume at a path."""
+    """A volume mount: the volume `name` at `path`."""
     return {"name": name, "mountPath": path}
 
 
 def registry_volume(config: ExportConfig) -> ManifestFields:
-    """The volume with the adapters that API and replicas share; an emptyDir if there is no claim."""
+    """The volume with the adapters, shared by API and replicas; an emptyDir if no volume claim is configured."""
     if not (config.registry.claim or config.registry.existing_claim):
         return empty("registry", "1Gi")
     claim = config.registry.existing_claim or f"{config.name}-registry"

@@ -1,4 +1,4 @@
-"""The Ray cluster with the Serve application: a `RayService` of the KubeRay operator."""
+"""The Ray cluster with the Serve application: a `RayService` object of the KubeRay operator."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def service_account(config: ExportConfig) -> ManifestFields:
 
 
 def ray_service(config: ExportConfig) -> ManifestFields:
-    """The RayService: the cluster, and `deploy_schema` as its application."""
+    """The RayService: the Ray cluster, with the Serve application's definition."""
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
@@ -71,7 +71,7 @@ def disruption_budget(config: ExportConfig) -> ManifestFields:
 
 
 def autoscaled(config: ExportConfig) -> bool:
-    """Whether Ray adds and removes nodes."""
+    """Whether Ray's autoscaler adds and removes worker nodes: their minimum is below their maximum."""
     return config.ray.workers.nodes_min < config.ray.workers.nodes_max
 
 
@@ -199,7 +199,7 @@ _TMP = "/tmp"  # noqa: S108 (a volume of the pod's own)
 
 
 def _api_token() -> ManifestFields:
-    """A token for the Kubernetes API that only the autoscaler's container mounts."""
+    """A volume with a token for the Kubernetes API, which only the autoscaler's container mounts."""
     own_namespace = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
     return {
         "name": "kubernetes-api",

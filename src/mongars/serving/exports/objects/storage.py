@@ -14,7 +14,7 @@ POSTGRES = "postgres"
 
 
 def registry_claim(config: ExportConfig) -> ManifestFields:
-    """The claim of the volume with adapters: ReadWriteMany by default, since API pods run on several nodes."""
+    """The claim of the volume with the adapters; ReadWriteMany by default, since API pods run on several nodes."""
     registry = config.registry
     return {
         "apiVersion": "v1",
