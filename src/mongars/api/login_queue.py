@@ -30,7 +30,10 @@ _IPV6_PREFIX = 64  # the prefix that one subscriber usually gets
 
 
 class LoginQueue:
-    """Runs at most `running` password checks at once, and lets at most `waiting` logins wait for one."""
+    """Limits password checks: at most `running` run at once, and at most `waiting` logins wait for their turn.
+
+    When one more arrives, one of the waiting logins is refused with `TooManyRequests`.
+    """
 
     def __init__(
         self,

@@ -139,7 +139,10 @@ class Markers:
         return held + SEPARATOR if trimmed.endswith(self._beginnings) else held
 
     def broken_messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The messages with the markers in their contents separated as by `broken`; others are the same objects."""
+        """The messages, with every control token in their contents split up so that a tokenizer reads plain text.
+
+        `broken` describes how. Messages without a control token are returned as the same objects.
+        """
         return tuple(
             replace(message, content=self.broken(message.content))
             if self.may_occur_in(message.content)

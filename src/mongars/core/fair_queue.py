@@ -262,9 +262,9 @@ class FairQueue:
         self._bounded += change * bounded
 
     def _displace(self, newcomer: _ScopeUse, now: float) -> None:
-        """Remove one waiting request from the full queue: of the account with the most per weight, `newcomer` if equal.
+        """Refuse one waiting request, because the queue is full; its call of `acquire` raises `QueueFull`.
 
-        Its `acquire` raises `QueueFull`.
+        It is a request of the account with the most waiting requests for its weight; of `newcomer` on a tie.
         """
 
         def waiting(account: _ScopeUse) -> tuple[float, float]:

@@ -66,7 +66,7 @@ def chat_request(
 
 
 def origin_named(model: str) -> Origin:
-    """The origin of an answer by that Ollama model: no adapter, and `degraded` set."""
+    """The `Origin` of an answer of the Ollama model `model`: without an adapter, and with `degraded` true."""
     return Origin(model=model, engine="ollama", degraded=True)
 
 

@@ -38,7 +38,7 @@ class StageDetail:
 
 
 class Stages:
-    """Reports the stages and their durations to `listener`."""
+    """Runs the stages of a start, and reports the name and the seconds of each to `listener` when it ends."""
 
     def __init__(self, *, clock: Clock, listener: Listener) -> None:
         self._clock = clock

@@ -233,7 +233,7 @@ def stamp_of(path: Path) -> str:
 
 
 def megabytes(size: int) -> int:
-    """Convert bytes to whole megabytes, rounded, at least 1."""
+    """Convert bytes to megabytes of 1,000,000 bytes, rounded to the nearest whole number, at least 1."""
     return max(1, round(size / 1_000_000))
 
 

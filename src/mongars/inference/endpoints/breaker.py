@@ -73,7 +73,7 @@ class Breaker:
 
     @property
     def failures(self) -> int:
-        """Number of counted failures in a row."""
+        """Number of failures since the last success. Failures that are the client's fault are not counted."""
         return self._in_a_row
 
     def available_at(self, now: float) -> float:

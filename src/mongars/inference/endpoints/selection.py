@@ -57,7 +57,10 @@ class EndpointSelection:
         return min((candidates[number] for number in pair), key=self._cost)
 
     def available_at(self, url: str) -> float:
-        """Monotonic time from which a request may be sent to `url`; `NEVER` if a request must not wait for it."""
+        """Monotonic time in seconds from which a request may be sent to `url`; a time in the past means at once.
+
+        `NEVER` if the endpoint is drained or its circuit breaker is open, so that waiting for it is pointless.
+        """
         return self._table.available_at(url, self._clock.monotonic())
 
     def below_limit(self, url: str) -> bool:

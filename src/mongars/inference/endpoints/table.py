@@ -37,7 +37,10 @@ class EndpointTable:
         """The endpoint's URL by the id that operators use, such as `ray-1`."""
 
     def available_at(self, url: str, now: float) -> float:
-        """Time from which a request may be sent to `url`; a past time means now, `NEVER` not to wait for it."""
+        """Monotonic time in seconds from which a request may be sent to `url`; a time in the past means at once.
+
+        `NEVER` if the endpoint is drained or its circuit breaker is open, so that waiting for it is pointless.
+        """
         state = self.states[url]
         if state.drained:
             return NEVER

@@ -68,7 +68,7 @@ def schema() -> dict[str, Any]:
 
 
 def _requires(key: str, value: str, needed: str) -> dict[str, Any]:
-    """A schema rule: if `key` has that value, the text `needed` must not be empty."""
+    """A JSON Schema rule: if the property `key` is `value`, the property `needed` must be a non-empty string."""
     return {
         "if": {"properties": {key: {"const": value}}, "required": [key]},
         "then": {"properties": {needed: {"minLength": 1}}, "required": [needed]},
