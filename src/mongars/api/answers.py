@@ -55,7 +55,11 @@ def route_headers(request_id: str, *, route: RouteInfo, overhead: float) -> dict
 def answer_headers(
     request_id: str, *, route: RouteInfo, origin: Origin, overhead: float
 ) -> dict[str, str]:
-    """The headers of `route_headers`, and the adapter, replica and cache state of a generated answer."""
+    """The response headers of a generated answer: those of `route_headers`, and its adapter, replica and cache state.
+
+    The cache state is `hit`, `shared` or `miss`; without `route.cache`, that header is left out. So are the digest of
+    the adapter and the replica if `origin` has none.
+    """
     found = route_headers(request_id, route=route, overhead=overhead)
     found[headers.ADAPTER_VERSION] = origin.adapter_version
     if route.cache is not None:

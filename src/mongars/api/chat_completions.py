@@ -186,7 +186,11 @@ class ChatCompletionCall:
         return _ChatCompletionBody(self, stream, self._read, choices=self._generation.sampling.n)
 
     def event_writer(self, stream: MovingStream) -> _RelayedEvents:
-        """A new writer that forwards the model server's events, or writes new ones where `api.relay` requires it."""
+        """A new writer of the events of a streamed response.
+
+        It forwards the model server's events byte for byte, or writes new ones where those would be wrong, for example
+        after another endpoint has continued the answer.
+        """
         options = self._read.stream_options
         relay = Relay(
             answer_id=self.answer_id,

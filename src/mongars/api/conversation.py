@@ -118,7 +118,11 @@ class ConversationRoutes:
         limit: Annotated[int, Query()] = 10,
         session_id: Annotated[str | None, Query(max_length=LONGEST_SESSION_ID)] = None,
     ) -> Response:
-        """List the stored turns of the account, newest first; of all sessions unless `session_id` names one."""
+        """List the latest `limit` turns (message and answer) of the account, newest first, but 100 at most.
+
+        `session_id` selects one session; without it, the turns of all sessions are listed. A `user_id` other than
+        the account's username is refused with `Forbidden`.
+        """
         principal = await principal_of(request, self._context.authenticator)
         if user_id is not None and user_id != principal.username:
             detail = "Forbidden: a history is shown to its owner only."

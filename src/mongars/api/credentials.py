@@ -53,8 +53,8 @@ class Passwords:
     def turn(self, address: str = "") -> AbstractAsyncContextManager[None]:
         """A context manager that holds a slot for one password check; entering it waits for a free slot.
 
-        `address`: the client's IP address, between which slots are shared fairly. Raises `TooManyRequests` if
-        the queue is full or no slot is free for a minute.
+        `address`: the client's IP address; slots are shared fairly between the networks of clients. Raises
+        `TooManyRequests` if the full queue refuses this login, or if no slot is free for a minute.
         """
         return self._queue.turn(address)
 
@@ -67,7 +67,11 @@ class Passwords:
         return right and password_hash is not None
 
     async def hash(self, password: str) -> str:
-        """The salted hash of a password, for storage. Waits for a slot; raises `TooManyRequests` as `turn` does."""
+        """The salted hash of `password`, for storage.
+
+        Waits until fewer than two password checks are running. Raises `TooManyRequests` if the queue for them
+        is full, or after a minute.
+        """
         async with self.turn():
             return await asyncio.to_thread(self._hasher.hash, password)
 

@@ -106,7 +106,7 @@ def responses(
 
 
 def problem(status: int, error: type[BaseModel] = schemas.Problem) -> dict[str, Any]:
-    """The OpenAPI description of an error response: `status`, a body of the model `error`, and its headers."""
+    """The OpenAPI description of the error response `status` with a body `error`; 429 and 503 have `Retry-After`."""
     found = {
         "description": HTTPStatus(status).phrase,
         "content": {JSON: {"schema": reference(error)}},
@@ -144,7 +144,8 @@ def answering(
 ) -> dict[str, Any]:
     """The arguments of `add_api_route` that describe a route with a generated answer.
 
-    `statuses` are the route's error statuses besides those of every such route; `events` describes its stream.
+    `statuses` are further HTTP error statuses of the route, besides 400, 401, 404, 413, 415, 429, 500 and 502 to 504.
+    `events` describes the events of its stream.
     """
     return {
         "openapi_extra": body(request, example, parameters=_READ),

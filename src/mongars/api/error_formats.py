@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class OwnErrors:
-    """The error format of monGARS' own routes: `{"detail": …, "error": code}`; an invalid request gets 422."""
+    """The error format of all routes but OpenAI's and Ollama's: `{"detail": text, "error": code}`.
+
+    The HTTP status of an invalid request is 422.
+    """
 
     invalid_status = int(HTTPStatus.UNPROCESSABLE_ENTITY)
 

@@ -30,7 +30,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 class ErrorResponses:
     """Makes the error response to every exception that reaches FastAPI: `MongarsError`, unknown path, unexpected error.
 
-    A path that matches no prefix of `tables` gets monGARS' own format.
+    The format is that of the route table whose `prefix` matches the path; if none of `tables` does, `OwnErrors`.
     """
 
     def __init__(self, tables: Iterable[RouteTable] = ()) -> None:
@@ -45,7 +45,7 @@ class ErrorResponses:
         app.add_exception_handler(Exception, self.unexpected)
 
     def format_of(self, path: str) -> ErrorFormat:
-        """The error format of the longest route prefix that contains `path`; monGARS' own format if none does."""
+        """The error format of the route table with the longest `prefix` of `path`; `OwnErrors` if there is none."""
         for prefix, errors in self._formats:
             if path == prefix or path.startswith(f"{prefix}/"):
                 return errors

@@ -28,7 +28,7 @@ _BOOTSTRAP_NAME = "bootstrap"
 class FirstRun:
     """The administrator's credentials that the first start created. They are printed once and stored nowhere.
 
-    If the operator chose the key, `api_key` is `PRESET_HINT` instead of the key.
+    If the operator chose the API key, `api_key` is not the key but a text that names the variable it was given in.
     """
 
     username: str

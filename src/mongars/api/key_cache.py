@@ -61,9 +61,10 @@ class KeyCache:
             self._entries.popitem(last=False)
 
     def without_database(self, digest: str) -> Principal | None:
-        """The account of an API key found in the last `stale` seconds, else None; for use during a database outage.
+        """The account of an API key that the database confirmed in the last `stale` seconds, else None.
 
-        `get` then returns the account for `retry` seconds, without another look-up.
+        Call it when the database has failed. If it returns an account, `get` returns that account, too, for the
+        next `retry` seconds, so that the key is not looked up again at once.
         """
         entry = self._entries.get(digest)
         now = self._clock.monotonic()

@@ -32,7 +32,8 @@ _IPV6_PREFIX = 64  # the prefix that one subscriber usually gets
 class LoginQueue:
     """Limits password checks: at most `running` run at once, and at most `waiting` logins wait for their turn.
 
-    When one more arrives, one of the waiting logins is refused with `TooManyRequests`.
+    When one more arrives, a waiting login from the network with the most waiting logins is refused with
+    `TooManyRequests`.
     """
 
     def __init__(

@@ -44,10 +44,10 @@ class ServedModels:
             self.check(name)
 
     def find_embedding(self, name: str, *, same: Callable[[str, str], bool] = operator.eq) -> str:
-        """The name of the embedding model, if `name` is that name, empty or `mongars`; `same` compares two names.
+        """The embedding model's name, if `name` refers to it: that name, the alias `mongars`, or an empty name.
 
-        Raises `ModelUnknown` for any other name, since vectors of different models cannot be compared, and if
-        no embedding model is served.
+        `same` decides whether two names are equal. Raises `ModelUnknown` for any other name, since vectors of different
+        models cannot be compared, and if no embedding model is served.
         """
         if self._embedding is None:
             detail = "No embedding model is served here. Set RAY_EMBEDDING_MODEL and provision it."

@@ -59,7 +59,7 @@ def _line(found: object) -> bytes:
 
 
 class OllamaModels:
-    """The served models under Ollama's names, where `name` means `name:latest`."""
+    """Finds served models by Ollama's names, in which a model name without a tag has the tag `latest`."""
 
     def __init__(self, context: ApiContext) -> None:
         self._served = ServedModels(context.config)
@@ -77,11 +77,11 @@ class OllamaModels:
         return self._find(name, self._served.listed)
 
     def find_embedding(self, name: str) -> str:
-        """The embedding model, if `name` refers to it. Raises `ModelUnknown` if not, or if none is served."""
+        """The name of the embedding model, if `name` is that name, `mongars` or empty; else raises `ModelUnknown`."""
         return self._served.find_embedding(name, same=same_model)
 
     def gives_embeddings(self, served: str) -> bool:
-        """Whether `served` is the name of the embedding model, and not also of a text-generating model."""
+        """Whether the model `served`, a name that `find_listed` returned, computes embeddings but generates no text."""
         return served not in self._served.names
 
     def _find(self, name: str, among: Sequence[str]) -> str:

@@ -104,13 +104,13 @@ class OllamaEmbedCall:
         self.model = model
 
     def entry(self, index: int, vector: bytes) -> object:  # noqa: ARG002 (the port's signature)
-        """The vector as a JSON array of numbers; `vector` is its packed float32 bytes."""
+        """The embedding `vector`, packed float32 bytes, as a JSON array of numbers. `index` is not used."""
         return orjson.Fragment(orjson.dumps(unpack(vector)))
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:
         """The JSON body of the response: vectors, durations and the number of tokens.
 
-        `seconds` is the time since the request arrived. `load_duration` is the gateway's own part of it.
+        `seconds` is the time since the request arrived. `load_duration` is that time without waiting for model servers.
         """
         durations = {"total_duration": seconds, "load_duration": seconds - found.route.waited}
         return embed_body(
@@ -122,5 +122,5 @@ class OllamaEmbeddingsCall(OllamaEmbedCall):
     """One parsed request of `/api/embeddings`."""
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:  # noqa: ARG002 (the port's signature)
-        """The JSON body of the response: the vector of the only text."""
+        """The JSON body of the response: the only one of `entries`, since a request has one text. Ignores `seconds`."""
         return {"embedding": entries[0]}

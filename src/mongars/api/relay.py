@@ -87,7 +87,11 @@ class Relay:
         return role + (_without_counts(chunk.raw) if self._with_usage else chunk.raw)
 
     def _is_plain(self, chunk: Chunk) -> bool:
-        """Whether the bytes of a chunk are one or more events that can be sent to the client unchanged."""
+        """Whether the engine's bytes of `chunk` (`raw`) are complete events that can be sent to the client unchanged.
+
+        False if they have no id or another one than the answer, lines other than `data`, or the role a second time. The first
+        call adopts the engine's id for the answer.
+        """
         raw = chunk.raw
         if not raw.startswith(b"data: ") or raw.find(b"\n") != raw.find(b"\n\n"):
             return False
@@ -97,7 +101,7 @@ class Relay:
         return bool(self._id) and self._id in raw and not twice
 
     def _adopt(self, raw: bytes) -> None:
-        """Take over the id, time and model of the engine's first event for the events that are written anew."""
+        """Use the id, time and model of `raw`, the engine's first event, in the events that are not relayed."""
         body = orjson.loads(raw[len(b"data: ") : raw.find(b"\n\n")])
         sent = {"answer_id": body.get("id"), **body}
         mine = self._writer.named
@@ -109,7 +113,10 @@ class Relay:
             self._writer.fingerprint = fingerprint_in(raw)
 
     def _count(self, chunk: Chunk, usage: Usage, *, own: bool) -> None:
-        """Store the event with the latest token counts for `end`, if the client requested them."""
+        """Store the event with the token counts `usage` for `end`, if the client requested them.
+
+        It is the engine's event, or a new one if `own` is true or the chunk also has text or a finish reason.
+        """
         if not self._with_usage:
             return
         if own or chunk.text or chunk.reasoning or chunk.finish_reason is not None:

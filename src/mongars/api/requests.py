@@ -80,7 +80,8 @@ def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
 def chose_wait(request: Request, *, limit: float, whole: bool) -> bool:
     """Whether the client's headers set an earlier deadline for the answer than the server's `limit` in seconds.
 
-    `whole`: the response is not streamed, so the client's read timeout counts too; see `whole_deadline_of`.
+    The headers are `X-Request-Timeout-Ms` and, if `whole` (the response is not streamed) and the former is absent,
+    `x-stainless-read-timeout`.
     """
     given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
     if given is not None:

@@ -59,7 +59,10 @@ class EmbeddingCall(Protocol):
         ...
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:
-        """The JSON body of the response with these `entries`; `seconds` is the time since the request arrived."""
+        """The JSON body of the response. `entries` are the results of `entry` for all texts, in order.
+
+        `seconds` is the time since the request arrived.
+        """
         ...
 
 
@@ -127,7 +130,7 @@ class _EmbeddingResponse:
         self._request_id = request_id_of(request)
 
     async def run(self, response: ResponseWriter, batch: TextBatch, deadline: Deadline) -> None:
-        """Compute the embeddings and write the response, or an error response if that fails."""
+        """Compute the embeddings of `batch` until `deadline` and write the response, or an error response."""
         try:
             found = await self._context.embeddings.embed(batch, deadline)
         except MongarsError as error:

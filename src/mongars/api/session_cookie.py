@@ -39,8 +39,8 @@ class SessionToken:
 def session_token_of(connection: HTTPConnection) -> SessionToken | None:
     """The login token in the session cookie of a request or WebSocket handshake; None without a cookie.
 
-    Raises `Forbidden`, naming what is missing, if the request is unsafe or a WebSocket handshake and its
-    `Origin` is absent or not this server's own.
+    Raises `Forbidden` if the header `Origin` is absent or not this server's own; but GET, HEAD, OPTIONS and TRACE
+    requests need no such header, unless they are a WebSocket handshake.
     """
     value = connection.cookies.get(SESSION_COOKIE)
     if not value:

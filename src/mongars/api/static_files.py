@@ -88,10 +88,10 @@ class StaticFolder:
         return f"{name}?v={self._find(name).digest}"
 
     def response(self, request: Request, name: str) -> Response:
-        """The response with the file `name`: 200, or 304 if `If-None-Match` has its digest. Raises `NotFound`.
+        """The response with the file `name`: 200, or 304 if `If-None-Match` has its digest.
 
         If the query parameter `v` is the file's digest, clients may cache the response for a year; if not, they
-        must revalidate it on each use.
+        must revalidate it on each use. Raises `NotFound` for a name that is no file of the folder.
         """
         file = self._find(name)
         etag = f'"{file.digest}"'

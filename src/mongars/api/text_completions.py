@@ -126,7 +126,7 @@ class CompletionWriter:
     def __init__(
         self, read: CompletionRequest, stream: GeneratedStream, named: dict[str, Any]
     ) -> None:
-        """`named`: the fields `answer_id` and `created` of the response or of every event."""
+        """`named`: the fields `answer_id` and `created` of the response or of every event. `read`: the request."""
         options = read.stream_options
         self._counted = bool(options and options.include_usage)
         self._stream = stream

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleConfig:
-    """The most login attempts within `seconds`: `attempts` per username and address, `of_a_name` per username.
+    """The most login attempts in `seconds`: `attempts` per username and IP address, `of_a_name` per username.
 
     At most `names` names, and as many pairs of name and address, are stored.
     """
@@ -58,7 +58,7 @@ class LoginThrottle:
             self._attempts.popitem(last=False)
 
     def withdraw(self, username: str, address: str = "") -> None:
-        """Remove the latest recorded attempt of `username` from `address`, because its password was not checked."""
+        """Undo the latest `admit` of this name and address, for an attempt that ended before a password was checked."""
         for key, _ in self._limits(username, address):
             attempts = self._attempts.get(key)
             if attempts:
@@ -67,7 +67,7 @@ class LoginThrottle:
     def succeeded(self, username: str, address: str = "") -> None:
         """Record a successful login: clear the attempts of `username` from `address`.
 
-        The limit per name no longer applies to this name from this address.
+        Later attempts with this name from this address are limited by `ThrottleConfig.attempts` only.
         """
         key = (username.lower(), address)
         self.withdraw(username, address)

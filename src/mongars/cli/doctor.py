@@ -40,7 +40,7 @@ MINIMUM_FREE = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """The result of one check. `detail` describes the fault, if any, and its correction."""
+    """The result of one check. `what` names the check; `detail` describes the fault, if any, and its correction."""
 
     what: str
     verdict: Literal["ok", "warn", "fail"]
@@ -96,7 +96,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 class _Warning(MongarsError):
-    """The result of a check that found a fault with which monGARS still works."""
+    """Raised by a check for a fault with which monGARS still works; `examine` reports it as `warn`, not `fail`."""
 
 
 def _packages(_: Settings) -> str:

@@ -99,7 +99,7 @@ class StackScreen:
                 assert_never(event)
 
     def ready(self, summary: Summary) -> None:
-        """Print the summary. Afterwards, recovered processes are reported too."""
+        """Print the summary. From now on, a child process that runs again after a crash is printed too."""
         self._quiet = True
         self._print(_panel(summary) if self._console.is_terminal else Text(_lines(summary)))
 
@@ -136,7 +136,7 @@ class StackScreen:
 
 
 class _Row:
-    """The live display of one running stage and the time since it began."""
+    """One line of the live display: a stage of the start that is running, and the time since it began."""
 
     def __init__(self, stage: Stage) -> None:
         self._title = _TITLES[stage]

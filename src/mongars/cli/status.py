@@ -103,7 +103,10 @@ def _show(api: dict[str, Any], serve: dict[str, Any] | None) -> None:
 
 
 def _endpoint(found: dict[str, Any]) -> str:
-    """One line about an endpoint: URL, requests in flight, time to first token, pause and last error."""
+    """One line about an endpoint: URL, requests in flight, time to first token, pause and last error.
+
+    `found` is the JSON object in which the API reports the endpoint.
+    """
     seconds, opens = found["first_token_seconds"], found["opens_in"]
     parts = [
         found["url"],

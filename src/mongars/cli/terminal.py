@@ -13,7 +13,10 @@ PIPE_WIDTH = 500
 
 
 def prepare_streams() -> None:
-    """Prevent errors of printing: characters outside the encoding become `?`; a closed stream discards output."""
+    """Make printing to standard output and standard error safe from encoding errors and closed streams.
+
+    A character outside the encoding is printed as `?`; a stream that was closed at the start discards its output.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

@@ -52,7 +52,10 @@ def up(
 
 
 async def _run(plan: LocalPlan, console: Console) -> bool:
-    """Run the stack until it is stopped. Returns whether all its processes have ended."""
+    """Start the local stack (Ray, API, worker) and run it until it is stopped.
+
+    Returns True if all its processes have ended, False if some could not be stopped.
+    """
     clock = SystemClock()
     began = clock.monotonic()
     with StackScreen(console) as screen:
@@ -102,7 +105,7 @@ def _dashboard(plan: LocalPlan) -> str:
 
 
 def _command() -> str:
-    """The command by which the user can start this program again from the current folder."""
+    """The shell command, such as `mongars`, that starts this program again if run in the current folder."""
     here = Path(sys.argv[0])
     found = shutil.which("mongars")
     if found is not None and Path(found).resolve() == here.resolve():

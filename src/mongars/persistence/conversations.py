@@ -31,7 +31,7 @@ _COLUMNS = (
 
 
 class SqlConversations(History):
-    """A `History` in the table `conversation_history`. New turns expire after `keep`; None: never."""
+    """Stores conversation turns in the table `conversation_history`. New turns expire after `keep`; None: never."""
 
     def __init__(self, database: Database, clock: Clock, *, keep: timedelta | None = None) -> None:
         self._database = database

@@ -78,7 +78,8 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A context manager with a connection in a transaction for reading; on SQLite it never waits for a writer.
 
-        Raises `StorageUnavailable` as `writing` does.
+        Raises `StorageUnavailable` if the database fails, is closed, or is a SQLite file that is missing or was
+        replaced.
         """
         self._check_usable()
         with storage_errors():
@@ -86,7 +87,7 @@ class Database:
                 yield connection
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` to its end, even if the caller is cancelled while it waits; returns or raises as `work` does."""
+        """Run the coroutine `work` to its end, even if the caller is cancelled; returns or raises as `work` does."""
         return await self._transactions.finish(work)
 
     async def healthy(self) -> None:

@@ -72,8 +72,8 @@ def _lock(connection: Connection, seconds: float) -> None:
 def _ours(
     _item: SchemaItem, name: str | None, kind: str, _reflected: object, _other: object
 ) -> bool:
-    """Whether Alembic's comparison of tables and database includes an item.
+    """Whether Alembic compares the schema item `name` of type `kind` with the database: its `include_object` hook.
 
-    It includes all but the unique index on LOWER(username), which `tables` cannot declare for SQLite.
+    True for all but the unique index on LOWER(username), which `tables` cannot declare for SQLite.
     """
     return not (kind == "index" and name == "ix_user_accounts_username_lower")

@@ -46,7 +46,7 @@ class Transactions:
         await self.finish(_left(transaction, None))
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` to its end, even if the caller is cancelled while it waits; returns or raises as `work` does."""
+        """Run the coroutine `work` to its end, even if the caller is cancelled; returns or raises as `work` does."""
         return await asyncio.shield(self._own(work))
 
     async def aclose(self) -> None:

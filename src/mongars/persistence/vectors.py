@@ -107,7 +107,7 @@ WHERE table_schema = current_schema() AND table_name = 'conversation_history'
 
 
 def to_json(connection: Connection) -> None:
-    """Convert `conversation_history.vector` to JSONB, and restore the values that a downgrade stored elsewhere.
+    """Convert `conversation_history.vector` to JSONB, and restore the values that `to_floats` kept as JSON.
 
     Converts nothing if the column is JSONB already; does nothing on SQLite. Raises `ConfigurationError` if the
     column's type cannot be converted or a view depends on the column, and `StorageUnavailable` if row counts or
@@ -185,9 +185,9 @@ def _column_type(connection: Connection) -> str:
 
 
 def _alter(connection: Connection, kind: str, expression: str) -> None:
-    """Change the type of the column to `kind`, with values from the SQL `expression`; drops its indexes and default.
+    """Change the SQL type of `conversation_history.vector` to `kind`, with values from the SQL `expression`.
 
-    Raises `ConfigurationError` if a view depends on the column.
+    Drops the column's indexes and default. Raises `ConfigurationError` if a view depends on the column.
     """
     views = connection.scalars(text(_VIEWS)).all()
     if views:

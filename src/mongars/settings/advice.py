@@ -49,7 +49,7 @@ def unknown_names(names: AbstractSet[str]) -> tuple[str, ...]:
 
 
 def prompt_cache_warnings(environment: Environment) -> tuple[str, ...]:
-    """A warning if `MONGARS_PROMPT_CACHE_MIB` is set but not used, because the cache is not shared between users."""
+    """A warning if `MONGARS_PROMPT_CACHE_MIB` has no effect because `MONGARS_PROMPT_CACHE_SCOPE` is not `shared`."""
     if not environment.prompt_cache_mib or environment.prompt_cache_scope == "shared":
         return ()
     return (

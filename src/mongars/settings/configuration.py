@@ -105,9 +105,9 @@ class Settings:
         return ProvisioningConfig(cache=self.cache, models=models, ollama_host=values.ollama_host)
 
     def _use_ray(self) -> bool:
-        """Whether to send requests to Ray Serve: `USE_RAY_SERVE` if it is set.
+        """Whether to send requests to Ray Serve: the value of `USE_RAY_SERVE`, if it is set.
 
-        If not: whether an endpoint is configured and the Compose profiles, if any are given, include Ray.
+        If not: True if `RAY_SERVE_URL` is set and `COMPOSE_PROFILES` is not set or contains `ray` or `*`.
         """
         values = self.environment
         if values.use_ray_serve is not None:

@@ -46,7 +46,7 @@ def none_is_none(value: object) -> object:
 
 
 def checked_weights(entries: tuple[str, ...]) -> tuple[str, ...]:
-    """Return `entries` unchanged. Raises `ValueError` unless each is a valid `user=number`; see `weights`."""
+    """Return `entries` unchanged. Raises `ValueError` unless each is `user=number`, with a number from 0.01 to 100."""
     weights(entries)
     return entries
 
@@ -61,7 +61,10 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def variable(name: str, default: Any, description: str, **limits: Any) -> Any:  # noqa: ANN401
-    """A pydantic field for the environment variable `name`. The generated reference contains the description."""
+    """A pydantic field for the environment variable `name`; `description` is its text in the generated reference.
+
+    `limits` are constraints on the value, in pydantic's terms: `gt`, `ge`, `le`, `min_length`.
+    """
     return Field(default=default, validation_alias=name, description=description, **limits)
 
 
@@ -81,9 +84,9 @@ def expanded(path: Path, name: str) -> Path:
 
 
 def weights(entries: tuple[str, ...]) -> dict[str, float]:
-    """Parse entries such as `alice=4` into the weight of each user.
+    """Parse entries such as `alice=4` into each user's weight, the relative share of the capacity when requests queue.
 
-    Raises `ValueError` for another form, or a weight outside `LEAST_WEIGHT` to `MOST_WEIGHT`.
+    Raises `ValueError` for another form, or a weight outside `LEAST_WEIGHT` (0.01) to `MOST_WEIGHT` (100).
     """
     found: dict[str, float] = {}
     for entry in entries:

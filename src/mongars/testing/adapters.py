@@ -24,11 +24,17 @@ class FakeAdapter:
 
     @property
     def name(self) -> str:
-        """`version@digest`, with 12 digits: requests pin the adapter by it, and its engine's answers begin with it."""
+        """`version@digest`, with 12 digits of the digest. A request can require the adapter by this name.
+
+        The answers of `engine` begin with it.
+        """
         return f"{self.version}@{self.digest[:12]}"
 
     def engine(self, plan: FakePlan | None = None, *, clock: Clock | None = None) -> FakeEngine:
-        """A fake engine with this adapter loaded; otherwise it behaves as `plan`, by default without faults."""
+        """A fake engine with this adapter loaded. `plan` is its behaviour; None: without faults.
+
+        `clock` None: the system's clock.
+        """
         planned = replace(
             plan or FakePlan(), adapter_version=self.version, adapter_digest=self.digest
         )
@@ -36,6 +42,6 @@ class FakeAdapter:
 
 
 def adapter_in(text: str) -> str:
-    """The name of the adapter that generated the answer `text`; `baseline` if none did."""
+    """The adapter's name with which the answer `text` begins; `baseline` if it was generated without an adapter."""
     first = text.split(" ", 1)[0]
     return first if "@" in first else BASE_ADAPTER

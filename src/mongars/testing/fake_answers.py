@@ -23,13 +23,13 @@ _MODEL = "fake-135m"
 
 
 def tokens(text: str) -> list[str]:
-    """Split a text into the tokens of the fakes: words, each with the space before it."""
+    """Split a text into tokens as the fake servers count them: words, each with the space before it."""
     words = text.split(" ")
     return words[:1] + [f" {word}" for word in words[1:]] if text else []
 
 
 def origin_headers(origin: Origin) -> dict[str, str]:
-    """The response headers that name the replica and the adapter of `origin`."""
+    """The response headers with the adapter's version and digest and the replica in `origin`; empty values if None."""
     return {
         headers.ADAPTER_VERSION: origin.adapter_version,
         headers.ADAPTER_DIGEST: origin.adapter_digest or "",
@@ -38,7 +38,7 @@ def origin_headers(origin: Origin) -> dict[str, str]:
 
 
 def opening(origin: Origin | None) -> Iterator[bytes]:
-    """The events before the first token; without the event `meta` if `origin` is None."""
+    """The stream events before the first token: `meta`, which contains `origin` (left out if None), and the role."""
     if origin is not None:
         yield encode_event(origin_body(origin), name=META_EVENT)
     yield _chunk({"role": "assistant", "content": ""})
@@ -50,7 +50,7 @@ def token_event(token: str, *, logprob: float | None = None) -> bytes:
 
 
 def reasoning_event(token: str, *, field: str) -> bytes:
-    """The event for one token of reasoning, in the delta's field `field`."""
+    """The event for one token of the model's reasoning, in the field `field` of the event's `delta`."""
     return _chunk({field: token})
 
 

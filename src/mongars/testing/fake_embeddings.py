@@ -28,7 +28,7 @@ class FakeEmbeddings:
         """The longest text in words; the response to a longer one is an error."""
 
     async def respond(self, body: bytes) -> tuple[int, Mapping[str, object]]:
-        """The HTTP status and JSON body of the response to this request body."""
+        """The HTTP status and JSON body of the response to the request body `body`; an error's if it is invalid."""
         try:
             return 200, await self._embed(body)
         except MongarsError as error:

@@ -59,7 +59,7 @@ PIECES = 20
 class FakeReplica(FakeServer):
     """Serves `/generate`, `/v1/embeddings`, `/healthz` and `/readyz`; requests to `/control` set the faults.
 
-    Each request to the first two takes the next fault from `faults`; if there is none, `always` applies.
+    Each request to `/generate` or `/v1/embeddings` takes the next fault from `faults`, or `always` if there is none.
     """
 
     def __init__(
@@ -268,9 +268,10 @@ def _streams(received: Received) -> bool:
 
 
 def _said(received: Received, text: str, origin: Origin) -> int:
-    """How many tokens of `text` a request to continue contains already.
+    """The number of tokens of `text` that the partial answer in the request's `continue_from` contains already.
 
-    0 if it does not continue an answer of the model and adapter in `origin`, or not the beginning of `text`.
+    0 if the request has no `continue_from`, if another model or adapter than that in `origin` generated the partial
+    answer, or if it is not a beginning of `text`.
     """
     told = received.body.get("continue_from")
     if not told or not PartialAnswer(**told).was_from(origin):

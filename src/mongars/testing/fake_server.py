@@ -66,7 +66,7 @@ class FakeServer:
 
     @property
     def open_connections(self) -> int:
-        """The number of these connections that are still open."""
+        """The number of connections on which requests arrived and that are still open."""
         return sum(not transport.is_closing() for transport in self._transports)
 
     async def __aenter__(self) -> Self:

@@ -34,16 +34,16 @@ MIB = 1024 * 1024
 
 
 class Hangup(Exception):
-    """Raised where the fake should reset the connection."""
+    """Raised when a fault requires that the fake server resets the connection now."""
 
 
 class EventStream:
-    """The response to one request as server-sent events; `origin` is the model and replica that it reports."""
+    """The response to one request as server-sent events, which report the model, adapter and replica in `origin`."""
 
     def __init__(
         self, request: web.Request, *, origin: Origin, clock: Clock, continued: bool = False
     ) -> None:
-        """`continued`: claim, in a header, that the response continues the answer in `continue_from`."""
+        """`continued`: send the header by which a replica confirms that it continues the request's `continue_from`."""
         self._request = request
         self._origin = origin
         self._clock = clock
@@ -52,7 +52,10 @@ class EventStream:
         self._response.content_type = EVENT_STREAM
 
     async def send(self, fault: FaultyResponse, *, said: int = 0) -> web.StreamResponse:
-        """Send the answer without its first `said` tokens. Raises `Hangup` where the connection should be reset."""
+        """Send the answer of `fault`, with its delays and faults, without its first `said` tokens.
+
+        Raises `Hangup` if `fault` cuts the stream by a reset of the connection.
+        """
         await self._response.prepare(self._request)
         for event in opening(self._origin if fault.meta else None):
             await self._write(event, fault.block)

@@ -68,7 +68,10 @@ class FaultSchedule:
 
     @property
     def always(self) -> Fault:
-        """The fault that applies to requests while `faults` is empty. Setting it restarts its counts and times."""
+        """The fault that applies to requests while `faults` is empty.
+
+        Setting it restarts its sequence (`InTurn`) and its time (`Flapping`) from zero.
+        """
         return self._always
 
     @always.setter
@@ -78,7 +81,10 @@ class FaultSchedule:
         self._since = self._clock.monotonic()
 
     def take(self, *, continues: bool) -> Behaviour:
-        """The behaviour for the next request: of the first queued fault, which is removed, or else of `always`."""
+        """The behaviour for the next request: that of the first fault in `faults`, which is removed, or of `always`.
+
+        `continues`: the request has a `continue_from`, on which faults such as `NoContinuation` depend.
+        """
         if self.faults:
             return settled(self.faults.popleft(), Situation(continues=continues))
         seconds = self._clock.monotonic() - self._since
@@ -93,7 +99,7 @@ class FaultSchedule:
 
 
 def settled(fault: Fault, now: Situation) -> Behaviour:
-    """The behaviour that `fault` amounts to under these conditions."""
+    """The behaviour for one request: `fault` itself, or the fault in it that applies under the conditions `now`."""
     match fault:
         case Flapping():
             return settled(fault.when_up if _is_up(fault, now.seconds) else fault.when_down, now)

@@ -215,7 +215,7 @@ class InTurn(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Echo:
-    """No fault: stream the text that the fake engine would generate. For the fake Ollama server only."""
+    """No fault: stream the text that `FakeEngine` would generate for the request. For the fake Ollama server only."""
 
     token_delay: float = 0.0
     context_tokens: int = 4096

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """An `LLMIntegration`, and the observer that records its events."""
+    """An `LLMIntegration` for a test, and the observer that records the events which it reports."""
 
     integration: LLMIntegration
     observer: RecordingObserver

@@ -26,7 +26,10 @@ AFTERTHOUGHT = 0.05
 
 
 class RawAnswer:
-    """A correct answer, as a stream or one JSON object, that is sent wrongly; each method closes the connection."""
+    """Sends a correct answer, as a stream or one JSON object, with a fault of the HTTP response.
+
+    Each method adds another fault, and closes the connection at the end.
+    """
 
     def __init__(self, request: web.Request, *, origin: Origin, clock: Clock, stream: bool) -> None:
         if not isinstance(request.transport, asyncio.WriteTransport):

@@ -22,7 +22,7 @@ class RecordingObserver:
 
     @property
     def names(self) -> list[str]:
-        """The log names of the recorded events, in order."""
+        """The names under which the recorded events are logged, in order."""
         return [event.log.name for event in self.events]
 
     def of(self, kind: type[E]) -> list[E]:
