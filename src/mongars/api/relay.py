@@ -89,8 +89,8 @@ class Relay:
     def _is_plain(self, chunk: Chunk) -> bool:
         """Whether the engine's bytes of `chunk` (`raw`) are complete events that can be sent to the client unchanged.
 
-        False if they have no id or another one than the answer, lines other than `data`, or the role a second time. The first
-        call adopts the engine's id for the answer.
+        False if they have no id or another one than the answer, lines other than `data`, or the role a second time.
+        The first call adopts the engine's id for the answer.
         """
         raw = chunk.raw
         if not raw.startswith(b"data: ") or raw.find(b"\n") != raw.find(b"\n\n"):
