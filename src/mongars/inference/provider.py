@@ -189,11 +189,11 @@ class Provider(Protocol):
         ...
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send no further requests to that endpoint; returns False if this provider has no endpoint of that id."""
+        """Send no further requests to the endpoint `endpoint_id` until `reset`; returns False for an unknown id."""
         ...
 
     def reset(self, endpoint_id: str) -> bool:
-        """Clear failures and waits of that endpoint and use it again; returns False if there is none of that id."""
+        """Clear failures and waits of the endpoint `endpoint_id` and use it again; returns False for an unknown id."""
         ...
 
     async def aclose(self) -> None:

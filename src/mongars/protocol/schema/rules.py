@@ -93,7 +93,7 @@ class Rules:
         return f'"\\"" {self.shared(_CHARACTER)}{{{least},{most}}} "\\""'
 
     def key(self) -> str:
-        """An expression for any member name of up to `MOST_NAME` characters."""
+        """A grammar expression for any member name of a JSON object, of up to `MOST_NAME` characters."""
         return self.shared(self.string(1, MOST_NAME))
 
     def sequence(self, heads: list[str], item: str, *, least: int, most: int) -> str:
@@ -119,7 +119,7 @@ class Rules:
         return self.shared(f'"{{" {_inside(body, least)} "}}"')
 
     def _tail(self, item: str, least: int, most: int) -> str:
-        """An expression for `least` to `most` further elements, each after a comma; empty if there can be none."""
+        """A grammar expression for `least` to `most` elements, each after a comma; empty if `most` or `item` allow none."""
         if most <= 0 or not item:
             return ""
         # A rule of its own: llama.cpp bounds how much one rule may repeat.
