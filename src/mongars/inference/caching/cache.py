@@ -164,7 +164,7 @@ class ReplayedChunks:
         self.usage: Usage | None = None
 
     def ready(self) -> list[Chunk]:
-        """Remove and return all chunks that were not read yet."""
+        """Remove and return all chunks that were not read yet; never waits, since the whole answer is stored."""
         found = list(self._chunks)
         self.usage = next((c.usage for c in reversed(found) if c.usage is not None), self.usage)
         return found

@@ -57,7 +57,7 @@ class CoalescingCache:
         observer: Observer,
         preferred: ProviderName,
     ) -> None:
-        """`preferred`: only answers of this provider are stored. `chain`: generates the answers."""
+        """`chain` generates the answers that are not cached; only answers of the provider `preferred` are stored."""
         self._chain = chain
         self._defaults = config.sampling
         self._clock = clock
@@ -242,7 +242,10 @@ class _CoalescedRequest:
 
 
 class CoalescedChunks:
-    """`AnswerChunks` of a shared generation, in which a mid-stream failover may happen while it is read."""
+    """`AnswerChunks` of one request that reads a generation shared with identical requests.
+
+    A mid-stream failover of the shared generation applies to all requests that read it.
+    """
 
     def __init__(self, chunks: FailoverChunks) -> None:
         """`chunks`: reads the shared generation and, if that runs out of time, the next one."""

@@ -113,7 +113,7 @@ class FailoverChunks:
 
     @property
     def source(self) -> ChunkStream:
-        """The chunk stream that is being read now."""
+        """The chunk stream that is being read; after a mid-stream failover, the new one."""
         return self._current.chunks
 
     @property

@@ -84,7 +84,10 @@ class _Branch:
 
 
 def _fitted(branch: _Branch, least: int, most: int | None) -> Piece:
-    """The expression of one alternative within the lengths, with free text at each end that is not anchored."""
+    """The grammar expression of one alternative of a pattern, for texts of `least` to `most` characters.
+
+    Where the alternative is not anchored (`^`, `$`), any text is allowed before or after it.
+    """
     items = list(branch.items)
     own = _joined(items)
     open_ends = (not branch.begins) + (not branch.ends)
@@ -101,9 +104,9 @@ def _fitted(branch: _Branch, least: int, most: int | None) -> Piece:
 
 
 def _narrowed(items: list[_Repeated], least: int, most: int | None) -> list[_Repeated]:
-    """The items with the bounds of their only variable repetition changed so that the lengths are satisfied.
+    """The items with changed bounds of repetition, so that only texts of `least` to `most` characters are generated.
 
-    Raises `ValueError` if that is not possible.
+    Raises `ValueError` unless it suffices to change a single item.
     """
     whole = _joined(items)
     if whole.least >= least and (most is None or whole.most <= most):
