@@ -65,7 +65,10 @@ class RouteInfo(Protocol):
 
     @property
     def cache(self) -> str | None:
-        """`hit`, `shared` or `miss`; None for an answer that is not cached."""
+        """`hit` (a stored answer), `shared` (a generation in progress for an identical request) or `miss` (a new one).
+
+        None for a request whose answer is never cached.
+        """
         ...
 
 

@@ -29,8 +29,8 @@ CacheUse = Literal["hit", "shared", "miss"]
 class Route:
     """Where an answer came from. `attempts` counts requests sent, over all providers.
 
-    `fallback`: Ray was tried first and failed, for `reason`. `cache` is None for requests whose answers
-    are never cached.
+    `fallback`: whether Ray was tried first and failed, for `reason`. `cache`: whether the answer was stored, shared
+    with an identical request or newly generated; None for requests whose answers are never cached.
     """
 
     provider: ProviderName
