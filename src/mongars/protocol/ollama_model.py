@@ -53,7 +53,7 @@ class OllamaModelApi:
         """The JSON body of `POST /api/chat` for this model, encoded.
 
         `context_tokens`: size of the context window to load; None for the server's default. `markers`: the model's
-        control tokens, which are made harmless in the messages.
+        control tokens, which are interrupted by `SEPARATOR` in the messages.
         """
         body = chat_request(request, model=self.name, markers=markers)
         if context_tokens is not None:

@@ -110,7 +110,7 @@ class EndpointState:
             self.trial_lease = None
 
     def report(self, *, down: bool) -> bool:
-        """Record whether the endpoint is down; returns True if the previous call had the other value."""
+        """Record whether the endpoint is down; returns True if this changes the recorded value, which is False at first."""
         changed = self.reported_down is not down
         self.reported_down = down
         return changed

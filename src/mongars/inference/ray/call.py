@@ -144,10 +144,10 @@ class RayCall(Generic[ResultT]):
         raise self._final_error(last)
 
     def _may_send(self, last: AttemptError | None) -> bool:
-        """Whether the next attempt may be sent; if so, it is recorded in the retry budget when it needs one.
+        """Whether the next attempt may be sent. First attempts and retries that are allowed are recorded in the budgets.
 
-        `last`: the error of the previous attempt, None before the first. A first attempt is always allowed, and so is
-        one after an attempt whose connection was not established.
+        `last`: the error of the previous attempt, None before the first. A first attempt is always allowed, unless the
+        exchange itself is a retry. So is an attempt after one whose connection was not established; it is not recorded.
         """
         if last is None and not self._exchange.is_retry:
             self._context.budget.request()

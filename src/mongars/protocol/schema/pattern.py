@@ -86,7 +86,7 @@ class _Branch:
 def _fitted(branch: _Branch, least: int, most: int | None) -> Piece:
     """The grammar expression of one alternative of a pattern, for texts of `least` to `most` characters.
 
-    Where the alternative is not anchored (`^`, `$`), any text is allowed before or after it.
+    Where the alternative is not anchored (`^`, `$`), printable text is allowed before or after it.
     """
     items = list(branch.items)
     own = _joined(items)
