@@ -36,7 +36,7 @@ _TRIES = 3  # fitted by estimate, fitted by the engine's counts, without any his
 
 
 class RouteInfo(Protocol):
-    """Which provider generates an answer, and how the request reached it."""
+    """Which provider and endpoint generate an answer, after how many attempts and seconds of waiting, and cache use."""
 
     @property
     def provider(self) -> str:
@@ -65,7 +65,10 @@ class RouteInfo(Protocol):
 
     @property
     def cache(self) -> str | None:
-        """`hit`, `shared` or `miss`; None for an answer that is not cached."""
+        """`hit` (a stored answer), `shared` (a generation in progress for an identical request) or `miss` (a new one).
+
+        None for a request whose answer is never cached.
+        """
         ...
 
 
@@ -95,7 +98,7 @@ class GeneratedStream(Protocol):
 
     @property
     def route(self) -> RouteInfo:
-        """Provider and endpoint that generate the answer, and how the request reached them."""
+        """Provider and endpoint that generate the answer, with the number of attempts, seconds of waiting and cache use."""
         ...
 
     def __aiter__(self) -> GeneratedChunks:
@@ -166,7 +169,7 @@ class ChatStream:
 
     @property
     def route(self) -> RouteInfo:
-        """Provider and endpoint that generate the answer, and how the request reached them."""
+        """Provider and endpoint that generate the answer, with the number of attempts, seconds of waiting and cache use."""
         return self._answer.route
 
     @property

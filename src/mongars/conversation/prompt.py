@@ -43,7 +43,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def estimate_prompt(messages: Iterable[Message]) -> int:
-    """Estimated number of tokens of a whole prompt; see `estimate_tokens`."""
+    """Estimated number of tokens of a whole prompt: the sum of `estimate_tokens` over its messages."""
     return sum(estimate_tokens(message.content) for message in messages)
 
 

@@ -101,14 +101,17 @@ class InferenceConfig:
         return self.use_ray and bool(self.endpoints)
 
     def cache_salt(self, scope: str | None) -> str | None:
-        """The salt that separates the prefix caches of accounts on replicas; None without an account.
+        """The salt that separates the prefix caches of accounts on replicas; None if `scope`, the account, is None.
 
         It is a keyed hash, so that replicas do not learn the account's name.
         """
         return None if scope is None else _salt(self.cache_salt_key, scope)
 
     def share(self, scope: str | None) -> Share:
-        """The account and weight with which a request is scheduled in fair queues."""
+        """The account `scope` and its configured weight (1 by default), which fair queues use to order requests.
+
+        `scope` None: a request without an account.
+        """
         return Share(scope=scope, weight=self.weights.get(scope or "", 1.0))
 
     def first_token_seconds(self, request: GenerationRequest) -> float:
@@ -122,8 +125,8 @@ class InferenceConfig:
     def start_by(self, seconds: float, deadline: Deadline) -> Deadline:
         """The deadline for a result from Ray to start: `seconds` from now, or earlier.
 
-        It leaves `local_reserve` seconds before `deadline` for the local providers, or a third of the remaining
-        time if that is less.
+        At least `local_reserve` seconds before `deadline`, or a third of the time until `deadline` if that is less,
+        are left for the local providers.
         """
         remaining = deadline.remaining()
         reserve = min(self.local_reserve, remaining * RESERVE_SHARE)

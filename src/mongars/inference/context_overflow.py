@@ -21,7 +21,10 @@ MAX_PROMPT_TOKENS = 2**20
 
 
 def with_prompt_size(request: GenerationRequest, error: ContextLengthExceeded) -> GenerationRequest:
-    """A copy of the request with `prompt_tokens` set to the count in `error`, or to its bytes without a count."""
+    """A copy of the request with `prompt_tokens` set to the number of tokens that `error` reports for the prompt.
+
+    If `error` reports none, `prompt_tokens` is the number of bytes of the prompt.
+    """
     size = min(MAX_PROMPT_TOKENS, error.prompt_tokens or request.prompt_bytes)
     return replace(request, prompt_tokens=size)
 

@@ -69,7 +69,7 @@ class EmbeddingProvider(Protocol):
 
     @property
     def local(self) -> bool:
-        """Whether this provider is used as a fallback for a remote one."""
+        """Whether this provider is used as a fallback when Ray fails."""
         ...
 
     async def embed(

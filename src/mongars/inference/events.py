@@ -122,7 +122,7 @@ class AttemptFailed(_Attempt):
 
     @property
     def log(self) -> LogEvent:
-        """The log event for this `reason`."""
+        """The declaration (name and level) of the log line for this `reason`."""
         return _FAILURE_LOGS[self.reason]
 
 
@@ -163,7 +163,7 @@ class EndpointChanged(_Fields):
 
     @property
     def log(self) -> LogEvent:
-        """The log event for this `state`."""
+        """The declaration (name and level) of the log line for this `state`."""
         down = self.state == "down"
         return log_events.RAY_ENDPOINT_DOWN if down else log_events.RAY_ENDPOINT_REACHABLE
 
@@ -190,7 +190,7 @@ class LocalFailed(_Fields):
 
     @property
     def log(self) -> LogEvent:
-        """The log event for errors of this `provider`."""
+        """The declaration (name and level) of the log line for this `provider`."""
         return log_events.LOCAL_ERRORS[self.provider]
 
 

@@ -29,8 +29,8 @@ CacheUse = Literal["hit", "shared", "miss"]
 class Route:
     """Where an answer came from. `attempts` counts requests sent, over all providers.
 
-    `fallback`: Ray was tried first and failed, for `reason`. `cache` is None for requests whose answers
-    are never cached.
+    `fallback`: whether Ray was tried first and failed, for `reason`. `cache`: whether the answer was stored, shared
+    with an identical request or newly generated; None for requests whose answers are never cached.
     """
 
     provider: ProviderName
@@ -189,11 +189,11 @@ class Provider(Protocol):
         ...
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send no further requests to that endpoint; returns False if this provider has no endpoint of that id."""
+        """Send no further requests to the endpoint `endpoint_id` until `reset`; returns False for an unknown id."""
         ...
 
     def reset(self, endpoint_id: str) -> bool:
-        """Clear failures and waits of that endpoint and use it again; returns False if there is none of that id."""
+        """Clear failures and waits of the endpoint `endpoint_id` and use it again; returns False for an unknown id."""
         ...
 
     async def aclose(self) -> None:

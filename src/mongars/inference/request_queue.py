@@ -77,7 +77,10 @@ class RequestQueue:
 
     @contextmanager
     def extra_slot(self) -> Iterator[bool]:
-        """Hold a second slot for a request that has one; yields False instead if none is free or requests wait."""
+        """While entered, hold a second slot for a request that already holds one; yields True.
+
+        Yields False, and holds none, if no slot is free or requests wait for one.
+        """
         found = not self.waiting and self._queue.free >= 1
         self._queue.active += found
         try:

@@ -51,7 +51,7 @@ class AnswerAccumulator:
 
     @property
     def usage(self) -> Usage | None:
-        """The engine's token counts for the whole answer; None until they have been added."""
+        """The engine's token counts for the whole answer; None before a chunk with token counts has been added."""
         return self._usage
 
     @property

@@ -79,7 +79,7 @@ class ResponseWriter:
 
 
 def stream_headers(media_type: str) -> dict[str, str]:
-    """The response headers for a streamed body of that media type, which disable caching and buffering in proxies."""
+    """The response headers for a streamed body of type `media_type`, which disable caching and buffering in proxies."""
     return {
         "content-type": media_type,
         "cache-control": "no-cache",

@@ -79,7 +79,7 @@ class ChoiceWriter:
         self._logprobs: dict[str, list[Any]] = _no_logprobs()
 
     def piece(self, chunk: Chunk) -> dict[str, Any]:
-        """The entry of `choices` for this chunk in a streamed event."""
+        """The entry of `choices` for `chunk` in an event of a stream, with its log-probabilities."""
         return self._choice(chunk.text, self._rated(chunk), chunk.finish_reason)
 
     def add(self, chunk: Chunk) -> None:

@@ -52,7 +52,7 @@ class AdapterPayload(WireModel):
     adapter_path: str | None = None
 
     def pin(self) -> str | None:
-        """The value for `GenerationRequest.adapter`; None if any adapter may answer."""
+        """The required adapter as text for `GenerationRequest.adapter`: version, digest or both; None for any adapter."""
         if self.adapter_path is not None or (self.version is None and self.digest is None):
             return None
         if self.digest is None:

@@ -28,7 +28,7 @@ _NONE = b'"top_logprobs":[]'
 
 
 def entry(token: str, logprob: float) -> dict[str, Any]:
-    """The log-probability entry of one token of which only the text is known."""
+    """The log-probability entry of one token of which only text and log-probability are known, without alternatives."""
     known = bool(token) and REPLACED not in token
     return {
         "token": token,

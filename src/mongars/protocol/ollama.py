@@ -39,8 +39,8 @@ def chat_request(
 ) -> dict[str, Any]:
     """The JSON body of `POST /api/chat`. Raises `ParameterUnsupported` for a parameter that Ollama does not have.
 
-    Control tokens in messages must be read as text. Ollama accepts only text and no token ids, so each of the
-    `markers` that a message contains is interrupted by `SEPARATOR`.
+    `markers`: the model's control tokens, such as `<|im_end|>`. Those in messages must be read as text; Ollama accepts
+    no token ids, so each one that a message contains is interrupted by `SEPARATOR`.
     """
     sampling = request.sampling
     options = _SAMPLING.write(sampling)
@@ -100,9 +100,9 @@ def window_in(shown: dict[str, Any]) -> int | None:
 
 
 def markers_in(answer: bytes) -> Markers:
-    """The control tokens in the response to a verbose `POST /api/show`, added to the common ones.
+    """The model's control tokens, such as `<|im_end|>`, in a response of a verbose `POST /api/show`, and `COMMON`.
 
-    Only the common ones if the response lists no tokens. Raises `InvalidAnswer` if it is not a JSON object.
+    Only `COMMON` if the response lists no tokens. Raises `InvalidAnswer` if it is not a JSON object.
     """
     shown = json_object(answer)
     info, template = shown.get("model_info"), str(shown.get("template"))

@@ -44,15 +44,16 @@ class OllamaModelApi:
 
     @property
     def origin(self) -> Origin:
-        """The origin of answers by this model: its name as configured, without an adapter."""
+        """The `Origin` of answers by this model: its name as configured, without an adapter."""
         return origin_named(self.name)
 
     def chat_body(
         self, request: GenerationRequest, *, markers: Markers, context_tokens: int | None
     ) -> bytes:
-        """The encoded body of a chat request; see `chat_request`.
+        """The JSON body of `POST /api/chat` for this model, encoded.
 
-        `context_tokens`: size of the context window to load; None for the server's default.
+        `context_tokens`: size of the context window to load; None for the server's default. `markers`: the model's
+        control tokens, which are interrupted by `SEPARATOR` in the messages.
         """
         body = chat_request(request, model=self.name, markers=markers)
         if context_tokens is not None:

@@ -114,7 +114,7 @@ class OllamaMessage(WireModel):
     tool_name: str = ""
 
     def as_chat(self) -> ChatMessage:
-        """Convert the message to OpenAI's format."""
+        """Convert this Ollama message to OpenAI's format."""
         calls = [
             ToolCall(
                 id=f"{index}:{call.function.name}",

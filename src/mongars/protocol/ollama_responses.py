@@ -23,7 +23,10 @@ def timestamp(moment: datetime) -> str:
 def part_body(
     content: Mapping[str, Any], *, model: str, created_at: str, done: bool = False
 ) -> dict[str, Any]:
-    """A line of a stream, or a complete response: `content` with model, time and whether the answer is complete."""
+    """A line of a stream, or a complete response: `content` and the fields `model`, `created_at` and `done`.
+
+    `done`: whether the answer is complete.
+    """
     return {"model": model, "created_at": created_at, **content, "done": done}
 
 

@@ -164,7 +164,10 @@ def usage_chunk_body(*, answer_id: str, created: int, model: str, usage: Usage) 
 
 
 def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:
-    """The log-probability entries of a chunk, one per token; those in the engine's event, if it has any."""
+    """The log-probability entries of a chunk, one per token, in OpenAI's format.
+
+    They are those of the engine's event if it has any, else built from `chunk.logprobs`; empty if that is empty.
+    """
     if not chunk.logprobs:
         return []
     event = parse_event(chunk.raw)
@@ -230,7 +233,7 @@ def _chunk_from(body: dict[str, Any], raw: bytes) -> Chunk:
 
 
 def _usage_in(body: dict[str, Any]) -> tuple[Usage | None, bool]:
-    """The token counts, and whether the field `usage` was valid."""
+    """The token counts in the field `usage` (None if it is absent) and True; None and False if the field is invalid."""
     try:
         return usage_from(body.get("usage")), True
     except (KeyError, TypeError, AttributeError, ValueError):
@@ -244,7 +247,7 @@ def reasoning_in(message: dict[str, Any]) -> str:
 
 
 def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
-    """The log-probabilities, and whether all entries were valid; if one is not, no log-probabilities."""
+    """The log-probabilities of the tokens in OpenAI's `logprobs` object, and True; empty and False if an entry is invalid."""
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
         return (), True

@@ -36,7 +36,10 @@ IGNORED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedParameter:
-    """Why a parameter is refused; values in `neutral` are accepted, because they request the default behaviour."""
+    """A request parameter that is not supported, and the reason for the error message.
+
+    Values in `neutral` are accepted, because they request the default behaviour.
+    """
 
     reason: str
     neutral: tuple[Any, ...] = ()

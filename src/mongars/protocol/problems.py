@@ -96,7 +96,7 @@ def read_count(value: object) -> int:
 
 
 def count_or_0(value: object) -> int:
-    """Parse a token count; 0 if the value is not a valid one."""
+    """Parse a token count; 0 if `value` is not a number or out of range."""
     try:
         return read_count(value)
     except (TypeError, ValueError):

@@ -38,7 +38,7 @@ _QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(?:,(\d*))?\}")
 
 
 def check_response_format(value: dict[str, Any]) -> None:
-    """Raise `ValueError`, naming the part and the reason, if a format is invalid or exceeds a limit."""
+    """Raise `ValueError`, naming the part and the reason, if a response format (`value`) is invalid or exceeds a limit."""
     _Size().add(value, DEEPEST)
     if _repeats(value) > MOST_PRODUCT:
         message = f"asks for more than {MOST_PRODUCT} repetitions in nested lists"
@@ -51,7 +51,7 @@ def check_response_format(value: dict[str, Any]) -> None:
 
 
 def schema_of(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The JSON Schema of a format: `{}` for any JSON object, None for free text."""
+    """The JSON Schema of a request's response format: `{}` for any JSON object, None for free text."""
     if value is None or value.get("type") not in {"json_object", "json_schema"}:
         return None
     # llama.cpp and other servers also accept a schema with the type `json_object`.
@@ -85,7 +85,7 @@ def _check_against_standard(encoded: bytes) -> None:
 
 
 class _Size:
-    """Counts the objects, lists and list entries of a format, and checks them against the limits."""
+    """Counts the objects, lists and list entries in a response format; raises `ValueError` if a limit is exceeded."""
 
     def __init__(self) -> None:
         self._parts = 0
@@ -115,9 +115,9 @@ class _Size:
 
 
 def _repeats(value: object) -> float:
-    """The highest number of repetitions of any part, where those of nested lists are multiplied.
+    """The highest number of repetitions that a schema permits, such as `maxItems`; those of nested lists are multiplied.
 
-    Raises `ValueError` if one part alone has more than `MOST_REPEATS`.
+    Raises `ValueError` if one part of the schema alone permits more than `MOST_REPEATS`.
     """
     if isinstance(value, list):
         return max(map(_repeats, value), default=0)

@@ -150,5 +150,5 @@ READER = SamplingReader(PARAMETERS)
 
 
 def sampling_writer(body: BodyFormat) -> SamplingWriter:
-    """A writer of sampling parameters under the names they have in this kind of request body."""
+    """A writer of sampling parameters under the names that they have in request bodies of the format `body`."""
     return SamplingWriter(body, PARAMETERS)

@@ -28,7 +28,7 @@ UNSET: dict[str, Any] = {each.name: each.default for each in dataclasses.fields(
 
 @dataclass(frozen=True, slots=True)
 class WrittenByEngine:
-    """Marks a parameter that the module of an engine writes itself, since it needs more than another name."""
+    """Marks a parameter that `SamplingWriter` leaves to the module of an engine, since it needs more than another name."""
 
     how: str
 
@@ -49,7 +49,10 @@ class Parameter:
     """Function that converts the value in `Sampling` to the one in a body; None: no conversion."""
 
     def place(self, body: BodyFormat) -> str | WrittenByEngine | None:
-        """The parameter's name in that body format, or how the engine's module writes it; None if unsupported."""
+        """The parameter's name in the format `body`; None if the engine of that format does not support it.
+
+        A `WrittenByEngine` if the engine's module, and not `SamplingWriter`, writes it.
+        """
         return self.elsewhere.get(body, self.name)
 
 

@@ -56,7 +56,7 @@ class InferenceMetrics:
             self._add(names.RAY_FALLBACK, {"reason": reason}, 0)
 
     def observe(self, event: Event) -> None:
-        """Update the metrics that this kind of event changes; do nothing for an event without metrics."""
+        """Update the metrics that depend on this type of event; do nothing if none do."""
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)

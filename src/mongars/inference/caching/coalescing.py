@@ -57,7 +57,7 @@ class CoalescingCache:
         observer: Observer,
         preferred: ProviderName,
     ) -> None:
-        """`preferred`: only answers of this provider are stored. `chain`: generates the answers."""
+        """`chain` generates the answers that are not cached; only answers of the provider `preferred` are stored."""
         self._chain = chain
         self._defaults = config.sampling
         self._clock = clock
@@ -109,7 +109,10 @@ class CoalescingCache:
     def generation(
         self, request: GenerationRequest, *, key: bytes, deadline: Deadline
     ) -> tuple[SharedGeneration, CacheUse]:
-        """The generation in progress for `key`, and `shared`; if there is none, a new one, and `miss`."""
+        """A generation that answers `request`, and whether it was in progress already.
+
+        Returns the generation in progress for the cache key `key` with `shared`, or a new one with `miss`.
+        """
         found = self._generations.get(key)
         if found is not None:
             return found, "shared"
@@ -128,7 +131,10 @@ class CoalescingCache:
         return new, "miss"
 
     def _keep(self, key: bytes, generation: SharedGeneration) -> None:
-        """Store the answer if it is complete, had no failover, and is from the preferred provider."""
+        """Store the answer of an ended generation in the cache, under `key`.
+
+        Nothing is stored if the answer is incomplete, had a mid-stream failover, or is not from the preferred provider.
+        """
         answer = generation.answer
         if answer is None or not generation.complete or answer.chunks.moves:
             return
@@ -236,7 +242,10 @@ class _CoalescedRequest:
 
 
 class CoalescedChunks:
-    """`AnswerChunks` of a shared generation, in which a mid-stream failover may happen while it is read."""
+    """`AnswerChunks` of one request that reads a generation shared with identical requests.
+
+    A mid-stream failover of the shared generation applies to all requests that read it.
+    """
 
     def __init__(self, chunks: FailoverChunks) -> None:
         """`chunks`: reads the shared generation and, if that runs out of time, the next one."""
@@ -298,5 +307,5 @@ class CoalescedChunks:
 
 
 def _without_attempts(route: Route, cache: CacheUse | None) -> Route:
-    """The route for a request that sent nothing to a provider: 0 attempts and no waiting time."""
+    """A copy of `route` with this `cache`, 0 attempts and no waiting time, for a request answered without a provider."""
     return dataclasses.replace(route, attempts=0, waited=0.0, cache=cache)

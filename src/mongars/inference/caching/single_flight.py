@@ -133,7 +133,7 @@ class SharedGeneration:
             self._notify()
 
     def _notify(self) -> None:
-        """Wake all tasks that wait now; later calls of `wait_for_progress` wait for the next change."""
+        """Wake all tasks that wait in `wait_for_progress`; later calls wait for the next chunk or the end."""
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -35,5 +35,8 @@ class ConcurrencyLimit:
             self._limit = min(MAX_LIMIT, self._limit + 1 / self._limit)
 
     def decrease(self) -> None:
-        """Multiply the limit by 0.7, after the endpoint was busy or did not start an answer in time; never below 1."""
+        """Multiply the limit by 0.7; it never falls below 1.
+
+        Called when the endpoint was busy or did not start an answer in time.
+        """
         self._limit = max(1.0, self._limit * DECREASE_FACTOR)

@@ -113,7 +113,11 @@ class Breaker:
             self._close("trial_succeeded", now)
 
     def record_completed(self, now: float) -> None:
-        """Record a completed answer; while closed, this resets the failures in a row and the doubling of open times."""
+        """Record a completed answer.
+
+        While the breaker is closed, this resets the number of failures since the last success, and the open time, which
+        doubles with each opening, to its initial value.
+        """
         self._note(now, ok=True)
         if self.state == "closed":
             self._in_a_row = self._trips = 0
@@ -121,7 +125,8 @@ class Breaker:
     def record_failure(self, ticket: object, sent_at: float, now: float, *, decisive: bool) -> bool:
         """Record a failure of the request `ticket`, before or after its first token; return True if the breaker opens.
 
-        `sent_at`: when the request was sent. `decisive`: open the breaker at once, below the threshold too.
+        `sent_at`: when the request was sent. `decisive`: this failure alone opens the breaker; otherwise only several
+        failures in a row, or a high share of failures, do.
         """
         if self._is_trial(ticket):
             self._trial = None
@@ -139,7 +144,10 @@ class Breaker:
         return True
 
     def is_new(self, sent_at: float) -> bool:
-        """Whether a failure of a request sent at `sent_at` is counted: it was sent after the last counted failure."""
+        """Whether a request was sent at or after the time of the last failure that was counted.
+
+        Failures of earlier requests are not counted, since they may have the same cause.
+        """
         return sent_at >= self._counted_at
 
     def trip(self, now: float) -> None:
@@ -150,7 +158,7 @@ class Breaker:
         self._open_until = max(self._open_until, now + INITIAL_OPEN_SECONDS)
 
     def record_busy(self) -> None:
-        """Record a busy response: it is neither success nor failure, but resets the number of failures in a row."""
+        """Record a busy response: neither success nor failure, but it resets the number of failures in a row."""
         self._in_a_row = 0
 
     def release(self, ticket: object) -> None:

@@ -24,8 +24,9 @@ sent since. `probing`: a trial request is in flight. `drained`: taken out of use
 class EndpointStatus:
     """The state of one endpoint as shown to operators; times are in seconds.
 
-    `opens_in`: until requests may be sent again, None while a trial request decides or the endpoint is drained.
-    `first_token_seconds`: average by which endpoints are compared, None before the first answer.
+    `opens_in`: until requests may be sent again; None while the endpoint is drained, or until the result of the trial
+    request in flight is known. `first_token_seconds`: average time to the first token, by which endpoints are
+    compared; None before the first answer.
     """
 
     id: str
@@ -53,7 +54,10 @@ class EndpointControl:
         return tuple(self._status(name, url) for name, url in self._table.ids.items())
 
     def retry_after(self) -> float | None:
-        """Seconds until the first endpoint with a running wait may be used again; None if no endpoint has one."""
+        """Seconds until the first of the endpoints that reported that they are busy may be used again.
+
+        None if no endpoint has to be waited for.
+        """
         now = self._clock.monotonic()
         waits = [s.not_before - now for s in self._table.states.values() if s.not_before > now]
         return min(waits, default=None)

@@ -66,7 +66,10 @@ class EndpointOutcomes:
         return state.breaker.state == "closed" and state.report(down=False)
 
     def record_overtaken(self, lease: EndpointLease) -> None:
-        """Record that the request was cancelled because its hedge started first: a latency sample, not a failure."""
+        """Record that the request was cancelled because its hedge (a duplicate at another endpoint) started first.
+
+        Its waiting time becomes a latency sample; it is not a failure.
+        """
         now = self._clock.monotonic()
         self._table.states[lease.url].latency.at_least(now - lease.acquired_at, now)
 
@@ -102,7 +105,10 @@ class EndpointOutcomes:
         return state.not_before - now
 
     def record_failure(self, lease: EndpointLease, *, error: str, kind: FailureKind) -> bool:
-        """Record a failed request; `error` is shown to operators. Returns True if this took the endpoint down."""
+        """Record a failed request; `error` is shown to operators.
+
+        Returns True if this failure opened the circuit breaker of an endpoint that was not reported as down.
+        """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         if lease.acquired_at < state.reset_at:
             return False

@@ -93,7 +93,10 @@ class Rotation:
         self._attempts_left -= 1
 
     def record_failure(self, url: str, failure_class: FailureClass) -> None:
-        """Record that the attempt at `url` failed; busy and `error` failures allow another attempt there later."""
+        """Record that the attempt at `url` failed.
+
+        If `failure_class` is `busy` or `error`, the endpoint may be tried again later.
+        """
         now = self._clock.monotonic()
         if failure_class == "busy":
             self._returning[url] = now  # `available_at` holds the time to wait

@@ -59,7 +59,9 @@ class EndpointSelection:
     def available_at(self, url: str) -> float:
         """Monotonic time in seconds from which a request may be sent to `url`; a time in the past means at once.
 
-        `NEVER` if the endpoint is drained or its circuit breaker is open, so that waiting for it is pointless.
+        `NEVER` if no such time is known: the endpoint is drained, its circuit breaker is open, its trial request is in
+        flight, or it was busy so often in a row that requests do not wait for it. While most endpoints of a sole provider
+        have an open breaker, only a drained endpoint is `NEVER`.
         """
         return self._table.available_at(url, self._clock.monotonic())
 
@@ -71,8 +73,8 @@ class EndpointSelection:
     def capacity(self) -> int | None:
         """Number of requests that may be in flight at all endpoints; None while no endpoint is available.
 
-        An endpoint that is up counts with its limit, one that needs a trial request with one more than are in flight,
-        and an unavailable one with those in flight.
+        The sum over all endpoints of: the concurrency limit, if the endpoint is up; one more than the requests in
+        flight, if it needs a trial request; the requests in flight, if it is unavailable.
         """
         now = self._clock.monotonic()
         states = self._table.states
@@ -96,7 +98,10 @@ class EndpointSelection:
         return state.latency.at(now) * (state.in_flight + 1) / state.breaker.load_share(now)
 
     def _by_session(self, urls: Sequence[str], session_id: str) -> str | None:
-        """The preferred endpoint of the session; None if its load is too high, it is too slow, or it was just down."""
+        """The endpoint of `urls` that a hash of the session id selects.
+
+        None if it has too many requests in flight, is much slower than the fastest, or was down within the last 10 s.
+        """
         url = max(urls, key=lambda url: hashlib.sha256(f"{session_id} {url}".encode()).digest())
         state, now = self._table.states[url], self._clock.monotonic()
         total = sum(self._table.states[url].in_flight for url in urls)

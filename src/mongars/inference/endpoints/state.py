@@ -31,7 +31,7 @@ class EndpointState:
     def __init__(self, *, random: Callable[[], float], limit: int, rest_after: int) -> None:
         """`limit`: initial limit of requests in flight.
 
-        `rest_after`: busy responses in a row after which no requests are sent for a while.
+        `rest_after`: number of busy responses in a row after which no requests are sent to the endpoint for some seconds.
         """
         self.breaker = Breaker(random=random)
         self.latency = PeakEwma()
@@ -71,7 +71,10 @@ class EndpointState:
 
     @property
     def busy_too_often(self) -> bool:
-        """Whether the endpoint was busy so often in a row that requests no longer wait for it."""
+        """Whether the endpoint was busy at least `rest_after` times since its last answer or failure.
+
+        If so, requests no longer wait for it.
+        """
         return self.busy_count >= self._rest_after
 
     @property
@@ -90,7 +93,11 @@ class EndpointState:
         return self.busy_count - self._rest_after
 
     def available_at(self, now: float) -> float:
-        """Time from which a request may be sent; a past time means now, `NEVER` that a request must not wait for it."""
+        """Time from which a request may be sent; a past time means now.
+
+        `NEVER` if the circuit breaker is open, a trial request is in flight, or the endpoint was busy so often in a row
+        that requests do not wait for it.
+        """
         breaker = self.breaker.available_at(now)
         resting = self.busy_too_often and self.not_before > now
         if breaker == NEVER or self.trial_lease is not None or resting:
@@ -103,7 +110,7 @@ class EndpointState:
             self.trial_lease = None
 
     def report(self, *, down: bool) -> bool:
-        """Record whether the endpoint is down; returns True if that differs from the last report."""
+        """Record whether the endpoint is down; returns True if this changes the recorded value, which is False at first."""
         changed = self.reported_down is not down
         self.reported_down = down
         return changed

@@ -26,7 +26,7 @@ class EndpointTable:
         max_requests: int,
         sole_provider: bool,
     ) -> None:
-        """For the parameters see `EndpointPool`."""
+        """Create the initial state of each endpoint; the parameters have the same meaning as those of `EndpointPool`."""
         self.clock = clock
         self.random = random
         self._rest_after = max(1, rest_after)
@@ -39,7 +39,9 @@ class EndpointTable:
     def available_at(self, url: str, now: float) -> float:
         """Monotonic time in seconds from which a request may be sent to `url`; a time in the past means at once.
 
-        `NEVER` if the endpoint is drained or its circuit breaker is open, so that waiting for it is pointless.
+        `NEVER` if no such time is known: the endpoint is drained, its circuit breaker is open, its trial request is in
+        flight, or it was busy so often in a row that requests do not wait for it. While most endpoints of a sole provider
+        have an open breaker, only a drained endpoint is `NEVER`.
         """
         state = self.states[url]
         if state.drained:
@@ -47,7 +49,7 @@ class EndpointTable:
         return state.not_before if self._in_panic_mode(now) else state.available_at(now)
 
     def reset(self, url: str) -> None:
-        """Replace the state of endpoint `url` by an initial one; requests in flight stay counted."""
+        """Replace the state of endpoint `url` by an initial one, with the same number of requests in flight."""
         fresh = self._new_state()
         fresh.in_flight = self.states[url].in_flight
         fresh.reset_at = self.clock.monotonic()

@@ -150,7 +150,10 @@ class HttpPool:
 
     @contextmanager
     def _kept_connection(self, url: str) -> Iterator[dict[str, str]]:
-        """Yield `connection: close` as a header if the maximum of connections to keep is in use, else no headers."""
+        """Yield request headers: none if the connection may stay open after the response, else `connection: close`.
+
+        Per server, `RAY_CLIENT_MAX_KEEPALIVE` of the connections that are in use at the same time may stay open.
+        """
         host = split_label(url)[0]
         keep = self._kept[host] < self._max_keepalive
         self._kept[host] += keep

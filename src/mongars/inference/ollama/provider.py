@@ -113,7 +113,7 @@ class Ollama:
         return self._window
 
     async def _known_markers(self, request: GenerationRequest) -> Markers:
-        """The model's control tokens, which are removed from the messages; a common set if the server reports none.
+        """The model's control tokens, such as `<|im_end|>`; a common set if the server reports none.
 
         They are requested from the server once, when a message first contains a character of such a token.
         """

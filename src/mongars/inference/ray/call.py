@@ -122,7 +122,7 @@ class RayCall(Generic[ResultT]):
         """The first result that starts before `start_by`; its connection is open until `stack` is closed.
 
         Raises a `CallerError` if the request is wrong, else the `WorldError` of the last attempt. Without any
-        attempt: `Overloaded` if an endpoint has a running wait, or `EndpointUnreachable`.
+        attempt: `Overloaded` if a busy endpoint could be used later, or `EndpointUnreachable`.
         """
         latest = start_by.at - MIN_ATTEMPT_SHARE * start_by.remaining()
         last: AttemptError | None = None
@@ -144,9 +144,10 @@ class RayCall(Generic[ResultT]):
         raise self._final_error(last)
 
     def _may_send(self, last: AttemptError | None) -> bool:
-        """Whether the retry budget allows the next attempt, which is counted in the budget.
+        """Whether the next attempt may be sent. First attempts and retries that are allowed are recorded in the budgets.
 
-        A first attempt is always allowed, and so is one after an attempt whose connection failed.
+        `last`: the error of the previous attempt, None before the first. A first attempt is always allowed, unless the
+        exchange itself is a retry. So is an attempt after one whose connection was not established; it is not recorded.
         """
         if last is None and not self._exchange.is_retry:
             self._context.budget.request()
@@ -158,7 +159,10 @@ class RayCall(Generic[ResultT]):
     def _open_attempt(
         self, lease: EndpointLease, start_by: Deadline, *, first: bool
     ) -> AbstractAsyncContextManager[EndpointResult[ResultT]]:
-        """A context for one attempt; with hedging, a `first` attempt may become two at the same time."""
+        """A context that sends one attempt under `lease`, and enters when its result has started.
+
+        `first`: this is the request's first attempt; if it is slow, a duplicate (hedge) may be sent elsewhere.
+        """
         context = self._context.hedge if first and self._exchange.may_hedge else None
         delay = None if context is None else context.hedging.delay
         latest = (1 - MIN_ATTEMPT_SHARE) * start_by.remaining()

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class StartedResult(Protocol):
-    """A result that has started to arrive; its attributes are read again at the end, to record the outcome."""
+    """A result that has started to arrive; its attributes are read again when it ends, to record success or failure."""
 
     @property
     def state(self) -> StreamState:
-        """`open` while more data may come; `complete` counts as success, `cut` (stream broken) as failure."""
+        """`open` while more data may come; at the end `complete` (a success), or `cut` (the stream broke: a failure)."""
         ...
 
     @property
@@ -40,7 +40,7 @@ ResultT_co = TypeVar("ResultT_co", bound=StartedResult, covariant=True)
 
 
 class EndpointExchange(Protocol[ResultT_co]):
-    """One request that can be sent to any endpoint, more than once. The attributes are constant."""
+    """One request that can be sent to any endpoint, more than once. The attributes do not change between attempts."""
 
     request_id: str
     task_type: str

@@ -34,7 +34,7 @@ class StartedAnswer:
 
     @property
     def state(self) -> StreamState:
-        """`open` while more chunks may come, `complete` or `cut`; see `StartedResult`."""
+        """`open` while more chunks may come, `complete`, or `cut` if the stream broke before it was complete."""
         return self.chunks.state
 
     @property

@@ -45,7 +45,7 @@ class HedgeContext:
 
 
 class _HedgedAttempt(Generic[ResultT]):
-    """One of the two attempts of a hedged request, with its lease, outcome and exit stack."""
+    """One of the two attempts of a hedged request, with its lease, its result or error, and its exit stack."""
 
     def __init__(self, attempt: StartAttempt[ResultT]) -> None:
         self._attempt = attempt
@@ -72,7 +72,7 @@ class _HedgedAttempt(Generic[ResultT]):
 
 
 class RayHedge(Generic[ResultT]):
-    """Sends a first attempt and, if its result has not started after a delay, a second one elsewhere."""
+    """Sends a first attempt and, if its result has not started after a delay, a second one to another endpoint."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class RayHedge(Generic[ResultT]):
         rotation: Rotation,
         attempt: StartAttempt[ResultT],
     ) -> None:
-        """`attempt`: starts one attempt under the given lease."""
+        """`attempt`: function that sends one attempt under a lease. `rotation`: chooses the second endpoint."""
         self._context = context
         self._exchange = exchange
         self._rotation = rotation

@@ -49,7 +49,7 @@ class Prober:
         self._random = random
 
     async def run(self, after_cycle: Callable[[], None]) -> NoReturn:
-        """Probe the endpoints that are due, until cancelled; `after_cycle` is called after each cycle."""
+        """Repeatedly probe all endpoints that are due, until cancelled; `after_cycle` is called after each round of probes."""
         while True:
             await self.probe(self._probes.due())
             after_cycle()

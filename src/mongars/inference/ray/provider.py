@@ -82,7 +82,7 @@ class RayServe:
         await self.client.run()
 
     async def status(self) -> ProviderStatus:
-        """The state by recent responses; endpoints without a recent response are probed first."""
+        """The state of this provider, derived from its endpoints; those without a recent response are probed first."""
         found = await self.client.statuses()
         return ProviderStatus(
             name=self.name, state=_overall(found), detail=_summary(found), endpoints=found
@@ -93,11 +93,11 @@ class RayServe:
         await self._context.http.aclose()
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send no further requests to that endpoint until `reset`; returns False for an unknown id."""
+        """Send no further requests to the endpoint `endpoint_id` until `reset`; returns False for an unknown id."""
         return self.client.drain(endpoint_id)
 
     def reset(self, endpoint_id: str) -> bool:
-        """Clear failures and waits of that endpoint and use it again; returns False for an unknown id."""
+        """Clear failures and waits of the endpoint `endpoint_id` and use it again; returns False for an unknown id."""
         return self.client.reset(endpoint_id)
 
 

@@ -57,7 +57,7 @@ class ConnectFailed(EndpointUnreachable):
 class AttemptError(Exception):
     """One attempt at an endpoint failed.
 
-    `failure_class` is explained in the table of this module; `reason` is the label in metrics and logs.
+    `failure_class` decides whether and where the request is retried; `reason` is the label in metrics and logs.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class AttemptError(Exception):
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds to wait as reported by the endpoint; None if it is not busy or reported no time."""
+        """Seconds until a retry, as reported by the endpoint; None if it is not busy or reported no time."""
         return self.error.retry_after if isinstance(self.error, RetryableLater) else None
 
     @property
     def unsent(self) -> bool:
-        """Whether no connection was established, so that the endpoint did no work for the attempt."""
+        """True if no connection was established, so that the endpoint did no work for the attempt."""
         return self.failure_class == "unreachable" and self.status is None
 
 

@@ -56,7 +56,7 @@ class Hedging:
         self._times = FirstTokenTimes()
 
     def request(self) -> None:
-        """Record the first attempt of a request, which raises the number of hedges allowed."""
+        """Record the first attempt of a request; each one raises the number of hedges (duplicate requests) allowed."""
         self._own.request()
 
     def record_wait(self, seconds: float) -> None:
@@ -69,5 +69,8 @@ class Hedging:
         return self._times.percentile
 
     def spend(self) -> bool:
-        """If both budgets allow a hedge now, record it in both and return True; else return False."""
+        """If the budget for hedges and the retry budget both allow a hedge now, record it in both and return True.
+
+        Else return False.
+        """
         return self._own.left >= 1 and self._shared.spend() and self._own.spend()

@@ -61,7 +61,10 @@ def resume_prefix(delivered: str, stop: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """The stream that completes a broken answer; `known` is delivered text that it repeats first."""
+    """The stream that completes a broken answer, and its route.
+
+    `known`: text at the beginning of the stream that the client already has; empty if the stream continues after it.
+    """
 
     stream: ProviderStream
     route: Route
@@ -110,7 +113,7 @@ class FailoverChunks:
 
     @property
     def source(self) -> ChunkStream:
-        """The chunk stream that is being read now."""
+        """The chunk stream that is being read; after a mid-stream failover, the new one."""
         return self._current.chunks
 
     @property

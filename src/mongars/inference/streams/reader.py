@@ -249,7 +249,7 @@ class WholeAnswer:
         self.usage: Usage | None = next((c.usage for c in chunks if c.usage is not None), None)
 
     def ready(self) -> list[Chunk]:
-        """Remove and return the chunks that were not read yet."""
+        """Remove and return the chunks that were not read yet; never waits, since the whole answer has arrived."""
         found = list(self._ready)
         self._ready.clear()
         return found

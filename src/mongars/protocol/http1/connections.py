@@ -37,8 +37,8 @@ class Connection(Protocol):
 class Connections:
     """Accepts or refuses new connections, and closes connections whose time limit has passed.
 
-    `report` is called with the number of refusals by reason, at most once in `REPORT_SECONDS`,
-    because unauthenticated clients can cause any number of refusals.
+    `report` is called with the number of refused connections and requests for each reason, at most once in
+    `REPORT_SECONDS`, because unauthenticated clients can cause any number of refusals.
     """
 
     def __init__(self, limits: HttpLimits, report: ReportCounts) -> None:
@@ -84,7 +84,7 @@ class Connections:
         self._open.discard(connection)
 
     def count(self, reason: str) -> None:
-        """Add one refusal with this reason to the next report."""
+        """Add one refused connection or request with this reason to the next call of `report`."""
         self._refused[reason] += 1
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:

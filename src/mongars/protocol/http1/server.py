@@ -219,7 +219,10 @@ class GuardedHttp(HttpToolsProtocol):
             self.evict()
 
     def evict(self) -> None:
-        """Close the connection to free its slot, or because its time for lingering has passed."""
+        """Close the connection, to free its slot or because a time limit has passed.
+
+        Pending bytes are still sent if no request is being answered and the connection was not closing already.
+        """
         if self._lingering or self.transport.is_closing() or not self._resting:
             self.transport.abort()
         else:
@@ -237,7 +240,10 @@ class GuardedHttp(HttpToolsProtocol):
         self.guard.idle[self] = None
 
     def _noted(self, refusal: RefusedRequest) -> RefusedRequest:
-        """Store a refusal and return it, to be raised: the parser replaces exceptions raised by its callbacks."""
+        """Store `refusal` in `_refusal` and return it, for the caller to raise.
+
+        It is stored because the parser replaces exceptions that its callbacks raise.
+        """
         self._refusal = refusal
         return refusal
 
@@ -338,7 +344,7 @@ class GuardedHttp(HttpToolsProtocol):
 
 
 class _Outgoing:
-    """The transport given to responses; `close` lingers while the client is still sending."""
+    """The transport given to responses; `close` first reads and discards what the client is still sending."""
 
     __slots__ = ("close", "is_closing", "write")
 

@@ -56,7 +56,10 @@ _PLAIN = complement(united(((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x9F))
 
 
 def class_of(ranges: Ranges) -> str:
-    """A grammar expression for one character of the set inside a JSON string; empty if it contains none to generate."""
+    """A grammar expression for one character of the set inside a JSON string.
+
+    Empty if the set contains only characters that are never generated, such as most control characters.
+    """
     plain = common(ranges, _PLAIN)
     choices = [f"[{''.join(map(_range, plain))}]"] if plain else []
     for code, escape in _ESCAPED.items():

@@ -27,7 +27,10 @@ _DEFINITIONS = ("$defs", "definitions")
 
 
 def check_converted(schema: dict[str, Any]) -> None:
-    """Raise `SchemaUnsupported` for a keyword that the engine may ignore. `{}` means any JSON object."""
+    """Raise `SchemaUnsupported` if an engine that converts schemas itself may ignore a keyword of this schema.
+
+    `{}` means any JSON object, and is accepted.
+    """
     if demands(schema):
         _check(schema, ())
     for name in _DEFINITIONS:

@@ -360,7 +360,7 @@ def _check_apart(parts: list[Schema], where: SchemaPath) -> None:
 
 
 def _implied(schema: Schema) -> str | list[str]:
-    """The type that the schema's keywords imply; all types if no keyword implies one."""
+    """The JSON type to which the schema's keywords apply, for a schema without `type`; all types if there is none."""
     for kind, names in _OF_TYPES.items():
         if names & schema.keys():
             return kind

@@ -86,7 +86,10 @@ class _Matcher:
 
 
 def _holds(kind: Any, value: Any, sign: str) -> bool:  # noqa: ANN401 (as above)
-    """Whether the character `sign` is matched by a pattern part for one character."""
+    """Whether the character `sign` matches a part (`kind`, `value`) of Python's parsed patterns that stands for one character.
+
+    Raises `_Unknown` for a part that is not supported.
+    """
     if kind is op.LITERAL:
         return bool(ord(sign) == value)
     if kind is op.NOT_LITERAL:

@@ -15,7 +15,7 @@ TYPES = ("string", "integer", "number", "boolean", "null", "object", "array")
 
 
 def merged(first: Schema, second: Schema, where: SchemaPath) -> Schema:
-    """One schema that is valid for the values that are valid for both.
+    """A schema for which exactly those values are valid that are valid for both schemas.
 
     Raises `SchemaUnsupported` if no such schema can be expressed.
     """
@@ -62,7 +62,7 @@ def _kinds(value: str | list[str]) -> list[str]:
 
 
 def apart(first: Schema, second: Schema) -> bool:
-    """Whether the schemas evidently exclude each other; False if it cannot be decided."""
+    """Whether certainly no value is valid for both schemas; False if this cannot be decided."""
     mine, other = _values(first), _values(second)
     if mine is not None and other is not None:
         return not mine & other

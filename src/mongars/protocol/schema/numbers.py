@@ -88,9 +88,10 @@ def _multiples(
 
 
 def _open_multiples(step: Decimal, first: int, last: int) -> str:
-    """An expression for multiples without bounds other than 0, recognised by their last digits.
+    """A grammar expression for the multiples of `step`, recognised by their last digits.
 
-    Empty if there are other bounds or the last digits do not identify multiples.
+    `first` and `last`: the first and last multiple, as factors of `step`. Empty if the numbers have a bound
+    other than 0, or if last digits do not identify the multiples.
     """
     farthest = 10**DIGITS // step - 1
     if last < farthest or (first not in {0, 1} and first > -farthest):
@@ -124,7 +125,7 @@ def _floor(number: Decimal) -> int:
 
 
 def _scaled(low: tuple[Decimal, bool], high: tuple[Decimal, bool], point: int) -> str:
-    """An expression for numbers with exactly `point` digits after the decimal point; empty if there are none."""
+    """A grammar expression for the numbers from `low` to `high` with exactly `point` decimals; empty if there are none."""
     first, last = _within(low, high, unit=Decimal(1).scaleb(-point))
     most = 10**DIGITS - 1
     first, last = max(first, -most), min(last, most)
@@ -162,7 +163,7 @@ def _first(length: int, point: int) -> int:
 
 
 def _between(low: str, high: str, point: int) -> str:
-    """An expression for the digit strings from `low` to `high`, which have the same length.
+    """A grammar expression for the digit strings from `low` to `high`, which have the same length.
 
     The decimal point is before the last `point` digits.
     """
@@ -192,7 +193,7 @@ def _between(low: str, high: str, point: int) -> str:
 
 
 def _free(length: int, point: int) -> str:
-    """An expression for `length` arbitrary digits, with the decimal point before the last `point` of them."""
+    """A grammar expression for `length` arbitrary digits, with the decimal point before the last `point` of them."""
     if not point or length < point:
         return f"[0-9]{{{length}}}"
     before = f"[0-9]{{{length - point}}} " if length > point else ""

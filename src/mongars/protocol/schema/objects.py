@@ -27,7 +27,7 @@ class Member:
 
 
 def object_rule(rules: Rules, members: list[Member]) -> str:
-    """A grammar expression for the object with these members in this order; optional ones may be absent."""
+    """A grammar expression for a JSON object with these members in this order; members not required may be absent."""
     # `after` generates the members from this one on if another member stands before them.
     after = ""
     starts: list[str] = []

@@ -45,7 +45,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Repeated:
-    """A grammar expression with its minimum and maximum number of repetitions."""
+    """The grammar expression `unit`, repeated `low` to `high` times."""
 
     unit: Piece
     low: int = 1
@@ -84,7 +84,10 @@ class _Branch:
 
 
 def _fitted(branch: _Branch, least: int, most: int | None) -> Piece:
-    """The expression of one alternative within the lengths, with free text at each end that is not anchored."""
+    """The grammar expression of one alternative of a pattern, for texts of `least` to `most` characters.
+
+    Where the alternative is not anchored (`^`, `$`), printable text is allowed before or after it.
+    """
     items = list(branch.items)
     own = _joined(items)
     open_ends = (not branch.begins) + (not branch.ends)
@@ -101,9 +104,9 @@ def _fitted(branch: _Branch, least: int, most: int | None) -> Piece:
 
 
 def _narrowed(items: list[_Repeated], least: int, most: int | None) -> list[_Repeated]:
-    """The items with the bounds of their only variable repetition changed so that the lengths are satisfied.
+    """The items with changed bounds of repetition, so that only texts of `least` to `most` characters are generated.
 
-    Raises `ValueError` if that is not possible.
+    Raises `ValueError` unless it suffices to change a single item.
     """
     whole = _joined(items)
     if whole.least >= least and (most is None or whole.most <= most):
@@ -197,7 +200,7 @@ class _Reader:
         return inner if len(branches) > 1 else replace(inner, text=f"({inner.text})")
 
     def _group_repeats(self) -> bool:
-        """Whether the group whose parenthesis has just been read is followed by a repetition."""
+        """Whether the group whose `(` has just been read has a repetition (`*`, `+` or `{`) after its `)`."""
         end, depth = self._at, 1
         while end < len(self._pattern) and depth:
             part = _PART.match(self._pattern, end)
@@ -264,9 +267,9 @@ class _Reader:
         return rest[:1] == "-" and rest[1:] not in {"", "]"}
 
     def _class_atom(self, *, negated: bool) -> tuple[ch.Ranges, bool]:
-        """Parse a character or escape in a set; returns its characters.
+        """Parse one character or escape inside a set such as `[a-z]`; returns the characters that it stands for.
 
-        Also returns whether regular-expression engines disagree about non-ASCII characters in it.
+        Also returns whether regular-expression engines disagree on which non-ASCII characters these are.
         """
         sign = self._next()
         if sign != "\\":

@@ -89,11 +89,11 @@ class Rules:
         return self._names[body]
 
     def string(self, least: int, most: int) -> str:
-        """An expression for a JSON string of `least` to `most` characters."""
+        """A grammar expression for a JSON string of `least` to `most` characters."""
         return f'"\\"" {self.shared(_CHARACTER)}{{{least},{most}}} "\\""'
 
     def key(self) -> str:
-        """An expression for any member name of up to `MOST_NAME` characters."""
+        """A grammar expression for any member name of a JSON object, of up to `MOST_NAME` characters."""
         return self.shared(self.string(1, MOST_NAME))
 
     def sequence(self, heads: list[str], item: str, *, least: int, most: int) -> str:
@@ -119,14 +119,14 @@ class Rules:
         return self.shared(f'"{{" {_inside(body, least)} "}}"')
 
     def _tail(self, item: str, least: int, most: int) -> str:
-        """An expression for `least` to `most` further elements, each after a comma; empty if there can be none."""
+        """A grammar expression for `least` to `most` elements, each after a comma; empty if `most` or `item` allow none."""
         if most <= 0 or not item:
             return ""
         # A rule of its own: llama.cpp bounds how much one rule may repeat.
         return self.shared(f"{self.shared(f'{COMMA} {item}')}{{{max(0, least)},{most}}}")
 
     def constants(self, values: list[Any]) -> str:
-        """An expression for any one of the JSON values."""
+        """A grammar expression for any one of the JSON values."""
         texts = list(dict.fromkeys(map(constant, values)))
         if len(texts) <= MANY:
             found = " | ".join(map(literal, texts))
@@ -134,7 +134,10 @@ class Rules:
         return self._tree(sorted(texts), 0)
 
     def _tree(self, texts: list[str], begin: int) -> str:
-        """An expression for one of the sorted texts, from the index `begin`; all texts are equal before it."""
+        """A grammar expression for the rest, from the index `begin`, of one of the sorted `texts`.
+
+        All texts are equal before `begin`.
+        """
         if len(texts) == 1:
             return literal(texts[0][begin:])
         first, last = texts[0], texts[-1]
@@ -166,5 +169,5 @@ class Rules:
 
 
 def _inside(body: str, least: int) -> str:
-    """An expression for the content of brackets, surrounded by white space; optional if `least` is 0."""
+    """A grammar expression for the content `body` of brackets, surrounded by white space; optional if `least` is 0."""
     return f"{LINE} {body} {LINE}" if least > 0 else f"({LINE} {body} {LINE})?"
