@@ -227,7 +227,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def stamp_of(path: Path) -> str:
-    """The size and modification time of a file as text; if they change, the file was changed."""
+    """The size and modification time of a file as text, to find out later whether the file was changed."""
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}\n"
 
