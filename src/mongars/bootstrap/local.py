@@ -171,7 +171,10 @@ def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[s
 
 
 def ray_access(settings: Settings) -> dict[str, str]:
-    """The environment variables that authenticate Ray's commands to the local cluster; empty before its first start."""
+    """The environment variables that authenticate Ray's commands to the local Ray cluster.
+
+    Empty before the first start of that cluster, which generates the token.
+    """
     token = secret_file(settings.home, RAY_TOKEN)
     if not token.exists():
         return {}

@@ -61,7 +61,10 @@ class AdapterPin:
         return prefix is not None and digest is not None and digest.startswith(self.digest)
 
     def matches(self, origin: Origin) -> bool:
-        """Whether this pin selects the adapter of `origin`: its version and digest must match, as far as the pin has them."""
+        """Whether this pin selects the adapter of `origin`.
+
+        The version and the digest must match, as far as the pin has them.
+        """
         if self.is_base:
             return origin.adapter_digest is None
         named = self.name in {None, origin.adapter_version}

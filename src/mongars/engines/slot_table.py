@@ -211,7 +211,7 @@ class SlotTable:
 
     @property
     def load(self) -> SlotLoad:
-        """The number of slots of the active engines, and of the requests of all entries that hold or wait for a slot."""
+        """The slots of the active engines, and the requests that hold or wait for a slot of any entry, as numbers."""
         queues = [entry.queued.admission for entry in self._entries]
         return SlotLoad(
             slots=sum(queued.engine.slots for queued in self.actives),

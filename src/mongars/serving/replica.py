@@ -80,8 +80,8 @@ class Replica:
     def origin(self, task_type: str = "general") -> Origin:
         """Model, engine and adapter that answer a request of `task_type` that arrives now and pins no adapter.
 
-        `ReplicaStream.origin` has those that did generate a response; they may differ. Raises `NotReady` if no engine is
-        active.
+        `ReplicaStream.origin` has those that did generate a response; they may differ. Raises `NotReady` if no engine
+        is active.
         """
         return self._named(self.slot_table.active(task_type).engine.origin)
 

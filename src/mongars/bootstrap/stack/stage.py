@@ -27,7 +27,7 @@ Work = Callable[[StageProgress], str]
 
 
 class Abandoned(Exception):
-    """Raised in the thread of a stage's work after the start of the stack was cancelled; the work must let it propagate."""
+    """Raised in the thread of a stage's work once the start of the stack is cancelled; the work must not catch it."""
 
 
 @dataclass(slots=True)

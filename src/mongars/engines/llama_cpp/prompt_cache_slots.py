@@ -110,7 +110,7 @@ def _prefixes(messages: Sequence[Message]) -> tuple[int, ...]:
 
 
 def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """The number of messages at the beginning that two prompts have in common."""
+    """How many messages at the beginning of two prompts are the same; the arguments are results of `_prefixes`."""
     common = 0
     for one, other in zip(first, second, strict=False):
         if one != other:

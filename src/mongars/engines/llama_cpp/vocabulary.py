@@ -66,7 +66,7 @@ class Vocabulary:
         return cls(markers=markers, others=others, ids=ids, reasons=reasons)
 
     def mixed_prompt(self, rendered: str, placeholders: Placeholders) -> list[str | int]:
-        """Split a rendered prompt for llama.cpp's `/tokenize`: token ids of control tokens, and the plain texts between.
+        """Split a rendered prompt for llama.cpp's `/tokenize` into ids of control tokens and plain texts.
 
         Only control tokens that the chat template wrote become ids; in message texts they stay plain text.
         """

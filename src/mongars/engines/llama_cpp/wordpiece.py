@@ -49,7 +49,7 @@ class WordPiece:
 
     @classmethod
     def of(cls, values: Mapping[str, Found]) -> Self | None:
-        """Make the tokenizer from `values`, a GGUF file's metadata by key; None if the file's tokenizer is not WordPiece."""
+        """Make the tokenizer from `values`, a GGUF file's metadata by key; None if it has no WordPiece tokenizer."""
         return cls(values) if values.get("tokenizer.ggml.model") == "bert" else None
 
     def encode(self, text: str) -> list[int]:

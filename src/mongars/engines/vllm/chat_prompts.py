@@ -28,7 +28,7 @@ class AddedToken(Protocol):
 
 
 class Tokenizer(Protocol):
-    """The part of a `transformers` tokenizer's interface that is used here."""
+    """The attributes and methods of a `transformers` tokenizer that `ChatPrompts` uses."""
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
