@@ -87,7 +87,7 @@ class ModelCache:
         return self._blobs / digest
 
     def holds(self, digest: str, *, size: int) -> bool:
-        """Whether the cached file with the SHA-256 `digest` exists with `size` bytes and is unchanged since it was hashed.
+        """Whether the cached file with the SHA-256 `digest` exists with `size` bytes, unchanged since it was hashed.
 
         Compares size and modification time only; does not read the file.
         """
