@@ -145,7 +145,7 @@ class ApiParts:
 
 
 def model_name(settings: Settings, role: str) -> str:
-    """The name under which the model of a role is listed."""
+    """The name of the model that is configured for `role`, as the API lists it."""
     return settings.provisioning().models[role].name
 
 

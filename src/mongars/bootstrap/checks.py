@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def model_check(settings: Settings) -> str:
-    """Check that the model of every role is available; returns their names.
+    """Check that the model of every role is available; returns a line of text with the role and model names.
 
     Raises `ConfigurationError`, naming the command that provides it, if one is missing.
     """

@@ -33,7 +33,7 @@ API_SECRETS = ("DATABASE_URL", "PGPASSWORD", "SECRET_KEY")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpOptions:
-    """Options of the command line that override settings; None: the setting applies."""
+    """Options of `mongars up` that override settings; None: the setting applies."""
 
     host: str | None = None
     port: int | None = None
@@ -43,7 +43,10 @@ class UpOptions:
 
 @dataclass(slots=True, kw_only=True)
 class LocalPlan:
-    """The plan of one home's stack. `first_run` is set by the database stage if it created the administrator."""
+    """What `mongars up` starts for one home folder: settings, configuration and tokens of the stack.
+
+    `first_run` has the first administrator's credentials once the stack has created that account; None otherwise.
+    """
 
     settings: Settings
     config: StackConfig
@@ -54,7 +57,7 @@ class LocalPlan:
     first_run: FirstRun | None = field(default=None, repr=False)
 
     def parts(self) -> StackParts:
-        """The functions and child processes that the stack runs."""
+        """The functions and child processes that the stack runs, for `LocalStack`."""
         python, config = self.config.python, self.config
         argv = (python, "-m", "mongars", "api", "--host", config.host, "--port", str(config.port))
         host = reachable_host(config.host)
@@ -142,7 +145,7 @@ def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
 
 
 def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[str, str]:
-    """The variables that differ between the children's environment and that of this process."""
+    """The environment variables to set or replace for the child processes; the others are inherited."""
     values = settings.environment
     replicas = options.replicas or values.replicas
     most = max(replicas, values.max_replicas or 1)
@@ -168,7 +171,10 @@ def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[s
 
 
 def ray_access(settings: Settings) -> dict[str, str]:
-    """The environment variables that authenticate Ray's commands to the local cluster; empty before its first start."""
+    """The environment variables that authenticate Ray's commands to the local Ray cluster.
+
+    Empty before the first start of that cluster, which generates the token.
+    """
     token = secret_file(settings.home, RAY_TOKEN)
     if not token.exists():
         return {}

@@ -21,7 +21,7 @@ _ARENAS = 2
 
 
 def give_memory_back() -> None:
-    """Set these allocator options for this process and return the memory freed so far.
+    """Make the C allocator of this process keep little freed memory, and return the memory freed so far to the system.
 
     Does nothing on systems other than Linux with glibc.
     """

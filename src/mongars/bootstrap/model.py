@@ -52,7 +52,7 @@ def node_model(role: str, name: str) -> Path:
 def no_fallback(settings: Settings) -> str:
     """A warning that this host cannot answer while Ray Serve is unavailable, and what to do about it.
 
-    Empty if it can: an Ollama server is configured or a local model is provisioned.
+    Empty if the host can answer, since an Ollama server is configured or a local model is provisioned.
     """
     config = settings.inference()
     if config.ollama_host is not None or configured_model(settings) is not None:

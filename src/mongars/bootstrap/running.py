@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def announce(settings: Settings, *, url: str, dashboard: str) -> None:
-    """Write the API's and the dashboard's URL of this process's stack to a file of the home folder.
+    """Write the URLs of this process's API and Ray dashboard to a file in the home folder, which other commands read.
 
     Only the process that holds the home's lock may call it.
     """

@@ -7,7 +7,10 @@ from mongars.protocol.schema import formats, keywords, numbers, pattern, rules
 
 
 def schemas_page() -> str:
-    """The page as Markdown, from the tables that requests are validated with."""
+    """The reference page about the supported keywords of JSON Schema, as Markdown.
+
+    It is generated from the tables with which requests are validated.
+    """
     named = ", ".join(f"`{name}`" for name in sorted(formats.PATTERNS))
     free = ", ".join(f"`{name}`" for name in sorted(formats.FREE))
     passed = ", ".join(f"`{name}`" for name in sorted(keywords.ANNOTATIONS))

@@ -42,10 +42,10 @@ DEFAULT_OLLAMA = "http://127.0.0.1:11434"
 
 
 def exported_config(settings: Settings, *, images_only: bool = False) -> ServingConfig:
-    """The Serve application for an export, whose machines find the models in their own caches.
+    """The Serve application for an export, to run on machines that have the models in their own caches.
 
-    With `images_only`, that cache is part of the image: raises `ConfigurationError` if a model is configured as a file
-    of this machine, which no pod would have.
+    `images_only`: the cache is part of the container image. Then `ConfigurationError` is raised if a model is
+    configured as a file of this machine, as no container would have the file.
     """
     if images_only:
         _refuse_files(settings)

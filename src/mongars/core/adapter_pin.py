@@ -51,14 +51,20 @@ class AdapterPin:
         return self.digest is None and self.name in BASE_NAMES
 
     def has_digest(self, digest: str | None) -> bool:
-        """Whether `digest` begins with the digest of this pin, or the pin has none."""
+        """Whether the pin's digest, which may be shortened, is the beginning of `digest` (None: no adapter).
+
+        Always True for a pin without a digest.
+        """
         if self.digest is None:
             return True
         prefix = _DIGEST_PREFIX.fullmatch(self.digest)
         return prefix is not None and digest is not None and digest.startswith(self.digest)
 
     def matches(self, origin: Origin) -> bool:
-        """Whether the adapter of `origin` is the pinned one, by version or digest or both."""
+        """Whether this pin selects the adapter of `origin`.
+
+        The version and the digest must match, as far as the pin has them.
+        """
         if self.is_base:
             return origin.adapter_digest is None
         named = self.name in {None, origin.adapter_version}

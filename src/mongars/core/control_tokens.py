@@ -81,13 +81,13 @@ COMMON_MARKERS = (
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A control token that the chat template wrote, as opposed to text of a message."""
+    """A control token found in a text, or one in a rendered prompt that the chat template wrote."""
 
     text: str
 
 
 class Markers:
-    """The control-token texts of one vocabulary."""
+    """The texts of a vocabulary's control tokens (such as `<|im_end|>`), to find them in message texts."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         long_enough = {text for text in texts if len(text.strip()) >= _SHORTEST_BORDER}
@@ -160,7 +160,7 @@ class Placeholders:
 
     @classmethod
     def instead_of(cls, texts: Sequence[str]) -> Placeholders:
-        """Placeholders with new random names for these texts."""
+        """Make placeholders with new random names for the message texts `texts`."""
         return cls(nonce=secrets.token_hex(16), texts=tuple(texts))
 
     def contents(self) -> list[str]:
@@ -192,7 +192,7 @@ def literal_parts(
 ) -> list[str | Marker]:
     """The prompt as control tokens that the chat template wrote, and the plain text between them.
 
-    Tokenize each plain piece as a whole and without control tokens: template text next to a message text is part of
+    Tokenize each plain piece as a whole, with control tokens disabled: template text next to a message text is part of
     the same piece, so the tokens are those of the rendered prompt. `others` are the markers that a tokenizer recognises
     even in plain text; pieces that contain one are split inside it.
     """

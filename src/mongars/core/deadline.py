@@ -32,7 +32,7 @@ class Deadline:
         return self.clock.monotonic() >= self.at
 
     def check(self, what: str) -> None:
-        """Raise `DeadlineExceeded` with the text "No time left to `what`." if the deadline has passed."""
+        """Raise `DeadlineExceeded` if the deadline has passed; its message is "No time left to", then `what`."""
         if self.expired():
             msg = f"No time left to {what}."
             raise DeadlineExceeded(msg)

@@ -77,11 +77,11 @@ class _ScopeUse:
 
     @property
     def waiting(self) -> int:
-        """How many places the account waits for."""
+        """The number of the account's requests, or further parts of requests, that wait for a place."""
         return len(self.further) + len(self.queued)
 
     def count(self, now: float) -> float:
-        """Update the account's service to the time `now` and return it."""
+        """Update `service` (seconds of holding places, divided by the weight) to the time `now`, and return it."""
         if self.held:
             self.service += self.held * max(0.0, now - self.counted_at) / self.weight
         self.counted_at = now
@@ -89,12 +89,15 @@ class _ScopeUse:
 
 
 def newest(count: int) -> int:
-    """The index of the newest of `count` requests, sorted oldest first."""
+    """The index of the newest of `count` requests that are sorted from oldest to newest: `count` - 1."""
     return count - 1
 
 
 class FairQueue:
-    """Gives requests places, at most as many at a time as `capacity()` returns; infinity is allowed."""
+    """A bounded queue in which requests wait for places, such as slots of an engine; accounts share them by weight.
+
+    At most `capacity()` places, which may be infinity, are held at a time; with `soft`, at most one more.
+    """
 
     def __init__(
         self,
@@ -104,7 +107,10 @@ class FairQueue:
         soft: bool = False,
         choose: Callable[[int], int] = newest,
     ) -> None:
-        """`most_waiting`: how many requests may wait; `soft`: the capacity may be exceeded by one (see the module).
+        """`most_waiting`: how many requests may wait.
+
+        `soft`: while one account holds all places, another one is given one place more than `capacity()`, if that is
+        above 1.
 
         `choose`: given the number of waiting requests of an account, oldest first, returns the index of the one that is
         displaced from a full queue.
@@ -135,7 +141,9 @@ class FairQueue:
         return self._capacity() - self.active
 
     def ahead(self, share: Share) -> float:
-        """Estimate how many places are given until a request of `share` that arrives now gets one, its own included.
+        """Estimate how many places must become free before a request of `share` that arrives now has one.
+
+        The place of the request itself is included.
 
         0 for an account without any request in the queue, if a place is free for it.
         """
@@ -151,8 +159,8 @@ class FairQueue:
     ) -> None:
         """Wait up to `seconds` for a place; `release` returns it.
 
-        `bounded` is False for a further part of a request that holds a place already or held one: the length limit does
-        not apply to it.
+        `bounded` is False for a further part of a request that holds a place already or held one: it waits even if the
+        queue is full.
 
         Raises:
             QueueFull: no place is free and the queue is full, or the request was displaced while it waited.
@@ -177,7 +185,10 @@ class FairQueue:
             raise
 
     def release(self, scope: str | None, now: float) -> None:
-        """Return a place that a request of that scope held, and give it to the next waiting request."""
+        """Return a place that a request of the account `scope` held; the next waiting request may get it.
+
+        `now` is in seconds on the clock given to `acquire`.
+        """
         account = self._accounts[scope]
         account.count(now)
         account.held -= 1

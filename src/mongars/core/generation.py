@@ -34,7 +34,7 @@ def task_role(task_type: str) -> TaskRole:
 
 
 def confidence(logprobs: Sequence[float]) -> float | None:
-    """The exponential of the mean token log-probability, 0 to 1; None if there are no log-probabilities."""
+    """The exponential of the mean of the tokens' log-probabilities, 0 to 1; None if `logprobs` is empty."""
     return math.exp(sum(logprobs) / len(logprobs)) if logprobs else None
 
 
@@ -89,9 +89,9 @@ class PartialAnswer:
     adapter_digest: str | None = None
 
     def was_from(self, origin: Origin) -> bool:
-        """Whether there is text, and `origin` has the model and adapter that generated it.
+        """Whether there is text, and `origin` has the same model and adapter as the one that generated the text.
 
-        Only then can the answer be continued exactly.
+        Only then can that engine continue the answer exactly.
         """
         return self.text != "" and (self.model, self.adapter_version, self.adapter_digest) == (
             origin.model,

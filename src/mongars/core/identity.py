@@ -37,7 +37,7 @@ class NewAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """An account with the hash that its password is verified against."""
+    """An account, and the hash against which its password is verified at login."""
 
     account: Account
     password_hash: str = field(repr=False)

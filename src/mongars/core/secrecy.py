@@ -18,7 +18,7 @@ _HARMLESS_ENDS = ("_PATH", "_FILE", "_DIR", "_MINUTES", "_TOKENS", "PGPASSFILE")
 
 
 def is_secret(name: str) -> bool:
-    """Whether an environment variable of that name may hold a secret, of monGARS or of another program."""
+    """Whether the environment variable `name` may hold a secret, judged by its name; of monGARS or another program."""
     if name in OWN_SECRETS:
         return True
     upper = name.upper()

@@ -45,7 +45,7 @@ class AdapterFolder:
 
 
 def folder_digest(path: Path) -> str:
-    """Compute the digest of a folder's files, as the module describes.
+    """Compute the SHA-256 over the paths, sizes and contents of all files in a folder, as 64 hexadecimal digits.
 
     Raises `InferenceFailed` if the folder holds a link or a special file, or if a file cannot be read.
     """

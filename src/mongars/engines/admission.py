@@ -45,7 +45,7 @@ class Admission:
     def expected_wait(self, share: Share = EVERYBODY) -> float:
         """Estimated seconds until a request of `share` that arrives now has a slot.
 
-        0 if a slot is free, and until a first request has completed (no estimate).
+        0 if a slot is free, and also while no request has completed yet, as there is no measurement to estimate from.
         """
         if self.active + self.waiting < self._slots:
             return 0.0
@@ -57,8 +57,8 @@ class Admission:
     ) -> AsyncIterator[float]:
         """Wait for a slot and hold it until the context is left; yields the seconds waited.
 
-        `admitted`: the request is one more choice of a request that holds a slot already, so it is not refused however
-        long the queue is.
+        `admitted`: True for a further choice (`n` above 1) of a request that holds a slot already; such a choice is not
+        refused, however long the queue is.
 
         Raises:
             Overloaded: the queue is full, or the expected wait exceeds the deadline; has `retry_after` in seconds.

@@ -66,7 +66,7 @@ class _Merge:
             self._ready.put_nowait(None)
 
     async def next(self) -> bytes | None:
-        """Wait for the next event of any choice; None each time that a choice is complete.
+        """Wait for the next event of any choice and return it; returns None once for each choice that completes.
 
         Raises the error that ended a choice.
         """
@@ -93,7 +93,7 @@ class _Merge:
     def ending(self) -> bytes:
         """The last bytes of the merged stream: a usage chunk with the tokens of all choices, and `[DONE]`.
 
-        Without the usage chunk if a choice reported no usage.
+        Only `[DONE]` if the engine reported no usage for one of the choices.
         """
         drawn = [self._usage[index] for index in sorted(self._usage)]
         if len(drawn) < self._request.sampling.n:

@@ -16,9 +16,10 @@ EngineState = Literal["stopped", "starting", "ready", "restarting", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """The state of an engine: `detail` is the reason of a failure, `restarts` counts automatic restarts.
+    """The state of an engine or embedder. `detail`: the reason if it failed or restarts, else empty.
 
-    `pid` is the engine's process, None if it has no process of its own.
+    `restarts`: the number of automatic restarts (or reconnections, for a remote server). `pid`: the id of its process;
+    None if no process of its own runs.
     """
 
     state: EngineState

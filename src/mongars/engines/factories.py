@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSetup:
-    """The arguments of an engine factory besides the specification."""
+    """The arguments, besides the `EngineSpec`, of the function that makes an engine or embedder."""
 
     clock: Clock
     observer: Observer

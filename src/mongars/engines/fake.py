@@ -42,7 +42,7 @@ LOGPROB = -0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakePlan:
-    """The behaviour of a fake engine. Times are in seconds."""
+    """The behaviour of a `FakeEngine`: its slots, limits, delays in seconds, and failures to simulate."""
 
     slots: int = 4
     context_tokens: int = 4096
@@ -66,7 +66,7 @@ class FakePlan:
 
 
 class FakeEngine:
-    """An implementation of `engines.engine.Engine` without a model; the module describes its answers."""
+    """An `Engine` without a model, for tests and demos; its answers repeat the last message."""
 
     def __init__(self, plan: FakePlan, *, clock: Clock) -> None:
         self._plan = plan
@@ -79,7 +79,7 @@ class FakeEngine:
 
     @property
     def origin(self) -> Origin:
-        """The model and engine `fake`, with the adapter of the plan."""
+        """The `Origin` with model and engine `fake`, and the adapter that the `FakePlan` names."""
         return Origin(
             model="fake",
             engine="fake",
@@ -94,7 +94,7 @@ class FakeEngine:
 
     @property
     def slots(self) -> int:
-        """The plan's number of slots."""
+        """How many requests the engine processes at the same time, as set in its `FakePlan`."""
         return self._plan.slots
 
     @property
@@ -112,7 +112,7 @@ class FakeEngine:
         self._status = EngineStatus(state="ready")
 
     async def fail(self, reason: str) -> None:
-        """Set the state to `failed` with that reason; open streams are cut."""
+        """Set the state to `failed`, with `reason` as its detail; open streams end with `GenerationInterrupted`."""
         await self.aclose()
         self._status = EngineStatus(state="failed", detail=reason)
 
@@ -125,7 +125,7 @@ class FakeEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Answer with the words of `script`.
+        """Stream the words of the answer (see `script`) that are not in `continue_from`; each word is one token.
 
         Raises `NotReady` before `start`, `ContextLengthExceeded` if the prompt fills the context window, and
         `ParameterUnsupported` for a JSON schema that the answer would violate.
@@ -239,7 +239,7 @@ def script(request: GenerationRequest, adapter: str | None = None) -> list[str]:
 
 
 def _drawn(request: GenerationRequest, adapter: str | None) -> list[str]:
-    """The words of `script` without those that the sampling parameters ban.
+    """The words of the answer (see `script`) without those that the sampling parameters ban.
 
     The vocabulary is the script itself: token i is word i, and a bias of -100 bans it. A repetition penalty above 1
     removes repeated words.

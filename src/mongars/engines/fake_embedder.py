@@ -17,7 +17,7 @@ DIMENSIONS = 64
 
 
 class FakeEmbedder:
-    """An implementation of `engines.embedder.Embedder` that counts hashed words."""
+    """An embedder without a model, for tests: a vector has the counts of a text's words by hash, scaled to length 1."""
 
     def __init__(self, *, context_tokens: int = 512, model: str = "fake-embedding") -> None:
         self.model = model

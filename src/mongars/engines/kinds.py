@@ -20,7 +20,7 @@ model of the server at `EngineSpec.url`. `none`: the kind needs no model.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineKind:
-    """One kind of engine: how to make it, and what it needs."""
+    """One kind of engine, such as `llama_cpp`: its factories, and the package and model files that it needs."""
 
     name: str
     """The kind's name in `MONGARS_ENGINE` and `EngineSpec.kind`."""

@@ -38,7 +38,7 @@ class QueuedEngine:
             raise NotReady(detail, retry_after=RETRY_AFTER)
 
     def complete(self, request: GenerationRequest, defaults: Sampling) -> GenerationRequest:
-        """The request with every parameter that this engine needs.
+        """A copy of `request` with unset sampling parameters filled in and an unusable `continue_from` removed.
 
         Sampling parameters that are None are taken from `defaults`. `continue_from` is kept only if the engine can
         continue a text and the same model and adapter generated its beginning; otherwise it becomes None, and the

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def pinned_entry(
     serving: Sequence[SlotEntry], pin: AdapterPin, *, alias: SlotEntry | None
 ) -> SlotEntry:
-    """The entry of `serving` that `pin` selects.
+    """The entry of `serving` (entries that take new requests) whose adapter `pin` selects.
 
     `alias` is the entry for which the pin's name is an alias; None if the name is no alias. An alias takes
     precedence over an adapter version of the same name. If several entries have the name and the pin has no digest,

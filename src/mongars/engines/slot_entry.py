@@ -28,7 +28,7 @@ class SlotKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotReport:
-    """The state of one entry of the slot table at one moment."""
+    """The state of one `SlotEntry` (an engine of the slot table) at one moment."""
 
     key: SlotKey
     origin: Origin
@@ -41,7 +41,7 @@ class SlotReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotLoad:
-    """Slots and requests of a slot table, summed over its engines."""
+    """How many slots the engines of a slot table have, and how many requests hold or wait for one."""
 
     slots: int
     """Slots of the active entries' engines."""
@@ -71,7 +71,7 @@ class SlotEntry:
         return SlotKey(role=self.role, digest=self.origin.adapter_digest)
 
     def check(self, event: SlotEvent) -> SlotState:
-        """The state that `event` leads to; changes nothing.
+        """The state that the entry would have after `event`; changes nothing.
 
         Raises `IllegalTransition` if the event is not possible in the current state.
         """
@@ -83,7 +83,7 @@ class SlotEntry:
         self.unused.clear()
 
     def release(self) -> None:
-        """Decrement the number of references; at 0, set `unused`."""
+        """Decrement the number of references; at 0, set the asyncio event `unused`."""
         self.references -= 1
         if not self.references:
             self.unused.set()

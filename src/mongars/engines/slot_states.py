@@ -42,7 +42,7 @@ class IllegalTransition(Conflict):
 
 
 def advance(state: SlotState, event: SlotEvent, *, entry: str) -> SlotState:
-    """The state that `event` leads to from `state`.
+    """The state of a slot table's entry after `event`, if it is now in `state`.
 
     Raises `IllegalTransition` if there is no such transition; `entry` is the entry's name in the message.
     """

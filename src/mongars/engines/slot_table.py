@@ -211,7 +211,7 @@ class SlotTable:
 
     @property
     def load(self) -> SlotLoad:
-        """Slots of the active engines, and requests that hold or wait for a slot over all entries."""
+        """How many slots the active engines have, and how many requests of any entry hold or wait for a slot."""
         queues = [entry.queued.admission for entry in self._entries]
         return SlotLoad(
             slots=sum(queued.engine.slots for queued in self.actives),

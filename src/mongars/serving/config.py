@@ -104,7 +104,7 @@ class ReplicaConfig(_Section):
 
     @property
     def capacity(self) -> int:
-        """How many requests a replica accepts at the same time, answered or waiting, over all its engines."""
+        """How many requests a replica accepts at a time over all its engines, waiting ones included."""
         engines = [self.engine, self.coding, self.embedding]
         return sum(engine.slots + self.max_waiting for engine in engines if engine is not None)
 

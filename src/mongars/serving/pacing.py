@@ -26,7 +26,7 @@ MOST_HELD = 64 * 1024
 
 
 class Pacing:
-    """Schedules when the buffered bytes of all running answers are sent."""
+    """Schedules when the buffered bytes of all running answers are sent: the more answers, the less often."""
 
     def __init__(self, clock: Clock, *, longest: float) -> None:
         """`longest`: the most seconds that a token is buffered; 0: every token is sent at once."""
@@ -86,9 +86,9 @@ class Gathered:
         """The bytes to send, joined to pieces; each is yielded when it is due."""
 
     async def read(self) -> None:
-        """Read the blocks to their end into the buffer.
+        """Read all bytes of the engine's stream into the buffer; pauses while the buffer is full.
 
-        `pieces` raises an error of the blocks, after the bytes before it.
+        An error of the stream is not raised here but by `pieces`, after all bytes that came before it.
         """
         try:
             async for block in self._blocks:

@@ -20,14 +20,14 @@ LONGEST = 2.0
 
 
 class Refusals:
-    """Delays refusals while they are more frequent than `PER_SECOND`."""
+    """Delays error responses to refused requests while more than `PER_SECOND` of them are sent per second."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._next = clock.monotonic() - BURST / PER_SECOND
 
     async def turn(self) -> None:
-        """Wait until the next refusal may be sent: 0 seconds while refusals are rare, at most `LONGEST`."""
+        """Wait until the next refusal may be sent: 0 seconds while refusals are rare, at most `LONGEST` seconds."""
         now = self._clock.monotonic()
         self._next = max(self._next, now - BURST / PER_SECOND) + 1 / PER_SECOND
         self._next = min(self._next, now + LONGEST)

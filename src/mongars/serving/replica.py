@@ -60,7 +60,7 @@ class Replica:
         replica_id: str,
         embedder: Embedder | None = None,
     ) -> None:
-        """`engines`: for each role, the engine that is active from the beginning; they are started by `start`."""
+        """`engines`: for each role, the engine that answers its requests from the beginning. `start` starts them."""
         self.slot_table = SlotTable(max_waiting=config.max_waiting)
         for role, engine in engines.items():
             self.slot_table.add(role, engine)
@@ -78,10 +78,10 @@ class Replica:
         return self._config
 
     def origin(self, task_type: str = "general") -> Origin:
-        """Model, engine and adapter for a request of that task that pins no adapter, if it arrives now.
+        """Model, engine and adapter that answer a request of `task_type` that arrives now and pins no adapter.
 
-        A response has the actual ones (`ReplicaStream.origin`), which may differ. Raises `NotReady` if no engine is
-        active.
+        `ReplicaStream.origin` has those that did generate a response; they may differ. Raises `NotReady` if no engine
+        is active.
         """
         return self._named(self.slot_table.active(task_type).engine.origin)
 
@@ -100,7 +100,8 @@ class Replica:
     def engine_status(self) -> EngineStatus:
         """The status of the active engine, or embedder, that is in the worst state.
 
-        Prepared engines do not count: if one fails, the replica still answers.
+        Prepared engines (started, but used only by requests that pin their adapter) are left out: if one fails, the
+        replica still answers.
         """
         found = [queued.engine.status for queued in self.slot_table.actives]
         if self._embedder is not None:

@@ -8,4 +8,4 @@ from mongars.protocol.asgi import WrittenResponse
 
 
 class ReplicaResponse(WrittenResponse, Response):
-    """A `WrittenResponse` that FastAPI accepts as the return value of a route handler."""
+    """A `WrittenResponse` (an HTTP response of this project) that FastAPI accepts as a route handler's return value."""

@@ -25,7 +25,10 @@ MEMORY_SECONDS = 1.0
 
 
 class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no types
-    """Request router of Serve: session affinity with bounded load."""
+    """Routes the requests of a session to the same replica, or to the least loaded one while that replica is busy.
+
+    Used by Ray Serve. Requests without a session go to the least loaded replica.
+    """
 
     def initialize_state(self, busy_at: int, **kwargs: int) -> None:
         """Set the router's arguments; Serve calls it once. A replica with `busy_at` requests counts as busy."""
@@ -40,7 +43,10 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """Rank the candidate replicas for a request; Serve tries the ranks in order, the least loaded replica first."""
+        """Rank the candidates for a request: first the session's replica if not busy, else the least loaded one.
+
+        Returns groups of replicas; Serve tries them in order, the least loaded replica of a group first.
+        """
         ranks: list[list[RunningReplica]] = await super().choose_replicas(
             candidate_replicas, pending_request
         )
@@ -65,7 +71,10 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         return home if self._load(home) < self._busy_at else self._least(candidates)
 
     def _least(self, candidates: list[RunningReplica]) -> RunningReplica:
-        """The least loaded replica; a random one of several, so that several routers do not all choose the same."""
+        """The candidate with the fewest requests; if several have equally few, a random one of them.
+
+        The choice is random so that several routers do not all choose the same replica.
+        """
         return min(random.sample(candidates, len(candidates)), key=self._load)
 
     def _load(self, replica: RunningReplica) -> int:

@@ -47,9 +47,9 @@ def prepare_serve_run(config: ServingConfig, argv: Sequence[str]) -> None:
 
 
 def _connect(address: str | None) -> bool:
-    """Connect to the Ray cluster at `address` (None: the local one); True if there was one.
+    """Connect to the Ray cluster at `address` (None: the local one). True if a cluster was running.
 
-    False: none was running, and a new one was started that ends with this process.
+    False: none was running, so a new cluster was started that ends with this process.
     """
     try:
         ray.init(address=address or "auto", namespace=NAMESPACE, logging_level="ERROR")

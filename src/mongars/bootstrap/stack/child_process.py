@@ -50,7 +50,7 @@ async def at_once() -> bool:
 
 
 async def nothing() -> None:
-    """A hook that does nothing."""
+    """Do nothing; the default for the functions `clean_up` and `revived` of a `ChildSpec`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +178,7 @@ class Child:
         return False
 
     async def _revive(self) -> None:
-        """Start the process again and wait until it is ready or has ended; one that does not get ready is killed."""
+        """Start the process again and wait until it is ready or has ended; kill it if it is not ready in time."""
         process = self._spawn()
         async with asyncio.TaskGroup() as group:
             coming = group.create_task(self._come_back(process))

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A child process that the stack starts; it is ready when `ready` returns True, within `ready_within` seconds."""
+    """A child process that the stack starts: its command line, and the probe that returns True once it is ready.
+
+    The start fails if `ready` has not returned True within `ready_within` seconds.
+    """
 
     argv: tuple[str, ...]
     ready: Probe = at_once
@@ -48,11 +51,11 @@ class StackConfig:
 
     @property
     def logs(self) -> Path:
-        """The folder with the log of every child."""
+        """The folder that contains a log file for each child process."""
         return self.home / "logs"
 
     def ports(self) -> list[PortUse]:
-        """Every port that the stack needs, with the setting that changes it."""
+        """Every TCP port that the stack listens on, with the name of the setting that changes it."""
         uses = [("the API", self.host, self.port, "--port or MONGARS_PORT")]
         if self.use_ray:
             uses += [

@@ -101,7 +101,7 @@ def stop_owned(
 def end_processes(
     processes: Iterable[psutil.Process], *, grace: float, hurry: threading.Event | None = None
 ) -> StopReport:
-    """Send SIGTERM, and SIGKILL to those that still run after `grace` seconds or once `hurry` is set.
+    """Send SIGTERM to `processes`, and SIGKILL to those that still run after `grace` seconds or once `hurry` is set.
 
     Blocks until they have ended, at most 3 seconds longer.
     """

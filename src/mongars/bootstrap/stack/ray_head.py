@@ -48,7 +48,7 @@ _LONGEST_WITH_HAPROXY = 25  # 97, less what Ray appends: /h/<56 digits>/metrics.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayHead:
-    """The head node of one stack: its command line, environment and folders."""
+    """The Ray head node of one stack: its command line, environment and folders."""
 
     python: str
     stack: str

@@ -136,7 +136,10 @@ class LocalStack:
         self._watch(self._reap, name="orphans")
 
     async def _wait_for_answers(self) -> None:
-        """Wait up to 5 seconds until the API uses the deployed application; otherwise report that it falls back."""
+        """Wait up to 5 seconds until the API gets answers from the Serve application.
+
+        If it does not, report to the listener that the API answers by a fallback.
+        """
         for _ in range(round(_ANSWERING_S / _LOOK_S)):
             if await self._parts.answering():
                 return

@@ -27,18 +27,18 @@ Work = Callable[[StageProgress], str]
 
 
 class Abandoned(Exception):
-    """The start was cancelled, so the work must end."""
+    """Raised in the thread of a stage's work once the start of the stack is cancelled; the work must not catch it."""
 
 
 @dataclass(slots=True)
 class StageDetail:
-    """The text that is reported when a stage is done."""
+    """The text about the result of a stage, such as a count; reported when the stage is done."""
 
     detail: str = ""
 
 
 class Stages:
-    """Runs the stages of a start, and reports the name and the seconds of each to `listener` when it ends."""
+    """Runs the stages of starting the stack; reports the start, progress and end of each to `listener`."""
 
     def __init__(self, *, clock: Clock, listener: Listener) -> None:
         self._clock = clock
@@ -47,7 +47,10 @@ class Stages:
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[StageDetail]:
-        """Report a stage as started and, at the end of the context, as done or failed; set `detail` of the result."""
+        """Report `stage` as started and, when the context is left, as done, or as failed if an error leaves it.
+
+        Set `detail` of the yielded object to a text that is reported with `done`.
+        """
         began = self._clock.monotonic()
         outcome = StageDetail()
         self._tell(stage, "started", began=began)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def continued_body(body: dict[str, Any], text: str, *, partial_tokens: int) -> dict[str, Any]:
-    """The body of a request that generates what follows `text`, which has `partial_tokens` tokens.
+    """A copy of the request `body` that makes llama.cpp continue the answer `text`, which has `partial_tokens` tokens.
 
     `max_tokens` is reduced by `partial_tokens`, to at least 1.
     """
@@ -31,9 +31,10 @@ def continued_body(body: dict[str, Any], text: str, *, partial_tokens: int) -> d
 async def whole_counts(
     blocks: AsyncIterator[bytes], *, partial_tokens: int, limit: int | None
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the events in `blocks`, with the tokens of the beginning counted as tokens of the answer.
+    """Yield the events in `blocks`, with `partial_tokens` moved from the prompt's to the answer's token count.
 
-    If the beginning has `limit` tokens or more, generated text is dropped and the finish reason is `length`.
+    `blocks` is the stream of a continued answer whose beginning has `partial_tokens` tokens. If these are `limit` or
+    more (None: no limit), generated text is dropped and the finish reason is `length`.
     """
     full = limit is not None and partial_tokens >= limit
     splitter = EventSplitter()

@@ -94,7 +94,7 @@ class LlamaCppEmbedder:
         return Embeddings(vectors=tuple(vectors), prompt_tokens=tokens, model=self.model)
 
     async def _inputs(self, texts: Sequence[str]) -> Sequence[Input]:
-        """The inputs for the child: texts, or token ids where its own tokenizer would produce other tokens."""
+        """The inputs for the child: texts, or the token ids of texts that llama.cpp might tokenize wrongly."""
         if self._wordpiece is not None:
             return await asyncio.to_thread(self._word_pieces, self._wordpiece, texts)
         return [
@@ -110,7 +110,7 @@ class LlamaCppEmbedder:
         return tokens
 
     async def _plain_tokens(self, text: str) -> list[int]:
-        """The token ids of a text that contains the text of a control token, none of them a control token."""
+        """The token ids of `text`; control-token texts in it are tokenized as plain text."""
         try:
             return await text_tokens(self._child, text, add_special=True)
         except (aiohttp.ClientError, OSError) as exc:

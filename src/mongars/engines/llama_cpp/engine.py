@@ -141,7 +141,10 @@ class LlamaCppEngine:
             yield blocks
 
     async def _slot(self, request: GenerationRequest, stack: AsyncExitStack) -> HeldSlot | None:
-        """Wait for the slot to use; None if llama.cpp may choose any slot."""
+        """Choose the llama.cpp slot for a request and hold it until `stack` is closed; waits while all are in use.
+
+        None: llama.cpp may choose the slot itself.
+        """
         if self._slots is None:
             return None
         held = self._slots.hold(request.scope, request.messages, process=self.status.pid)
@@ -177,7 +180,7 @@ class LlamaCppEngine:
 
 
 def _vocabulary_in(path: Path) -> Vocabulary | ProvisioningFailed:
-    """The vocabulary of the model file; an error is returned instead of raised, as nothing may await the result."""
+    """Read the vocabulary of the model file at `path`. An error is returned instead of raised."""
     try:
         return Vocabulary.of(gguf_values(path))
     except ProvisioningFailed as error:
@@ -185,7 +188,7 @@ def _vocabulary_in(path: Path) -> Vocabulary | ProvisioningFailed:
 
 
 def _after_progress(head: bytes) -> bytes:
-    """The bytes after the progress events at the beginning; clients have no use for those events."""
+    """`head`, the beginning of a stream, without llama.cpp's events about the progress of prompt processing."""
     while (end := head.find(EVENT_END)) >= 0 and PROGRESS in head[:end]:
         head = head[end + len(EVENT_END) :]
     return head

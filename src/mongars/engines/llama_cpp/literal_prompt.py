@@ -48,7 +48,9 @@ async def ask(child: LlamaCppSupervisor, path: str, body: dict[str, Any]) -> dic
 async def text_tokens(
     child: LlamaCppSupervisor, content: str | list[str | int], *, add_special: bool = False
 ) -> list[int]:
-    """The token ids of a text, none of them a control token. In a list, integers are token ids and stay unchanged.
+    """The token ids of `content`, in which control-token texts are tokenized as plain text.
+
+    `content` is a text, or a list of texts and of token ids, which stay unchanged.
 
     `add_special`: add the tokens that the model requires at the beginning and end of every text.
     """
@@ -60,7 +62,10 @@ async def text_tokens(
 async def without_control_tokens(
     child: LlamaCppSupervisor, body: dict[str, Any], vocabulary: Vocabulary
 ) -> tuple[str, dict[str, Any]]:
-    """The path and body for a chat request, such that no text of a message becomes a control token."""
+    """The URL path and body to send to llama.cpp for the chat request `body`.
+
+    They are such that no text of a message is tokenized as a control token.
+    """
     texts = [message["content"] for message in body["messages"]]
     if not any(map(vocabulary.markers.may_occur_in, texts)):
         return CHAT_COMPLETIONS, body

@@ -10,7 +10,10 @@ READY_LINE = b"ready\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildOrder:
-    """The child's configuration. Sent over a pipe, so that the API key is in no command line or environment."""
+    """The configuration of a llama.cpp child process.
+
+    It is sent over a pipe, so that the API key is in no command line or environment.
+    """
 
     model_path: str
     model_name: str

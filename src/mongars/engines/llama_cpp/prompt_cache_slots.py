@@ -37,7 +37,7 @@ class _Slot:
 
 
 class HeldSlot:
-    """A slot that is assigned to one request, and whether the request may reuse its content."""
+    """A llama.cpp slot that is assigned to one request, and whether the request may reuse the prompt cached in it."""
 
     def __init__(self, slot: _Slot, *, scope: str | None, prefixes: tuple[int, ...]) -> None:
         self._slot = slot
@@ -51,12 +51,15 @@ class HeldSlot:
             slot.scope, slot.prefixes = None, ()
 
     def prompt_started(self) -> None:
-        """Record that llama.cpp has begun to process the prompt, so the slot contains this prompt only from now on."""
+        """Record that llama.cpp has begun to process the request's prompt; from now on the slot caches this prompt."""
         self._slot.scope, self._slot.prefixes = self._scope, self._prefixes
 
 
 class PromptCacheSlots:
-    """The slots of one llama.cpp process: which are in use, and whose prompt each contains."""
+    """The slots of one llama.cpp process: which are in use, and which scope's prompt is cached in each.
+
+    The prompt is reused only by requests of the same scope: the account of a request, None for no reuse.
+    """
 
     def __init__(self, slots: int) -> None:
         self._slots = [_Slot(index=index) for index in range(slots)]
@@ -107,7 +110,7 @@ def _prefixes(messages: Sequence[Message]) -> tuple[int, ...]:
 
 
 def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """The number of messages at the beginning that two prompts have in common."""
+    """How many messages at the beginning of two prompts are the same; the arguments are results of `_prefixes`."""
     common = 0
     for one, other in zip(first, second, strict=False):
         if one != other:

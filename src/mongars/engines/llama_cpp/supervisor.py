@@ -74,7 +74,10 @@ class LlamaCppSupervisor:
 
     @contextmanager
     def waiting(self, who: object) -> Iterator[None]:
-        """A context during which the request `who` waits for output of the child; used to detect a hanging child."""
+        """A context during which a request waits for output of the child; used to detect a hanging child.
+
+        `who` is any object that identifies the request.
+        """
         self._waits[id(who)] = self._clock.monotonic()
         try:
             yield
@@ -102,7 +105,10 @@ class LlamaCppSupervisor:
 
     @property
     def silence(self) -> float:
-        """Seconds for which requests have waited without output from the child; 0 while no request waits."""
+        """Seconds since the child's last output, or since the first waiting request began to wait if that is later.
+
+        0 while no request waits.
+        """
         if not self._waits:
             return 0.0
         return self._clock.monotonic() - max(self._heard_at, min(self._waits.values()))

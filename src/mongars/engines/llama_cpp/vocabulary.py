@@ -53,7 +53,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, values: Mapping[str, Found]) -> Self:
-        """Make the vocabulary from the metadata of a GGUF file, by key."""
+        """Make the vocabulary from `values`, the metadata of a GGUF file by key."""
         kinds, ids = {}, {}
         for index, (token, kind) in enumerate(_tokens(values)):
             known = token in _ALWAYS_CONTROL
@@ -66,7 +66,10 @@ class Vocabulary:
         return cls(markers=markers, others=others, ids=ids, reasons=reasons)
 
     def mixed_prompt(self, rendered: str, placeholders: Placeholders) -> list[str | int]:
-        """The rendered prompt for `/tokenize`: ids of the chat template's control tokens, and plain texts."""
+        """Split a rendered prompt for llama.cpp's `/tokenize` into ids of control tokens and plain texts.
+
+        Only control tokens that the chat template wrote become ids; in message texts they stay plain text.
+        """
         parts = literal_parts(rendered, placeholders, markers=self.markers, others=self.others)
         return [self.ids[part.text] if isinstance(part, Marker) else part for part in parts]
 

@@ -34,7 +34,7 @@ _IDEOGRAPHS = (
 
 
 class WordPiece:
-    """Converts texts to token ids of one vocabulary."""
+    """A WordPiece tokenizer (as used by BERT): converts texts to token ids of one vocabulary."""
 
     def __init__(self, values: Mapping[str, Found]) -> None:
         tokens = _texts(values["tokenizer.ggml.tokens"])
@@ -49,7 +49,7 @@ class WordPiece:
 
     @classmethod
     def of(cls, values: Mapping[str, Found]) -> Self | None:
-        """Make the tokenizer from the metadata of a GGUF file; None if the file's tokenizer is not WordPiece."""
+        """Make the tokenizer from `values`, a GGUF file's metadata by key; None if it has no WordPiece tokenizer."""
         return cls(values) if values.get("tokenizer.ggml.model") == "bert" else None
 
     def encode(self, text: str) -> list[int]:

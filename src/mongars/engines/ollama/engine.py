@@ -63,7 +63,7 @@ class OllamaEngine:
 
     @property
     def origin(self) -> Origin:
-        """The model's name as configured, without an adapter."""
+        """The `Origin` of the answers: the model's name as configured, and no adapter."""
         return self._model.origin
 
     @property
@@ -78,7 +78,7 @@ class OllamaEngine:
 
     @property
     def status(self) -> EngineStatus:
-        """The engine's state; `restarting` while the server does not respond and is tried again."""
+        """The engine's state; `restarting` while the server does not respond and the connection is retried."""
         return self._status
 
     async def start(self) -> None:
@@ -186,7 +186,7 @@ class OllamaEngine:
         self._model.check_tags(status, data)
 
     async def _known_markers(self) -> Markers:
-        """The texts of the model's control tokens; those of common models if the server does not list them."""
+        """The texts of the model's control tokens; if the server does not list them, those of common models."""
         if self._session is None:
             return COMMON
         body = self._model.show_body(verbose=True)

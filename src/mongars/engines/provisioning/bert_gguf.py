@@ -56,7 +56,10 @@ _KEPT_WHOLE = {"position_embd", "token_types"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TensorSpan:
-    """The bytes of one tensor in the input, and its description in the output (None: it is omitted)."""
+    """One tensor: its bytes in the input (offsets `begin` to `end`), and its description in the output.
+
+    `tensor` is None for a tensor that is not written to the output.
+    """
 
     begin: int
     end: int
@@ -64,7 +67,7 @@ class _TensorSpan:
 
 
 def bert_gguf(weights: IO[bytes], *, vocabulary: bytes, files: BertFiles) -> Iterator[bytes]:
-    """Convert the model; yields the bytes of the GGUF file in blocks."""
+    """Convert a BERT model (safetensors `weights` and `vocabulary`) to GGUF; yields the file's bytes in blocks."""
     (size,) = struct.unpack("<Q", weights.read(8))
     head: dict[str, Any] = json.loads(weights.read(size))
     parts = [_part(name, entry) for name, entry in head.items() if name != "__metadata__"]
@@ -143,6 +146,6 @@ def _numbers(weights: IO[bytes], part: _TensorSpan) -> Iterator[bytes]:
 
 
 def _halved(block: bytes) -> bytes:
-    """Convert float32 to float16, rounding to nearest, ties to even."""
+    """Convert a block of float32 numbers to float16, rounding to nearest, ties to even."""
     count = len(block) // 4
     return struct.pack(f"<{count}e", *struct.unpack(f"<{count}f", block))

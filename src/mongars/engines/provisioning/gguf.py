@@ -67,7 +67,7 @@ def gguf_values(path: Path) -> dict[str, Found]:
 
 
 class _Head:
-    """Reads the values of the header in order. A length larger than the file raises `ValueError`."""
+    """Reads the metadata values of a GGUF file in order. A length larger than the file raises `ValueError`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

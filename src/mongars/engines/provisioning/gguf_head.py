@@ -26,7 +26,10 @@ _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """The description of a tensor: `shape` in C order; `kind` is `F32` or `F16`."""
+    """The description of a tensor in a GGUF file. `shape` is in C order (last dimension contiguous).
+
+    `kind` is the type of its numbers: `F32` or `F16`.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -34,17 +37,17 @@ class Tensor:
 
     @property
     def count(self) -> int:
-        """The number of elements."""
+        """The number of elements of the tensor."""
         return math.prod(self.shape)
 
     @property
     def size(self) -> int:
-        """The size in bytes, without padding."""
+        """The size of the tensor in bytes, without the padding after it."""
         return self.count * (2 if self.kind == F16 else 4)
 
 
 def gguf_head(values: Mapping[str, Value], tensors: Sequence[Tensor]) -> bytes:
-    """The bytes of the file before the first tensor.
+    """The bytes of a GGUF file before the first tensor: its metadata `values`, by key, and the list of tensors.
 
     The tensors must follow in the given order, each with its `padding`.
     """

@@ -33,7 +33,10 @@ class Job:
         self.progress(step)
 
     def reporter(self, phase: Phase, total: int | None) -> ReportBytes:
-        """A function that reports the number of bytes done out of `total` in that phase."""
+        """A function that is called with the number of bytes done and reports it as progress of `phase`.
+
+        `total` is the number of bytes of the whole phase; None: unknown.
+        """
 
         def report(done: int) -> None:
             self.step(phase, done=done, total=total)

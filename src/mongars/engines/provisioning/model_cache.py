@@ -83,13 +83,13 @@ class ModelCache:
             yield self._tmp / folder
 
     def path_of(self, digest: str) -> Path:
-        """The path of the cached file with that SHA-256, whether it exists or not."""
+        """The path of the cached file with the SHA-256 `digest`, whether the file exists or not."""
         return self._blobs / digest
 
     def holds(self, digest: str, *, size: int) -> bool:
-        """Whether the file with that SHA-256 exists, with the size and modification time it had when it was hashed.
+        """Whether the cached file with the SHA-256 `digest` exists with `size` bytes, unchanged since it was hashed.
 
-        Does not read the file.
+        Compares size and modification time only; does not read the file.
         """
         path = self.path_of(digest)
         try:
@@ -117,7 +117,7 @@ class ModelCache:
         return True
 
     def discard(self, digest: str) -> None:
-        """Delete the file with that SHA-256 from the cache, if it exists."""
+        """Delete the file with the SHA-256 `digest` from the cache; does nothing if there is none."""
         self._marker(digest).unlink(missing_ok=True)
         self.path_of(digest).unlink(missing_ok=True)
 
@@ -227,7 +227,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def stamp_of(path: Path) -> str:
-    """The size and modification time of a file as text; if they change, the file was changed."""
+    """The size and modification time of a file as text, to find out later whether the file was changed."""
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}\n"
 

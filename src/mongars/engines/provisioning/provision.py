@@ -121,7 +121,10 @@ def _ensure(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleSt
 
 
 def _again(job: Job, earlier: RoleStatus | None) -> Job:
-    """The job, with `force` False if another role (`earlier`) has just provisioned the same model."""
+    """`job` itself if `earlier` is None, else a copy with `force` False.
+
+    `earlier` is the status of another role for which the same model has just been provisioned or checked.
+    """
     if earlier is None:
         return job
     return replace(job, force=False)

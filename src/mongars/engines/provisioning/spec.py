@@ -164,7 +164,7 @@ class RoleStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisioningStep:
-    """The progress of one role, in bytes; `total` is None while it is unknown."""
+    """The progress of provisioning one role: bytes done and in total; `total` is None while it is unknown."""
 
     role: str
     name: str
@@ -218,7 +218,7 @@ def provider_of(spec: ModelSpec) -> ModelSource:
 
 
 def source_of(spec: ModelSpec) -> str:
-    """A model source as one line of text, as recorded in the cache."""
+    """A description of a model source in one line of text, such as is recorded in the cache."""
     match spec:
         case WheelSource():
             return f"wheel:{spec.requirement}/{spec.member}"

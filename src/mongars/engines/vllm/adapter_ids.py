@@ -10,7 +10,7 @@ import threading
 
 
 class AdapterIds:
-    """Assigns integer ids from 1, one per adapter digest."""
+    """Assigns the integer ids (from 1) by which vLLM identifies adapters: one per adapter digest, never reused."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}

@@ -28,7 +28,7 @@ class AddedToken(Protocol):
 
 
 class Tokenizer(Protocol):
-    """The part of a `transformers` tokenizer's interface that is used here."""
+    """The attributes and methods of a `transformers` tokenizer that `ChatPrompts` uses."""
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
@@ -59,9 +59,9 @@ class ChatPrompts:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:
-        """Make a converter for a tokenizer, with its control tokens.
+        """Make a converter for `tokenizer`, which knows the tokenizer's control tokens.
 
-        Mistral's tokenizer recognises none in a text, so it needs no special treatment.
+        None are known for Mistral's tokenizer: it recognises no control token in a text.
         """
         if not hasattr(tokenizer, "added_tokens_decoder"):
             return cls(tokenizer=tokenizer, markers=Markers(()), others=Markers(()), ids={})
@@ -107,9 +107,12 @@ class ChatPrompts:
 def token_prompt(
     tokens: list[int], request: GenerationRequest, *, cache_scope: PromptCacheScope
 ) -> dict[str, Any]:
-    """The prompt in vLLM's format, with a cache salt, so that cached prompts are reused only within the scope.
+    """The prompt `tokens` in vLLM's format, with a cache salt that restricts reuse of the cached prompt.
 
-    A request without a scope gets a random salt; with `cache_scope` `shared`, there is none.
+    With the salt, only requests of the same account (`request.scope`) reuse it.
+
+    A request without an account (None) gets a random salt, so its prompt is never reused. If `cache_scope` is
+    `shared`, there is no salt, and every request may reuse it.
     """
     if cache_scope == "shared":
         return {"prompt_token_ids": tokens}

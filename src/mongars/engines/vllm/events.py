@@ -21,7 +21,7 @@ LEAST_LOGPROB = -9999.0
 
 
 class VllmEventWriter:
-    """Converts vLLM's outputs for one answer to events."""
+    """Converts vLLM's outputs for one answer to server-sent events in OpenAI's format."""
 
     def __init__(self, *, answer_id: str, model: str, created: int, top_logprobs: int) -> None:
         self._head: dict[str, Any] = {"answer_id": answer_id, "model": model, "created": created}

@@ -260,7 +260,7 @@ def _engine_processes() -> list[BaseProcess]:
 
 
 def _family(pids: list[int]) -> list[psutil.Process]:
-    """The processes with these ids that still run, and all their descendants."""
+    """The processes with the ids `pids` that still run, and all their descendants."""
     found = []
     for pid in pids:
         with suppress(psutil.NoSuchProcess):

@@ -349,7 +349,10 @@ def _required(*names: str) -> dict[str, str]:
 
 
 def _passed_on(names: Iterable[str]) -> dict[str, str]:
-    """Variables that Compose passes on from its environment; an unset one becomes empty, which means unset."""
+    """An `environment` section with which Compose passes variables of its own environment on to a container.
+
+    A variable that is not set there is empty in the container, which monGARS treats as not set.
+    """
     return {name: f"${{{name}:-}}" for name in names}
 
 

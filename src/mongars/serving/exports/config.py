@@ -69,7 +69,7 @@ Variables = dict[str, str]
 
 
 def names_besides(taken: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON schema for variable names: any valid name except those in `taken`."""
+    """A JSON Schema rule for an object whose keys are environment variables: any valid name except those in `taken`."""
     return {"propertyNames": {"pattern": VARIABLE_NAME, "not": {"enum": list(taken)}}}
 
 
@@ -230,7 +230,8 @@ class Registry(ExportSection):
 
     claim: bool = False
     """Create a volume claim. Without it, and without `existing_claim`, each pod has an empty folder:
-    nothing reads adapters from it yet, and many clusters have no ReadWriteMany class."""
+    nothing reads adapters from it yet, and many clusters have no ReadWriteMany class.
+    """
     size: Quantity = "10Gi"
     storage_class: str = ""
     """Storage class of the volume; empty: the cluster's default."""
@@ -288,7 +289,8 @@ class ClusterReplica(ReplicaConfig):
     """The model behind `/v1/embeddings`; null: no embeddings are served."""
     token_sha256: str = Field(default=TOKEN_FROM_ENVIRONMENT, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the bearer token that requests must carry. 64 zeros: the digest of RAY_SERVE_TOKEN in the
-    replica's environment, which the Secret provides."""
+    replica's environment, which the Secret provides.
+    """
 
 
 class ClusterServing(ServingConfig):

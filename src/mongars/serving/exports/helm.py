@@ -76,7 +76,7 @@ def _requires(key: str, value: str, needed: str) -> dict[str, Any]:
 
 
 def _untitled(node: Any) -> Any:  # noqa: ANN401 (JSON of any shape)
-    """The schema without the titles that pydantic generates from field names."""
+    """A copy of the JSON schema `node` without the titles that pydantic generates from field names."""
     if isinstance(node, dict):
         kept = {key: value for key, value in node.items() if key != "title"}
         return {key: _untitled(value) for key, value in kept.items()}
@@ -84,7 +84,7 @@ def _untitled(node: Any) -> Any:  # noqa: ANN401 (JSON of any shape)
 
 
 def _commented(part: BaseModel, indent: str = "") -> Iterator[str]:
-    """The values as YAML, each with its description as a comment."""
+    """Yield the fields of `part` as lines of YAML, each field after its description as a comment."""
     data = part.model_dump(mode="json")
     for name, field in type(part).model_fields.items():
         if isinstance(part, ExportConfig) and name in GIVEN_BY_HELM:

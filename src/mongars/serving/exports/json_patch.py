@@ -6,7 +6,10 @@ from typing import Any
 
 
 def difference(before: dict[str, Any], after: dict[str, Any], at: str = "") -> list[dict[str, Any]]:
-    """The operations that turn `before` into `after`; `at` is the JSON Pointer of both."""
+    """The JSON Patch operations that turn `before` into `after`.
+
+    `at` is the JSON Pointer of `before` in the document; empty: it is the whole document.
+    """
     found: list[dict[str, Any]] = []
     for key in [*before, *(key for key in after if key not in before)]:
         path = f"{at}/{_escaped(key)}"

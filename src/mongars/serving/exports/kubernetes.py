@@ -42,7 +42,7 @@ def files(config: ExportConfig) -> dict[str, str]:
 
 
 def overlays(config: ExportConfig) -> dict[str, ExportConfig]:
-    """The configuration of each overlay, by its name."""
+    """The configuration for each Kustomize overlay (`cpu`, `gpu`, `dev`), by the overlay's name."""
     return {"cpu": config, "gpu": gpu(config), "dev": dev(config)}
 
 

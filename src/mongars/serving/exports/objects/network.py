@@ -58,7 +58,7 @@ def _deny_all(config: ExportConfig) -> ManifestFields:
 
 
 def _names(config: ExportConfig) -> ManifestFields:
-    """The policy that allows DNS to any address, since in some clusters a node's address answers."""
+    """The NetworkPolicy that allows DNS queries to any address, since in some clusters DNS runs on a node's address."""
     ports = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     return _policy(config, "dns", {}, egress=[{"ports": ports}])
 

@@ -110,7 +110,10 @@ def plain(**values: str) -> list[ManifestFields]:
 
 
 def secret(config: ExportConfig, *keys: str) -> list[ManifestFields]:
-    """Environment variables from the Secret; a pod does not start while one of the keys is missing."""
+    """Environment variables with the values of `keys` in the Secret that `config.secrets.name` names.
+
+    Kubernetes does not start a pod while one of the keys is missing.
+    """
     return [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": config.secrets.name, "key": key}}}
         for key in keys
@@ -118,7 +121,10 @@ def secret(config: ExportConfig, *keys: str) -> list[ManifestFields]:
 
 
 def database_url(config: ExportConfig) -> list[ManifestFields]:
-    """The environment variable DATABASE_URL: from the Secret, or the URL of the bundled database."""
+    """The environment variable DATABASE_URL: from the Secret of `secret`, or the URL of the bundled database.
+
+    For the bundled database, POSTGRES_PASSWORD is set as well.
+    """
     if not config.database.bundled:
         return secret(config, "DATABASE_URL")
     # Kubernetes expands $(NAME) from the variables above it.
