@@ -96,8 +96,8 @@ def upstream(core: int) -> Iterator[Target]:
 
 
 @contextmanager
-def mongars(endpoints: str, **variables: str) -> Iterator[Gateway]:
-    """The API process as `mongars api` starts it, before these endpoints, with these variables."""
+def mongars(endpoints: str, *, name: str = "monGARS", **variables: str) -> Iterator[Gateway]:
+    """The API process as `mongars api` starts it, with a database of its own and these variables."""
     port, key = free_port(), secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as home:
         changes = {
@@ -112,7 +112,7 @@ def mongars(endpoints: str, **variables: str) -> Iterator[Gateway]:
         argv = [sys.executable, "-m", "mongars", "api", "--port", str(port)]
         with running(argv, GATEWAY_CORE, child_environment(changes)) as process:
             headers = {"authorization": f"Bearer {key}"}
-            target = Target(name="monGARS", port=port, headers=headers, model="mongars")
+            target = Target(name=name, port=port, headers=headers, model="mongars")
             yield Gateway(target=target, process=process)
 
 

@@ -10,12 +10,10 @@ measurements of AFTER / BEFORE, and the median of each start. Linux only: CPU ti
 from __future__ import annotations
 
 import argparse
-import secrets
 import statistics
 import sys
-import tempfile
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,51 +22,31 @@ import uvloop
 
 from benchmarks.foundation import say
 from benchmarks.gateway import (
-    GATEWAY_CORE,
     LOAD_CORE,
     Gateway,
     choose,
-    free_port,
     good,
+    mongars,
     percentile,
     pin,
     ready,
     resident,
-    running,
     upstream,
 )
 from benchmarks.gateway_load import Target, closed_loop
-from mongars.settings import child_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 STARTS, ROUNDS, REQUESTS, STREAMS = 5, 10, 300, 64
 Figures = dict[str, float]
 Pairs = dict[str, list[tuple[float, float]]]
 
 
-@contextmanager
-def started(checkout: Path, name: str, model: Target) -> Iterator[Gateway]:
-    """The API process of a checkout, with a database of its own."""
-    port, key = free_port(), secrets.token_hex(16)
-    with tempfile.TemporaryDirectory() as home:
-        environment = child_environment(
-            {
-                "PYTHONPATH": str(checkout / "src"),
-                "MONGARS_HOME": home,
-                "MONGARS_BOOTSTRAP_API_KEY": key,
-                "USE_RAY_SERVE": "true",
-                "RAY_SERVE_URL": f"http://127.0.0.1:{model.port}/generate",
-                "RAY_CLIENT_MAX_CONNECTIONS": "1024",
-                "RAY_CLIENT_MAX_KEEPALIVE": "1024",
-            }
-        )
-        argv = [sys.executable, "-m", "mongars", "api", "--port", str(port)]
-        with running(argv, GATEWAY_CORE, environment) as process:
-            headers = {"authorization": f"Bearer {key}"}
-            target = Target(name=name, port=port, headers=headers, model="mongars")
-            yield Gateway(target=target, process=process)
+def started(checkout: Path, name: str, model: Target) -> AbstractContextManager[Gateway]:
+    """The API process of a checkout; the packages are those of this interpreter."""
+    source = str(checkout / "src")
+    return mongars(f"http://127.0.0.1:{model.port}/generate", name=name, PYTHONPATH=source)
 
 
 def cpu_seconds(process: psutil.Process) -> float:

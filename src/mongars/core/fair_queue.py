@@ -268,7 +268,7 @@ class FairQueue:
         (account.queued if waiter.bounded else account.further).remove(waiter)
         self._count(waiter.bounded, -1)
 
-    def _count(self, bounded: bool, change: int) -> None:  # noqa: FBT001 - what the waiter says
+    def _count(self, bounded: bool, change: int) -> None:  # noqa: FBT001 - the flag of the waiter
         self.waiting += change
         self._bounded += change * bounded
 

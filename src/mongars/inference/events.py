@@ -58,6 +58,14 @@ class _Fields:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _OfRequest(_Fields):
+    """Base class of the events of one request: its id and its task type."""
+
+    request_id: str
+    task_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RayEnabled(_Fields):
     """Requests are sent to these Ray endpoints first; emitted once at start."""
 
@@ -74,9 +82,7 @@ class RayDisabled(_Fields):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Attempt(_Fields):
-    request_id: str
-    task_type: str
+class _Attempt(_OfRequest):
     endpoint: str
     path: str
     attempt: int
@@ -90,11 +96,9 @@ class AttemptStarted(_Attempt):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptSkipped(_Fields):
+class AttemptSkipped(_OfRequest):
     """No endpoint was available for a request; one event per endpoint, whose state is the `reason`."""
 
-    request_id: str
-    task_type: str
     endpoint: str
     path: str
     reason: str
@@ -136,14 +140,12 @@ class AttemptSucceeded(_Attempt):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hedged(_Fields):
+class Hedged(_OfRequest):
     """A duplicate of a slow request was sent to a second endpoint after `after_seconds`.
 
     `outcome`: `won` if the answer of the second endpoint was used, else `lost`.
     """
 
-    request_id: str
-    task_type: str
     endpoint: str
     path: str
     after_seconds: float
@@ -169,22 +171,18 @@ class EndpointChanged(_Fields):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FellBack(_Fields):
+class FellBack(_OfRequest):
     """Ray started no answer, and local providers are tried. `cause` is the code of Ray's error."""
 
-    request_id: str
-    task_type: str
     reason: FallbackReason
     cause: str
     log = log_events.RAY_FALLBACK_LOCAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LocalFailed(_Fields):
+class LocalFailed(_OfRequest):
     """A local provider started no answer; `cause` is the code of its error."""
 
-    request_id: str
-    task_type: str
     provider: str
     cause: str
 
@@ -195,14 +193,12 @@ class LocalFailed(_Fields):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moved(_Fields):
+class Moved(_OfRequest):
     """Mid-stream failover: `provider` completes an answer whose stream broke elsewhere.
 
     `kind`: `continued` generates from where the delivered text ends; `restarted` generates the whole answer again.
     """
 
-    request_id: str
-    task_type: str
     provider: str
     endpoint: str
     kind: Literal["continued", "restarted"]
@@ -210,11 +206,9 @@ class Moved(_Fields):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LargerContext(_Fields):
+class LargerContext(_OfRequest):
     """A prompt was too long for one model; `provider`, with a larger context window, answers instead."""
 
-    request_id: str
-    task_type: str
     provider: str
     endpoint: str
     prompt_tokens: int
@@ -224,22 +218,18 @@ class LargerContext(_Fields):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unanswered(_Fields):
+class Unanswered(_OfRequest):
     """All providers failed, `seconds` after the request's arrival; `cause` is the error code in the response."""
 
-    request_id: str
-    task_type: str
     cause: str
     seconds: float
     log = log_events.UNANSWERED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answered(_Fields):
+class Answered(_OfRequest):
     """An answer started and ended with `outcome`; both times are seconds since the request's arrival."""
 
-    request_id: str
-    task_type: str
     provider: str
     endpoint: str
     attempts: int
@@ -259,11 +249,9 @@ class Answered(_Fields):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingsEnded(_Fields):
+class EmbeddingsEnded(_OfRequest):
     """A request for embeddings ended with `outcome`, `seconds` after processing started."""
 
-    request_id: str
-    task_type: str
     provider: str
     endpoint: str
     attempts: int
