@@ -41,7 +41,10 @@ EMBEDDED_SLOTS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiModels:
-    """The services that generate answers and embed texts; both use the same Ray endpoints."""
+    """The API process's two model services: `llm` generates answers, `embeddings` computes vectors of texts.
+
+    Both send requests to the same Ray Serve endpoints (`RAY_SERVE_URL`), if any are configured.
+    """
 
     llm: LLMIntegration
     embeddings: EmbeddingService
@@ -50,9 +53,11 @@ class ApiModels:
 
 
 def build_models(settings: Settings, *, clock: Clock, observer: Observer) -> ApiModels:
-    """Build the provider chains from the settings: Ray Serve, Ollama, embedded engine, each if it is configured.
+    """Build the services that generate answers and embed texts, each with its providers in the order of trial.
 
-    Ollama is not used for embeddings: its models have other names and produce other vectors.
+    For answers: Ray Serve and Ollama if the settings configure them, then the embedded llama.cpp engine if its model is
+    on this machine. For embeddings: Ray Serve, then llama.cpp; Ollama is left out, as its models have other names and
+    produce other vectors. Opens no connection. Raises `ConfigurationError` for an unusable setting.
     """
     config = dataclasses.replace(
         settings.inference(),
@@ -99,7 +104,10 @@ def build_models(settings: Settings, *, clock: Clock, observer: Observer) -> Api
 def local_embedder(
     settings: Settings, *, clock: Clock, observer: Observer
 ) -> LlamaCppEmbedder | None:
-    """A llama.cpp embedder with the provisioned embedding model; None if this machine does not have the model."""
+    """An embedder, not started, that runs the configured embedding model with llama.cpp in a child process.
+
+    None if the model file is not in this machine's model cache (`MONGARS_CACHE`).
+    """
     found = configured_model(settings, "embedding")
     if found is None:
         return None
@@ -117,7 +125,10 @@ def local_embedder(
 def embedded_engine(
     settings: Settings, *, clock: Clock, observer: Observer
 ) -> LlamaCppEngine | None:
-    """A llama.cpp engine with the provisioned general model; None if this machine does not have the model."""
+    """An engine, not started, that runs the configured `general` model with llama.cpp in a child process.
+
+    None if the model file is not in this machine's model cache (`MONGARS_CACHE`).
+    """
     found = configured_model(settings)
     if found is None:
         return None
@@ -132,7 +143,11 @@ def embedded_engine(
 
 
 def secret_key(settings: Settings) -> str:
-    """The secret that all API processes of a deployment share: SECRET_KEY, or one generated in the home folder."""
+    """The secret that signs login tokens: `SECRET_KEY`, else one that is generated once and stored in the home folder.
+
+    All API processes of a deployment must have the same one. Raises `ConfigurationError` if the stored secret cannot be
+    read or written.
+    """
     given = settings.environment.secret_key
     return ensure_secret(settings.home, "jwt") if given is None else given.get_secret_value()
 

@@ -48,7 +48,10 @@ GARBAGE_THRESHOLD = 10_000
 
 
 def api_app(settings: Settings) -> ASGIApp:
-    """Build the ASGI application of the API process. Raises `ConfigurationError` if a setting is wrong."""
+    """Build the ASGI application of the API process, and configure logging of this process.
+
+    Writes a log event for each warning of the settings. Raises `ConfigurationError` if a setting is wrong.
+    """
     configure_logs(level=settings.log_level)
     instruments = Instruments(version=version("mongars"))
     observer = CompositeObserver(LogObserver(), InferenceMetrics(instruments))
@@ -74,10 +77,10 @@ def api_app(settings: Settings) -> ASGIApp:
 
 
 def _spare_garbage_collection() -> None:
-    """Reduce the pauses of garbage collection: exclude the objects that exist now, and collect less often.
+    """Shorten Python's garbage collection: exempt all objects that exist now, and collect less often.
 
-    Most of what is loaded at start stays until the end, and scanning it repeatedly would be the longest pause of an
-    answer in this process.
+    Most of what is loaded at start lives until the process ends, and scanning it again and again would be the longest
+    pause in the answers of this process.
     """
     gc.collect()
     gc.freeze()
@@ -85,7 +88,11 @@ def _spare_garbage_collection() -> None:
 
 
 def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None:
-    """Serve the API until SIGTERM or SIGINT. Raises `ConfigurationError` if a setting is wrong."""
+    """Serve the API over HTTP until SIGTERM or SIGINT.
+
+    `host` and `port` replace `MONGARS_HOST` and `MONGARS_PORT` unless None. Raises `ConfigurationError` if a setting is
+    wrong.
+    """
     app = api_app(settings)
     give_memory_back()
     uvicorn.run(
@@ -106,14 +113,22 @@ def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiParts:
-    """The objects that the route handlers use, and the database that is opened and closed around them."""
+    """The objects of the API process: `context`, which the route handlers use, and the `database` behind it.
+
+    The caller opens `database`, `context.llm` and `context.embeddings` as asynchronous contexts before it serves
+    requests.
+    """
 
     context: ApiContext
     database: Database
 
     @classmethod
     def make(cls, settings: Settings, *, observer: Observer, instruments: Instruments) -> ApiParts:
-        """Create all parts of the API process from the settings; opens no connection yet."""
+        """Create all objects of the API process from the settings, without opening a connection or starting an engine.
+
+        `observer` receives the events of inference; `instruments` is the source of the page `/metrics`. Raises
+        `ConfigurationError` if a setting is wrong.
+        """
         clock = SystemClock()
         database = Database(settings.database())
         history = SqlConversations(database, clock)
@@ -145,7 +160,10 @@ class ApiParts:
 
 
 def model_name(settings: Settings, role: str) -> str:
-    """The name of the model that is configured for `role`, as the API lists it."""
+    """The name, in the API's list of models, of the model configured for the model role `role` (such as `general`).
+
+    Raises `KeyError` for a role without a model, `ConfigurationError` for a variable that names no usable model.
+    """
     return settings.provisioning().models[role].name
 
 
@@ -156,7 +174,7 @@ REMEMBERED_PARTS = 4
 
 
 def chat_config(settings: Settings) -> ChatConfig:
-    """The limits, in tokens, of a conversation's history and answers, and the system prompt."""
+    """The settings of stored conversations: limits of context, history and answers in tokens, and the system prompt."""
     values = settings.environment
     return ChatConfig(
         context_tokens=values.context_tokens,
@@ -168,7 +186,11 @@ def chat_config(settings: Settings) -> ChatConfig:
 
 
 def build_authenticator(settings: Settings, database: Database, *, clock: Clock) -> Authenticator:
-    """The authenticator that uses the accounts and API keys of this database."""
+    """An authenticator that checks credentials against the accounts and API keys in `database`.
+
+    Its login tokens are signed with `secret_key`. Raises `ConfigurationError` if that secret is too short or
+    unreadable.
+    """
     config = TokenConfig(secret=secret_key(settings), minutes=settings.environment.token_minutes)
     return Authenticator(
         SqlAccounts(database, clock),

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 def model_check(settings: Settings) -> str:
-    """Check that the model of every role is available; returns a line of text with the role and model names.
+    """Check that the base model of every model role (such as `general`) is on this machine.
 
-    Raises `ConfigurationError`, naming the command that provides it, if one is missing.
+    Returns one line with roles and model names. Models of Ollama are named without a check. Raises `ConfigurationError`
+    if a model is missing; the message names the command that downloads it.
     """
     roles = settings.provisioning().models
     return ", ".join(_model(settings, role, spec) for role, spec in roles.items())
@@ -45,9 +46,9 @@ def _model(settings: Settings, role: str, spec: ModelSpec) -> str:
 
 
 def engine_check(settings: Settings) -> str:
-    """Check that the package of the configured engine is installed; returns the engine's name.
+    """Check that the Python package of the engine (`MONGARS_ENGINE`) is installed; returns the engine's name.
 
-    Raises `ConfigurationError`, naming the extra to install, if it is missing.
+    Raises `ConfigurationError`, naming the package extra of monGARS to install, if it is missing.
     """
     kind = KINDS[settings.environment.engine]
     kind.check_installed()
@@ -55,9 +56,10 @@ def engine_check(settings: Settings) -> str:
 
 
 def ray_check(settings: Settings) -> str:
-    """Check the TLS settings of the Ray Serve endpoints; returns the endpoints. Connects to none of them.
+    """Check the TLS certificate files for the Ray Serve endpoints; connects to no endpoint.
 
-    Raises `ConfigurationError` if a certificate cannot be used.
+    Returns the endpoints' URLs on one line, or why none is used. Raises `ConfigurationError` if a certificate or key
+    file cannot be used.
     """
     config = settings.inference()
     TlsContexts(config)
@@ -67,9 +69,9 @@ def ray_check(settings: Settings) -> str:
 
 
 def registry_check(settings: Settings) -> str:
-    """Check that the adapter registry's path is, or can become, a folder; returns the path.
+    """Check that the path of the adapter registry (`LLM_ADAPTER_REGISTRY_PATH`) is a folder or does not exist yet.
 
-    Raises `ConfigurationError` if something else is there.
+    Returns the path. Raises `ConfigurationError` if it is something else, such as a file.
     """
     if settings.registry.exists() and not settings.registry.is_dir():
         detail = f"LLM_ADAPTER_REGISTRY_PATH: {settings.registry} is not a folder"
@@ -78,9 +80,10 @@ def registry_check(settings: Settings) -> str:
 
 
 def database_check(settings: Settings) -> str:
-    """Check that the database responds and has the current schema; returns its URL without password.
+    """Check that the database can be read and written and has this version's schema; returns its URL without password.
 
-    Raises `StorageUnavailable` if it cannot be reached or its schema is not current.
+    Raises `StorageUnavailable` if it cannot be reached or its schema is another one, `ConfigurationError` if
+    `DATABASE_URL` is unusable.
     """
     config = settings.database()
     asyncio.run(_reach(settings))

@@ -24,7 +24,10 @@ MOST = 65_536
 
 
 def raise_descriptor_limit() -> int:
-    """Raise this process's limit of open files as far as permitted, at most to `MOST`; returns the new limit."""
+    """Raise this process's limit of open files (`RLIMIT_NOFILE`) to the hard limit, but not above `MOST` (65,536).
+
+    Returns the limit that applies then; a higher one that was set before is kept, an unlimited one returned as `MOST`.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
     if soft == resource.RLIM_INFINITY or soft >= most:
@@ -34,7 +37,7 @@ def raise_descriptor_limit() -> int:
 
 
 def descriptor_advice(settings: Settings, available: int) -> str | None:
-    """Advice for the operator if the limit of open files is too low for the configured connections; else None."""
+    """Advice for the operator if `available` file descriptors are too few for `MONGARS_MAX_CONNECTIONS`; else None."""
     wanted, upstream = settings.environment.max_connections, _upstream(settings)
     if connections_within(settings, available) >= wanted:
         return None
@@ -47,9 +50,10 @@ def descriptor_advice(settings: Settings, available: int) -> str | None:
 
 
 def connections_within(settings: Settings, available: int) -> int:
-    """How many client connections are possible with that many file descriptors.
+    """How many client connections a process with `available` file descriptors can hold.
 
-    At least 16, at most `MONGARS_MAX_CONNECTIONS`.
+    Descriptors for model servers, the database and other files are subtracted. At least 16, at most
+    `MONGARS_MAX_CONNECTIONS`.
     """
     room = available - RESERVED - _upstream(settings)
     return max(16, min(settings.environment.max_connections, room))
@@ -58,9 +62,11 @@ def connections_within(settings: Settings, available: int) -> int:
 def guarded_protocol(
     settings: Settings, observer: Observer, *, hosts: tuple[str, ...] = ()
 ) -> type[GuardedHttp]:
-    """The protocol class with connection limits for this process's HTTP server; raises the limit of open files.
+    """A protocol class for uvicorn (its option `http`) that limits connections and the size of request heads.
 
-    `hosts` are the only accepted values of the `Host` header, besides those of this machine; empty: any is accepted.
+    Also raises this process's limit of open files; if that stays too low for `MONGARS_MAX_CONNECTIONS`, `observer` gets
+    a log event. `hosts` are the accepted values of the `Host` header, besides `localhost` and the loopback addresses;
+    empty: any value is accepted.
     """
     available = raise_descriptor_limit()
     advice = descriptor_advice(settings, available)
@@ -80,6 +86,6 @@ def guarded_protocol(
 
 
 def _upstream(settings: Settings) -> int:
-    """The most file descriptors used for connections to model servers and the database."""
+    """The most file descriptors that connections to Ray Serve and to the database can use, by the settings."""
     values = settings.environment
     return values.ray_client_max_connections + values.db_pool_size + values.db_max_overflow

@@ -26,7 +26,7 @@ CLI_KEY = "cli-key"
 
 
 def print_line(line: str) -> None:
-    """Write a line to standard error and flush it."""
+    """Write `line` and a line feed to standard error, and flush it."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
@@ -38,14 +38,15 @@ def prepare_database(
     wait: Callable[[float], None] = pause,
     report: Callable[[str], None] = print_line,
 ) -> FirstRun | None:
-    """Wait for the database, migrate its schema and create the first administrator.
+    """Wait for the database, migrate it to the newest schema, and create the first administrator if there is none.
 
-    Returns the administrator's credentials, None if one existed before. `local_key` also stores an administrator's
-    API key for this machine's command line in the home folder; use False for short-lived API processes. `report` is
-    called with a line of text while the database is waited for.
+    Returns the new administrator's credentials, None if an administrator exists already. `local_key`: also store an
+    administrator's API key in the home folder, for the commands of this machine; False for API processes that may be
+    short-lived. `wait` sleeps for a number of seconds between two attempts to connect; `report` is called with a line
+    of text during the wait.
 
-    Blocks; call it before any event loop runs, or in a thread. Raises `StorageUnavailable` if the database cannot be
-    reached, `ConfigurationError` if a setting or a secret file is unusable.
+    Blocks and runs an event loop of its own, so call it outside of any or in a thread. Raises `StorageUnavailable` if
+    the database cannot be reached, `ConfigurationError` if a setting or a secret file is unusable.
     """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = settings.database()
@@ -56,7 +57,7 @@ def prepare_database(
 
 @asynccontextmanager
 async def open_accounts(settings: Settings) -> AsyncIterator[SqlAccounts]:
-    """A context with the store of accounts and API keys, for commands; closes the database afterwards."""
+    """A context manager that gives the store of accounts and API keys, for commands; closes the database on exit."""
     async with Database(settings.database()) as database:
         yield SqlAccounts(database, SystemClock())
 

@@ -33,7 +33,7 @@ API_SECRETS = ("DATABASE_URL", "PGPASSWORD", "SECRET_KEY")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpOptions:
-    """Options of `mongars up` that override settings; None: the setting applies."""
+    """Options of `mongars up` that replace settings; None: the setting applies. `use_ray` is False for `--no-ray`."""
 
     host: str | None = None
     port: int | None = None
@@ -43,9 +43,9 @@ class UpOptions:
 
 @dataclass(slots=True, kw_only=True)
 class LocalPlan:
-    """What `mongars up` starts for one home folder: settings, configuration and tokens of the stack.
+    """What `mongars up` starts for one home folder: settings, ports, environment and tokens of the processes.
 
-    `first_run` has the first administrator's credentials once the stack has created that account; None otherwise.
+    `first_run` holds the first administrator's credentials once the database stage has created that account; else None.
     """
 
     settings: Settings
@@ -57,7 +57,7 @@ class LocalPlan:
     first_run: FirstRun | None = field(default=None, repr=False)
 
     def parts(self) -> StackParts:
-        """The functions and child processes that the stack runs, for `LocalStack`."""
+        """The functions (model download, migration) and commands (deployment, API) that `LocalStack` is to run."""
         python, config = self.config.python, self.config
         argv = (python, "-m", "mongars", "api", "--host", config.host, "--port", str(config.port))
         host = reachable_host(config.host)
@@ -112,9 +112,9 @@ class LocalPlan:
 
 
 def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
-    """The stack that these settings and options describe; creates its home folder and secrets.
+    """Plan what `mongars up` starts with these settings and options; creates the home folder and the tokens in it.
 
-    Raises `ConfigurationError` if a setting is wrong.
+    Starts nothing. Raises `ConfigurationError` if a setting is wrong or a token cannot be read or written.
     """
     values = settings.environment
     ray_check(settings)  # otherwise the error would appear only when the API starts
@@ -145,7 +145,10 @@ def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
 
 
 def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[str, str]:
-    """The environment variables to set or replace for the child processes; the others are inherited."""
+    """The environment variables to set for all child processes of `mongars up`, in addition to the inherited ones.
+
+    `use_ray`: a local Ray cluster is started.
+    """
     values = settings.environment
     replicas = options.replicas or values.replicas
     most = max(replicas, values.max_replicas or 1)
@@ -171,9 +174,9 @@ def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[s
 
 
 def ray_access(settings: Settings) -> dict[str, str]:
-    """The environment variables that authenticate Ray's commands to the local Ray cluster.
+    """The environment variables with which Ray's commands authenticate to the local stack's Ray cluster by token.
 
-    Empty before the first start of that cluster, which generates the token.
+    Empty if the home folder has no token yet: `mongars up` generates it before the cluster's first start.
     """
     token = secret_file(settings.home, RAY_TOKEN)
     if not token.exists():

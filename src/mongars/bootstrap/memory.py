@@ -21,7 +21,7 @@ _ARENAS = 2
 
 
 def give_memory_back() -> None:
-    """Make the C allocator of this process keep little freed memory, and return the memory freed so far to the system.
+    """Make the C allocator keep little freed memory from now on, and return what is free now to the operating system.
 
     Does nothing on systems other than Linux with glibc.
     """

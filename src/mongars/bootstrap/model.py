@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def configured_model(settings: Settings, role: str = "general") -> ModelFile | None:
-    """The provisioned file of the model that the settings name for `role`.
+    """The downloaded file, in `MONGARS_CACHE`, of the model that the settings name for the model role `role`.
 
-    None if no model is provisioned for the role, or another one: after a change of `RAY_GENERAL_MODEL`, the earlier
-    model's file is not used in place of the new one.
+    None if there is no file for the role, or only that of another model: after a change of `RAY_GENERAL_MODEL`, the
+    earlier model's file is not used in place of the new one.
     """
     found = find_model(settings.cache, role)
     wanted = settings.provisioning().models.get(role)
@@ -29,10 +29,10 @@ def configured_model(settings: Settings, role: str = "general") -> ModelFile | N
 
 
 def node_model(role: str, name: str) -> Path:
-    """The path of a role's model file in this node's cache.
+    """The path of the file of the model role `role` in the model cache (`MONGARS_CACHE`) of this cluster node.
 
-    Raises `ConfigurationError` if there is none, or if the node's model for the role is not the one named `name`, so
-    that no answer carries the name of another model than the one that generated it.
+    Raises `ConfigurationError` if there is none, or if it is another model than the one named `name`, so that no answer
+    carries the name of a model that did not generate it.
     """
     settings = load_settings()
     found = find_model(settings.cache, role)
@@ -50,9 +50,9 @@ def node_model(role: str, name: str) -> Path:
 
 
 def no_fallback(settings: Settings) -> str:
-    """A warning that this host cannot answer while Ray Serve is unavailable, and what to do about it.
+    """A warning for the operator that nothing on this host answers while Ray Serve is unavailable, with the remedy.
 
-    Empty if the host can answer, since an Ollama server is configured or a local model is provisioned.
+    Empty if there is a fallback: an Ollama server is configured, or the `general` model's file is on this machine.
     """
     config = settings.inference()
     if config.ollama_host is not None or configured_model(settings) is not None:

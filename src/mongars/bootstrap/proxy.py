@@ -31,9 +31,10 @@ LOCAL = {"127.0.0.1", "localhost", "0.0.0.0", "::", "::1"}  # noqa: S104 (compar
 
 
 def guard_proxy() -> list[object]:
-    """Make uvicorn in this process use the protocol class with connection limits; returns an empty list of middleware.
+    """Make every uvicorn server that this process starts later limit its connections and request heads.
 
-    If this node's settings are invalid, the default limits apply.
+    Ray calls it in its HTTP proxy, as the callback that returns additional middleware; the returned list is empty. If
+    this node's settings are invalid, the default limits apply.
     """
     try:
         settings = load_settings()
@@ -46,9 +47,10 @@ def guard_proxy() -> list[object]:
 
 
 def proxy_advice(config: ServingConfig, dashboard: str) -> str | None:
-    """Advice for the operator if the proxy of a deployed application does not limit the number of request headers.
+    """Advice for the operator if Serve's HTTP proxy accepts a request with too many headers; sends it such a request.
 
-    None if the proxy limits it, cannot be reached from here, or is replaced by HAProxy.
+    `config` is the deployed application, `dashboard` the URL of the cluster's Ray dashboard. None if the proxy refuses
+    the request, cannot be reached from here, or is replaced by HAProxy.
     """
     if config.haproxy:
         return None

@@ -24,16 +24,21 @@ if TYPE_CHECKING:
 
 
 def application(args: dict[str, Any]) -> Any:  # noqa: ANN401 (Ray ships no types)
-    """Build the Serve application from `args`; the builder function that the Serve configuration names."""
+    """Build the Serve application from `args`, whose entry `replica` is a `ReplicaConfig` as a JSON object.
+
+    Ray Serve calls this function by the import path in the application's configuration. Returns a Ray Serve
+    `Application`.
+    """
     config = ReplicaConfig.model_validate(args["replica"])
     bind = LLMDeployment.bind  # type: ignore[attr-defined] # the decorator made it a Deployment
     return bind(build_replica, config.model_dump(mode="json"))
 
 
 def build_replica(config: ReplicaConfig, name: str) -> tuple[Replica, Observer]:
-    """A replica that is not started, with the engines its configuration names, and the observer of its events.
+    """Build a replica, not started, with the engines that `config` names, and the observer that logs its events.
 
-    Raises `ConfigurationError` if this node lacks a model, a package or `RAY_SERVE_TOKEN`.
+    `name` is the replica's id in responses. Also configures the logging of this process. Raises `ConfigurationError` if
+    this node lacks a model, a Python package, or `RAY_SERVE_TOKEN` where the application requires a token.
     """
     configure_logs(level=config.log_level)
     config = _with_token(config)
@@ -52,9 +57,9 @@ def build_replica(config: ReplicaConfig, name: str) -> tuple[Replica, Observer]:
 
 
 def _with_token(config: ReplicaConfig) -> ReplicaConfig:
-    """The configuration with the digest of this node's RAY_SERVE_TOKEN in place of `TOKEN_FROM_ENVIRONMENT`.
+    """`config` with the SHA-256 of this node's `RAY_SERVE_TOKEN` in place of the marker `TOKEN_FROM_ENVIRONMENT`.
 
-    Raises `ConfigurationError` if the variable is not set; other configurations are returned unchanged.
+    Raises `ConfigurationError` if that variable is not set. A configuration without the marker is returned unchanged.
     """
     if config.token_sha256 != TOKEN_FROM_ENVIRONMENT:
         return config
@@ -71,7 +76,7 @@ def _with_token(config: ReplicaConfig) -> ReplicaConfig:
 def build_engine(
     spec: EngineSpec, config: ReplicaConfig, *, role: str, observer: Observer
 ) -> Engine:
-    """The engine that `spec` describes, not started.
+    """The engine that `spec` describes, not started, for the model role `role` (such as `general`).
 
     Raises `ConfigurationError` if its package is not installed or this node does not have its model.
     """

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def announce(settings: Settings, *, url: str, dashboard: str) -> None:
-    """Write the URLs of this process's API and Ray dashboard to a file in the home folder, which other commands read.
+    """Record in the home folder that this process runs the local stack, with the URLs of its API and Ray dashboard.
 
-    Only the process that holds the home's lock may call it.
+    Other commands on this machine read that file. Only the process that holds the home folder's lock may call it.
     """
     path = _path(settings)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -27,38 +27,45 @@ def announce(settings: Settings, *, url: str, dashboard: str) -> None:
 
 
 def withdraw(settings: Settings) -> None:
-    """Remove the file that `announce` wrote, if this process wrote it."""
+    """Remove the file that `announce` wrote to the home folder, if this process wrote it."""
     if _announced(settings, by=psutil.Process().pid):
         _path(settings).unlink(missing_ok=True)
 
 
 def running_url(settings: Settings) -> str:
-    """The URL of the API of the stack that runs on this home folder; if none runs, the URL in the settings."""
+    """The URL of the API that a running `mongars up` of this home folder announced; if none, that in the settings."""
     return _announced(settings).get("url") or settings.api_url
 
 
 def running_dashboard(settings: Settings) -> str:
-    """The URL of the Ray dashboard of the stack that runs on this home folder; if none runs, the local one."""
+    """The URL of the Ray dashboard that a running `mongars up` of this home folder announced.
+
+    If none runs: the loopback address with the port `RAY_DASHBOARD_PORT`.
+    """
     local = f"http://127.0.0.1:{settings.environment.ray_dashboard_port}"
     return _announced(settings).get("dashboard") or local
 
 
 def is_stack_running(settings: Settings) -> bool:
-    """Whether a running process has announced a stack of this home folder with `announce`."""
+    """Whether `mongars up` runs with this home folder: a process that still exists has called `announce`."""
     return bool(_announced(settings))
 
 
 def is_own_api(settings: Settings, url: str) -> bool:
-    """Whether `url` is the API of this home's stack, so that its key may be sent there.
+    """Whether `url` is the API that runs from this home folder, so that the API key in the folder may be sent there.
 
-    True if the running stack announced that URL, or if it is a loopback URL with the port that `MONGARS_PORT` in the
-    process environment sets (default 8080). A `.env` file is not considered: another user may have written it.
+    True if the running `mongars up` announced that URL, or if it is a loopback URL with the port that `MONGARS_PORT` in
+    the process environment sets (default 8080). A `.env` file is not considered: another user may have written it.
     """
     return _is_own(url, _announced(settings).get("url"), passed_on(["MONGARS_PORT"]), default=8080)
 
 
 def is_own_dashboard(settings: Settings, url: str) -> bool:
-    """Whether `url` is the Ray dashboard of this home's stack; like `is_own_api`, with `RAY_DASHBOARD_PORT`."""
+    """Whether `url` is the Ray dashboard of this home folder's stack: the token in the folder may be sent there.
+
+    True if the running `mongars up` announced that URL, or if it is a loopback URL with the port that
+    `RAY_DASHBOARD_PORT` in the process environment sets (default 8265).
+    """
     recorded = _announced(settings).get("dashboard")
     return _is_own(url, recorded, passed_on(["RAY_DASHBOARD_PORT"]), default=8265)
 
@@ -70,7 +77,10 @@ def _is_own(url: str, recorded: str | None, port: dict[str, str], *, default: in
 
 
 def _announced(settings: Settings, *, by: int | None = None) -> dict[str, str]:
-    """The URLs that a running process announced, empty if none; with `by`, only those of the process with that id."""
+    """The URLs `url` and `dashboard` that a process wrote with `announce`; empty if there are none or it has ended.
+
+    `by`: the id of the only process whose URLs count; None: any process.
+    """
     try:
         found: dict[str, str] = json.loads(_path(settings).read_text(encoding="utf-8"))
         pid = int(found.pop("pid"))

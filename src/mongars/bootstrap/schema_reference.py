@@ -9,7 +9,7 @@ from mongars.protocol.schema import formats, keywords, numbers, pattern, rules
 def schemas_page() -> str:
     """The reference page about the supported keywords of JSON Schema, as Markdown.
 
-    It is generated from the tables with which requests are validated.
+    It is generated from the same tables that requests with a `response_format` are checked against.
     """
     named = ", ".join(f"`{name}`" for name in sorted(formats.PATTERNS))
     free = ", ".join(f"`{name}`" for name in sorted(formats.FREE))

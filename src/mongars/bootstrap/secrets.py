@@ -20,12 +20,12 @@ SERVE_TOKEN = "serve-token"  # noqa: S105 (the name of a file)
 
 
 def secret_file(home: Path, name: str) -> Path:
-    """The path of the file that stores the secret of that name."""
+    """The path of the file in the home folder `home` that stores the secret called `name`."""
     return home / "secrets" / name
 
 
 def read_secret(home: Path, name: str) -> str | None:
-    """Read the secret of that name; None if its file does not exist or is empty.
+    """Read the secret called `name` from the home folder `home`; None if its file does not exist or is empty.
 
     Raises `ConfigurationError` if the file cannot be read.
     """
@@ -40,9 +40,9 @@ def read_secret(home: Path, name: str) -> str | None:
 
 
 def keep_secret(home: Path, name: str, value: str) -> None:
-    """Write a secret atomically to a file that only its owner can read; replaces an earlier one.
+    """Store `value` as the secret called `name` in the home folder `home`, replacing an earlier value.
 
-    Raises `ConfigurationError` if the file cannot be written.
+    The file is written atomically and only its owner can read it. Raises `ConfigurationError` if it cannot be written.
     """
     path = secret_file(home, name)
     with _written(path, value) as part:
@@ -50,7 +50,7 @@ def keep_secret(home: Path, name: str, value: str) -> None:
 
 
 def ensure_secret(home: Path, name: str) -> str:
-    """The secret of that name; at the first call, it is generated from 256 random bits and stored.
+    """The secret called `name` in the home folder `home`; generated from 256 random bits and stored if there is none.
 
     If several processes generate it at the same time, one of them writes the file and all return its content. Raises
     `ConfigurationError` if the file cannot be read or written, or is empty.
@@ -71,7 +71,10 @@ def ensure_secret(home: Path, name: str) -> str:
 
 @contextmanager
 def _written(path: Path, value: str) -> Iterator[Path]:
-    """A temporary file in the folder of `path` that contains the secret; removed when the context is left."""
+    """A context manager that gives a temporary file, in the folder of `path`, with the secret `value`; removed on exit.
+
+    Raises `ConfigurationError` if it cannot be written, or for any `OSError` raised in the block.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
@@ -89,8 +92,8 @@ def _written(path: Path, value: str) -> Iterator[Path]:
 
 
 def digest_of(token: str) -> str:
-    """The SHA-256 of a token in hexadecimal, the form in which the token is sent to the cluster.
+    """The SHA-256 of `token` in hexadecimal: the form in which an application's configuration contains its token.
 
-    A token is random, so one hash suffices to protect it.
+    A token is random, so one unsalted hash suffices to protect it.
     """
     return hashlib.sha256(token.encode()).hexdigest()

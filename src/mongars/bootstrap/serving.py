@@ -42,10 +42,10 @@ DEFAULT_OLLAMA = "http://127.0.0.1:11434"
 
 
 def exported_config(settings: Settings, *, images_only: bool = False) -> ServingConfig:
-    """The Serve application for an export, to run on machines that have the models in their own caches.
+    """The configuration of the Serve application for exported manifests; each node uses the models in its own cache.
 
-    `images_only`: the cache is part of the container image. Then `ConfigurationError` is raised if a model is
-    configured as a file of this machine, as no container would have the file.
+    `images_only`: the model cache is part of the container image, so `ConfigurationError` is raised if a model is
+    configured as a file of this machine, which no container has.
     """
     if images_only:
         _refuse_files(settings)
@@ -68,9 +68,10 @@ def _refuse_files(settings: Settings) -> None:
 
 
 def serving_config(settings: Settings) -> ServingConfig:
-    """The Serve application that these settings describe, with the model files of this machine.
+    """The configuration of the Serve application by these settings, with the paths of this machine's model files.
 
-    Raises `ConfigurationError` if a model is not provisioned, or if RAY_SERVE_TOKEN is required but not set.
+    Raises `ConfigurationError` if a model file is missing, if `RAY_SERVE_TOKEN` is not set although `RAY_HTTP_HOST` is
+    not a loopback address, or if another setting is wrong.
     """
     environment = settings.environment
     token = environment.ray_serve_token
@@ -133,7 +134,7 @@ def _autoscaling(settings: Settings) -> Autoscaling | None:
 
 
 def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
-    """The specification of the engine for `role`; `find` returns the path of its model file.
+    """The specification of the engine for the model role `role` (`general` or `coding`); `find` locates its model file.
 
     Raises `ConfigurationError` if the model is missing or not usable by the configured engine.
     """
@@ -172,9 +173,9 @@ def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
 
 
 def embedding_spec(settings: Settings, find: Find) -> EmbeddingSpec:
-    """The specification of the engine for `/v1/embeddings`; `find` returns the path of its model file.
+    """The specification of the llama.cpp engine behind `/v1/embeddings`; `find` locates its model file.
 
-    Raises `ConfigurationError` if the model is missing or is one of Ollama.
+    Raises `ConfigurationError` if the model file is missing, or if the settings name a model of Ollama.
     """
     spec = settings.provisioning().models["embedding"]
     if isinstance(spec, OllamaSource):
@@ -219,9 +220,10 @@ def _model_folder(spec: ModelSpec, role: str, *, engine: str) -> Path:
 
 
 def serve_control(settings: Settings, address: str | None) -> ServeControl:
-    """The client of a cluster's dashboard: at `address`, else the configured address, else the local stack's.
+    """A client that deploys the Serve application by the Ray dashboard at `dashboard_of(settings, address)`.
 
-    Raises `ConfigurationError` if Ray is not installed, the address is invalid, or the token cannot be read.
+    It sends the configured token, and to the local stack's dashboard that stack's own token. Raises
+    `ConfigurationError` if Ray is not installed, the address is invalid, or a token cannot be read.
     """
     require("ray", extra="serve")
     token, dashboard = ray_token(settings), dashboard_of(settings, address)
@@ -233,9 +235,10 @@ def serve_control(settings: Settings, address: str | None) -> ServeControl:
 
 
 def dashboard_of(settings: Settings, address: str | None) -> str:
-    """The dashboard's URL: from `address`, else from the settings, else the local stack's.
+    """The URL of the Ray dashboard: `address`, else `RAY_DASHBOARD_ADDRESS`, else that of the local stack.
 
-    Raises `ConfigurationError` if the given address is no http(s) URL.
+    An address without a scheme, such as `host:8265`, gets `http://`. Raises `ConfigurationError` if it is no http(s)
+    URL.
     """
     given = _given(settings, address)
     if given is None:
@@ -253,10 +256,9 @@ def _given(settings: Settings, address: str | None) -> str | None:
 
 
 def ray_token(settings: Settings) -> str | None:
-    """The token that the operator configured for a Ray cluster; None if there is none.
+    """The token of the settings for a Ray cluster (`RAY_AUTH_TOKEN`, or the file `RAY_AUTH_TOKEN_PATH`), else None.
 
-    Raises `ConfigurationError` if RAY_AUTH_TOKEN_PATH cannot be read, or if `.env` sets it to a path outside of the
-    current folder.
+    Raises `ConfigurationError` if the file cannot be read, or if `.env` names a file outside of the current folder.
     """
     values = settings.environment
     if values.ray_auth_token is not None:

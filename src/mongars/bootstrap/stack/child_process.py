@@ -45,7 +45,7 @@ _HEALTHY_S = 60.0  # a crash after that many seconds resets the restart delay
 
 
 async def at_once() -> bool:
-    """A readiness probe that always succeeds, for a child that is ready as soon as it runs."""
+    """A readiness probe that always succeeds, for a child process that is ready as soon as it runs."""
     return True
 
 
@@ -55,10 +55,11 @@ async def nothing() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSpec:
-    """The command line of a child process, its environment and log, and the probe that tells when it is ready.
+    """A child process to run: command line, environment, log file, and the probe that returns True once it is ready.
 
-    `ready_within` is in seconds. `folders` are private to this child: every process that writes there belongs to it.
-    `clean_up` runs after a crash, when every process of the child has ended; `revived` after the child is ready again.
+    `stack` is the id of the stack it belongs to. `ready_within` is in seconds. `folders` are private to this child:
+    every process that writes there belongs to it. `clean_up` runs after a crash, when every process of the child has
+    ended; `revived` after the restarted child is ready.
     """
 
     name: str
@@ -74,7 +75,7 @@ class ChildSpec:
 
 
 class Child:
-    """Runs and supervises the child process that a `ChildSpec` describes."""
+    """Starts, supervises and stops the child process that `spec` describes; reports its states to `listener`."""
 
     def __init__(self, spec: ChildSpec, *, clock: Clock, listener: Listener) -> None:
         self.spec = spec
@@ -84,11 +85,11 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The process id; None if the child does not run."""
+        """The id of the child process; None if it is not running."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def start(self) -> None:
-        """Start the process and wait until it is ready.
+        """Start the child process and wait until it is ready.
 
         Raises:
             NotReady: it ended, or was not ready within `ready_within` seconds; contains the last lines of its log.
@@ -100,9 +101,10 @@ class Child:
             raise self._failed(how=f"did not get ready: it {how}")
 
     async def supervise(self) -> None:
-        """Restart the process whenever it ends, until cancelled; call `start` before.
+        """Restart the child process whenever it ends, until cancelled; call `start` before.
 
-        The delay before a restart doubles from 0.5 to 10 seconds while the process ends within a minute of its start.
+        The delay before a restart doubles from 0.5 to 10 seconds; it is 0.5 seconds again after the process ran for a
+        minute.
         """
         delay = _FIRST_DELAY_S
         while process := self._process:
@@ -118,7 +120,7 @@ class Child:
             await self._revive()
 
     async def run_to_end(self, *, within: float) -> None:
-        """Start a process that is expected to end, and wait for its end, at most `within` seconds.
+        """Start a child process that is expected to end by itself, and wait at most `within` seconds for that.
 
         Raises:
             NotReady: its exit status was not 0, or it was stopped after `within` seconds; contains the end of its log.
@@ -134,9 +136,10 @@ class Child:
             raise self._failed(how=f"ended with {code}")
 
     def stop(self, *, grace: float, hurry: threading.Event | None = None) -> StopReport:
-        """End the process and its descendants: SIGTERM, then SIGKILL after `grace` seconds or once `hurry` is set.
+        """End the child process and its descendants: SIGTERM, after `grace` seconds or once `hurry` is set SIGKILL.
 
-        Blocks until they have ended. Returns an empty report if the process was not started.
+        Blocks until they have ended; a process that survives SIGKILL is named in the report. The report is empty if the
+        child was not started.
         """
         process, report = self._process, StopReport()
         if process is None:
@@ -178,7 +181,7 @@ class Child:
         return False
 
     async def _revive(self) -> None:
-        """Start the process again and wait until it is ready or has ended; kill it if it is not ready in time."""
+        """Start the child process again and wait until it is ready or has ended; kill it if it is not ready in time."""
         process = self._spawn()
         async with asyncio.TaskGroup() as group:
             coming = group.create_task(self._come_back(process))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A child process that the stack starts: its command line, and the probe that returns True once it is ready.
+    """A command that the local stack runs as a child process, with the probe that returns True once it is ready.
 
     The start fails if `ready` has not returned True within `ready_within` seconds.
     """
@@ -32,7 +32,11 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackConfig:
-    """The folders, ports and sizes of the stack. `environment` is passed to every child process."""
+    """Folders, addresses, ports and number of replicas of the local stack, the processes that `mongars up` runs.
+
+    `host` and `port` are the API's; the ports of Ray are on loopback. `python` is the path of the interpreter;
+    `environment` are the variables of every child process.
+    """
 
     home: Path
     host: str
@@ -51,11 +55,11 @@ class StackConfig:
 
     @property
     def logs(self) -> Path:
-        """The folder that contains a log file for each child process."""
+        """The folder that contains one log file for each child process."""
         return self.home / "logs"
 
     def ports(self) -> list[PortUse]:
-        """Every TCP port that the stack listens on, with the name of the setting that changes it."""
+        """Every TCP port that the stack's processes will listen on, with the name of the setting that changes it."""
         uses = [("the API", self.host, self.port, "--port or MONGARS_PORT")]
         if self.use_ray:
             uses += [
@@ -71,7 +75,11 @@ class StackConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackParts:
-    """What the stack runs: two functions (`provision`, `migrate`), the deployment, and the services."""
+    """The steps and services of the local stack, each given by the caller.
+
+    `provision` downloads the models and `migrate` prepares the database, both blocking; `deploy` is a command that
+    deploys the Serve application and ends; `api` and `worker` (None: there is none) run until the stack is stopped.
+    """
 
     provision: Work
     migrate: Work

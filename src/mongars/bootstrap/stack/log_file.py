@@ -19,7 +19,10 @@ _TAIL_BYTES = 16_384
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open a log for appending; a log over 10 MB is first renamed to `<name>.1`, replacing an older one."""
+    """Open a log file for appending, readable by its owner only; creates its folder.
+
+    A log over 10 MB is first renamed to `<name>.1`, replacing an older one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.exists() and path.stat().st_size > _MAX_BYTES:
         path.replace(_older(path))
@@ -27,7 +30,7 @@ def open_log(path: Path) -> BinaryIO:
 
 
 def rotate(path: Path) -> None:
-    """Copy a log over 10 MB to `<name>.1` and truncate it, while its child runs. Does nothing on a write error."""
+    """Copy a log over 10 MB to `<name>.1` and empty it, while a process writes to it. Ignores file errors."""
     with contextlib.suppress(OSError):
         if path.stat().st_size <= _MAX_BYTES:
             return
@@ -49,7 +52,7 @@ def tail(path: Path, *, lines: int = 8) -> str:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log's end that is not a JSON event, to explain why a process ended.
+    """The last line near the end of a log that is not a JSON object, to explain why a process ended.
 
     If there is none, a hint to read the log.
     """

@@ -39,7 +39,11 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopReport:
-    """The result of ending processes: how many ended, the names of those killed, and of those still running."""
+    """The result of ending processes; reports can be added.
+
+    `stopped` is the number of processes that were sent a signal; `killed` are the names of those that needed SIGKILL,
+    `alive` of those that still run after it.
+    """
 
     stopped: int = 0
     killed: tuple[str, ...] = ()
@@ -54,19 +58,19 @@ class StopReport:
 
 
 def stack_id(home: Path) -> str:
-    """The id of the stack with that home folder: 12 hexadecimal digits, the same for every path to the folder."""
+    """The id of the local stack with the home folder `home`: 12 hexadecimal digits, equal for every path to it."""
     return hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:12]
 
 
 def owned_processes(
     stack: str, *, part: str | None = None, folders: Sequence[Path] = ()
 ) -> list[psutil.Process]:
-    """The running processes of a stack, or of one part of it, other than this process and its ancestors.
+    """The running processes of the local stack with the id `stack`, other than this process and its ancestors.
 
     Args:
-        stack: The stack's id.
-        part: The name of a child process; None: all.
-        folders: Folders that only this stack, or this part, writes to.
+        stack: The stack's id, which its child processes have in their environment.
+        part: Only the processes of the child process with this name; None: those of all.
+        folders: Folders that only the wanted processes write to: one with a file open for writing there counts as well.
     """
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found: dict[int, psutil.Process] = {}
@@ -85,9 +89,9 @@ def stop_owned(
     folders: Sequence[Path] = (),
     hurry: threading.Event | None = None,
 ) -> StopReport:
-    """End the processes of a stack, or of one part of it, like `end_processes`; repeats until none is found.
+    """End the processes that `owned_processes` finds, as `end_processes` does; repeats until it finds none.
 
-    Blocks. Stops trying when a process survives SIGKILL.
+    Blocks. Gives up when a process survives SIGKILL; the report names it in `alive`.
     """
     report = StopReport()
     # A process forked during one scan is found by the next.
@@ -103,7 +107,7 @@ def end_processes(
 ) -> StopReport:
     """Send SIGTERM to `processes`, and SIGKILL to those that still run after `grace` seconds or once `hurry` is set.
 
-    Blocks until they have ended, at most 3 seconds longer.
+    Blocks until they have ended, at most 3 seconds after SIGKILL. `hurry` None: always wait for `grace` seconds.
     """
     living = [process for process in processes if _lives(process)]
     names = {process.pid: _name(process) for process in living}
@@ -117,13 +121,16 @@ def end_processes(
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of descendants whose parent ends, so that they can be found (Linux only)."""
+    """Make this process the new parent of its descendants whose parent ends, so that they can be found (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def reap_orphans(*, except_for: set[int]) -> None:
-    """Collect the exit status of ended child processes, except those whose id is in `except_for`."""
+    """Collect the exit status of this process's ended children, so that none stays a zombie.
+
+    `except_for` are the ids of children whose exit status other code reads.
+    """
     for child in psutil.Process().children():
         with suppress(psutil.Error, ChildProcessError):
             if child.pid not in except_for and child.status() == psutil.STATUS_ZOMBIE:
@@ -132,7 +139,7 @@ def reap_orphans(*, except_for: set[int]) -> None:
 
 @contextmanager
 def hold_home(home: Path) -> Iterator[None]:
-    """Hold the lock of a home folder while the context is open, so that only one `mongars up` uses it.
+    """A context manager that holds the lock of the home folder `home`, so that only one `mongars up` uses the folder.
 
     Raises:
         ConfigurationError: another process holds the lock; the message contains its process id.
@@ -175,7 +182,7 @@ class _Wait:
 def _signal_all(
     processes: list[psutil.Process], number: signal.Signals, *, wait: _Wait
 ) -> list[psutil.Process]:
-    """Send a signal to the processes, wait, and return those that still run."""
+    """Send the signal `number` to the processes, wait for their end up to `wait`, and return those that still run."""
     for process in processes:
         with suppress(psutil.Error):
             process.send_signal(number)

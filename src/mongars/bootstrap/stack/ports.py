@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortUse:
-    """A port that a part of the stack needs, and the setting that changes it."""
+    """A TCP port to listen on: `what` listens there, on the address `host`; `setting` names what changes the port."""
 
     what: str
     host: str
@@ -26,7 +26,10 @@ class PortUse:
 
 
 def check_ports(uses: Sequence[PortUse]) -> None:
-    """Raise `ConfigurationError` if ports cannot be used; the message lists each with the setting that changes it."""
+    """Check that every port in `uses` is free and used once; holds none of them afterwards.
+
+    Raises `ConfigurationError` if not; the message has a line for each fault, with the setting that changes the port.
+    """
     complaints = _duplicates(uses) + [text for use in uses if (text := _complaint(use))]
     if complaints:
         raise ConfigurationError("\n".join(complaints))
@@ -72,7 +75,7 @@ def _explain(use: PortUse, error: OSError) -> str:
 
 
 def _by(port: int) -> str:
-    """The process that listens on the port, as ` by NAME (pid ID)`; empty if it cannot be determined."""
+    """The process that listens on the port, as text for a message: ` by NAME (pid ID)`; empty if unknown."""
     try:
         for connection in psutil.net_connections(kind="inet"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,)

@@ -11,7 +11,7 @@ _MAX_BYTES = 1 << 20
 async def http_answers(
     host: str, port: int, *, path: str, holds: bytes = b"", token: str | None = None
 ) -> bool:
-    """Whether a GET request gets status 200 and a body that contains `holds`, within 3 seconds.
+    """Whether `GET path` at this host and port gets, within 3 seconds, status 200 and a body that contains `holds`.
 
     False on connection errors and timeouts. `token` is sent as a bearer token; None: without authorization.
     """

@@ -48,7 +48,11 @@ _LONGEST_WITH_HAPROXY = 25  # 97, less what Ray appends: /h/<56 digits>/metrics.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayHead:
-    """The Ray head node of one stack: its command line, environment and folders."""
+    """The Ray head node of one local stack: the command line that starts it, its environment and its folders.
+
+    Starts no process itself. `stack` is the stack's id, `python` the path of the interpreter, `cpus` the number of CPUs
+    that Ray may allocate.
+    """
 
     python: str
     stack: str
@@ -92,7 +96,7 @@ class RayHead:
         )
 
     def head_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """The environment of the head node's process, based on the given one."""
+        """The environment for the head node's process: `environment` with Ray's variables, without `RAY_ADDRESS`."""
         ours = {
             "RAY_START_HOOK": "mongars.bootstrap.stack.ray_hook.local_head",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
@@ -109,7 +113,10 @@ class RayHead:
         return {**ours, **inherited, **fixed, **without_proxy(inherited)}
 
     def _haproxy(self) -> dict[str, str]:
-        """Environment variables that put HAProxy's files into a private folder; its socket gives control over it."""
+        """Environment variables that put HAProxy's files and sockets into a private folder; empty without HAProxy.
+
+        Whoever can open its administration socket controls HAProxy.
+        """
         if not self.haproxy:
             return {}
         folder = self._haproxy_folder
@@ -123,7 +130,7 @@ class RayHead:
         }
 
     def client_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """The environment of a process that connects to this cluster, based on the given one."""
+        """The environment for a process that connects to this cluster: `environment`, with Ray's variables added."""
         address = {"RAY_ADDRESS": f"{LOOPBACK}:{self.port}"}
         return {**environment, **_LOCAL_RAY, **address, **without_proxy(environment)}
 
@@ -132,7 +139,7 @@ class RayHead:
         return self._private / "h"
 
     def prepare(self, logs: Path) -> None:
-        """Create the folders, remove files of an earlier run, and link Ray's logs into the folder `logs`.
+        """Create the head node's folders, remove files of an earlier run, and link Ray's logs into the folder `logs`.
 
         Raises:
             ConfigurationError: a file or another user's folder has the name of the private folder.
@@ -154,11 +161,11 @@ class RayHead:
         link.symlink_to(self.folder / "session_latest" / "logs")
 
     def remove(self) -> None:
-        """Remove the folders; call it when all processes of the cluster have ended."""
+        """Remove the head node's folders, ignoring errors; call it when all processes of the cluster have ended."""
         shutil.rmtree(self._private, ignore_errors=True)
 
     async def ready(self) -> bool:
-        """Whether the dashboard responds and reports a node as alive."""
+        """Whether the cluster's dashboard responds within 3 seconds and reports a node as alive."""
         return await http_answers(
             LOOPBACK,
             self.dashboard_port,
@@ -169,7 +176,7 @@ class RayHead:
 
 
 def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """`NO_PROXY` and `no_proxy` of the given environment, extended by the loopback addresses."""
+    """`NO_PROXY` and `no_proxy`: the hosts that `environment` exempts from HTTP proxies, and the loopback ones."""
     given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     hosts = [host.strip() for host in given.split(",") if host.strip()]
     together = ",".join(dict.fromkeys([*hosts, LOOPBACK, "localhost", "::1"]))

@@ -14,10 +14,10 @@ class RayParameters(Protocol):
 
 
 def local_head(parameters: RayParameters, is_head: bool) -> None:  # noqa: FBT001
-    """Make Ray start without its client server and without usage reports.
+    """Make Ray start without its client server (the one for `ray://` addresses) and without usage reports.
 
-    Nothing here uses the client server; it would take a Python process and a fixed port at which any client can
-    execute code.
+    Nothing here uses the client server; it would take a Python process and a fixed port at which any client can execute
+    code. Ray calls this function and gives the parameters of the start; `is_head`: a head node starts.
     """
     parameters.ray_client_server_port = None
     without_usage_reports(parameters, is_head)

@@ -55,7 +55,10 @@ _MOST_CPUS = 8  # Ray starts a worker process for each
 
 
 class LocalStack:
-    """The stack as an asynchronous context: entering starts all processes, leaving stops all of them."""
+    """The processes of `mongars up` (Ray, API, worker) as an asynchronous context: entering starts, leaving stops them.
+
+    `id` identifies the processes; `stopping` is True once the stop has begun, and `report` contains its result.
+    """
 
     def __init__(
         self, config: StackConfig, parts: StackParts, *, clock: Clock, listener: Listener
@@ -101,20 +104,20 @@ class LocalStack:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop all processes; the result is in `report`."""
+        """Stop all processes; `report` then contains how many, and which could not be stopped."""
         await self._stop()
 
     async def wait(self) -> None:
         """Wait until cancelled, while the child processes are supervised and restarted when they end.
 
-        Raises an exception group if the supervision itself fails.
+        Raises an `ExceptionGroup` if the supervision itself fails.
         """
         async with asyncio.TaskGroup() as group:
             for watcher in self._watchers:
                 group.create_task(watcher.finished())
 
     def hurry(self) -> None:
-        """Make a running or later stop kill every process that has not ended yet, without waiting."""
+        """Make the stop of the stack, now or later, kill every process that has not ended yet, without waiting."""
         self._hurry.set()
 
     async def _start(self) -> None:
@@ -136,9 +139,9 @@ class LocalStack:
         self._watch(self._reap, name="orphans")
 
     async def _wait_for_answers(self) -> None:
-        """Wait up to 5 seconds until the API gets answers from the Serve application.
+        """Wait up to 5 seconds until the API can answer by the Serve application.
 
-        If it does not, report to the listener that the API answers by a fallback.
+        If it still cannot, report to the listener that the API answers by a fallback.
         """
         for _ in range(round(_ANSWERING_S / _LOOK_S)):
             if await self._parts.answering():
@@ -194,7 +197,7 @@ class LocalStack:
             await asyncio.to_thread(child.stop, grace=0.5)
 
     async def _deploy_again(self) -> None:
-        """Deploy the application to the restarted cluster, and repeat until that succeeds."""
+        """Deploy the Serve application to the restarted Ray cluster, and repeat until that succeeds."""
         for delay in chain(_REDEPLOY_DELAYS_S, repeat(_REDEPLOY_LAST_DELAY_S)):
             try:
                 await self._deploy()
@@ -225,7 +228,7 @@ class LocalStack:
         self._watchers.append(watcher)
 
     async def _reap(self) -> None:
-        """Collect the exit status of orphaned processes and rotate the logs every 2 seconds, until cancelled."""
+        """Every 2 seconds, until cancelled: collect the exit status of orphaned processes, and rotate the logs."""
         while True:
             await self._clock.sleep(_REAP_S)
             self._reap_now()
@@ -260,7 +263,10 @@ class LocalStack:
             self.report += stop.result()
 
     async def _sweep(self) -> None:
-        """End the remaining processes of the stack: children that were being restarted, and their descendants."""
+        """End the stack's remaining processes, such as children that were being restarted; remove Ray's folders.
+
+        The folders stay if a process cannot be ended.
+        """
         folders = (self._ray.folder,)
         self.report += await asyncio.to_thread(
             stop_owned, self.id, grace=0.5, folders=folders, hurry=self._hurry

@@ -13,9 +13,10 @@ ChildState = Literal["started", "ready", "crashed", "restarting", "stopped"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageEvent:
-    """The start, progress or end of one stage of starting or stopping; `seconds` is the time since it started.
+    """The start, progress or end of one stage of starting or stopping the local stack.
 
-    `fraction` is the finished part, 0 to 1; None if unknown.
+    `detail` is text for the terminal; `fraction` the finished part, 0 to 1, None if unknown. `seconds`, set at the end,
+    is how long the stage took.
     """
 
     stage: Stage
@@ -27,10 +28,10 @@ class StageEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildEvent:
-    """A change of state of a supervised child process.
+    """A change of state of the child process named `child`.
 
-    `code` is set with `crashed` (the exit status; negative: the signal that ended it), `delay` with `restarting`
-    (seconds until the restart), `forced` with `stopped` (whether the process had to be killed).
+    `code` is set with `crashed` (the exit status; negative: the signal that ended it), `detail` with `crashed` (a line
+    of its log), `delay` with `restarting` (seconds until the restart), `forced` with `stopped` (it had to be killed).
     """
 
     child: str
@@ -44,7 +45,7 @@ class ChildEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """A message for the user of the terminal; `serious` marks a failure."""
+    """A message about the stack for the user of the terminal; `serious` marks a failure."""
 
     text: str
     serious: bool = False

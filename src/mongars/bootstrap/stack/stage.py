@@ -32,7 +32,7 @@ class Abandoned(Exception):
 
 @dataclass(slots=True)
 class StageDetail:
-    """The text about the result of a stage, such as a count; reported when the stage is done."""
+    """The text about a stage's result, such as a count: set by the stage's code, reported when it is done."""
 
     detail: str = ""
 
@@ -47,9 +47,9 @@ class Stages:
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[StageDetail]:
-        """Report `stage` as started and, when the context is left, as done, or as failed if an error leaves it.
+        """A context manager that reports `stage` as started, and on exit as done, or as failed if the block raises.
 
-        Set `detail` of the yielded object to a text that is reported with `done`.
+        Set `detail` of the object it gives to a text that is reported with `done`.
         """
         began = self._clock.monotonic()
         outcome = StageDetail()
@@ -66,7 +66,10 @@ class Stages:
             self._tell(stage, state, began=began, detail=detail)
 
     async def work(self, stage: Stage, work: Work) -> None:
-        """Run blocking work in a thread and report it as one stage."""
+        """Run the blocking function `work` in a thread, and report it as the stage `stage`.
+
+        An exception of `work` is raised here, after the stage is reported as failed.
+        """
 
         def progress(detail: str, fraction: float | None) -> None:
             if self._abandoned.is_set():
@@ -78,7 +81,7 @@ class Stages:
             outcome.detail = await asyncio.to_thread(work, progress)
 
     def abandon(self) -> None:
-        """Make work that still runs in a thread raise `Abandoned` at its next call of `StageProgress`."""
+        """Make work that runs in a thread raise `Abandoned` when it next reports progress, and so end."""
         self._abandoned.set()
 
     def _tell(self, stage: Stage, state: StageState, *, began: float, detail: str = "") -> None:
