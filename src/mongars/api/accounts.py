@@ -38,17 +38,17 @@ _MAX_PASSWORD = 1024  # a bound on the work of hashing
 
 
 class AccountStore(Protocol):
-    """The stored accounts. Every method raises `StorageUnavailable` when the store fails."""
+    """Interface of a store of accounts. Every method raises `StorageUnavailable` if the store fails."""
 
     async def create_account(self, new: NewAccount, *, key: NewApiKey | None = None) -> Account:
-        """Store an account and, if given, its first API key, in one transaction.
+        """Store an account and, unless `key` is None, its first API key, in one transaction; returns the account.
 
-        Raises `Conflict` if the name, ignoring case, or the key exists already.
+        Raises `Conflict` if an account has that name, ignoring case, or if the API key is stored already.
         """
         ...
 
     async def credentials(self, username: str) -> Credentials | None:
-        """The account named `username`, ignoring case, with its password hash; None if there is none."""
+        """The account named `username`, ignoring case, with its password hash; None if there is no such account."""
         ...
 
     async def accounts(self) -> tuple[Account, ...]:
@@ -65,14 +65,17 @@ class AccountStore(Protocol):
 
 
 class KeyStore(Protocol):
-    """The stored API keys. Every method raises `StorageUnavailable` when the store fails."""
+    """Interface of a store of API keys. Every method raises `StorageUnavailable` if the store fails."""
 
     async def create_key(self, new: NewApiKey) -> ApiKey:
-        """Store an API key. Raises `NotFound` if its account does not exist, `Conflict` if the key exists already."""
+        """Store an API key; returns it without its digest.
+
+        Raises `NotFound` if its account does not exist, `Conflict` if a key with its id or digest is stored already.
+        """
         ...
 
     async def find_key(self, digest: str) -> ApiKey | None:
-        """The API key whose SHA-256 is `digest`, even if it has been revoked; None if there is none."""
+        """The API key with the hexadecimal SHA-256 `digest`, even if it has been revoked; None if there is none."""
         ...
 
     async def keys(self, username: str | None = None) -> tuple[ApiKey, ...]:
@@ -84,7 +87,10 @@ class KeyStore(Protocol):
         ...
 
     async def touch_key(self, key_id: str) -> None:
-        """Record that the API key with the id `key_id` was used now; writes at most once a minute per key."""
+        """Record that the API key with the id `key_id` was used now; writes at most once a minute per key.
+
+        Does nothing if there is no such key.
+        """
         ...
 
 
@@ -95,9 +101,10 @@ class IdentityStore(AccountStore, KeyStore, Protocol):
 async def create_account(
     store: AccountStore, passwords: Passwords, *, username: str, password: str, is_admin: bool
 ) -> Account:
-    """Create and store an account with this name and password, and administrator's rights if `is_admin`.
+    """Create an account with this name and password and store it; `is_admin` gives it administrator's rights.
 
-    Raises `InvalidRequest` for an unusable name or password, `Conflict` if the name is taken.
+    Raises `InvalidRequest` for an unusable name or password, `Conflict` if the name is taken, `TooManyRequests` if too
+    many passwords are being hashed, `StorageUnavailable` if the store fails.
     """
     if not _USERNAME.fullmatch(username):
         msg = "A username has 1 to 150 letters, digits, hyphens or underscores."
@@ -136,13 +143,14 @@ class Authenticator:
         self._keys = Keys()
 
     async def authenticate(self, given: str | SessionToken | None) -> Principal:
-        """The account of a credential. Pass the `Authorization` header's value or the session cookie's token.
+        """The account that a credential belongs to.
 
+        `given` is the value of the header `Authorization` or the session cookie's token; None: the request has neither.
         While the database is unavailable, an API key that was found there in the last 15 minutes
         (`KeyCacheConfig.stale`) is accepted.
 
-        Raises `NotAuthenticated`, with the reason, if `given` is None, malformed, unknown, expired or revoked;
-        and `StorageUnavailable` if a key that is not cached cannot be looked up within two seconds.
+        Raises `NotAuthenticated`, with the reason, if `given` is None, malformed, unknown, expired or revoked; and
+        `StorageUnavailable` if a key that is not cached cannot be looked up within two seconds.
         """
         if isinstance(given, SessionToken):
             return self._tokens.principal(given.value)
@@ -212,7 +220,7 @@ class Authenticator:
 
 @asynccontextmanager
 async def _bounded() -> AsyncIterator[None]:
-    """Cancel the block and raise `StorageUnavailable` if it takes longer than `_STORE_SECONDS` (2 seconds)."""
+    """A context manager that cancels its block and raises `StorageUnavailable` if that takes over 2 seconds."""
     try:
         async with asyncio.timeout(_STORE_SECONDS):
             yield

@@ -22,25 +22,29 @@ GATEWAY_TIMEOUT = 504
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """The time at which a request arrived: `at`, in seconds of the monotonic time of `clock`."""
+    """The time `at` at which a request arrived, in seconds of the monotonic time of `clock`."""
 
     clock: Clock
     at: float
 
     def overhead(self, route: RouteInfo) -> float:
-        """The gateway's own time in seconds: since the arrival, without waiting for model servers (`route.waited`)."""
+        """Seconds that the API process itself has spent on the request: time since its arrival without `route.waited`.
+
+        `route.waited` is the time spent waiting for model servers.
+        """
         return self.clock.monotonic() - self.at - route.waited
 
 
 def arrival(clock: Clock) -> Arrival:
-    """The `Arrival` of a request that arrives now."""
+    """The `Arrival` with the present time: call it when a request arrives."""
     return Arrival(clock, clock.monotonic())
 
 
 def route_headers(request_id: str, *, route: RouteInfo, overhead: float) -> dict[str, str]:
-    """Response headers about the request's route: provider, endpoint, attempts, fallback and the gateway's overhead.
+    """Response headers about how a request was answered: provider, endpoint, attempts, fallback, overhead.
 
-    `overhead` is the gateway's own time until the response started, in seconds.
+    `route` contains these facts except `overhead`: the seconds that the API process itself needed until the response
+    started. `request_id` is returned in `x-request-id`.
     """
     return {
         headers.REQUEST_ID: request_id,
@@ -57,8 +61,9 @@ def answer_headers(
 ) -> dict[str, str]:
     """The response headers of a generated answer: those of `route_headers`, and its adapter, replica and cache state.
 
-    The cache state is `hit`, `shared` or `miss`; without `route.cache`, that header is left out. So are the digest of
-    the adapter and the replica if `origin` has none.
+    `origin` says which adapter and replica produced the answer; the headers of the adapter's digest and of the replica
+    are left out if it has none. The cache state is `hit`, `shared` or `miss`; its header is left out if `route.cache`
+    is None.
     """
     found = route_headers(request_id, route=route, overhead=overhead)
     found[headers.ADAPTER_VERSION] = origin.adapter_version
@@ -74,9 +79,10 @@ def answer_headers(
 def problem_headers(
     error: MongarsError, request_id: str, *, chose_wait: bool = False
 ) -> dict[str, str]:
-    """Headers of an error response; `x-should-retry: false` where a retry cannot succeed.
+    """Headers of an error response: request id, `Retry-After` if `error` has a time to wait, and `x-should-retry`.
 
-    `chose_wait`: the client set the timeout that expired, so whether to retry is its own choice.
+    `x-should-retry: false` is set where a retry by the client cannot succeed. `chose_wait`: the client set the timeout
+    that expired, so whether to retry is its own choice.
     """
     found = {headers.REQUEST_ID: request_id, **retry_after_header(error)}
     if "Retry-After" not in found and not (chose_wait and status_of(error) == GATEWAY_TIMEOUT):
@@ -88,7 +94,7 @@ def problem_headers(
 def unsent(error: MongarsError, deadline: Deadline) -> MongarsError:
     """The error to report to the client if no byte of the response was sent.
 
-    `GenerationInterrupted` after the deadline becomes `DeadlineExceeded`; any other error is returned unchanged.
+    If `deadline` has passed, `GenerationInterrupted` becomes `DeadlineExceeded`; any other error is returned unchanged.
     """
     if isinstance(error, GenerationInterrupted) and deadline.expired():
         return DeadlineExceeded(str(error))

@@ -49,10 +49,10 @@ def build_app(
     *,
     more: Sequence[Callable[[ApiContext], RouteTable]] = (),
 ) -> ASGIApp:
-    """The ASGI application with all routes, whose handlers use the objects in `context`.
+    """The ASGI application with all routes of the API, whose handlers use the objects in `context`.
 
-    `lifespan` opens and closes these objects. `more` are functions that make further route tables, such as
-    those of another dialect.
+    `lifespan` returns a context manager that is open while the application runs; it opens and closes these objects.
+    `more` are functions that make further route tables, such as those of another client API.
     """
     app = FastAPI(
         title="monGARS",

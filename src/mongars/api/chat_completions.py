@@ -42,7 +42,7 @@ EXAMPLE = {"model": MODEL_ALIAS, "messages": [{"role": "user", "content": "Say h
 
 
 def chat_completions_routes(context: ApiContext) -> RouteTable:
-    """The routes of OpenAI's chat API: `/v1/chat/completions` and `/v1/models`."""
+    """The route table of OpenAI's chat API: `/v1/chat/completions` and `/v1/models`."""
     return ChatCompletionsRoutes(context).table()
 
 
@@ -117,7 +117,7 @@ class ChatCompletionsRoutes:
 class _Moves(Protocol):
     @property
     def moves(self) -> int:
-        """The number of times another endpoint continued the answer after a failure."""
+        """The number of times another endpoint continued the broken answer."""
         ...
 
 
@@ -131,7 +131,7 @@ class MovingStream(GeneratedStream, Protocol):
 
 
 class ChatCompletions:
-    """Parses requests of `/v1/chat/completions` (a `Dialect`). Streams are written by `api.relay`."""
+    """The dialect of `/v1/chat/completions` (implements `Dialect`): parses its requests and names its formats."""
 
     errors = OPENAI_ERRORS
     stream_headers = EVENT_STREAM_HEADERS
@@ -141,10 +141,10 @@ class ChatCompletions:
         self._models = ServedModels(context.config)
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> ChatCompletionCall:
-        """Parse a request body.
+        """Parse the JSON body of a request.
 
-        Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and
-        `PromptMissing` if no message has text.
+        Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and `PromptMissing`
+        if no message has text.
         """
         read = parse_model(body, ChatCompletionRequest)
         self._models.check(read.model)
@@ -157,7 +157,10 @@ class ChatCompletions:
 
 
 class ChatCompletionCall:
-    """One parsed request of `/v1/chat/completions`."""
+    """One parsed request of `/v1/chat/completions` (implements `AnswerCall`).
+
+    `streamed`: whether the client requested a stream.
+    """
 
     def __init__(
         self, context: ApiContext, read: ChatCompletionRequest, generation: GenerationRequest
@@ -178,7 +181,10 @@ class ChatCompletionCall:
         return int(self._context.clock.now().timestamp())
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[MovingStream]:
-        """A context manager that gives the stream of the started answer; entering it waits for the first token."""
+        """A context manager that gives the stream of the started answer; entering it waits for the first token.
+
+        Raises a `MongarsError` if no provider has started the answer by `deadline`.
+        """
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: MovingStream) -> _ChatCompletionBody:

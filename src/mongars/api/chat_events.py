@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 class ChatEvents:
-    """Writes the stream events of one answer: the role of each choice, text, finish reason, and requested token counts.
+    """Writes the events of one streamed answer in OpenAI's format: role of each choice, text, end, token counts.
 
-    `named` holds the `answer_id`, `created` and `model` that every event carries.
+    `answer_id`, `created` (Unix seconds) and `model` are fields of every event. `with_usage`: the client requested
+    token counts.
     """
 
     def __init__(self, *, answer_id: str, created: int, model: str, with_usage: bool) -> None:
@@ -41,11 +42,14 @@ class ChatEvents:
         self._usage: Usage | None = None
 
     def events(self, chunks: Iterable[Chunk]) -> bytes:
-        """The bytes of the events for these chunks; empty if they need no event."""
+        """The bytes of the events for these chunks of the answer; empty if they need no event."""
         return b"".join([self._event(chunk) for chunk in chunks])
 
     def end(self) -> bytes:
-        """The last bytes of the stream: the event with token counts, if requested and known, and `[DONE]`."""
+        """The last bytes of the stream: `[DONE]`, after an event with token counts if the client requested them.
+
+        That event is left out if no chunk had token counts.
+        """
         if self._usage is None or not self._with_usage:
             return DONE
         return self.usage(self._usage) + DONE

@@ -18,12 +18,12 @@ class HealthCheck(Protocol):
     """A component whose health can be checked, such as the database."""
 
     async def healthy(self) -> None:
-        """Return within a few seconds if the component works. Raises `StorageUnavailable` if it does not."""
+        """Return within a few seconds if the component works; raise `StorageUnavailable` if it does not."""
         ...
 
 
 class MetricsPage(Protocol):
-    """The source of `/metrics`: all metrics in Prometheus' text format."""
+    """The source of the page `/metrics`: all metrics of this process in Prometheus' text format."""
 
     def render(self) -> tuple[str, bytes]:
         """The content type and the body of the response."""
@@ -53,7 +53,10 @@ class ApiConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiContext:
-    """The objects that route handlers use, created once per process and shared by all requests."""
+    """The objects that route handlers use, created once per process and shared by all requests.
+
+    `llm` generates answers, `chat` generates them for conversations that are stored in `history`.
+    """
 
     config: ApiConfig
     clock: Clock

@@ -57,7 +57,10 @@ class ConversationMessage(WireModel):
 
 
 def conversation_routes(context: ApiContext) -> RouteTable:
-    """The routes `/api/v1/conversation/chat` and `/history`. Their error format covers all of `/api/v1`."""
+    """The route table of `/api/v1/conversation/chat` and `/api/v1/conversation/history`.
+
+    Its error format also applies to other paths under `/api/v1`.
+    """
     handlers = ConversationRoutes(context)
     router = APIRouter(prefix="/api/v1/conversation", tags=["conversation"])
     router.add_api_route(
@@ -136,7 +139,7 @@ class ConversationRoutes:
 
 
 class ConversationChat:
-    """Parses requests of `/api/v1/conversation/chat`, and gives the format of its responses (a `Dialect`)."""
+    """The dialect of `/api/v1/conversation/chat` (implements `Dialect`): parses its requests and names its formats."""
 
     errors = OWN_ERRORS
     stream_headers = EVENT_STREAM_HEADERS
@@ -145,12 +148,18 @@ class ConversationChat:
         self._chat = chat
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> ConversationCall:
-        """Parse a request body. Raises `InvalidRequest` if it is not a valid `ConversationMessage`."""
+        """Parse the JSON body of a request.
+
+        Raises `InvalidRequest` if it is no valid `ConversationMessage`, or if the session id in a header is too long.
+        """
         return ConversationCall(self._chat, parse_model(body, ConversationMessage), arrived)
 
 
 class ConversationCall:
-    """One parsed request of `/api/v1/conversation/chat`."""
+    """One parsed request of `/api/v1/conversation/chat` (implements `AnswerCall`).
+
+    `streamed`: whether the client requested a stream.
+    """
 
     def __init__(self, chat: Chat, read: ConversationMessage, arrived: ArrivedRequest) -> None:
         self._chat = chat
@@ -164,7 +173,8 @@ class ConversationCall:
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[ChatStream]:
         """A context manager that gives the stream of the started answer; entering it waits for the first token.
 
-        The prompt has as many earlier turns of the session as fit the model's context window.
+        The prompt contains as many earlier turns of the session as fit the model's context window. Raises a
+        `MongarsError` if no provider has started the answer by `deadline`, or if the earlier turns cannot be read.
         """
         return self._chat.open(
             self._arrived.principal,
@@ -186,7 +196,7 @@ class ConversationCall:
 
 
 class _ReplyWriter:
-    """Writes a reply as one JSON object or as events; the last event contains the same JSON object."""
+    """Writes one answer as a JSON object or as events, of which the last contains the same JSON object."""
 
     def __init__(self, stream: ChatStream) -> None:
         self._stream = stream
@@ -210,7 +220,10 @@ class _ReplyWriter:
         return encode_event(self.body(), name="complete") + DONE
 
     def body(self) -> dict[str, Any]:
-        """The JSON body of the reply. `confidence` is exp(mean token log-probability), null if none are reported."""
+        """The JSON body of the response. Raises `InvalidAnswer` if the answer was not read to its end.
+
+        `confidence` is exp(mean log-probability of the tokens), null if the model server reported none.
+        """
         stream, turn = self._stream, self._stream.turn
         if turn is None:
             detail = "The answer was not read to its end."

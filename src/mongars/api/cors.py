@@ -18,10 +18,10 @@ PREFLIGHT_SECONDS = 600
 
 
 def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """`app` with a CORS middleware that admits web pages of `origins`; `app` itself if there are none.
+    """`app` with a CORS middleware that lets web pages of `origins` call it; `app` itself if `origins` is empty.
 
-    The middleware is the outermost one, so preflight requests need no API key and pages can read every error.
-    Pages of other origins send the API key in a header; cookies are not allowed.
+    The middleware is the outermost one, so preflight requests need no API key and pages can read every error. The pages
+    send the API key in a header; cookies are not allowed.
     """
     if not origins:
         return app

@@ -51,25 +51,25 @@ class Passwords:
         self._no_account = self._hasher.hash(secrets.token_urlsafe(32))
 
     def turn(self, address: str = "") -> AbstractAsyncContextManager[None]:
-        """A context manager that holds a slot for one password check; entering it waits for a free slot.
+        """A context manager that holds one of the few places for password checks; entering it waits for a free place.
 
-        `address`: the client's IP address; slots are shared fairly between the networks of clients. Raises
-        `TooManyRequests` if the full queue refuses this login, or if no slot is free for a minute.
+        `address`: the client's IP address; the places are shared fairly between the networks of clients. Raises
+        `TooManyRequests` if the queue is full and refuses this login, or if no place is free for a minute.
         """
         return self._queue.turn(address)
 
     async def matches(self, password_hash: str | None, password: str) -> bool:
-        """Whether `password` matches `password_hash`. A hash of None (no such account) takes as long and gives False.
+        """Whether `password` matches `password_hash`; None (there is no such account) takes as long and gives False.
 
-        Call it inside the context that `turn` returns.
+        Call it inside the context that `turn` returns, which limits how many checks run at once.
         """
         right = await asyncio.to_thread(self._matches, password_hash or self._no_account, password)
         return right and password_hash is not None
 
     async def hash(self, password: str) -> str:
-        """The salted hash of `password`, for storage.
+        """The salted Argon2id hash of `password`, for storage.
 
-        Waits until fewer than two password checks are running. Raises `TooManyRequests` if the queue for them
+        Waits until fewer than two password checks are running. Raises `TooManyRequests` if the queue of waiting checks
         is full, or after a minute.
         """
         async with self.turn():
@@ -87,22 +87,25 @@ class Passwords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedKey:
-    """A new API key. `plaintext` is shown once and not stored; `record` is stored."""
+    """A new API key: `plaintext` is shown to the user once and not stored, `record` is what is stored."""
 
     plaintext: str = field(repr=False)
     record: NewApiKey
 
 
 class Keys:
-    """API keys: `mg-<12 hex digits>-<43 characters>`, stored and found by their SHA-256.
+    """Makes API keys `mg-<12 hex digits>-<43 characters>`, which are stored and found by their SHA-256.
 
     The last part has 256 random bits, which cannot be guessed. A slow, salted hash, which protects weak passwords,
-    would only make every request slower. Keys are looked up by their digest: an attacker cannot choose a digest,
-    so the time of a look-up reveals nothing. The hex digits identify a key in lists and logs.
+    would only make every request slower. Keys are looked up by their digest: an attacker cannot choose a digest, so the
+    time of a look-up reveals nothing. The hex digits identify a key in lists and logs.
     """
 
     def issue(self, username: str, name: str, *, is_admin: bool = False) -> IssuedKey:
-        """A new random key for the account `username`; `name` describes it in lists. Stores nothing."""
+        """A new random API key for the account `username`; `name` describes the key in lists. Stores nothing.
+
+        `is_admin` gives it administrator's rights.
+        """
         key_id = secrets.token_hex(6)
         plaintext = f"{_KEY_PREFIX}-{key_id}-{secrets.token_urlsafe(32)}"
         record = NewApiKey(
@@ -115,10 +118,12 @@ class Keys:
         return IssuedKey(plaintext=plaintext, record=record)
 
     def preset(self, plaintext: str, username: str, *, name: str) -> IssuedKey:
-        """An administrator's key with the text `plaintext`, which the operator chose. Stores nothing.
+        """An administrator's API key with the text `plaintext`, which the operator chose. Stores nothing.
 
-        Raises `ConfigurationError`, naming `MONGARS_BOOTSTRAP_API_KEY`, if it is too short to
-        withstand guessing or cannot be sent in a header.
+        `name` describes the key in lists.
+
+        Raises `ConfigurationError`, naming `MONGARS_BOOTSTRAP_API_KEY`, if the text has fewer than 16 characters, or
+        others than visible ASCII characters.
         """
         if len(plaintext) < _MIN_PRESET_KEY:
             msg = (
@@ -134,7 +139,7 @@ class Keys:
         return IssuedKey(plaintext=plaintext, record=record)
 
     def digest(self, plaintext: str) -> str:
-        """The SHA-256 of a key, under which it is stored and looked up."""
+        """The hexadecimal SHA-256 of an API key's text, under which the key is stored and looked up."""
         return hashlib.sha256(plaintext.encode()).hexdigest()
 
 
@@ -147,10 +152,10 @@ class TokenConfig:
 
 
 class Tokens:
-    """Signed login tokens (JWT, HS256) with `sub`, `admin`, `iat` and `exp`.
+    """Makes and checks signed login tokens: JWTs (HS256) with the claims `sub` (username), `admin`, `iat` and `exp`.
 
-    A token is accepted until it expires: a changed password or a lost administrator's role takes
-    effect with the next login.
+    A token is accepted until it expires: a changed password or a lost administrator's role takes effect with the next
+    login.
     """
 
     def __init__(self, config: TokenConfig, clock: Clock) -> None:
@@ -186,7 +191,10 @@ class Tokens:
         return True
 
     def principal(self, token: str) -> Principal:
-        """The account of a login token. Raises `NotAuthenticated` for an invalid, expired or not yet valid token."""
+        """The account (name and rights) in a login token.
+
+        Raises `NotAuthenticated` if the token is malformed, wrongly signed, expired or not yet valid.
+        """
         try:
             claims = jwt.decode(
                 token,
@@ -228,7 +236,7 @@ def _subject(value: object) -> str:
 
 
 def _time(value: object) -> float:
-    """A claim's time (RFC 7519, NumericDate) in Unix seconds. Raises `ValueError` or `TypeError` if invalid."""
+    """The time in a JWT's claim (NumericDate, RFC 7519) in Unix seconds; `ValueError` or `TypeError` if invalid."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         msg = "a time is no number"
         raise TypeError(msg)

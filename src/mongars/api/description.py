@@ -77,7 +77,10 @@ def reference(model: type[BaseModel]) -> dict[str, Any]:
 def body(
     model: type[BaseModel], example: dict[str, Any], *, media_type: str = JSON, **more: object
 ) -> dict[str, Any]:
-    """The `openapi_extra` of a route whose request body is `model`; `more` are further fields of the operation."""
+    """The `openapi_extra` of a FastAPI route whose request body is `model`, with an example of the body.
+
+    `more` are further fields of the OpenAPI operation.
+    """
     content = {media_type: {"schema": reference(model), "example": example}}
     return {"requestBody": {"required": True, "content": content}, **more}
 
@@ -90,9 +93,10 @@ def responses(
     stream_type: str = EVENT_STREAM,
     **more: object,
 ) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: 200 with a body of `schema`, and a body of the model `error` for each of `statuses`.
+    """The OpenAPI `responses` of a route: 200 with a JSON body of `schema`, and an error body `error` for each status.
 
-    If `events`, a description of stream events, is given, 200 may also be a stream of type `stream_type`.
+    If `events`, a description of stream events, is not empty, 200 may also be a stream of the media type `stream_type`.
+    `more` are further fields of the response 200, such as `headers`.
     """
     content: dict[str, Any] = {JSON: {"schema": schema}}
     if events:
@@ -125,7 +129,10 @@ def embedding(
     *,
     error: type[BaseModel],
 ) -> dict[str, Any]:
-    """The arguments of `add_api_route` that describe a route that computes embeddings."""
+    """The arguments of FastAPI's `add_api_route` that describe a route that computes embeddings.
+
+    `request`, `response` and `error` are the models of its bodies; `example` is a request body.
+    """
     statuses = (*READING, *BODY, *_ANSWERING)
     return {
         "openapi_extra": body(request, example, parameters=_READ),
@@ -142,10 +149,11 @@ def answering(
     error: type[BaseModel] = schemas.Problem,
     stream_type: str = EVENT_STREAM,
 ) -> dict[str, Any]:
-    """The arguments of `add_api_route` that describe a route with a generated answer.
+    """The arguments of FastAPI's `add_api_route` that describe a route that generates an answer.
 
-    `statuses` are further HTTP error statuses of the route, besides 400, 401, 404, 413, 415, 429, 500 and 502 to 504.
-    `events` describes the events of its stream.
+    `request`, `response` and `error` are the models of its bodies; `example` is a request body. `statuses` are HTTP
+    error statuses besides 400, 401, 404, 413, 415, 429, 500 and 502 to 504. `events` describes the events of its
+    stream, which has the media type `stream_type`.
     """
     return {
         "openapi_extra": body(request, example, parameters=_READ),

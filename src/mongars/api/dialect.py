@@ -46,12 +46,12 @@ class ErrorFormat(Protocol):
         ...
 
     def event(self, error: MongarsError) -> bytes:
-        """The last bytes of a stream whose answer failed after the first byte of the response was sent."""
+        """The last bytes of a stream that report `error`, for an answer that failed after the response had begun."""
         ...
 
 
 class BodyWriter(Protocol):
-    """Collects the chunks of one answer and builds the JSON body of a response without streaming."""
+    """Collects the chunks of one answer and builds from them the JSON body of a response that is not streamed."""
 
     def add(self, chunks: Sequence[Chunk]) -> None:
         """Append the next chunks of the answer, at least one."""
@@ -75,7 +75,7 @@ class EventWriter(Protocol):
 
 
 class AnswerCall(Protocol[Stream]):
-    """One parsed request for a generated answer: starts the answer and creates the writer of its response."""
+    """One parsed request for a generated answer: starts the answer and makes the writer of its response."""
 
     @property
     def streamed(self) -> bool:
@@ -100,7 +100,7 @@ class AnswerCall(Protocol[Stream]):
 
 @dataclass(frozen=True, slots=True)
 class ArrivedRequest:
-    """An authenticated request before its body is parsed: HTTP headers, account and time of arrival."""
+    """An authenticated request whose body is not parsed yet: HTTP request, account and time of arrival."""
 
     http: Request
     principal: Principal
@@ -109,9 +109,10 @@ class ArrivedRequest:
     def to_generation(
         self, messages: tuple[Message, ...], *, sampling: Sampling, task_type: str = "general"
     ) -> GenerationRequest:
-        """A generation request for this account, with the request id, session and trace context of the HTTP headers.
+        """The request for the model: `messages`, with account, request id, session and trace of this HTTP request.
 
-        Raises `InvalidRequest` if the session id has more than `LONGEST_SESSION_ID` characters.
+        `task_type` is the model role, such as `general` or `coding`. Raises `InvalidRequest` if the session id in the
+        headers has more than `LONGEST_SESSION_ID` characters.
         """
         return GenerationRequest(
             messages=messages,
@@ -125,7 +126,7 @@ class ArrivedRequest:
 
 
 class Dialect(Protocol[Stream]):
-    """Parses the requests of one route, and writes its responses in the format of one client API."""
+    """One route of a client API, such as OpenAI's: parses its requests and names the formats of its responses."""
 
     @property
     def errors(self) -> ErrorFormat:
@@ -138,7 +139,7 @@ class Dialect(Protocol[Stream]):
         ...
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> AnswerCall[Stream] | Response:
-        """Parse a request body. Returns a finished `Response` if the request needs no generated answer.
+        """Parse the body of a request; returns a finished `Response` if the request needs no generated answer.
 
         Raises a `CallerError`, such as `InvalidRequest` or `ModelUnknown`, for a request that cannot be answered.
         """
@@ -147,9 +148,9 @@ class Dialect(Protocol[Stream]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteTable:
-    """The routes of one client API (dialect). Errors of every path under `prefix` are written in the format `errors`.
+    """The routes of one client API, and `errors`, the format of errors on every path under `prefix`.
 
-    If several prefixes match a path, the longest applies. `models` are the schemas that the descriptions of the
+    If several prefixes match a path, the longest applies. `models` are the pydantic models that the descriptions of the
     routes refer to.
     """
 

@@ -21,7 +21,7 @@ class OwnErrors:
     invalid_status = int(HTTPStatus.UNPROCESSABLE_ENTITY)
 
     def body(self, error: MongarsError) -> object:
-        """The JSON body: the error's text (`detail`) and code (`error`), and its parameter or token counts if any."""
+        """The JSON object with the error's text (`detail`), code (`error`) and, if any, parameter or token counts."""
         return {"detail": str(error), "error": error.code, **error_facts(error)}
 
     def event(self, error: MongarsError) -> bytes:

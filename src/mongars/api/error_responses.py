@@ -28,9 +28,10 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class ErrorResponses:
-    """Makes the error response to every exception that reaches FastAPI: `MongarsError`, unknown path, unexpected error.
+    """Makes the response to every exception of a route: `MongarsError`, unknown path, unexpected error.
 
-    The format is that of the route table whose `prefix` matches the path; if none of `tables` does, `OwnErrors`.
+    Its format is that of the route table whose `prefix` matches the request's path; if none of `tables` does,
+    `OwnErrors`.
     """
 
     def __init__(self, tables: Iterable[RouteTable] = ()) -> None:
@@ -38,7 +39,7 @@ class ErrorResponses:
         self._formats = [(table.prefix, table.errors) for table in found]
 
     def install(self, app: FastAPI) -> None:
-        """Register the exception handlers with `app`: every error gets a status and a JSON body with the reason."""
+        """Register exception handlers with `app`: every error gets a status and a JSON body with the reason."""
         app.add_exception_handler(MongarsError, self.expected)
         app.add_exception_handler(RequestValidationError, self._invalid)
         app.add_exception_handler(HTTPException, self._framework)
@@ -52,7 +53,7 @@ class ErrorResponses:
         return OWN_ERRORS
 
     async def expected(self, request: Request, exc: Exception) -> Response:
-        """The error response to a `MongarsError`: its status and body in the error format of the request's path."""
+        """The response to a `MongarsError`: the status of its class, a body in the error format of the path."""
         error = exc if isinstance(exc, MongarsError) else MongarsError()
         status = status_of(error)
         if isinstance(error, InvalidRequest):
@@ -60,7 +61,7 @@ class ErrorResponses:
         return self._response(request, error, status=status)
 
     async def unexpected(self, request: Request, _: Exception) -> Response:
-        """The response to an unexpected exception: 500 without details, which only the log contains."""
+        """The response to any other exception: 500 without details, which only the log contains."""
         return self._response(request, InferenceFailed("Internal error."), status=500)
 
     async def _invalid(self, request: Request, exc: Exception) -> Response:

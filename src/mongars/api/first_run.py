@@ -26,7 +26,7 @@ _BOOTSTRAP_NAME = "bootstrap"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRun:
-    """The administrator's credentials that the first start created. They are printed once and stored nowhere.
+    """The credentials of the first administrator, just created. They are printed once and stored nowhere.
 
     If the operator chose the API key, `api_key` is not the key but a text that names the variable it was given in.
     """
@@ -41,11 +41,11 @@ async def bootstrap_admin(
 ) -> FirstRun | None:
     """Create the first administrator if there is none, and make sure that `preset_key` is a valid administrator's key.
 
-    `preset_key` is the operator's choice in `MONGARS_BOOTSTRAP_API_KEY`; None: a random key is created.
-    While no administrator exists, this creates the account `admin` with a random password and one
-    administrator's key, in one transaction, and returns both (`PRESET_HINT` instead of a preset key).
-    If an administrator exists, it returns None, and stores `preset_key` if that is not known yet. Of several
-    processes that start at once, one creates the account; the others get None.
+    `preset_key` is the API key that the operator chose in `MONGARS_BOOTSTRAP_API_KEY`; None: a random key is created.
+    While no administrator exists, this creates the account `admin` with a random password and one administrator's key,
+    in one transaction, and returns both (`PRESET_HINT` instead of a preset key). If an administrator exists, it returns
+    None, and stores `preset_key` if that is not stored yet. Of several processes that start at once, one creates the
+    account; the others get None.
 
     Raises:
         ConfigurationError: `preset_key` is too short, malformed or revoked, or has no administrator's rights.

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def health_routes(context: ApiContext, described: Sequence[RouteTable] = ()) -> RouteTable:
-    """The routes for health, metrics and the OpenAPI description; only `/metrics` and `/openapi.json` need a key.
+    """The route table for health, metrics and the OpenAPI description; `/metrics` and `/openapi.json` need an API key.
 
-    `described` are the other route tables that `/openapi.json` describes.
+    `described` are the other route tables, which `/openapi.json` describes.
     """
     own = (schemas.Health, schemas.Problem, schemas.Readiness)
     models = [model for table in described for model in table.models]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def internal_routes(context: ApiContext) -> RouteTable:
-    """The routes under `/internal`; all of them require an administrator's key."""
+    """The routes under `/internal` to show, drain and reset endpoints; they need an administrator's API key."""
     handlers = InternalRoutes(context)
     router = APIRouter(prefix="/internal", tags=["operator"])
     shown = reference(schemas.ProviderList)

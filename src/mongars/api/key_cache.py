@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyCacheConfig:
-    """Lifetimes of cached API keys in seconds, and the largest number of cached keys (`size`).
+    """How long API keys stay cached, in seconds, and the largest number of cached keys (`size`).
 
-    A key is looked up again `fresh` seconds after the last look-up. While the database is unavailable, a key is
-    accepted until `stale` seconds after it was last found, and looked up at most every `retry` seconds.
+    A key is looked up in the database again `fresh` seconds after the last look-up. While the database is unavailable,
+    a key is accepted until `stale` seconds after it was last found, and looked up at most every `retry` seconds.
     """
 
     fresh: float = 30.0
@@ -33,11 +33,10 @@ class _Entry:
 
 
 class KeyCache:
-    """Caches the account of each valid API key under the key's SHA-256.
+    """Caches which account each valid API key belongs to, under the key's SHA-256.
 
-    So a revoked key may work for up to `fresh` seconds longer in each process, and during an outage of the
-    database for up to `stale` seconds. Unknown keys are not cached: a new key works at once, and guessed keys do
-    not fill the cache.
+    So a revoked key may work for up to `fresh` seconds longer in each process, and during an outage of the database for
+    up to `stale` seconds. Unknown keys are not cached: a new key works at once, and guessed keys do not fill the cache.
     """
 
     def __init__(self, clock: Clock, config: KeyCacheConfig | None = None) -> None:
@@ -46,14 +45,14 @@ class KeyCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def get(self, digest: str) -> Principal | None:
-        """The cached account of the API key with this digest; None if the key must be looked up in the database."""
+        """The account of the API key with the SHA-256 `digest`; None if the key must be looked up in the database."""
         entry = self._entries.get(digest)
         if entry is None or self._clock.monotonic() >= entry.next_lookup_at:
             return None
         return entry.principal
 
     def put(self, digest: str, principal: Principal) -> None:
-        """Cache the account of an API key that was just found in the database; a full cache drops its oldest entry."""
+        """Cache the account of an API key just found in the database; a full cache drops the key found longest ago."""
         now = self._clock.monotonic()
         self._entries[digest] = _Entry(principal, now, now + self._config.fresh)
         self._entries.move_to_end(digest)
@@ -74,5 +73,5 @@ class KeyCache:
         return entry.principal
 
     def forget(self, digest: str) -> None:
-        """Remove the API key with this digest from the cache, because the database does not accept it any more."""
+        """Remove the API key with the SHA-256 `digest`, which the database does not accept any more, from the cache."""
         self._entries.pop(digest, None)

@@ -23,7 +23,7 @@ EXAMPLE = {"username": "alice", "password": "correct horse battery staple"}
 
 
 def login_routes(context: ApiContext) -> RouteTable:
-    """The route `POST /token`, which issues login tokens."""
+    """The route table of `POST /token`, which issues login tokens."""
     handlers = LoginRoutes(context)
     router = APIRouter(tags=["accounts"])
     router.add_api_route(

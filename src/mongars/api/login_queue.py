@@ -32,8 +32,8 @@ _IPV6_PREFIX = 64  # the prefix that one subscriber usually gets
 class LoginQueue:
     """Limits password checks: at most `running` run at once, and at most `waiting` logins wait for their turn.
 
-    When one more arrives, a waiting login from the network with the most waiting logins is refused with
-    `TooManyRequests`.
+    When one more arrives, a waiting login from the network with the most waiting logins, picked by `choose` (at
+    random), is refused with `TooManyRequests`.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class LoginQueue:
 
     @asynccontextmanager
     async def turn(self, address: str = "") -> AsyncIterator[None]:
-        """Wait for a slot, and hold it while the block runs. `address`: the client's IP address.
+        """A context manager that holds one of the `running` places for password checks; entering it waits for one.
 
-        Raises `TooManyRequests` if the full queue refuses this login, or if no slot is free for a minute.
+        `address`: the client's IP address. Raises `TooManyRequests` if the full queue refuses this login, or if no
+        place is free for a minute.
         """
         share = Share(scope=network_of(address))
         try:

@@ -17,7 +17,7 @@ MODEL_ALIAS = "mongars"
 
 
 class ServedModels:
-    """The names of the models that requests may use."""
+    """The names of the models that requests may use, in all client APIs."""
 
     def __init__(self, config: ApiConfig) -> None:
         coding = [] if config.coding_model is None else [config.coding_model]
@@ -61,5 +61,5 @@ class ServedModels:
         raise ModelUnknown(detail, param="model")
 
     def task_type(self, name: str) -> str:
-        """The task type of requests for the model `name`: `coding` for the coding model, else `general`."""
+        """The model role that serves the model `name`: `coding` for the coding model, else `general`."""
         return "coding" if name == self._coding else "general"

@@ -59,7 +59,10 @@ def _line(found: object) -> bytes:
 
 
 class OllamaModels:
-    """Finds served models by Ollama's names, in which a model name without a tag has the tag `latest`."""
+    """Finds served models by Ollama's names, in which a model name without a tag has the tag `latest`.
+
+    `names` and `listed` are the names as the client sees them.
+    """
 
     def __init__(self, context: ApiContext) -> None:
         self._served = ServedModels(context.config)
@@ -69,11 +72,11 @@ class OllamaModels:
         """Every model name, with its tag (`name:latest`); that of the embedding model last."""
 
     def find(self, name: str) -> str:
-        """The served text-generating model that `name` refers to. Raises `ModelUnknown` if there is none."""
+        """The name of the served text-generating model that `name` means. Raises `ModelUnknown` if none."""
         return self._find(name, self._served.names)
 
     def find_listed(self, name: str) -> str:
-        """The served model of any kind, text or embedding, that `name` refers to. Raises `ModelUnknown` if none."""
+        """The name of the served model (text or embedding) that `name` means. Raises `ModelUnknown` if none."""
         return self._find(name, self._served.listed)
 
     def find_embedding(self, name: str) -> str:
@@ -92,12 +95,15 @@ class OllamaModels:
         raise ModelUnknown(detail, param="model")
 
     def task_type(self, served: str) -> str:
-        """The task type of requests for the model `served`: `coding` for the coding model, else `general`."""
+        """The model role that serves the model `served`: `coding` for the coding model, else `general`."""
         return self._served.task_type(served)
 
 
 class OllamaDialect:
-    """Parses requests of `/api/chat` or `/api/generate` (a `Dialect`); `request` is the class of the request body."""
+    """The dialect of `/api/chat` or `/api/generate` (implements `Dialect`): parses requests and names the formats.
+
+    `request` is the class of the request body.
+    """
 
     errors = OLLAMA_ERRORS
     stream_headers = stream_headers(responses.MEDIA_TYPE)
@@ -108,9 +114,10 @@ class OllamaDialect:
         self._models = OllamaModels(context)
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> OllamaCall | Response:
-        """Parse a request body. Returns a `Response` if it has no messages or prompt, and thus only loads a model.
+        """Parse the JSON body of a request.
 
-        Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and
+        Returns a `Response` if it has no messages or prompt: Ollama's clients send that to load a model, and models are
+        loaded already. Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and
         `PromptMissing` if the prompt or every message is blank.
         """
         read = parse_model(body, self._request)
@@ -128,7 +135,10 @@ class OllamaDialect:
 
 
 class OllamaCall:
-    """One parsed request of `/api/chat` or `/api/generate`."""
+    """One parsed request of `/api/chat` or `/api/generate` (implements `AnswerCall`).
+
+    `streamed`: whether the client requested a stream.
+    """
 
     def __init__(
         self,
@@ -145,7 +155,10 @@ class OllamaCall:
         self.streamed = read.stream
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[GeneratedStream]:
-        """A context manager that gives the stream of the started answer; entering it waits for the first token."""
+        """A context manager that gives the stream of the started answer; entering it waits for the first token.
+
+        Raises a `MongarsError` if no provider has started the answer by `deadline`.
+        """
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: GeneratedStream) -> OllamaWriter:
@@ -158,7 +171,10 @@ class OllamaCall:
 
 
 class OllamaWriter:
-    """Writes one answer, as one JSON object or as lines. Create it on the first token: `eval_duration` starts then."""
+    """Writes one answer in Ollama's format, as one JSON object or as a line with one JSON object per chunk.
+
+    Create it when the first token has arrived: the reported `eval_duration` starts then.
+    """
 
     def __init__(
         self, read: OllamaRequest, stream: GeneratedStream, arrived: ArrivedRequest

@@ -30,7 +30,7 @@ EMBEDDINGS_EXAMPLE = {"model": MODEL_ALIAS, "prompt": "a cup of tea"}
 
 
 def ollama_embedding_routes(context: ApiContext) -> RouteTable:
-    """The routes `/api/embed` and `/api/embeddings`."""
+    """The route table of Ollama's embeddings: `/api/embed` and the older `/api/embeddings`."""
     embed, embeddings = OllamaEmbed(context), OllamaEmbeddings(context)
     router = APIRouter(prefix="/api", tags=["ollama"])
 
@@ -68,7 +68,7 @@ def ollama_embedding_routes(context: ApiContext) -> RouteTable:
 
 
 class OllamaEmbed:
-    """Parses requests of `/api/embed`, and gives the format of its responses (an `EmbeddingDialect`)."""
+    """The dialect of `/api/embed` (implements `EmbeddingDialect`): parses its requests and names its error format."""
 
     errors = OLLAMA_ERRORS
 
@@ -76,13 +76,16 @@ class OllamaEmbed:
         self._models = OllamaModels(context)
 
     def read(self, body: bytes) -> OllamaEmbedCall:
-        """Parse a request body. Raises `InvalidRequest`, or `ModelUnknown` unless it names the embedding model."""
+        """Parse the JSON body of a request.
+
+        Raises `InvalidRequest` if it is invalid, `ModelUnknown` unless it names the embedding model.
+        """
         read = parse_model(body, OllamaEmbedRequest)
         return OllamaEmbedCall(read, model=self._models.find_embedding(read.model))
 
 
 class OllamaEmbeddings:
-    """Parses requests of `/api/embeddings`, and gives the format of its responses (an `EmbeddingDialect`)."""
+    """The dialect of `/api/embeddings` (implements `EmbeddingDialect`): parses its requests, names its error format."""
 
     errors = OLLAMA_ERRORS
 
@@ -90,13 +93,16 @@ class OllamaEmbeddings:
         self._models = OllamaModels(context)
 
     def read(self, body: bytes) -> OllamaEmbeddingsCall:
-        """Parse a request body. Raises `InvalidRequest`, or `ModelUnknown` unless it names the embedding model."""
+        """Parse the JSON body of a request.
+
+        Raises `InvalidRequest` if it is invalid, `ModelUnknown` unless it names the embedding model.
+        """
         read = parse_model(body, OllamaEmbeddingsRequest)
         return OllamaEmbeddingsCall(read, model=self._models.find_embedding(read.model))
 
 
 class OllamaEmbedCall:
-    """One parsed request of `/api/embed`."""
+    """One parsed request of `/api/embed` (implements `EmbeddingCall`): texts, vector length and model."""
 
     def __init__(self, read: OllamaEmbedRequest | OllamaEmbeddingsRequest, *, model: str) -> None:
         self.texts = read.texts
@@ -104,13 +110,14 @@ class OllamaEmbedCall:
         self.model = model
 
     def entry(self, index: int, vector: bytes) -> object:  # noqa: ARG002 (the port's signature)
-        """The embedding `vector`, packed float32 bytes, as a JSON array of numbers. `index` is not used."""
+        """The embedding `vector` (packed float32 bytes) of one text as a JSON array of numbers. Ignores `index`."""
         return orjson.Fragment(orjson.dumps(unpack(vector)))
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:
-        """The JSON body of the response: vectors, durations and the number of tokens.
+        """The JSON body of the response: vectors (`entries`), model, durations and the number of tokens of the texts.
 
-        `seconds` is the time since the request arrived. `load_duration` is that time without waiting for model servers.
+        `seconds` is the time since the request arrived; without the time spent waiting for model servers it is
+        `load_duration`.
         """
         durations = {"total_duration": seconds, "load_duration": seconds - found.route.waited}
         return embed_body(
@@ -119,8 +126,8 @@ class OllamaEmbedCall:
 
 
 class OllamaEmbeddingsCall(OllamaEmbedCall):
-    """One parsed request of `/api/embeddings`."""
+    """One parsed request of `/api/embeddings` (implements `EmbeddingCall`), which has one text."""
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:  # noqa: ARG002 (the port's signature)
-        """The JSON body of the response: the only one of `entries`, since a request has one text. Ignores `seconds`."""
+        """The JSON body of the response with the only vector, `entries[0]`. `found` and `seconds` are not used."""
         return {"embedding": entries[0]}

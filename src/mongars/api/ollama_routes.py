@@ -29,7 +29,7 @@ REQUESTS = (requests.OllamaChatRequest, requests.OllamaGenerateRequest, requests
 
 
 def ollama_routes(context: ApiContext) -> RouteTable:
-    """The routes `/api/chat`, `/api/generate`, `/api/show`, `/api/tags`, `/api/ps` and `/api/version`."""
+    """The route table of Ollama's API, without embeddings: `/api/chat`, `generate`, `show`, `tags`, `ps`, `version`."""
     handlers = OllamaRoutes(context)
     router = APIRouter(prefix="/api", tags=["ollama"])
     for path, handler, request, example, response in (

@@ -27,7 +27,7 @@ EXAMPLE = {"model": MODEL_ALIAS, "input": ["a cup of tea", "a pot of coffee"]}
 
 
 def embedding_routes(context: ApiContext) -> RouteTable:
-    """The route `/v1/embeddings`."""
+    """The route table of `/v1/embeddings`."""
     dialect = OpenAIEmbeddings(context)
     router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -51,7 +51,7 @@ def embedding_routes(context: ApiContext) -> RouteTable:
 
 
 class OpenAIEmbeddings:
-    """Parses requests of `/v1/embeddings`, and gives the format of its responses (an `EmbeddingDialect`)."""
+    """The dialect of `/v1/embeddings` (implements `EmbeddingDialect`): parses requests, names its error format."""
 
     errors = OPENAI_ERRORS
 
@@ -59,13 +59,16 @@ class OpenAIEmbeddings:
         self._models = ServedModels(context.config)
 
     def read(self, body: bytes) -> OpenAIEmbeddingCall:
-        """Parse a request body. Raises `InvalidRequest`, or `ModelUnknown` unless it names the embedding model."""
+        """Parse the JSON body of a request.
+
+        Raises `InvalidRequest` if it is invalid, `ModelUnknown` unless it names the embedding model.
+        """
         read = parse_model(body, EmbeddingRequest)
         return OpenAIEmbeddingCall(read, model=self._models.find_embedding(read.model))
 
 
 class OpenAIEmbeddingCall:
-    """One parsed request of `/v1/embeddings`."""
+    """One parsed request of `/v1/embeddings` (implements `EmbeddingCall`): texts, vector length and model."""
 
     def __init__(self, read: EmbeddingRequest, *, model: str) -> None:
         self._encoding_format = read.encoding_format
@@ -74,9 +77,9 @@ class OpenAIEmbeddingCall:
         self.model = model
 
     def entry(self, index: int, vector: bytes) -> object:
-        """The `embedding` object of the response for the text at `index`; `vector` is its packed float32 bytes."""
+        """The response's `embedding` object for the text at `index`; `vector` is its vector as packed float32 bytes."""
         return written_entry(index, vector, encoding_format=self._encoding_format)
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:  # noqa: ARG002 (the port's signature)
-        """The JSON body of the response: the `list` of embeddings, the model and the number of tokens."""
+        """The JSON body of the response: embeddings (`entries`), model and number of tokens. Ignores `seconds`."""
         return response_body(entries, model=found.model, prompt_tokens=found.prompt_tokens)

@@ -33,9 +33,10 @@ _NO_COUNTS = b',"usage":null}\n\n'
 
 
 def _without_counts(raw: bytes) -> bytes:
-    """Add `usage: null` to events without `usage`: if token counts are requested, every event but the last has it.
+    """Events `raw` with `"usage": null` added, unless they have `usage`; for clients that requested token counts.
 
-    The bytes are replaced without parsing: inside a text, line ends and quotes would be escaped.
+    They expect the field in every event, null in all but the last. The bytes are replaced without parsing: inside a
+    text, line ends and quotes would be escaped.
     """
     if b'"usage":' in raw:
         return raw
@@ -43,10 +44,10 @@ def _without_counts(raw: bytes) -> bytes:
 
 
 class Relay:
-    """Writes the stream events of one answer, relaying those of the model server (engine) where possible.
+    """Writes the events of one streamed answer; forwards those of the model server unchanged where they are correct.
 
-    `answer_id`, `created` and `model` are used until the engine's first event supplies other values. `with_usage`:
-    the client requested token counts.
+    `answer_id`, `created` (Unix seconds) and `model` are used until the model server's first event supplies other
+    values. `with_usage`: the client requested token counts.
     """
 
     def __init__(self, *, answer_id: str, created: int, model: str, with_usage: bool) -> None:
@@ -61,7 +62,7 @@ class Relay:
         self._usage = b""
 
     def events(self, chunks: Iterable[Chunk], *, moved_to: str | None = None) -> bytes:
-        """The bytes of the events for these chunks.
+        """The bytes of the events for these chunks of the answer; empty if they need no event.
 
         `moved_to`: the model of another endpoint that continues the answer; None while the first endpoint serves it.
         """
@@ -87,10 +88,10 @@ class Relay:
         return role + (_without_counts(chunk.raw) if self._with_usage else chunk.raw)
 
     def _is_plain(self, chunk: Chunk) -> bool:
-        """Whether the engine's bytes of `chunk` (`raw`) are complete events that can be sent to the client unchanged.
+        """Whether the model server's bytes of `chunk` (`raw`) are complete events that the client can get unchanged.
 
-        False if they have no id or another one than the answer, lines other than `data`, or the role a second time.
-        The first call adopts the engine's id for the answer.
+        False if they have no id or another one than the answer, lines other than `data`, or the role a second time. The
+        first call adopts the model server's id for the answer.
         """
         raw = chunk.raw
         if not raw.startswith(b"data: ") or raw.find(b"\n") != raw.find(b"\n\n"):
@@ -101,7 +102,7 @@ class Relay:
         return bool(self._id) and self._id in raw and not twice
 
     def _adopt(self, raw: bytes) -> None:
-        """Use the id, time and model of `raw`, the engine's first event, in the events that are not relayed."""
+        """Take id, time and model from `raw`, the model server's first event, for the events that are written here."""
         body = orjson.loads(raw[len(b"data: ") : raw.find(b"\n\n")])
         sent = {"answer_id": body.get("id"), **body}
         mine = self._writer.named
@@ -115,7 +116,7 @@ class Relay:
     def _count(self, chunk: Chunk, usage: Usage, *, own: bool) -> None:
         """Store the event with the token counts `usage` for `end`, if the client requested them.
 
-        It is the engine's event, or a new one if `own` is true or the chunk also has text or a finish reason.
+        It is the model server's event, or a new one if `own` is true or the chunk also has text or a finish reason.
         """
         if not self._with_usage:
             return

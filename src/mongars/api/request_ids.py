@@ -16,13 +16,13 @@ _NAME = headers.REQUEST_ID.encode()
 
 
 class RequestIds:
-    """A middleware that adds `x-request-id` to each response, unless the route has added it."""
+    """An ASGI middleware that adds the header `x-request-id` to each HTTP response that does not have it yet."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward the request to the application, and add `x-request-id` to the response if it is missing."""
+        """Forward the request to the application, and add `x-request-id` to an HTTP response without it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

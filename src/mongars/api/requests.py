@@ -30,7 +30,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def request_id_of(request: Request) -> str:
-    """The id of a request: the value of its header `x-request-id` if that is valid, else a new id.
+    """The id of a request: the value of its header `x-request-id` if that is a valid id, else a new one.
 
     Every call for the same request returns the same id.
     """
@@ -45,7 +45,7 @@ def request_id_of(request: Request) -> str:
 def session_id_of(request: Request, *, longest: int) -> str | None:
     """The session id in the header `x-session-id`; None if the header is absent or empty.
 
-    Raises `InvalidRequest` naming the header if it has more than `longest` characters.
+    Raises `InvalidRequest`, naming the header, if the id has more than `longest` characters.
     """
     given = request.headers.get(headers.SESSION_ID) or None
     if given is not None and len(given) > longest:
@@ -55,19 +55,19 @@ def session_id_of(request: Request, *, longest: int) -> str | None:
 
 
 def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
-    """The deadline from the header `X-Request-Timeout-Ms`; at most `limit` seconds from now, also without the header.
+    """The deadline that the client set in the header `X-Request-Timeout-Ms`, but at most `limit` seconds from now.
 
-    Raises `InvalidRequest` if the header is not a positive number.
+    Without the header, `limit` seconds from now. Raises `InvalidRequest` if the header is not a positive number.
     """
     given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
     return Deadline.after(clock, limit if given is None else min(given / 1000, limit))
 
 
 def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
-    """The deadline of a response without streaming: `deadline`, or the OpenAI client's read timeout if that is sooner.
+    """The deadline of a response that is not streamed: `deadline`, or the OpenAI client's read timeout if sooner.
 
-    The client sends that timeout in `x-stainless-read-timeout`. A value that is not a positive number is ignored,
-    and `X-Request-Timeout-Ms` takes precedence. It does not limit a stream, where each event restarts it.
+    The client sends that timeout, in seconds, in `x-stainless-read-timeout`. A value that is not a positive number is
+    ignored, and `X-Request-Timeout-Ms` takes precedence. It does not limit a stream, where each event restarts it.
     """
     if headers.REQUEST_TIMEOUT_MS in request.headers:
         return deadline
@@ -80,7 +80,7 @@ def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
 def chose_wait(request: Request, *, limit: float, whole: bool) -> bool:
     """Whether the client's headers set an earlier deadline for the answer than the server's `limit` in seconds.
 
-    The headers are `X-Request-Timeout-Ms` and, if `whole` (the response is not streamed) and the former is absent,
+    The headers are `X-Request-Timeout-Ms` and, if that is absent and the response is not streamed (`whole`),
     `x-stainless-read-timeout`.
     """
     given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
@@ -91,7 +91,7 @@ def chose_wait(request: Request, *, limit: float, whole: bool) -> bool:
 
 
 def traceparent_of(request: Request) -> str | None:
-    """The header `traceparent` (W3C Trace Context, section 3.2); None if it is absent or invalid."""
+    """The value of the header `traceparent` (W3C Trace Context, section 3.2); None if it is absent or invalid."""
     given = request.headers.get(headers.TRACEPARENT, "")
     return given if _TRACEPARENT.fullmatch(given) else None
 
@@ -118,7 +118,8 @@ async def principal_of(connection: HTTPConnection, authenticator: Authenticator)
 async def read_json(request: Request, model: type[Model], *, limit: int) -> Model:
     """Read the request body, at most `limit` bytes, and validate it as `model`.
 
-    Raises `TooLarge` for a longer body, and `InvalidRequest` for one that is not valid JSON for `model`.
+    Raises `TooLarge` for a longer body, `EncodingUnsupported` for a compressed one, and `InvalidRequest` if it is not
+    valid JSON for `model` or does not arrive.
     """
     return parse_model(await read_body(request, limit=limit), model)
 

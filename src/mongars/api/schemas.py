@@ -52,7 +52,7 @@ class TopLogprob(BaseModel):
 
 
 class TokenLogprob(TopLogprob):
-    """A token of the answer with its log-probability, and the likeliest candidates for its place."""
+    """A token of the answer with its log-probability, and the likeliest tokens at its position."""
 
     top_logprobs: list[TopLogprob]
 

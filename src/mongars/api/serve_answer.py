@@ -43,10 +43,10 @@ class AnswerResponse(WrittenResponse, Response):
 
 
 async def serve_answer(request: Request, context: ApiContext, dialect: Dialect[Stream]) -> Response:
-    """Authenticate and parse a request for a generated answer; returns the response that then starts and writes it.
+    """Authenticate and parse a request for a generated answer; the returned response generates and writes the answer.
 
-    Raises a `MongarsError` if credentials, headers or body of the request are invalid. If the answer fails, the
-    response reports the error, in the format of the dialect.
+    `dialect` is the client API of the route. Raises a `MongarsError` if credentials, headers or body of the request are
+    invalid. If generating fails, the response reports the error, in the format of the dialect.
     """
     arrived = arrival(context.clock)
     principal = await principal_of(request, context.authenticator)
@@ -65,7 +65,10 @@ async def serve_answer(request: Request, context: ApiContext, dialect: Dialect[S
 
 
 class _Exchange(Generic[Stream]):
-    """Writes the response to one parsed request. `limit`: the server's longest time for an answer, in seconds."""
+    """Generates the answer to one parsed request and writes its response.
+
+    `limit`: the server's longest time for an answer, in seconds.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class _Exchange(Generic[Stream]):
         self._limit = limit
 
     async def whole(self, response: ResponseWriter) -> None:
-        """Write the answer as one JSON body, or an error response if the answer fails."""
+        """Write the answer as one JSON body, or an error response if generating it fails."""
         try:
             async with self._call.open(self._deadline) as stream:
                 overhead = self._arrived.overhead(stream.route)
@@ -104,8 +107,8 @@ class _Exchange(Generic[Stream]):
     async def stream(self, response: ResponseWriter) -> None:
         """Write the answer as a stream.
 
-        It ends with an error event if the answer fails after the first byte. An earlier failure becomes an
-        error response.
+        If generating fails after the first byte was sent, the stream ends with an error event; if before, the response
+        is an error response.
         """
         try:
             async with self._call.open(self._deadline) as stream:

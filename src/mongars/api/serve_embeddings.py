@@ -37,7 +37,7 @@ AT_ONCE = 64
 
 
 class EmbeddingCall(Protocol):
-    """One parsed request for embeddings; builds the JSON body of its response."""
+    """One parsed request for embeddings, which also builds the JSON body of its response."""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ class EmbeddingCall(Protocol):
 
     @property
     def dimensions(self) -> int | None:
-        """The vector length that the client requested; None for the model's default length."""
+        """The number of dimensions that the client requested for each vector; None for the model's own number."""
         ...
 
     @property
@@ -55,19 +55,20 @@ class EmbeddingCall(Protocol):
         ...
 
     def entry(self, index: int, vector: bytes) -> object:
-        """The JSON value for the embedding of the text at `index`; `vector` is its packed float32 bytes."""
+        """The part of the JSON response for the text at `index`; `vector` is its embedding as packed float32 bytes."""
         ...
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:
-        """The JSON body of the response. `entries` are the results of `entry` for all texts, in order.
+        """The JSON body of the response; `entries` are the results of `entry` for all texts, in order.
 
-        `seconds` is the time since the request arrived.
+        `found` has the model's name, the number of tokens, and which provider was used. `seconds` is the time since the
+        request arrived.
         """
         ...
 
 
 class EmbeddingDialect(Protocol):
-    """Parses the requests of one route for embeddings, in the format of one client API."""
+    """One embeddings route of a client API: parses its requests and names its error format."""
 
     @property
     def errors(self) -> ErrorFormat:
@@ -75,17 +76,20 @@ class EmbeddingDialect(Protocol):
         ...
 
     def read(self, body: bytes) -> EmbeddingCall:
-        """Parse a request body. Raises a `CallerError`, such as `InvalidRequest`, if it cannot be answered."""
+        """Parse the body of a request.
+
+        Raises a `CallerError`, such as `InvalidRequest` or `ModelUnknown`, for a request that cannot be answered.
+        """
         ...
 
 
 async def serve_embeddings(
     request: Request, context: ApiContext, dialect: EmbeddingDialect
 ) -> Response:
-    """The response to a request for embeddings.
+    """Authenticate and parse a request for embeddings; the returned response computes and writes them.
 
-    Raises the errors of the request itself: credentials, headers, body. If computing the embeddings fails, the
-    response reports the error, in the format of the dialect.
+    `dialect` is the client API of the route. Raises a `MongarsError` if credentials, headers or body of the request are
+    invalid. If computing fails, the response reports the error, in the format of the dialect.
     """
     arrived = arrival(context.clock)
     principal = await principal_of(request, context.authenticator)

@@ -31,7 +31,7 @@ _LONGEST_SHOWN = 200
 
 @dataclass(frozen=True, slots=True)
 class SessionToken:
-    """A login token from a session cookie, of a request that passed the check of `session_token_of`."""
+    """A login token from the session cookie of a request that passed the check of `Origin` in `session_token_of`."""
 
     value: str = field(repr=False)
 

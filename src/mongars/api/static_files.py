@@ -66,7 +66,10 @@ class _StaticFile:
 
 
 class StaticFolder:
-    """The files of one folder and its subfolders, held in memory; a name is a relative path such as `css/app.css`."""
+    """The files of one folder and its subfolders, held in memory and served over HTTP.
+
+    A file's name is its relative path, such as `css/app.css`.
+    """
 
     def __init__(self, folder: Traversable) -> None:
         """Read every file of `folder` into memory. Raises `ConfigurationError` for a file of unknown media type."""
@@ -74,7 +77,7 @@ class StaticFolder:
 
     @classmethod
     def of_package(cls, package: str, name: str) -> Self:
-        """The folder `name` in the data of an installed package.
+        """The files in the folder `name` in the data of the installed Python package `package`.
 
         Raises `ConfigurationError` for a file whose media type is not known.
         """

@@ -34,7 +34,7 @@ EXAMPLE = {"model": MODEL_ALIAS, "prompt": "Say hello."}
 
 
 def completions_routes(context: ApiContext) -> RouteTable:
-    """The route `/v1/completions`."""
+    """The route table of `/v1/completions`."""
     dialect = Completions(context)
     router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -64,7 +64,7 @@ def completions_routes(context: ApiContext) -> RouteTable:
 
 
 class Completions:
-    """Parses requests of `/v1/completions`, and gives the format of its responses (a `Dialect`)."""
+    """The dialect of `/v1/completions` (implements `Dialect`): parses its requests and names its formats."""
 
     errors = OPENAI_ERRORS
     stream_headers = EVENT_STREAM_HEADERS
@@ -74,10 +74,10 @@ class Completions:
         self._models = ServedModels(context.config)
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> CompletionCall:
-        """Parse a request body.
+        """Parse the JSON body of a request.
 
-        Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and
-        `PromptMissing` for a blank prompt.
+        Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and `PromptMissing`
+        for a blank prompt.
         """
         read = parse_model(body, CompletionRequest)
         self._models.check(read.model)
@@ -90,7 +90,10 @@ class Completions:
 
 
 class CompletionCall:
-    """One parsed request of `/v1/completions`."""
+    """One parsed request of `/v1/completions` (implements `AnswerCall`).
+
+    `streamed`: whether the client requested a stream.
+    """
 
     def __init__(
         self, context: ApiContext, read: CompletionRequest, generation: GenerationRequest
@@ -101,7 +104,10 @@ class CompletionCall:
         self.streamed = read.stream
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[GeneratedStream]:
-        """A context manager that gives the stream of the started answer; entering it waits for the first token."""
+        """A context manager that gives the stream of the started answer; entering it waits for the first token.
+
+        Raises a `MongarsError` if no provider has started the answer by `deadline`.
+        """
         return self._context.llm.open(self._generation, deadline=deadline)
 
     def body_writer(self, stream: GeneratedStream) -> CompletionWriter:
@@ -121,12 +127,15 @@ class CompletionCall:
 
 
 class CompletionWriter:
-    """Writes one answer, as one JSON object or as events. Reasoning is left out: the protocol has no field for it."""
+    """Writes one answer as a `text_completion` object or as events with such objects.
+
+    The model's reasoning is left out: the protocol has no field for it.
+    """
 
     def __init__(
         self, read: CompletionRequest, stream: GeneratedStream, named: dict[str, Any]
     ) -> None:
-        """`named`: the fields `answer_id` and `created` of the response or of every event. `read`: the request."""
+        """`read` is the request; `named` the fields `answer_id` and `created` of the response or of every event."""
         options = read.stream_options
         self._counted = bool(options and options.include_usage)
         self._stream = stream
@@ -143,7 +152,7 @@ class CompletionWriter:
             self._choices[chunk.index].add(chunk)
 
     def body(self) -> dict[str, Any]:
-        """The JSON body of the response to all chunks. Raises `InvalidAnswer` if a choice has no finish reason."""
+        """The JSON body of the response, for all added chunks; `InvalidAnswer` is raised if a choice has no end."""
         whole = self._answer.completion(self._stream.origin)
         choices = [
             writer.whole(choice.text, choice.finish_reason)
@@ -153,7 +162,7 @@ class CompletionWriter:
         return body if whole.usage is None else with_usage(body, whole.usage)
 
     def events(self, chunks: Sequence[Chunk]) -> bytes:
-        """The bytes to send: an event for each chunk with text, log-probabilities or a finish reason."""
+        """The bytes to send for these chunks: an event for each with text, log-probabilities or a finish reason."""
         events = b""
         for chunk in chunks:
             self._answer.add(chunk)
@@ -163,7 +172,10 @@ class CompletionWriter:
         return events
 
     def end(self) -> bytes:
-        """The last bytes of the stream: the event with token counts, if requested and known, and `[DONE]`."""
+        """The last bytes of the stream: `[DONE]`, after an event with token counts if the client requested them.
+
+        That event is left out if no chunk had token counts.
+        """
         usage = self._answer.usage
         if usage is None or not self._counted:
             return DONE

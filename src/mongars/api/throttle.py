@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleConfig:
-    """The most login attempts in `seconds`: `attempts` per username and IP address, `of_a_name` per username.
+    """The most login attempts in a period of `seconds`: `attempts` per username and address, `of_a_name` per username.
 
-    At most `names` names, and as many pairs of name and address, are stored.
+    At most `names` usernames, and as many pairs of username and address, are stored.
     """
 
     attempts: int = 5
@@ -28,11 +28,11 @@ class ThrottleConfig:
 class LoginThrottle:
     """Limits login attempts per username and client address, whether the account exists or not.
 
-    Wrong guesses from one address do not lock the owner of a name out elsewhere. Guesses from many addresses do,
-    except at addresses from which the owner has logged in before.
+    Wrong guesses from one address do not lock the owner of a name out elsewhere. Guesses from many addresses do, except
+    at addresses from which the owner has logged in before.
 
-    An attempt counts when it starts, so a burst of simultaneous attempts has no advantage. Counts are kept per
-    process: with N processes a name has N times the attempts.
+    An attempt counts when it starts, so a burst of simultaneous attempts has no advantage. Counts are kept per process:
+    with N processes a name has N times the attempts.
     """
 
     def __init__(self, clock: Clock, config: ThrottleConfig | None = None) -> None:
@@ -42,7 +42,7 @@ class LoginThrottle:
         self._known: OrderedDict[tuple[str, ...], None] = OrderedDict()
 
     def admit(self, username: str, address: str = "") -> None:
-        """Record a login attempt for `username` from `address`.
+        """Record a login attempt for `username` (ignoring case) from `address`, an IP address or network as text.
 
         Raises `TooManyRequests`, with the seconds to wait in `retry_after`, if a limit is reached already.
         """
@@ -58,14 +58,14 @@ class LoginThrottle:
             self._attempts.popitem(last=False)
 
     def withdraw(self, username: str, address: str = "") -> None:
-        """Undo the latest `admit` of this name and address, for an attempt that ended before a password was checked."""
+        """Undo the latest `admit` of this username and address, for a login that ended without a password check."""
         for key, _ in self._limits(username, address):
             attempts = self._attempts.get(key)
             if attempts:
                 attempts.pop()
 
     def succeeded(self, username: str, address: str = "") -> None:
-        """Record a successful login: clear the attempts of `username` from `address`.
+        """Record a successful login: clear the recorded attempts of `username` from `address`.
 
         Later attempts with this name from this address are limited by `ThrottleConfig.attempts` only.
         """
