@@ -25,23 +25,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """A streamed response: its HTTP headers and its server-sent events."""
+    """A streamed HTTP response: its headers and an iterator over its server-sent events.
+
+    The iterator raises the API's error if an event reports one.
+    """
 
     headers: Mapping[str, str]
     events: AsyncIterator[ServerEvent]
 
 
 class ApiClient:
-    """An HTTP client of the API at `url`, which sends the API key `key` unless it is None."""
+    """An HTTP client of the monGARS API at the base URL `url`; sends the API key `key` unless it is None."""
 
     def __init__(self, url: str, *, key: str | None) -> None:
         self.url = url
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 
     async def get(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Send a GET request; returns the HTTP status and the JSON body, whatever the status.
+        """Send a GET request for `path`; returns the HTTP status and the JSON body, whatever the status.
 
-        A body that is no object is returned as `{"items": body}`. Raises `EndpointUnreachable` without a response
+        A JSON body that is no object is returned as `{"items": body}`. Raises `EndpointUnreachable` without a response
         within 10 seconds, `InvalidAnswer` if the body is not JSON, `GenerationInterrupted` if the connection breaks.
         """
         async with (
@@ -52,10 +55,10 @@ class ApiClient:
 
     @asynccontextmanager
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Events]:
-        """A context manager that sends `body` in a POST request and gives the streamed response.
+        """A context manager that sends `body` as JSON in a POST request to `path`, and gives the streamed response.
 
         Raises `EndpointUnreachable` without a response, the API's error if the response or an event reports one,
-        and `GenerationInterrupted` if the connection breaks.
+        `InvalidAnswer` if an error response is not JSON, and `GenerationInterrupted` if the connection breaks.
         """
         async with (
             self._session(total=None) as session,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run_api(settings: Settings, *, host: str | None, port: int | None) -> None:
-    """Prepare the database and serve the API until SIGTERM or SIGINT.
+    """Prepare the database and serve the API until SIGTERM or SIGINT; on the first start, print the credentials.
 
     `host` and `port` replace the settings unless None. Raises `ConfigurationError` for unusable settings, and
     `StorageUnavailable` if the database cannot be reached.

@@ -28,9 +28,11 @@ PATH = "/api/v1/conversation/chat"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnResult:
-    """The answer to one message. `seconds` is the time from the first chunk of text to the end of the stream.
+    """The complete answer to one message of a chat, and how it was generated.
 
-    `tokens` is the number of generated tokens; None if the API reported none.
+    `provider` is the source of the answer, such as `ray_serve`; `adapter` the LoRA adapter's version; `fallback`: a
+    preferred provider failed. `tokens` is the number of generated tokens, None if the API reported none; `seconds` the
+    time from the first piece of text to the end of the stream.
     """
 
     text: str
@@ -51,11 +53,11 @@ class TurnResult:
 
 
 def _ignored(_: str) -> None:
-    """Ignore the reasoning: the default of `on_reasoning`."""
+    """Ignore a piece of the model's reasoning: the default of `on_reasoning`."""
 
 
 class ChatSession:
-    """One conversation over the API: all its messages have the same session id."""
+    """One conversation with the model over the API: all its messages are sent with the same session id."""
 
     def __init__(self, client: ApiClient, *, clock: Clock) -> None:
         self._client = client
@@ -70,8 +72,8 @@ class ChatSession:
     ) -> TurnResult:
         """Send a message, and return the complete answer.
 
-        Calls `on_text` with each piece of the answer and `on_reasoning` with each piece of the model's reasoning,
-        as they arrive. Raises `EndpointUnreachable` without a response, the error that the API reports, and
+        Calls `on_text` with each piece of the answer and `on_reasoning` with each piece of the model's reasoning, as
+        they arrive. Raises `EndpointUnreachable` without a response, the error that the API reports, and
         `InvalidAnswer` or `GenerationInterrupted` if the stream ends before the answer is complete.
         """
         body = {"message": message, "session_id": self._session_id, "stream": True}
@@ -105,7 +107,11 @@ class ChatSession:
 
 
 def once(session: ChatSession, message: str, *, console: Console, as_json: bool) -> None:
-    """Send one message and print the answer while it arrives; if `as_json`, print the result as one JSON object."""
+    """Send one message and print the answer while it arrives, then a line about it on `console`.
+
+    `as_json`: print only the `TurnResult`, as one JSON object, when the answer is complete. Raises
+    `EndpointUnreachable` without a response, and another `MongarsError` if the answer fails.
+    """
     if as_json:
         result = asyncio.run(session.say(message, lambda _: None))
         print(json.dumps(asdict(result)))

@@ -66,7 +66,10 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Run all checks and return their results, in order. The checks change nothing."""
+    """Run all checks of `mongars doctor` and return their results, in order.
+
+    They change nothing but this process's limit of open files, which they raise.
+    """
     findings = [
         Finding(what="settings", verdict="warn", detail=warning) for warning in settings.warnings
     ]

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
 
 def complain(error: MongarsError) -> None:
-    """Print the error's message on standard error."""
+    """Print `error: ` and the error's message on standard error."""
     print(f"error: {error}", file=sys.stderr)
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """End the process if the block raises: `MongarsError` with its message and exit status 1, Ctrl-C with 130."""
+    """A context manager that turns exceptions of its block into an exit of the process.
+
+    `MongarsError`: its message on standard error and exit status 1; Ctrl-C (`KeyboardInterrupt`): exit status 130.
+    """
     try:
         yield
     except MongarsError as error:

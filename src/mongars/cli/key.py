@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def api_key(settings: Settings, url: str) -> str | None:
     """The API key for the API at `url`: `MONGARS_API_KEY`, else the local key in the home folder; None without either.
 
-    The local key is an administrator's, and `.env` in the current folder, which another user may have written,
-    can name any host. So the local key is sent only to the API that runs from the same home folder.
+    The local key is an administrator's, and `.env` in the current folder, which another user may have written, can name
+    any host. So the local key is sent only to the API that runs from the same home folder.
 
     Raises `ConfigurationError` if there is a local key only, and `url` is another API.
     """

@@ -91,6 +91,6 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command that the command line names, then exit with its status."""
+    """Run the command of the command line (`sys.argv`), then exit with its status."""
     prepare_streams()
     sys.exit(app())

@@ -56,7 +56,10 @@ _VERBS: dict[Phase, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with `arguments`, by default those of the process; returns its exit status."""
+    """Run the command with `arguments` (None: those of the process); returns its exit status, see `run`.
+
+    Exits with status 2 and a message if the arguments are wrong.
+    """
     options = _parser().parse_args(arguments)
     return run(
         lambda: load_settings().provisioning(),
@@ -73,10 +76,10 @@ def run(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Download the models of `roles` (None: all configured) and print the result. `load` reads the configuration.
+    """Download the models of the model roles `roles` (None: all configured) and print the result for each.
 
-    `force` verifies existing files again. Returns the exit status: 0 if every role is ready, 1 if not or on an
-    error, 130 after Ctrl-C.
+    `load` reads the configuration. `force` verifies existing files again. `as_json` prints one JSON object. Returns the
+    exit status: 0 if every model is ready, 1 if not or on an error, 130 after Ctrl-C.
     """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
@@ -141,7 +144,7 @@ def _as_json(statuses: Sequence[RoleStatus]) -> str:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Raise `SystemExit` on SIGTERM within the block, so that the download's child process is ended too."""
+    """A context manager in which SIGTERM raises `SystemExit`, so that the download's child process is ended too."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield

@@ -43,8 +43,9 @@ _TERMINAL_GONE = (OSError, SystemExit)  # rich exits when its pipe breaks
 class Summary:
     """The facts that `mongars up` prints when everything has started.
 
-    `first_run` is the administrator's API key and password, on the first start only; `key_hint` describes where
-    to find an API key otherwise. `seconds` is the time that the start took.
+    `provider`, `model` and `adapter` say what generates answers. `first_run` is the administrator's API key and
+    password, on the first start only; `key_hint` says where to find an API key otherwise. `dashboard` is the URL of
+    Ray's dashboard (None: no Ray), `chat` the command to type for a chat, `seconds` the duration of the start.
     """
 
     api_url: str
@@ -60,9 +61,10 @@ class Summary:
 
 
 class StackScreen:
-    """Prints the events of the local stack (Ray, API, worker). Within its context a terminal shows running stages live.
+    """Prints the events of the local stack, the processes (Ray, API, worker) of `mongars up`, to `console`.
 
-    Errors of a closed terminal are ignored, so that the stack can still be stopped.
+    While its context is open, a terminal shows the running stages live. Errors of a closed terminal are ignored, so
+    that the stack can still be stopped.
     """
 
     def __init__(self, console: Console) -> None:
@@ -99,7 +101,7 @@ class StackScreen:
                 assert_never(event)
 
     def ready(self, summary: Summary) -> None:
-        """Print the summary. From now on, a child process that runs again after a crash is printed too."""
+        """Print the summary of the start; from then on, also print when a crashed child process runs again."""
         self._quiet = True
         self._print(_panel(summary) if self._console.is_terminal else Text(_lines(summary)))
 

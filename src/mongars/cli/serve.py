@@ -117,7 +117,7 @@ def _show(state: ApplicationState, *, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Run the command `python -m modules.ray_service`."""
+    """Run the command `python -m modules.ray_service` with the arguments of this process, then exit with its status."""
     prepare_streams()
     app()
 

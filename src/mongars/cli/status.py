@@ -45,7 +45,7 @@ def status(
 
 
 def _key(settings: Settings, address: str) -> str | None:
-    """The API key for the API at `address`; None if there is none, or if the local key may not be sent there.
+    """The API key for the API at the URL `address`; None if there is none, or if the local key may not be sent there.
 
     In the latter case the reason is printed on standard error.
     """
@@ -103,7 +103,7 @@ def _show(api: dict[str, Any], serve: dict[str, Any] | None) -> None:
 
 
 def _endpoint(found: dict[str, Any]) -> str:
-    """One line about an endpoint: URL, requests in flight, time to first token, pause and last error.
+    """One line of text about an endpoint: URL, running requests, time to first token, pause and last error.
 
     `found` is the JSON object in which the API reports the endpoint.
     """

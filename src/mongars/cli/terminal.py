@@ -26,7 +26,7 @@ def prepare_streams() -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console on standard output or standard error that wraps lines only on a terminal."""
+    """A rich console on standard output, or on standard error if `stderr`, that wraps lines only on a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
     return Console(stderr=stderr, width=width, highlight=False)

@@ -52,7 +52,7 @@ def up(
 
 
 async def _run(plan: LocalPlan, console: Console) -> bool:
-    """Start the local stack (Ray, API, worker) and run it until it is stopped.
+    """Start the local stack (Ray, API, worker), print its progress to `console`, and run it until a signal stops it.
 
     Returns True if all its processes have ended, False if some could not be stopped.
     """

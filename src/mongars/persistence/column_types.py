@@ -23,7 +23,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Convert a datetime to UTC for the driver; None stays None. Raises `ValueError` if it has no time zone."""
+        """Convert a datetime to UTC for storing; None stays None. Raises `ValueError` if it has no time zone."""
         del dialect
         if value is None:
             return None
@@ -33,7 +33,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Convert a datetime of the driver to timezone-aware UTC; one without a time zone is UTC already."""
+        """Convert a datetime read from the database to one with the time zone UTC; None stays None.
+
+        One without a time zone, as SQLite returns it, is UTC already.
+        """
         del dialect
         if value is None:
             return None

@@ -31,7 +31,10 @@ _COLUMNS = (
 
 
 class SqlConversations(History):
-    """Stores conversation turns in the table `conversation_history`. New turns expire after `keep`; None: never."""
+    """Stores conversation turns (message and answer) in the table `conversation_history`.
+
+    Turns expire, and are not returned any more, when `keep` has passed since they were stored; None: never.
+    """
 
     def __init__(self, database: Database, clock: Clock, *, keep: timedelta | None = None) -> None:
         self._database = database
@@ -39,19 +42,19 @@ class SqlConversations(History):
         self._keep = keep
 
     async def append(self, turn: NewTurn) -> Turn:
-        """Store one turn and return it with its id. Raises `StorageUnavailable` if the database fails.
+        """Store one turn and return it with its id and time. Raises `StorageUnavailable` if the database fails.
 
-        If the caller is cancelled while it waits, the turn is stored nevertheless.
+        If the calling task is cancelled while it waits, the turn is stored nevertheless.
         """
         return await self._database.finish(self._insert(turn))
 
     async def latest(
         self, user_id: str, *, limit: int, session_id: str | None = None
     ) -> tuple[Turn, ...]:
-        """The last `limit` turns of a user that have not expired, newest first.
+        """The last `limit` turns of the account `user_id` that have not expired, newest first.
 
-        `session_id` None: of all sessions. Raises `InvalidRequest` unless `limit` is positive, and
-        `StorageUnavailable` if the database fails.
+        `session_id`: only turns of this session; None: of all sessions. Raises `InvalidRequest` unless `limit` is
+        positive, and `StorageUnavailable` if the database fails.
         """
         if limit <= 0:
             msg = "limit must be positive"

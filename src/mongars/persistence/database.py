@@ -34,10 +34,11 @@ _WRITE_CHECK = text("UPDATE alembic_version SET version_num = version_num")
 
 
 class Database:
-    """The database of the application. It connects when first used; `aclose` closes all connections.
+    """The application's database, SQLite or PostgreSQL: transactions, health check and schema revision.
 
-    The constructor raises `ConfigurationError`, naming `DATABASE_URL`, if the URL is unusable. Transactions
-    raise `StorageUnavailable` when the database fails, and after `aclose`.
+    It connects when first used; `aclose` closes all connections. The constructor raises `ConfigurationError`, naming
+    `DATABASE_URL`, if the URL is unusable. Transactions raise `StorageUnavailable` when the database fails, and after
+    `aclose`.
     """
 
     def __init__(self, config: DatabaseConfig) -> None:
@@ -61,11 +62,11 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A context manager with a connection in a transaction that may write.
+        """A context manager that gives a connection in a transaction that may write.
 
-        The transaction is committed on exit and rolled back on an exception. If the task is cancelled within
-        the block, it is rolled back at once; a commit that has begun is completed. Raises `StorageUnavailable`
-        if the database fails, is closed, or is a SQLite file that is missing or was replaced.
+        The transaction is committed on exit and rolled back on an exception. If the task is cancelled within the block,
+        it is rolled back at once; a commit that has begun is completed. Raises `StorageUnavailable` if the database
+        fails, is closed, or is a SQLite file that is missing or was replaced.
         """
         self._check_usable()
         with storage_errors():
@@ -76,7 +77,7 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A context manager with a connection in a transaction for reading; on SQLite it never waits for a writer.
+        """A context manager that gives a connection in a transaction for reading; on SQLite no writer delays it.
 
         Raises `StorageUnavailable` if the database fails, is closed, or is a SQLite file that is missing or was
         replaced.
@@ -87,7 +88,7 @@ class Database:
                 yield connection
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run the coroutine `work` to its end, even if the caller is cancelled; returns or raises as `work` does."""
+        """Run the coroutine `work` to its end, even if the calling task is cancelled; passes on result or exception."""
         return await self._transactions.finish(work)
 
     async def healthy(self) -> None:
@@ -113,12 +114,15 @@ class Database:
         self._written_at = now
 
     async def revision(self) -> str | None:
-        """The id of the database's schema revision; None before the first migration."""
+        """The id of the database's schema revision; None before the first migration.
+
+        Raises `StorageUnavailable` if the database cannot be read.
+        """
         async with self.reading() as connection:
             return await connection.run_sync(_revision)
 
     async def aclose(self) -> None:
-        """Wait until transactions that are beginning or ending have done so, then close all connections.
+        """Wait for transactions that are beginning or ending, then close all connections of this database.
 
         Safe to call twice. Later transactions raise `StorageUnavailable`.
         """
@@ -137,7 +141,7 @@ class Database:
             self._check_file(self._file)
 
     def _check_file(self, path: Path) -> None:
-        """Raise `StorageUnavailable` if the file at `path` is missing or is not the one that was first used.
+        """Raise `StorageUnavailable` if the SQLite file at `path` is missing or is not the file that was first used.
 
         SQLite itself would create an empty file, or continue to write to a deleted or replaced one.
         """

@@ -67,10 +67,10 @@ _POSTGRESQL = {
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Convert failures of the database within the block to `StorageUnavailable`, with the original as the cause.
+    """A context manager that converts failures of the database in its block to `StorageUnavailable`.
 
-    Failures are, for example, a lost connection, a lock timeout or a full disk. Violated constraints and invalid
-    SQL are raised unchanged.
+    The driver's exception is the cause. Failures are, for example, a lost connection, a lock timeout or a full disk.
+    Violated constraints and invalid SQL are raised unchanged.
     """
     try:
         yield
@@ -84,7 +84,7 @@ def storage_errors() -> Iterator[None]:
 
 
 def _sentence(error: exc.DBAPIError) -> str | None:
-    """The message for a failure of the database; None for a violated constraint or invalid SQL."""
+    """The message for clients about an error of the database; None for a violated constraint or invalid SQL."""
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_sentence(error.orig)
     state = getattr(error.orig, "sqlstate", None)

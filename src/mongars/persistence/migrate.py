@@ -41,11 +41,11 @@ _FINAL = (
 
 
 def _unheard(_: str) -> None:
-    """Ignore a progress message: the default of `report`."""
+    """Ignore a progress message: the default of `wait_for_database`'s `report`."""
 
 
 def upgrade(database: DatabaseConfig, revision: str = "head") -> None:
-    """Migrate the database to the schema `revision`, by default the newest; on an error it stays unchanged.
+    """Migrate the database to the schema revision `revision`, by default the newest; on an error it stays unchanged.
 
     Safe to call from several processes at once: one migrates, the others wait and have nothing to do.
 
@@ -59,9 +59,10 @@ def upgrade(database: DatabaseConfig, revision: str = "head") -> None:
 
 
 def downgrade(database: DatabaseConfig, revision: str) -> None:
-    """Migrate the database back to the schema `revision`; on an error it stays unchanged.
+    """Migrate the database back to the schema revision `revision`; on an error it stays unchanged.
 
-    Raises `ConfigurationError` if its data or views prevent that, `StorageUnavailable` if it cannot be reached.
+    Raises `ConfigurationError` if the URL is unusable or the database's data or views prevent that,
+    `StorageUnavailable` if it cannot be reached, locked or written.
     """
     with _migration_errors():
         command.downgrade(alembic_config(database), revision)
@@ -99,8 +100,9 @@ def wait_for_database(
 ) -> None:
     """Wait until the database accepts a connection; a SQLite file is created if it is missing.
 
-    Tries every `startup_retry_interval` seconds, for `startup_timeout` seconds at most. Calls `report` with a
-    message at the first failure and then about every ten seconds. `wait` sleeps for a number of seconds.
+    Tries every `startup_retry_interval` seconds, for `startup_timeout` seconds at most. Calls `report` with a message
+    at the first failure and then about every ten seconds. `wait` sleeps for the given number of seconds; `clock` None:
+    the system's clock.
 
     Raises:
         ConfigurationError: The URL is unusable.
@@ -137,10 +139,10 @@ def wait_for_database(
 
 
 def _is_final(error: StorageUnavailable) -> bool:
-    """Whether PostgreSQL refused the connection for a permanent reason, such as a wrong password.
+    """Whether `error` means that PostgreSQL refused the connection for a permanent reason, such as a wrong password.
 
-    libpq has no SQLSTATE for a failed connection, so this compares the server's message. A server whose
-    messages are not in English counts as one that is still starting.
+    libpq has no SQLSTATE for a failed connection, so this compares the server's message. A server whose messages are
+    not in English counts as one that is still starting.
     """
     text = _driver_text(error)
     return "FATAL" in text and any(words in text for words in _FINAL)
@@ -166,7 +168,7 @@ def _migration_errors() -> Iterator[None]:
 
 
 def alembic_config(database: DatabaseConfig) -> Config:
-    """Alembic's configuration for this database, for Alembic commands that have no function here."""
+    """Alembic's configuration with monGARS' migrations and this database, for commands without a function here."""
     config = Config()
     # ConfigParser interpolates, so a percent sign in a path has to be doubled.
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))

@@ -29,10 +29,10 @@ _LOCK_KEY = 0x6D6F6E47  # "monG"; any constant that no other program uses
 
 
 def run_env(database: DatabaseConfig) -> None:
-    """Run the migrations of the current Alembic command on this database, in one locked transaction.
+    """Run the migrations of the current Alembic command on this database, in one transaction under a lock.
 
-    Raises `ConfigurationError` in Alembic's offline mode (`--sql`), because the conversion of embeddings
-    depends on the data, and `StorageUnavailable` if the SQLite file cannot be created.
+    Called by Alembic's `env.py`. Raises `ConfigurationError` in Alembic's offline mode (`--sql`), because the
+    conversion of embeddings depends on the data, and `StorageUnavailable` if the SQLite file cannot be created.
     """
     if context.is_offline_mode():
         msg = "Migrations need a connection; --sql cannot know the type of the vector column."
@@ -55,7 +55,7 @@ def run_env(database: DatabaseConfig) -> None:
 
 
 def _lock(connection: Connection, seconds: float) -> None:
-    """Lock out other migrations until this transaction ends, waiting at most `seconds` for a running one.
+    """Lock out migrations by other processes until this transaction ends; wait at most `seconds` for a running one.
 
     Does nothing on SQLite, where `BEGIN IMMEDIATE` has taken the lock.
     """

@@ -25,16 +25,19 @@ _TOUCH_EVERY = timedelta(minutes=1)
 
 
 class SqlAccounts:
-    """Stores accounts and API keys in the database. Every method raises `StorageUnavailable` when that fails."""
+    """Stores accounts and API keys in the database (implements `AccountStore` and `KeyStore`).
+
+    Every method raises `StorageUnavailable` if the database fails.
+    """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     async def create_account(self, new: NewAccount, *, key: NewApiKey | None = None) -> Account:
-        """Store an account and, if given, its first API key, in one transaction.
+        """Store an account and, unless `key` is None, its first API key, in one transaction; returns the account.
 
-        Raises `Conflict` if the name, ignoring case, or the key exists already.
+        Raises `Conflict` if an account has that name, ignoring case, or if the API key is stored already.
         """
         now = self._clock.now()
         values = {
@@ -56,7 +59,7 @@ class SqlAccounts:
         return Account(username=new.username, is_admin=new.is_admin, created_at=now)
 
     async def credentials(self, username: str) -> Credentials | None:
-        """The account named `username`, ignoring case, with its password hash; None if there is none."""
+        """The account named `username`, ignoring case, with its password hash; None if there is no such account."""
         async with self._database.reading() as connection:
             row = await _account(connection, username)
         if row is None:
@@ -77,7 +80,7 @@ class SqlAccounts:
             return (await connection.execute(statement)).first() is not None
 
     async def set_password(self, username: str, password_hash: str) -> None:
-        """Replace the password hash of the account `username`. Raises `NotFound` if there is no such account."""
+        """Replace the password hash of the account `username`, ignoring case. Raises `NotFound` if there is none."""
         statement = (
             update(user_accounts)
             .where(_same_name(username))
@@ -88,7 +91,10 @@ class SqlAccounts:
                 raise _no_account(username)
 
     async def create_key(self, new: NewApiKey) -> ApiKey:
-        """Store an API key. Raises `NotFound` if its account does not exist, `Conflict` if the key exists already."""
+        """Store an API key; returns it without its digest.
+
+        Raises `NotFound` if its account does not exist, `Conflict` if a key with its id or digest is stored already.
+        """
         try:
             async with self._database.writing() as connection:
                 row = await _account(connection, new.username)
@@ -101,7 +107,7 @@ class SqlAccounts:
             raise Conflict(msg) from error
 
     async def find_key(self, digest: str) -> ApiKey | None:
-        """The API key whose SHA-256 is `digest`, even if it has been revoked; None if there is none."""
+        """The API key with the hexadecimal SHA-256 `digest`, even if it has been revoked; None if there is none."""
         statement = select(api_keys).where(api_keys.c.secret_hash == digest)
         async with self._database.reading() as connection:
             row = (await connection.execute(statement)).mappings().first()
@@ -132,7 +138,10 @@ class SqlAccounts:
                 raise NotFound(msg)
 
     async def touch_key(self, key_id: str) -> None:
-        """Record that the API key with the id `key_id` was used now; writes at most once a minute per key."""
+        """Record that the API key with the id `key_id` was used now; writes at most once a minute per key.
+
+        Does nothing if there is no such key.
+        """
         now = self._clock.now()
         last = api_keys.c.last_used_at
         statement = (

@@ -55,7 +55,7 @@ _RECYCLE_SECONDS = 1800
 
 
 def app_engines(config: DatabaseConfig) -> tuple[AsyncEngine, AsyncEngine]:
-    """The asynchronous engines for writing and for reading, in this order; the same engine on PostgreSQL.
+    """The application's asynchronous SQLAlchemy engines: for writing and for reading; the same object on PostgreSQL.
 
     Opens no connection yet. Raises `ConfigurationError` for an unusable URL.
     """
@@ -72,10 +72,11 @@ def app_engines(config: DatabaseConfig) -> tuple[AsyncEngine, AsyncEngine]:
 
 
 def migration_engine(config: DatabaseConfig) -> Engine:
-    """A synchronous engine without a connection pool, for migrations and checks.
+    """A synchronous SQLAlchemy engine without a connection pool, for migrations and checks.
 
-    On SQLite it waits up to `startup_timeout` seconds for a lock, and foreign keys are off, because rebuilding a
-    table drops the old one, which must not cascade. On PostgreSQL statements have no time limit.
+    On SQLite it waits up to `startup_timeout` seconds for a lock, and foreign keys are off, because rebuilding a table
+    drops the old one, which must not cascade. On PostgreSQL statements have no time limit. Raises `ConfigurationError`
+    for an unusable URL.
     """
     url = migration_url(config.url)
     if not is_sqlite(url):
@@ -90,7 +91,10 @@ def migration_engine(config: DatabaseConfig) -> Engine:
 
 
 def read_only_engine(config: DatabaseConfig) -> Engine:
-    """A synchronous engine without a connection pool that can only read and, on SQLite, creates no file."""
+    """A synchronous SQLAlchemy engine without a connection pool that can only read and, on SQLite, creates no file.
+
+    Raises `ConfigurationError` for an unusable URL.
+    """
     url = migration_url(config.url)
     path = sqlite_path(url)
     if path is None:
@@ -105,9 +109,9 @@ def read_only_engine(config: DatabaseConfig) -> Engine:
 
 
 def prepare_file(config: DatabaseConfig) -> None:
-    """Create the SQLite file, readable by its owner only, and its folder, if missing. Does nothing on PostgreSQL.
+    """Create the SQLite file of `config`, readable by its owner only, and its folder, if missing.
 
-    Raises `StorageUnavailable` if they cannot be created.
+    Does nothing on PostgreSQL. Raises `StorageUnavailable` if they cannot be created.
     """
     path = sqlite_path(migration_url(config.url))
     if path is None:
@@ -137,7 +141,7 @@ def _existing(path: Path) -> sqlite3.Connection:
 
 
 def _set_up_sqlite(engine: Engine, begin: Begin, pragmas: dict[str, object]) -> None:
-    """Make a SQLite engine set `pragmas` on every connection and start every transaction with `begin`."""
+    """Make a SQLite engine set `pragmas` (by name) on every connection and begin every transaction with `begin`."""
 
     def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
@@ -205,7 +209,7 @@ def _postgresql_once(url: URL, config: DatabaseConfig) -> Engine:
 
 
 def _hide_row(context: ExceptionContext) -> None:
-    """Remove from an error's messages the detail in which PostgreSQL quotes values of a row."""
+    """Remove from an error's messages the detail in which PostgreSQL quotes values of a row (an event handler)."""
     diagnosis = getattr(context.original_exception, "diag", None)
     detail = None if diagnosis is None else diagnosis.message_detail
     if detail is None:
@@ -216,7 +220,7 @@ def _hide_row(context: ExceptionContext) -> None:
 
 
 def _arguments(url: URL, config: DatabaseConfig) -> dict[str, str | int | None]:
-    """Connection arguments for psycopg; parameters in the URL take precedence.
+    """The keyword arguments with which psycopg connects; parameters in the URL take precedence.
 
     Raises `ConfigurationError` if psycopg is not installed, or for a URL parameter that PostgreSQL does not have.
     """

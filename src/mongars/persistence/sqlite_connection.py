@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 
 class LettingGo(sqlite3.Connection):
-    """A SQLite connection whose `close` also closes its cursors and rolls back its transaction."""
+    """A SQLite connection whose `close` also closes its cursors and rolls back its transaction: it frees its locks."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - the driver's own
         super().__init__(*arguments, **options)
@@ -22,13 +22,13 @@ class LettingGo(sqlite3.Connection):
         self._closed = False
 
     def cursor(self) -> sqlite3.Cursor:  # type: ignore[override]  # no caller passes a factory
-        """A new cursor, which `close` of the connection closes."""
+        """A new cursor on this connection; closing the connection closes it."""
         cursor = super().cursor()
         self._cursors.add(cursor)
         return cursor
 
     def close(self) -> None:
-        """Roll back what was not committed, and release all locks. A second call does nothing.
+        """Close this connection: roll back what was not committed, and release all locks. A second call does nothing.
 
         aiosqlite calls this in the connection's thread, after all earlier calls there.
         """

@@ -23,19 +23,22 @@ T = TypeVar("T")
 
 
 class Transactions:
-    """Begins and ends database transactions in tasks that continue if the caller is cancelled."""
+    """Begins and ends database transactions in tasks of their own, which continue if the calling task is cancelled."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def unfinished(self) -> int:
-        """The number of tasks that are running, whether or not a caller waits for them."""
+        """The number of these tasks that are running, whether or not a caller waits for them."""
         return len(self._tasks)
 
     @asynccontextmanager
     async def begin(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        """A context manager with a connection in a transaction: committed on exit, rolled back on an exception."""
+        """A context manager that gives a connection of `engine` in a transaction.
+
+        It is committed on exit and rolled back on an exception.
+        """
         transaction = engine.begin()
         connection = await self._entered(transaction)
         try:
@@ -46,11 +49,11 @@ class Transactions:
         await self.finish(_left(transaction, None))
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run the coroutine `work` to its end, even if the caller is cancelled; returns or raises as `work` does."""
+        """Run the coroutine `work` to its end, even if the calling task is cancelled; passes on result or exception."""
         return await asyncio.shield(self._own(work))
 
     async def aclose(self) -> None:
-        """Wait until all tasks that begin or end transactions have finished."""
+        """Wait until all tasks of this object, which begin or end transactions or run `finish`, have ended."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 

@@ -41,7 +41,10 @@ def app_url(raw: str) -> URL:
 
 
 def migration_url(raw: str) -> URL:
-    """The SQLAlchemy URL of `raw` for synchronous migrations. Raises `ConfigurationError` if it is unusable."""
+    """The SQLAlchemy URL of `raw` (the value of `DATABASE_URL`) for synchronous engines, such as those for migrations.
+
+    Raises `ConfigurationError`, without the password, if it is unusable.
+    """
     url = app_url(raw)
     return url.set(drivername=_SQLITE_SYNC) if is_sqlite(url) else url
 
@@ -57,7 +60,10 @@ def sqlite_path(url: URL) -> Path | None:
 
 
 def masked(raw: str) -> str:
-    """The normalised URL with passwords as `***`, for logs. Raises `ConfigurationError` if it is unusable."""
+    """The SQLAlchemy URL of `raw` (the value of `DATABASE_URL`) as text with each password as `***`, for logs.
+
+    Raises `ConfigurationError` if it is unusable.
+    """
     url = app_url(raw)
     hidden = {name: "***" for name in _SECRET_PARAMETERS if name in url.query}
     return url.update_query_dict(hidden).render_as_string(hide_password=True)

@@ -25,9 +25,10 @@ _CURES = {
 
 
 def check_parameters(url: URL) -> None:
-    """Raise `ConfigurationError` for a URL parameter that PostgreSQL does not have, or that is given twice.
+    """Check the query parameters of a PostgreSQL URL against those that PostgreSQL's client library has.
 
-    The message names the parameter. Only `host` and `port` may be repeated.
+    Raises `ConfigurationError`, naming the parameter, for one that is unknown or given twice; only `host` and `port`
+    may be repeated.
     """
     from psycopg.pq import Conninfo  # noqa: PLC0415 (in the extra `postgres`)
 

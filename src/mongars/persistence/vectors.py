@@ -107,11 +107,11 @@ WHERE table_schema = current_schema() AND table_name = 'conversation_history'
 
 
 def to_json(connection: Connection) -> None:
-    """Convert `conversation_history.vector` to JSONB, and restore the values that `to_floats` kept as JSON.
+    """Convert the column `conversation_history.vector` to JSONB, and restore the values that `to_floats` kept as JSON.
 
-    Converts nothing if the column is JSONB already; does nothing on SQLite. Raises `ConfigurationError` if the
-    column's type cannot be converted or a view depends on the column, and `StorageUnavailable` if row counts or
-    checksum differ afterwards. On an error the migration's transaction undoes everything.
+    Converts nothing if the column is JSONB already; does nothing on SQLite. Raises `ConfigurationError` if the column's
+    type cannot be converted or a view depends on the column, and `StorageUnavailable` if row counts or checksum differ
+    afterwards. On an error the migration's transaction undoes everything.
     """
     if connection.dialect.name != "postgresql":
         return
@@ -131,10 +131,11 @@ def to_json(connection: Connection) -> None:
 
 
 def to_floats(connection: Connection) -> None:
-    """Convert `conversation_history.vector` from JSON to pgvector's `vector` if available, else to `real[]`.
+    """Convert the column `conversation_history.vector` from JSON to pgvector's `vector` if available, else to `real[]`.
 
-    Does nothing on SQLite or if the column is no JSON. Raises `ConfigurationError` if the column's type is
-    unknown or a view depends on the column.
+    Values that are no vector of single-precision numbers are kept as JSON in a second table, for `to_json`. Does
+    nothing on SQLite or if the column is no JSON. Raises `ConfigurationError` if the column's type is unknown or a view
+    depends on the column.
     """
     if connection.dialect.name != "postgresql":
         return
@@ -160,7 +161,7 @@ def pgvector_installed(connection: Connection) -> bool:
 
 
 def _have_pgvector(connection: Connection) -> bool:
-    """Install the extension pgvector if the server offers it; returns whether it is installed afterwards."""
+    """Install the extension pgvector in this database if the server offers it; returns whether it is installed then."""
     if pgvector_installed(connection):
         return True
     if not _exists(connection, "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"):
@@ -229,8 +230,9 @@ def _drop_aside(connection: Connection) -> None:
 
 
 def _fingerprint(connection: Connection, expression: str) -> tuple[object, ...]:
-    """Number of rows, number of rows with a vector, and a checksum over all vectors as JSON text.
+    """Values that are equal before and after a correct conversion of `conversation_history.vector`.
 
+    They are the number of rows, the number of rows with a vector, and a checksum over all vectors as JSON text.
     `expression` is the SQL expression that gives a row's vector as JSON.
     """
     query = (

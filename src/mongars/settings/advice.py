@@ -16,7 +16,10 @@ _SECRET = ("KEY", "SECRET", "PASSWORD", "TOKEN", "DATABASE_URL")
 
 
 def complaint(error: dict[str, Any]) -> str:
-    """The message for one validation error of pydantic: variable, reason, and the value unless it may be a secret."""
+    """The message for one of pydantic's validation errors of the environment: variable, reason, and the given value.
+
+    `error` is an element of `ValidationError.errors()`. The value is left out if it may be a secret.
+    """
     if error["type"] == "too_short":
         error["msg"] = f"needs at least {error['ctx']['min_length']} characters"
     name = ".".join(str(part) for part in error["loc"][:1])
@@ -29,10 +32,9 @@ def complaint(error: dict[str, Any]) -> str:
 
 
 def unknown_names(names: AbstractSet[str]) -> tuple[str, ...]:
-    """Warnings for variables that begin with `MONGARS_` or `RAY_` but are no variables of monGARS.
+    """Warnings for variables among `names` that begin with `MONGARS_` or `RAY_` but are no variables of monGARS.
 
-    Ray itself has hundreds of `RAY_` variables, so those are reported only if they resemble a variable of
-    monGARS.
+    Ray itself has hundreds of `RAY_` variables, so those are reported only if they resemble a variable of monGARS.
     """
     known = {str(field.validation_alias) for field in Environment.model_fields.values()}
     known |= {"MONGARS_STACK_ID", "MONGARS_STACK_PART"}
@@ -59,7 +61,10 @@ def prompt_cache_warnings(environment: Environment) -> tuple[str, ...]:
 
 
 def backoff_warnings(environment: Environment) -> tuple[str, ...]:
-    """A warning for each invalid entry of `RAY_SCALING_BACKOFF`, which is ignored instead of stopping the start."""
+    """A warning for each entry of `RAY_SCALING_BACKOFF` that is no number or negative.
+
+    Such an entry does not stop the start: see `backoff_schedule` for what applies instead.
+    """
     warnings = []
     for entry in environment.ray_scaling_backoff:
         number = seconds(entry)

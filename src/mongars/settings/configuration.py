@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Settings:
     """All settings, as paths and configuration objects made from the environment variables.
 
-    Paths and objects with paths raise `ConfigurationError` if a path begins with `~` and there is no home folder.
+    Properties and methods raise `ConfigurationError` if a path begins with `~` and the user has no home folder.
+    `warnings` are texts for the operator about variables that look wrong.
     """
 
     environment: Environment
@@ -42,7 +43,10 @@ class Settings:
 
     @property
     def registry(self) -> Path:
-        """Absolute path of the adapter registry, shared with the Serve application; by default in the home folder."""
+        """Absolute path of the folder with LoRA adapters (the adapter registry), by default in the home folder.
+
+        The API process and the Serve application use the same one.
+        """
         return (
             _absolute(self.environment.registry, "LLM_ADAPTER_REGISTRY_PATH")
             or self.home / "registry"
@@ -50,15 +54,15 @@ class Settings:
 
     @property
     def log_level(self) -> LogLevel:
-        """The lowest level of log messages that are written."""
+        """The lowest level of log messages that are written, such as `info`."""
         return self.environment.log_level
 
     @property
     def embedding_model(self) -> str | None:
-        """The model of `/v1/embeddings`; None if no embedding model is served.
+        """The name or path of the model behind `/v1/embeddings`, as configured; None if no embedding model is served.
 
-        With an engine that has no embedder (vLLM), None unless `RAY_EMBEDDING_MODEL` is set explicitly, since
-        llama.cpp serves that model and may not be installed.
+        With an engine that has no embedder (vLLM), None unless `RAY_EMBEDDING_MODEL` is set explicitly, since llama.cpp
+        serves that model and may not be installed.
         """
         values = self.environment
         has_embedder = KINDS[values.engine].embedder_factory != ""
@@ -68,11 +72,11 @@ class Settings:
 
     @property
     def api_url(self) -> str:
-        """The URL of this installation's API, as reached from this machine."""
+        """The base URL of the API of this installation, as reached from this machine."""
         return local_url(self.environment.host, self.environment.port)
 
     def database(self) -> DatabaseConfig:
-        """The configuration of the database: `DATABASE_URL`, by default a SQLite file in the home folder."""
+        """The configuration of the database at `DATABASE_URL`, by default a SQLite file in the home folder."""
         values = self.environment
         return DatabaseConfig(
             url=values.database_url or f"sqlite:///{self.home / 'mongars.db'}",
@@ -89,7 +93,7 @@ class Settings:
         return self.database().url
 
     def provisioning(self) -> ProvisioningConfig:
-        """The base model of each role (general, coding, embedding), and the folder and host to download to or from.
+        """The base model of each model role (general, coding, embedding), the model cache, and the address of Ollama.
 
         Raises `ConfigurationError` for a variable that names no usable model.
         """
@@ -117,7 +121,7 @@ class Settings:
         return bool(values.ray_serve_url) and chosen
 
     def inference(self) -> InferenceConfig:
-        """The configuration of inference: endpoints of Ray Serve, Ollama, timeouts, retries, caches and sampling."""
+        """The configuration of the client of model servers: endpoints, timeouts, retries, caches, sampling defaults."""
         values = self.environment
         token = values.ray_serve_token
         return InferenceConfig(

@@ -27,7 +27,10 @@ MEANT_BLANK = frozenset({"RAY_EMBEDDING_MODEL"})
 
 
 class Environment(BaseModel):
-    """The validated values of all variables that monGARS reads. It is made from a mapping, and reads no environment."""
+    """The validated values of all environment variables that monGARS reads.
+
+    Made from a mapping of variable names to texts, in which unknown names are ignored; it reads no environment itself.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 

@@ -34,19 +34,22 @@ def read_boolean(value: object) -> object:
 
 
 def split_list(value: object) -> object:
-    """Split a comma-separated list into trimmed, non-empty parts. A value that is no text is returned unchanged."""
+    """Split a comma-separated text into a tuple of trimmed, non-empty parts. Other values are returned unchanged."""
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 def none_is_none(value: object) -> object:
-    """None for an empty text or `none`, which switch an option off; any other value unchanged."""
+    """None for an empty text or `none` (in any case), which switch an option off; any other value unchanged."""
     return None if isinstance(value, str) and value.strip().lower() in {"", "none"} else value
 
 
 def checked_weights(entries: tuple[str, ...]) -> tuple[str, ...]:
-    """Return `entries` unchanged. Raises `ValueError` unless each is `user=number`, with a number from 0.01 to 100."""
+    """Return `entries`, the value of a variable with users' weights, unchanged if it is valid.
+
+    Raises `ValueError` unless each entry is `user=number`, with a number from 0.01 to 100.
+    """
     weights(entries)
     return entries
 
@@ -61,17 +64,19 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def variable(name: str, default: Any, description: str, **limits: Any) -> Any:  # noqa: ANN401
-    """A pydantic field for the environment variable `name`; `description` is its text in the generated reference.
+    """A pydantic field for the environment variable `name` with the default value `default`.
 
-    `limits` are constraints on the value, in pydantic's terms: `gt`, `ge`, `le`, `min_length`.
+    `description` is its text in the generated reference. `limits` are constraints on the value, in pydantic's terms:
+    `gt`, `ge`, `le`, `min_length`.
     """
     return Field(default=default, validation_alias=name, description=description, **limits)
 
 
 def expanded(path: Path, name: str) -> Path:
-    """The absolute path, with `~` expanded. `name` is the variable that an error message names.
+    """`path` as an absolute path, with `~` replaced by the user's home folder.
 
-    Raises `ConfigurationError` for a `~` if the user has no home folder.
+    Raises `ConfigurationError`, naming the variable `name`, if the path begins with `~` and the user has no home
+    folder.
     """
     try:
         return path.expanduser().absolute()
@@ -84,9 +89,10 @@ def expanded(path: Path, name: str) -> Path:
 
 
 def weights(entries: tuple[str, ...]) -> dict[str, float]:
-    """Parse entries such as `alice=4` into each user's weight, the relative share of the capacity when requests queue.
+    """Parse entries such as `alice=4` into each user's weight.
 
-    Raises `ValueError` for another form, or a weight outside `LEAST_WEIGHT` (0.01) to `MOST_WEIGHT` (100).
+    A user's weight is the relative share of the model servers' capacity that the user gets when requests queue. Raises
+    `ValueError` for another form, or a weight outside `LEAST_WEIGHT` (0.01) to `MOST_WEIGHT` (100).
     """
     found: dict[str, float] = {}
     for entry in entries:
@@ -103,7 +109,7 @@ def weights(entries: tuple[str, ...]) -> dict[str, float]:
 
 
 def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:
-    """Parse delays in seconds. Negative entries are dropped.
+    """Parse texts such as `0.5` into delays in seconds, in order; negative ones are dropped.
 
     Returns `DEFAULT_BACKOFF` if an entry is no number, or if no entry is left.
     """
@@ -114,7 +120,7 @@ def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:
 
 
 def seconds(entry: str) -> float | None:
-    """Parse a finite number, such as a number of seconds; None for any other text."""
+    """The finite number that the text `entry` stands for, such as a number of seconds; None for any other text."""
     try:
         number = float(entry)
     except ValueError:

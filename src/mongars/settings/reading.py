@@ -28,7 +28,7 @@ ENV_FILE = ".env"
 
 
 class _ProcessEnvironment(Environment, BaseSettings):
-    """The variables of `Environment`, read from the process environment and `.env`."""
+    """`Environment` with its values read from the process environment, or else from `.env` in the working directory."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE, env_file_encoding="utf-8-sig", extra="ignore", case_sensitive=True
@@ -38,9 +38,9 @@ class _ProcessEnvironment(Environment, BaseSettings):
 def read_environment(
     source: Mapping[str, str] | None = None,
 ) -> tuple[Environment, tuple[str, ...]]:
-    """Read and validate all variables; returns them with warnings, such as unknown names.
+    """Read and validate all variables; returns them with warnings for the operator, such as about unknown names.
 
-    `source` replaces the process environment and `.env`, unless it is None.
+    `source` (variable name to text) replaces the process environment and `.env`, unless it is None.
 
     Raises:
         ConfigurationError: A value is invalid, and the message names each such variable; or `.env` is not UTF-8.
@@ -65,20 +65,24 @@ def read_environment(
 
 
 def load_settings(source: Mapping[str, str] | None = None) -> Settings:
-    """Read and validate all settings. In tests `source` replaces the process environment and `.env`.
+    """Read and validate all settings from the process environment and `.env` in the working directory.
 
-    Raises `ConfigurationError`, naming every variable whose value is invalid.
+    `source` (variable name to text) replaces both, unless it is None. Raises `ConfigurationError`, naming every
+    variable whose value is invalid.
     """
     environment, warnings = read_environment(source)
     return Settings(environment=environment, warnings=warnings)
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a child process: that of this process without secrets, updated with `changes`."""
+    """The environment for a child process: this process's variables except secrets, updated with `changes`.
+
+    Secrets are the variables whose name `mongars.core.secrecy.is_secret` recognises, such as `SECRET_KEY`.
+    """
     kept = {name: value for name, value in os.environ.items() if not is_secret(name)}
     return {**kept, **changes}
 
 
 def passed_on(names: Iterable[str]) -> dict[str, str]:
-    """The variables among `names` that are set in this process's environment, for one child process."""
+    """The variables among `names` that are set in this process's environment, with their values."""
     return {name: os.environ[name] for name in names if name in os.environ}

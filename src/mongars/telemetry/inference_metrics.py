@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 
 class InferenceMetrics:
-    """Updates the metrics of inference from its events; events of other packages are ignored."""
+    """An observer that updates the metrics of inference (requests, failures, tokens) from events of inference.
+
+    Other events are ignored.
+    """
 
     def __init__(self, instruments: Instruments) -> None:
         self._add = instruments.add
@@ -56,7 +59,7 @@ class InferenceMetrics:
             self._add(names.RAY_FALLBACK, {"reason": reason}, 0)
 
     def observe(self, event: Event) -> None:
-        """Update the metrics that depend on this type of event; do nothing if none do."""
+        """Update the metrics that depend on events of this class; does nothing if none do."""
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)

@@ -26,7 +26,7 @@ NAMESPACE = "mongars"
 
 
 class Counter:
-    """A counter whose time series are sums in a dictionary, which OpenTelemetry reads at each scrape."""
+    """A counter: one sum per set of attributes (time series), which OpenTelemetry reads at each scrape."""
 
     def __init__(self) -> None:
         self._sums: defaultdict[tuple[tuple[str, Any], ...], int] = defaultdict(int)
@@ -36,14 +36,14 @@ class Counter:
         self._sums[tuple(attributes.items())] += count
 
     def observations(self, _: CallbackOptions) -> list[Observation]:
-        """The current value of every time series, in the form that OpenTelemetry reads."""
+        """The current sum of every time series, in the form that OpenTelemetry reads."""
         return [Observation(count, dict(key)) for key, count in self._sums.items()]
 
 
 class Instruments:
-    """All declared metrics of this process; create one object per process.
+    """The metrics of this process that are in `declared`, exported as Prometheus text; create one object per process.
 
-    Counters and histograms are created at once, a gauge by `gauge`.
+    Counters and histograms are created at once, a gauge by `gauge`. `version` is the version of monGARS in the export.
     """
 
     def __init__(self, *, version: str, declared: Sequence[Metric] = METRICS) -> None:
@@ -58,21 +58,24 @@ class Instruments:
         }
 
     def add(self, metric: Metric, attributes: dict[str, Any], count: int = 1) -> None:
-        """Add `count` to a counter's time series with these attributes; 0 creates the series.
+        """Add `count` to the time series of the counter `metric` with these attributes; 0 creates the series.
 
         Raises `KeyError` if `metric` is not a declared counter.
         """
         self._counters[metric].add(count, attributes)
 
     def record(self, metric: Metric, value: float, attributes: dict[str, Any]) -> None:
-        """Record a value in a histogram's time series. Raises `KeyError` if `metric` is not a declared histogram."""
+        """Record `value` in the time series of the histogram `metric` with these attributes.
+
+        Raises `KeyError` if `metric` is not a declared histogram.
+        """
         self._histograms[metric].record(value, attributes)
 
     def gauge(self, metric: Metric, read: Callable[[], Iterable[Reading]]) -> None:
-        """Create a gauge whose values and their attributes are returned by `read` at each scrape.
+        """Create the gauge `metric`; at each scrape, `read` returns its values, each with its attributes.
 
-        A time series that `read` no longer returns is absent from the next scrape. `read` must not block.
-        Raises `KeyError` if `metric` is not a declared gauge.
+        A time series that `read` no longer returns is absent from the next scrape. `read` must not block. Raises
+        `KeyError` if `metric` is not a declared gauge.
         """
         if metric.kind != "gauge" or metric not in self._declared:
             raise KeyError(metric)
@@ -88,11 +91,11 @@ class Instruments:
         )
 
     def render(self) -> tuple[str, bytes]:
-        """Content type and body of the response of `/metrics`."""
+        """The content type and the body, in Prometheus' text format, of the response of `/metrics`."""
         return CONTENT_TYPE_LATEST, generate_latest(REGISTRY)
 
     def close(self) -> None:
-        """Unregister the metrics from the process-wide Prometheus registry."""
+        """Remove the metrics from the process-wide Prometheus registry; another `Instruments` can be created then."""
         self._provider.shutdown()
 
 

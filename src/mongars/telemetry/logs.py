@@ -25,7 +25,7 @@ LEVELS: dict[LogLevel, int] = {
 
 
 def configure_logs(*, level: LogLevel = "info", json_lines: bool = True) -> None:
-    """Configure structlog for this process.
+    """Configure how this process writes log events (by structlog) to standard error.
 
     `level`: lowest level that is written. `json_lines`: one JSON object per line; False: plain text for a terminal.
     """
@@ -53,7 +53,7 @@ def _json(event: object, default: Callable[[object], object]) -> str:
 
 
 class LogObserver:
-    """Writes every event as one log line. Create it after `configure_logs`."""
+    """An observer that writes every event as one log line on standard error. Create it after `configure_logs`."""
 
     def __init__(self) -> None:
         self._log = structlog.get_logger().bind()

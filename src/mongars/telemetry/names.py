@@ -21,7 +21,7 @@ SECONDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # equal to itself only: hashed often
 class Metric:
-    """The declaration of one counter, histogram or gauge: its name, unit, description and attribute names."""
+    """The declaration of one metric (counter, histogram or gauge): its name, unit, description and attribute names."""
 
     name: str
     kind: MetricKind

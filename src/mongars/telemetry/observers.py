@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class CompositeObserver:
-    """Forwards every event to several observers, in order."""
+    """An observer that forwards every event to several observers, in order."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers

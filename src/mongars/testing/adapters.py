@@ -12,28 +12,28 @@ from mongars.engines.fake import FakeEngine, FakePlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeAdapter:
-    """One version of a fake adapter; its digest is computed from version and content."""
+    """One version of a LoRA adapter for `FakeEngine`; its digest is computed from `version` and `content`."""
 
     version: str
     content: str = ""
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of version and content: 64 hexadecimal digits."""
+        """The SHA-256 of the adapter's version and content: 64 hexadecimal digits."""
         return hashlib.sha256(f"{self.version}:{self.content}".encode()).hexdigest()
 
     @property
     def name(self) -> str:
-        """`version@digest`, with 12 digits of the digest. A request can require the adapter by this name.
+        """`version@digest`, with 12 digits of the digest: the name by which a request can demand this adapter.
 
         The answers of `engine` begin with it.
         """
         return f"{self.version}@{self.digest[:12]}"
 
     def engine(self, plan: FakePlan | None = None, *, clock: Clock | None = None) -> FakeEngine:
-        """A fake engine with this adapter loaded. `plan` is its behaviour; None: without faults.
+        """A `FakeEngine` with this adapter loaded, not started.
 
-        `clock` None: the system's clock.
+        `plan` is its behaviour; None: answers without faults. `clock` None: the system's clock.
         """
         planned = replace(
             plan or FakePlan(), adapter_version=self.version, adapter_digest=self.digest
@@ -42,6 +42,6 @@ class FakeAdapter:
 
 
 def adapter_in(text: str) -> str:
-    """The adapter's name with which the answer `text` begins; `baseline` if it was generated without an adapter."""
+    """The name of the adapter that made `text`, an answer of `FakeEngine`; `baseline` if there was none."""
     first = text.split(" ", 1)[0]
     return first if "@" in first else BASE_ADAPTER

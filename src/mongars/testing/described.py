@@ -37,7 +37,7 @@ def read_faults(data: bytes) -> list[Fault]:
 
 
 def described(fault: Fault) -> dict[str, object]:
-    """A fault as a JSON object: its kind, and the fields that differ from their defaults."""
+    """A fault as a JSON object: its `kind`, and those of its fields that differ from their defaults."""
     return _unusual(fault)
 
 

@@ -23,13 +23,16 @@ _MODEL = "fake-135m"
 
 
 def tokens(text: str) -> list[str]:
-    """Split a text into tokens as the fake servers count them: words, each with the space before it."""
+    """Split a text into tokens as the fake servers count them: words, each after the first with the space before it."""
     words = text.split(" ")
     return words[:1] + [f" {word}" for word in words[1:]] if text else []
 
 
 def origin_headers(origin: Origin) -> dict[str, str]:
-    """The response headers with the adapter's version and digest and the replica in `origin`; empty values if None."""
+    """The response headers about what produced an answer: the adapter's version and digest, and the replica.
+
+    They are taken from `origin`; a digest or replica that is None gives an empty value.
+    """
     return {
         headers.ADAPTER_VERSION: origin.adapter_version,
         headers.ADAPTER_DIGEST: origin.adapter_digest or "",
@@ -38,36 +41,39 @@ def origin_headers(origin: Origin) -> dict[str, str]:
 
 
 def opening(origin: Origin | None) -> Iterator[bytes]:
-    """The stream events before the first token: `meta`, which contains `origin` (left out if None), and the role."""
+    """The stream events before the first token: `meta`, which says what produces the answer, and the role `assistant`.
+
+    `origin` None: without the event `meta`.
+    """
     if origin is not None:
         yield encode_event(origin_body(origin), name=META_EVENT)
     yield _chunk({"role": "assistant", "content": ""})
 
 
 def token_event(token: str, *, logprob: float | None = None) -> bytes:
-    """The event for one token of the answer, with its log-probability unless None."""
+    """The event of a stream for one token of the answer, with its log-probability unless `logprob` is None."""
     return _chunk({"content": token}, logprob=logprob)
 
 
 def reasoning_event(token: str, *, field: str) -> bytes:
-    """The event for one token of the model's reasoning, in the field `field` of the event's `delta`."""
+    """The event of a stream for one token of the model's reasoning, in the field `field` of the event's `delta`."""
     return _chunk({field: token})
 
 
 def finish_events(text: str) -> Iterator[bytes]:
-    """The last events of the answer `text`: one with the finish reason, one with the token counts."""
+    """The last events of a stream with the answer `text`, before `[DONE]`: finish reason, then token counts."""
     yield _chunk({}, finish_reason="stop")
     yield encode_event(usage_chunk_body(answer_id=_ID, created=0, model=_MODEL, usage=_usage(text)))
 
 
 def stream_body(origin: Origin, text: str) -> bytes:
-    """All bytes of a correct stream with the answer `text`."""
+    """The bytes of a correct streamed response with the answer `text`, made by model and adapter in `origin`."""
     said = map(token_event, tokens(text))
     return b"".join((*opening(origin), *said, *finish_events(text), DONE))
 
 
 def whole_body(origin: Origin, text: str) -> bytes:
-    """The body of a response without streaming: the answer `text` as one JSON object."""
+    """The body of a response that is not streamed: the answer `text`, produced by `origin`, as one JSON object."""
     completion = Completion(
         choices=(Choice(text=text, finish_reason="stop"),), usage=_usage(text), origin=origin
     )

@@ -17,7 +17,7 @@ EMBEDDINGS = "/v1/embeddings"
 
 
 class FakeEmbeddings:
-    """Serves embeddings that `FakeEmbedder` computes from the words of the texts."""
+    """Responds to requests of `/v1/embeddings` with vectors that `FakeEmbedder` computes from the texts' words."""
 
     def __init__(self) -> None:
         self.model: str | None = "fake-embedding"
@@ -28,7 +28,10 @@ class FakeEmbeddings:
         """The longest text in words; the response to a longer one is an error."""
 
     async def respond(self, body: bytes) -> tuple[int, Mapping[str, object]]:
-        """The HTTP status and JSON body of the response to the request body `body`; an error's if it is invalid."""
+        """The HTTP status and the JSON body of the response to the request body `body`.
+
+        If the request is invalid, they are those of an error; nothing is raised for it.
+        """
         try:
             return 200, await self._embed(body)
         except MongarsError as error:

@@ -22,7 +22,7 @@ OllamaFault: TypeAlias = FaultyResponse | Status | Body | Reset | Silence | Echo
 
 
 class FakeOllama(FakeServer):
-    """Serves `/api/chat`, `/api/show`, `/api/tags` and `/api/version` for `models`.
+    """A fake Ollama server: `/api/chat`, `/api/show`, `/api/tags` and `/api/version` for the model names `models`.
 
     Each request of `/api/chat` takes the next fault from `faults`; if there is none, `always` applies. Of a
     `FaultyResponse`, only these fields have an effect: text, reasoning, delays, `cut_after`, `stall_after`,
@@ -44,7 +44,7 @@ class FakeOllama(FakeServer):
         self._parallel: asyncio.Semaphore | None = None
 
     def add_routes(self, app: web.Application) -> None:
-        """Add the routes of a real Ollama server that monGARS uses."""
+        """Add to `app` those routes of a real Ollama server that monGARS uses."""
         app.router.add_post("/api/chat", self._chat)
         app.router.add_post("/api/show", self._show)
         app.router.add_get("/api/tags", self._tags)

@@ -57,9 +57,10 @@ PIECES = 20
 
 
 class FakeReplica(FakeServer):
-    """Serves `/generate`, `/v1/embeddings`, `/healthz` and `/readyz`; requests to `/control` set the faults.
+    """A fake replica with faults: `/generate`, `/v1/embeddings`, `/healthz`, `/readyz`; `/control` sets the faults.
 
     Each request to `/generate` or `/v1/embeddings` takes the next fault from `faults`, or `always` if there is none.
+    `probes` counts requests of `/readyz`; `in_flight` is the number of requests being answered now.
     """
 
     def __init__(
@@ -69,7 +70,10 @@ class FakeReplica(FakeServer):
         port: int = 0,
         clock: Clock | None = None,
     ) -> None:
-        """`name`: the replica's name in responses. `port` 0: a free port. `clock` None: the system's clock."""
+        """`faults`: those of the first requests, one each. `name`: the replica's name in responses.
+
+        `port` 0: a free port. `clock` None: the system's clock.
+        """
         super().__init__(port=port, clock=clock)
         self._schedule = FaultSchedule(*faults, clock=self.clock)
         self.ready = 200
@@ -88,7 +92,7 @@ class FakeReplica(FakeServer):
 
     @property
     def url(self) -> str:
-        """The URL of the endpoint `/generate`, in the form that `RAY_SERVE_URL` takes."""
+        """The URL of this replica's endpoint `/generate`, in the form that `RAY_SERVE_URL` takes."""
         return f"{self.base}/generate"
 
     @property
@@ -111,7 +115,7 @@ class FakeReplica(FakeServer):
         self._schedule.always = fault
 
     def add_routes(self, app: web.Application) -> None:
-        """Add the routes of a real replica, and those under `/control`."""
+        """Add to `app` the routes of a real replica, and those under `/control`."""
         app.router.add_post("/generate", self._generate)
         app.router.add_post(EMBEDDINGS, self._generate)
         app.router.add_get("/healthz", self._healthy)
@@ -292,7 +296,10 @@ async def _serve(replica: FakeReplica) -> None:
 
 
 def main() -> int:
-    """Run a fake replica until Ctrl-C. Returns the exit status: 0, or 1 if the port cannot be used."""
+    """Run a fake replica, with the faults given on the command line, until Ctrl-C.
+
+    Returns the exit status: 0, or 1 if the port cannot be used. Exits with status 2 if an argument is wrong.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m mongars.testing.fake_replica",
         description="A fake replica on 127.0.0.1 with faults on request.",

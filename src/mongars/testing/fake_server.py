@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Received:
-    """One request that the server received, and the outcome of its response.
+    """One request that a `FakeServer` received, and the outcome of its response.
 
-    `connection` is the client's address and port; `at` and `left_at` are seconds of the server's clock. `left_at`
-    is None unless the client closed the connection before the response was complete.
+    `headers` has lower-case names. `connection` is the client's address and port; `at` (the arrival) and `left_at` are
+    seconds of the server's monotonic clock. `left_at` is None unless the client closed the connection before the
+    response was complete.
     """
 
     body: dict[str, Any]
@@ -40,7 +41,10 @@ class Received:
 
 
 class FakeServer:
-    """An HTTP server on 127.0.0.1 that records requests. It can be stopped and started again on the same port."""
+    """An HTTP server on 127.0.0.1 that records its requests in `received`; subclasses add the routes.
+
+    It can be stopped and started again on the same port.
+    """
 
     def __init__(self, *, port: int = 0, clock: Clock | None = None) -> None:
         """`port` 0: a free port. `clock` None: the system's clock."""
@@ -61,12 +65,12 @@ class FakeServer:
 
     @property
     def connections(self) -> int:
-        """The number of different connections on which requests arrived."""
+        """The number of different client connections on which recorded requests arrived."""
         return len({request.connection for request in self.received})
 
     @property
     def open_connections(self) -> int:
-        """The number of connections on which requests arrived and that are still open."""
+        """The number of client connections on which recorded requests arrived and that are still open."""
         return sum(not transport.is_closing() for transport in self._transports)
 
     async def __aenter__(self) -> Self:
@@ -77,7 +81,7 @@ class FakeServer:
         await self.stop()
 
     async def start(self) -> None:
-        """Start accepting connections; after `stop`, on the same port again."""
+        """Start listening; after `stop`, on the same port again. Raises `OSError` if the port is in use."""
         self._stopping = False
         app = web.Application()
         self.add_routes(app)
@@ -103,7 +107,10 @@ class FakeServer:
         raise NotImplementedError
 
     async def note(self, request: web.Request) -> Received:
-        """Record a request in `received`. Raises `ValueError` if its body is no JSON object."""
+        """Record a request in `received`; returns the record.
+
+        Raises `ValueError` if its body is no JSON object, `ConnectionResetError` if the client is gone already.
+        """
         transport = request.transport
         if transport is None:
             raise ConnectionResetError
@@ -123,7 +130,10 @@ class FakeServer:
         return received
 
     def left(self, received: Received) -> None:
-        """Record that the client closed the connection of this request. Does nothing while the server stops."""
+        """Record that the client closed the connection of this request before the response was complete.
+
+        Does nothing while this server stops, since it then closes the connections itself.
+        """
         if not self._stopping:
             received.left_at = self.clock.monotonic()
             received.peer_left.set()

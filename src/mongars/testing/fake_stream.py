@@ -34,16 +34,22 @@ MIB = 1024 * 1024
 
 
 class Hangup(Exception):
-    """Raised when a fault requires that the fake server resets the connection now."""
+    """Raised when a fault requires that the fake server resets the connection of the current request."""
 
 
 class EventStream:
-    """The response to one request as server-sent events, which report the model, adapter and replica in `origin`."""
+    """The streamed response to one request, as server-sent events, with faults.
+
+    `origin` is the model, adapter and replica that the response names.
+    """
 
     def __init__(
         self, request: web.Request, *, origin: Origin, clock: Clock, continued: bool = False
     ) -> None:
-        """`continued`: send the header by which a replica confirms that it continues the request's `continue_from`."""
+        """`continued`: send the header by which a replica confirms that it continues the answer in `continue_from`.
+
+        That field of a request contains the text of a broken answer that another replica began.
+        """
         self._request = request
         self._origin = origin
         self._clock = clock
@@ -52,7 +58,7 @@ class EventStream:
         self._response.content_type = EVENT_STREAM
 
     async def send(self, fault: FaultyResponse, *, said: int = 0) -> web.StreamResponse:
-        """Send the answer of `fault`, with its delays and faults, without its first `said` tokens.
+        """Send the answer of `fault`, with its delays and faults, but not its first `said` tokens; returns the response.
 
         Raises `Hangup` if `fault` cuts the stream by a reset of the connection.
         """
@@ -74,7 +80,7 @@ class EventStream:
         return self._response
 
     async def send_huge(self, fault: HugeEvent) -> web.StreamResponse:
-        """Send a correct answer with one additional event of `fault.mib` MiB."""
+        """Send the answer `TEXT`, correct but for one additional event of `fault.mib` MiB; returns the response."""
         await self._response.prepare(self._request)
         said = [token_event(token) for token in tokens(TEXT)]
         huge_head, huge_tail = token_event("|").split(b"|")

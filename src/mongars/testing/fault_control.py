@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class Control:
-    """The routes under `/control`, which read and change `fault_schedule` and `received`."""
+    """The routes under `/control` of a fake replica, which show and change its faults and its recorded requests.
+
+    `in_flight` returns the number of requests that are being answered.
+    """
 
     def __init__(
         self, fault_schedule: FaultSchedule, received: list[Received], in_flight: Callable[[], int]
@@ -77,7 +80,10 @@ def _refused(error: InvalidRequest) -> web.Response:
 
 
 def _shown(request: Received, start: float) -> dict[str, Any]:
-    """The kind of a request and its outcome, without its contents; `start` is the time of the first request."""
+    """A recorded request as a JSON object: its kind and outcome, without its texts.
+
+    `start` is the arrival of the first recorded request; the arrival of this one is given in seconds after it.
+    """
     return {
         "seconds": round(request.at - start, 3),
         "connection": request.connection[1],

@@ -47,7 +47,7 @@ Behaviour: TypeAlias = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """The conditions on which a fault such as `Flapping` or `InTurn` depends."""
+    """The conditions of one request on which faults such as `Flapping` and `InTurn` depend."""
 
     continues: bool
     """Whether the request has a `continue_from`: it asks to continue an answer."""
@@ -58,17 +58,17 @@ class Situation:
 
 
 class FaultSchedule:
-    """A queue of faults, one for each request; while it is empty, the fault `always` applies."""
+    """The faults of a fake server: a queue `faults`, one for each request; while it is empty, `always` applies."""
 
     def __init__(self, *faults: Fault, clock: Clock) -> None:
-        """`faults`: the initial queue. `clock`: measures the time for `Flapping`."""
+        """`faults`: the initial queue. `clock`: measures the time since `always` was set, for `Flapping`."""
         self.faults = deque(faults)
         self._clock = clock
         self.always = FaultyResponse()
 
     @property
     def always(self) -> Fault:
-        """The fault that applies to requests while `faults` is empty.
+        """The fault that applies to requests while `faults` is empty; at first none: correct answers.
 
         Setting it restarts its sequence (`InTurn`) and its time (`Flapping`) from zero.
         """
@@ -83,7 +83,8 @@ class FaultSchedule:
     def take(self, *, continues: bool) -> Behaviour:
         """The behaviour for the next request: that of the first fault in `faults`, which is removed, or of `always`.
 
-        `continues`: the request has a `continue_from`, on which faults such as `NoContinuation` depend.
+        `continues`: the request has a `continue_from`, that is, a broken answer to continue; faults such as
+        `NoContinuation` depend on that.
         """
         if self.faults:
             return settled(self.faults.popleft(), Situation(continues=continues))
@@ -99,7 +100,10 @@ class FaultSchedule:
 
 
 def settled(fault: Fault, now: Situation) -> Behaviour:
-    """The behaviour for one request: `fault` itself, or the fault in it that applies under the conditions `now`."""
+    """The behaviour for one request under the conditions `now`.
+
+    It is `fault` itself or, if `fault` contains others (such as `InTurn`), the one that applies.
+    """
     match fault:
         case Flapping():
             return settled(fault.when_up if _is_up(fault, now.seconds) else fault.when_down, now)

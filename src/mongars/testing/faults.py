@@ -31,10 +31,11 @@ class _Described:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultyResponse(_Described):
-    """Send the answer `text`; by default it is correct, and each field adds a fault or a delay.
+    """Send the answer `text`; by default it is correct, and each field adds a fault or a delay (in seconds).
 
-    One token is one word. `cut_after`, `stall_after`, `malformed_after` and `error_after` are numbers of tokens
-    sent before the fault: `cut_after=0` cuts before the first token. None: no such fault.
+    One token is one word. `cut_after`, `stall_after`, `malformed_after` and `error_after` are numbers of tokens sent
+    before the fault: `cut_after=0` cuts before the first token. None: no such fault. `finish`, `done` and `meta` False
+    leave out the events with the finish reason and token counts, with `[DONE]`, and with model and adapter.
     """
 
     kind: Literal["answer"] = "answer"
@@ -97,7 +98,7 @@ class Body(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DisguisedError(_Described):
-    """Respond with 200 and a body that reports an error, as the earlier monGARS did."""
+    """Respond with 200 and a JSON body that reports the error `error`, as earlier versions of monGARS did."""
 
     kind: Literal["disguised_error"] = "disguised_error"
     error: str = "inference_failed"
@@ -129,7 +130,7 @@ class TrickledHead(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowBody(_Described):
-    """Respond with one JSON object: the headers at once, the body in pieces over `seconds`."""
+    """Respond with one JSON object, even to a request for a stream: the headers at once, the body over `seconds`."""
 
     kind: Literal["slow_body"] = "slow_body"
     seconds: Seconds = FOREVER
@@ -137,9 +138,9 @@ class SlowBody(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HugeEvent(_Described):
-    """Send a correct stream with one event of `mib` MiB after `after` tokens.
+    """Send a correct stream with one additional event of `mib` MiB after `after` tokens.
 
-    A response without streaming has an answer of `mib` MiB.
+    A response that is not streamed has an answer of `mib` MiB instead.
     """
 
     kind: Literal["huge_event"] = "huge_event"
@@ -149,7 +150,10 @@ class HugeEvent(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrongLength(_Described):
-    """Send a `Content-Length` that is `by` bytes more than the body's length, or less if negative."""
+    """Send a `Content-Length` that is `by` bytes more than the body's length, or less if `by` is negative.
+
+    `whole`: respond with one JSON object even to a request for a stream.
+    """
 
     kind: Literal["wrong_length"] = "wrong_length"
     by: int
@@ -168,7 +172,10 @@ class StrayAnswer(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoContinuation(_Described):
-    """Refuse requests that have a `continue_from` with the status `code`; apply `otherwise` to all others."""
+    """Refuse requests that have a `continue_from` (a broken answer to continue) with the status `code`.
+
+    All other requests get the fault `otherwise`.
+    """
 
     kind: Literal["no_continuation"] = "no_continuation"
     code: Annotated[int, Field(ge=400, le=599)] = 400
@@ -180,10 +187,10 @@ class NoContinuation(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FalseContinuation(_Described):
-    """Claim, in the headers, to continue the answer of `continue_from`, but send a different text.
+    """Claim, in the headers, to continue the broken answer in the request's `continue_from`, but send another text.
 
-    A client can detect this by the different `adapter_version`. If that is the version that began the answer,
-    the response cannot be distinguished from a correct one.
+    A client can detect this by the different `adapter_version`. If that is the version that began the answer, the
+    response cannot be distinguished from a correct one.
     """
 
     kind: Literal["false_continuation"] = "false_continuation"
@@ -195,7 +202,10 @@ class FalseContinuation(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flapping(_Described):
-    """Alternate between `when_up` for `up` seconds and `when_down` for `down` seconds, from when it is set."""
+    """Alternate between the faults `when_up` for `up` seconds and `when_down` for `down` seconds.
+
+    The time starts when the fault is set as `always`; in a queue of faults, it is always at the beginning.
+    """
 
     kind: Literal["flapping"] = "flapping"
     up: Period
@@ -207,7 +217,10 @@ class Flapping(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InTurn(_Described):
-    """Apply the faults in order, one for each request, and then again from the first."""
+    """Apply the faults in order, one for each request, and then again from the first.
+
+    The count starts when the fault is set as `always`; in a queue of faults, the first one applies.
+    """
 
     kind: Literal["in_turn"] = "in_turn"
     faults: Annotated[tuple[Fault, ...], Field(min_length=1)]
@@ -215,7 +228,10 @@ class InTurn(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Echo:
-    """No fault: stream the text that `FakeEngine` would generate for the request. For the fake Ollama server only."""
+    """No fault: stream the text that `FakeEngine` would generate for the request. For the fake Ollama server only.
+
+    At most `parallel` such responses are sent at once; further requests wait. `token_delay` is in seconds.
+    """
 
     token_delay: float = 0.0
     context_tokens: int = 4096

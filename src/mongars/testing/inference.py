@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """An `LLMIntegration` for a test, and the observer that records the events which it reports."""
+    """An `LLMIntegration` (the client of all model servers) for a test, and the observer that records its events."""
 
     integration: LLMIntegration
     observer: RecordingObserver
@@ -38,9 +38,12 @@ def build(
     context_tokens: int | None = None,
     clock: Clock | None = None,
 ) -> Stack:
-    """Build an integration with these providers, in this order: Ray Serve if active, Ollama if configured, `engine`.
+    """Build an `LLMIntegration` with up to three providers, in this order: Ray Serve, Ollama, `engine`.
 
-    `engine` None: no embedded provider. `context_tokens` is the context window of `engine`; None if unknown.
+    Ray Serve and Ollama are included if `config` has endpoints for them.
+
+    `engine` None: without an embedded engine. `context_tokens` is the context window of `engine`; None if unknown.
+    `clock` None: the system's clock.
     """
     clock = clock or SystemClock()
     observer = RecordingObserver()

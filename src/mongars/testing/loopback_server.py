@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 async def serving(
     app: ASGIApplication, *, http: type[asyncio.Protocol] | Literal["auto"] = "auto"
 ) -> AsyncIterator[str]:
-    """A context manager that serves `app` on a free port of 127.0.0.1 and gives its base URL."""
+    """A context manager that serves the ASGI application `app` on a free port of 127.0.0.1 and gives its base URL.
+
+    `http` is the protocol class that uvicorn uses for connections.
+    """
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(

@@ -13,7 +13,7 @@ _TURNS = 20
 
 
 class ManualClock:
-    """Implements `core.clock.Clock`; time passes only in `advance` and `skip`."""
+    """A clock for tests (implements `core.clock.Clock`) whose time passes only in `advance` and `skip`."""
 
     def __init__(self) -> None:
         self._passed = 0.0
@@ -31,7 +31,7 @@ class ManualClock:
         return self._passed
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until `advance` has moved the time by `seconds`; 0 or less only yields to the event loop once."""
+        """Wait until the clock has been advanced by `seconds`; 0 or less only yields to the event loop once."""
         self.slept.append(seconds)
         if seconds <= 0:
             await asyncio.sleep(0)
@@ -41,12 +41,12 @@ class ManualClock:
         await woken
 
     def skip(self, seconds: float) -> None:
-        """Let `seconds` pass without waking sleepers: a replacement of `core.clock.pause` in synchronous code."""
+        """Let `seconds` pass without waking tasks in `sleep`. It can replace `core.clock.pause` in synchronous code."""
         self._passed += seconds
 
     @property
     def sleepers(self) -> int:
-        """The number of tasks that wait in `sleep`."""
+        """The number of tasks that wait in `sleep` of this clock."""
         return sum(not woken.done() for _, _, woken in self._sleepers)
 
     async def advance(self, seconds: float) -> None:

@@ -20,10 +20,10 @@ CREATED_AT = "2025-01-08T12:00:00Z"
 async def echo(
     request: web.Request, body: dict[str, Any], fault: Echo, *, clock: Clock
 ) -> web.StreamResponse:
-    """Stream the response to a request of `/api/chat`, with the text that the fake engine would generate.
+    """Stream the response to the request body `body` of `/api/chat`: the text that `FakeEngine` would generate.
 
-    It respects `num_ctx` (by default `fault.context_tokens`), `num_predict`, `stop`, `repeat_penalty` and
-    `logprobs`. A prompt that exceeds the context is answered with 400 if `truncate` is false.
+    It respects the options `num_ctx` (by default `fault.context_tokens`), `num_predict`, `stop` and `repeat_penalty`,
+    and the field `logprobs`. A prompt that exceeds the context is answered with 400 if `truncate` is false.
     """
     asked = _generation(body)
     window = (body.get("options") or {}).get("num_ctx") or fault.context_tokens
@@ -56,7 +56,10 @@ async def echo(
 
 
 def shown_model(*, context_tokens: int, verbose: bool) -> dict[str, Any]:
-    """The response of `POST /api/show`, as a real server writes it; it has token lists only if `verbose`."""
+    """The JSON body of the response of Ollama's `/api/show`, as a real server writes it.
+
+    `context_tokens` is the model's context window; token lists are null unless `verbose`.
+    """
     vocabulary = {
         "tokenizer.ggml.tokens": ["a", "<|turn|>", "<note>", "<table>"],
         "tokenizer.ggml.token_type": [1, 3, 4, 4],

@@ -26,9 +26,10 @@ AFTERTHOUGHT = 0.05
 
 
 class RawAnswer:
-    """Sends a correct answer, as a stream or one JSON object, with a fault of the HTTP response.
+    """Sends a correct answer with a fault in the HTTP response, by writing to the connection directly.
 
-    Each method adds another fault, and closes the connection at the end.
+    `stream`: as server-sent events, else as one JSON object. Each method adds another fault, and closes the connection
+    at the end. Raises `ConnectionResetError` if the client has closed the connection already.
     """
 
     def __init__(self, request: web.Request, *, origin: Origin, clock: Clock, stream: bool) -> None:
@@ -41,7 +42,7 @@ class RawAnswer:
         self._media_type = EVENT_STREAM if stream else JSON
 
     async def trickle(self, fault: TrickledHead) -> None:
-        """Send status line and headers byte by byte, then the body at once."""
+        """Send status line and headers byte by byte, `fault.byte_delay` seconds apart, then the body at once."""
         for byte in self._head({"Connection": "close"}):
             self._transport.write(bytes((byte,)))
             await self._clock.sleep(fault.byte_delay)
@@ -49,7 +50,10 @@ class RawAnswer:
         self._transport.close()
 
     async def misjudge(self, fault: WrongLength) -> None:
-        """Send headers with a wrong `Content-Length`, then the body."""
+        """Send headers with a `Content-Length` that is wrong by `fault.by` bytes, then the body.
+
+        Bytes beyond a length that is too small follow 0.05 seconds later.
+        """
         announced = max(0, len(self._body) + fault.by)
         self._transport.write(self._head({"Content-Length": str(announced)}))
         self._transport.write(self._body[:announced])
@@ -61,7 +65,10 @@ class RawAnswer:
         self._transport.close()
 
     async def repeat(self, fault: StrayAnswer) -> None:
-        """Send a response and then a second one without a request; the connection stays open for an hour."""
+        """Send a response, and 0.05 seconds later one with `fault.text` that belongs to no request.
+
+        The connection then stays open for an hour.
+        """
         stray = whole_body(self._origin, fault.text)
         self._transport.write(self._head({"Content-Length": str(len(self._body))}) + self._body)
         await self._clock.sleep(AFTERTHOUGHT)

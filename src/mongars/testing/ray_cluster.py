@@ -31,7 +31,11 @@ CLOCK = SystemClock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """A running Ray cluster: its ports, its dashboard URL, and a `ServeControl` to deploy applications to it."""
+    """A running Ray cluster of one node, for tests.
+
+    `http_port` is that of Serve's HTTP proxy, `dashboard` the URL of Ray's dashboard, `control` deploys applications.
+    `stack` is the id that the cluster's processes have in their environment, `folder` Ray's temporary folder.
+    """
 
     http_port: int
     dashboard: str
@@ -81,10 +85,10 @@ def free_ports(count: int) -> list[int]:
 async def ray_cluster(
     cpus: int, variables: Mapping[str, str] | None = None, *, haproxy: bool = False
 ) -> AsyncIterator[Cluster]:
-    """A context manager that runs a Ray head node with `cpus` CPUs, and stops and removes it on exit.
+    """A context manager that runs a Ray head node with `cpus` CPUs; on exit, its processes and files are removed.
 
-    `variables` are environment variables for all processes of the cluster; `haproxy` makes Serve use HAProxy.
-    Raises `TimeoutError` if the node is not ready within 90 seconds.
+    `variables` are environment variables for all processes of the cluster; `haproxy` makes Serve use HAProxy. Raises
+    `TimeoutError` if the node is not ready within 90 seconds.
     """
     port, dashboard, http = free_ports(3)
     with tempfile.TemporaryDirectory() as folder:

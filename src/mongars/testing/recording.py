@@ -11,7 +11,7 @@ E = TypeVar("E")
 
 
 class RecordingObserver:
-    """Records every event that an `LLMIntegration` reports, in order."""
+    """An observer that records every event it gets, such as those of an `LLMIntegration`, in the list `events`."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -22,7 +22,7 @@ class RecordingObserver:
 
     @property
     def names(self) -> list[str]:
-        """The names under which the recorded events are logged, in order."""
+        """The names under which the recorded events appear in the log, in order."""
         return [event.log.name for event in self.events]
 
     def of(self, kind: type[E]) -> list[E]:
