@@ -95,7 +95,7 @@ class KeyStore(Protocol):
 
 
 class IdentityStore(AccountStore, KeyStore, Protocol):
-    """A store of both accounts and API keys, in one database."""
+    """Interface of a store of both accounts and API keys, in one database."""
 
 
 async def create_account(
@@ -124,7 +124,7 @@ def check_password(password: str) -> None:
 
 
 class Authenticator:
-    """Checks API keys, login tokens and passwords, and finds the account (`Principal`) they belong to."""
+    """Checks credentials (API keys, login tokens, passwords) and finds the account (`Principal`) they belong to."""
 
     def __init__(
         self,
@@ -177,11 +177,11 @@ class Authenticator:
         return principal
 
     async def login(self, username: str, password: str, *, address: str = "") -> str:
-        """Check a password and return a login token. `address`: the client's IP address, for rate limits and queueing.
+        """Check a password and return a login token (JWT) for the account `username`.
 
-        Raises `NotAuthenticated` for a wrong name or password, without naming which of them; `TooManyRequests`
-        with `retry_after` after too many attempts or while too many logins are waiting; and
-        `StorageUnavailable` if the account cannot be read.
+        `address`: the client's IP address, for limits and a fair queue; empty if unknown. Raises `NotAuthenticated` for
+        a wrong name or password, without naming which of them; `TooManyRequests` with `retry_after` after too many
+        attempts or while too many logins are waiting; and `StorageUnavailable` if the account cannot be read.
         """
         # No account has such a name, so the attempt is not recorded.
         if len(username) > _MAX_USERNAME or "\x00" in username:

@@ -56,7 +56,7 @@ class ChatCompletionsRoutes:
         self._dialect = ChatCompletions(context)
 
     def table(self) -> RouteTable:
-        """The routes as a `RouteTable`, with OpenAI's error format and the schemas of the OpenAPI description."""
+        """The routes with these handlers, OpenAI's error format, and the models of the OpenAPI description."""
         router = APIRouter(prefix="/v1", tags=["openai"])
         router.add_api_route(
             "/chat/completions",
@@ -126,7 +126,7 @@ class MovingStream(GeneratedStream, Protocol):
 
     @property
     def chunks(self) -> _Moves:
-        """The chunks of the answer; their `moves` is the number of times another endpoint continued it."""
+        """The chunks of the answer, with `moves`: the number of times another endpoint continued the answer."""
         ...
 
 
@@ -172,12 +172,12 @@ class ChatCompletionCall:
 
     @property
     def answer_id(self) -> str:
-        """The id of the answer, used if the model server reports none."""
+        """The id that the response gives the answer if the model server reports none."""
         return f"chatcmpl-{self._generation.request_id}"
 
     @property
     def created(self) -> int:
-        """The current time, in Unix seconds."""
+        """The current time in Unix seconds, for the field `created` of the response."""
         return int(self._context.clock.now().timestamp())
 
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[MovingStream]:

@@ -55,7 +55,7 @@ class ChatEvents:
         return self.usage(self._usage) + DONE
 
     def usage(self, usage: Usage) -> bytes:
-        """The bytes of the event with these token counts."""
+        """The bytes of the event that contains the token counts `usage` and no text."""
         return self._encoded(usage_chunk_body(**self._name(), usage=usage))
 
     def role(self, index: int) -> bytes:

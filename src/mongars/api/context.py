@@ -26,7 +26,7 @@ class MetricsPage(Protocol):
     """The source of the page `/metrics`: all metrics of this process in Prometheus' text format."""
 
     def render(self) -> tuple[str, bytes]:
-        """The content type and the body of the response."""
+        """The content type and the body of the response of `/metrics`."""
         ...
 
 

@@ -40,7 +40,7 @@ EXAMPLE = {"message": "Say hello."}
 
 
 class ConversationMessage(WireModel):
-    """The body of `POST /api/v1/conversation/chat`."""
+    """The JSON body of `POST /api/v1/conversation/chat`: a user's message, and the session it belongs to."""
 
     message: str = Field(min_length=1, max_length=100_000)
     session_id: str | None = Field(default=None, max_length=LONGEST_SESSION_ID)

@@ -38,7 +38,7 @@ class ErrorFormat(Protocol):
 
     @property
     def invalid_status(self) -> int:
-        """The HTTP status of `InvalidRequest`, which differs between client APIs: 400 or 422."""
+        """The HTTP status of `InvalidRequest` in this client API, 400 or 422."""
         ...
 
     def body(self, error: MongarsError) -> object:
@@ -130,7 +130,7 @@ class Dialect(Protocol[Stream]):
 
     @property
     def errors(self) -> ErrorFormat:
-        """The format of the errors of this route."""
+        """The format in which errors of this route are written."""
         ...
 
     @property

@@ -35,7 +35,7 @@ class OpenAIErrors:
     invalid_status = int(HTTPStatus.BAD_REQUEST)
 
     def body(self, error: MongarsError) -> object:
-        """OpenAI's error object, with the message, type, parameter and code."""
+        """The error as OpenAI's JSON object, with message, type, parameter and code."""
         return openai_body(error)
 
     def event(self, error: MongarsError) -> bytes:

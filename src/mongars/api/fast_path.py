@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class FastPath:
     """An ASGI application that calls `endpoint` directly for POST requests to `path`, without FastAPI's routing.
 
-    Routing, parameter parsing and middleware take a tenth of the gateway's time per request and do nothing for a
-    route without parameters. `on_error` makes the response to a `MongarsError`; any other exception propagates to
-    the surrounding ASGI application. The route is also registered with FastAPI, for its description and for
-    requests with another method.
+    Routing, parameter parsing and middleware take a tenth of the API process's own time per request and do nothing for
+    a route without parameters. `on_error` makes the response to a `MongarsError`; any other exception propagates to the
+    surrounding ASGI application. The route is also registered with FastAPI, for its description and for requests with
+    another method.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class FastPath:
         self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a POST request to `path`; forward every other request to `app`."""
+        """Answer a POST request to `path` with `endpoint`; forward every other request to `app`."""
         if scope.get("path") != self._path or scope.get("method") != "POST":
             await self._app(scope, receive, send)
             return

@@ -60,10 +60,10 @@ class KeyCache:
             self._entries.popitem(last=False)
 
     def without_database(self, digest: str) -> Principal | None:
-        """The account of an API key that the database confirmed in the last `stale` seconds, else None.
+        """The account of the API key with the SHA-256 `digest`, if it was found in the last `stale` seconds, else None.
 
-        Call it when the database has failed. If it returns an account, `get` returns that account, too, for the
-        next `retry` seconds, so that the key is not looked up again at once.
+        Call it when the database has failed. If it returns an account, `get` returns that account, too, for the next
+        `retry` seconds, so that the key is not looked up again at once.
         """
         entry = self._entries.get(digest)
         now = self._clock.monotonic()

@@ -43,11 +43,11 @@ class OllamaErrors:
     invalid_status = int(HTTPStatus.BAD_REQUEST)
 
     def body(self, error: MongarsError) -> object:
-        """The JSON object with the error's text."""
+        """The JSON object `{"error": text}` with the error's text."""
         return {"error": str(error)}
 
     def event(self, error: MongarsError) -> bytes:
-        """The last line of a failed stream. No line with `done: true` follows it."""
+        """The last line of a stream that failed, with the object of `body`. No line with `done: true` follows it."""
         return _line(self.body(error))
 
 
@@ -196,13 +196,13 @@ class OllamaWriter:
                 self._entries += logprob_entries(chunk)
 
     def body(self) -> dict[str, Any]:
-        """The JSON body of the response, for all chunks added. Raises `InvalidAnswer` without a finish reason."""
+        """The JSON body of the response, for all added chunks. Raises `InvalidAnswer` without a finish reason."""
         (choice,) = self._answer.completion(self._stream.origin).choices
         content = self._read.content(choice.text, self._shown(choice.reasoning))
         return {**self._part(content, self._entries, done=True), **self._done()}
 
     def events(self, chunks: Sequence[Chunk]) -> bytes:
-        """The lines to send: one for each chunk that has text, thinking or log-probabilities."""
+        """The lines to send for these chunks: one for each with text, reasoning or log-probabilities; may be empty."""
         lines = b""
         for chunk in chunks:
             self._answer.add(chunk)
@@ -213,7 +213,7 @@ class OllamaWriter:
         return lines
 
     def end(self) -> bytes:
-        """The last line of a stream: `done: true`, durations and token counts."""
+        """The last line of the stream of a complete answer: `done: true`, durations and token counts."""
         return _line({**self._part(self._read.content(""), [], done=True), **self._done()})
 
     def _shown(self, thinking: str) -> str:

@@ -110,7 +110,7 @@ class OllamaRoutes:
         return JSONResponse({"models": found})
 
     async def ollama_show(self, request: Request) -> Response:
-        """Show the details of a model. Its file, size and template are unknown to the gateway and left empty."""
+        """Show the details of a model. Its file, size and template are not known to the API and left empty."""
         await principal_of(request, self._context.authenticator)
         limit = self._context.config.max_body_bytes
         read = await read_json(request, requests.OllamaShowRequest, limit=limit)

@@ -72,7 +72,7 @@ class Relay:
         return b"".join([self._event(chunk) for chunk in chunks])
 
     def end(self) -> bytes:
-        """The last bytes of the stream of a complete answer: token counts, if requested, and `[DONE]`."""
+        """The last bytes of a complete answer's stream: the event with token counts, if requested, and `[DONE]`."""
         return self._usage + DONE
 
     def _event(self, chunk: Chunk) -> bytes:

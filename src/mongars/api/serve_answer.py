@@ -133,7 +133,7 @@ class _Exchange(Generic[Stream]):
         )
 
     async def _refuse(self, response: ResponseWriter, error: MongarsError) -> None:
-        """Write a complete error response: status, headers and body. Requires that no byte was sent before."""
+        """Write a complete error response: status, headers and body. Call it only if no byte of a response was sent."""
         error = unsent(error, self._deadline)
         chosen = chose_wait(self._request, limit=self._limit, whole=not self._call.streamed)
         headers = problem_headers(error, self._request_id, chose_wait=chosen)

@@ -72,7 +72,7 @@ class EmbeddingDialect(Protocol):
 
     @property
     def errors(self) -> ErrorFormat:
-        """The format of the errors of this route."""
+        """The format in which errors of this route are written."""
         ...
 
     def read(self, body: bytes) -> EmbeddingCall:

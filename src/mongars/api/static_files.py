@@ -72,7 +72,10 @@ class StaticFolder:
     """
 
     def __init__(self, folder: Traversable) -> None:
-        """Read every file of `folder` into memory. Raises `ConfigurationError` for a file of unknown media type."""
+        """Read every file of `folder` into memory.
+
+        Raises `ConfigurationError` for a file whose media type is not known.
+        """
         self._files = dict(_read(folder, PurePosixPath()))
 
     @classmethod

@@ -152,7 +152,7 @@ class CompletionWriter:
             self._choices[chunk.index].add(chunk)
 
     def body(self) -> dict[str, Any]:
-        """The JSON body of the response, for all added chunks; `InvalidAnswer` is raised if a choice has no end."""
+        """The JSON body of the response, for all added chunks. Raises `InvalidAnswer` if a choice is not finished."""
         whole = self._answer.completion(self._stream.origin)
         choices = [
             writer.whole(choice.text, choice.finish_reason)

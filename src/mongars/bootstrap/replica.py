@@ -84,7 +84,7 @@ def build_engine(
 
 
 def build_embedder(spec: EngineSpec, config: ReplicaConfig, *, observer: Observer) -> Embedder:
-    """The embedder that `spec` describes, not started.
+    """The embedder (engine that computes vectors of texts) that `spec` describes, not started.
 
     Raises `ConfigurationError` if its package is not installed or this node does not have its model.
     """

@@ -26,7 +26,7 @@ def run_api(settings: Settings, *, host: str | None, port: int | None) -> None:
 
 
 def show_first_run(first: FirstRun) -> None:
-    """Print the administrator's new credentials on standard error; they are stored nowhere else.
+    """Print the credentials of the new administrator on standard error; they are stored nowhere else.
 
     An API key that the operator chose is not printed, because this output may be logged.
     """

@@ -43,7 +43,7 @@ class TurnResult:
     seconds: float
 
     def summary(self) -> str:
-        """One line for display: provider, adapter, number of tokens, tokens per second."""
+        """One line of text for display: provider, adapter and, if known, number of tokens and tokens per second."""
         parts = [self.provider + (" (fallback)" if self.fallback else ""), self.adapter]
         if self.tokens is not None:
             parts.append(f"{self.tokens} tokens")

@@ -40,7 +40,10 @@ MINIMUM_FREE = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """The result of one check. `what` names the check; `detail` describes the fault, if any, and its correction."""
+    """The result of one check of `mongars doctor`. `what` names the check.
+
+    `detail` says what was found or, with the verdict `warn` or `fail`, what is wrong and how to correct it.
+    """
 
     what: str
     verdict: Literal["ok", "warn", "fail"]

@@ -74,7 +74,7 @@ class StackScreen:
         self._quiet = False
 
     def __enter__(self) -> Self:
-        """Start the live display, if the output is a terminal."""
+        """Start the live display of running stages, if the output is a terminal."""
         if self._console.is_terminal:
             self._live = Live(
                 console=self._console, refresh_per_second=_FRAMES_PER_SECOND, transient=True

@@ -105,7 +105,7 @@ def _dashboard(plan: LocalPlan) -> str:
 
 
 def _command() -> str:
-    """The shell command, such as `mongars`, that starts this program again if run in the current folder."""
+    """The shell command that starts this program, such as `mongars` or `.venv/bin/mongars`, from the current folder."""
     here = Path(sys.argv[0])
     found = shutil.which("mongars")
     if found is not None and Path(found).resolve() == here.resolve():

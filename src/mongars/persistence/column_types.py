@@ -17,7 +17,7 @@ VectorJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "pos
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A column type for timezone-aware datetimes, stored in UTC and returned in UTC, also on SQLite."""
+    """A SQLAlchemy column type for timezone-aware datetimes, stored in UTC and returned in UTC, also on SQLite."""
 
     impl = DateTime(timezone=True)
     cache_ok = True

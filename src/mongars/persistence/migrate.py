@@ -69,7 +69,7 @@ def downgrade(database: DatabaseConfig, revision: str) -> None:
 
 
 def current(database: DatabaseConfig) -> str | None:
-    """The id of the database's schema revision; None before the first migration, or without a SQLite file.
+    """The id of the database's schema revision; None before the first migration, or if the SQLite file is missing.
 
     Changes nothing, and on SQLite waits for no writer. Raises `ConfigurationError` for an unusable URL,
     `StorageUnavailable` if the database cannot be read.

@@ -162,9 +162,10 @@ def _begin_with(engine: Engine, statement: str) -> None:
 
 
 def _switch_to_wal(engine: Engine, seconds: float) -> None:
-    """Make connections of `engine` switch the file to WAL mode, permanently, retrying for `seconds` while it is locked.
+    """Make each new connection of `engine` switch the SQLite file to WAL mode, which lasts.
 
-    SQLite does not apply the busy timeout to this switch when two connections attempt it at once.
+    It retries for `seconds` while the file is locked: SQLite does not apply the busy timeout to this switch when two
+    connections attempt it at once.
     """
 
     def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -50,7 +50,7 @@ def migration_url(raw: str) -> URL:
 
 
 def is_sqlite(url: URL) -> bool:
-    """True for the URL of a SQLite file, False for PostgreSQL."""
+    """Whether `url` names a SQLite file; False: a PostgreSQL database."""
     return url.drivername.startswith("sqlite")
 
 

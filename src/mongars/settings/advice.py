@@ -51,7 +51,10 @@ def unknown_names(names: AbstractSet[str]) -> tuple[str, ...]:
 
 
 def prompt_cache_warnings(environment: Environment) -> tuple[str, ...]:
-    """A warning if `MONGARS_PROMPT_CACHE_MIB` has no effect because `MONGARS_PROMPT_CACHE_SCOPE` is not `shared`."""
+    """A warning if `MONGARS_PROMPT_CACHE_MIB` has no effect because `MONGARS_PROMPT_CACHE_SCOPE` is not `shared`.
+
+    Returns a tuple with the warning's text; empty if there is nothing to warn of.
+    """
     if not environment.prompt_cache_mib or environment.prompt_cache_scope == "shared":
         return ()
     return (
@@ -61,7 +64,7 @@ def prompt_cache_warnings(environment: Environment) -> tuple[str, ...]:
 
 
 def backoff_warnings(environment: Environment) -> tuple[str, ...]:
-    """A warning for each entry of `RAY_SCALING_BACKOFF` that is no number or negative.
+    """A warning for each entry of `RAY_SCALING_BACKOFF` that is no number or negative, as text.
 
     Such an entry does not stop the start: see `backoff_schedule` for what applies instead.
     """

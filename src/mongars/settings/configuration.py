@@ -33,12 +33,15 @@ class Settings:
 
     @property
     def home(self) -> Path:
-        """Absolute path of the folder with data that cannot be rebuilt: database, registry, logs, run files."""
+        """Absolute path of the home folder (`MONGARS_HOME`), with data that cannot be rebuilt.
+
+        It contains the database, the adapter registry, logs, secrets and files of running processes.
+        """
         return expanded(self.environment.home, "MONGARS_HOME")
 
     @property
     def cache(self) -> Path:
-        """Absolute path of the folder with downloaded base models."""
+        """Absolute path of the model cache (`MONGARS_CACHE`): the folder with downloaded base models."""
         return expanded(self.environment.cache, "MONGARS_CACHE")
 
     @property
@@ -109,7 +112,7 @@ class Settings:
         return ProvisioningConfig(cache=self.cache, models=models, ollama_host=values.ollama_host)
 
     def _use_ray(self) -> bool:
-        """Whether to send requests to Ray Serve: the value of `USE_RAY_SERVE`, if it is set.
+        """Whether requests are sent to Ray Serve: the value of `USE_RAY_SERVE`, if it is set.
 
         If not: True if `RAY_SERVE_URL` is set and `COMPOSE_PROFILES` is not set or contains `ray` or `*`.
         """

@@ -120,7 +120,7 @@ class InferenceMetrics:
         self._record(names.DURATION, event.seconds, where)
 
     def _ray_enabled(self, event: RayEnabled) -> None:
-        """Create the time series of every configured endpoint with the value 0, before its first request."""
+        """Create time series with the value 0 for every configured Ray Serve endpoint, before its first request."""
         for label in event.endpoints:
             endpoint, _, rest = label.partition("/")
             where = {"endpoint": endpoint, **({"path": f"/{rest}"} if rest else {})}

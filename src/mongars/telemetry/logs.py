@@ -59,7 +59,7 @@ class LogObserver:
         self._log = structlog.get_logger().bind()
 
     def observe(self, event: Event) -> None:
-        """Write the event as a log line if its level is enabled; a failed write, such as a full disk, is ignored."""
+        """Write the event as a log line if its level is enabled; an `OSError`, such as a full disk, is ignored."""
         log = event.log
         level = LEVELS[log.level]
         if not self._log.is_enabled_for(level):

@@ -19,7 +19,7 @@ _FAULTS: TypeAdapter[list[Fault]] = TypeAdapter(list[Fault])
 
 
 def read_fault(data: bytes | str) -> Fault:
-    """Parse one fault from JSON. Raises `InvalidRequest`, naming each invalid field."""
+    """Parse one fault (a class of `testing.faults`) from JSON. Raises `InvalidRequest`, naming each invalid field."""
     try:
         return _FAULT.validate_json(data)
     except ValidationError as exc:

@@ -107,7 +107,7 @@ class FakeReplica(FakeServer):
 
     @property
     def always(self) -> Fault:
-        """The fault that applies to requests while `faults` is empty."""
+        """The fault that applies to each request while `faults` is empty; at first none: correct answers."""
         return self._schedule.always
 
     @always.setter

@@ -59,7 +59,7 @@ class FakeServer:
 
     @property
     def base(self) -> str:
-        """The base URL, `http://127.0.0.1:port` or `https://…`; it stays the same over `stop` and `start`."""
+        """The server's base URL, `http://127.0.0.1:port` or, with TLS, `https://…`; a restart does not change it."""
         scheme = "http" if self.tls is None else "https"
         return f"{scheme}://127.0.0.1:{self._port}"
 
@@ -96,7 +96,7 @@ class FakeServer:
         self._port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Close all connections and stop accepting new ones."""
+        """Close all connections and stop accepting new ones; the port stays the same for the next `start`."""
         self._stopping = True
         if self._runner is not None:
             await self._runner.cleanup()

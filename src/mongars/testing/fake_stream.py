@@ -58,7 +58,7 @@ class EventStream:
         self._response.content_type = EVENT_STREAM
 
     async def send(self, fault: FaultyResponse, *, said: int = 0) -> web.StreamResponse:
-        """Send the answer of `fault`, with its delays and faults, but not its first `said` tokens; returns the response.
+        """Send the answer of `fault`, with its delays and faults, except the first `said` tokens; returns the response.
 
         Raises `Hangup` if `fault` cuts the stream by a reset of the connection.
         """

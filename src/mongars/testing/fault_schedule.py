@@ -94,7 +94,7 @@ class FaultSchedule:
         return settled(self._always, now)
 
     def reset(self) -> None:
-        """Remove all faults: later requests get correct answers."""
+        """Remove the queued faults and that of `always`: later requests get correct answers."""
         self.faults.clear()
         self.always = FaultyResponse()
 

@@ -23,11 +23,11 @@ class ManualClock:
         """The seconds of every call of `sleep`, in order."""
 
     def now(self) -> datetime:
-        """A fixed datetime in UTC plus the time that has passed on this clock."""
+        """2025-01-08 12:00 UTC plus the time that has passed on this clock."""
         return _EPOCH + timedelta(seconds=self._passed)
 
     def monotonic(self) -> float:
-        """The seconds that have passed on this clock."""
+        """The seconds that have passed on this clock since it was created."""
         return self._passed
 
     async def sleep(self, seconds: float) -> None:

@@ -103,7 +103,10 @@ def _generation(body: dict[str, Any]) -> GenerationRequest:
 
 
 def _overflow(prompt: int, window: int) -> str:
-    """The error text for a prompt that is too long: JSON as text, as a real server reports it."""
+    """The error text with which a real Ollama server refuses a prompt that is too long: a JSON object as text.
+
+    `prompt` and `window` are the numbers of tokens of the prompt and of the context.
+    """
     error = {
         "code": 400,
         "message": f"request ({prompt} tokens) exceeds the available context size ({window} tokens)",

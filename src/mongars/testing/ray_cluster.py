@@ -45,7 +45,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """The base URL of the Serve application's HTTP server."""
+        """The base URL of the cluster's Serve HTTP server, on which applications are deployed."""
         return f"http://127.0.0.1:{self.http_port}"
 
     def processes(self, part: str) -> list[psutil.Process]:
@@ -60,7 +60,8 @@ class Cluster:
     async def deploy(self, config: ServingConfig) -> float:
         """Deploy an application on this cluster's HTTP port; returns the seconds until its status is HEALTHY.
 
-        Raises `InferenceFailed` if the deployment fails, `DeadlineExceeded` if it takes more than 180 seconds.
+        Raises `InferenceFailed` if the deployment fails, `DeadlineExceeded` if it takes more than 180 seconds, and
+        another `MongarsError` if the dashboard cannot be reached or refuses the configuration.
         """
         began = CLOCK.monotonic()
         placed = config.model_copy(update={"port": self.http_port})

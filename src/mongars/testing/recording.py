@@ -17,7 +17,7 @@ class RecordingObserver:
         self.events: list[Event] = []
 
     def observe(self, event: Event) -> None:
-        """Append `event` to `events`."""
+        """Append `event` to the list `events`."""
         self.events.append(event)
 
     @property

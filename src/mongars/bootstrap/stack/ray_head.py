@@ -66,7 +66,7 @@ class RayHead:
 
     @property
     def folder(self) -> Path:
-        """Ray's temporary folder; the same at every start."""
+        """The path of Ray's temporary folder on this stack's head node; the same at every start."""
         return self._private / "r"
 
     @property

@@ -8,7 +8,7 @@ from mongars.serving.ray_start import without_usage_reports
 
 
 class RayParameters(Protocol):
-    """The attributes of Ray's start parameters that `local_head` changes."""
+    """The attributes of Ray's start parameters (`ray start`) that `local_head` changes."""
 
     ray_client_server_port: int | None
 

@@ -87,7 +87,7 @@ class LocalStack:
         )
 
     async def __aenter__(self) -> Self:
-        """Start all processes and wait until they are ready; if anything fails, those started are stopped again.
+        """Start all processes of the stack and wait until they are ready; if that fails, stop them again.
 
         Raises:
             ConfigurationError: another `mongars up` uses the home folder, or a port is in use.

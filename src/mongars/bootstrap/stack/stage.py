@@ -38,7 +38,7 @@ class StageDetail:
 
 
 class Stages:
-    """Runs the stages of starting the stack; reports the start, progress and end of each to `listener`."""
+    """The stages of starting and stopping the local stack: runs their work and reports their events to `listener`."""
 
     def __init__(self, *, clock: Clock, listener: Listener) -> None:
         self._clock = clock
