@@ -29,7 +29,7 @@ TRANSITIONS: dict[tuple[SlotState, SlotEvent], SlotState] = {
 
 
 class IllegalTransition(Conflict):
-    """The event is not possible in the entry's current state; nothing was changed."""
+    """An event, such as `drain`, is impossible in the present state of a slot table's entry; nothing was changed."""
 
     def __init__(self, state: SlotState, event: SlotEvent, *, entry: str) -> None:
         possible = [name for found, name in TRANSITIONS if found == state]
@@ -42,9 +42,9 @@ class IllegalTransition(Conflict):
 
 
 def advance(state: SlotState, event: SlotEvent, *, entry: str) -> SlotState:
-    """The state of a slot table's entry after `event`, if it is now in `state`.
+    """The state of a slot table's entry (a running engine with its adapter) after `event`, if it is in `state`.
 
-    Raises `IllegalTransition` if there is no such transition; `entry` is the entry's name in the message.
+    Raises `IllegalTransition` if `event` is not possible in `state`; `entry` is the entry's name for the message.
     """
     following = TRANSITIONS.get((state, event))
     if following is None:
