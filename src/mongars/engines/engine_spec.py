@@ -84,7 +84,7 @@ class EngineSpec(_SpecSection):
 
 
 class EmbeddingSpec(EngineSpec):
-    """The specification of the embedding engine; by default the built-in model, one text at a time."""
+    """The specification of the embedding engine; by default the built-in model, one request at a time."""
 
     model_name: str = EMBEDDING_MODEL
     kind: EmbeddingKind = "llama_cpp"
