@@ -201,13 +201,13 @@ class TooManyRequests(RetryableLater):
 
 
 class EndpointUnreachable(WorldError):
-    """The connection failed, or was closed before a response began."""
+    """The connection to an endpoint or server failed, or was closed before a response began."""
 
     code = "endpoint_unreachable"
 
 
 class InvalidAnswer(WorldError):
-    """A server responded, but the response is unusable."""
+    """A server or engine responded, but its response is unusable."""
 
     code = "invalid_answer"
 

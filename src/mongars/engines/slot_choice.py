@@ -1,4 +1,4 @@
-"""Find the entry of the slot table (one engine with one adapter) that a request's adapter pin selects."""
+"""Find the entry of the slot table (one running engine) with the adapter that a request demands."""
 
 from __future__ import annotations
 

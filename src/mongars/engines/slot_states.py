@@ -1,13 +1,13 @@
 """The states of an entry of the slot table, and the possible transitions.
 
-| state      | event       | next       | what it means                                                 |
-|------------|-------------|------------|---------------------------------------------------------------|
-| `prepared` | `activate`  | `active`   | requests that pin no adapter are assigned to it from now on   |
-| `active`   | `supersede` | `prepared` | another entry was activated; this one can be activated again  |
-| `prepared` | `drain`     | `draining` | no further request is assigned to it; running ones go on      |
-| `draining` | `retire`    | `retired`  | its engine is closed, and the entry is removed from the table |
+| state      | event       | next       | what it means                                                  |
+|------------|-------------|------------|----------------------------------------------------------------|
+| `prepared` | `activate`  | `active`   | requests that demand no adapter are assigned to it from now on |
+| `active`   | `supersede` | `prepared` | another entry was activated; this one can be activated again   |
+| `prepared` | `drain`     | `draining` | no further request is assigned to it; running ones go on       |
+| `draining` | `retire`    | `retired`  | its engine is closed, and the entry is removed from the table  |
 
-`prepared` means that the engine runs and serves requests that pin its adapter. Every other event is refused: an
+`prepared` means that the engine runs and serves requests that demand its adapter. Every other event is refused: an
 active entry, for example, cannot be drained before another one is activated.
 """
 

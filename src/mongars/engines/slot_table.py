@@ -1,15 +1,16 @@
 """The slot table: the engines of a process, and the choice of the engine for each request.
 
-Each entry is one running engine for one role and one LoRA adapter, or the bare base model, with a queue of its
-own (one engine process per adapter version). Entries are added, activated and removed while others serve:
+Each entry is one running engine for one model role and one LoRA adapter, or the base model without an adapter, with
+a queue of its own (one engine process per adapter version). Entries are added, activated and removed while others
+serve:
 
 1. `prepare` starts one more engine. If that fails, the table is unchanged.
-2. `activate` assigns the following requests that pin no adapter to that entry.
+2. `activate` assigns the following requests that demand no adapter to that entry.
 3. `retire` removes an entry that is not active: no further request is assigned to it, its running ones end,
    then its engine is closed.
 
-A request holds a reference to its entry from `lease` until its response ends, so another activation in between
-does not change the engine that answers it. The states are in `slot_states`, the meaning of pins in
+A request belongs to its entry from `lease` until its response ends, so another activation in between does not
+change the engine that answers it. The states are in `slot_states`; how a request demands an adapter is in
 `core.adapter_pin`. The table is for one event loop; it is not thread-safe.
 """
 
@@ -103,7 +104,7 @@ class SlotTable:
         new engine is closed and the table is unchanged.
 
         Raises:
-            Conflict: an entry with that key exists or is being prepared.
+            Conflict: an engine with that role and adapter exists or is being prepared.
             InferenceFailed: the engine could not start, or has loaded another adapter than the key's.
             NotReady: the table was closed meanwhile.
         """
@@ -125,13 +126,14 @@ class SlotTable:
             self._preparing.discard(key)
 
     def activate(self, key: SlotKey) -> None:
-        """Make the entry with that key `active`: it gets the following requests of its role that demand no adapter.
+        """Let the engine of `key` (model role and adapter) answer the following requests that demand no adapter.
 
-        Requests that are being answered, or wait in a queue, stay where they are. The entry that was active becomes
-        `prepared`: it still serves requests that demand its adapter, and can be activated again, or retired.
+        Its state becomes `active`. Requests that are being answered, or wait in a queue, stay where they are. The
+        engine of the role that was active becomes `prepared`: it still serves requests that demand its adapter, and can
+        be activated again, or retired.
 
-        Raises `NotFound` if there is no such entry, `IllegalTransition` if it is active or draining, and
-        `InferenceFailed` if its engine has failed; then nothing changes.
+        Raises `NotFound` if there is no such engine, `IllegalTransition` if it is active or draining, and
+        `InferenceFailed` if it has failed; then nothing changes.
         """
         entry = self._find(key)
         following = entry.check("activate")
@@ -145,11 +147,12 @@ class SlotTable:
         entry.state = following
 
     def set_alias(self, alias: str, key: SlotKey) -> None:
-        """Make `alias`, such as `canary`, one more name by which requests can demand the adapter of that entry.
+        """Make `alias`, such as `canary`, one more name by which requests can demand the adapter of `key`.
 
-        If another entry of the role has the alias, it loses it. An alias is removed when its entry is drained.
+        If another engine of the same role has the alias, it loses it. An alias is removed when its engine is drained.
 
-        Raises `NotFound` if there is no such entry, `Conflict` for the alias `stable` and for a draining entry.
+        Raises `NotFound` if there is no engine with that role and adapter, `Conflict` if it is draining, and for the
+        alias `stable`, which the active engine always has.
         """
         entry = self._find(key)
         if alias == STABLE or not entry.serving:
@@ -160,9 +163,11 @@ class SlotTable:
         self._aliases[key.role, alias] = entry
 
     def drain(self, key: SlotKey) -> None:
-        """Assign no further request to the entry with that key; its running and waiting requests are still answered.
+        """Assign no further request to the engine of `key` (model role and adapter).
 
-        Raises `NotFound` if there is no such entry, `IllegalTransition` if it is active or draining.
+        Its running and waiting requests are still answered.
+
+        Raises `NotFound` if there is no such engine, `IllegalTransition` if it is active or draining.
         """
         entry = self._find(key)
         entry.state = entry.check("drain")
@@ -170,12 +175,12 @@ class SlotTable:
         self._aliases = kept
 
     async def retire(self, key: SlotKey, deadline: Deadline) -> None:
-        """Drain the entry with that key, wait until its requests have ended, close its engine and remove it.
+        """Drain the engine of `key` (model role and adapter), wait until its requests have ended, close and remove it.
 
-        At the deadline, the engine is closed and the remaining responses are cut. If the wait is cancelled, the entry
+        At the deadline, the engine is closed and the remaining responses are cut. If the wait is cancelled, the engine
         stays `draining`; call this again to remove it.
 
-        Raises `NotFound` if there is no such entry, `IllegalTransition` if it is active.
+        Raises `NotFound` if there is no such engine, `IllegalTransition` if it is active.
         """
         entry = self._find(key)
         if entry.state != "draining":
@@ -198,8 +203,8 @@ class SlotTable:
         of `general` if no engine has that role: the one with the adapter that the request demands, else the one that
         generated the beginning in `continue_from`, else the active one.
 
-        Raises `AdapterUnknown` if the request demands an adapter that no entry of its role has, `NotReady` if no engine
-        is active.
+        Raises `AdapterUnknown` if the request demands an adapter that no engine of the role has, `NotReady` if no
+        engine is active.
         """
         entry = self._choose(request)
         entry.hold()

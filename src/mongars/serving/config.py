@@ -128,7 +128,7 @@ class Autoscaling(_Section):
 
 
 class ServingConfig(_Section):
-    """Configuration of the whole Serve application."""
+    """Configuration of the whole Serve application: its replicas, their number and resources, and its HTTP address."""
 
     replica: ReplicaConfig = Field(default_factory=ReplicaConfig)
     replicas: int = Field(default=1, ge=1)

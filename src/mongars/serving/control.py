@@ -136,7 +136,7 @@ class ServeControl:
         return application_state(self._call(lambda client: client.get_serve_details()))
 
     def shutdown(self) -> None:
-        """Remove the monGARS application from the cluster; other applications stay. Does not wait for its end.
+        """Remove the monGARS application from the cluster; other applications stay.
 
         Raises `EndpointUnreachable` if no dashboard responds, `NotAuthenticated` if the cluster requires another token,
         `InvalidAnswer` if the dashboard responds with an error.

@@ -40,7 +40,10 @@ _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process")
 
 
 class LlamaCppEmbedder:
-    """One embedding model in one child process; implements `engines.embedder.Embedder`."""
+    """One embedding model in one llama.cpp child process; implements `engines.embedder.Embedder`.
+
+    The process is restarted if it ends or hangs.
+    """
 
     def __init__(
         self, config: LlamaCppConfig, *, clock: Clock, observer: Observer | None = None

@@ -245,7 +245,10 @@ class Llm:
         psutil.wait_procs(self._processes, timeout=GOODBYE_TIMEOUT)
 
     async def wait_closed(self) -> None:
-        """Wait until vLLM's tasks in this event loop have ended, and close the sockets that it leaves open."""
+        """Wait until vLLM's tasks in this event loop have ended, and close the sockets that it leaves open.
+
+        Call it after `shutdown`.
+        """
         resources = self._llm.engine_core.resources
         if pending := {self._llm.output_handler, resources.output_queue_task} - {None}:
             await asyncio.wait(pending)

@@ -271,7 +271,7 @@ class Secrets(ExportSection):
 
 
 class Network(ExportSection):
-    """Network policies of Kubernetes: which connections are allowed; all others are refused. Further ones add to these."""
+    """Kubernetes network policies: the allowed connections; all others are refused. Further policies add to these."""
 
     api_clients: list[dict[str, Any]] = Field(default_factory=lambda: [{"namespaceSelector": {}}])
     """NetworkPolicy peers that may reach the API; default: every pod of the cluster."""
@@ -345,7 +345,7 @@ class ExportConfig(ExportSection):
 
     @property
     def endpoint(self) -> str:
-        """The URL of the Serve endpoint inside the cluster, by the host name that KubeRay derives from the RayService."""
+        """The URL of the Serve endpoint inside the cluster, with the host name that KubeRay gives to the Service."""
         path = self.serving.replica.generate_path
         return f"http://{self.name}-serve-svc:{self.serving.port}{path}"
 
