@@ -36,69 +36,75 @@ _TRIES = 3  # fitted by estimate, fitted by the engine's counts, without any his
 
 
 class RouteInfo(Protocol):
-    """Which provider and endpoint generate an answer, after how many attempts and seconds of waiting, and cache use."""
+    """How an answer is produced: by which source of answers and endpoint, after how many attempts and what waiting."""
 
     @property
     def provider(self) -> str:
-        """Name of the provider that generates the answer."""
+        """The name of the source of answers (such as Ray Serve or the embedded engine) that generates this answer."""
         ...
 
     @property
     def endpoint(self) -> str:
-        """The provider's endpoint that generates the answer."""
+        """The endpoint, such as host and port, of the provider that generates this answer."""
         ...
 
     @property
     def attempts(self) -> int:
-        """Number of requests sent for this answer, over all providers."""
+        """The number of requests sent for this answer, over all providers (sources of answers)."""
         ...
 
     @property
     def fallback(self) -> bool:
-        """Whether a preferred provider was tried first and failed."""
+        """Whether a provider (source of answers) that takes precedence was tried first and failed."""
         ...
 
     @property
     def waited(self) -> float:
-        """Seconds before the first content in which this process waited for endpoints and engines."""
+        """For how many of the seconds before the first content this process waited for endpoints and engines."""
         ...
 
     @property
     def cache(self) -> str | None:
-        """`hit` (a stored answer), `shared` (a generation in progress for an identical request) or `miss` (a new one).
+        """How the answer cache was used for this answer: `hit`, `shared` or `miss`; None if it is never cached.
 
-        None for a request whose answer is never cached.
+        `hit`: a stored answer. `shared`: a generation in progress for an identical request. `miss`: a new generation.
         """
         ...
 
 
 class GeneratedChunks(Protocol):
-    """An async iterator over the chunks of an answer, in order; iteration raises the errors of the stream."""
+    """An async iterator over the chunks (parts) of a streamed answer, in order.
+
+    Iteration raises the errors of the stream, `GenerationInterrupted` if it is cut.
+    """
 
     def __aiter__(self) -> GeneratedChunks:
         """Return this iterator."""
         ...
 
     async def __anext__(self) -> Chunk:
-        """Wait for the next chunk and return it."""
+        """Wait for the next chunk and return it. Raises `GenerationInterrupted` if the answer is cut."""
         ...
 
     def ready(self) -> Sequence[Chunk]:
-        """Remove and return the chunks that have arrived, without waiting."""
+        """Remove and return the chunks that have arrived already, without waiting; they are not iterated again."""
         ...
 
 
 class GeneratedStream(Protocol):
-    """A streamed answer. Iteration raises `GenerationInterrupted` if it is cut; otherwise it is complete at the end."""
+    """A streamed answer of a `Generator`; iterate it once.
+
+    Iteration raises `GenerationInterrupted` if the answer is cut; without an error it is complete at the end.
+    """
 
     @property
     def origin(self) -> Origin:
-        """Model, adapter and replica that generate the answer."""
+        """The model, engine, adapter and replica that generate this answer."""
         ...
 
     @property
     def route(self) -> RouteInfo:
-        """Provider and endpoint that generate the answer, with the number of attempts, seconds of waiting and cache use."""
+        """How this answer is produced: provider and endpoint, attempts, waiting and cache use."""
         ...
 
     def __aiter__(self) -> GeneratedChunks:
@@ -107,25 +113,26 @@ class GeneratedStream(Protocol):
 
 
 class Generator(Protocol):
-    """Generates answers to prompts, such as `LLMIntegration`."""
+    """The interface of what generates answers, such as `LLMIntegration` with Ray Serve and its fallbacks."""
 
     def open(
         self, request: GenerationRequest, *, deadline: Deadline | None = None
     ) -> AbstractAsyncContextManager[GeneratedStream]:
-        """Start an answer; enters once its first content has arrived, and stops the generation on exit.
+        """Start the answer to `request`; a context that yields the answer as a stream.
 
-        Errors known before the first content are raised on entering. `deadline` None: the generator's default.
+        Entering waits for the first content, and raises the errors until then: `CallerError` for an unusable request,
+        else `WorldError`. Leaving the context stops the generation. `deadline` None: the generator's default.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatConfig:
-    """How much of a conversation is sent to the model.
+    """How much of a conversation is sent to the model; sizes in tokens.
 
-    `context_tokens`: the model's context window. `answer_tokens`: the part of it reserved for the answer.
-    `max_tokens`: maximum length of the answer, None for what the prompt leaves of the window. `history_turns`:
-    maximum number of earlier turns.
+    `context_tokens`: the model's context window. `answer_tokens`: the part of it reserved for the answer. `max_tokens`:
+    the maximum length of an answer; None: what the prompt leaves of the window. `history_turns`: how many earlier turns
+    (message and answer) are sent at most. `system_prompt`: text of a first system message; None: none.
     """
 
     context_tokens: int = 4096
@@ -136,10 +143,10 @@ class ChatConfig:
 
 
 class ChatStream:
-    """A streamed answer of a chat. Iterate it once, to the end: only then is the turn stored.
+    """The streamed answer to a message of a chat. Iterate it once, to the end: only then is the turn stored.
 
-    Iteration raises `GenerationInterrupted` if the answer ends without a finish reason, and
-    `StorageUnavailable` if the complete answer could not be stored.
+    A turn is the user's message with its answer. Iteration raises `GenerationInterrupted` if the answer is cut or ends
+    without a finish reason, and `StorageUnavailable` if the complete answer could not be stored.
     """
 
     def __init__(
@@ -164,17 +171,17 @@ class ChatStream:
 
     @property
     def origin(self) -> Origin:
-        """Model, adapter and replica that generate the answer."""
+        """The model, engine, adapter and replica that generate this answer."""
         return self._answer.origin
 
     @property
     def route(self) -> RouteInfo:
-        """Provider and endpoint that generate the answer, with the number of attempts, seconds of waiting and cache use."""
+        """How this answer is produced: provider and endpoint, attempts, waiting and cache use."""
         return self._answer.route
 
     @property
     def text(self) -> str:
-        """The text received so far; the whole answer once `turn` is set."""
+        """The text of the answer received so far; all of it once `turn` is set."""
         return "".join(self._pieces)
 
     @property
@@ -203,7 +210,7 @@ class ChatStream:
         return chunk
 
     def ready(self) -> Sequence[Chunk]:
-        """Remove and return the chunks that have arrived, without waiting."""
+        """Remove and return the chunks that have arrived already, without waiting; they are not iterated again."""
         found = self._chunks.ready()
         for chunk in found:
             self._note(chunk)
@@ -224,7 +231,7 @@ class ChatStream:
 
 
 class Chat:
-    """Answers a user's messages, with the earlier turns of the same session in the prompt."""
+    """Answers a user's messages, with the earlier turns (messages and answers) of the session in the prompt."""
 
     def __init__(
         self, history: History, generator: Generator, *, clock: Clock, config: ChatConfig
@@ -246,13 +253,15 @@ class Chat:
         traceparent: str | None = None,
         deadline: Deadline | None = None,
     ) -> AsyncIterator[ChatStream]:
-        """Start the answer to `message`; leaving the context before its end cancels it and stores nothing.
+        """Start the answer to `message` of the user `principal`; a context that yields the answer as a stream.
 
-        The session's earlier turns are included in the prompt. Without a session id, or with a blank one, a new
-        session is created, whose id is in the stored turn.
+        The session's earlier turns are included in the prompt. Without a session id, or with a blank one, a new session
+        is created, whose id is in the stored turn. `task_type` selects the model (see `task_role`); `deadline` None:
+        the generator's default. Leaving the context before the answer's end cancels it and stores nothing.
 
-        Raises `PromptMissing` for a blank message, `ContextLengthExceeded` if the message does not fit
-        even without history, `StorageUnavailable` if the history cannot be read, and the errors of the generator.
+        Raises `PromptMissing` for a blank message, `ContextLengthExceeded` if the message does not fit the context
+        window even without history, `StorageUnavailable` if the history cannot be read, and the errors of
+        `Generator.open`.
         """
         if not message.strip():
             msg = "The message is blank."
@@ -296,7 +305,10 @@ class Chat:
         *,
         deadline: Deadline | None,
     ) -> GeneratedStream:
-        """Start the answer; each time the engine refuses the prompt as too long, retry with less history.
+        """Start the answer to the message in `question`, with as many of the earlier `turns` as fit the context window.
+
+        `turns` are newest first. Each time the engine refuses the prompt as too long, it is sent again with less
+        history. Leaving `stack` ends the answer.
 
         Raises `ContextLengthExceeded` if the prompt is too long without any history.
         """

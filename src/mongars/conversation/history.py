@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTurn:
-    """A completed turn to be stored: the user's message, unchanged, and the complete answer to it."""
+    """A turn of a conversation to be stored: the user's message `query`, unchanged, and the complete answer `response`.
+
+    `session_id` identifies the conversation; None: none.
+    """
 
     user_id: str
     query: str = field(repr=False)
@@ -21,7 +24,10 @@ class NewTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A stored turn. Times are timezone-aware UTC; `expires_at` None means that it never expires."""
+    """A stored turn of a conversation: the user's message `query` and the answer `response`.
+
+    Times are timezone-aware UTC; `expires_at` None means that the turn never expires.
+    """
 
     id: int
     user_id: str
@@ -33,16 +39,18 @@ class Turn:
 
 
 class History(Protocol):
-    """Stores the turns of conversations; the turns of one user are never returned for another."""
+    """The interface of the storage of conversations; turns of one user are never returned for another."""
 
     async def append(self, turn: NewTurn) -> Turn:
-        """Store one turn durably; returns it with id and time. Raises `StorageUnavailable` if it was not stored."""
+        """Store one turn durably; returns it with its id and time. Raises `StorageUnavailable` if it was not stored."""
         ...
 
     async def latest(
         self, user_id: str, *, limit: int, session_id: str | None = None
     ) -> tuple[Turn, ...]:
-        """At most `limit` unexpired turns of the user, newest first; `session_id` None means all sessions.
+        """The newest turns of the user that have not expired, at most `limit`, newest first.
+
+        `session_id`: only those of that conversation; None: of all.
 
         Raises `InvalidRequest` unless `limit` is positive, and `StorageUnavailable` if the history cannot be read.
         """

@@ -22,22 +22,25 @@ _TOKENS_PER_MESSAGE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextBudget:
-    """Maximum number of tokens of prompt and answer together, and the part reserved for the answer."""
+    """The size of a prompt in tokens: `context_tokens` for prompt and answer together, `answer_tokens` of it reserved.
+
+    The reserved part is for the answer.
+    """
 
     context_tokens: int
     answer_tokens: int
 
     @property
     def room(self) -> int:
-        """Number of tokens available for the prompt; at least 0."""
+        """The number of tokens that this budget leaves for the prompt; at least 0."""
         return max(0, self.context_tokens - self.answer_tokens)
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimated number of tokens of one message: its UTF-8 bytes / 3, plus 8 for the role markers.
+    """Estimate the number of tokens of one message: its UTF-8 bytes / 3, rounded up, plus 8 for the chat template.
 
-    High for prose (about four bytes per token), too low for text that a small
-    vocabulary splits into single bytes. Only the engine's count is exact.
+    High for prose (about four bytes per token), too low for text that a small vocabulary splits into single bytes. Only
+    the engine's count is exact.
     """
     return -(-len(text.encode()) // _BYTES_PER_TOKEN) + _TOKENS_PER_MESSAGE
 
@@ -50,11 +53,12 @@ def estimate_prompt(messages: Iterable[Message]) -> int:
 def assemble(
     turns: Sequence[Turn], message: str, *, system: str | None, budget: ContextBudget
 ) -> tuple[Message, ...]:
-    """The prompt: `system`, then the newest turns that fit, oldest first, then `message`.
+    """Put together the messages of a prompt: `system`, the newest turns that fit, oldest first, then `message`.
 
-    `turns` are given newest first. A turn is included whole or not at all, and after the first that does not fit no
-    older one is included, so that the conversation has no gaps. `system` and `message` are always included:
-    the estimate of the result exceeds `budget.room` only if those two alone do.
+    `system` None or empty: no system message. `turns` are given newest first; those without a message or an answer are
+    skipped. A turn is included whole or not at all, and after the first that does not fit no older one is included, so
+    that the conversation has no gaps. `system` and `message` are always included: the estimate of the result exceeds
+    `budget.room` only if those two alone do.
     """
     head = (Message(role="system", content=system),) if system else ()
     tail = (Message(role="user", content=message),)
@@ -78,11 +82,11 @@ def shrink(
     prompt_tokens: int,
     context_tokens: int,
 ) -> ContextBudget:
-    """A budget too small for the prompt `sent`, which an engine refused as too long; the next prompt is built with it.
+    """A budget for the next try after an engine refused the prompt `sent`, assembled with `budget`, as too long.
 
-    `prompt_tokens` is the engine's count of `sent` and `context_tokens` its window. The ratio of the count
-    to the estimate gives the size of prompt that fits. If either is 0 (not reported), half of the estimate is used.
-    The answer keeps at most half of `context_tokens`.
+    It is too small for `sent`. `prompt_tokens` is the engine's count of `sent` and `context_tokens` its context window.
+    The ratio of the count to the estimate gives the size of prompt that fits. If either is 0 (not reported), half of
+    the estimate is used. The answer keeps at most half of `context_tokens`.
     """
     estimate = estimate_prompt(sent)
     answer = budget.answer_tokens

@@ -15,7 +15,11 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
 
 
 def speech_turn(text: str, *, turn_id: str, created_at: datetime) -> dict[str, Any]:
-    """The answer `text` in the speech format: one segment per sentence, with estimated durations in seconds."""
+    """Convert an answer to the JSON object that front ends with speech output read: one segment per sentence.
+
+    `estimated_duration` and `pause_after` of a segment are in seconds, assuming 2.5 words per second. `turn_id` and
+    `created_at` are copied into the object.
+    """
     sentences = [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
     segments = [
         {

@@ -26,7 +26,7 @@ _DIGEST_PREFIX = re.compile(r"[0-9a-f]{12,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterPin:
-    """Selects an adapter by name (an alias or a version), by digest, or by both."""
+    """The adapter that a request demands: by name (an alias or a version), by digest, or by both. None: not given."""
 
     name: str | None = None
     digest: str | None = None
@@ -34,26 +34,26 @@ class AdapterPin:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `NAME`, `NAME@DIGEST` or `@DIGEST`; does not validate the digest."""
+        """Parse `NAME`, `NAME@DIGEST` or `@DIGEST`. Accepts any text: an invalid digest selects no adapter."""
         name, separator, digest = text.partition("@")
         if not separator:
             return cls(name=name)
         return cls(name=name or None, digest=digest)
 
     def __str__(self) -> str:
-        """The pin in the form that `parse` accepts."""
+        """`NAME`, `NAME@DIGEST` or `@DIGEST`, which `parse` accepts."""
         name = self.name or ""
         return name if self.digest is None else f"{name}@{self.digest}"
 
     @property
     def is_base(self) -> bool:
-        """Whether the pin selects the base model without an adapter."""
+        """Whether this pin demands the base model without an adapter: the name `baseline` or `base`, and no digest."""
         return self.digest is None and self.name in BASE_NAMES
 
     def has_digest(self, digest: str | None) -> bool:
-        """Whether the pin's digest, which may be shortened, is the beginning of `digest` (None: no adapter).
+        """Whether this pin's digest (12 to 64 hexadecimal digits) is the beginning of `digest`, an adapter's SHA-256.
 
-        Always True for a pin without a digest.
+        Always True for a pin without a digest; else False if `digest` is None (no adapter).
         """
         if self.digest is None:
             return True
@@ -61,9 +61,9 @@ class AdapterPin:
         return prefix is not None and digest is not None and digest.startswith(self.digest)
 
     def matches(self, origin: Origin) -> bool:
-        """Whether this pin selects the adapter of `origin`.
+        """Whether an engine whose model and adapter are `origin` has the adapter that this pin demands.
 
-        The version and the digest must match, as far as the pin has them.
+        The version and the digest must match, as far as the pin has them. Aliases are not resolved here.
         """
         if self.is_base:
             return origin.adapter_digest is None

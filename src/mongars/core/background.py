@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Background:
-    """Runs one coroutine function as an asyncio task, from `start` until it ends or `aclose` cancels it."""
+    """A background task with an owner: runs the coroutine function `work` as an asyncio task named `name`.
+
+    The task runs from `start` until it ends by itself or `aclose` cancels it.
+    """
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:
         self._work = work
@@ -27,20 +30,23 @@ class Background:
         return self._task is not None and not self._task.done()
 
     def start(self) -> None:
-        """Start the task; does nothing if it is running already."""
+        """Call `work` and run it as a task; does nothing if it is running already. Can be repeated after its end."""
         if not self.running:
             # asyncio itself keeps only a weak reference to the task.
             self._task = asyncio.create_task(self._work(), name=self._name)  # noqa: TID251
 
     async def finished(self) -> None:
-        """Wait until the task ends, and raise the error it raised; returns at once if it was not started."""
+        """Wait until the task ends, and raise the exception with which it ended, if any.
+
+        Returns at once if the task was not started.
+        """
         if self._task is not None:
             await self._task
 
     async def aclose(self) -> None:
-        """Cancel the task and wait for its end.
+        """Cancel the task, if it runs, and wait for its end; does nothing if it was not started.
 
-        Raises the error with which the task failed, if it did; does nothing if it was not started.
+        Raises the exception with which the task failed, if it did; being cancelled is no failure.
         """
         task, self._task = self._task, None
         if task is None:

@@ -81,13 +81,16 @@ COMMON_MARKERS = (
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A control token found in a text, or one in a rendered prompt that the chat template wrote."""
+    """The text of a control token, such as `<|im_end|>`, as a part of a text that was split at such tokens."""
 
     text: str
 
 
 class Markers:
-    """The texts of a vocabulary's control tokens (such as `<|im_end|>`), to find them in message texts."""
+    """The texts of a vocabulary's control tokens ("markers", such as `<|im_end|>`), to find them in message texts.
+
+    Texts of fewer than 2 characters, white space not counted, are left out.
+    """
 
     def __init__(self, texts: Iterable[str]) -> None:
         long_enough = {text for text in texts if len(text.strip()) >= _SHORTEST_BORDER}
@@ -100,7 +103,7 @@ class Markers:
         self._all = "\n".join(found)
 
     def may_occur_in(self, text: str) -> bool:
-        """Whether the text contains a marker (text of a control token), or could form one with adjacent text."""
+        """Whether the text contains the text of a control token, or could form one together with text beside it."""
         if self._anywhere.search(text) is not None:
             return True
         trimmed = text.strip()
@@ -111,7 +114,10 @@ class Markers:
         )
 
     def pieces(self, text: str) -> list[str | Marker]:
-        """Split the text at its markers (texts of control tokens) into plain strings and `Marker` objects."""
+        """Split the text at the texts of control tokens in it: these become `Marker` objects, the rest stays strings.
+
+        Joined, the pieces are the text; empty strings are left out.
+        """
         found: list[str | Marker] = []
         last = 0
         for match in self._anywhere.finditer(text):
@@ -120,7 +126,10 @@ class Markers:
         return [piece for piece in (*found, text[last:]) if piece]
 
     def cut(self, text: str) -> list[str]:
-        """Split the text into pieces without any whole marker, by a cut after the first character of each marker."""
+        """Split the text so that no piece contains the whole text of a control token.
+
+        Each such text is cut after its first character. Joined, the pieces are the text.
+        """
         found, last = [], 0
         # Not `finditer`: the rest of one marker may be the beginning of the next.
         while match := self._anywhere.search(text, last):
@@ -129,7 +138,11 @@ class Markers:
         return [*found, text[last:]]
 
     def broken(self, text: str) -> str:
-        """The text with a `SEPARATOR` wherever it contains a marker or could complete one with adjacent text."""
+        """Insert `SEPARATOR` (an invisible character) into every text of a control token in `text`.
+
+        It is also put at the beginning or end of `text` if that could complete such a text together with text beside
+        it. A text to which neither applies is returned unchanged.
+        """
         if not self.may_occur_in(text):
             return text
         held = SEPARATOR.join(self.cut(text))
@@ -139,9 +152,9 @@ class Markers:
         return held + SEPARATOR if trimmed.endswith(self._beginnings) else held
 
     def broken_messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The messages, with every control token in their contents split up so that a tokenizer reads plain text.
+        """Apply `broken` to the messages' contents, so that a tokenizer recognises no control token in them.
 
-        `broken` describes how. Messages without a control token are returned as the same objects.
+        Messages in which nothing changes are returned as the same objects.
         """
         return tuple(
             replace(message, content=self.broken(message.content))
@@ -153,20 +166,23 @@ class Markers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placeholders:
-    """Random names that are rendered by a chat template in place of message texts, to find the texts in its output."""
+    """Placeholders with a random number that a chat template renders instead of the message texts `texts`.
+
+    They make the message texts recognisable in the template's output.
+    """
 
     nonce: str
     texts: tuple[str, ...]
 
     @classmethod
     def instead_of(cls, texts: Sequence[str]) -> Placeholders:
-        """Make placeholders with new random names for the message texts `texts`."""
+        """Make placeholders, with a new random number, for the message texts `texts`."""
         return cls(nonce=secrets.token_hex(16), texts=tuple(texts))
 
     def contents(self) -> list[str]:
-        """The message contents to render: each text is replaced by its placeholder, except white space at its ends.
+        """The message contents to render, in the order of `texts`: each text is replaced by its placeholder.
 
-        The white space is kept so that the chat template can trim it.
+        White space at the ends of a text is kept, so that the chat template can trim it; a blank text stays as it is.
         """
         return [self._content(index, text) for index, text in enumerate(self.texts)]
 
@@ -178,7 +194,11 @@ class Placeholders:
         return f"{text[:start]}{self.nonce}x{index}x{text[start + len(core) :]}"
 
     def rendered_parts(self, rendered: str) -> list[tuple[str, bool]]:
-        """Split the template's output into parts, in order: (part, whether the part is a message text)."""
+        """Split `rendered`, the output of the chat template, into pairs (part, whether the part is a message text).
+
+        The message texts, without white space at their ends, are in place of their placeholders. Parts are in order;
+        empty ones are left out.
+        """
         found = re.split(f"{self.nonce}x([0-9]+)x", rendered)
         parts = [
             (self.texts[int(piece)].strip(), True) if index % 2 else (piece, False)
@@ -190,11 +210,12 @@ class Placeholders:
 def literal_parts(
     rendered: str, placeholders: Placeholders, *, markers: Markers, others: Markers
 ) -> list[str | Marker]:
-    """The prompt as control tokens that the chat template wrote, and the plain text between them.
+    """Split a prompt into the control tokens that the chat template wrote (`Marker` objects) and the text between them.
 
-    Tokenize each plain piece as a whole, with control tokens disabled: template text next to a message text is part of
-    the same piece, so the tokens are those of the rendered prompt. `others` are the markers that a tokenizer recognises
-    even in plain text; pieces that contain one are split inside it.
+    `rendered` is the output of the chat template with `placeholders` instead of message texts, `markers` are the texts
+    of all control tokens. Tokenize each text as a whole, with control tokens disabled: template text next to a message
+    text is part of the same piece, so the tokens are those of the rendered prompt. `others` are the markers that the
+    tokenizer recognises even so; a text that contains one is split inside of it.
     """
     parts: list[str | Marker] = []
     plain = ""
@@ -209,10 +230,11 @@ def literal_parts(
 
 
 def vocabulary_markers(kinds: Mapping[str, bool], template: str) -> tuple[Markers, Markers]:
-    """All markers of a vocabulary, and those of them that the tokenizer recognises in plain text as well.
+    """The texts of a vocabulary's control tokens, and of those alone that the tokenizer recognises even in plain text.
 
-    `kinds` maps each special token to whether it is a control token. Other special tokens count as markers only if the
-    chat template contains them, as vocabularies also have line breaks and HTML tags among them.
+    `kinds` maps the text of each special token to whether it is a control token. A special token that is none counts as
+    one, of the second sort, if the chat template `template` contains it; the others, such as line breaks and HTML tags,
+    are left out.
     """
     others = [text for text, is_control in kinds.items() if not is_control and text in template]
     control = [text for text, is_control in kinds.items() if is_control]

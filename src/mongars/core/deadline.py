@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """The time by which a response must be complete: `at`, in seconds on the monotonic clock."""
+    """The time by which the response to a request must be complete: `at`, in seconds on `clock.monotonic()`."""
 
     clock: Clock
     at: float
 
     @classmethod
     def after(cls, clock: Clock, seconds: float) -> Deadline:
-        """A deadline `seconds` from now."""
+        """A deadline `seconds` from now on the monotonic clock of `clock`."""
         return cls(clock, clock.monotonic() + seconds)
 
     def remaining(self) -> float:

@@ -50,13 +50,13 @@ class MongarsError(Exception):
 
 
 class ConfigurationError(MongarsError):
-    """A setting is wrong or something required is not installed; the message names it and describes a remedy."""
+    """A setting is wrong, or something required is not installed; the message names it and describes a remedy."""
 
     code = "configuration_error"
 
 
 class CallerError(MongarsError):
-    """The request itself is at fault; sending it again, to any server, fails again."""
+    """Base class of errors for which the request itself is at fault; sending it again, to any server, fails again."""
 
     code = "invalid_request"
 
@@ -77,7 +77,7 @@ class ParameterUnsupported(InvalidRequest):
 
     @classmethod
     def by(cls, *, engine: str, param: str) -> ParameterUnsupported:
-        """An error for a parameter that the engine of that name does not support."""
+        """Make the error for the request field `param`, which the engine named `engine` does not support."""
         detail = f"{param}: the {engine} engine does not support it. Leave it out."
         return cls(detail, param=param)
 
@@ -89,7 +89,10 @@ class PromptMissing(CallerError):
 
 
 class ContextLengthExceeded(CallerError):
-    """The prompt has more tokens than fit into the model's context window."""
+    """The prompt, or a text to embed, has more tokens than fit into the model's context window.
+
+    `prompt_tokens` and `context_tokens` are the size of both in tokens; 0: unknown.
+    """
 
     code = "context_length_exceeded"
 
@@ -127,13 +130,13 @@ class EncodingUnsupported(CallerError):
 
 
 class ModelUnknown(CallerError):
-    """No model of that name is served here."""
+    """This server serves no model with the name in the request."""
 
     code = "model_unknown"
 
 
 class AdapterUnknown(CallerError):
-    """No adapter of that name or digest is served here."""
+    """This server has no adapter with the name or digest in the request."""
 
     code = "adapter_unknown"
 
@@ -163,13 +166,16 @@ class Conflict(CallerError):
 
 
 class WorldError(MongarsError):
-    """Something outside the request failed; another endpoint or provider may succeed."""
+    """Base class of errors that are not the request's fault; another endpoint or source of answers may succeed."""
 
     code = "inference_failed"
 
 
 class RetryableLater(WorldError):
-    """A healthy server cannot take the request now. `retry_after`: seconds until a retry makes sense; None: unknown."""
+    """Base class of errors of a healthy server that cannot take the request now, but can later.
+
+    `retry_after`: seconds until a retry makes sense; None: unknown.
+    """
 
     code = "overloaded"
 
@@ -179,51 +185,51 @@ class RetryableLater(WorldError):
 
 
 class NotReady(RetryableLater):
-    """The server or engine is starting, restarting, stopped or scaling up, so it cannot answer yet."""
+    """The server or engine cannot answer now: it is starting, restarting, stopped, failed or scaling up."""
 
     code = "not_ready"
 
 
 class Overloaded(RetryableLater):
-    """Every slot is in use and the queue is full, or the wait would exceed the deadline."""
+    """The server or engine cannot process more requests, and its queue is full or longer than the deadline permits."""
 
 
 class TooManyRequests(RetryableLater):
-    """This client sends requests too often; other clients are still served."""
+    """This client sends requests more often than its limit permits; other clients are still served."""
 
     code = "too_many_requests"
 
 
 class EndpointUnreachable(WorldError):
-    """The connection failed, or was closed before a response began."""
+    """The connection to an endpoint or server failed, or was closed before a response began."""
 
     code = "endpoint_unreachable"
 
 
 class InvalidAnswer(WorldError):
-    """A server responded, but the response is unusable."""
+    """A server or engine responded, but its response is unusable."""
 
     code = "invalid_answer"
 
 
 class AdapterUnavailable(WorldError):
-    """This provider does not have the adapter that the request pins; another provider may."""
+    """This source of answers does not have the adapter that the request demands; another one may."""
 
     code = "adapter_unavailable"
 
 
 class InferenceFailed(WorldError):
-    """The engine failed to produce an answer."""
+    """The engine failed to start, or to produce an answer."""
 
 
 class GenerationInterrupted(InferenceFailed):
-    """The answer was cut after its first token; the text received is incomplete."""
+    """The stream of an answer was cut, or its text is unusable; the text received is incomplete."""
 
     code = "generation_interrupted"
 
 
 class DeadlineExceeded(WorldError):
-    """The deadline passed before an answer, or its next token, arrived."""
+    """The request's deadline passed before the answer was complete."""
 
     code = "deadline_exceeded"
 
@@ -241,9 +247,11 @@ class ProvisioningFailed(WorldError):
 
 
 class AllProvidersFailed(WorldError):
-    """Every provider of the chain failed; `causes` has the name and the error of each, in order.
+    """Every source of answers (Ray Serve, Ollama, the embedded engine) that was tried for a request failed.
 
-    `cure` is advice for the operator; empty if none is known.
+    `causes` has the name and the error of each, in the order of the attempts. `cure` is advice for the operator; empty
+    if none is known. `retry_after`: the shortest of the causes, in seconds; None if none has one. `busy`: whether one
+    has.
     """
 
     code = "all_providers_failed"

@@ -37,7 +37,8 @@ MOST_REMEMBERED = 1024
 class Share:
     """The account (`scope`) and weight of a request in a fair queue.
 
-    An account of weight 2 gets twice the time of one of weight 1. All requests without a scope form one account.
+    While accounts wait, one of weight 2 gets twice the time of one of weight 1. All requests without an account (None)
+    count as one account.
     """
 
     scope: str | None = None
@@ -48,12 +49,12 @@ EVERYBODY = Share()
 
 
 class QueueFull(Exception):
-    """The queue is full, or a waiting request was removed from it in favour of an account with fewer requests."""
+    """A full `FairQueue` refused the request: on arrival, or later in favour of an account with fewer requests."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """A request that waits for a place in a `FairQueue`."""
+    """A request, or further part of one, that waits for a place in a `FairQueue`; `granted` is done when it has one."""
 
     granted: asyncio.Future[None]
     bounded: bool
@@ -77,11 +78,14 @@ class _ScopeUse:
 
     @property
     def waiting(self) -> int:
-        """The number of the account's requests, or further parts of requests, that wait for a place."""
+        """The number of this account's requests, and further parts of requests, that wait for a place."""
         return len(self.further) + len(self.queued)
 
     def count(self, now: float) -> float:
-        """Update `service` (seconds of holding places, divided by the weight) to the time `now`, and return it."""
+        """Update `service` (seconds for which this account held places, divided by its weight) to `now`, and return it.
+
+        `now` is in seconds on the queue's monotonic clock.
+        """
         if self.held:
             self.service += self.held * max(0.0, now - self.counted_at) / self.weight
         self.counted_at = now
@@ -89,14 +93,18 @@ class _ScopeUse:
 
 
 def newest(count: int) -> int:
-    """The index of the newest of `count` requests that are sorted from oldest to newest: `count` - 1."""
+    """The index of the newest of `count` requests that are sorted from oldest to newest: `count` - 1.
+
+    The default `choose` of `FairQueue`.
+    """
     return count - 1
 
 
 class FairQueue:
-    """A bounded queue in which requests wait for places, such as slots of an engine; accounts share them by weight.
+    """A bounded queue in which requests wait for places, such as the slots of an engine.
 
-    At most `capacity()` places, which may be infinity, are held at a time; with `soft`, at most one more.
+    Accounts share the places by weight. At most `capacity()` places, which may be infinity, are held at a time; with
+    `soft`, at most one more.
     """
 
     def __init__(
@@ -107,13 +115,13 @@ class FairQueue:
         soft: bool = False,
         choose: Callable[[int], int] = newest,
     ) -> None:
-        """`most_waiting`: how many requests may wait.
+        """`capacity`: returns the current number of places. `most_waiting`: how many requests may wait.
 
         `soft`: while one account holds all places, another one is given one place more than `capacity()`, if that is
         above 1.
 
-        `choose`: given the number of waiting requests of an account, oldest first, returns the index of the one that is
-        displaced from a full queue.
+        `choose`: given the number of waiting requests of an account, returns the index (0: the oldest) of the one that
+        is removed to make room in a full queue.
         """
         self._capacity = capacity
         self._most_waiting = most_waiting
@@ -137,13 +145,11 @@ class FairQueue:
 
     @property
     def free(self) -> float:
-        """The number of free places; negative if the capacity has shrunk below the places held."""
+        """The number of places that nobody holds; negative if `capacity()` has shrunk below the places held."""
         return self._capacity() - self.active
 
     def ahead(self, share: Share) -> float:
-        """Estimate how many places must become free before a request of `share` that arrives now has one.
-
-        The place of the request itself is included.
+        """Estimate how many places must become free, its own included, before a new request of `share` has one.
 
         0 for an account without any request in the queue, if a place is free for it.
         """
@@ -157,13 +163,14 @@ class FairQueue:
     async def acquire(
         self, share: Share, now: Callable[[], float], *, seconds: float, bounded: bool = True
     ) -> None:
-        """Wait up to `seconds` for a place; `release` returns it.
+        """Wait up to `seconds` for a place; give it back with `release`.
 
-        `bounded` is False for a further part of a request that holds a place already or held one: it waits even if the
-        queue is full.
+        `share`: the account and weight of the request. `now`: returns the time in seconds on a monotonic clock, the
+        same one at every call. `bounded`: False for a further part of a request that holds a place already or held one;
+        it waits even if the queue is full.
 
         Raises:
-            QueueFull: no place is free and the queue is full, or the request was displaced while it waited.
+            QueueFull: no place is free and the queue is full, or the request was removed in favour of another account.
             TimeoutError: no place became free within `seconds`.
         """
         at = now()
@@ -185,9 +192,9 @@ class FairQueue:
             raise
 
     def release(self, scope: str | None, now: float) -> None:
-        """Return a place that a request of the account `scope` held; the next waiting request may get it.
+        """Give back a place that a request of the account `scope` held; the next waiting request may get it.
 
-        `now` is in seconds on the clock given to `acquire`.
+        `now` is the time in seconds on the clock given to `acquire`.
         """
         account = self._accounts[scope]
         account.count(now)
@@ -199,7 +206,10 @@ class FairQueue:
         self.wake(now)
 
     def wake(self, now: float) -> None:
-        """Give free places to waiting requests; call it when the capacity has grown."""
+        """Give free places to waiting requests; call it when `capacity()` has grown.
+
+        `now` is the time in seconds on the clock given to `acquire`.
+        """
         while self.waiting:
             capacity = self._capacity()
             if self.active + 1 > capacity and not self._exceeds(capacity):
@@ -273,9 +283,10 @@ class FairQueue:
         self._bounded += change * bounded
 
     def _displace(self, newcomer: _ScopeUse, now: float) -> None:
-        """Refuse one waiting request, because the queue is full; its call of `acquire` raises `QueueFull`.
+        """Remove one waiting request, because the queue is full; its call of `acquire` raises `QueueFull`.
 
-        It is a request of the account with the most waiting requests for its weight; of `newcomer` on a tie.
+        It is one of the account with the most waiting requests for its weight; of `newcomer`, whose request has just
+        arrived, on a tie.
         """
 
         def waiting(account: _ScopeUse) -> tuple[float, float]:

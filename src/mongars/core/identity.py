@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """The authenticated caller of a request. Everything the request stores belongs to `username`."""
+    """The authenticated user of a request. Everything the request stores belongs to `username`."""
 
     username: str
     is_admin: bool = False
@@ -19,7 +19,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A user account. Names are unique regardless of case."""
+    """A stored user account. User names are unique regardless of case."""
 
     username: str
     is_admin: bool
@@ -28,7 +28,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewAccount:
-    """The data to create an account; the password is hashed already."""
+    """The data to create a user account; `password_hash` is a hash of the password, never the password."""
 
     username: str
     password_hash: str = field(repr=False)
@@ -37,7 +37,7 @@ class NewAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """An account, and the hash against which its password is verified at login."""
+    """A user account, and the hash against which a password given at login is verified."""
 
     account: Account
     password_hash: str = field(repr=False)
@@ -45,7 +45,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A stored API key without the key itself; `id` identifies it in lists and commands.
+    """The record of a user's API key, without the key itself; `id` identifies it in lists and commands.
 
     `last_used_at` is None for an unused key, `revoked_at` for one that is not revoked.
     """
@@ -61,7 +61,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewApiKey:
-    """The data to store a new API key; of the key itself only `digest` is stored."""
+    """The data to store a new API key of a user; of the key itself only its hash, `digest`, is stored."""
 
     id: str
     username: str

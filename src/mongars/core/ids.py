@@ -14,9 +14,9 @@ def new_id(prefix: str) -> str:
 
 
 def accept_id(candidate: str | None, *, prefix: str) -> str:
-    """`candidate` if it is safe in headers and logs, else a new identifier.
+    """Return `candidate` if it is safe in headers and logs, else a new identifier that begins with `prefix`.
 
-    Safe are 1 to 128 letters, digits, `.`, `_`, `:` and `-`.
+    Safe are 1 to 128 ASCII letters, digits, `.`, `_`, `:` and `-`. None is not.
     """
     if candidate is not None and _SAFE.fullmatch(candidate):
         return candidate

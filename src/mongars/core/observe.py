@@ -14,7 +14,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEvent:
-    """The declaration of a kind of log line: a stable dotted name, a level and a description.
+    """The declaration of one kind of log line: a stable dotted name, a level and a description.
 
     Each package declares its log events once, in its module `log_events`; the reference is generated from them.
     """
@@ -26,20 +26,20 @@ class LogEvent:
 
 
 class Event(Protocol):
-    """An occurrence that an observer can log or count; contains no prompts, answers or secrets."""
+    """The interface of an occurrence that an `Observer` logs or counts; contains no prompts, answers or secrets."""
 
     @property
     def log(self) -> LogEvent:
-        """The declaration of the log line that is written for this event."""
+        """The kind of log line that is written for this event."""
         ...
 
     def fields(self) -> Mapping[str, object]:
-        """The fields of the log line, by name."""
+        """The additional fields of this event's log line: field name to value."""
         ...
 
 
 class Observer(Protocol):
-    """Receives events; must not block and must not raise."""
+    """The interface of a receiver of events, such as a logger; must not block and must not raise."""
 
     def observe(self, event: Event) -> None:
         """Process one event, for example log or count it."""
@@ -48,13 +48,13 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """A generic event: a log event and its fields, for events that need no class of their own."""
+    """An `Event` of any kind, for those that need no class of their own: the kind of log line, and its fields."""
 
     log: LogEvent
     values: Mapping[str, object] = field(default_factory=dict)
 
     def fields(self) -> Mapping[str, object]:
-        """The fields given as `values`."""
+        """The additional fields of the log line, given as `values`."""
         return self.values
 
 

@@ -18,7 +18,7 @@ _HARMLESS_ENDS = ("_PATH", "_FILE", "_DIR", "_MINUTES", "_TOKENS", "PGPASSFILE")
 
 
 def is_secret(name: str) -> bool:
-    """Whether the environment variable `name` may hold a secret, judged by its name; of monGARS or another program."""
+    """Whether the name of an environment variable, of monGARS or any other program, suggests that it holds a secret."""
     if name in OWN_SECRETS:
         return True
     upper = name.upper()

@@ -10,7 +10,10 @@ _SEPARATORS = re.compile(r"[\s;]")
 
 
 def http_url(text: str) -> str:
-    """Return `text` without trailing slashes. Raises `ValueError` unless it is an http(s) URL with a host."""
+    """Return the URL `text` without trailing slashes.
+
+    Raises `ValueError` unless it is one http(s) URL with a host. The message contains no password.
+    """
     shown = text.rpartition("@")[2]  # the part before `@` may be a password
     if _SEPARATORS.search(text):
         message = f"{shown!r} holds a space or a semicolon; separate several URLs by commas"
@@ -28,7 +31,10 @@ def http_url(text: str) -> str:
 
 
 def endpoint_url(text: str) -> str:
-    """Like `http_url`, for the URL of an endpoint: also raises `ValueError` if the URL has no path."""
+    """Return the URL `text` of a Ray Serve endpoint, such as `http://ray:8000/generate`, without trailing slashes.
+
+    Raises `ValueError` unless it is one http(s) URL with a host and a path.
+    """
     url = http_url(text)
     if urlsplit(url).path in {"", "/"}:
         shown = url.rpartition("@")[2]
@@ -39,6 +45,8 @@ def endpoint_url(text: str) -> str:
 
 def ollama_url(text: str) -> str:
     """The URL of an Ollama server from any form that `OLLAMA_HOST` may have: host, port, `HOST:PORT` or URL.
+
+    Port 11434 if a form other than a URL has none; the loopback address for `0.0.0.0` and for no host.
 
     Raises `ValueError` for any other text.
     """
@@ -52,7 +60,9 @@ def ollama_url(text: str) -> str:
 
 
 def web_origin(text: str) -> str:
-    """A web origin as browsers send it: `https://app.example.org`, in lower case, without a default port.
+    """Return the web origin `text` as browsers send it, such as `https://app.example.org`.
+
+    In lower case, without a default port and trailing slashes.
 
     Raises `ValueError` for anything else, including `*` (every site) and `null` (local files, among others).
     """
@@ -69,12 +79,12 @@ def web_origin(text: str) -> str:
 
 
 def endpoint_label(url: str) -> str:
-    """Host and port of a URL, without credentials; for messages and logs."""
+    """`HOST:PORT` of a URL (`HOST` alone if it has no port), without credentials; for messages and logs."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def reachable_host(host: str) -> str:
-    """The address at which a server bound to `host` is reached from the same machine.
+    """The address at which a server that listens on the address `host` is reached from the same machine.
 
     The loopback address for `0.0.0.0` and `::`, else `host` itself.
     """
@@ -82,6 +92,6 @@ def reachable_host(host: str) -> str:
 
 
 def local_url(host: str, port: int) -> str:
-    """The http URL of a server bound to `host` and `port`, for callers on the same machine."""
+    """The http URL, without a path, of a server that listens on `host` and `port`, for callers on the same machine."""
     name = reachable_host(host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"

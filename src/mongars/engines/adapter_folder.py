@@ -31,7 +31,10 @@ _B = ".lora_B.weight"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterFolder:
-    """One version of a LoRA adapter in PEFT's format, on disk."""
+    """One version of a LoRA adapter on disk: its folder `path` in the format of the PEFT library, and its identity.
+
+    `version` is the version's name, `digest` the expected `folder_digest` of the folder; neither is checked here.
+    """
 
     version: str
     digest: str
@@ -40,12 +43,14 @@ class AdapterFolder:
 
     @property
     def name(self) -> str:
-        """`VERSION@DIGEST` with the first 12 digits of the digest, so different content has a different name."""
+        """The adapter's name in messages and to vLLM: `VERSION@DIGEST` with the first 12 digits of the digest."""
         return f"{self.version}@{self.digest[:12]}"
 
 
 def folder_digest(path: Path) -> str:
-    """Compute the SHA-256 over the paths, sizes and contents of all files in a folder, as 64 hexadecimal digits.
+    """Compute the SHA-256 over the paths, sizes and contents of all files below the folder `path`.
+
+    Returns 64 hexadecimal digits.
 
     Raises `InferenceFailed` if the folder holds a link or a special file, or if a file cannot be read.
     """
@@ -67,11 +72,12 @@ def folder_digest(path: Path) -> str:
 
 
 def check_adapter(adapter: AdapterFolder, *, max_rank: int) -> None:
-    """Check that an adapter can be loaded: its digest, its weights and its rank (at most `max_rank`).
+    """Check that the adapter's files are those of its digest, and that an engine can load them.
 
     Raises:
-        InferenceFailed: the digest is wrong, the rank is too high, the folder holds pickle files (`.bin`,
-            `.pt`), or the weights are missing or not pairs of LoRA matrices.
+        InferenceFailed: `adapter.digest` is not the digest of the folder's files, the LoRA rank in its
+            `adapter_config.json` is missing or above `max_rank`, the folder holds pickle files (`.bin`, `.pt`), or the
+            weights are missing or not pairs of LoRA matrices.
     """
     if not _DIGEST.fullmatch(adapter.digest):
         msg = f"The digest of adapter {adapter.version!r} is no sha256: {adapter.digest!r}."
@@ -95,12 +101,14 @@ def check_adapter(adapter: AdapterFolder, *, max_rank: int) -> None:
 
 
 def adapted_modules(adapter: AdapterFolder) -> dict[str, tuple[list[int], list[int]]]:
-    """The shapes of the matrices A and B of each adapted module of the base model, by the module's name.
+    """The shapes of the LoRA matrices of an adapter: module of the base model to (shape of A, shape of B).
 
-    Names are such as `model.layers.0.mlp.up_proj`.
+    Module names are such as `model.layers.0.mlp.up_proj`. A shape lists the matrix's dimensions. Reads only the header
+    of the weights file.
 
     Raises:
-        InferenceFailed: the adapter has no LoRA weights, a matrix without its counterpart, or other tensors.
+        InferenceFailed: the weights file is unusable, or holds no LoRA weights, a matrix without its counterpart, or
+            other tensors.
     """
     header = tensor_header(adapter.path / WEIGHTS_FILE, of=f"Adapter {adapter.name!r}")
     found = {}
@@ -116,9 +124,10 @@ def adapted_modules(adapter: AdapterFolder) -> dict[str, tuple[list[int], list[i
 
 
 def tensor_header(path: Path, *, of: str) -> dict[str, Any]:
-    """Read the header of a safetensors file: tensor names to their type, shape and offsets.
+    """Read the header of the safetensors file `path`: each tensor's name to its `dtype`, `shape` and `data_offsets`.
 
-    Raises `InferenceFailed` if the file is unreadable or has the wrong length; `of` names its owner in the message.
+    Raises `InferenceFailed` if the file is unreadable or its length is not that in the header; the message begins with
+    `of`, which describes what the file belongs to.
     """
     try:
         with path.open("rb") as file:

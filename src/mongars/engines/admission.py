@@ -25,7 +25,11 @@ SHORTEST_ADVICE = 1.0
 
 
 class Admission:
-    """Assigns an engine's slots to requests, and estimates waits from how long recent requests held a slot."""
+    """The queue of requests in front of one engine: at most `slots` requests at a time get one of the engine's slots.
+
+    A slot is the right to have one request processed by the engine. At most `max_waiting` requests wait for one. Waits
+    are estimated from how long recent requests held their slot.
+    """
 
     def __init__(self, *, slots: int, max_waiting: int) -> None:
         self._slots = slots
@@ -34,16 +38,16 @@ class Admission:
 
     @property
     def active(self) -> int:
-        """The number of requests that hold a slot."""
+        """The number of requests that hold one of the engine's slots now."""
         return self._queue.active
 
     @property
     def waiting(self) -> int:
-        """The number of requests that wait for a slot."""
+        """The number of requests that wait for one of the engine's slots now."""
         return self._queue.waiting
 
     def expected_wait(self, share: Share = EVERYBODY) -> float:
-        """Estimated seconds until a request of `share` that arrives now has a slot.
+        """Estimated seconds that a request of the account and weight `share`, arriving now, would wait for a slot.
 
         0 if a slot is free, and also while no request has completed yet, as there is no measurement to estimate from.
         """
@@ -55,14 +59,15 @@ class Admission:
     async def slot(
         self, deadline: Deadline, share: Share = EVERYBODY, *, admitted: bool = False
     ) -> AsyncIterator[float]:
-        """Wait for a slot and hold it until the context is left; yields the seconds waited.
+        """Wait for one of the engine's slots and hold it until the context is left; yields the seconds waited.
 
-        `admitted`: True for a further choice (`n` above 1) of a request that holds a slot already; such a choice is not
-        refused, however long the queue is.
+        `share`: the account and weight of the request in the queue. `admitted`: True for a further choice (`n` above 1)
+        of a request that holds a slot already; such a choice is not refused, however long the queue is.
 
         Raises:
-            Overloaded: the queue is full, or the expected wait exceeds the deadline; has `retry_after` in seconds.
-            DeadlineExceeded: the deadline passed while waiting.
+            Overloaded: the queue is full, or the expected wait exceeds the time left until `deadline`; `retry_after` is
+                the expected wait in seconds, at least 1.
+            DeadlineExceeded: `deadline` passed while waiting.
         """
         expected = self.expected_wait(share)
         if not admitted and expected > deadline.remaining():

@@ -33,7 +33,11 @@ _PREFIXES = (
 
 
 def engine_environment() -> dict[str, str]:
-    """The environment for an engine process: this process's variables, reduced to a fixed list without secrets."""
+    """The environment variables to start an engine's child process with, by name.
+
+    Those of this process whose name is on a fixed list of names and prefixes that engines need (such as `PATH` and
+    `CUDA_`); secrets are not on it.
+    """
     return {
         name: value
         for name, value in os.environ.items()  # noqa: TID251 - passed on, never read

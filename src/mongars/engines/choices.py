@@ -37,7 +37,7 @@ OpenChoice = Callable[["GenerationRequest"], AbstractAsyncContextManager[AsyncIt
 
 
 class _Merge:
-    """Collects the events of all choices of one request until they are read; an error ends every choice."""
+    """Merges the event streams of all choices (answers) of one request into a queue, which `next` reads."""
 
     def __init__(self, request: GenerationRequest, open_one: OpenChoice, at_once: int) -> None:
         self._turns = asyncio.Semaphore(at_once)
@@ -48,7 +48,10 @@ class _Merge:
         self._last: dict[str, Any] = {}
 
     async def draw(self, index: int) -> None:
-        """Generate choice `index` and queue its events; an error is queued as well, and raised by `next`."""
+        """Generate the choice with the number `index` (from 0) and queue its server-sent events for `next`.
+
+        An error is queued, too, instead of being raised here.
+        """
         sampling = self._request.sampling
         seed = None if sampling.seed is None else (sampling.seed + index) % HIGHEST_SEED
         one = replace(self._request, sampling=replace(sampling, n=1, seed=seed))
@@ -66,9 +69,9 @@ class _Merge:
             self._ready.put_nowait(None)
 
     async def next(self) -> bytes | None:
-        """Wait for the next event of any choice and return it; returns None once for each choice that completes.
+        """Wait for the next server-sent event of any choice and return it; None once for each choice that completes.
 
-        Raises the error that ended a choice.
+        If a choice failed, raises the exception with which its generation ended.
         """
         item = await self._ready.get()
         if isinstance(item, Exception):
@@ -117,11 +120,12 @@ class _Merge:
 async def stream_choices(
     request: GenerationRequest, open_one: OpenChoice, *, at_once: int
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Generate `request.sampling.n` choices as one stream that behaves as `Engine.stream` describes.
+    """Generate the `request.sampling.n` choices (answers) of a request as one stream of server-sent events.
 
-    At most `at_once` are generated at the same time; they are started in the order of their indexes. `open_one`
-    opens the stream of one choice. An error before the first event is raised on entering the context; leaving it
-    stops every choice.
+    The stream and its errors are those that `engines.engine.Engine` describes. `open_one` opens the stream of a request
+    for a single choice. At most `at_once` choices are generated at the same time, started in the order of their
+    indexes. An error before the first event is raised on entering the context; a later `MongarsError` of any choice
+    ends the whole stream with `GenerationInterrupted` or `DeadlineExceeded`. Leaving the context stops every choice.
     """
     merge = _Merge(request, open_one, at_once)
     async with AsyncExitStack() as stack:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embeddings:
-    """The result of `Embedder.embed`: one vector of length 1 per text, in the order of the texts.
+    """The result of `Embedder.embed`: one vector of Euclidean length 1 per text, in the order of the texts.
 
-    `prompt_tokens` is the number of tokens in all texts together.
+    `prompt_tokens` is the number of tokens in all texts together, `model` the name of the model.
     """
 
     vectors: tuple[tuple[float, ...], ...]
@@ -24,16 +24,19 @@ class Embeddings:
 
 
 class Embedder(Protocol):
-    """One embedding model, loaded by a child process, a library or a remote server."""
+    """The interface of a loaded embedding model, which converts texts to vectors.
+
+    The model runs in a child process, a library or a remote server.
+    """
 
     @property
     def model(self) -> str:
-        """The name of the model; vectors of different models must not be compared."""
+        """The name of the embedding model; vectors of different models must not be compared."""
         ...
 
     @property
     def status(self) -> EngineStatus:
-        """The embedder's current state; never blocks."""
+        """The embedder's current state, as last observed; reading it never blocks."""
         ...
 
     async def start(self) -> None:
@@ -44,11 +47,11 @@ class Embedder(Protocol):
         ...
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Convert each text to a vector.
+        """Convert each text to a vector of Euclidean length 1, in the order of `texts`.
 
         Raises:
             ContextLengthExceeded: a text has more tokens than the model's context window.
-            NotReady: the embedder is not started.
+            NotReady: the embedder is not started, or is restarting.
             InferenceFailed: the model failed.
         """
         ...

@@ -16,10 +16,10 @@ EngineState = Literal["stopped", "starting", "ready", "restarting", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """The state of an engine or embedder. `detail`: the reason if it failed or restarts, else empty.
+    """The state of an engine or embedder (`stopped`, `starting`, `ready`, `restarting` or `failed`) at one moment.
 
-    `restarts`: the number of automatic restarts (or reconnections, for a remote server). `pid`: the id of its process;
-    None if no process of its own runs.
+    `detail`: the reason if it failed or restarts, else empty. `restarts`: the number of automatic restarts (or
+    reconnections, for a remote server). `pid`: the id of its child process; None if none runs.
     """
 
     state: EngineState
@@ -32,14 +32,14 @@ ByteStream = AbstractAsyncContextManager["AsyncIterator[bytes]"]
 
 
 class Engine(Protocol):
-    """One loaded model that generates answers; implemented by a child process, a library or a remote server.
+    """The interface of a loaded model that generates answers, in a child process, a library or a remote server.
 
-    `stream` yields server-sent events as bytes: OpenAI `chat.completion.chunk` objects, usage in the last one,
-    then `[DONE]`. A block of bytes may begin or end inside an event. Entering the context raises the errors that
-    are known before the first token: a `CallerError` for a mistake of the client (unusable request, context
-    exceeded), `NotReady` or `InferenceFailed` otherwise. While iterating, `GenerationInterrupted` means that the
-    stream was cut; a stream that ends without it is complete. Leaving the context at any moment stops the
-    generation and frees the slot.
+    `stream` yields server-sent events as bytes: OpenAI `chat.completion.chunk` objects, token usage in the last one,
+    then `[DONE]`. A block of bytes may begin or end inside an event. Entering the context raises the errors that are
+    known before the first token: a `CallerError` for a mistake of the client (unusable request, context window
+    exceeded), `NotReady` or another `WorldError`, mostly `InferenceFailed`, otherwise. While iterating,
+    `GenerationInterrupted` means that the stream was cut; a stream that ends without it is complete. Leaving the
+    context at any moment stops the generation and frees the engine's slot (its capacity for one request).
     """
 
     @property
@@ -49,9 +49,9 @@ class Engine(Protocol):
 
     @property
     def continues(self) -> bool:
-        """Whether the engine continues the text in a request's `continue_from`; False: it ignores that field.
+        """Whether the engine can continue an answer whose beginning is in a request's `continue_from`.
 
-        The token counts of a continued answer are those of the whole answer.
+        False: it ignores that field. The token counts of a continued answer include its beginning.
         """
         ...
 
@@ -62,7 +62,7 @@ class Engine(Protocol):
 
     @property
     def status(self) -> EngineStatus:
-        """The engine's current state; never blocks."""
+        """The engine's current state, as last observed; reading it never blocks."""
         ...
 
     async def start(self) -> None:
@@ -73,7 +73,10 @@ class Engine(Protocol):
         ...
 
     def stream(self, request: GenerationRequest) -> ByteStream:
-        """Generate the answer of one request as server-sent events; the class describes events and errors."""
+        """Generate the answer to one request; a context whose value yields it as server-sent events.
+
+        The docstring of `Engine` describes the events and the errors.
+        """
         ...
 
     async def aclose(self) -> None:

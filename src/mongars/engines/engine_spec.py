@@ -29,7 +29,7 @@ class _SpecSection(BaseModel):
 
 
 class VllmOptions(_SpecSection):
-    """Settings of the vLLM engine."""
+    """Settings of the vLLM engine, with the names and meanings of vLLM's own arguments except `kv_cache_mib`."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
@@ -39,7 +39,7 @@ class VllmOptions(_SpecSection):
 
 
 class EngineSpec(_SpecSection):
-    """The engine that serves a role: its kind, its model and its size."""
+    """The engine that serves one model role, such as `general`: the kind of engine, its model, and limits."""
 
     kind: Kind = "llama_cpp"
     model_name: str = "smollm2-135m-instruct"
@@ -84,7 +84,7 @@ class EngineSpec(_SpecSection):
 
 
 class EmbeddingSpec(EngineSpec):
-    """The specification of the embedding engine; by default the built-in model, one text at a time."""
+    """The specification of the embedding engine; by default the built-in model, one request at a time."""
 
     model_name: str = EMBEDDING_MODEL
     kind: EmbeddingKind = "llama_cpp"

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSetup:
-    """The arguments, besides the `EngineSpec`, of the function that makes an engine or embedder."""
+    """What the replica, rather than the `EngineSpec`, determines for an engine or embedder when it is made.
+
+    `prompt_cache_scope`: whether accounts may reuse each other's cached prompts (`shared`) or not (`user`).
+    """
 
     clock: Clock
     observer: Observer
@@ -36,7 +39,10 @@ class EngineSetup:
 def make_engine(spec: EngineSpec, setup: EngineSetup) -> Engine:
     """Make the engine that `spec` describes, without starting it.
 
-    Raises `ConfigurationError` if the engine's package is not installed or its factory refuses the specification.
+    `setup`: what does not depend on the specification, such as clock and observer.
+
+    Raises `ConfigurationError` if the Python package of this kind of engine is not installed, or if `spec` is unusable
+    for it, such as without a model.
     """
     kind = KINDS[spec.kind]
     kind.check_installed()
@@ -47,7 +53,10 @@ def make_engine(spec: EngineSpec, setup: EngineSetup) -> Engine:
 def make_embedder(spec: EngineSpec, setup: EngineSetup) -> Embedder:
     """Make the embedder that `spec` describes, without starting it.
 
-    Raises `ConfigurationError` if the engine's package is not installed or its factory refuses the specification.
+    `setup`: what does not depend on the specification, such as clock and observer.
+
+    Raises `ConfigurationError` if the Python package of this kind of engine is not installed, or if `spec` is unusable
+    for it, such as without a model.
     """
     kind = KINDS[spec.kind]
     kind.check_installed()

@@ -42,7 +42,11 @@ LOGPROB = -0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakePlan:
-    """The behaviour of a `FakeEngine`: its slots, limits, delays in seconds, and failures to simulate."""
+    """The behaviour of a `FakeEngine` (an engine without a model, for tests), failures to simulate included.
+
+    `slots`: requests answered at a time. `context_tokens`: the context window. `first_token_delay`: seconds before the
+    first token, `token_delay`: seconds before each token.
+    """
 
     slots: int = 4
     context_tokens: int = 4096
@@ -60,13 +64,13 @@ class FakePlan:
 
     @property
     def adapter(self) -> str | None:
-        """The adapter as `VERSION@DIGEST` with 12 digits; None: no adapter."""
+        """The name of the simulated adapter, `VERSION@DIGEST` with 12 digits; None: no adapter."""
         digest = self.adapter_digest
         return None if digest is None else f"{self.adapter_version}@{digest[:12]}"
 
 
 class FakeEngine:
-    """An `Engine` without a model, for tests and demos; its answers repeat the last message."""
+    """An `Engine` without a model, for tests and demos; its answers repeat the last message, one token per word."""
 
     def __init__(self, plan: FakePlan, *, clock: Clock) -> None:
         self._plan = plan
@@ -99,11 +103,14 @@ class FakeEngine:
 
     @property
     def status(self) -> EngineStatus:
-        """The engine's current state."""
+        """The state that `start`, `fail` or `aclose` has set last; `stopped` before the first."""
         return self._status
 
     async def start(self) -> None:
-        """Wait `start_delay` seconds and become ready. Raises `InferenceFailed` if the plan has a `start_error`."""
+        """Wait `start_delay` seconds and become ready.
+
+        Raises `InferenceFailed` if the `FakePlan` has a `start_error`.
+        """
         self._status = EngineStatus(state="starting")
         await self._clock.sleep(self._plan.start_delay)
         if self._plan.start_error is not None:
@@ -125,10 +132,12 @@ class FakeEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Stream the words of the answer (see `script`) that are not in `continue_from`; each word is one token.
+        """Stream the answer (see `script`), one token per word, without the words that are in `continue_from`.
 
-        Raises `NotReady` before `start`, `ContextLengthExceeded` if the prompt fills the context window, and
-        `ParameterUnsupported` for a JSON schema that the answer would violate.
+        Entering raises `NotReady` unless the state is `ready`, `ContextLengthExceeded` if the prompt fills the context
+        window, and `ParameterUnsupported` for a JSON schema that the answer would violate. Iterating raises
+        `GenerationInterrupted` if the engine is stopped or its `FakePlan` cuts the answer, and `InvalidRequest` if the
+        answer does not begin with `continue_from`.
         """
         if self._status.state != "ready":
             detail = f"The engine is {self._status.state}."
@@ -196,14 +205,19 @@ def check_schema(request: GenerationRequest) -> None:
 
 
 def count_prompt(request: GenerationRequest) -> int:
-    """The number of prompt tokens: one for each word, plus one for each message."""
+    """The number of prompt tokens of a request to the fake engine: one per word, plus one per message."""
     return sum(len(message.content.split()) + 1 for message in request.messages)
 
 
 def planned(
     request: GenerationRequest, *, room: int, adapter: str | None = None
 ) -> tuple[list[str], str]:
-    """The tokens of the answer and its finish reason: `length` if cut at `room` or at `max_tokens`, else `stop`."""
+    """The tokens of the fake engine's answer to `request`, and its finish reason.
+
+    The answer ends before the first stop text. `length` if it was then cut at `max_tokens` or at `room` (the tokens
+    left in the context window), else `stop`. `adapter` is the adapter's name, which begins the answer; None: no
+    adapter.
+    """
     text = " ".join(_drawn(request, adapter))
     words = _tokens(_before_stop(text, request.sampling.stop))
     limit = min(request.sampling.max_tokens or room, room)
@@ -211,9 +225,11 @@ def planned(
 
 
 def spoken(words: list[str], request: GenerationRequest) -> int:
-    """How many of the answer's `words` are contained in `continue_from`, and so are not generated again.
+    """How many of the fake answer's `words` are contained in `request.continue_from`, and so are not generated again.
 
-    Raises `InvalidRequest` if `continue_from` is not the beginning of the answer.
+    0 without `continue_from`.
+
+    Raises `InvalidRequest` if the text of `continue_from` is not the beginning of the answer.
     """
     left = "" if request.continue_from is None else request.continue_from.text
     for index, word in enumerate(words):
@@ -227,9 +243,10 @@ def spoken(words: list[str], request: GenerationRequest) -> int:
 
 
 def script(request: GenerationRequest, adapter: str | None = None) -> list[str]:
-    """The words of the answer: `[NUMBER OF MESSAGES] you said:`, then the words of the last message.
+    """The words of the fake engine's answer: `[NUMBER OF MESSAGES] you said:`, then the words of the last message.
 
-    With a JSON schema, the last message alone. With an adapter, the adapter's name is the first word.
+    If the request has a JSON schema, the last message alone. Otherwise, `adapter` (the adapter's name), if it is not
+    None, is the first word.
     """
     last = request.messages[-1].content.split()
     if schema_of(request.sampling.response_format) is not None:
@@ -239,10 +256,10 @@ def script(request: GenerationRequest, adapter: str | None = None) -> list[str]:
 
 
 def _drawn(request: GenerationRequest, adapter: str | None) -> list[str]:
-    """The words of the answer (see `script`) without those that the sampling parameters ban.
+    """The words of the fake answer (see `script`) without those that the request's sampling parameters exclude.
 
-    The vocabulary is the script itself: token i is word i, and a bias of -100 bans it. A repetition penalty above 1
-    removes repeated words.
+    The vocabulary is the answer itself: token i is word i, and a logit bias of -100 or less excludes it. A repetition
+    penalty above 1 removes repeated words.
     """
     sampling = request.sampling
     banned = {token for token, bias in sampling.logit_bias if bias <= BANNED}

@@ -17,7 +17,10 @@ DIMENSIONS = 64
 
 
 class FakeEmbedder:
-    """An embedder without a model, for tests: a vector has the counts of a text's words by hash, scaled to length 1."""
+    """An embedder without a model, for tests; texts that share words have similar vectors.
+
+    A vector has 64 numbers: how many words of the text have each hash value, scaled to Euclidean length 1.
+    """
 
     def __init__(self, *, context_tokens: int = 512, model: str = "fake-embedding") -> None:
         self.model = model
@@ -33,9 +36,10 @@ class FakeEmbedder:
         self.status = EngineStatus(state="stopped")
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Vectors made from the words of each text; one word is one token, and an empty text counts as one word.
+        """Convert each text to a vector; one word is one token, and an empty text counts as one word.
 
-        Raises `NotReady` before `start`, `ContextLengthExceeded` for a text with more words than `context_tokens`.
+        Raises `NotReady` unless the state is `ready`, `ContextLengthExceeded` for a text with more words than the
+        `context_tokens` of the constructor.
         """
         if self.status.state != "ready":
             detail = f"The embedder is {self.status.state}."

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def build_engine(spec: EngineSpec, setup: EngineSetup) -> FakeEngine:
-    """A fake engine with the slots, context window and delay per token of `spec`."""
+    """Make a `FakeEngine` (without a model, for tests) with the slots, context window and delay per token of `spec`."""
     plan = FakePlan(
         slots=spec.slots, context_tokens=spec.context_tokens, token_delay=spec.token_delay
     )
@@ -21,5 +21,5 @@ def build_engine(spec: EngineSpec, setup: EngineSetup) -> FakeEngine:
 
 
 def build_embedder(spec: EngineSpec, setup: EngineSetup) -> FakeEmbedder:  # noqa: ARG001 (a factory)
-    """A fake embedder with the context window of `spec`."""
+    """Make a `FakeEmbedder` (without a model, for tests) with the context window of `spec`; `setup` is not used."""
     return FakeEmbedder(context_tokens=spec.context_tokens)

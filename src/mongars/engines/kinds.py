@@ -20,7 +20,7 @@ model of the server at `EngineSpec.url`. `none`: the kind needs no model.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineKind:
-    """One kind of engine, such as `llama_cpp`: its factories, and the package and model files that it needs."""
+    """One kind of engine, such as `llama_cpp`: the functions that make its engines, and what it needs to run."""
 
     name: str
     """The kind's name in `MONGARS_ENGINE` and `EngineSpec.kind`."""
@@ -39,7 +39,10 @@ class EngineKind:
     """The extra of the `mongars` distribution that installs `package`."""
 
     def check_installed(self) -> None:
-        """Raise `ConfigurationError`, naming the extra to install, if `package` is not installed."""
+        """Check that the Python module `package` that this kind of engine needs can be found; does not import it.
+
+        Raises `ConfigurationError`, naming the extra of the `mongars` distribution to install, if it is not installed.
+        """
         if self.package:
             require(self.package, extra=self.extra)
 
@@ -79,7 +82,7 @@ KINDS: dict[str, EngineKind] = {kind.name: kind for kind in _BUILT_IN}
 
 
 def register(kind: EngineKind) -> None:
-    """Add an engine kind. Raises `ValueError` if its name is registered already."""
+    """Add an engine kind to the registry `KINDS`. Raises `ValueError` if its name is registered already."""
     if kind.name in KINDS:
         message = f"An engine kind {kind.name!r} is registered already."
         raise ValueError(message)
@@ -87,17 +90,17 @@ def register(kind: EngineKind) -> None:
 
 
 def check_kind(name: str) -> str:
-    """Return `name` if it is a registered kind; a validator. Raises `ValueError` with the possible names."""
+    """Return `name` if it is a registered engine kind. Raises `ValueError` with the possible names if not."""
     return _checked(name, [*KINDS])
 
 
 def check_selectable(name: str) -> str:
-    """Return `name` if it is a kind that `MONGARS_ENGINE` accepts. Raises `ValueError` with the possible names."""
+    """Return `name` if `MONGARS_ENGINE` accepts this engine kind. Raises `ValueError` with the possible names."""
     return _checked(name, [kind.name for kind in KINDS.values() if kind.selectable])
 
 
 def check_embedding(name: str) -> str:
-    """Return `name` if it is a kind that has an embedder. Raises `ValueError` with the possible names."""
+    """Return `name` if it is an engine kind that has an embedder. Raises `ValueError` with the possible names."""
     return _checked(name, [kind.name for kind in KINDS.values() if kind.embedder_factory])
 
 

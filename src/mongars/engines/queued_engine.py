@@ -23,15 +23,15 @@ RETRY_AFTER = 1.0
 
 
 class QueuedEngine:
-    """Sends as many requests to an engine as it has slots; further ones wait in a queue or are refused."""
+    """An engine with a queue: sends it as many requests at a time as it has slots; further ones wait or are refused."""
 
     def __init__(self, engine: Engine, *, max_waiting: int) -> None:
-        """`max_waiting`: how many requests may wait for a slot; further ones are refused with `Overloaded`."""
+        """`max_waiting`: how many requests may wait for an engine's slot; further ones are refused (`Overloaded`)."""
         self.engine = engine
         self.admission = Admission(slots=engine.slots, max_waiting=max_waiting)
 
     def check_ready(self) -> None:
-        """Raise `NotReady` unless the engine's state is `ready`."""
+        """Raise `NotReady` (`retry_after` 1 s) unless the engine's state is `ready`."""
         status = self.engine.status
         if status.state != "ready":
             detail = f"The engine is {status.state}."
@@ -40,9 +40,10 @@ class QueuedEngine:
     def complete(self, request: GenerationRequest, defaults: Sampling) -> GenerationRequest:
         """A copy of `request` with unset sampling parameters filled in and an unusable `continue_from` removed.
 
-        Sampling parameters that are None are taken from `defaults`. `continue_from` is kept only if the engine can
-        continue a text and the same model and adapter generated its beginning; otherwise it becomes None, and the
-        answer is generated from the start.
+        `max_tokens`, `temperature` and `top_p` are taken from `defaults` where they are None. `continue_from` (the
+        beginning of an answer that broke off) is kept only if this engine can continue a text, and its model and
+        adapter are those that generated the beginning; otherwise it becomes None, and the answer is generated from the
+        start.
         """
         kept = request.continue_from
         if not (self.engine.continues and kept is not None and kept.was_from(self.engine.origin)):
@@ -54,10 +55,10 @@ class QueuedEngine:
     async def admit(
         self, request: GenerationRequest, deadline: Deadline
     ) -> AsyncIterator[AdmittedRequest]:
-        """Wait for a slot and hold it; leaving the context frees every slot of the request.
+        """Wait for one of the engine's slots and hold it; leaving the context frees every slot of the request.
 
-        Raises `Overloaded` if the queue is full or too long for the deadline, `DeadlineExceeded` if the deadline passes
-        while waiting.
+        Raises `Overloaded` (with `retry_after` in seconds) if the queue is full or the expected wait exceeds the
+        deadline, `DeadlineExceeded` if the deadline passes while waiting.
         """
         async with AsyncExitStack() as slot:
             waited = await slot.enter_async_context(self.admission.slot(deadline, request.share))
@@ -65,7 +66,7 @@ class QueuedEngine:
 
 
 class AdmittedRequest:
-    """A request that holds a slot of an engine, ready to be answered."""
+    """A request that holds one of the engine's slots; its answer can be generated once."""
 
     def __init__(
         self,
@@ -84,10 +85,11 @@ class AdmittedRequest:
         """Seconds that the request waited for its slot; of several choices, the longest wait so far."""
 
     def stream(self) -> ByteStream:
-        """Generate the answer as server-sent events, as `Engine.stream` describes.
+        """Generate the answer as server-sent events, as `engines.engine.Engine` describes. Call it once.
 
-        Of several choices, the first uses the slot held; each further one waits for a slot of its own. If the finished
-        text violates the JSON schema of the request, the stream ends with an error.
+        If the request asks for several choices (`n` above 1), the first uses the slot held; each further one waits for
+        a slot of its own. If the finished text violates the JSON schema of the request, the stream ends with the errors
+        of `stream_checked`.
         """
         engine = self._queued.engine
         if self._request.sampling.n == 1:

@@ -1,4 +1,4 @@
-"""Find the entry of the slot table (one engine with one adapter) that a request's adapter pin selects."""
+"""Find the entry of the slot table (one running engine) with the adapter that a request demands."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def pinned_entry(
     serving: Sequence[SlotEntry], pin: AdapterPin, *, alias: SlotEntry | None
 ) -> SlotEntry:
-    """The entry of `serving` (entries that take new requests) whose adapter `pin` selects.
+    """Find the entry of the slot table (one running engine and its adapter) that a request's adapter pin selects.
 
-    `alias` is the entry for which the pin's name is an alias; None if the name is no alias. An alias takes
-    precedence over an adapter version of the same name. If several entries have the name and the pin has no digest,
-    only the active entry is selected.
+    `serving`: the entries that take new requests. `pin`: the adapter that the request demands. `alias`: the entry that
+    has the pin's name as an alias; None if the name is no alias. An alias takes precedence over an adapter version of
+    the same name. If several entries match, only the active one, which requests without a pin use, is selected.
 
-    Raises `AdapterUnknown`, with the names that are served, if no entry matches.
+    Raises `AdapterUnknown`, with the names that are served, if no entry is selected.
     """
     if alias is not None:
         found = [alias] if pin.has_digest(alias.origin.adapter_digest) else []
@@ -40,7 +40,10 @@ def pinned_entry(
 
 
 def name_of(origin: Origin) -> str:
-    """The adapter's name as a request can pin it: `VERSION@DIGEST` with 12 digits, or `baseline` without an adapter."""
+    """The name by which a request can demand the adapter of `origin`: `VERSION@DIGEST` with 12 digits of the digest.
+
+    `baseline` without an adapter.
+    """
     if origin.adapter_digest is None:
         return BASE_ADAPTER
     return f"{origin.adapter_version}@{origin.adapter_digest[:12]}"

@@ -16,19 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotKey:
-    """Identifies an entry of the slot table: a task role, and the adapter's digest (None: the bare base model)."""
+    """Identifies an entry of the slot table (one running engine with its adapter).
+
+    `role`: the model role, such as `general`. `digest`: SHA-256 of the adapter; None: the base model without an
+    adapter.
+    """
 
     role: TaskRole
     digest: str | None = None
 
     def __str__(self) -> str:
-        """`ROLE/DIGEST` with 12 digits, or `ROLE/baseline`; for messages."""
+        """`ROLE/DIGEST` with 12 digits of the adapter's digest, or `ROLE/baseline` without an adapter."""
         return f"{self.role}/{BASE_ADAPTER if self.digest is None else self.digest[:12]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotReport:
-    """The state of one `SlotEntry` (an engine of the slot table) at one moment."""
+    """The state of one `SlotEntry` (one running engine with its adapter) at one moment."""
 
     key: SlotKey
     origin: Origin
@@ -41,7 +45,7 @@ class SlotReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotLoad:
-    """How many slots the engines of a slot table have, and how many requests hold or wait for one."""
+    """The capacity and load of the engines of a slot table, in requests."""
 
     slots: int
     """Slots of the active entries' engines."""
@@ -52,7 +56,7 @@ class SlotLoad:
 
 
 class SlotEntry:
-    """One engine of the slot table, with its queue, state and references (requests assigned to it)."""
+    """One entry of the slot table: an engine with its adapter, its queue, its state, and the number of its requests."""
 
     def __init__(self, role: TaskRole, queued: QueuedEngine, *, state: SlotState) -> None:
         self.role = role
@@ -67,34 +71,34 @@ class SlotEntry:
 
     @property
     def key(self) -> SlotKey:
-        """The entry's role and adapter digest, by which the slot table identifies it."""
+        """The model role and adapter digest of this entry, by which the slot table identifies it."""
         return SlotKey(role=self.role, digest=self.origin.adapter_digest)
 
     def check(self, event: SlotEvent) -> SlotState:
-        """The state that the entry would have after `event`; changes nothing.
+        """The state that this entry would have after `event` (such as `activate`); changes nothing.
 
-        Raises `IllegalTransition` if the event is not possible in the current state.
+        Raises `IllegalTransition` if the event is not possible in the entry's current state.
         """
         return advance(self.state, event, entry=str(self.key))
 
     def hold(self) -> None:
-        """Increment the number of references."""
+        """Count one more request that is assigned to this entry; `release` counts it off again."""
         self.references += 1
         self.unused.clear()
 
     def release(self) -> None:
-        """Decrement the number of references; at 0, set the asyncio event `unused`."""
+        """Count off a request of this entry that has ended; if none is left, the asyncio event `unused` is set."""
         self.references -= 1
         if not self.references:
             self.unused.set()
 
     @property
     def serving(self) -> bool:
-        """Whether new requests can be assigned to the entry: it is prepared or active."""
+        """Whether new requests can be assigned to this entry: its state is `prepared` or `active`."""
         return self.state in {"prepared", "active"}
 
     def report(self) -> SlotReport:
-        """The entry's current state and references, and its engine's status."""
+        """A snapshot of this entry: model and adapter, state, number of assigned requests, and its engine's status."""
         engine = self.queued.engine
         return SlotReport(
             key=self.key,

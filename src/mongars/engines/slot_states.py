@@ -1,13 +1,13 @@
 """The states of an entry of the slot table, and the possible transitions.
 
-| state      | event       | next       | what it means                                                 |
-|------------|-------------|------------|---------------------------------------------------------------|
-| `prepared` | `activate`  | `active`   | requests that pin no adapter are assigned to it from now on   |
-| `active`   | `supersede` | `prepared` | another entry was activated; this one can be activated again  |
-| `prepared` | `drain`     | `draining` | no further request is assigned to it; running ones go on      |
-| `draining` | `retire`    | `retired`  | its engine is closed, and the entry is removed from the table |
+| state      | event       | next       | what it means                                                  |
+|------------|-------------|------------|----------------------------------------------------------------|
+| `prepared` | `activate`  | `active`   | requests that demand no adapter are assigned to it from now on |
+| `active`   | `supersede` | `prepared` | another entry was activated; this one can be activated again   |
+| `prepared` | `drain`     | `draining` | no further request is assigned to it; running ones go on       |
+| `draining` | `retire`    | `retired`  | its engine is closed, and the entry is removed from the table  |
 
-`prepared` means that the engine runs and serves requests that pin its adapter. Every other event is refused: an
+`prepared` means that the engine runs and serves requests that demand its adapter. Every other event is refused: an
 active entry, for example, cannot be drained before another one is activated.
 """
 
@@ -29,7 +29,7 @@ TRANSITIONS: dict[tuple[SlotState, SlotEvent], SlotState] = {
 
 
 class IllegalTransition(Conflict):
-    """The event is not possible in the entry's current state; nothing was changed."""
+    """An event, such as `drain`, is impossible in the present state of a slot table's entry; nothing was changed."""
 
     def __init__(self, state: SlotState, event: SlotEvent, *, entry: str) -> None:
         possible = [name for found, name in TRANSITIONS if found == state]
@@ -42,9 +42,9 @@ class IllegalTransition(Conflict):
 
 
 def advance(state: SlotState, event: SlotEvent, *, entry: str) -> SlotState:
-    """The state of a slot table's entry after `event`, if it is now in `state`.
+    """The state of a slot table's entry (a running engine with its adapter) after `event`, if it is in `state`.
 
-    Raises `IllegalTransition` if there is no such transition; `entry` is the entry's name in the message.
+    Raises `IllegalTransition` if `event` is not possible in `state`; `entry` is the entry's name for the message.
     """
     following = TRANSITIONS.get((state, event))
     if following is None:

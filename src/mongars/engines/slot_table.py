@@ -1,15 +1,16 @@
 """The slot table: the engines of a process, and the choice of the engine for each request.
 
-Each entry is one running engine for one role and one LoRA adapter, or the bare base model, with a queue of its
-own (one engine process per adapter version). Entries are added, activated and removed while others serve:
+Each entry is one running engine for one model role and one LoRA adapter, or the base model without an adapter, with
+a queue of its own (one engine process per adapter version). Entries are added, activated and removed while others
+serve:
 
 1. `prepare` starts one more engine. If that fails, the table is unchanged.
-2. `activate` assigns the following requests that pin no adapter to that entry.
+2. `activate` assigns the following requests that demand no adapter to that entry.
 3. `retire` removes an entry that is not active: no further request is assigned to it, its running ones end,
    then its engine is closed.
 
-A request holds a reference to its entry from `lease` until its response ends, so another activation in between
-does not change the engine that answers it. The states are in `slot_states`, the meaning of pins in
+A request belongs to its entry from `lease` until its response ends, so another activation in between does not
+change the engine that answers it. The states are in `slot_states`; how a request demands an adapter is in
 `core.adapter_pin`. The table is for one event loop; it is not thread-safe.
 """
 
@@ -38,10 +39,14 @@ STABLE = "stable"
 
 
 class SlotTable:
-    """Owns the engines of a process and assigns requests to them; the module describes the states of an entry."""
+    """Owns the engines of a process, one entry per engine and adapter, and chooses the engine for each request.
+
+    An entry is `active` (requests that demand no adapter use it), `prepared` (only requests that demand its adapter, or
+    continue an answer of it) or `draining` (no new requests).
+    """
 
     def __init__(self, *, max_waiting: int) -> None:
-        """`max_waiting`: how many requests may wait in the queue of each engine."""
+        """`max_waiting`: how many requests may wait for each engine; further ones are refused (`Overloaded`)."""
         self._max_waiting = max_waiting
         self._entries: list[SlotEntry] = []
         self._roles: dict[TaskRole, None] = {}
@@ -51,9 +56,9 @@ class SlotTable:
         self._closed = False
 
     def add(self, role: TaskRole, engine: Engine) -> None:
-        """Add the engine that is active for `role` from the beginning, without starting it; see `start`.
+        """Add, without starting it, the engine for requests of the model role `role` that demand no adapter.
 
-        Raises `Conflict` if the role has an active entry.
+        Call `start` afterwards. Raises `Conflict` if the role has an active engine already.
         """
         if self._active_of(role) is not None:
             detail = f"The role {role} has an active entry; use prepare and activate."
@@ -63,7 +68,7 @@ class SlotTable:
         self._entries.append(SlotEntry(role, queued, state="active"))
 
     async def start(self) -> None:
-        """Start every engine that was added.
+        """Start every engine that was added with `add`.
 
         Raises `InferenceFailed` with the reason if one cannot start; then every engine is closed.
         """
@@ -76,14 +81,14 @@ class SlotTable:
             undo.pop_all()
 
     async def aclose(self) -> None:
-        """Close every engine, even if closing one of them fails. Running responses are cut."""
+        """Close every engine, even if closing one of them fails. Answers that are being generated are cut."""
         self._closed = True
         async with AsyncExitStack() as closing:
             for entry in self._entries:
                 closing.push_async_callback(entry.queued.engine.aclose)
 
     async def stop_unused(self) -> None:
-        """Close every engine that is ready and has no request; its entry and the entry's state stay.
+        """Close every engine that is ready and has no request, running or waiting; it stays in the table.
 
         For engines that are started on demand: a closed engine can be started again.
         """
@@ -93,12 +98,13 @@ class SlotTable:
                 await engine.aclose()
 
     async def prepare(self, key: SlotKey, make_engine: Callable[[], Engine]) -> None:
-        """Start one more engine while the others serve; afterwards requests can pin its adapter.
+        """Make and start one more engine, for `key.role` and the adapter `key.digest`, while the others serve.
 
-        On any error, cancellation included, the new engine is closed and the table is unchanged.
+        Afterwards its state is `prepared`: requests can demand its adapter. On any error, cancellation included, the
+        new engine is closed and the table is unchanged.
 
         Raises:
-            Conflict: an entry with that key exists or is being prepared.
+            Conflict: an engine with that role and adapter exists or is being prepared.
             InferenceFailed: the engine could not start, or has loaded another adapter than the key's.
             NotReady: the table was closed meanwhile.
         """
@@ -120,13 +126,14 @@ class SlotTable:
             self._preparing.discard(key)
 
     def activate(self, key: SlotKey) -> None:
-        """Assign the following requests of the role that pin no adapter to the entry with that key.
+        """Let the engine of `key` (model role and adapter) answer the following requests that demand no adapter.
 
-        Requests that are being answered, or wait in a queue, stay where they are. The entry that was active becomes
-        `prepared`: it can be pinned, activated again, or retired.
+        Its state becomes `active`. Requests that are being answered, or wait in a queue, stay where they are. The
+        engine of the role that was active becomes `prepared`: it still serves requests that demand its adapter, and can
+        be activated again, or retired.
 
-        Raises `NotFound` if there is no such entry, `IllegalTransition` if it is active or draining, and
-        `InferenceFailed` if its engine has failed; then nothing changes.
+        Raises `NotFound` if there is no such engine, `IllegalTransition` if it is active or draining, and
+        `InferenceFailed` if it has failed; then nothing changes.
         """
         entry = self._find(key)
         following = entry.check("activate")
@@ -140,11 +147,12 @@ class SlotTable:
         entry.state = following
 
     def set_alias(self, alias: str, key: SlotKey) -> None:
-        """Make `alias`, such as `canary`, one more name by which requests can pin the entry with that key.
+        """Make `alias`, such as `canary`, one more name by which requests can demand the adapter of `key`.
 
-        If another entry of the role has the alias, it loses it. An alias is removed when its entry is drained.
+        If another engine of the same role has the alias, it loses it. An alias is removed when its engine is drained.
 
-        Raises `NotFound` if there is no such entry, `Conflict` for the alias `stable` and for a draining entry.
+        Raises `NotFound` if there is no engine with that role and adapter, `Conflict` if it is draining, and for the
+        alias `stable`, which the active engine always has.
         """
         entry = self._find(key)
         if alias == STABLE or not entry.serving:
@@ -155,9 +163,11 @@ class SlotTable:
         self._aliases[key.role, alias] = entry
 
     def drain(self, key: SlotKey) -> None:
-        """Assign no further request to the entry with that key; its running and waiting requests go on.
+        """Assign no further request to the engine of `key` (model role and adapter).
 
-        Raises `NotFound` if there is no such entry, `IllegalTransition` if it is active or draining.
+        Its running and waiting requests are still answered.
+
+        Raises `NotFound` if there is no such engine, `IllegalTransition` if it is active or draining.
         """
         entry = self._find(key)
         entry.state = entry.check("drain")
@@ -165,12 +175,12 @@ class SlotTable:
         self._aliases = kept
 
     async def retire(self, key: SlotKey, deadline: Deadline) -> None:
-        """Drain the entry with that key, wait until its requests have ended, close its engine and remove it.
+        """Drain the engine of `key` (model role and adapter), wait until its requests have ended, close and remove it.
 
-        At the deadline, the engine is closed and the remaining responses are cut. If the wait is cancelled, the entry
+        At the deadline, the engine is closed and the remaining responses are cut. If the wait is cancelled, the engine
         stays `draining`; call this again to remove it.
 
-        Raises `NotFound` if there is no such entry, `IllegalTransition` if it is active.
+        Raises `NotFound` if there is no such engine, `IllegalTransition` if it is active.
         """
         entry = self._find(key)
         if entry.state != "draining":
@@ -187,10 +197,14 @@ class SlotTable:
 
     @asynccontextmanager
     async def lease(self, request: GenerationRequest) -> AsyncIterator[QueuedEngine]:
-        """Choose the engine for a request and hold a reference to its entry until the context is left.
+        """Choose the engine that answers `request`, and count the request as one of its own until the context is left.
 
-        Raises `AdapterUnknown` if the request pins an adapter that no entry of its role has, `NotReady` if no engine
-        is active.
+        Meanwhile `retire` waits for the request, up to its deadline. The engine is one of the request's model role, or
+        of `general` if no engine has that role: the one with the adapter that the request demands, else the one that
+        generated the beginning in `continue_from`, else the active one.
+
+        Raises `AdapterUnknown` if the request demands an adapter that no engine of the role has, `NotReady` if no
+        engine is active.
         """
         entry = self._choose(request)
         entry.hold()
@@ -200,18 +214,21 @@ class SlotTable:
             entry.release()
 
     def active(self, task_type: str) -> QueuedEngine:
-        """The engine for requests with that `task_type` that pin no adapter. Raises `NotReady` if none is active."""
+        """The active engine, for requests with that `task_type` (such as `coding`) that demand no adapter.
+
+        Falls back to the active engine of the role `general`. Raises `NotReady` if none is active.
+        """
         return self._active(task_role(task_type)).queued
 
     @property
     def actives(self) -> tuple[QueuedEngine, ...]:
-        """The engines of all active entries, in the order in which their roles were added."""
+        """The active engine of each model role that has one, in the order in which the roles were added."""
         found = [self._active_of(role) for role in self._roles]
         return tuple(entry.queued for entry in found if entry is not None)
 
     @property
     def load(self) -> SlotLoad:
-        """How many slots the active engines have, and how many requests of any entry hold or wait for a slot."""
+        """The number of slots of the active engines, and how many requests hold or wait for a slot of any engine."""
         queues = [entry.queued.admission for entry in self._entries]
         return SlotLoad(
             slots=sum(queued.engine.slots for queued in self.actives),
@@ -221,7 +238,7 @@ class SlotTable:
 
     @property
     def reports(self) -> tuple[SlotReport, ...]:
-        """The current state of every entry."""
+        """A snapshot of the state of every entry (engine with its adapter), in the order in which they were added."""
         return tuple(entry.report() for entry in self._entries)
 
     def _check_prepared(self, key: SlotKey, engine: Engine) -> None:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def stream_checked(engine: Engine, request: GenerationRequest) -> ByteStream:
-    """Like `engine.stream(request)`, but ends with an error if the finished text violates the request's JSON schema.
+    """Like `engine.stream(request)`, but checks the finished text against the JSON schema of the request.
 
-    Without a schema, the engine's stream is returned unchanged.
+    If the text violates the schema, the stream ends with `GenerationInterrupted`, or with `InvalidRequest` if a stop
+    text of the request may be the cause. Without a schema, the engine's stream is returned unchanged.
     """
     schema = schema_of(request.sampling.response_format)
     return engine.stream(request) if schema is None else _checked(engine, request, schema)

@@ -18,9 +18,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def check_token(request: Request, wanted: str | None) -> None:
-    """Check the bearer token of a request against its SHA-256 `wanted`; None: no token is required.
+    """Check that a request has a bearer token whose SHA-256, in hexadecimal digits, is `wanted`.
 
-    Raises `NotAuthenticated` if the token is missing or wrong.
+    `wanted` None: no token is required. Raises `NotAuthenticated` if the token is missing or wrong.
     """
     if wanted is None:
         return
@@ -32,10 +32,10 @@ def check_token(request: Request, wanted: str | None) -> None:
 
 
 async def read_body(request: Request, model: type[Model], *, limit: int) -> Model:
-    """Read the request's body, at most `limit` bytes, and validate it as a `model`.
+    """Read a request's JSON body of at most `limit` bytes, and convert it to the pydantic class `model`.
 
-    Raises `TooLarge` for a longer body, `EncodingUnsupported` for a compressed one, `InvalidRequest` if it is no
-    valid JSON of that model.
+    Raises `TooLarge` for a longer body, `EncodingUnsupported` for a compressed one, `InvalidRequest` if it is no valid
+    JSON or does not fit the class.
     """
     body = await read_limited(
         request.stream(),

@@ -13,7 +13,11 @@ NOT_LISTENING = frozenset({"STARTING", "UNHEALTHY"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaState:
-    """One replica, as Serve's controller reports it."""
+    """The state of one replica, as Ray Serve's controller reports it.
+
+    `state` is Serve's word, such as `RUNNING`; `node` the IP address of its node, empty if unknown; `pid` None if
+    unknown.
+    """
 
     name: str
     state: str
@@ -23,7 +27,11 @@ class ReplicaState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentState:
-    """One deployment of the application: its status in Serve, the target number of replicas, and its replicas."""
+    """The state of one Ray Serve deployment of the application: its status, and its replicas.
+
+    `status` is Serve's word, such as `HEALTHY`, with a `message`. `target` is the number of replicas that Serve aims at
+    now.
+    """
 
     name: str
     status: str
@@ -33,23 +41,26 @@ class DeploymentState:
 
     @property
     def running(self) -> int:
-        """The number of replicas that are running."""
+        """The number of this deployment's replicas in the state `RUNNING`."""
         return sum(replica.state == "RUNNING" for replica in self.replicas)
 
     @property
     def answers(self) -> bool:
-        """Whether the deployment can serve: it is healthy, or is scaling while at least one replica runs."""
+        """Whether this deployment can serve: it is healthy, or is scaling while at least one replica runs."""
         return self.status == "HEALTHY" or (self.status in SCALING and self.running > 0)
 
     @property
     def complete(self) -> bool:
-        """Whether the deployment is healthy and has its configured number of running replicas."""
+        """Whether this deployment is healthy and at least its target number of replicas is running."""
         return self.status == "HEALTHY" and self.running >= self.target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplicationState:
-    """The state of the monGARS application on a cluster; `status` is NOT_STARTED if it is not deployed."""
+    """The state of the monGARS application (Ray Serve's `mongars`) on a cluster.
+
+    `status` is Serve's word, such as `RUNNING`, with a `message`; `NOT_STARTED` if the application is not deployed.
+    """
 
     status: str
     message: str
@@ -59,23 +70,23 @@ class ApplicationState:
 
     @property
     def healthy(self) -> bool:
-        """Whether the application runs, all its deployments can serve, and the proxy on every node listens."""
+        """Whether the application runs, all its deployments can serve, and Serve's HTTP proxy listens on every node."""
         answers = all(part.answers for part in self.deployments)
         listening = NOT_LISTENING.isdisjoint(self.proxies)
         return self.status == "RUNNING" and answers and listening
 
     @property
     def settled(self) -> bool:
-        """Whether the application is healthy and has its configured number of running replicas."""
+        """Whether the application is healthy and each deployment has its target number of running replicas."""
         return self.healthy and all(part.complete for part in self.deployments)
 
     @property
     def target(self) -> int:
-        """The configured number of replicas, over all deployments."""
+        """The number of replicas that Serve aims at now, over all deployments."""
         return sum(part.target for part in self.deployments)
 
     def describe(self) -> str:
-        """The state as one line of text, for a progress display."""
+        """This state as one line of text, such as `application RUNNING, LLMDeployment HEALTHY: 1/1 running`."""
         parts = ", ".join(
             f"{p.name} {p.status}: {p.running}/{p.target} running" for p in self.deployments
         )
@@ -85,7 +96,10 @@ class ApplicationState:
 
 
 def application_state(details: dict[str, Any]) -> ApplicationState:
-    """Parse the JSON of Serve's REST interface (`details`) to the state of the monGARS application."""
+    """Extract the state of the monGARS application from `details`, the JSON of Serve's REST interface.
+
+    The application may be missing in it.
+    """
     found = details.get("applications", {}).get(APPLICATION)
     if found is None:
         return ApplicationState(status="NOT_STARTED", message="")
@@ -98,9 +112,10 @@ def application_state(details: dict[str, Any]) -> ApplicationState:
 
 
 def replaced(details: dict[str, Any], sent: dict[str, Any]) -> bool:
-    """Whether the cluster has another definition of the application than `sent`, because another one was deployed.
+    """Whether another definition of the monGARS application than `sent` is deployed on the cluster.
 
-    False if none is deployed. Compares the number of replicas, the user configuration and the arguments.
+    `details` is the JSON of Serve's REST interface, `sent` an application of `deploy_schema`. Compares the number of
+    replicas, the user configuration and the arguments. False if none is deployed.
     """
     found = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config")
     if not found:
@@ -130,13 +145,19 @@ def _deployment(part: dict[str, Any]) -> DeploymentState:
 
 
 def reason_of(state: ApplicationState) -> str:
-    """Serve's messages about a failed deployment, each reduced to its last line (of a traceback: the exception)."""
+    """The reason why a deployment failed: Serve's messages, each reduced to its last line, joined by spaces.
+
+    Empty if Serve reports none.
+    """
     messages = [part.message for part in state.deployments] or [state.message]
     return " ".join(last_line(message) for message in messages if message.strip())
 
 
 def last_line(message: str) -> str:
-    """The last line of a message or traceback; for a port in use, with the advice to set RAY_HTTP_PORT."""
+    """The last line of Serve's message or traceback; for a port in use, with the advice to set RAY_HTTP_PORT.
+
+    `message` must not be blank.
+    """
     line = message.replace("\\n", "\n").strip().splitlines()[-1]
     if "Failed to bind" in line:
         line += " Choose another port with RAY_HTTP_PORT."

@@ -62,12 +62,12 @@ class SamplingDefaults(_Section):
     """The most tokens of an answer; null: the rest of the context window."""
 
     def to_sampling(self) -> Sampling:
-        """Convert these defaults to a `core.generation.Sampling`."""
+        """Convert these defaults to a `core.generation.Sampling` with `temperature`, `top_p` and `max_tokens`."""
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
 
 class ReplicaConfig(_Section):
-    """Configuration of one replica: its engines, their queues, limits and access."""
+    """Configuration of one Ray Serve replica: its engines, their queues, limits, and the token that requests need."""
 
     engine: EngineSpec = Field(default_factory=EngineSpec)
     coding: EngineSpec | None = None
@@ -104,13 +104,13 @@ class ReplicaConfig(_Section):
 
     @property
     def capacity(self) -> int:
-        """How many requests a replica accepts at a time over all its engines, waiting ones included."""
+        """How many requests one replica accepts at a time over all its engines, those that wait included."""
         engines = [self.engine, self.coding, self.embedding]
         return sum(engine.slots + self.max_waiting for engine in engines if engine is not None)
 
 
 class Autoscaling(_Section):
-    """Limits and delays of autoscaling; times in seconds."""
+    """Limits and delays of the autoscaling of replicas; times in seconds."""
 
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=4, ge=1)
@@ -128,7 +128,7 @@ class Autoscaling(_Section):
 
 
 class ServingConfig(_Section):
-    """Configuration of the whole Serve application."""
+    """Configuration of the whole Serve application: its replicas, their number and resources, and its HTTP address."""
 
     replica: ReplicaConfig = Field(default_factory=ReplicaConfig)
     replicas: int = Field(default=1, ge=1)
@@ -158,5 +158,5 @@ class ServingConfig(_Section):
 
     @property
     def most_replicas(self) -> int:
-        """The largest number of replicas: the maximum of autoscaling, or the fixed number."""
+        """The largest number of replicas that can run: the maximum of autoscaling, or the fixed number."""
         return self.replicas if self.autoscaling is None else self.autoscaling.max_replicas

@@ -59,7 +59,11 @@ class _Client(ServeSubmissionClient):  # type: ignore[misc] # Ray ships no types
 
 
 class ServeControl:
-    """Controls the Serve application of one cluster through its dashboard, such as `http://127.0.0.1:8265`."""
+    """Deploys, watches and removes the monGARS application of one Ray cluster, over HTTP.
+
+    `address` is the URL of the cluster's dashboard, such as `http://127.0.0.1:8265`; `token` the bearer token that it
+    requires, None: none. `http_timeout`: seconds to connect, and to wait for a response.
+    """
 
     def __init__(
         self,
@@ -80,9 +84,10 @@ class ServeControl:
         timeout: float,
         on_progress: Callable[[ApplicationState], None],
     ) -> ApplicationState:
-        """Deploy the application and block until every replica is running; returns the final state.
+        """Deploy the monGARS application and block until every replica is running; returns the final state.
 
-        `on_progress` is called with each state read meanwhile.
+        Other applications of the cluster stay. `timeout` is in seconds. `on_progress` is called with each state that is
+        read meanwhile, about ten times a second.
 
         Raises:
             EndpointUnreachable: no dashboard responds at the address.
@@ -125,14 +130,16 @@ class ServeControl:
     def status(self) -> ApplicationState:
         """The current state of the monGARS application on the cluster.
 
-        Raises `EndpointUnreachable`, or `NotAuthenticated` if the cluster requires another token.
+        Raises `EndpointUnreachable` if no dashboard responds, `NotAuthenticated` if the cluster requires another token,
+        `InvalidAnswer` if the dashboard responds with an error.
         """
         return application_state(self._call(lambda client: client.get_serve_details()))
 
     def shutdown(self) -> None:
         """Remove the monGARS application from the cluster; other applications stay.
 
-        Raises `EndpointUnreachable`, or `NotAuthenticated` if the cluster requires another token.
+        Raises `EndpointUnreachable` if no dashboard responds, `NotAuthenticated` if the cluster requires another token,
+        `InvalidAnswer` if the dashboard responds with an error.
         """
         others = self._others()
         if others:
@@ -141,7 +148,7 @@ class ServeControl:
             self._call(lambda client: client.delete_applications())
 
     def _others(self) -> list[dict[str, Any]]:
-        """The definitions of all applications of the cluster except monGARS."""
+        """The definitions (as they were deployed) of all applications of the cluster except monGARS."""
         details = self._call(lambda client: client.get_serve_details())
         found = details.get("applications", {})
         return [

@@ -27,25 +27,33 @@ if TYPE_CHECKING:
 @serve.deployment(name=DEPLOYMENT)
 @serve.ingress()
 class LLMDeployment:
-    """One replica of the Serve deployment: HTTP interface and engines in one Ray actor, which saves a network hop."""
+    """The Ray Serve deployment: each replica is one Ray actor with the HTTP interface and the engines.
+
+    Both are in one actor, which saves a network hop.
+    """
 
     async def __init__(  # type: ignore[misc] # Ray awaits it
         self,
         build_replica: Callable[[ReplicaConfig, str], tuple[Replica, Observer]],
         config: dict[str, Any],
     ) -> None:
-        """Build the replica and start its engines; Serve reports the replica HEALTHY only after that."""
+        """Build the replica and start its engines; Serve reports the replica HEALTHY only after that.
+
+        `build_replica` is called with the parsed `config` (the JSON of a `ReplicaConfig`) and the id of the replica in
+        Serve; returns the replica and the observer of its events. Raises its errors, and `InferenceFailed` if an engine
+        cannot start.
+        """
         name = serve.get_replica_context().replica_id.unique_id
         self._replica, self._observer = build_replica(ReplicaConfig.model_validate(config), name)
         await self._replica.start()
         self._observer.observe(Note(log=log_events.DEPLOYMENT_READY, values={"replica": name}))
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
-        """Build the ASGI application to which Serve sends this replica's requests."""
+        """Build the ASGI application to which Serve sends this replica's HTTP requests; Serve calls this."""
         return build_ingress(self._replica)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Use the sampling defaults in `user_config` for further requests.
+        """Use the sampling defaults in `user_config` (the JSON of a `SamplingDefaults`) for further requests.
 
         Invalid values are logged and ignored, never raised, since Serve stops a replica whose `reconfigure` raises.
         Returns quickly, since Serve sends no request to a replica meanwhile.
@@ -60,7 +68,10 @@ class LLMDeployment:
         self._observer.observe(Note(log=log_events.DEPLOYMENT_UPDATED))
 
     def check_health(self) -> None:
-        """Raise `NotReady` if an active engine or the embedder has failed or stopped; a restarting one is healthy."""
+        """Raise `NotReady` if an active engine or the embedder has failed or stopped; a restarting one is healthy.
+
+        Serve calls this periodically and replaces a replica for which it raises repeatedly.
+        """
         status = self._replica.engine_status
         if status.state in {"failed", "stopped"}:
             raise NotReady(status.detail or status.state)

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 
 def build_ingress(replica: Replica) -> FastAPI:
-    """Build the ASGI application of one replica; its shutdown stops the replica's engines."""
+    """Build the ASGI application of one replica: `/generate`, `/v1/models`, `/v1/embeddings`, health and readiness.
+
+    Its shutdown stops the replica's engines. The path of `/generate` is `generate_path` of the replica's configuration.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +72,7 @@ def build_ingress(replica: Replica) -> FastAPI:
 
 
 async def _not_allowed(request: Request, exc: Exception) -> Response:
-    """The 405 response; its `Allow` header also lists HEAD where the path has GET."""
+    """Make the response with status 405; its `Allow` header also lists HEAD where the path has GET."""
     allowed = (getattr(exc, "headers", None) or {}).get("Allow", "")
     methods = with_head([method.strip() for method in allowed.split(",")])
     detail = f"{request.method} {request.url.path}: Method Not Allowed."
@@ -81,7 +84,7 @@ async def _not_allowed(request: Request, exc: Exception) -> Response:
 
 
 class GenerateRoutes:
-    """The route handlers of one replica for `/generate`, health and readiness."""
+    """The HTTP route handlers of one replica for `/generate`, `/healthz` and `/readyz`."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -89,7 +92,10 @@ class GenerateRoutes:
         self._refusals = Refusals(replica.clock)
 
     async def generate(self, request: Request) -> Response:
-        """`POST /generate`: generate one answer, as JSON or as a stream; `protocol.generate` describes both formats."""
+        """`POST /generate`: generate one answer, as JSON or as a stream; `protocol.generate` describes both formats.
+
+        Errors become responses, or, once the stream has begun, its last event.
+        """
         request_id = accept_id(request.headers.get(headers.REQUEST_ID), prefix="req")
         try:
             check_token(request, self._replica.config.token_sha256)
@@ -103,11 +109,11 @@ class GenerateRoutes:
         return ReplicaResponse(lambda answer: serve(answer, generation, deadline))
 
     async def health(self) -> Response:
-        """`GET /healthz`: always 200 with load and engine state, whatever state the engines are in."""
+        """`GET /healthz`: status 200, with load and engine state as JSON, whatever state the engines are in."""
         return JSONResponse({"status": "ok", **self._facts()})
 
     async def ready(self) -> Response:
-        """`GET /readyz`: 200 if requests can be answered now, else 409 with the reason."""
+        """`GET /readyz`: status 200 if all active engines are ready, else 409 with the reason and `Retry-After`."""
         status = self._replica.engine_status
         if status.state == "ready":
             return JSONResponse({"status": "ready", **self._facts()})
@@ -202,6 +208,9 @@ def _stream_headers(stream: ReplicaStream) -> dict[str, str]:
 
 
 def meta_event(stream: ReplicaStream, request_id: str) -> bytes:
-    """The first event of a stream: request id, model, engine and adapter, and the seconds waited in the queue."""
+    """The first server-sent event of a streamed answer, which says how it is generated.
+
+    Request id, model, engine and adapter, and the seconds for which the request waited in the queue.
+    """
     facts = {"request_id": request_id, "queue_seconds": stream.queue_seconds}
     return encode_event({**facts, **origin_body(stream.origin)}, name=META_EVENT)

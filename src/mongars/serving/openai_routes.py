@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 
 
 class OpenAIRoutes:
-    """The route handlers of a replica for `/v1/models` and `/v1/embeddings`."""
+    """The HTTP route handlers of a replica for `/v1/models` and `/v1/embeddings`, in OpenAI's formats."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._created = int(replica.clock.now().timestamp())
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`: the list of the replica's models."""
+        """`GET /v1/models`: the list of the models that this replica serves, as JSON.
+
+        Errors, such as a missing token, become responses in OpenAI's format.
+        """
         try:
             check_token(request, self._replica.config.token_sha256)
         except MongarsError as error:
@@ -41,7 +44,10 @@ class OpenAIRoutes:
         )
 
     async def embeddings(self, request: Request) -> Response:
-        """`POST /v1/embeddings`: one vector per text of the request."""
+        """`POST /v1/embeddings`: one vector per text of the request, as JSON.
+
+        Errors become responses in OpenAI's format.
+        """
         try:
             config = self._replica.config
             check_token(request, config.token_sha256)

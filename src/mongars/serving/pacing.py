@@ -26,7 +26,10 @@ MOST_HELD = 64 * 1024
 
 
 class Pacing:
-    """Schedules when the buffered bytes of all running answers are sent: the more answers, the less often."""
+    """Decides when bytes of streamed answers are sent: the more answers a replica streams at once, the less often.
+
+    Bytes that arrive in between are buffered, and sent for all answers at the same time.
+    """
 
     def __init__(self, clock: Clock, *, longest: float) -> None:
         """`longest`: the most seconds that a token is buffered; 0: every token is sent at once."""
@@ -37,17 +40,18 @@ class Pacing:
 
     @property
     def interval(self) -> float:
-        """The current number of seconds between two messages of one answer; 0: every block is sent at once."""
+        """The current number of seconds between two pieces sent of one answer; 0: every block is sent at once."""
         return min(self._longest, SECONDS_PER_ANSWER * max(0, sum(self._open.values()) - 1))
 
     @asynccontextmanager
     async def gather(
         self, blocks: AsyncIterator[bytes], *, answers: int = 1
     ) -> AsyncIterator[Gathered]:
-        """A context with the bytes of `blocks`, joined to larger pieces while more than one answer is streamed.
+        """Join the bytes of `blocks` to larger pieces while more than one answer is streamed; a context.
 
-        `answers` is the number of answers in `blocks`. The first piece and the end are never delayed. Iterating
-        `Gathered.pieces` raises the error that `blocks` raises, after all bytes before it.
+        `blocks` is the engine's stream, `answers` the number of answers in it. Iterate `pieces` of the result. The
+        first piece and the end are never delayed. An error that `blocks` raises is raised by `pieces`, after all bytes
+        before it.
         """
         gathered = Gathered(self, blocks)
         reading = Background(gathered.read, name="gather")
@@ -70,7 +74,7 @@ class Pacing:
 
 
 class Gathered:
-    """The buffer of one answer: bytes that were read from the engine and not sent yet."""
+    """The buffer of one stream of answers: bytes that were read from the engine and not sent yet."""
 
     def __init__(self, pacing: Pacing, blocks: AsyncIterator[bytes]) -> None:
         self._pacing = pacing
@@ -86,7 +90,7 @@ class Gathered:
         """The bytes to send, joined to pieces; each is yielded when it is due."""
 
     async def read(self) -> None:
-        """Read all bytes of the engine's stream into the buffer; pauses while the buffer is full.
+        """Read all bytes of the engine's stream into this buffer; pauses while it has more than 64 KiB.
 
         An error of the stream is not raised here but by `pieces`, after all bytes that came before it.
         """
@@ -105,12 +109,12 @@ class Gathered:
             self._due.set()
 
     def release(self) -> None:
-        """Make `pieces` yield the bytes that are in the buffer."""
+        """Make `pieces` yield the bytes that are in this buffer; does nothing if it is empty."""
         if self._parts:
             self._due.set()
 
     def rest(self) -> bytes:
-        """Remove and return the bytes in the buffer, for example after an error that `pieces` raised."""
+        """Remove and return the bytes in this buffer, for example after an error that `pieces` raised."""
         held = b"".join(self._parts)
         self._parts.clear()
         self._size = 0

@@ -20,14 +20,17 @@ LONGEST = 2.0
 
 
 class Refusals:
-    """Delays error responses to refused requests while more than `PER_SECOND` of them are sent per second."""
+    """Delays error responses for overload so that, after a burst of 20, at most 20 are sent per second.
+
+    No response is delayed longer than 2 seconds, so the rate is exceeded if there are very many.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._next = clock.monotonic() - BURST / PER_SECOND
 
     async def turn(self) -> None:
-        """Wait until the next refusal may be sent: 0 seconds while refusals are rare, at most `LONGEST` seconds."""
+        """Wait, 0 to 2 seconds, until the next error response for overload may be sent."""
         now = self._clock.monotonic()
         self._next = max(self._next, now - BURST / PER_SECOND) + 1 / PER_SECOND
         self._next = min(self._next, now + LONGEST)

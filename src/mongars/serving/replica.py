@@ -36,7 +36,7 @@ _WORST = ("ready", "starting", "restarting", "stopped", "failed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStream:
-    """An answer that is being streamed."""
+    """A streamed answer of a `Replica`, and how it is generated."""
 
     origin: Origin
     """Model, engine and adapter that generate the answer, as the engine reports them, with the id of the replica."""
@@ -49,7 +49,7 @@ class ReplicaStream:
 
 
 class Replica:
-    """Answers requests with the engines of its slot table, and embeds texts; independent of HTTP."""
+    """The engines and the embedder of one Ray Serve replica: answers requests and embeds texts, independent of HTTP."""
 
     def __init__(
         self,
@@ -60,7 +60,10 @@ class Replica:
         replica_id: str,
         embedder: Embedder | None = None,
     ) -> None:
-        """`engines`: for each role, the engine that answers its requests from the beginning. `start` starts them."""
+        """`engines`: for each model role, such as `general`, the engine that answers its requests. `start` starts them.
+
+        `replica_id`: the id of the replica in Ray Serve. `embedder` None: no embeddings are served.
+        """
         self.slot_table = SlotTable(max_waiting=config.max_waiting)
         for role, engine in engines.items():
             self.slot_table.add(role, engine)
@@ -74,20 +77,22 @@ class Replica:
 
     @property
     def config(self) -> ReplicaConfig:
-        """The configuration given to the constructor."""
+        """The configuration given to the constructor. `use_defaults` does not change it."""
         return self._config
 
     def origin(self, task_type: str = "general") -> Origin:
-        """Model, engine and adapter that answer a request of `task_type` that arrives now and pins no adapter.
+        """Model, engine and adapter that would answer a request of `task_type` that arrives now and demands no adapter.
 
-        `ReplicaStream.origin` has those that did generate a response; they may differ. Raises `NotReady` if no engine
-        is active.
+        `ReplicaStream.origin` has those that did answer one; they may differ. Raises `NotReady` if no engine is active.
         """
         return self._named(self.slot_table.active(task_type).engine.origin)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The names of the active models, the general one first and the embedding model last."""
+        """The names of the models that answer requests without a demanded adapter, the embedding model last.
+
+        The others are in the order of the constructor's `engines`. A name may occur twice.
+        """
         names = [queued.engine.origin.model for queued in self.slot_table.actives]
         return (*names, *([] if self._embedder is None else [self._embedder.model]))
 
@@ -98,9 +103,9 @@ class Replica:
 
     @property
     def engine_status(self) -> EngineStatus:
-        """The status of the active engine, or embedder, that is in the worst state.
+        """The status of that active engine, or the embedder, that is in the worst state (`failed` is the worst).
 
-        Prepared engines (started, but used only by requests that pin their adapter) are left out: if one fails, the
+        Engines that serve only requests that demand their adapter (prepared ones) are left out: if one fails, the
         replica still answers.
         """
         found = [queued.engine.status for queued in self.slot_table.actives]
@@ -110,7 +115,10 @@ class Replica:
 
     @property
     def load(self) -> dict[str, int]:
-        """`slots` of the active engines, and `active` (being answered) and `waiting` requests, embeddings included."""
+        """The load now, in requests, embeddings included.
+
+        `active`: being answered. `waiting`: in a queue. `slots`: how many requests the active engines answer at a time.
+        """
         load = self.slot_table.load
         return {
             "slots": load.slots,
@@ -141,11 +149,14 @@ class Replica:
         return [table] if self._embedder is None else [table, self._embedder]
 
     def use_defaults(self, sampling: SamplingDefaults) -> None:
-        """Use these sampling defaults for requests that begin from now on."""
+        """Use these sampling parameters for requests that begin from now on and do not set them."""
         self._defaults = sampling.to_sampling()
 
     def deadline(self, milliseconds: float | None) -> Deadline:
-        """A deadline `milliseconds` from now, but at most `answer_timeout` seconds; None: `answer_timeout` seconds."""
+        """A deadline `milliseconds` from now, but no later than the configured `answer_timeout`.
+
+        None: that timeout alone.
+        """
         limit = self._config.answer_timeout
         seconds = limit if milliseconds is None else min(milliseconds / 1000, limit)
         return Deadline.after(self.clock, seconds)
@@ -153,11 +164,11 @@ class Replica:
     async def embed(
         self, texts: Sequence[str], deadline: Deadline, *, share: Share = EVERYBODY
     ) -> Embeddings:
-        """Convert texts to vectors. `share` is the account and weight of the request in the queue.
+        """Convert each text to a vector. `share` is the account and weight of the request in the queue.
 
         Raises:
             NotFound: no embedding model is configured.
-            Overloaded: the queue is full or too long for the deadline.
+            Overloaded: the queue is full or too long for the deadline; has `retry_after` in seconds.
             ContextLengthExceeded: a text does not fit the model's context window.
             NotReady: the embedder is not running.
             InferenceFailed: the model failed.
@@ -178,10 +189,11 @@ class Replica:
     async def stream(
         self, request: GenerationRequest, deadline: Deadline
     ) -> AsyncIterator[ReplicaStream]:
-        """Answer one request as a stream; leaving the context stops the generation and frees the slots.
+        """Answer one request as a stream; leaving the context stops the generation.
 
-        Raises before the first byte, among others, `AdapterUnknown`, `NotReady`, `Overloaded`, `DeadlineExceeded`,
-        `CallerError` or `InferenceFailed`; while iterating, `GenerationInterrupted` or `DeadlineExceeded`.
+        Entering raises a `CallerError` for an unusable request, such as `AdapterUnknown`, else a `WorldError`, such as
+        `NotReady`, `Overloaded` or `DeadlineExceeded`. After that, while the answer is read, `GenerationInterrupted`,
+        or `DeadlineExceeded` if `deadline` passes.
         """
         async with self.slot_table.lease(request) as queued:
             queued.check_ready()
@@ -205,10 +217,10 @@ class Replica:
     async def complete(
         self, request: GenerationRequest, deadline: Deadline
     ) -> tuple[Completion, dict[str, float]]:
-        """Answer one request: the whole answer, and the timings `queue` and `total` in seconds.
+        """Answer one request and return the complete answer, with the timings `queue` and `total` in seconds.
 
-        Ignores `continue_from`. Raises the same errors as `stream`; an answer that was cut raises
-        `GenerationInterrupted` and is never returned in part.
+        `queue` is the time waited for an engine. Ignores `continue_from`. Raises the errors of `stream`; an answer that
+        was cut raises `GenerationInterrupted` and is never returned in part.
         """
         started = self.clock.monotonic()
         async with self.stream(replace(request, continue_from=None), deadline) as answer:

@@ -25,13 +25,17 @@ MEMORY_SECONDS = 1.0
 
 
 class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no types
-    """Routes the requests of a session to the same replica, or to the least loaded one while that replica is busy.
+    """Routes the requests of a conversation (`x-session-id`) to the replica that has its prompt in the cache.
 
-    Used by Ray Serve. Requests without a session go to the least loaded replica.
+    While that replica is busy, and for requests without a conversation, the least loaded one is chosen. Ray Serve makes
+    and calls it (`request_router_class`).
     """
 
     def initialize_state(self, busy_at: int, **kwargs: int) -> None:
-        """Set the router's arguments; Serve calls it once. A replica with `busy_at` requests counts as busy."""
+        """Set the router's arguments; Serve calls this once. A replica with `busy_at` requests or more counts as busy.
+
+        `kwargs` are arguments of `ConsistentHashRouter`.
+        """
         super().initialize_state(**kwargs)
         self._busy_at = busy_at
         # Requests of a burst are routed before Serve counts any of them: without this record all of
@@ -43,9 +47,10 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """Rank the candidates for a request: first the session's replica if not busy, else the least loaded one.
+        """Rank the replicas for a request: first the conversation's if not busy, else the least loaded one.
 
         Returns groups of replicas; Serve tries them in order, the least loaded replica of a group first.
+        `pending_request` None: the ranking of `ConsistentHashRouter`.
         """
         ranks: list[list[RunningReplica]] = await super().choose_replicas(
             candidate_replicas, pending_request
@@ -60,7 +65,10 @@ class SessionRouter(ConsistentHashRouter):  # type: ignore[misc] # Ray ships no 
         return [[first], *ranks, candidate_replicas]
 
     def on_send_request(self, replica_id: ReplicaID) -> None:
-        """Remove the router's record that it chose this replica for a request; Serve counts the sent request itself."""
+        """Remove the record that this router chose the replica `replica_id` for a request that Serve sends now.
+
+        Serve calls this; from then on, it counts the request itself.
+        """
         super().on_send_request(replica_id)
         for entry in self._chosen:
             if entry[1] == replica_id:

@@ -26,9 +26,11 @@ NAMESPACE = "serve"
 def prepare_serve_run(config: ServingConfig, argv: Sequence[str]) -> None:
     """Start Serve at `config.host` and `config.port` if `argv` is that of `serve run`; otherwise do nothing.
 
-    Raises `SystemExit` with the reason if the application of `--deploy` is deployed on the cluster: both serve all
-    paths, and the end of `serve run` would remove both. With `--non-blocking`, `--route-prefix` and `--name` both can
-    run.
+    `argv` is the whole command line, the program first. Joins the Ray cluster meanwhile, or starts one.
+
+    Raises `SystemExit` with the reason if the application `mongars` is deployed on the cluster: both serve all paths,
+    and the end of `serve run` would remove both. With `--non-blocking`, `--route-prefix` and `--name` both can run.
+    Raises `ConnectionError` if there is no cluster at a given `--address`.
     """
     if Path(argv[0]).name != "serve" or list(argv[1:2]) != ["run"]:
         return
@@ -47,9 +49,10 @@ def prepare_serve_run(config: ServingConfig, argv: Sequence[str]) -> None:
 
 
 def _connect(address: str | None) -> bool:
-    """Connect to the Ray cluster at `address` (None: the local one). True if a cluster was running.
+    """Connect to the Ray cluster at `address`; True if it was running already.
 
-    False: none was running, so a new cluster was started that ends with this process.
+    None: the local cluster; if none was running, a new one is started that ends with this process, and the result is
+    False. Raises `ConnectionError` if there is no cluster at a given address.
     """
     try:
         ray.init(address=address or "auto", namespace=NAMESPACE, logging_level="ERROR")
@@ -71,7 +74,10 @@ def _keeps_others(argv: Sequence[str]) -> bool:
 
 
 def _option(argv: Sequence[str], *names: str) -> str | None:
-    """The value of a command line option given as `--name value` or `--name=value`; None if it is absent."""
+    """The value of the command line option with one of `names`, given as `--name value` or `--name=value`.
+
+    None if it is absent or has no value.
+    """
     for word, following in zip(argv, [*argv[1:], None], strict=True):
         name, equals, value = word.partition("=")
         if name in names:

@@ -14,11 +14,13 @@ _SAMPLING = sampling_writer("llama_cpp")
 
 
 def chat_body(request: GenerationRequest, *, model: str, reasons: bool = False) -> dict[str, Any]:
-    """The request in OpenAI's format, always streamed and with usage.
+    """The JSON body of a chat-completion request to llama.cpp's server, for a streamed answer with token usage.
 
-    A JSON schema is converted to a grammar by monGARS. For a model that generates reasoning before its answer
-    (`reasons`), only llama.cpp knows where the answer begins, so llama.cpp converts the schema. Raises
-    `ParameterUnsupported` for a schema that cannot be enforced.
+    A JSON schema in the request is converted to a GBNF grammar here. `reasons`: True for a model that generates
+    reasoning before its answer; then llama.cpp converts the schema, since only llama.cpp recognises where the answer
+    begins.
+
+    Raises `ParameterUnsupported` for a schema that cannot be enforced.
     """
     sampling = request.sampling
     if reasons:

@@ -23,7 +23,11 @@ from mongars.engines.provisioning.gguf import gguf_values
 
 
 def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
-    """The parameters of llama.cpp's server; optional endpoints that it offers by default are disabled."""
+    """The parameters for llama.cpp's HTTP server that correspond to `order`.
+
+    Optional endpoints that the server offers by default (slots, web page, CORS) are disabled; its metrics are enabled.
+    Reads the metadata of an embedding model's file; raises `ProvisioningFailed` if that is unusable.
+    """
     params = xllamacpp.CommonParams()
     params.model.path = order.model_path
     params.model_alias = {order.model_name}
@@ -57,7 +61,11 @@ def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
 
 
 def main() -> None:
-    """Load the model, write `ready`, and serve until standard input is closed."""
+    """Read one line of JSON (`ChildOrder`) from standard input, load the model, and serve it on a UNIX socket.
+
+    Writes the line `ready` to standard output once the model is loaded, and ends the process when standard input is
+    closed. If the model cannot be loaded, exits with an error message.
+    """
     order = ChildOrder.from_line(sys.stdin.buffer.readline())
     os.umask(0o177)  # the socket is created with mode 0600
     try:

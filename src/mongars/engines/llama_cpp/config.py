@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaCppConfig:
-    """Configuration of one llama.cpp process: a model file and how to run it.
+    """Configuration of one llama.cpp process: a model file in GGUF format and how to run it.
 
-    `prompt_batch_tokens` limits the duration of one step of prompt processing, and so how soon a cancelled prompt stops
-    and how long other streams pause for it (see ADR 0004).
+    `slots`: how many requests it processes at a time. `prompt_batch_tokens` limits the duration of one step of prompt
+    processing, and so how soon a cancelled prompt stops and how long other streams pause for it (see ADR 0004).
     """
 
     model_path: Path

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def continued_body(body: dict[str, Any], text: str, *, partial_tokens: int) -> dict[str, Any]:
-    """A copy of the request `body` that makes llama.cpp continue the answer `text`, which has `partial_tokens` tokens.
+    """A copy of a chat request's JSON body with which llama.cpp continues the answer that begins with `text`.
 
-    `max_tokens` is reduced by `partial_tokens`, to at least 1.
+    `partial_tokens` is the number of tokens of `text`; `max_tokens`, if set, is reduced by it, to at least 1.
     """
     ending = {"role": "assistant", "content": text}
     limit = body.get("max_tokens")
@@ -31,10 +31,11 @@ def continued_body(body: dict[str, Any], text: str, *, partial_tokens: int) -> d
 async def whole_counts(
     blocks: AsyncIterator[bytes], *, partial_tokens: int, limit: int | None
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the events in `blocks`, with `partial_tokens` moved from the prompt's to the answer's token count.
+    """Correct the token counts of a continued answer: its beginning counts as part of the answer, not of the prompt.
 
-    `blocks` is the stream of a continued answer whose beginning has `partial_tokens` tokens. If these are `limit` or
-    more (None: no limit), generated text is dropped and the finish reason is `length`.
+    `blocks` is llama.cpp's stream of server-sent events; yields them with the usage corrected. `partial_tokens` is the
+    number of tokens of the beginning. If that is `limit` (the request's `max_tokens`; None: no limit) or more, the
+    generated text is dropped and the finish reason is `length`.
     """
     full = limit is not None and partial_tokens >= limit
     splitter = EventSplitter()

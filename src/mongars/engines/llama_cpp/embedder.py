@@ -40,7 +40,10 @@ _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process")
 
 
 class LlamaCppEmbedder:
-    """One embedding model in one child process; implements `engines.embedder.Embedder`."""
+    """One embedding model in one llama.cpp child process; implements `engines.embedder.Embedder`.
+
+    The process is restarted if it ends or hangs.
+    """
 
     def __init__(
         self, config: LlamaCppConfig, *, clock: Clock, observer: Observer | None = None
@@ -52,18 +55,18 @@ class LlamaCppEmbedder:
 
     @property
     def model(self) -> str:
-        """The name of the model."""
+        """The name of the embedding model, as configured."""
         return self._config.model_name
 
     @property
     def status(self) -> EngineStatus:
-        """The embedder's state, number of restarts and process id."""
+        """The embedder's current state, the number of restarts of its child process, and its process id."""
         return self._child.status
 
     async def start(self) -> None:
         """Start the child process and load the model.
 
-        Raises `InferenceFailed` with the end of the child's output if the model cannot be loaded.
+        Raises `InferenceFailed` with the reason if the file is no readable GGUF file or the child cannot load it.
         """
         try:
             values = await asyncio.to_thread(gguf_values, self._config.model_path)
@@ -74,14 +77,14 @@ class LlamaCppEmbedder:
         await self._child.start()
 
     async def aclose(self) -> None:
-        """Kill the child process and remove its files."""
+        """Kill the child process and remove its socket. Safe to call twice."""
         await self._child.aclose()
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Convert each text to a vector of length 1.
+        """Convert each text to a vector of Euclidean length 1, in the order of `texts`.
 
-        Raises `ContextLengthExceeded` for a text with too many tokens, `NotReady` while the child does not run,
-        `InferenceFailed` if the child fails.
+        Raises `ContextLengthExceeded` for a text with more tokens than the context window, `NotReady` while the child
+        process does not run, `InferenceFailed` if it fails.
         """
         _ = self._child.session  # raises if there is no child
         inputs = await self._inputs(texts)
@@ -94,7 +97,13 @@ class LlamaCppEmbedder:
         return Embeddings(vectors=tuple(vectors), prompt_tokens=tokens, model=self.model)
 
     async def _inputs(self, texts: Sequence[str]) -> Sequence[Input]:
-        """The inputs for the child: texts, or the token ids of texts that llama.cpp might tokenize wrongly."""
+        """Convert texts to inputs of llama.cpp's embeddings endpoint: each as a text, or as a list of token ids.
+
+        Token ids are sent for a WordPiece model, whose texts llama.cpp would tokenize differently from the reference,
+        and for texts that look like control tokens.
+
+        Raises `ContextLengthExceeded` if a text of a WordPiece model is too long.
+        """
         if self._wordpiece is not None:
             return await asyncio.to_thread(self._word_pieces, self._wordpiece, texts)
         return [
@@ -110,7 +119,10 @@ class LlamaCppEmbedder:
         return tokens
 
     async def _plain_tokens(self, text: str) -> list[int]:
-        """The token ids of `text`; control-token texts in it are tokenized as plain text."""
+        """The token ids of `text`; texts of control tokens in it, such as `<|im_end|>`, are tokenized as plain text.
+
+        Raises `InferenceFailed` if the connection to the child process fails.
+        """
         try:
             return await text_tokens(self._child, text, add_special=True)
         except (aiohttp.ClientError, OSError) as exc:

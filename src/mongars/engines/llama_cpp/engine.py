@@ -44,7 +44,10 @@ PROGRESS = b'"prompt_progress"'
 
 
 class LlamaCppEngine:
-    """One model in one llama.cpp child process; implements `engines.engine.Engine`."""
+    """One model in one llama.cpp child process; implements `engines.engine.Engine`.
+
+    The process is restarted if it ends or hangs.
+    """
 
     def __init__(
         self, config: LlamaCppConfig, *, clock: Clock, observer: Observer | None = None
@@ -68,18 +71,18 @@ class LlamaCppEngine:
 
     @property
     def slots(self) -> int:
-        """How many requests are processed at the same time."""
+        """How many requests the child process answers at the same time."""
         return self._config.slots
 
     @property
     def status(self) -> EngineStatus:
-        """The engine's state, number of restarts and process id."""
+        """The engine's current state, the number of restarts of its child process, and its process id."""
         return self._child.status
 
     async def start(self) -> None:
         """Start the child process and load the model.
 
-        Raises `InferenceFailed` with the end of the child's output if the model cannot be loaded.
+        Raises `InferenceFailed` with the reason if the file is no readable GGUF file or the child cannot load it.
         """
         # At the same time: the child reads the file in its own process.
         reading = asyncio.get_running_loop().run_in_executor(
@@ -93,15 +96,16 @@ class LlamaCppEngine:
         self._vocabulary = vocabulary
 
     async def aclose(self) -> None:
-        """Kill the child process and remove its files."""
+        """Kill the child process and remove its socket; answers being generated are cut. Safe to call twice."""
         await self._child.aclose()
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Answer one request; leaving the context closes the connection, which frees the slot.
+        """Generate the answer to one request as server-sent events, as `engines.engine.Engine` describes.
 
-        Raises `NotReady` while the child does not run, `ContextLengthExceeded`, `InvalidRequest` or
-        `ParameterUnsupported` for an unusable request, and `InferenceFailed` if the child fails.
+        Leaving the context closes the connection, which stops the generation. Entering raises `NotReady` while the
+        child process does not run, `ContextLengthExceeded`, `InvalidRequest` or `ParameterUnsupported` for an unusable
+        request, and `InferenceFailed` if the child fails; iterating raises `GenerationInterrupted`.
         """
         partial, limit = request.continue_from, request.sampling.max_tokens
         partial_tokens = 0
@@ -141,9 +145,10 @@ class LlamaCppEngine:
             yield blocks
 
     async def _slot(self, request: GenerationRequest, stack: AsyncExitStack) -> HeldSlot | None:
-        """Choose the llama.cpp slot for a request and hold it until `stack` is closed; waits while all are in use.
+        """Choose one of llama.cpp's slots for a request and hold it until `stack` is closed; waits for a free one.
 
-        None: llama.cpp may choose the slot itself.
+        A slot is one of the server's parallel sequences, each with a cached prompt. None if accounts share cached
+        prompts (prompt-cache scope `shared`): then llama.cpp chooses the slot.
         """
         if self._slots is None:
             return None
@@ -151,7 +156,7 @@ class LlamaCppEngine:
         return await stack.enter_async_context(held)
 
     async def _relay(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes of the child's response, without progress events at the beginning.
+        """Yield the bytes of the child process's response, without the progress events with which it begins.
 
         Raises `GenerationInterrupted` if the connection breaks or the bytes do not end with `[DONE]`.
         """
@@ -180,7 +185,7 @@ class LlamaCppEngine:
 
 
 def _vocabulary_in(path: Path) -> Vocabulary | ProvisioningFailed:
-    """Read the vocabulary of the model file at `path`. An error is returned instead of raised."""
+    """Read the control tokens of the GGUF file at `path`. A `ProvisioningFailed` is returned instead of raised."""
     try:
         return Vocabulary.of(gguf_values(path))
     except ProvisioningFailed as error:

@@ -15,13 +15,21 @@ if TYPE_CHECKING:
 
 
 def build_engine(spec: EngineSpec, setup: EngineSetup) -> LlamaCppEngine:
-    """Make the engine, without starting it. Raises `ConfigurationError` if this node does not have the model file."""
+    """Make the llama.cpp engine for `spec`, without starting it.
+
+    The model file is `spec.model_path`, or, if that is empty, the one provisioned on this node. Raises
+    `ConfigurationError` if there is none.
+    """
     config = _config(spec, setup, embedding=False)
     return LlamaCppEngine(config, clock=setup.clock, observer=setup.observer)
 
 
 def build_embedder(spec: EngineSpec, setup: EngineSetup) -> LlamaCppEmbedder:
-    """Make the embedder, without starting it. Raises `ConfigurationError` if this node does not have the model file."""
+    """Make the llama.cpp embedder for `spec`, without starting it.
+
+    The model file is `spec.model_path`, or, if that is empty, the one provisioned on this node. Raises
+    `ConfigurationError` if there is none.
+    """
     config = _config(spec, setup, embedding=True)
     return LlamaCppEmbedder(config, clock=setup.clock, observer=setup.observer)
 

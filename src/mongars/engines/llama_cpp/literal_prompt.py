@@ -35,9 +35,10 @@ _ONLY_IN_CHATS = ("response_format", "tools", "json_schema")
 
 
 async def ask(child: LlamaCppSupervisor, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Send a request to the child and return the JSON object of its response.
+    """POST a JSON `body` to the URL path `path` of the llama.cpp child process; returns the JSON object it responds.
 
-    An error status raises the corresponding `MongarsError`, such as `InvalidRequest` or `InferenceFailed`.
+    A response with an error status raises the corresponding `MongarsError`: `InvalidRequest`, `ContextLengthExceeded`,
+    `NotReady` or `InferenceFailed`. A failed connection raises `aiohttp.ClientError` or `OSError`.
     """
     async with child.post(path, body) as response:
         if response.status != HTTPStatus.OK:
@@ -48,11 +49,10 @@ async def ask(child: LlamaCppSupervisor, path: str, body: dict[str, Any]) -> dic
 async def text_tokens(
     child: LlamaCppSupervisor, content: str | list[str | int], *, add_special: bool = False
 ) -> list[int]:
-    """The token ids of `content`, in which control-token texts are tokenized as plain text.
+    """Tokenize `content` with the child's model; texts of control tokens, such as `<|im_end|>`, count as plain text.
 
-    `content` is a text, or a list of texts and of token ids, which stay unchanged.
-
-    `add_special`: add the tokens that the model requires at the beginning and end of every text.
+    `content` is a text, or a list of texts and of token ids, which stay unchanged. `add_special`: add the tokens that
+    the model requires at the beginning and end of every prompt. Raises the errors of `ask`.
     """
     body = {"content": content, "add_special": add_special, "parse_special": False}
     tokens: list[int] = (await ask(child, "/tokenize", body))["tokens"]
@@ -62,9 +62,11 @@ async def text_tokens(
 async def without_control_tokens(
     child: LlamaCppSupervisor, body: dict[str, Any], vocabulary: Vocabulary
 ) -> tuple[str, dict[str, Any]]:
-    """The URL path and body to send to llama.cpp for the chat request `body`.
+    """Convert the JSON `body` of a chat request so that llama.cpp reads no message text as a control token.
 
-    They are such that no text of a message is tokenized as a control token.
+    Returns the URL path to send it to, and the converted body: the chat endpoint and `body` itself if no text looks
+    like a control token; otherwise the completion endpoint with a prompt of token ids, or the chat endpoint with
+    invisible characters inside those texts where only that endpoint supports the request. Raises the errors of `ask`.
     """
     texts = [message["content"] for message in body["messages"]]
     if not any(map(vocabulary.markers.may_occur_in, texts)):
@@ -98,7 +100,11 @@ def _with_contents(messages: list[dict[str, Any]], contents: Iterable[str]) -> l
 
 
 async def as_chat(blocks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """Convert the events of a text completion to chat events: role, text, finish reason, usage, `[DONE]`."""
+    """Convert llama.cpp's stream of `text_completion` events to one of `chat.completion.chunk` events.
+
+    `blocks` are server-sent events in blocks of bytes. Yields events with the chat role, the text, the finish reason
+    and the usage, then `[DONE]`; an error event stays as it is.
+    """
     splitter, started = EventSplitter(), False
     async for block in blocks:
         for event in splitter.feed(block):

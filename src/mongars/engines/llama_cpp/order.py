@@ -10,9 +10,10 @@ READY_LINE = b"ready\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildOrder:
-    """The configuration of a llama.cpp child process.
+    """The configuration of a llama.cpp child process, written as one line of JSON to its standard input.
 
-    It is sent over a pipe, so that the API key is in no command line or environment.
+    It is sent over a pipe, so that the API key is in no command line or environment. `threads` generate tokens,
+    `prompt_threads` process prompts; `context_tokens` is the context window of each of the `slots`.
     """
 
     model_path: str
@@ -28,10 +29,10 @@ class ChildOrder:
     embedding: bool
 
     def to_line(self) -> bytes:
-        """The configuration as one line of JSON."""
+        """This configuration as one line of JSON, with a newline at its end."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> ChildOrder:
-        """Parse a line that `to_line` wrote."""
+        """Parse a line that `to_line` wrote; the inverse function."""
         return cls(**json.loads(line))

@@ -28,7 +28,7 @@ STDERR_BLOCK = 8192
 
 
 class LlamaCppProcess:
-    """A running child process, made by `spawn`; `aclose` ends it."""
+    """A running llama.cpp child process that serves one model on a UNIX socket; made by `spawn`, ended by `aclose`."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, *, socket_path: Path, api_key: str
@@ -42,11 +42,11 @@ class LlamaCppProcess:
 
     @classmethod
     async def spawn(cls, config: LlamaCppConfig) -> LlamaCppProcess:
-        """Start a child process and return when the model is loaded and the socket accepts requests.
+        """Start a llama.cpp child process and return when the model is loaded and its socket accepts requests.
 
         Raises:
-            InferenceFailed: the child could not be started, ended, or took longer than `start_timeout`; the message
-                contains the end of its standard error.
+            InferenceFailed: the child could not be started, ended, or took longer than `config.start_timeout` seconds;
+                if it ended, the message contains the end of its standard error.
         """
         folder: Path | None = None
         try:
@@ -114,31 +114,31 @@ class LlamaCppProcess:
 
     @property
     def pid(self) -> int:
-        """The process id of the child."""
+        """The process id of the child process."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether the child has not ended."""
+        """Whether the child process still runs, as far as is known: no exit status has been received."""
         return self._process.returncode is None
 
     def last_error(self) -> str:
-        """The last lines of the child's standard error; its exit status if there are none."""
+        """The last lines of the child process's standard error, joined by ` | `; its exit status if there are none."""
         text = " | ".join(self._stderr)
         return text or f"exit status {self._process.returncode}"
 
     async def wait(self) -> int:
-        """Wait until the child ends; returns its exit status (negative: the signal that ended it)."""
+        """Wait until the child process ends; returns its exit status (negative: the signal that ended it)."""
         return await self._process.wait()
 
     def kill(self) -> None:
-        """Kill the child if it runs; does not wait for its end."""
+        """Send SIGKILL to the child process if it runs; does not wait for its end."""
         with contextlib.suppress(ProcessLookupError):
             if self.alive:
                 self._process.kill()
 
     async def aclose(self) -> None:
-        """Kill the child, wait for its end and remove its socket; it has no state to save."""
+        """Kill the child process, wait for its end and remove its socket. Safe to call twice."""
         self.kill()
         await self._process.wait()
         await self._reader.aclose()
@@ -154,9 +154,10 @@ class LlamaCppProcess:
 
 
 def _socket_folder() -> Path:
-    """Create a private temporary folder (mode 0700) with a path short enough for a UNIX socket.
+    """Create a private temporary folder (mode 0700) with a path short enough for a UNIX socket in it.
 
-    The path of a UNIX socket may have at most 107 bytes; if TMPDIR is too long for that, the folder is in /tmp.
+    The path of a UNIX socket may have at most 107 bytes; if the usual temporary folder (TMPDIR) is too long for that,
+    it is created in /tmp.
     """
     usual = tempfile.gettempdir()
     short = usual if len(os.fsencode(usual)) <= LONGEST_TMPDIR else "/tmp"  # noqa: S108 (made private)

@@ -37,7 +37,11 @@ class _Slot:
 
 
 class HeldSlot:
-    """A llama.cpp slot that is assigned to one request, and whether the request may reuse the prompt cached in it."""
+    """A llama.cpp slot (one of the server's parallel sequences) that is assigned to one request.
+
+    `parameters` are the fields of the request to llama.cpp that name the slot and permit or forbid the reuse of the
+    prompt cached in it.
+    """
 
     def __init__(self, slot: _Slot, *, scope: str | None, prefixes: tuple[int, ...]) -> None:
         self._slot = slot
@@ -51,14 +55,14 @@ class HeldSlot:
             slot.scope, slot.prefixes = None, ()
 
     def prompt_started(self) -> None:
-        """Record that llama.cpp has begun to process the request's prompt; from now on the slot caches this prompt."""
+        """Record that llama.cpp has begun to process the request's prompt, which this slot caches from now on."""
         self._slot.scope, self._slot.prefixes = self._scope, self._prefixes
 
 
 class PromptCacheSlots:
-    """The slots of one llama.cpp process: which are in use, and which scope's prompt is cached in each.
+    """The slots (parallel sequences) of one llama.cpp server: which are in use, and whose prompt is cached in each.
 
-    The prompt is reused only by requests of the same scope: the account of a request, None for no reuse.
+    A cached prompt is reused only by requests of the same account.
     """
 
     def __init__(self, slots: int) -> None:
@@ -71,9 +75,11 @@ class PromptCacheSlots:
     async def hold(
         self, scope: str | None, messages: Sequence[Message], *, process: int | None
     ) -> AsyncIterator[HeldSlot]:
-        """Choose a slot for one request and hold it until the context is left; waits while all are in use.
+        """Choose a llama.cpp slot for one request and hold it until the context is left; waits while all are in use.
 
-        `process` is the id of the child process: a new process has empty slots.
+        `scope` is the account of the request; None: it reuses no cached prompt, and none of its own is reused.
+        `messages` are those of its prompt. `process` is the id of the child process; when it has changed, all slots are
+        empty.
         """
         prefixes = _prefixes(messages)
         async with self._free:
@@ -110,7 +116,7 @@ def _prefixes(messages: Sequence[Message]) -> tuple[int, ...]:
 
 
 def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """How many messages at the beginning of two prompts are the same; the arguments are results of `_prefixes`."""
+    """How many messages at the beginning of two prompts are equal; the arguments are results of `_prefixes`."""
     common = 0
     for one, other in zip(first, second, strict=False):
         if one != other:

@@ -21,7 +21,11 @@ RETRY_AFTER = 1.0
 
 
 async def refusal_of(response: aiohttp.ClientResponse) -> MongarsError:
-    """The `MongarsError` for a response of llama.cpp with an error status."""
+    """Convert a response of llama.cpp with an error status to an error to raise.
+
+    `ContextLengthExceeded` for a prompt that is too long, `NotReady` for status 503, `InvalidRequest` for 400 and 422,
+    else `InferenceFailed`. Reads the response's body; the message is llama.cpp's.
+    """
     error: dict[str, object] = {}
     with contextlib.suppress(orjson.JSONDecodeError, aiohttp.ClientError):
         body = orjson.loads(await response.read())

@@ -39,7 +39,10 @@ HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=2)
 
 
 class LlamaCppSupervisor:
-    """Runs the child process of one engine, restarts it when it ends or hangs, and owns the HTTP session with it."""
+    """Runs the llama.cpp child process of one engine, restarts it when it ends or hangs, and sends requests to it.
+
+    After 8 consecutive failed restarts the state is `failed`, and it is not restarted again.
+    """
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class LlamaCppSupervisor:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The HTTP session with the child. Raises `NotReady` while the child is not ready."""
+        """The HTTP session with the child process. Raises `NotReady` while the child process is not ready."""
         if self._session is None or self.status.state != "ready":
             detail = f"The engine is {self.status.state}."
             raise NotReady(detail, retry_after=RETRY_AFTER)
@@ -74,9 +77,9 @@ class LlamaCppSupervisor:
 
     @contextmanager
     def waiting(self, who: object) -> Iterator[None]:
-        """A context during which a request waits for output of the child; used to detect a hanging child.
+        """A context during which a request waits for output of the child process; used to detect that the child hangs.
 
-        `who` is any object that identifies the request.
+        Leaving it without an exception means that output has arrived. `who` is any object that identifies the request.
         """
         self._waits[id(who)] = self._clock.monotonic()
         try:
@@ -87,9 +90,12 @@ class LlamaCppSupervisor:
 
     @asynccontextmanager
     async def post(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request to the child; leaving the context closes the connection.
+        """POST a JSON `body` to the URL path `path` of the child process; leaving the context closes the connection.
 
-        Raises `NotReady` while the child is not ready, `aiohttp.ClientError` or `OSError` if the connection fails.
+        Yields the response, whatever its status, once its head has arrived.
+
+        Raises `NotReady` while the child process is not ready, `aiohttp.ClientError` or `OSError` if the connection
+        fails.
         """
         session = self.session
         with self.waiting(body):
@@ -105,18 +111,19 @@ class LlamaCppSupervisor:
 
     @property
     def silence(self) -> float:
-        """Seconds since the child's last output, or since the first waiting request began to wait if that is later.
+        """Seconds for which requests have waited without any output of the child process.
 
-        0 while no request waits.
+        Counted from its last output, or, if that is later, from when the longest-waiting request began to wait. 0 while
+        no request waits.
         """
         if not self._waits:
             return 0.0
         return self._clock.monotonic() - max(self._heard_at, min(self._waits.values()))
 
     async def start(self) -> None:
-        """Start the child process, load the model and begin to supervise it.
+        """Start the child process, load the model and begin to supervise the process.
 
-        Raises `InferenceFailed` with the end of the child's output if the model cannot be loaded.
+        Raises `InferenceFailed` with the end of the child's standard error if the model cannot be loaded.
         """
         self.status = EngineStatus(state="starting")
         try:
@@ -128,7 +135,10 @@ class LlamaCppSupervisor:
         self._checks.start()
 
     async def aclose(self) -> None:
-        """Stop the supervision, kill the child process and remove its files."""
+        """Stop the supervision, kill the child process and remove its socket. Safe to call twice.
+
+        Open responses are cut.
+        """
         try:
             await self._checks.aclose()
             await self._watch.aclose()
@@ -200,10 +210,10 @@ class LlamaCppSupervisor:
         return deaths
 
     async def _check_child(self) -> None:
-        """Kill a child that hangs; `_watch_child` then starts another one.
+        """Check the child process every 2 seconds and kill it if it hangs; `_watch_child` then starts another one.
 
-        On a busy machine a child that generates responds late to health checks, so output for any request counts like a
-        response.
+        It hangs if 3 consecutive health checks fail and no request gets output between them, or if `silence` exceeds
+        `stuck_after`. (On a busy machine a child that generates responds late to health checks.)
         """
         unheard = 0
         checked_at = self._clock.monotonic()
@@ -229,7 +239,7 @@ class LlamaCppSupervisor:
                 child.kill()
 
     async def _healthy(self) -> bool:
-        """Whether the child responds to a health check within `HEALTH_TIMEOUT`."""
+        """Whether the child process responds to `GET /health` within 2 seconds, with any status."""
         try:
             async with self.session.get("/health", timeout=HEALTH_TIMEOUT) as response:
                 await response.read()

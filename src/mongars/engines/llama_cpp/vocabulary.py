@@ -41,7 +41,7 @@ _ALWAYS_CONTROL = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """The control tokens of a model: their texts and ids."""
+    """The control tokens of a GGUF model, such as `<|im_end|>`: their texts and token ids."""
 
     markers: Markers
     """The texts of all control tokens."""
@@ -53,7 +53,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, values: Mapping[str, Found]) -> Self:
-        """Make the vocabulary from `values`, the metadata of a GGUF file by key."""
+        """Extract the control tokens from `values`, a GGUF file's metadata by key; none if it has no token list."""
         kinds, ids = {}, {}
         for index, (token, kind) in enumerate(_tokens(values)):
             known = token in _ALWAYS_CONTROL
@@ -66,9 +66,10 @@ class Vocabulary:
         return cls(markers=markers, others=others, ids=ids, reasons=reasons)
 
     def mixed_prompt(self, rendered: str, placeholders: Placeholders) -> list[str | int]:
-        """Split a rendered prompt for llama.cpp's `/tokenize` into ids of control tokens and plain texts.
+        """Split a rendered prompt into token ids of control tokens and plain texts, the form that `/tokenize` accepts.
 
-        Only control tokens that the chat template wrote become ids; in message texts they stay plain text.
+        `rendered` is the output of the chat template with `placeholders` instead of the message texts. Only control
+        tokens that the chat template wrote become ids; those in message texts stay plain text.
         """
         parts = literal_parts(rendered, placeholders, markers=self.markers, others=self.others)
         return [self.ids[part.text] if isinstance(part, Marker) else part for part in parts]

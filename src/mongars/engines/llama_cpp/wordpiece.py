@@ -34,7 +34,7 @@ _IDEOGRAPHS = (
 
 
 class WordPiece:
-    """A WordPiece tokenizer (as used by BERT): converts texts to token ids of one vocabulary."""
+    """A WordPiece tokenizer (as used by uncased BERT models): converts texts to token ids of one vocabulary."""
 
     def __init__(self, values: Mapping[str, Found]) -> None:
         tokens = _texts(values["tokenizer.ggml.tokens"])
@@ -49,7 +49,7 @@ class WordPiece:
 
     @classmethod
     def of(cls, values: Mapping[str, Found]) -> Self | None:
-        """Make the tokenizer from `values`, a GGUF file's metadata by key; None if it has no WordPiece tokenizer."""
+        """Make the tokenizer from `values`, a GGUF file's metadata by key; None if that is for another tokenizer."""
         return cls(values) if values.get("tokenizer.ggml.model") == "bert" else None
 
     def encode(self, text: str) -> list[int]:
@@ -60,9 +60,9 @@ class WordPiece:
         return [*found, self._special["[SEP]"]]
 
     def _cut(self, word: str) -> list[int]:
-        """The token ids of one word: the longest matching token, then the longest for the rest.
+        """The token ids of one word: the longest token that it begins with, then likewise for the rest.
 
-        A single `[UNK]` if a part of the word has no token.
+        The id of `[UNK]` alone if a part of the word has no token, or if the word is longer than 100 characters.
         """
         unknown = [self._special["[UNK]"]]
         if len(word) > _LONGEST_WORD:
@@ -82,7 +82,11 @@ class WordPiece:
 
 
 class _Letters(dict[int, str]):
-    """A table for `str.translate`: the replacement of each decomposed character, computed on first use."""
+    """A table for `str.translate` that maps each character (by its code point) to its normalised text for `WordPiece`.
+
+    Lower case; spaces for white space; spaces around punctuation and ideographs; empty for accents and control
+    characters. Each replacement is computed on first use.
+    """
 
     def __missing__(self, point: int) -> str:
         self[point] = made = _letter(chr(point))

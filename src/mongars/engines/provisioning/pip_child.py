@@ -15,13 +15,16 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Make the kernel kill this process when its parent ends, so that it does not go on writing (Linux only)."""
+    """Make the kernel kill this process when its parent ends, so that it does not go on writing files (Linux only).
+
+    Does nothing on other systems.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(arguments: list[str]) -> None:
-    """Run pip; the first argument is the temporary folder, the others are pip's arguments."""
+    """Run pip in this process. `arguments`: the folder for temporary files, then pip's command line arguments."""
     die_with_parent()
     tempfile.tempdir, *rest = arguments
     sys.argv = ["pip", *rest]

@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 def provision(
     roles: Sequence[str], *, config: ProvisioningConfig, progress: Progress, force: bool = False
 ) -> tuple[RoleStatus, ...]:
-    """Provide the models of these roles, one after the other; returns the status of each.
+    """Provide the base models of the model roles `roles` (`general`, `coding`, `embedding`), one after the other.
 
-    Blocks until done: call it in a thread from asynchronous code. A role that fails is reported in its status and does
-    not stop the others. `force`: check or download models again that are in the cache.
+    Returns the status of each role. Blocks until done: call it in a thread from asynchronous code. A role that fails is
+    reported in its status and does not stop the others. `progress` is called with each step. `force`: check models
+    again that are in the cache.
 
     Raises:
         InvalidRequest: a role is unknown, or no model is configured for it.
@@ -85,7 +86,11 @@ def _refuse_unknown(roles: Sequence[str], config: ProvisioningConfig) -> None:
 
 
 def _one(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleStatus:
-    """Provision one role; `earlier` is the status of another role with the same model, None if there is none."""
+    """Provision the base model of one role; an error is reported in the result instead of raised.
+
+    `earlier` is the status of another role for which the same model has been provisioned in this run, None if there is
+    none; if it failed, so does this one.
+    """
     if earlier is not None and not earlier.ready:
         return _status(job, earlier.action, detail=earlier.detail)
     try:
@@ -121,7 +126,7 @@ def _ensure(job: Job, earlier: RoleStatus | None, *, ollama_host: str) -> RoleSt
 
 
 def _again(job: Job, earlier: RoleStatus | None) -> Job:
-    """`job` itself if `earlier` is None, else a copy with `force` False.
+    """`job` itself if `earlier` is None, else a copy with `force` False, which does not check the model once more.
 
     `earlier` is the status of another role for which the same model has just been provisioned or checked.
     """

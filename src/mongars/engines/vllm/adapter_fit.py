@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def check_fit(adapter: AdapterFolder, model: Path) -> None:
-    """Raise `InferenceFailed` unless every module of the adapter exists in the model with the same shape.
+    """Check that every module an adapter changes exists in the base model, with a weight of the same shape.
 
-    Shapes are compared only for unquantised weights; quantised weights do not reveal the shape.
+    `model` is the base model's folder in Hugging Face's format. Quantised weights are not compared, since their tensors
+    do not reveal the shape. Raises `InferenceFailed` with the first mismatch, or if a file is unusable.
     """
     shapes = _module_shapes(model)
     for module, (a, b) in adapted_modules(adapter).items():
@@ -42,9 +43,9 @@ def _gives(b: list[int], a: list[int], weight: list[int]) -> bool:
 
 
 def _module_shapes(model: Path) -> dict[str, list[int] | None]:
-    """The shape of the weight of each module of a model, by the module's name; None for a quantised weight.
+    """The shape of the weight of each module in the model folder `model` (Hugging Face's format), by the module's name.
 
-    `model` is a model folder in Hugging Face's format.
+    None for a module without an unquantised `weight`.
     """
     shapes: dict[str, list[int] | None] = {}
     for file in _files(model):

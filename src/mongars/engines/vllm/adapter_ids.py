@@ -17,7 +17,7 @@ class AdapterIds:
         self._lock = threading.Lock()
 
     def id_of(self, digest: str) -> int:
-        """The id of a digest; the same at each call. Thread-safe."""
+        """The id (from 1) of the adapter with the SHA-256 `digest`; the same at each call. Thread-safe."""
         with self._lock:
             return self._ids.setdefault(digest, len(self._ids) + 1)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class AddedToken(Protocol):
-    """A token that was added to a vocabulary; `special` is True for control tokens."""
+    """A token that was added to a tokenizer's vocabulary; `content` is its text, `special` True for control tokens."""
 
     content: str
     special: bool
@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
-        """The added tokens, which the tokenizer recognises as a whole in a text, by their id."""
+        """The tokens that were added to the vocabulary, by their id; each is recognised as a whole in a text."""
         ...
 
     def get_chat_template(self) -> str:
@@ -40,17 +40,24 @@ class Tokenizer(Protocol):
         ...
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:  # noqa: ANN401 (text or tokens)
-        """Render the conversation with the chat template, to text or to tokens."""
+        """Render the messages `conversation` (`role` and `content`) with the chat template, to text or to token ids.
+
+        `options` are those of `transformers`, such as `tokenize` and `add_generation_prompt`.
+        """
         ...
 
     def encode(self, text: str, **options: Any) -> list[int]:  # noqa: ANN401 (theirs)
-        """The token ids of a text."""
+        """Convert a text to token ids; `options` are those of `transformers`, such as `add_special_tokens`."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatPrompts:
-    """Converts conversations to prompt tokens with one tokenizer."""
+    """Converts conversations to prompts of token ids, for one tokenizer with its chat template.
+
+    `markers`: the texts of its control tokens, and `ids` their token ids. `others`: those of them that the tokenizer
+    recognises even in plain text.
+    """
 
     tokenizer: Tokenizer
     markers: Markers
@@ -59,9 +66,10 @@ class ChatPrompts:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:
-        """Make a converter for `tokenizer`, which knows the tokenizer's control tokens.
+        """Make a converter for `tokenizer`, with the control tokens that the tokenizer lists.
 
-        None are known for Mistral's tokenizer: it recognises no control token in a text.
+        For a tokenizer without such a list (Mistral's), it has none: that tokenizer recognises no control token in a
+        text.
         """
         if not hasattr(tokenizer, "added_tokens_decoder"):
             return cls(tokenizer=tokenizer, markers=Markers(()), others=Markers(()), ids={})
@@ -72,7 +80,10 @@ class ChatPrompts:
         return cls(tokenizer=tokenizer, markers=markers, others=others, ids=ids)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt tokens of a conversation. Raises the chat template's errors, such as `jinja2.TemplateError`."""
+        """The token ids of the prompt for a conversation; control tokens typed in a message become plain text.
+
+        Raises the errors of the chat template, such as `jinja2.TemplateError` or `ValueError`.
+        """
         texts = [message.content for message in messages]
         if not any(map(self.markers.may_occur_in, texts)):
             return list(self._rendered(messages, texts, tokenize=True))
@@ -107,12 +118,11 @@ class ChatPrompts:
 def token_prompt(
     tokens: list[int], request: GenerationRequest, *, cache_scope: PromptCacheScope
 ) -> dict[str, Any]:
-    """The prompt `tokens` in vLLM's format, with a cache salt that restricts reuse of the cached prompt.
+    """The prompt of token ids in vLLM's format, with a cache salt that restricts who reuses the cached prompt.
 
-    With the salt, only requests of the same account (`request.scope`) reuse it.
-
-    A request without an account (None) gets a random salt, so its prompt is never reused. If `cache_scope` is
-    `shared`, there is no salt, and every request may reuse it.
+    vLLM reuses a cached prompt only for requests with the same salt: those of the same account (`request.scope`). A
+    request without an account (None) gets a random salt, so its prompt is never reused. If `cache_scope` is `shared`,
+    there is no salt, and every request may reuse it.
     """
     if cache_scope == "shared":
         return {"prompt_token_ids": tokens}

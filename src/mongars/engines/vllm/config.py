@@ -16,7 +16,7 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmConfig:
-    """Configuration of one engine: one model, and at most one adapter."""
+    """Configuration of one vLLM engine: one model, at most one adapter, and the memory and limits that it uses."""
 
     model_path: Path
     """Folder with the model in Hugging Face's format; nothing is downloaded."""

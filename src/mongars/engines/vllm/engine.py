@@ -43,7 +43,7 @@ DIED = "vLLM's engine process died."
 
 
 class VllmEngine:
-    """One model, and at most one adapter; implements `engines.engine.Engine`.
+    """One model, and at most one adapter, served by vLLM; implements `engines.engine.Engine`.
 
     An engine whose process has ended is not restarted here, since a start takes half a minute and more: its state is
     `failed`, and Ray replaces the replica.
@@ -66,7 +66,10 @@ class VllmEngine:
 
     @property
     def origin(self) -> Origin:
-        """The model's name and the loaded adapter."""
+        """The `Origin` of the answers: the configured model's name, the engine `vllm`, and the loaded adapter.
+
+        Without an adapter before `start` has loaded it.
+        """
         if self._adapter is None:
             return Origin(model=self._config.model_name, engine="vllm")
         return Origin(
@@ -83,12 +86,12 @@ class VllmEngine:
 
     @property
     def slots(self) -> int:
-        """How many requests are processed at the same time."""
+        """How many requests vLLM processes at the same time, as configured."""
         return self._config.slots
 
     @property
     def unfinished(self) -> int:
-        """The number of requests that vLLM processes or has queued."""
+        """The number of requests that vLLM processes or has queued; 0 while no model is loaded."""
         return 0 if self._llm is None else self._llm.unfinished
 
     @property
@@ -99,9 +102,10 @@ class VllmEngine:
         return self._status
 
     async def start(self) -> None:
-        """Load the model and the adapter.
+        """Load the model, then the adapter if one is configured; returns when requests can be answered.
 
-        Raises `InferenceFailed` with vLLM's reason if it cannot, or if it takes longer than `start_timeout`.
+        Raises `InferenceFailed` with the reason if either cannot be loaded, or if it takes longer than `start_timeout`
+        seconds.
         """
         self._status = EngineStatus(state="starting")
         try:
@@ -122,17 +126,21 @@ class VllmEngine:
         self._watch.start()
 
     async def aclose(self) -> None:
-        """End all of vLLM's processes and remove temporary files."""
+        """End all of vLLM's processes and remove temporary files. Safe to call twice.
+
+        Answers that are being generated are cut.
+        """
         self._status = EngineStatus(state="stopped")
         await self._watch.aclose()
         await self._drop()
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Answer one request; leaving the context aborts it in vLLM.
+        """Generate the answer to one request as server-sent events, as `engines.engine.Engine` describes.
 
-        Raises `NotReady` unless the engine is ready, `InvalidRequest` or `ContextLengthExceeded` for an unusable
-        request.
+        Leaving the context aborts the request in vLLM. Entering raises `NotReady` unless the engine is ready,
+        `InvalidRequest`, `ParameterUnsupported` or `ContextLengthExceeded` for an unusable request, and
+        `InferenceFailed` if vLLM fails before the first token; iterating raises `GenerationInterrupted`.
         """
         llm = self._llm
         if llm is None or self.status.state != "ready":
@@ -200,7 +208,11 @@ class VllmEngine:
             shutil.rmtree(folder, ignore_errors=True)
 
     async def _broken_off(self) -> Llm | None:
-        """Abort the loading of a model; returns the model if it was loaded already, None if not."""
+        """Abort a model that is being loaded, and wait until the loading has ended.
+
+        Returns the model if it was loaded nevertheless, so that it can be shut down; None if not, or if none was being
+        loaded.
+        """
         if self._loading is None:
             return None
         loading, future = self._loading

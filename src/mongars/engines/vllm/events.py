@@ -21,16 +21,17 @@ LEAST_LOGPROB = -9999.0
 
 
 class VllmEventWriter:
-    """Converts vLLM's outputs for one answer to server-sent events in OpenAI's format."""
+    """Converts vLLM's outputs for one answer to server-sent events with OpenAI's `chat.completion.chunk` objects."""
 
     def __init__(self, *, answer_id: str, model: str, created: int, top_logprobs: int) -> None:
         self._head: dict[str, Any] = {"answer_id": answer_id, "model": model, "created": created}
         self._top_logprobs = top_logprobs
 
     async def write(self, outputs: AsyncIterator[RequestOutput]) -> AsyncGenerator[bytes, None]:
-        """The events of the whole stream, from the role to `[DONE]`; each of `outputs` must contain new tokens only.
+        """Yield the server-sent events of the answer: chat role, text, finish reason, usage, and `[DONE]`.
 
-        Raises `GenerationInterrupted` if the outputs end before the answer is complete.
+        Each of `outputs` must contain only the tokens that are new since the last one. Raises `GenerationInterrupted`
+        if the outputs end before the answer is complete.
         """
         yield self._event({"role": "assistant", "content": None})
         finish_reason, prompt_tokens, tokens, cached = None, 0, 0, 0
@@ -63,7 +64,10 @@ class VllmEventWriter:
         return encode_event(body)
 
     def _entries(self, piece: CompletionOutput) -> list[dict[str, Any]]:
-        """The log-probability entries in OpenAI's format, one per new token."""
+        """The log-probabilities of the tokens in `piece` as objects in OpenAI's format, one per token.
+
+        Empty if the request did not ask for log-probabilities.
+        """
         return [
             {
                 **_entry(alternatives[token]),

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def build_engine(spec: EngineSpec, setup: EngineSetup) -> VllmEngine:
-    """Make the engine, without starting it. Raises `ConfigurationError` if vLLM or `spec.model_path` is missing."""
+    """Make the vLLM engine for `spec`, without an adapter and without starting it.
+
+    Raises `ConfigurationError` if vLLM is not installed or `spec.model_path` is empty.
+    """
     if not spec.model_path:
         message = "model_path: the vllm engine needs the path of a model folder."
         raise ConfigurationError(message)

@@ -47,12 +47,13 @@ _SPECIAL = {gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED}
 
 
 def ensure_hf_base(root: Path, model: ModelFile, *, waiting: Callable[[], None]) -> Path:
-    """The folder of the converted model in the cache at `root`; converts the GGUF file if the folder is missing.
+    """The folder with a cached GGUF model in Hugging Face's format; converts the GGUF file if the folder is missing.
 
-    Blocks; `waiting` is called repeatedly while another provisioning run holds the cache's lock.
+    `root` is the model cache, where the folder is stored. Blocks; `waiting` is called every 0.2 seconds while another
+    process holds the cache's lock.
 
     Raises:
-        ProvisioningFailed: this architecture, tokenizer or tensor cannot be converted.
+        ProvisioningFailed: the model's architecture, its tokenizer or one of its tensors cannot be converted.
     """
     target = root / "hf" / model.digest
     if target.is_dir():
@@ -105,7 +106,10 @@ def _hf_name(name: str) -> str:
 
 
 def _rows_of_huggingface(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """Undo the interleaving of rows: row `2*k + half` of each head becomes row `half*d/2 + k`."""
+    """Undo llama.cpp's interleaving of the rows of an attention weight (a matrix of `heads` equal blocks of d rows).
+
+    Row `2*k + half` of each block becomes row `half*d/2 + k`, where `half` is 0 or 1.
+    """
     rows, columns = weight.shape
     interleaved = weight.reshape(heads, rows // heads // 2, 2, columns)
     return interleaved.swapaxes(1, 2).reshape(rows, columns)

@@ -54,7 +54,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class Loading:
-    """One attempt to load a model; `run` blocks one thread, and `abort` can be called from another."""
+    """One attempt to load a model with vLLM; `run` blocks the calling thread, `abort` can be called from another."""
 
     def __init__(self, config: VllmConfig, *, log_config: Path) -> None:
         self._config = config
@@ -63,7 +63,10 @@ class Loading:
         self._aborted = False
 
     def run(self) -> Llm:
-        """Load the model; blocks until it is loaded. Raises any exception of vLLM, `InferenceFailed` if aborted."""
+        """Load the model; blocks until it is loaded, and while another model is being loaded in this process.
+
+        Raises any exception of vLLM if loading fails, `InferenceFailed` if it was aborted before it began.
+        """
         with _ONE_AT_A_TIME:
             self._others = {process.pid for process in _engine_processes()}
             if self._aborted:
@@ -75,7 +78,10 @@ class Loading:
             return Llm(AsyncLLM.from_engine_args(self._arguments()), self._config)
 
     def abort(self) -> None:
-        """Kill the processes that `run` has started so far, so that it fails; repeat the call until `run` has ended."""
+        """Kill the processes that `run` has started so far, so that it raises.
+
+        Repeat the call until `run` has ended, since it may start further ones.
+        """
         self._aborted = True
         if self._others is not None:
             started = [each for each in _engine_processes() if each.pid not in self._others]
@@ -117,7 +123,7 @@ class Loading:
 
 
 class Llm:
-    """A loaded model: vLLM's API in this process, its engine core and workers in child processes."""
+    """A model loaded with vLLM: vLLM's API in this process, its engine core and workers in child processes."""
 
     def __init__(self, llm: AsyncLLM, config: VllmConfig) -> None:
         self._llm = llm
@@ -140,7 +146,7 @@ class Llm:
         return int(self._llm.get_num_unfinished_requests())
 
     async def load_adapter(self, adapter: AdapterFolder) -> None:
-        """Load the adapter that every following request uses. Raises `InferenceFailed` with the reason if it cannot."""
+        """Load the adapter that every following request uses. Raises `InferenceFailed` with the reason on failure."""
         lora = LoRARequest(
             lora_name=adapter.name,
             lora_int_id=ADAPTER_IDS.id_of(adapter.digest),
@@ -158,7 +164,7 @@ class Llm:
         self._lora = lora
 
     async def warm_up(self) -> None:
-        """Generate one short answer with log-probabilities, since their first use compiles code.
+        """Generate one short answer with log-probabilities, since the first use of them compiles code for seconds.
 
         Raises `InferenceFailed` if no answer can be generated.
         """
@@ -174,11 +180,11 @@ class Llm:
             raise InferenceFailed(detail) from exc
 
     def prompt_tokens(self, request: GenerationRequest) -> list[int]:
-        """The prompt tokens of a request's conversation. Blocks the calling thread.
+        """The token ids of the prompt for a request's messages. Blocks the calling thread.
 
         Raises:
-            InvalidRequest: the model's chat template rejects the conversation.
-            ContextLengthExceeded: the prompt leaves no room for an answer.
+            InvalidRequest: the model's chat template rejects the messages.
+            ContextLengthExceeded: the prompt leaves no room for an answer in the context window.
         """
         try:
             tokens = self._prompts.tokens(request.messages)
@@ -194,9 +200,12 @@ class Llm:
     async def answer(
         self, request: GenerationRequest, tokens: list[int]
     ) -> AsyncIterator[AsyncIterator[RequestOutput]]:
-        """A context with vLLM's outputs for a request, each with its new tokens only; leaving it aborts the request.
+        """Generate the answer to a request; a context that yields vLLM's outputs, each with its new tokens only.
 
-        Entering waits for the first output. Raises the errors of an invalid request, such as `InvalidRequest`.
+        `tokens` is the prompt, as `prompt_tokens` returns it. Entering waits for the first output; leaving aborts the
+        request. Entering raises `InvalidRequest` or `ParameterUnsupported` for parameters that vLLM refuses,
+        `InferenceFailed` if it fails before the first token; iterating raises `GenerationInterrupted` if it fails
+        later.
         """
         outputs = self._llm.generate(
             token_prompt(tokens, request, cache_scope=self._config.prompt_cache_scope),
@@ -227,7 +236,7 @@ class Llm:
             raise InvalidRequest(str(exc)) from exc
 
     def shutdown(self) -> None:
-        """End vLLM's processes; kill those that still run after 10 seconds.
+        """End vLLM's processes; kills those that still run after 10 seconds.
 
         Blocks the calling thread. Safe to call twice, and after a crash.
         """
@@ -236,7 +245,10 @@ class Llm:
         psutil.wait_procs(self._processes, timeout=GOODBYE_TIMEOUT)
 
     async def wait_closed(self) -> None:
-        """Wait until vLLM's tasks in this event loop have ended, and close the sockets that it leaves open."""
+        """Wait until vLLM's tasks in this event loop have ended, and close the sockets that it leaves open.
+
+        Call it after `shutdown`.
+        """
         resources = self._llm.engine_core.resources
         if pending := {self._llm.output_handler, resources.output_queue_task} - {None}:
             await asyncio.wait(pending)

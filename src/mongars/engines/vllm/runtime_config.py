@@ -32,9 +32,10 @@ _LONGEST_REASON = 1000
 
 
 def prepare(folder: Path, *, compiling: bool) -> None:
-    """Set the environment variables that vLLM reads; call it before the first import of vLLM and before each load.
+    """Set the environment variables of this process that vLLM reads, and remove those with monGARS' own secrets.
 
-    `folder` is for vLLM's sockets; `compiling`: whether PyTorch may compile code.
+    Call it before the first import of vLLM and before each load. `folder` is where vLLM puts the sockets between its
+    processes; `compiling`: whether PyTorch may compile code.
     """
     # vLLM compiles small parts even with `enforce_eager`: the first request for log-probabilities
     # would delay all requests by 15 seconds.
@@ -50,7 +51,7 @@ def prepare(folder: Path, *, compiling: bool) -> None:
 
 
 def write_log_config(folder: Path) -> Path:
-    """Write a logging configuration for vLLM's processes: warnings and errors into `vllm.log` in `folder`.
+    """Write a logging configuration with which vLLM's processes log warnings and errors to `vllm.log` in `folder`.
 
     Returns the path of the configuration file. When loading fails, vLLM raises no reason but only logs it, from its own
     processes. Requests are not logged.
@@ -75,7 +76,10 @@ def write_log_config(folder: Path) -> Path:
 
 
 def logged_reason(folder: Path) -> str:
-    """The last error line in `vllm.log` that does not only refer to another error; empty if there is none."""
+    """The last line of `vllm.log` in `folder` that describes an error; empty if there is none.
+
+    Lines that only refer to another error ("See root cause above") are left out. At most 1,000 characters.
+    """
     try:
         text = (folder / "vllm.log").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -15,7 +15,11 @@ _SAMPLING = sampling_writer("vllm")
 
 
 def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Arguments for vLLM's `SamplingParams`; `defaults` are the model's values for parameters that are None."""
+    """Convert sampling parameters to keyword arguments for vLLM's `SamplingParams`.
+
+    `defaults` are the model's own arguments, used for parameters that are None. `max_tokens` None means: as many tokens
+    as the context window has left.
+    """
     arguments = defaults | _SAMPLING.write(sampling)
     if sampling.logit_bias:
         arguments["logit_bias"] = dict(sampling.logit_bias)
@@ -26,7 +30,9 @@ def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str
 
 
 def structure_arguments(response_format: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Arguments for vLLM's `StructuredOutputsParams`; None: the answer is free text.
+    """Convert a request's `response_format` (OpenAI's JSON object) to keyword arguments for `StructuredOutputsParams`.
+
+    That class is vLLM's. None: the answer is free text.
 
     Raises:
         InvalidRequest: the format is none of OpenAI's API.

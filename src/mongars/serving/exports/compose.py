@@ -46,11 +46,11 @@ CARRIED = {
 
 
 def files(config: ExportConfig, *, source: str = ".") -> dict[str, str]:
-    """Both Compose files and the script that generates their secrets, as a map of relative path to text.
+    """The files of the Compose export: both Compose files and a script that generates secrets; relative path to text.
 
-    `source` is the path from `docker-compose.yml` to the folder of this repository.
+    `source` is the path from `docker-compose.yml` to the folder of this repository, from which images are built.
 
-    Raises `ConfigurationError` for an application that environment variables cannot describe.
+    Raises `ConfigurationError` if the application has a setting that no environment variable can set.
     """
     _require_carriable(config.serving)
     project: dict[str, Any] = {

@@ -78,7 +78,7 @@ MODEL_FOLDER = "${MODEL_FOLDER:-model-files}:/models:ro"
 
 
 def services(config: ExportConfig, *, source: str) -> dict[str, ServiceFields]:
-    """Every Compose service by name. `source` is the folder of the repository that the images are built from.
+    """Every service of the Compose export: name to fields. `source` is the path of the repository to build images from.
 
     Exactly one service builds each image: two services that build the same tag at the same time fail.
     """
@@ -94,7 +94,7 @@ def services(config: ExportConfig, *, source: str) -> dict[str, ServiceFields]:
 
 
 def _service(image: str, **fields: Any) -> ServiceFields:  # noqa: ANN401 (a service's further fields)
-    """A service with the given fields that can write only into its volumes and has bounded logs."""
+    """A Compose service with the given fields; it can write only into its volumes, and its logs are limited in size."""
     return {
         "image": image,
         "restart": "unless-stopped",
@@ -122,7 +122,7 @@ def _build(source: str, image: str) -> ServiceFields:
 
 
 def _models(config: ExportConfig) -> ServiceFields:
-    """The one-shot service that provisions the configured base models into their volume."""
+    """The Compose service, run once, that stores the configured base models in their volume."""
     embedding = config.serving.replica.embedding
     environment = {
         "MONGARS_HOME": HOME_PATH,
@@ -261,7 +261,10 @@ def _ray_head(config: ExportConfig) -> ServiceFields:
 
 
 def _ray_deploy(config: ExportConfig) -> ServiceFields:
-    """The one-shot service that deploys the application; repeating it with the same definition changes nothing."""
+    """The Compose service, run once, that deploys the Serve application on the Ray cluster.
+
+    Running it again with the same definition changes nothing.
+    """
     serving = config.serving
     replica, scaling = serving.replica, serving.autoscaling
     embedding = replica.embedding
@@ -303,7 +306,7 @@ def _ray_deploy(config: ExportConfig) -> ServiceFields:
 
 
 def _ollama() -> ServiceFields:
-    """The Ollama service. It runs as root, which owns its volume, without any capability."""
+    """The Compose service of Ollama. It runs as root, which owns its volume, without any Linux capability."""
     return _service(
         OLLAMA_IMAGE,
         profiles=["inference"],

@@ -69,12 +69,15 @@ Variables = dict[str, str]
 
 
 def names_besides(taken: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON Schema rule for an object whose keys are environment variables: any valid name except those in `taken`."""
+    """A JSON Schema rule for an object of environment variables: any valid name except those in `taken`."""
     return {"propertyNames": {"pattern": VARIABLE_NAME, "not": {"enum": list(taken)}}}
 
 
 def checked_variables(given: Variables, taken: tuple[str, ...]) -> Variables:
-    """Return `given` unchanged. Raises `ValueError` for a name that is in `taken` or is no valid variable name."""
+    """Check environment variables, by name, and return them unchanged.
+
+    Raises `ValueError` for a name that is in `taken` (the export sets it) or is no valid variable name.
+    """
     for name in given:
         if name in taken:
             message = f"{name} is set by the export itself"
@@ -97,7 +100,7 @@ class ExportSection(BaseModel):
 
 
 class Image(ExportSection):
-    """A container image. Never `latest`: with a moving tag two nodes can run different versions."""
+    """A container image. Never the tag `latest`: with a moving tag two nodes can run different versions."""
 
     repository: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9._/:-]*$")
     """The name of the image in your registry, to which you have pushed it."""
@@ -124,14 +127,14 @@ class Image(ExportSection):
 
 
 class ResourceSize(ExportSection):
-    """The resource requests of one container; its memory is also its limit."""
+    """The CPU and memory that one container requests, in Kubernetes' units; the memory is also its limit."""
 
     cpu: Quantity
     memory: Quantity
 
 
 class Api(ExportSection):
-    """The API processes behind the Service."""
+    """The API processes: image, number and size of their pods, and further environment variables."""
 
     image: Image = Image(repository="mongars-api", tag=VERSION)
     replicas_min: int = Field(default=2, ge=1)
@@ -159,7 +162,7 @@ class Api(ExportSection):
 
 
 class Workers(ExportSection):
-    """The Ray nodes that replicas run on."""
+    """The Ray worker nodes, on which replicas run: their number, and the size of each."""
 
     nodes_min: int = Field(default=1, ge=0)
     nodes_max: int = Field(default=4, ge=1)
@@ -179,7 +182,7 @@ class Workers(ExportSection):
 
 
 class Gcs(ExportSection):
-    """Storage of the Ray cluster's state, for a replaced head node; `none`: a replaced head starts a new cluster."""
+    """Storage of the Ray cluster's state, for when the head node is replaced; `none`: a new cluster is started then."""
 
     storage: Literal["none", "redis", "rocksdb"] = "none"
     """`rocksdb` needs the feature gate GCSFaultToleranceEmbeddedStorage of KubeRay 1.7."""
@@ -198,12 +201,12 @@ class Gcs(ExportSection):
 
     @property
     def redis_port(self) -> int:
-        """The port in `redis_address`."""
+        """The port in `redis_address`. Raises `ValueError` if that is empty."""
         return int(self.redis_address.rpartition(":")[2])
 
 
 class Ray(ExportSection):
-    """The Ray cluster, run by the KubeRay operator."""
+    """The Ray cluster, run by the KubeRay operator: image, head, workers and the storage of its state."""
 
     image: Image = Image(repository="mongars-ray", tag=VERSION)
     """The image of Ray's nodes; its version of Ray must be the one that monGARS pins."""
@@ -226,7 +229,7 @@ class Ray(ExportSection):
 
 
 class Registry(ExportSection):
-    """The volume with the adapters, shared by API and replicas."""
+    """The volume with the LoRA adapters, shared by API and replicas."""
 
     claim: bool = False
     """Create a volume claim. Without it, and without `existing_claim`, each pod has an empty folder:
@@ -255,7 +258,7 @@ class DatabaseService(ExportSection):
 
 
 class Secrets(ExportSection):
-    """Names of Secrets that must exist before the installation; manifests never contain their values."""
+    """Names of Kubernetes Secrets that must exist before the installation; manifests never contain their values."""
 
     name: SecretName = "mongars-secrets"
     """The Secret with the keys SECRET_KEY, MONGARS_BOOTSTRAP_API_KEY, RAY_SERVE_TOKEN; DATABASE_URL, or
@@ -268,7 +271,7 @@ class Secrets(ExportSection):
 
 
 class Network(ExportSection):
-    """Network policies: which connections are allowed; all others are refused. Further policies add to these."""
+    """Kubernetes network policies: the allowed connections; all others are refused. Further policies add to these."""
 
     api_clients: list[dict[str, Any]] = Field(default_factory=lambda: [{"namespaceSelector": {}}])
     """NetworkPolicy peers that may reach the API; default: every pod of the cluster."""
@@ -279,7 +282,7 @@ class Network(ExportSection):
 
 
 class ClusterReplica(ReplicaConfig):
-    """A replica that other machines can reach: it always requires a token."""
+    """Configuration of a replica that other machines can reach: requests always need a token."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -294,7 +297,7 @@ class ClusterReplica(ReplicaConfig):
 
 
 class ClusterServing(ServingConfig):
-    """The application on a cluster, where servers listen on every interface."""
+    """Configuration of the Serve application on a cluster, where servers listen on every interface."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -303,7 +306,7 @@ class ClusterServing(ServingConfig):
 
 
 class ExportConfig(ExportSection):
-    """The whole configuration of an export."""
+    """The whole configuration of an export (the files for Kubernetes, Helm, Compose or `serve deploy`)."""
 
     name: DnsLabel = "mongars"
     """Prefix of every object's name."""
@@ -342,13 +345,13 @@ class ExportConfig(ExportSection):
 
     @property
     def endpoint(self) -> str:
-        """The Serve endpoint inside the cluster; KubeRay names the Service after the RayService."""
+        """The URL of the Serve endpoint inside the cluster, with the host name that KubeRay gives to the Service."""
         path = self.serving.replica.generate_path
         return f"http://{self.name}-serve-svc:{self.serving.port}{path}"
 
 
 def replicas_per_node(workers: Workers, serving: ServingConfig) -> float:
-    """How many replicas fit on one worker node; infinity if a replica requests neither CPUs nor GPUs."""
+    """How many replicas fit on one worker node by their CPUs and GPUs; infinity if a replica requests neither."""
     limits = (
         (workers.cpus, serving.cpus_per_replica),
         (workers.gpus, serving.gpus_per_replica),
@@ -357,7 +360,10 @@ def replicas_per_node(workers: Workers, serving: ServingConfig) -> float:
 
 
 def installation(serving: ServingConfig) -> ExportConfig:
-    """The default export configuration for an application, with worker nodes large enough for its replicas."""
+    """The default configuration of an export for a Serve application.
+
+    Worker nodes are as large, and may be as many, as its replicas need.
+    """
     node = Workers()
     cpus = max(node.cpus, math.ceil(serving.cpus_per_replica))
     size = Workers(cpus=cpus, gpus=math.ceil(serving.gpus_per_replica))
@@ -367,10 +373,10 @@ def installation(serving: ServingConfig) -> ExportConfig:
 
 
 def for_cluster(serving: ServingConfig) -> ClusterServing:
-    """Convert the application of this machine's settings to one for a cluster.
+    """Convert the configuration of the Serve application on this machine to one for a cluster of several machines.
 
     Model files are taken from each node's MONGARS_CACHE (model folders from the same path on every node), the servers
-    listen on every interface, and the token comes from the environment of the replica.
+    listen on every interface, and the token is that in each replica's environment.
     """
     values = serving.model_dump(mode="json")
     replica = values["replica"]

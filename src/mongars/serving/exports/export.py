@@ -27,9 +27,10 @@ _FILES: dict[ExportKind, Callable[[ExportConfig], dict[str, str]]] = {
 
 
 def render(kind: ExportKind, config: ExportConfig, *, source: str = ".") -> dict[str, str]:
-    """The files of an export, as a map of relative path to text.
+    """The files of an export (manifests for a deployment), as a map of relative path to text.
 
-    `source` is the path from the export's folder to this repository, from which Compose builds images.
+    `source` is the path from the export's folder to this repository, from which Compose builds images; the other kinds
+    ignore it.
 
     Raises `ConfigurationError` if this kind of export cannot express the configuration.
     """
@@ -37,7 +38,10 @@ def render(kind: ExportKind, config: ExportConfig, *, source: str = ".") -> dict
 
 
 def source_from(folder: Path) -> str:
-    """The relative path from `folder` to the repository of an editable installation; `.` for other installations."""
+    """The relative path from `folder` to this repository, from which images can be built.
+
+    `.` if the package is not installed from a checkout of the repository.
+    """
     root = Path(__file__).resolve().parents[4]
     if not (root / "deploy" / "docker").is_dir():
         return "."
@@ -47,13 +51,13 @@ def source_from(folder: Path) -> str:
 def write(
     files: Mapping[str, str], folder: Path, *, kind: ExportKind, force: bool = False
 ) -> tuple[str, ...]:
-    """Write the files of an export into `folder`; returns the paths that were created, changed or removed.
+    """Write the files of an export (relative path to text) into `folder`, and remove obsolete ones of the last export.
 
-    A list of the written files is stored beside them, so that the next export of the same kind removes files that
-    it no longer has. All files are checked first; then each is replaced atomically.
+    Returns the relative paths that were created, changed or removed. A list of the written files is stored beside them
+    (`.mongars-export-KIND.json`). All files are checked first; then each is replaced atomically.
 
-    Raises `ConfigurationError`, before any change, if a file exists that no export wrote or that was edited
-    since, unless `force`.
+    Raises `ConfigurationError`, before any change, if a file exists that no export wrote or that was edited since,
+    unless `force`; also if a file cannot be read or written.
     """
     record = folder / f".mongars-export-{kind}.json"
     made = _read_record(record)
@@ -71,7 +75,7 @@ def write(
 
 
 def _is_ours(folder: Path, path: str) -> bool:
-    """Whether the path is a regular file inside the folder, after resolving links."""
+    """Whether `path`, relative to `folder`, is a regular file inside of the folder, after resolving links."""
     inside = (folder / path).resolve().is_relative_to(folder.resolve())
     return inside and (folder / path).is_file()
 
@@ -116,7 +120,7 @@ def _inside(path: str) -> bool:
 
 
 def _content(path: Path) -> str | None:
-    """The text of a file; None if it does not exist."""
+    """The text of a file; None if it does not exist. Raises `ConfigurationError` if it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8", errors="replace")
     except FileNotFoundError:

@@ -32,7 +32,7 @@ GIVEN_BY_HELM = ("name", "namespace")
 
 
 def files(config: ExportConfig) -> dict[str, str]:
-    """The files of the chart, as a map of relative path to text; `config` provides the default values."""
+    """The files of the Helm chart, as a map of relative path to text; `config` provides the default values."""
     chart = package_files("mongars.serving.exports") / "chart"
     return {
         **dict(_texts(chart)),
@@ -50,12 +50,15 @@ def files(config: ExportConfig) -> dict[str, str]:
 
 
 def values(config: ExportConfig) -> dict[str, Any]:
-    """The configuration in the form of the chart's `values.yaml`, as plain data."""
+    """The configuration as the content of the chart's `values.yaml`, in types that JSON has.
+
+    Without name and namespace, which Helm provides.
+    """
     return config.model_dump(mode="json", exclude=set(GIVEN_BY_HELM))
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of the chart's values; unknown names are refused at every level."""
+    """The JSON schema of the Helm chart's values; unknown names are refused at every level."""
     found = ExportConfig.model_json_schema()
     for name in GIVEN_BY_HELM:
         del found["properties"][name]
@@ -84,7 +87,10 @@ def _untitled(node: Any) -> Any:  # noqa: ANN401 (JSON of any shape)
 
 
 def _commented(part: BaseModel, indent: str = "") -> Iterator[str]:
-    """Yield the fields of `part` as lines of YAML, each field after its description as a comment."""
+    """Yield the fields of a section of the configuration as lines of YAML, each after its description as a comment.
+
+    `indent` is put before each line.
+    """
     data = part.model_dump(mode="json")
     for name, field in type(part).model_fields.items():
         if isinstance(part, ExportConfig) and name in GIVEN_BY_HELM:

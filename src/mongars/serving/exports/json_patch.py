@@ -6,7 +6,7 @@ from typing import Any
 
 
 def difference(before: dict[str, Any], after: dict[str, Any], at: str = "") -> list[dict[str, Any]]:
-    """The JSON Patch operations that turn `before` into `after`.
+    """The JSON Patch operations (RFC 6902) that turn `before` into `after`; lists are replaced as a whole.
 
     `at` is the JSON Pointer of `before` in the document; empty: it is the whole document.
     """

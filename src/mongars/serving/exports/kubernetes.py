@@ -28,7 +28,7 @@ what the Ray image has, and a model folder in Hugging Face's format at {GPU_MODE
 
 
 def files(config: ExportConfig) -> dict[str, str]:
-    """The files of `base/` and `overlays/{cpu,gpu,dev}/`, as a map of relative path to text."""
+    """The files of the Kubernetes export (`base/`, `overlays/{cpu,gpu,dev}/`), as a map of relative path to text."""
     found = {"base/namespace.yaml": as_file(_namespace(config))}
     groups = grouped(config)
     for name, group in groups.items():
@@ -47,7 +47,7 @@ def overlays(config: ExportConfig) -> dict[str, ExportConfig]:
 
 
 def gpu(config: ExportConfig) -> ExportConfig:
-    """A copy of the configuration that uses vLLM and one GPU for each replica."""
+    """A copy of the configuration for GPUs: replicas run vLLM on one GPU each, on worker nodes with a GPU."""
     values = config.model_dump(mode="json")
     values["serving"]["gpus_per_replica"] = 1.0
     values["serving"]["replica"]["engine"] = EngineSpec(
@@ -82,7 +82,10 @@ def dev(config: ExportConfig) -> ExportConfig:
 
 
 def grouped(config: ExportConfig) -> dict[str, list[ManifestFields]]:
-    """The Kubernetes objects of an installation, grouped by file name; empty groups are omitted."""
+    """The Kubernetes objects of an installation, by the name of the manifest file; files without objects are omitted.
+
+    The Namespace is not among them.
+    """
     made = config.registry.claim and not config.registry.existing_claim
     claim = [storage.registry_claim(config)] if made else []
     groups = {
@@ -103,12 +106,15 @@ def grouped(config: ExportConfig) -> dict[str, list[ManifestFields]]:
 
 
 def objects(config: ExportConfig) -> list[ManifestFields]:
-    """All Kubernetes objects of an installation."""
+    """All Kubernetes objects of an installation, except the Namespace."""
     return [entry for group in grouped(config).values() for entry in group]
 
 
 def _namespace(config: ExportConfig) -> ManifestFields:
-    """The Namespace; its pod security level makes Kubernetes refuse pods with more rights than these need."""
+    """The Kubernetes Namespace of an installation.
+
+    Its pod security level makes Kubernetes refuse pods with more rights than these need.
+    """
     levels = ("enforce", "audit", "warn")
     labels = {f"pod-security.kubernetes.io/{level}": "restricted" for level in levels}
     return {

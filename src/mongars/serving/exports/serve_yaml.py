@@ -19,5 +19,5 @@ environment Ray was started with. Without the variable the application refuses e
 
 
 def files(config: ExportConfig) -> dict[str, str]:
-    """The single file `serve.yaml`, as a map of file name to text."""
+    """The export for `serve deploy`: the single file `serve.yaml`, as a map of file name to text."""
     return {"serve.yaml": as_file(deploy_schema(config.serving), about=ABOUT.strip())}

@@ -12,7 +12,7 @@ NOTICE = (
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes multi-line strings as blocks and no anchors, so that manifests are readable."""
+    """Writes YAML for readers: multi-line strings as blocks, and repeated values in full instead of by anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401, ARG002 (PyYAML's signature)
         return True
@@ -27,11 +27,14 @@ _Dumper.add_representer(str, _text)
 
 
 def as_yaml(data: Any) -> str:  # noqa: ANN401 (plain data of any shape)
-    """Format the data as one YAML document, with keys in their given order."""
+    """Format plain data (dictionaries, lists, texts, numbers) as one YAML document, keys in their given order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
 
 
 def as_file(*documents: Any, about: str = "") -> str:  # noqa: ANN401 (as above)
-    """Format a YAML file of one or more documents, after comments: a notice that it is generated, and `about`."""
+    """Format a YAML file of one or more documents of plain data, after comments.
+
+    The comments are a notice that the file is generated, and `about`.
+    """
     lines = "".join(f"# {line}\n" for line in about.splitlines())
     return NOTICE + lines + "---\n".join(as_yaml(document) for document in documents)

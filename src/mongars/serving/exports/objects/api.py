@@ -17,7 +17,7 @@ MIGRATION_SIZE = ResourceSize(cpu="100m", memory="512Mi")
 
 
 def service_account(config: ExportConfig) -> ManifestFields:
-    """The ServiceAccount of all pods except Ray's; no pod mounts its token."""
+    """The Kubernetes ServiceAccount of all pods except Ray's; no pod mounts its token."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -27,7 +27,7 @@ def service_account(config: ExportConfig) -> ManifestFields:
 
 
 def deployment(config: ExportConfig) -> ManifestFields:
-    """The Deployment of the API processes. It sets no `replicas`: the autoscaler does."""
+    """The Kubernetes Deployment of the API processes. It sets no `replicas`, since the autoscaler sets them."""
     template = pods.pod_template(
         config,
         API,
@@ -99,7 +99,7 @@ def _probe(path: str, *, period: int, failures: int) -> ManifestFields:
 
 
 def service(config: ExportConfig) -> ManifestFields:
-    """The Service through which the API is reached inside the cluster."""
+    """The Kubernetes Service through which the API is reached inside the cluster."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -132,7 +132,7 @@ def autoscaler(config: ExportConfig) -> ManifestFields:
 
 
 def disruption_budget(config: ExportConfig) -> ManifestFields:
-    """The PodDisruptionBudget of the API: at most one process is evicted at a time."""
+    """The PodDisruptionBudget of the API: Kubernetes evicts at most one of its pods at a time."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -145,7 +145,7 @@ def disruption_budget(config: ExportConfig) -> ManifestFields:
 
 
 def migrations(config: ExportConfig) -> ManifestFields:
-    """The Job that waits for the database and then migrates its schema."""
+    """The Kubernetes Job that waits for the database and then migrates its schema."""
     job_container = pods.container(
         "migrations",
         config.api.image,

@@ -24,7 +24,7 @@ TEST = "test"
 
 
 def policies(config: ExportConfig) -> list[ManifestFields]:
-    """All NetworkPolicies of the installation's namespace."""
+    """All NetworkPolicies of the installation's namespace: they refuse every connection that none of them allows."""
     found = [
         _deny_all(config),
         _names(config),
@@ -58,7 +58,10 @@ def _deny_all(config: ExportConfig) -> ManifestFields:
 
 
 def _names(config: ExportConfig) -> ManifestFields:
-    """The NetworkPolicy that allows DNS queries to any address, since in some clusters DNS runs on a node's address."""
+    """The NetworkPolicy that allows all pods DNS queries to any address.
+
+    In some clusters DNS runs on a node's address.
+    """
     ports = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     return _policy(config, "dns", {}, egress=[{"ports": ports}])
 

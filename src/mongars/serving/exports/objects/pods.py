@@ -17,12 +17,12 @@ HOME_PATH = "/var/lib/mongars"
 
 
 def labels(config: ExportConfig, component: str) -> dict[str, str]:
-    """The labels of a component's objects and pods."""
+    """The labels of the Kubernetes objects and pods of one component, such as `api`."""
     return {"app.kubernetes.io/name": "mongars", **selector(config, component)}
 
 
 def selector(config: ExportConfig, component: str) -> dict[str, str]:
-    """The labels that select the pods of one component."""
+    """The labels that select the pods of one component, such as `api`, of this installation."""
     return {
         "app.kubernetes.io/instance": config.name,
         "app.kubernetes.io/component": component,
@@ -30,7 +30,10 @@ def selector(config: ExportConfig, component: str) -> dict[str, str]:
 
 
 def metadata(config: ExportConfig, component: str, *, suffix: str) -> ManifestFields:
-    """Name (the installation's name and `suffix`), namespace and labels of an object."""
+    """The `metadata` of a Kubernetes object: name, namespace and labels.
+
+    The name is the installation's name and `suffix`; the labels are those of `component`, such as `api`.
+    """
     return {
         "name": f"{config.name}{suffix}",
         "namespace": config.namespace,
@@ -47,7 +50,11 @@ def pod_template(
     user: int = USER,
     **extra: Any,  # noqa: ANN401 (further fields of the pod's specification)
 ) -> ManifestFields:
-    """A pod template that runs as an unprivileged user, without a token for the Kubernetes API."""
+    """A Kubernetes pod template with one container, for an unprivileged user without access to the Kubernetes API.
+
+    `component`, such as `api`, determines the labels; `user` is the user id; `extra` are further fields of the pod's
+    specification.
+    """
     return {
         "metadata": {"labels": labels(config, component)},
         "spec": {
@@ -77,7 +84,7 @@ def _pull_secrets(config: ExportConfig) -> ManifestFields:
 
 
 def container(name: str, image: Image, **fields: Any) -> ManifestFields:  # noqa: ANN401 (as above)
-    """A container that can write only into its volumes."""
+    """A container of a pod that can write only into its volumes; `fields` are further fields of its specification."""
     return {
         "name": name,
         "image": image.reference,
@@ -97,7 +104,7 @@ def locked_down() -> ManifestFields:
 
 
 def resources(size: ResourceSize) -> ManifestFields:
-    """Requests and limits of a container. CPU has no limit, because throttling adds latency."""
+    """Resource requests and limits of a container of that size. CPU has no limit, because throttling adds latency."""
     return {
         "requests": {"cpu": size.cpu, "memory": size.memory},
         "limits": {"memory": size.memory},
@@ -110,9 +117,9 @@ def plain(**values: str) -> list[ManifestFields]:
 
 
 def secret(config: ExportConfig, *keys: str) -> list[ManifestFields]:
-    """Environment variables with the values of `keys` in the Secret that `config.secrets.name` names.
+    """Environment variables, named as `keys`, with the values of these keys in the installation's Kubernetes Secret.
 
-    Kubernetes does not start a pod while one of the keys is missing.
+    The Secret is that of `config.secrets.name`. Kubernetes does not start a pod while one of the keys is missing.
     """
     return [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": config.secrets.name, "key": key}}}
@@ -121,9 +128,10 @@ def secret(config: ExportConfig, *keys: str) -> list[ManifestFields]:
 
 
 def database_url(config: ExportConfig) -> list[ManifestFields]:
-    """The environment variable DATABASE_URL: from the Secret of `secret`, or the URL of the bundled database.
+    """The environment variable DATABASE_URL, in the format of a container specification.
 
-    For the bundled database, POSTGRES_PASSWORD is set as well.
+    Its value is from the installation's Secret, or, with the bundled database, the URL of that; then the list also has
+    POSTGRES_PASSWORD.
     """
     if not config.database.bundled:
         return secret(config, "DATABASE_URL")
@@ -133,7 +141,7 @@ def database_url(config: ExportConfig) -> list[ManifestFields]:
 
 
 def spread(config: ExportConfig, component: str) -> list[ManifestFields]:
-    """A topology constraint that spreads the pods of a component over the nodes, if there are several."""
+    """A list with the topology constraint that spreads the pods of a component over the nodes, as far as possible."""
     return [
         {
             "maxSkew": 1,
@@ -145,17 +153,20 @@ def spread(config: ExportConfig, component: str) -> list[ManifestFields]:
 
 
 def empty(name: str, size: str) -> ManifestFields:
-    """An emptyDir volume. If it exceeds `size`, the pod is evicted, so that it cannot fill the node's disk."""
+    """A pod's emptyDir volume. If it exceeds `size` (such as `1Gi`), Kubernetes evicts the pod.
+
+    So a pod cannot fill the node's disk.
+    """
     return {"name": name, "emptyDir": {"sizeLimit": size}}
 
 
 def mount(name: str, path: str) -> ManifestFields:
-    """A volume mount: the volume `name` at `path`."""
+    """A container's volume mount: the pod's volume `name` at `path`."""
     return {"name": name, "mountPath": path}
 
 
 def registry_volume(config: ExportConfig) -> ManifestFields:
-    """The volume with the adapters, shared by API and replicas; an emptyDir if no volume claim is configured."""
+    """A pod's volume with the adapters, shared by API and replicas; an emptyDir if no volume claim is configured."""
     if not (config.registry.claim or config.registry.existing_claim):
         return empty("registry", "1Gi")
     claim = config.registry.existing_claim or f"{config.name}-registry"

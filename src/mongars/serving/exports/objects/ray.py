@@ -25,7 +25,7 @@ API_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 (
 
 
 def service_account(config: ExportConfig) -> ManifestFields:
-    """The ServiceAccount of Ray's pods; the operator grants it the rights that Ray's autoscaler needs."""
+    """The Kubernetes ServiceAccount of Ray's pods; KubeRay grants it the rights that Ray's autoscaler needs."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -35,7 +35,7 @@ def service_account(config: ExportConfig) -> ManifestFields:
 
 
 def ray_service(config: ExportConfig) -> ManifestFields:
-    """The RayService: the Ray cluster, with the Serve application's definition."""
+    """The RayService (a KubeRay object): the Ray cluster, with the definition of the Serve application to run on it."""
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
@@ -51,10 +51,10 @@ def ray_service(config: ExportConfig) -> ManifestFields:
 
 
 def disruption_budget(config: ExportConfig) -> ManifestFields:
-    """The PodDisruptionBudget of Ray's pods: at most one pod is evicted at a time.
+    """The PodDisruptionBudget of Ray's pods: Kubernetes evicts none if fewer than the minimum would remain.
 
-    Kubernetes cannot derive the desired number of pods from a RayService, so `minAvailable` is a number: the head
-    plus the minimum of workers, minus one.
+    Kubernetes cannot derive the desired number of pods from a RayService, so `minAvailable` is a number: the head plus
+    the minimum of workers, minus one. With the minimum of workers, at most one pod is evicted at a time.
     """
     ray_pods = {
         "matchLabels": {"app.kubernetes.io/instance": config.name},
@@ -71,7 +71,7 @@ def disruption_budget(config: ExportConfig) -> ManifestFields:
 
 
 def autoscaled(config: ExportConfig) -> bool:
-    """Whether Ray's autoscaler adds and removes worker nodes: their minimum is below their maximum."""
+    """Whether Ray's autoscaler is to add and remove worker nodes: their minimum is below their maximum."""
     return config.ray.workers.nodes_min < config.ray.workers.nodes_max
 
 
@@ -199,7 +199,7 @@ _TMP = "/tmp"  # noqa: S108 (a volume of the pod's own)
 
 
 def _api_token() -> ManifestFields:
-    """A volume with a token for the Kubernetes API, which only the autoscaler's container mounts."""
+    """A pod's volume with a token for the Kubernetes API, which only the container of Ray's autoscaler mounts."""
     own_namespace = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
     return {
         "name": "kubernetes-api",

@@ -14,7 +14,7 @@ POSTGRES = "postgres"
 
 
 def registry_claim(config: ExportConfig) -> ManifestFields:
-    """The claim of the volume with the adapters; ReadWriteMany by default, since API pods run on several nodes."""
+    """The PersistentVolumeClaim for the adapters; ReadWriteMany by default, since API pods run on several nodes."""
     registry = config.registry
     return {
         "apiVersion": "v1",
@@ -25,7 +25,7 @@ def registry_claim(config: ExportConfig) -> ManifestFields:
 
 
 def postgres(config: ExportConfig) -> list[ManifestFields]:
-    """The StatefulSet with one PostgreSQL pod, and its Service."""
+    """The bundled database: a Kubernetes StatefulSet with one PostgreSQL pod, and its Service."""
     selector = pods.selector(config, POSTGRES)
     database = config.database
     claim = {
