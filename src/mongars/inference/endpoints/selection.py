@@ -39,10 +39,10 @@ class EndpointSelection:
         return tuple(self._table.states)
 
     def choose(self, urls: Sequence[str], *, session_id: str | None = None) -> str:
-        """The best of `urls` for the next request; `urls` must not be empty.
+        """The URL out of `urls` to which to send the next request; `urls` must not be empty.
 
-        With `session_id`, the session's endpoint is preferred. An endpoint at its concurrency limit is chosen only
-        when all of them are.
+        With `session_id`, it is the endpoint that earlier requests of that session used, unless that one has too much
+        load or is much slower than others. An endpoint at its concurrency limit is chosen only if all of them are.
         """
         states = self._table.states
         candidates = [url for url in urls if states[url].below_limit] or list(urls)
@@ -71,10 +71,10 @@ class EndpointSelection:
 
     @property
     def capacity(self) -> int | None:
-        """Number of requests that may be in flight at all endpoints; None while no endpoint is available.
+        """Number of requests that may be in flight at all endpoints together; None while no endpoint is available.
 
         The sum over all endpoints of: the concurrency limit, if the endpoint is up; one more than the requests in
-        flight, if it needs a trial request; the requests in flight, if it is unavailable.
+        flight, if only a trial request may be sent to it; the requests in flight, if none may be sent.
         """
         now = self._clock.monotonic()
         states = self._table.states
@@ -98,7 +98,7 @@ class EndpointSelection:
         return state.latency.at(now) * (state.in_flight + 1) / state.breaker.load_share(now)
 
     def _by_session(self, urls: Sequence[str], session_id: str) -> str | None:
-        """The endpoint of `urls` that a hash of the session id selects.
+        """The endpoint out of `urls` that a hash of the session id selects, always the same for the same `urls`.
 
         None if it has too many requests in flight, is much slower than the fastest, or was down within the last 10 s.
         """
