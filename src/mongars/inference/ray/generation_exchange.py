@@ -25,7 +25,10 @@ EVENT_STREAM = "text/event-stream"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedAnswer:
-    """An answer whose first content has arrived."""
+    """An answer of a Ray endpoint, after its first content has arrived.
+
+    `origin`: model, engine, adapter and replica that generate it.
+    """
 
     origin: Origin
     chunks: AnswerReader | WholeAnswer
@@ -49,7 +52,7 @@ class StartedAnswer:
 
 
 class GenerationExchange(HttpExchange[StartedAnswer]):
-    """One generation request, which can be sent to any endpoint; its result is a stream of chunks."""
+    """One generation request, which can be sent to any Ray endpoint; its result is a stream of chunks."""
 
     accept = f"{EVENT_STREAM}, application/json"
 
@@ -89,7 +92,11 @@ class GenerationExchange(HttpExchange[StartedAnswer]):
         return encode(body)
 
     async def read(self, response: UpstreamResponse) -> StartedAnswer:
-        """The started answer in a response with status 2xx: a stream of events, or one JSON object."""
+        """The started answer in a response with HTTP status 2xx, a stream of events or one JSON object.
+
+        Waits for the first content. Raises the error that the response reports, `EmptyAnswer` if it has no text,
+        `InvalidAnswer` if it is malformed, or `EndpointUnreachable` if the connection breaks.
+        """
         if response.media_type == EVENT_STREAM:
             return await self._read_stream(response)
         return await self._read_whole(response)
