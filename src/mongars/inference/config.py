@@ -85,7 +85,7 @@ class InferenceConfig:
     )
     """Secret key from which `cache_salt` is computed; must be equal in all API processes of a deployment."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Relative share of the slots per account when slots are short; 1 for accounts not listed."""
+    """Share of the places in queues per account, relative to others, when they are short; 1 for accounts not listed."""
     token: str | None = field(default=None, repr=False)
     """Bearer token sent to the Ray endpoints; None: no `Authorization` header."""
     tls: TlsConfig = TlsConfig()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 ENDPOINT = "in-process"
 WAITING = 16
-"""Maximum number of requests that wait for a slot of one engine."""
+"""Maximum number of requests that wait for one engine."""
 
 _STATES: dict[EngineState, ProviderState] = {
     "stopped": "unknown",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class _PartialChoice:
-    """The chunks received so far of one choice (one of the `n` answers)."""
+    """The parts received so far of one choice, that is, one of the `n` answers to a request."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

@@ -78,9 +78,9 @@ class ReplicaEmbeddingRequest(EmbeddingRequest):
     """
 
     cache_salt: str | None = Field(default=None, max_length=200)
-    """An opaque identifier of the account, by which slots are shared fairly."""
+    """An opaque identifier of the account, by which the engine's time is shared fairly."""
     weight: float | None = Field(default=None, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
-    """The account's share of the slots while requests wait, relative to an account of weight 1."""
+    """The account's share of the engine while requests wait, relative to an account of weight 1."""
 
 
 class OllamaEmbedRequest(WireModel):

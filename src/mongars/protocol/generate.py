@@ -86,7 +86,7 @@ class GenerateRequest(SamplingFields):
     """An opaque identifier of the account. The engine's prompt cache is shared among requests with the same value,
     and not used without one. `session_id` is not used for this, since clients choose it freely."""
     weight: float | None = Field(default=None, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
-    """The account's share of the slots while requests wait, relative to an account of weight 1."""
+    """The account's share of the engine while requests wait, relative to an account of weight 1."""
     continue_from: PartialAnswerPayload | None = None
 
     def to_generation(self, *, request_id: str) -> GenerationRequest:

@@ -81,7 +81,8 @@ async def mended(
 ) -> AsyncGenerator[bytes, None]:
     """Yield the engine's stream of events, with the log-probability entries in them converted by `named`.
 
-    `blocks`: the bytes of the stream, cut anywhere. `alternatives` False: the lists of alternative tokens are emptied.
+    `blocks`: the bytes of the stream, cut anywhere; each yielded block has whole events. `alternatives` False: the
+    lists of alternative tokens are emptied.
     """
     splitter = EventSplitter()
     async for block in blocks:

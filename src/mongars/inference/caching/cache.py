@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     """Model, adapter version and adapter digest."""
 
 ENTRY_BYTES = 1024
-"""Estimated bytes of memory of an entry without its chunks: key, origin, route, and table entries."""
+"""Estimated bytes of memory of a stored answer without its chunks: key, origin, route, and entries in the tables."""
 ROLLOUT_SECONDS = 60.0
 """If more than one model or adapter answered within this many seconds, no stored answer is used."""
 
@@ -182,7 +182,7 @@ class ReplayedChunks:
         self.usage: Usage | None = None
 
     def ready(self) -> list[Chunk]:
-        """Remove and return all chunks that were not read yet; never waits, since the whole answer is stored."""
+        """Remove and return all chunks that were not read yet; never waits, since the answer is stored completely."""
         found = list(self._chunks)
         self.usage = next((c.usage for c in reversed(found) if c.usage is not None), self.usage)
         return found

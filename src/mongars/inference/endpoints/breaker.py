@@ -50,7 +50,7 @@ INITIAL_OPEN_SECONDS = 5.0
 MAX_OPEN_SECONDS = 30.0
 """Longest open time; bounds the recovery time of an endpoint that a probe cannot restore (ADR 0013)."""
 LEASE_SECONDS = 60.0
-"""Seconds after which a trial request without a result counts as lost."""
+"""Seconds after which a trial request without a result counts as lost, so that another one is allowed."""
 SLOW_START_SECONDS = 10.0
 SLOW_START_FROM = 0.1
 

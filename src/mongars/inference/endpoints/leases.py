@@ -38,7 +38,10 @@ class EndpointLeases:
         return lease
 
     def release(self, lease: EndpointLease) -> None:
-        """Give back the lease of a request that has ended, with any outcome. Call it exactly once per lease."""
+        """Give back the lease (permission to send one request) of a request that has ended, with any outcome.
+
+        Call it exactly once per lease.
+        """
         state = self._table.states[lease.url]
         state.in_flight -= 1
         state.breaker.release(lease)

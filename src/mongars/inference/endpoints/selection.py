@@ -26,7 +26,7 @@ SLOWER_BOUND = 2.0
 
 
 class EndpointSelection:
-    """Chooses an endpoint of one pool for each request."""
+    """Chooses the endpoint to which a request is sent, by load, latency and the session of the request."""
 
     def __init__(self, table: EndpointTable) -> None:
         self._table = table

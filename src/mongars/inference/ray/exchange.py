@@ -34,7 +34,7 @@ class StartedResult(Protocol):
 
     @property
     def adapter_version(self) -> str | None:
-        """The adapter version that the endpoint reports; None if it reports none."""
+        """Version of the adapter that generates the result, as the endpoint reports it; None if it reports none."""
         ...
 
 
@@ -51,7 +51,7 @@ class EndpointExchange(Protocol[ResultT_co]):
     request_id: str
     task_type: str
     scope: str | None
-    """The account whose share of the slots the request uses; None without accounts."""
+    """The account by which places in the queue and at engines are shared fairly; None without accounts."""
     session_id: str | None
     """Requests with the same session id prefer the same endpoint; None for no preference."""
     start_seconds: float

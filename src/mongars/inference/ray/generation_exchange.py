@@ -47,7 +47,7 @@ class StartedAnswer:
 
     @property
     def adapter_version(self) -> str:
-        """The adapter version that the endpoint reports."""
+        """Version of the adapter that generates the answer, as the endpoint reports it; `baseline` without one."""
         return self.origin.adapter_version
 
 
@@ -81,7 +81,7 @@ class GenerationExchange(HttpExchange[StartedAnswer]):
         self.may_hedge = not self.is_retry and request.sampling.n == 1
 
     def body(self) -> bytes:
-        """The JSON request body of `/generate`, which requests a stream of events."""
+        """The body of `POST /generate` as encoded JSON; it requests a stream of events."""
         request, config = self._request, self._config
         body = request_body(
             request,

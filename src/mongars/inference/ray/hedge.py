@@ -45,9 +45,10 @@ class HedgeContext:
 
 
 class _HedgedAttempt(Generic[ResultT]):
-    """One of the two attempts of a hedged request, with its lease, its result or error, and its exit stack.
+    """One of the two attempts of a hedged request: its result or error, and the stack that holds its connection.
 
-    `lease` is None until it is sent, `outcome` until it has started a result or failed.
+    `lease`: the permission under which it is sent, None until then. `outcome`: None until a result has started or
+    failed.
     """
 
     def __init__(self, attempt: StartAttempt[ResultT]) -> None:
@@ -85,9 +86,10 @@ class RayHedge(Generic[ResultT]):
         rotation: Rotation,
         attempt: StartAttempt[ResultT],
     ) -> None:
-        """`exchange`: the request. `attempt`: function that sends it once, under a lease; returns a context manager.
+        """`exchange`: the request. `rotation` chooses the second endpoint.
 
-        `rotation` chooses the second endpoint.
+        `attempt`: function that sends the request once, under a given permission (lease), and returns a context manager
+        that is entered when the result has started.
         """
         self._context = context
         self._exchange = exchange
@@ -101,9 +103,9 @@ class RayHedge(Generic[ResultT]):
     ) -> AsyncIterator[EndpointResult[ResultT]]:
         """Context manager of the first result to start, of two attempts; the other attempt is cancelled.
 
-        The first is sent under `lease`; the second, `delay` seconds later, only if the first has no result by then and
-        the budget permits it. Entering raises a `CallerError` of either attempt, or the `AttemptError` of the later
-        failure.
+        The first attempt is sent under the permission `lease`; the second, `delay` seconds later, only if the first has
+        no result by then and the limits on hedges permit it. Entering raises a `CallerError` of either attempt, or the
+        `AttemptError` of the later failure.
         """
         async with self._first.stack, self._second.stack:
             winner = self._first
@@ -136,10 +138,10 @@ class RayHedge(Generic[ResultT]):
 
     @contextmanager
     def _acquire_second(self) -> Iterator[EndpointLease | None]:
-        """Context manager that holds what the second attempt needs: a place in the queue and a lease for its endpoint.
+        """Context manager that holds a place in the queue and a lease (permission to send) for the second attempt.
 
-        Yields the lease; None if no endpoint is available, the queue has no free place or the budget for hedges is used
-        up.
+        Yields the lease; None if no endpoint is available, the queue has no free place or no more hedges are allowed
+        now.
         """
         url = self._rotation.second_endpoint()
         with self._context.queue.extra_slot() as free:
