@@ -139,9 +139,9 @@ class Breaker:
         """Record that the request `ticket` failed at `now`; returns True if the breaker opens by it.
 
         `sent_at`: when the request was sent. `decisive`: this failure alone opens the breaker; otherwise 5 failures in
-        a row do, or failures of at least half of the requests in the last 30 s. The failure of a trial request always
-        opens it. Other failures are ignored while the breaker is not closed, and if the request is not new (see
-        `is_new`).
+        a row do, or failures of at least half of the requests of the last 30 s, if they are 5 or more. The failure of a
+        trial request always opens it. Other failures are ignored while the breaker is not closed, and if the request is
+        not new (see `is_new`).
         """
         if self._is_trial(ticket):
             self._trial = None

@@ -59,9 +59,10 @@ class EndpointSelection:
     def available_at(self, url: str) -> float:
         """Monotonic time in seconds from which a request may be sent to `url`; a time in the past means at once.
 
-        `NEVER` if no such time is known: the endpoint is drained, its circuit breaker is open, its trial request is in
-        flight, or it was busy so often in a row that requests do not wait for it. While most endpoints of a sole provider
-        have an open breaker, only a drained endpoint is `NEVER`.
+        `NEVER` (infinity) if no such time is known: the endpoint is drained, its circuit breaker is open, its trial
+        request is in flight, or it was busy so often in a row that requests do not wait for it. While more than half of
+        the endpoints have an open breaker, and no other provider can answer, breakers are ignored, and only a drained
+        endpoint is `NEVER`.
         """
         return self._table.available_at(url, self._clock.monotonic())
 

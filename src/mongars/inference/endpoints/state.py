@@ -99,8 +99,8 @@ class EndpointState:
     def available_at(self, now: float) -> float:
         """Monotonic time in seconds from which this endpoint may be sent a request; a time up to `now` means at once.
 
-        `NEVER` if the circuit breaker is open, a trial request is in flight, or the endpoint was busy so often in a row
-        that requests do not wait for it.
+        `NEVER` (infinity) if the circuit breaker is open, a trial request is in flight, or the endpoint was busy so
+        often in a row that requests do not wait for it.
         """
         breaker = self.breaker.available_at(now)
         resting = self.busy_too_often and self.not_before > now
