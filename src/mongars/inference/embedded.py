@@ -64,10 +64,10 @@ class Embedded:
         waiting: int = WAITING,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """`engine` answers by default. `context_tokens`: its configured context window in tokens; None if unknown.
+        """`engine` answers requests that demand no adapter. `waiting`: maximum number of requests waiting per engine.
 
-        `waiting`: maximum number of requests that wait per engine. `idle_seconds`: seconds without requests after which
-        the engines are stopped.
+        `context_tokens`: the configured context window of `engine` in tokens; None if unknown. `idle_seconds`: seconds
+        without requests after which the engines are stopped.
         """
         self.slot_table = SlotTable(max_waiting=waiting)
         self.slot_table.add("general", engine)

@@ -52,7 +52,7 @@ class AdapterPayload(WireModel):
     adapter_path: str | None = None
 
     def pin(self) -> str | None:
-        """The adapter demanded, as a version or `NAME@DIGEST` for `GenerationRequest.adapter`; None if any will do."""
+        """The adapter demanded, as `NAME`, `NAME@DIGEST` or `@DIGEST` for `GenerationRequest.adapter`; None for any."""
         if self.adapter_path is not None or (self.version is None and self.digest is None):
             return None
         if self.digest is None:

@@ -285,7 +285,7 @@ class CoalescedChunks:
 
     @property
     def moves(self) -> int:
-        """How often a broken stream was continued elsewhere, by this request and by the generation it reads."""
+        """How often another stream was tried because one broke, by this request and by the generation it reads."""
         answer = self._answer
         return self._chunks.moves + (0 if answer is None else answer.chunks.moves)
 

@@ -24,7 +24,7 @@ class StartedResult(Protocol):
 
     @property
     def state(self) -> StreamState:
-        """`open` while more data may come; at the end `complete` (a success), or `cut` (the stream broke: a failure)."""
+        """`open` while more data may come; at the end `complete` (success), or `cut` if the stream broke (failure)."""
         ...
 
     @property
