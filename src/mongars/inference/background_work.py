@@ -20,7 +20,7 @@ RESTART_PAUSE = 1.0
 
 
 class Worker(Protocol):
-    """A provider whose `run` is executed in the background and whose resources are closed at shutdown."""
+    """A provider of answers or vectors with a background coroutine `run`, closed at shutdown by `BackgroundWork`."""
 
     @property
     def name(self) -> ProviderName:
@@ -28,7 +28,7 @@ class Worker(Protocol):
         ...
 
     async def run(self) -> None:
-        """Run this provider's background work until cancelled; may return at once if it has none."""
+        """Run this provider's background work, such as probing endpoints, until cancelled; may return at once."""
         ...
 
     async def aclose(self) -> None:
@@ -37,7 +37,11 @@ class Worker(Protocol):
 
 
 class BackgroundWork:
-    """While entered, runs each worker's `run` in a task; on exit, cancels the tasks and closes the workers."""
+    """Async context manager that runs the coroutine `run` of each worker in a task of its own.
+
+    A `run` that ends or raises is called again after `RESTART_PAUSE` (1 s). On exit, the tasks are cancelled and then
+    the `aclose` of each worker is called.
+    """
 
     def __init__(self, workers: Sequence[Worker], *, clock: Clock, observer: Observer) -> None:
         self._workers = workers
@@ -61,9 +65,10 @@ class BackgroundWork:
                 await worker.aclose()
 
     async def _run(self, worker: Worker) -> None:
-        """Call `worker.run()` repeatedly, `RESTART_PAUSE` seconds apart, until cancelled.
+        """Call `worker.run()` again and again until cancelled, each time `RESTART_PAUSE` seconds after it ended.
 
-        An exception of `run` is reported as the log event `llm.provider.crashed`; other workers are not affected.
+        An exception of `run` is emitted as the log event `llm.provider.crashed` and not raised; other workers are not
+        affected.
         """
         while True:
             try:

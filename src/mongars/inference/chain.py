@@ -67,22 +67,29 @@ _OUTCOMES: dict[StreamState, Outcome] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerStream:
-    """A started answer; iterate over it to receive its chunks.
+    """A started answer; iterate over it asynchronously to receive its chunks.
 
-    Iteration raises `GenerationInterrupted` if the stream breaks before the answer is complete; if iteration
-    ends without an exception, the answer is complete.
+    Iteration raises `GenerationInterrupted` if the stream breaks before the answer is complete and cannot be continued
+    elsewhere, or `InvalidRequest` if the engine reports the request as wrong; if it ends without an exception, the
+    answer is complete.
     """
 
     chunks: AnswerChunks
 
     @property
     def route(self) -> Route:
-        """Provider, endpoint and number of attempts of the answer; after a mid-stream failover, the new ones."""
+        """Provider and endpoint that generate the answer now, and the number of attempts so far.
+
+        They change if the stream breaks and another provider or endpoint continues the answer.
+        """
         return self.chunks.route
 
     @property
     def origin(self) -> Origin:
-        """Model, adapter and replica that generate the answer; after a mid-stream failover, the new ones."""
+        """Model, engine, adapter and replica that generate the answer now.
+
+        They change if the stream breaks and another provider or endpoint continues the answer.
+        """
         return self.chunks.origin
 
     def __aiter__(self) -> AnswerChunks:
@@ -91,7 +98,7 @@ class AnswerStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
-    """One request with its deadline and the counter of attempts that all providers share."""
+    """One request on its way through the chain: its deadline, the count of attempts at all providers, its cache use."""
 
     request: GenerationRequest
     deadline: Deadline
@@ -99,23 +106,30 @@ class _Call:
     cache: CacheUse | None
 
     def open(self, provider: Provider) -> AbstractAsyncContextManager[ProviderStream]:
-        """Send this request to `provider`; enters once the first content has arrived (see `Provider.open`)."""
+        """Context manager that sends this request to `provider`; entered once the answer's first content has arrived.
+
+        Entering raises a `CallerError` or a `WorldError`, as `Provider.open` does.
+        """
         return provider.open(self.request, self.deadline, self.attempts)
 
     def with_prompt_size(self, error: ContextLengthExceeded) -> _Call:
-        """A copy whose request has `prompt_tokens` set, for the search of a provider with a larger context window."""
+        """A copy whose request has `prompt_tokens` set to the size of the prompt that `error` reports.
+
+        With it, a provider whose context window is large enough can be chosen.
+        """
         return dataclasses.replace(self, request=with_prompt_size(self.request, error))
 
 
 class ProviderChain:
-    """Sends each request to its providers in order of preference until one starts an answer."""
+    """Sends each request to one provider after the other, in order of preference, until one starts an answer."""
 
     def __init__(
         self, providers: tuple[Provider, ...], *, observer: Observer, cure: str = ""
     ) -> None:
-        """`cure`: what an operator can do if all providers fail; appended to the error message.
+        """`providers`: in order of preference. Raises `ConfigurationError` if it is empty.
 
-        Raises `ConfigurationError` if `providers` is empty.
+        `observer` receives the events. `cure`: text on what an operator can do if all providers fail, appended to the
+        error message.
         """
         if not providers:
             detail = "No provider can answer: configure RAY_SERVE_URL or a local model."
@@ -129,10 +143,11 @@ class ProviderChain:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, *, cache: CacheUse | None = None
     ) -> AsyncIterator[AnswerStream]:
-        """Enter with the started answer of the first provider that can give one; on exit, stop the generation.
+        """Context manager of a started answer, by the first provider that starts one; leaving it stops the generation.
 
-        `cache` is copied to the answer's `Route.cache`. Raises a `CallerError` if the request is wrong, or
-        `AllProvidersFailed`, which contains the error of each provider that was tried.
+        `cache`: how the answer cache treats this request; copied to the answer's `Route.cache`, without other effect.
+        Entering raises a `CallerError` if the request is wrong, or `AllProvidersFailed`, which contains the error of
+        each provider tried.
         """
         clock = deadline.clock
         start = clock.monotonic()
@@ -207,9 +222,10 @@ class ProviderChain:
         *,
         reason: FallbackReason | None,
     ) -> AnswerStream | None:
-        """The answer of the first provider whose context window is known to hold the prompt; None if none starts one.
+        """The answer of the first provider whose reported context window holds the prompt; None if none starts one.
 
-        Failures of these providers are recorded as events but not raised.
+        `reason`: why Ray failed before, None if it did not. Errors of these providers are emitted as events and not
+        raised.
         """
         for provider in providers:
             if call.deadline.expired():
@@ -227,9 +243,10 @@ class ProviderChain:
         return None
 
     def _failover(self, call: _Call, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
-        """A function that completes a broken answer at one of the providers in `among`.
+        """A function that continues a broken answer at one of the providers in `among`, for `FailoverChunks`.
 
-        None if answers to this request must not be completed by another provider (see `can_fail_over`).
+        `first`: the route of the provider that started the answer. None is returned if answers to this request must not
+        be continued by another provider (see `can_fail_over`).
         """
         given = Counter([first.provider])
         request, deadline = call.request, call.deadline
@@ -280,9 +297,10 @@ class ProviderChain:
     def _report_failure(
         self, provider: Provider, call: _Call, error: MongarsError
     ) -> FallbackReason | None:
-        """Record that `provider` failed with `error`.
+        """Emit the event for a provider that failed with `error`: `FellBack` for Ray, `LocalFailed` for a local one.
 
-        Returns the reason for the fallback; None if `provider` is local, since only failures of Ray are fallbacks.
+        Returns the label of the failure for metrics; None if `provider` is local, since only failures of Ray are
+        fallbacks.
         """
         request = call.request
         if provider.local:
@@ -312,7 +330,10 @@ class ProviderChain:
 
 
 def fallback_reason(error: MongarsError) -> FallbackReason:
-    """The label of metrics and logs for why Ray started no answer, derived from the class of `error`."""
+    """The label in metrics and logs for why Ray started no answer, derived from the class of `error`.
+
+    `empty_response` for `EmptyAnswer`, `error_response` for `InferenceFailed`, else `ray_exception`.
+    """
     if isinstance(error, EmptyAnswer):
         return "empty_response"
     return "error_response" if isinstance(error, InferenceFailed) else "ray_exception"
@@ -348,9 +369,10 @@ def _larger_context(
 def answered(
     request: GenerationRequest, answer: AnswerStream, seconds: tuple[float, float]
 ) -> Answered:
-    """The event that records an answer which has ended.
+    """The event that records the end of `answer`, with its outcome, times and token counts.
 
-    `seconds`: from the request's arrival to the first content, and to the end.
+    `seconds`: two times since processing of the request began, the first until the first content, the second until the
+    end.
     """
     usage = answer.chunks.usage
     return Answered(

@@ -32,10 +32,10 @@ def _salt(key: bytes, scope: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsConfig:
-    """PEM files for `https://` Ray endpoints; connections to other servers use the system's trust store.
+    """PEM files for connections to `https://` Ray endpoints; other servers are verified with the system's trust store.
 
-    `cert_file` and `key_file` are set together. `ca_file` None: the system's CAs; `cert_file` None: no client
-    certificate is sent.
+    `ca_file`: certificates of the CAs that may sign an endpoint's certificate; None: those of the system. `cert_file`
+    and `key_file`: client certificate and its key, set together; None: no client certificate is sent.
     """
 
     ca_file: Path | None = None
@@ -85,7 +85,7 @@ class InferenceConfig:
     )
     """Secret key from which `cache_salt` is computed; must be equal in all API processes of a deployment."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Relative share of the slots per account when slots are short; 1 for accounts not listed."""
+    """Share of the places in queues per account, relative to others, when they are short; 1 for accounts not listed."""
     token: str | None = field(default=None, repr=False)
     """Bearer token sent to the Ray endpoints; None: no `Authorization` header."""
     tls: TlsConfig = TlsConfig()
@@ -101,32 +101,33 @@ class InferenceConfig:
         return self.use_ray and bool(self.endpoints)
 
     def cache_salt(self, scope: str | None) -> str | None:
-        """The salt that separates the prefix caches of accounts on replicas; None if `scope`, the account, is None.
+        """The `cache_salt` that is sent to replicas with requests of the account `scope`; None if `scope` is None.
 
-        It is a keyed hash, so that replicas do not learn the account's name.
+        Replicas reuse cached prompt prefixes only among requests with the same salt. It is a keyed hash, so that
+        replicas do not learn the account's name.
         """
         return None if scope is None else _salt(self.cache_salt_key, scope)
 
     def share(self, scope: str | None) -> Share:
-        """The account `scope` and its configured weight (1 by default), which fair queues use to order requests.
+        """The account `scope` with its configured weight (1 by default), by which fair queues order requests.
 
         `scope` None: a request without an account.
         """
         return Share(scope=scope, weight=self.weights.get(scope or "", 1.0))
 
     def first_token_seconds(self, request: GenerationRequest) -> float:
-        """The time limit in seconds for the first content token of this request from Ray."""
+        """Time limit in seconds for the first content token from Ray: `timeout`, extended for a long prompt."""
         return self.first_result_seconds(request.prompt_bytes)
 
     def first_result_seconds(self, size: int) -> float:
-        """The time limit in seconds for the first result from Ray for a request with `size` bytes of text."""
+        """Time limit in seconds for Ray to start a result: `timeout`, extended for the `size` of the text in bytes."""
         return self.timeout + self._reading_time(size)
 
     def start_by(self, seconds: float, deadline: Deadline) -> Deadline:
-        """The deadline for a result from Ray to start: `seconds` from now, or earlier.
+        """The deadline for Ray to start a result: `seconds` from now, or earlier.
 
-        At least `local_reserve` seconds before `deadline`, or a third of the time until `deadline` if that is less,
-        are left for the local providers.
+        At least `local_reserve` seconds before the request's own `deadline` are left for the local providers, or a
+        third of the time until then if that is less.
         """
         remaining = deadline.remaining()
         reserve = min(self.local_reserve, remaining * RESERVE_SHARE)
@@ -134,7 +135,10 @@ class InferenceConfig:
         return Deadline.after(deadline.clock, window)
 
     def local_start_by(self, request: GenerationRequest, deadline: Deadline) -> Deadline:
-        """The deadline for the first token from a local server, including the time to load the model."""
+        """The deadline for the first token from Ollama, model loading included; never later than `deadline`.
+
+        The larger of `timeout` and `idle_timeout` from now, extended for the length of the prompt.
+        """
         seconds = max(self.timeout, self.idle_timeout) + self._reading_time(request.prompt_bytes)
         return Deadline.after(deadline.clock, min(seconds, deadline.remaining()))
 

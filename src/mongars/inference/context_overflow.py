@@ -23,13 +23,17 @@ MAX_PROMPT_TOKENS = 2**20
 def with_prompt_size(request: GenerationRequest, error: ContextLengthExceeded) -> GenerationRequest:
     """A copy of the request with `prompt_tokens` set to the number of tokens that `error` reports for the prompt.
 
-    If `error` reports none, `prompt_tokens` is the number of bytes of the prompt.
+    If `error` reports none, it is the number of bytes of the prompt, which is an upper bound. At most
+    `MAX_PROMPT_TOKENS`.
     """
     size = min(MAX_PROMPT_TOKENS, error.prompt_tokens or request.prompt_bytes)
     return replace(request, prompt_tokens=size)
 
 
 async def fits_context(provider: Provider, request: GenerationRequest) -> bool:
-    """Whether the provider's context window is known to hold `prompt_tokens` and at least one token of an answer."""
+    """Whether the provider reports a context window with room for `request.prompt_tokens` and at least one token more.
+
+    False if the provider does not report its context window. `prompt_tokens` None counts as 0.
+    """
     window = await provider.context_tokens()
     return window is not None and window > (request.prompt_tokens or 0)

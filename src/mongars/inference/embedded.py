@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 ENDPOINT = "in-process"
 WAITING = 16
-"""Maximum number of requests that wait for a slot of one engine."""
+"""Maximum number of requests that wait for one engine."""
 
 _STATES: dict[EngineState, ProviderState] = {
     "stopped": "unknown",
@@ -47,7 +47,7 @@ _STATES: dict[EngineState, ProviderState] = {
 
 
 class Embedded:
-    """Generates with engines that are started when a request needs them and stopped when idle.
+    """The provider that generates with this process's engines, started when needed and stopped when idle.
 
     A request that is cancelled while an engine starts does not stop that start (see `StartOnDemand`).
     """
@@ -64,10 +64,10 @@ class Embedded:
         waiting: int = WAITING,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """`context_tokens`: context window for which `engine` is configured; None if unknown.
+        """`engine` answers requests that demand no adapter. `waiting`: maximum number of requests waiting per engine.
 
-        `waiting`: maximum number of requests that wait per engine. `idle_seconds`: time without requests after
-        which the engines are stopped.
+        `context_tokens`: the configured context window of `engine` in tokens; None if unknown. `idle_seconds`: seconds
+        without requests after which the engines are stopped.
         """
         self.slot_table = SlotTable(max_waiting=waiting)
         self.slot_table.add("general", engine)
@@ -79,9 +79,9 @@ class Embedded:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Start an answer; enters once its first content has arrived (see `Provider.open`).
+        """Context manager of a started answer; entered once its first content has arrived (see `Provider.open`).
 
-        Raises `Overloaded` if the queue is full or too long for the deadline, `DeadlineExceeded` if no answer
+        Entering raises `Overloaded` if the queue is full or too long for the deadline, `DeadlineExceeded` if no answer
         starts in time, and `AdapterUnavailable` if this process has no engine with the requested adapter.
         """
         async with AsyncExitStack() as stack:
@@ -128,7 +128,7 @@ class Embedded:
         await self._on_demand.run()
 
     async def status(self) -> ProviderStatus:
-        """The state of the active engine; a stopped engine is `unknown`, since it starts with the first request."""
+        """The state of the engine in use for the `general` model role; `unknown` while it is stopped or starting."""
         found = self.slot_table.active("general").engine.status
         words = {"stopped": "not started; starts when first needed"}
         detail = found.detail or words.get(found.state, "")

@@ -21,7 +21,11 @@ PIECE_BYTES = 128 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextBatch:
-    """Texts to embed with one model; `scope` is the account they are embedded for, None without accounts."""
+    """A request for the vectors of `texts` by the embedding model `model`.
+
+    `scope`: the account that made the request; None without accounts. `traceparent`: W3C trace context, passed on; None
+    without one.
+    """
 
     texts: tuple[str, ...]
     model: str
@@ -39,7 +43,10 @@ class TextBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedTexts:
-    """The vectors of one piece of a batch, in the order of its texts, each as packed float32."""
+    """The vectors of one piece of a batch (see `pieces`), in the order of its texts, each as packed float32.
+
+    `prompt_tokens`: tokens of all its texts. `endpoint`: where they were embedded.
+    """
 
     vectors: tuple[bytes, ...]
     prompt_tokens: int
@@ -50,7 +57,8 @@ class EmbeddedTexts:
 class EmbeddedBatch:
     """The vectors of a whole batch, in the order of its texts, each as packed float32.
 
-    `route` is the route of the last piece, with the attempts of all pieces.
+    `prompt_tokens`: tokens of all texts. `route`: provider and endpoint of the last piece (see `pieces`), with the
+    attempts of all pieces.
     """
 
     vectors: tuple[bytes, ...]
@@ -69,21 +77,21 @@ class EmbeddingProvider(Protocol):
 
     @property
     def local(self) -> bool:
-        """Whether this provider is used as a fallback when Ray fails."""
+        """True for the embedder on this machine, which is used if Ray fails; False for Ray."""
         ...
 
     async def embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts
     ) -> EmbeddedTexts:
-        """Embed one piece of a batch; cancelling stops the work.
+        """The vectors of one piece of a batch (see `pieces`); cancelling the call stops the work.
 
-        Raises `ModelUnknown` if this provider does not have `batch.model`, another `CallerError` if the request
-        is wrong, or a `WorldError` if this provider failed.
+        `attempts` counts the requests sent. Raises `ModelUnknown` if this provider does not have `batch.model`, another
+        `CallerError` if the request is wrong, or a `WorldError` if this provider failed and another may succeed.
         """
         ...
 
     async def run(self) -> None:
-        """Run this provider's background work until cancelled; return at once if it has none."""
+        """Run this provider's background work, such as stopping idle processes, until cancelled; may return at once."""
         ...
 
     async def aclose(self) -> None:
@@ -92,7 +100,10 @@ class EmbeddingProvider(Protocol):
 
 
 def pieces(batch: TextBatch) -> Iterator[TextBatch]:
-    """Split a batch, in order, into batches of at most `PIECE_TEXTS` texts and `PIECE_BYTES` bytes."""
+    """Split a batch, in order, into pieces of at most `PIECE_TEXTS` (128) texts and `PIECE_BYTES` (128 KiB) of UTF-8.
+
+    A longer single text is a piece of its own. A batch without texts is one piece without texts.
+    """
     start, size = 0, 0
     for index, text in enumerate(batch.texts):
         length = len(text.encode())
@@ -105,7 +116,7 @@ def pieces(batch: TextBatch) -> Iterator[TextBatch]:
 
 
 def halves(batch: TextBatch) -> tuple[TextBatch, TextBatch]:
-    """Split a batch into two with about the same number of texts, in order."""
+    """Split a batch, in order, into two with about the same number of texts; the first is empty for a single text."""
     middle = len(batch.texts) // 2
     return part(batch, 0, middle), part(batch, middle, len(batch.texts))
 

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 
 class EmbeddingService:
-    """Embeds batches with the first provider that can. Enter the context once per process, before `embed`."""
+    """Embeds each batch of texts with the first provider that can, in order of preference.
+
+    Use it as an async context manager, once per process: while entered, the background work of the providers runs.
+    """
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class EmbeddingService:
         observer: Observer,
         cure: str = "",
     ) -> None:
-        """`providers` are in order of preference; `cure`: what an operator can do if all of them fail."""
+        """`providers`: in order of preference. `cure`: text on what an operator can do if all of them fail."""
         self._providers = providers
         self._cure = cure
         self._clock = clock
@@ -59,7 +62,7 @@ class EmbeddingService:
         await self._work.__aexit__()
 
     async def embed(self, batch: TextBatch, deadline: Deadline) -> EmbeddedBatch:
-        """Embed all texts of the batch.
+        """The vectors of all texts of the batch, which are sent in pieces, one after the other.
 
         Raises `ModelUnknown` if no provider has the model, another `CallerError` if the request is wrong, or
         `AllProvidersFailed`, which contains the error of each provider.
@@ -71,7 +74,7 @@ class EmbeddingService:
 
 
 class _BatchCall:
-    """Embeds one batch; a provider that has failed for one piece is not used for the following ones."""
+    """Embeds one batch, piece by piece; a provider that has failed for one piece is not used for the following ones."""
 
     def __init__(
         self,
@@ -98,7 +101,11 @@ class _BatchCall:
         self._route: Route | None = None
 
     async def run(self) -> EmbeddedBatch:
-        """Embed all pieces in order, and record how the batch ended as an event."""
+        """Embed all pieces in order, and return their vectors.
+
+        Emits one event at the end if the batch was embedded, cancelled or failed with `AllProvidersFailed`; none if the
+        request itself was wrong. Raises the errors of `EmbeddingService.embed`.
+        """
         try:
             for piece in pieces(self._batch):
                 self._add(await self._embed(piece))
@@ -120,7 +127,12 @@ class _BatchCall:
         )
 
     async def _embed(self, piece: TextBatch) -> EmbeddedTexts:
-        """The vectors of `piece` from the first remaining provider that succeeds; providers that fail are removed."""
+        """The vectors of `piece` from the first remaining provider that succeeds.
+
+        A provider that fails or lacks the model is removed from those that remain. Raises `ModelUnknown` if all of them
+        lacked the model, `AllProvidersFailed` if none is left or the deadline has passed, or another `CallerError` at
+        once.
+        """
         while self._left and not (self._causes and self._deadline.expired()):
             provider = self._left[0]
             try:

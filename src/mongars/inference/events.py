@@ -52,14 +52,14 @@ def _names(kind: type[Any]) -> tuple[str, ...]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fields:
     def fields(self) -> dict[str, object]:
-        """The event's fields by name, as they are logged; fields with the value None are left out."""
+        """The event's fields by name, as they are logged; a field whose value is None is left out."""
         found = ((name, getattr(self, name)) for name in _names(type(self)))  # type: ignore[arg-type] # classes are hashable
         return {name: value for name, value in found if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OfRequest(_Fields):
-    """Base class of the events of one request: its id and its task type."""
+    """Base class of the events about one request: its id, and its task type such as `general` or `embedding`."""
 
     request_id: str
     task_type: str
@@ -67,7 +67,7 @@ class _OfRequest(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayEnabled(_Fields):
-    """Requests are sent to these Ray endpoints first; emitted once at start."""
+    """Requests are sent to Ray first, at these endpoints (host, port and path of each); emitted once at start."""
 
     endpoints: tuple[str, ...]
     log = log_events.RAY_ENABLED
@@ -75,7 +75,7 @@ class RayEnabled(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayDisabled(_Fields):
-    """Requests are answered by local providers only, for `reason`; emitted once at start."""
+    """Requests are answered by local providers only: Ray is disabled or has no endpoint. Emitted once at start."""
 
     reason: Literal["disabled_by_configuration", "empty_url_configuration"]
     log = log_events.RAY_DISABLED
@@ -90,14 +90,17 @@ class _Attempt(_OfRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptStarted(_Attempt):
-    """A request is being sent to a Ray endpoint; `attempt` is its number among all attempts of the client's request."""
+    """A request is being sent to a Ray endpoint.
+
+    `attempt`: its number, from 1, among all requests sent for the same client request, to any endpoint or provider.
+    """
 
     log = log_events.RAY_DISPATCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSkipped(_OfRequest):
-    """No endpoint was available for a request; one event per endpoint, whose state is the `reason`."""
+    """A request was sent to no endpoint at all; one event per endpoint, with the endpoint's state as `reason`."""
 
     endpoint: str
     path: str
@@ -107,7 +110,10 @@ class AttemptSkipped(_OfRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingSeen(_Attempt):
-    """A Ray endpoint responded that it is busy; it receives no requests for `delay_seconds`."""
+    """A Ray endpoint responded that it is busy; no requests are sent to it for `delay_seconds`.
+
+    `status_code`: the response's HTTP status; None if the busy signal was inside a response with status 2xx.
+    """
 
     status_code: int | None
     delay_seconds: float
@@ -116,7 +122,10 @@ class ScalingSeen(_Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed(_Attempt):
-    """An attempt at a Ray endpoint failed before its first token or, with reason `interrupted`, after it."""
+    """A request sent to a Ray endpoint failed before its first token or, with reason `interrupted`, after it.
+
+    `error`: the code of the error. `status_code`: HTTP status of the response, None without one.
+    """
 
     reason: AttemptFailure
     error: str
@@ -126,13 +135,13 @@ class AttemptFailed(_Attempt):
 
     @property
     def log(self) -> LogEvent:
-        """The declaration (name and level) of the log line for this `reason`."""
+        """The declaration (name and level) of the log line for a failure with this event's `reason`."""
         return _FAILURE_LOGS[self.reason]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSucceeded(_Attempt):
-    """A Ray endpoint completed an answer; both times are seconds since this attempt started."""
+    """A Ray endpoint completed an answer; `first_token_seconds` and `seconds` count from the start of this attempt."""
 
     first_token_seconds: float
     seconds: float
@@ -141,7 +150,7 @@ class AttemptSucceeded(_Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hedged(_OfRequest):
-    """A duplicate of a slow request was sent to a second endpoint after `after_seconds`.
+    """A duplicate of a slow request was sent to a second endpoint, `endpoint`, `after_seconds` after the first attempt.
 
     `outcome`: `won` if the answer of the second endpoint was used, else `lost`.
     """
@@ -155,7 +164,7 @@ class Hedged(_OfRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointChanged(_Fields):
-    """A Ray endpoint became unavailable (`down`) or available again (`reachable`)."""
+    """A Ray endpoint became unavailable (`state` is `down`) or available again (`reachable`)."""
 
     endpoint: str
     path: str
@@ -165,14 +174,14 @@ class EndpointChanged(_Fields):
 
     @property
     def log(self) -> LogEvent:
-        """The declaration (name and level) of the log line for this `state`."""
+        """The declaration (name and level) of the log line for this event's `state`."""
         down = self.state == "down"
         return log_events.RAY_ENDPOINT_DOWN if down else log_events.RAY_ENDPOINT_REACHABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FellBack(_OfRequest):
-    """Ray started no answer, and local providers are tried. `cause` is the code of Ray's error."""
+    """Ray did not answer, or its stream broke; local providers, if any, are tried. `cause`: code of Ray's error."""
 
     reason: FallbackReason
     cause: str
@@ -181,22 +190,23 @@ class FellBack(_OfRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalFailed(_OfRequest):
-    """A local provider started no answer; `cause` is the code of its error."""
+    """A local provider (Ollama or the embedded engine) failed to start an answer; `cause` is the code of its error."""
 
     provider: str
     cause: str
 
     @property
     def log(self) -> LogEvent:
-        """The declaration (name and level) of the log line for this `provider`."""
+        """The declaration (name and level) of the log line for a failure of this event's `provider`."""
         return log_events.LOCAL_ERRORS[self.provider]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved(_OfRequest):
-    """Mid-stream failover: `provider` completes an answer whose stream broke elsewhere.
+    """A stream broke, and `provider` continues its answer (mid-stream failover).
 
-    `kind`: `continued` generates from where the delivered text ends; `restarted` generates the whole answer again.
+    `kind`: `continued` generates from where the delivered text ends; `restarted` generates the whole answer again, and
+    the part that was delivered is left out.
     """
 
     provider: str
@@ -207,7 +217,10 @@ class Moved(_OfRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LargerContext(_OfRequest):
-    """A prompt was too long for one model; `provider`, with a larger context window, answers instead."""
+    """A prompt was too long for one model, and `provider`, which has a larger context window, answers instead.
+
+    `prompt_tokens`: tokens of the prompt as the first model reported them, 0 if it did not.
+    """
 
     provider: str
     endpoint: str
@@ -219,7 +232,7 @@ class LargerContext(_OfRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unanswered(_OfRequest):
-    """All providers failed, `seconds` after the request's arrival; `cause` is the error code in the response."""
+    """All providers failed; `cause` is the error code in the response, `seconds` the time since processing began."""
 
     cause: str
     seconds: float
@@ -228,7 +241,7 @@ class Unanswered(_OfRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(_OfRequest):
-    """An answer started and ended with `outcome`; both times are seconds since the request's arrival."""
+    """A started answer has ended with `outcome`; both times are seconds since processing of the request began."""
 
     provider: str
     endpoint: str
@@ -250,7 +263,7 @@ class Answered(_OfRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingsEnded(_OfRequest):
-    """A request for embeddings ended with `outcome`, `seconds` after processing started."""
+    """A request for the vectors of `texts` texts ended with `outcome`, `seconds` after its processing began."""
 
     provider: str
     endpoint: str
@@ -265,7 +278,7 @@ class EmbeddingsEnded(_OfRequest):
 
 
 def ray_event(config: InferenceConfig) -> RayEnabled | RayDisabled:
-    """The event emitted at start, which records whether Ray is used and, if not, why."""
+    """The event to emit at start: whether requests are sent to Ray and, if not, why."""
     if config.ray_active:
         return RayEnabled(endpoints=tuple("".join(split_label(url)) for url in config.endpoints))
     if not config.endpoints:
@@ -275,5 +288,5 @@ def ray_event(config: InferenceConfig) -> RayEnabled | RayDisabled:
 
 @functools.lru_cache(maxsize=64)
 def split_label(url: str) -> tuple[str, str]:
-    """Split an endpoint URL into host with port, and path; credentials and query are removed."""
+    """Split the URL of an endpoint into host with port, and path (`/` if empty); credentials and query are left out."""
     return endpoint_label(url), urlsplit(url).path or "/"

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class LLMIntegration:
-    """Generates answers with Ray Serve, and with local providers when Ray fails.
+    """Generates answers with Ray Serve and, when Ray fails, with local providers (Ollama, embedded engine).
 
-    Use it as an async context manager, once per process: while entered, it holds connections, probes endpoints
-    and starts and stops the embedded engines. Failures are raised as exceptions, never returned as text.
+    Use it as an async context manager, once per process: while entered, it holds connections, probes endpoints and
+    starts and stops the embedded engines. Failures are raised as exceptions, never returned as text.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class LLMIntegration:
     def open(
         self, request: GenerationRequest, *, deadline: Deadline | None = None
     ) -> AbstractAsyncContextManager[AnswerStream]:
-        """Start an answer; enters once its first content has arrived, and stops the generation on exit.
+        """Context manager for a started answer; entered when its first content has arrived. Exit stops the generation.
 
-        Entering raises a `CallerError` if the request is wrong or `AllProvidersFailed`; iteration raises
-        `GenerationInterrupted` if the stream breaks. Without `deadline`, it is `total_timeout` seconds from now.
+        Entering raises a `CallerError` if the request is wrong, or `AllProvidersFailed`. Iterating over the answer
+        raises `GenerationInterrupted` if its stream breaks. `deadline` None: `total_timeout` seconds from now.
         """
         limit = deadline or Deadline.after(self._clock, self._config.total_timeout)
         return self._answers.open(request, limit)
@@ -80,10 +80,11 @@ class LLMIntegration:
     async def generate(
         self, request: GenerationRequest, *, deadline: Deadline | None = None
     ) -> tuple[Completion, Route]:
-        """Generate the whole answer; returns it with its route.
+        """Generate a complete answer, and return it with its route (provider, endpoint, number of attempts).
 
-        Raises a `CallerError` if the request is wrong, `AllProvidersFailed`, or `GenerationInterrupted` if the
-        answer was started but not completed.
+        `deadline` None: `total_timeout` seconds from now. Raises a `CallerError` if the request is wrong,
+        `AllProvidersFailed` if no provider started an answer, or `GenerationInterrupted` if the answer was started but
+        not completed.
         """
         accumulated = AnswerAccumulator(request.sampling.n)
         async with self.open(request, deadline=deadline) as answer:
@@ -100,11 +101,13 @@ class LLMIntegration:
         max_tokens: int | None = None,
         response_hints: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Answer one prompt and return a dictionary.
+        """Answer one prompt, and return a dictionary.
 
-        Keys: `text`, `confidence` (exp of the mean token log-probability, or None), `tokens_used`
-        (completion tokens counted by the engine, or None), `source` (provider name), `adapter_version`, `usage`,
-        `request_id`. Raises `PromptMissing` if `prompt` is blank, and the errors of `generate`.
+        Keys: `text`, `confidence` (exponential of the mean token log-probability, or None), `tokens_used` (completion
+        tokens counted by the engine, or None), `source` (provider name), `adapter_version`, `usage` (OpenAI's object,
+        or None), `request_id`. `response_hints`: with a true value at `reasoning`, the task type `general` becomes
+        `reasoning`; others are ignored. `session_id`: requests with the same one prefer the same endpoint. `max_tokens`
+        None: the configured default. Raises `PromptMissing` if `prompt` is blank, and the errors of `generate`.
         """
         request = prompt_request(
             prompt,
@@ -125,7 +128,8 @@ class LLMIntegration:
     ) -> AsyncGenerator[Chunk, None]:
         """Answer one prompt as a stream of chunks.
 
-        Close the iterator (`contextlib.aclosing`) to stop early. Raises `PromptMissing` if `prompt` is blank,
+        `session_id`: requests with the same one prefer the same endpoint. `max_tokens` None: the configured default.
+        Close the iterator (`contextlib.aclosing`) to stop early. Iteration raises `PromptMissing` if `prompt` is blank,
         `AllProvidersFailed`, or `GenerationInterrupted` if the stream breaks.
         """
         sampling = Sampling(max_tokens=max_tokens)
@@ -135,16 +139,19 @@ class LLMIntegration:
                 yield chunk
 
     def drain(self, endpoint_id: str) -> None:
-        """Send no further requests to the endpoint `endpoint_id` until `reset`; requests in flight continue.
+        """Send no further requests to the Ray endpoint `endpoint_id`, such as `ray-1`, until `reset`.
 
-        The setting is lost when this process ends. Raises `NotFound` for an unknown id.
+        Requests in flight continue. The setting is lost when this process ends. Raises `NotFound` for an unknown id.
         """
         self._control(
             endpoint_id, log_events.RAY_ENDPOINT_DRAINED, [p.drain for p in self._providers]
         )
 
     def reset(self, endpoint_id: str) -> None:
-        """Clear the failures, waits and latency of endpoint `endpoint_id`, and use it again. Raises `NotFound`."""
+        """Forget failures, waits and latency of the Ray endpoint `endpoint_id`, such as `ray-1`, and use it again.
+
+        This also ends `drain`. Raises `NotFound` for an unknown id.
+        """
         self._control(
             endpoint_id, log_events.RAY_ENDPOINT_RESET, [p.reset for p in self._providers]
         )
@@ -158,7 +165,7 @@ class LLMIntegration:
         self._observer.observe(Note(log=log, values={"endpoint": endpoint_id}))
 
     async def status(self) -> tuple[ProviderStatus, ...]:
-        """The status of every provider, in order of preference; takes about two seconds at most."""
+        """The status of every provider, in order of preference; servers are probed, for two seconds at most."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(provider.status()) for provider in self._providers]
         return tuple(task.result() for task in tasks)

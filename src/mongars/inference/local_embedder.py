@@ -24,7 +24,7 @@ WAITING = 16
 
 
 class LocalEmbedder:
-    """Embeds with an embedder process that is started when a request needs it and stopped when idle."""
+    """The embedding provider with an embedder process on this machine, started when needed and stopped when idle."""
 
     name: ProviderName = "embedded"
     local = True
@@ -45,10 +45,11 @@ class LocalEmbedder:
     async def embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts
     ) -> EmbeddedTexts:
-        """Embed one piece of a batch; see `EmbeddingProvider.embed`.
+        """The vectors of one piece of a batch; see `EmbeddingProvider.embed`.
 
-        Raises `ModelUnknown` if the embedder has another model, `Overloaded` if the queue is full or too long for
-        the deadline, `DeadlineExceeded`, and `ContextLengthExceeded` for a text that is too long.
+        Raises `ModelUnknown` if the embedder has another model, `Overloaded` if the queue is full or too long for the
+        deadline, `DeadlineExceeded` if the deadline passes, and `ContextLengthExceeded` if a text is too long for the
+        model.
         """
         if batch.model != self._embedder.model:
             detail = f"The local embedding model is {self._embedder.model!r}."
@@ -76,7 +77,7 @@ class LocalEmbedder:
         await self._on_demand.run()
 
     async def aclose(self) -> None:
-        """Stop the embedder process."""
+        """Stop the embedder process, if it runs."""
         await self._embedder.aclose()
 
     async def _stop_unused(self) -> None:

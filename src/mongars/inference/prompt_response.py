@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def prompt_request(
     prompt: str, task_type: str, *, session_id: str | None, sampling: Sampling
 ) -> GenerationRequest:
-    """A generation request with `prompt` as its only message. Raises `PromptMissing` if `prompt` is blank."""
+    """A generation request with `prompt` as its only message and a new request id.
+
+    Raises `PromptMissing` if `prompt` is blank.
+    """
     return GenerationRequest(
         messages=prompt_messages([ChatMessage(role="user", content=prompt)]),
         request_id=new_id("req"),
@@ -30,7 +33,7 @@ def prompt_request(
 
 
 def resolved_task_type(task_type: str, hints: Mapping[str, Any] | None) -> str:
-    """`reasoning` if `task_type` is `general` and `hints["reasoning"]` is true, else `task_type` unchanged.
+    """`reasoning` if `task_type` is `general` and `hints["reasoning"]` is a true value, else `task_type` unchanged.
 
     Earlier clients request the reasoning model with this hint.
     """
@@ -40,7 +43,7 @@ def resolved_task_type(task_type: str, hints: Mapping[str, Any] | None) -> str:
 
 
 def response_dict(completion: Completion, route: Route, *, request_id: str) -> dict[str, Any]:
-    """The dictionary that `generate_response` returns; values that the engine did not report are None."""
+    """The dictionary that `LLMIntegration.generate_response` returns; values the engine did not report are None."""
     usage = completion.usage
     logprobs = completion.logprobs
     return {

@@ -27,10 +27,10 @@ CacheUse = Literal["hit", "shared", "miss"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where an answer came from. `attempts` counts requests sent, over all providers.
+    """How an answer was obtained: by which provider and endpoint, after how many requests to all (`attempts`).
 
-    `fallback`: whether Ray was tried first and failed, for `reason`. `cache`: whether the answer was stored, shared
-    with an identical request or newly generated; None for requests whose answers are never cached.
+    `fallback`: whether Ray was tried first and failed, for `reason` (None if not). `cache`: whether the answer was
+    stored, shared with an identical request or newly generated; None for requests whose answers are never cached.
     """
 
     provider: ProviderName
@@ -45,7 +45,11 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderStatus:
-    """The state of a provider; `detail` describes it and, if something is wrong, what an operator can do."""
+    """The state of a provider as shown to operators.
+
+    `detail`: a sentence on the state and, if something is wrong, on what an operator can do. `endpoints`: empty except
+    for Ray.
+    """
 
     name: ProviderName
     state: ProviderState
@@ -54,7 +58,7 @@ class ProviderStatus:
 
 
 class Attempts:
-    """Counts the requests sent for one client request by all providers, and the time spent waiting for them."""
+    """Counts the requests sent to providers on behalf of one client request, and the time spent waiting for them."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -73,7 +77,7 @@ class Attempts:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Add the time spent in this context to `waited`; overlapping contexts are counted once."""
+        """Context manager that adds the time spent in it to `waited`; the time of overlapping ones is added once."""
         if not self._waiting:
             self._since = self._clock.monotonic()
         self._waiting += 1
@@ -86,10 +90,10 @@ class Attempts:
 
 
 class ChunkStream(Protocol):
-    """The chunks of a started answer.
+    """Async iterator over the chunks of a started answer.
 
-    Iteration raises `GenerationInterrupted` if the stream breaks before the answer is complete; if iteration
-    ends without an exception, the answer is complete.
+    Iteration raises `GenerationInterrupted` if the stream breaks before the answer is complete, or `InvalidRequest` if
+    the engine reports the request as wrong; if it ends without an exception, the answer is complete.
     """
 
     @property
@@ -99,7 +103,7 @@ class ChunkStream(Protocol):
 
     @property
     def usage(self) -> Usage | None:
-        """The engine's token counts; None until they have arrived."""
+        """The token counts of the answer as the engine reported them; None until they have arrived."""
         ...
 
     def ready(self) -> list[Chunk]:
@@ -112,21 +116,21 @@ class ChunkStream(Protocol):
 
 
 class AnswerChunks(ChunkStream, Protocol):
-    """A `ChunkStream` that may be moved to another provider while it is read (mid-stream failover)."""
+    """A `ChunkStream` that another provider may continue if the current one's stream breaks (mid-stream failover)."""
 
     @property
     def route(self) -> Route:
-        """The route of the provider that generates the answer now."""
+        """Provider and endpoint that generate the answer now, with the number of attempts, as a `Route`."""
         ...
 
     @property
     def origin(self) -> Origin:
-        """Model, adapter and replica that generate the answer now."""
+        """Model, engine, adapter and replica that generate the answer now."""
         ...
 
     @property
     def moves(self) -> int:
-        """Number of mid-stream failovers so far."""
+        """How often another provider or endpoint was tried so far because the stream broke (mid-stream failovers)."""
         ...
 
     async def release(
@@ -141,7 +145,10 @@ class AnswerChunks(ChunkStream, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderStream:
-    """An answer started by a provider: its first content has arrived."""
+    """An answer that a provider has started, after its first content has arrived.
+
+    `origin`: model, engine and adapter that generate it. `endpoint`: the address that answers, for logs and headers.
+    """
 
     origin: Origin
     endpoint: str
@@ -151,7 +158,7 @@ class ProviderStream:
 
 
 class Provider(Protocol):
-    """A component that generates answers: a Ray cluster, an Ollama server or engines in this process."""
+    """A source of answers: the Ray endpoints, an Ollama server or the embedded engines of this process."""
 
     @property
     def name(self) -> ProviderName:
@@ -160,16 +167,17 @@ class Provider(Protocol):
 
     @property
     def local(self) -> bool:
-        """Whether this provider is used as a fallback when Ray fails."""
+        """True for the fallbacks that are used if Ray fails (Ollama, embedded engine); False for Ray."""
         ...
 
     def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AbstractAsyncContextManager[ProviderStream]:
-        """Start an answer; enters once its first content has arrived.
+        """Context manager of a started answer; entered once its first content has arrived.
 
-        Entering raises a `CallerError` if the request is wrong, or a `WorldError` if this provider failed and
-        another one may be tried. Exit or cancellation stops the generation at any time.
+        `deadline` bounds the complete answer; `attempts` counts the requests sent. Entering raises a `CallerError` if
+        the request is wrong, or a `WorldError` if this provider failed and another one may be tried. Exit or
+        cancellation stops the generation at any time.
         """
         ...
 
@@ -181,7 +189,7 @@ class Provider(Protocol):
         ...
 
     async def run(self) -> None:
-        """Run this provider's background work until cancelled; return at once if it has none."""
+        """Run this provider's background work, such as probing endpoints, until cancelled; may return at once."""
         ...
 
     async def status(self) -> ProviderStatus:
@@ -193,7 +201,7 @@ class Provider(Protocol):
         ...
 
     def reset(self, endpoint_id: str) -> bool:
-        """Clear failures and waits of the endpoint `endpoint_id` and use it again; returns False for an unknown id."""
+        """Forget failures and waits of the endpoint `endpoint_id` and use it again; returns False for an unknown id."""
         ...
 
     async def aclose(self) -> None:

@@ -25,10 +25,11 @@ SMOOTHING = 0.2
 
 
 class RequestQueue:
-    """Limits the requests in flight to `capacity()`, which is called for each decision; None means no limit.
+    """Bounds the requests to Ray that are in flight; the others wait in a queue that accounts share fairly.
 
-    While one account holds all slots, one request of another account is admitted beyond the limit. It
-    reaches a replica, whose engine shares its slots between accounts.
+    The bound is `capacity()`, which is called for each decision; None means no bound. A request in flight holds one of
+    these places. While one account holds all places, one request of another account is admitted beyond the bound, since
+    the replica's engine shares its sequences between accounts.
     """
 
     def __init__(self, capacity: Callable[[], int | None], *, clock: Clock) -> None:
@@ -44,20 +45,20 @@ class RequestQueue:
 
     @property
     def active(self) -> int:
-        """Number of requests that hold a slot."""
+        """Number of requests that hold a place, that is, are in flight."""
         return self._queue.active
 
     @property
     def waiting(self) -> int:
-        """Number of requests that wait for a slot."""
+        """Number of requests that wait for a place."""
         return self._queue.waiting
 
     @asynccontextmanager
     async def slot(self, max_wait: float, share: Share = EVERYBODY) -> AsyncIterator[float]:
-        """Hold a slot while the context is entered; yields the seconds waited for it.
+        """Context manager that holds a place for one request; yields the seconds waited for it.
 
-        Raises `Overloaded` if no slot was free for `max_wait` seconds, and at once if the queue is full or the
-        wait is expected to be longer.
+        `share`: the request's account and its weight. Entering raises `Overloaded` if no place was free for `max_wait`
+        seconds, and at once if the queue is full or the wait is expected to be longer.
         """
         now = self._clock.monotonic
         arrived = now()
@@ -77,9 +78,9 @@ class RequestQueue:
 
     @contextmanager
     def extra_slot(self) -> Iterator[bool]:
-        """While entered, hold a second slot for a request that already holds one; yields True.
+        """Context manager that holds a second place for a request that holds one already; yields True.
 
-        Yields False, and holds none, if no slot is free or requests wait for one.
+        Yields False, and holds none, if no place is free or other requests wait for one.
         """
         found = not self.waiting and self._queue.free >= 1
         self._queue.active += found
@@ -91,7 +92,7 @@ class RequestQueue:
                 self.wake()
 
     def wake(self) -> None:
-        """Grant free slots to waiting requests; to be called when `capacity()` may have grown."""
+        """Give free places to waiting requests; to be called when the result of `capacity()` may have grown."""
         if self.waiting:
             self._queue.wake(self._clock.monotonic())
 

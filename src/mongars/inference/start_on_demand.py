@@ -21,11 +21,11 @@ IDLE_SECONDS = 300.0
 
 
 class Startable(Protocol):
-    """An engine or embedder that can be started."""
+    """What `StartOnDemand` starts: an engine that generates, or an embedder."""
 
     @property
     def status(self) -> EngineStatus:
-        """The current state, such as `stopped`, `starting` or `ready`."""
+        """The current state of the engine, such as `stopped`, `starting` or `ready`."""
         ...
 
     async def start(self) -> None:
@@ -34,12 +34,15 @@ class Startable(Protocol):
 
 
 class StartOnDemand:
-    """Starts the engines of one provider, one at a time, and stops them when all have been idle."""
+    """Starts the engines of one provider when a request needs them, one at a time, and stops them when all are idle."""
 
     def __init__(
         self, stop_unused: Callable[[], Awaitable[None]], *, idle_seconds: float = IDLE_SECONDS
     ) -> None:
-        """`stop_unused`: stops the engines without requests; called after `idle_seconds` without any request."""
+        """`stop_unused`: coroutine function that stops all engines that have no request.
+
+        `idle_seconds`: it is called after that many seconds without any request.
+        """
         self._stop_unused = stop_unused
         self._idle_seconds = idle_seconds
         self._used_at = 0.0
@@ -49,13 +52,14 @@ class StartOnDemand:
         """Result of each start in progress or queued: None for success, or the error."""
 
     def record_use(self) -> None:
-        """Record that a request has ended; the idle time is counted from here."""
+        """Record that a request has ended; the idle time of the engines is counted from now."""
         self._used_at = asyncio.get_running_loop().time()
 
     async def ready(self, engine: Startable) -> None:
-        """Wait until the engine accepts requests; if it is stopped, have `run` start it.
+        """Wait until the engine accepts requests; if it is stopped, `run` starts it.
 
-        Raises the `WorldError` of a failed start, and `NotReady` if `run` ends before the start is complete.
+        Returns at once if it is ready or restarting. Raises the `WorldError` of a failed start, and `NotReady` if `run`
+        ends before the start is complete.
         """
         async with self._changing:  # held for long only while the engines are being stopped
             if engine.status.state in {"ready", "restarting"}:
@@ -70,7 +74,7 @@ class StartOnDemand:
             raise error
 
     async def run(self) -> None:
-        """Execute requested starts one at a time, and stop engines after the idle time, until cancelled."""
+        """Start the engines that `ready` waits for, one at a time, and stop idle engines, until cancelled."""
         try:
             while True:
                 try:

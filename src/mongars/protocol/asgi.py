@@ -22,9 +22,10 @@ AsgiApp = Callable[[AsgiMessage, Receive, Send], Awaitable[None]]
 async def run_until_disconnect(
     receive: Receive, work: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
-    """Await `work`, and cancel it when the client disconnects. Raises the exceptions of `work`.
+    """Await `work()`, and cancel it when the client disconnects; returns normally in both cases.
 
-    After a disconnect it returns normally. The request body must have been read before.
+    `receive`: ASGI's function for the messages of the request, whose body must have been read before. Raises the
+    exceptions of `work()`, and `CancelledError` if the current task is cancelled.
     """
     worker = asyncio.current_task()
     left = False
@@ -50,7 +51,10 @@ async def run_until_disconnect(
 
 
 class ResponseWriter:
-    """Writes one HTTP response over ASGI. While `started` is False, another status can still be sent."""
+    """Writes one HTTP response over ASGI.
+
+    `started`: whether the status has been sent; until then another status, such as that of an error, can still be sent.
+    """
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -63,15 +67,15 @@ class ResponseWriter:
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, block: bytes) -> None:
-        """Send a part of the response body without buffering."""
+        """Send a part of the response body at once."""
         await self._send({"type": "http.response.body", "body": block, "more_body": True})
 
     async def end(self) -> None:
-        """Mark the end of the response body."""
+        """Complete the response: no part of its body follows."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def json(self, status: int, body: object, headers: Mapping[str, str]) -> None:
-        """Send a complete response with `body` encoded as JSON."""
+        """Send a complete response with `body` encoded as JSON; `headers`: further ones than its type and length."""
         data = orjson.dumps(body)
         fixed = {"content-type": "application/json", "content-length": str(len(data))}
         await self.start(status, {**fixed, **headers})
@@ -92,7 +96,10 @@ EVENT_STREAM_HEADERS = stream_headers("text/event-stream")
 
 
 class WrittenResponse:
-    """An ASGI response written by the coroutine function `serve`, which is cancelled when the client disconnects."""
+    """An ASGI response, as a route returns it, that is written by the coroutine function `serve`.
+
+    `serve` is cancelled when the client disconnects.
+    """
 
     background: Any = None
     """Always None; FastAPI reads this attribute of every response."""
@@ -101,5 +108,5 @@ class WrittenResponse:
         self._serve = serve
 
     async def __call__(self, _scope: object, receive: Receive, send: Send) -> None:
-        """Run `serve` until it returns or the client disconnects."""
+        """Run `serve` until it returns or the client disconnects. Raises the exceptions of `serve`."""
         await run_until_disconnect(receive, lambda: self._serve(ResponseWriter(send)))

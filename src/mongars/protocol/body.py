@@ -28,11 +28,12 @@ async def read_limited(
     limit: int,
     seconds: float = BODY_SECONDS,
 ) -> bytes:
-    """Read the whole request body; `declared` is its Content-Length and `encoding` its Content-Encoding, if any.
+    """Read and return the whole request body, of at most `limit` bytes.
 
-    Raises `EncodingUnsupported` for a compressed body, since a few compressed bytes can expand to gigabytes;
-    `TooLarge` as soon as the body is known to exceed `limit` bytes, without reading the rest; and
-    `InvalidRequest` if it does not arrive within `seconds`, since a slow client occupies a connection.
+    `declared`: its `Content-Length`, `encoding`: its `Content-Encoding`; None without the header. Raises
+    `EncodingUnsupported` for a compressed body, since a few compressed bytes can expand to gigabytes; `TooLarge` as
+    soon as the body is known to exceed `limit` bytes, without reading the rest; and `InvalidRequest` if it does not
+    arrive within `seconds`, since a slow client occupies a connection.
     """
     if encoding is not None and encoding.strip().lower() not in {"", "identity"}:
         detail = (
@@ -61,7 +62,10 @@ async def _read(blocks: AsyncIterator[bytes], *, declared: str | None, limit: in
 
 
 def parse_model(raw: bytes, model: type[Model]) -> Model:
-    """Parse a JSON body as `model`. Raises `InvalidRequest` naming every invalid field, and why it is invalid."""
+    """Parse a JSON request body as `model`.
+
+    Raises `InvalidRequest` if it is not a JSON object, or with every invalid field and the reason in the message.
+    """
     try:
         payload = orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
@@ -77,7 +81,10 @@ def parse_model(raw: bytes, model: type[Model]) -> Model:
 
 
 def encode(body: object) -> bytes:
-    """Encode a body as JSON. Raises `InvalidRequest` if JSON cannot express it, such as deep nesting."""
+    """Encode the body of a request to a model server as JSON.
+
+    Raises `InvalidRequest` if JSON cannot express it, for example because it is nested too deeply.
+    """
     try:
         return orjson.dumps(body)
     except TypeError as exc:
@@ -86,7 +93,7 @@ def encode(body: object) -> bytes:
 
 
 def describe(error: ValidationError) -> str:
-    """A validation error as one line of text: each invalid field and the reason."""
+    """A validation error as one line of text: the path of each invalid field, and why it is invalid."""
     parts = []
     for entry in error.errors():
         where = ".".join(str(part) for part in entry["loc"])
@@ -96,7 +103,10 @@ def describe(error: ValidationError) -> str:
 
 
 def first_param(error: ValidationError) -> str | None:
-    """The path of the first invalid field, in OpenAI's notation: `messages[0].content`."""
+    """The path of the first invalid field, in OpenAI's notation, such as `messages[0].content`.
+
+    None if the error is about several fields and its message begins with none of them.
+    """
     first = error.errors()[0]
     if not first["loc"]:  # a rule about several fields, whose message begins with one
         name = str(first["msg"]).removeprefix("Value error, ").partition(":")[0]
@@ -106,7 +116,7 @@ def first_param(error: ValidationError) -> str | None:
 
 
 def json_object(data: bytes) -> dict[str, Any]:
-    """Parse a server's response as a JSON object. Raises `InvalidAnswer` if it is not one."""
+    """Parse the body of a server's response as a JSON object. Raises `InvalidAnswer` if it is not one."""
     try:
         body = orjson.loads(data.removeprefix(BOM_UTF8))
     except orjson.JSONDecodeError as exc:

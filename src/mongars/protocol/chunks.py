@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class ChunkWriter:
-    """Creates the chunks of one answer: pieces of text, then the finish reason, then the token counts if known."""
+    """Creates the chunks of one answer: pieces of text, then the finish reason, then the token counts if known.
+
+    Each chunk contains an event in OpenAI's format with the given id, time (`created`, Unix seconds) and model.
+    """
 
     def __init__(self, *, answer_id: str, created: int, model: str) -> None:
         self._answer_id = answer_id
@@ -22,9 +25,10 @@ class ChunkWriter:
         self._delta: dict[str, Any] = {"role": "assistant"}
 
     def text(self, text: str, logprobs: list[dict[str, Any]] | None = None) -> Chunk:
-        """A chunk with a piece of text and the log-probability entries of its tokens, None without them.
+        """A chunk with a piece of text.
 
-        The first chunk of an answer also contains the role.
+        `logprobs`: the log-probability entries of its tokens, in OpenAI's format; None without them. The event of the
+        first chunk of an answer also contains the message's role, `assistant`.
         """
         delta, self._delta = {**self._delta, "content": text}, {}
         return Chunk(
@@ -39,11 +43,11 @@ class ChunkWriter:
         return Chunk(reasoning=text, raw=self._raw(delta))
 
     def finish(self, reason: FinishReason) -> Chunk:
-        """A chunk with the finish reason, to be sent after the last text."""
+        """A chunk with the reason why the answer ended, to be sent after the last text."""
         return Chunk(finish_reason=reason, raw=self._raw({}, reason))
 
     def usage(self, usage: Usage) -> Chunk:
-        """A chunk with the token counts, to be sent last."""
+        """A chunk with the token counts of the answer, to be sent last."""
         body = usage_chunk_body(
             answer_id=self._answer_id, created=self._created, model=self._model, usage=usage
         )

@@ -21,7 +21,10 @@ MOST_ALTERNATIVES = 5
 
 
 def _one_text(value: object) -> object:
-    """The text of a prompt: a string, or a list of one string. Raises `ValueError` for several prompts or token ids."""
+    """The text of the field `prompt`: a string, or the only string in a list.
+
+    Raises `ValueError` for several prompts, token ids, or another type.
+    """
     found = value[0] if isinstance(value, list) and len(value) == 1 else value
     if isinstance(found, str):
         return found
@@ -36,7 +39,7 @@ def _one_text(value: object) -> object:
 
 
 class CompletionRequest(SamplingFields):
-    """The body of `POST /v1/completions`."""
+    """The body of `POST /v1/completions`: OpenAI's older protocol, with one prompt in place of messages."""
 
     model: str = Field(min_length=1)
     prompt: Annotated[str, BeforeValidator(_one_text, json_schema_input_type=str | list[str])]
@@ -54,7 +57,10 @@ class CompletionRequest(SamplingFields):
     @model_validator(mode="before")
     @classmethod
     def _counted(cls, data: object) -> object:
-        """Convert the number in `logprobs` to the chat protocol's `logprobs: true` and `top_logprobs`."""
+        """Convert the number in the field `logprobs` to the chat protocol's `logprobs: true` and `top_logprobs`.
+
+        Raises `ValueError` if it is not a whole number from 0 to 5.
+        """
         wanted = data.get("logprobs") if isinstance(data, dict) else None
         if not isinstance(data, dict) or wanted is None or isinstance(wanted, bool):
             return data
@@ -69,10 +75,16 @@ class CompletionRequest(SamplingFields):
 
 
 class ChoiceWriter:
-    """Builds one choice of the response, with log-probabilities and the offset of each token in the text."""
+    """Builds the entries of `choices` for one choice of a `/v1/completions` response.
+
+    They have the text, the log-probabilities, and the offset in characters of each token in the text.
+    """
 
     def __init__(self, index: int, *, alternatives: int | None) -> None:
-        """`alternatives`: number of alternatives listed per token; None: no log-probabilities."""
+        """`index`: the number of the choice. `alternatives`: how many alternative tokens are listed for each token.
+
+        With 0, only the tokens themselves have log-probabilities; with None, there are none at all.
+        """
         self._index = index
         self._alternatives = alternatives
         self._offset = 0
@@ -83,12 +95,12 @@ class ChoiceWriter:
         return self._choice(chunk.text, self._rated(chunk), chunk.finish_reason)
 
     def add(self, chunk: Chunk) -> None:
-        """Collect the log-probabilities of a chunk, to be returned by `whole`."""
+        """Collect the log-probabilities of a chunk of a non-streaming answer, for `whole`."""
         for name, values in self._rated(chunk).items():
             self._logprobs[name] += values
 
     def whole(self, text: str, finish_reason: str) -> dict[str, Any]:
-        """The entry of `choices` for the complete answer, with the collected log-probabilities."""
+        """The entry of `choices` for a non-streaming answer, with the log-probabilities collected by `add`."""
         return self._choice(text, self._logprobs, finish_reason)
 
     def _choice(
@@ -130,7 +142,10 @@ def _no_logprobs() -> dict[str, list[Any]]:
 def text_body(
     choices: list[dict[str, Any]], *, answer_id: str, created: int, model: str
 ) -> dict[str, Any]:
-    """A `text_completion` object: a complete response, or one event of a stream. `created`: Unix seconds."""
+    """A `text_completion` object, which is a complete response, or one event of a stream.
+
+    `choices`: entries made by `ChoiceWriter`. `created`: Unix seconds.
+    """
     return {
         "id": answer_id,
         "object": "text_completion",
@@ -142,5 +157,5 @@ def text_body(
 
 
 def with_usage(body: dict[str, Any], usage: Usage | None) -> dict[str, Any]:
-    """A copy of the object with `usage` added: the token counts, or null if they are unknown."""
+    """A copy of the response object `body` with the field `usage`: the token counts, or null if they are unknown."""
     return {**body, "usage": None if usage is None else usage_body(usage)}

@@ -56,7 +56,7 @@ Texts = Annotated[str | list[str], BeforeValidator(_texts_only), AfterValidator(
 
 
 class EmbeddingRequest(WireModel):
-    """Body of `POST /v1/embeddings`. An empty `model` means the configured one."""
+    """The body of `POST /v1/embeddings` in OpenAI's format. An empty `model` means the configured embedding model."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = EMBEDDINGS_REFUSED
 
@@ -67,21 +67,24 @@ class EmbeddingRequest(WireModel):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The texts as a tuple, whether `input` is a string or a list."""
+        """The texts to embed as a tuple, whether the field `input` is a string or a list."""
         return (self.input,) if isinstance(self.input, str) else tuple(self.input)
 
 
 class ReplicaEmbeddingRequest(EmbeddingRequest):
-    """Body of `POST /v1/embeddings` on a replica, with fields by which the API identifies the account."""
+    """The body of `POST /v1/embeddings` on a Ray Serve replica, to which the API sends it.
+
+    Its additional fields identify the account without its name.
+    """
 
     cache_salt: str | None = Field(default=None, max_length=200)
-    """An opaque identifier of the account, by which slots are shared fairly."""
+    """An opaque identifier of the account, by which the engine's time is shared fairly."""
     weight: float | None = Field(default=None, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
-    """The account's share of the slots while requests wait, relative to an account of weight 1."""
+    """The account's share of the engine while requests wait, relative to an account of weight 1."""
 
 
 class OllamaEmbedRequest(WireModel):
-    """Body of Ollama's `POST /api/embed`. `options`, `keep_alive` and `truncate` are ignored."""
+    """The body of Ollama's `POST /api/embed`. Its fields `options`, `keep_alive` and `truncate` are ignored."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = OLLAMA_EMBEDDINGS_REFUSED
 
@@ -91,12 +94,12 @@ class OllamaEmbedRequest(WireModel):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The texts as a tuple, whether `input` is a string or a list."""
+        """The texts to embed as a tuple, whether the field `input` is a string or a list."""
         return (self.input,) if isinstance(self.input, str) else tuple(self.input)
 
 
 class OllamaEmbeddingsRequest(WireModel):
-    """Body of Ollama's older `POST /api/embeddings`, with one text in `prompt`."""
+    """The body of Ollama's older `POST /api/embeddings`, with one text in `prompt`."""
 
     prompt: Annotated[str, AfterValidator(_not_empty)]
     model: str = ""
@@ -104,12 +107,15 @@ class OllamaEmbeddingsRequest(WireModel):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The text of `prompt`, as a tuple."""
+        """The text in the field `prompt`, as a tuple with one element."""
         return (self.prompt,)
 
 
 def pack(vector: Sequence[float]) -> bytes:
-    """Encode numbers as float32, little-endian. Raises `OverflowError` or `struct.error` for invalid numbers."""
+    """Encode a vector as float32 numbers, little-endian, 4 bytes each.
+
+    Raises `OverflowError` for a number too large for float32, or `struct.error` for a value that is no number.
+    """
     return struct.pack(f"<{len(vector)}f", *vector)
 
 
@@ -121,9 +127,10 @@ def unpack(vector: bytes) -> tuple[float, ...]:
 def request_body(
     texts: Sequence[str], *, model: str, cache_salt: str | None, weight: float
 ) -> dict[str, Any]:
-    """The JSON body of a request to a replica, which requests vectors as `base64`.
+    """The JSON body of a request to a replica for the vectors of `texts`, in the format `base64`.
 
-    `cache_salt` None: without an account. A `weight` of 1 is left out.
+    `cache_salt`: identifies the account without its name, None without an account. `weight`: the account's share while
+    requests queue, relative to an account of weight 1.
     """
     body: dict[str, Any] = {"input": list(texts), "model": model, "encoding_format": "base64"}
     if cache_salt is not None:
@@ -134,9 +141,10 @@ def request_body(
 
 
 def read_embeddings(body: dict[str, Any], *, count: int) -> tuple[tuple[bytes, ...], int, str]:
-    """The packed vectors, the number of prompt tokens and the model's name in the response to `count` texts.
+    """What the response `body` to a request for `count` vectors contains: packed vectors, prompt tokens, model name.
 
-    Raises `InvalidAnswer` unless there is one vector for each text, all of the same length.
+    The vectors are in the order of the texts, each as `pack` encodes it. Raises `InvalidAnswer` unless there is one
+    vector for each text, all of the same length.
     """
     try:
         entries = sorted(body["data"], key=lambda entry: int(entry["index"]))
@@ -166,7 +174,7 @@ def _packed(found: object) -> bytes:
 
 
 def written_entry(index: int, vector: bytes, *, encoding_format: EncodingFormat) -> orjson.Fragment:
-    """One entry of `data` in a response, encoded as JSON already."""
+    """The entry of `data` for the packed vector of text number `index` (from 0), as a fragment of encoded JSON."""
     packed = encoding_format == "base64"
     embedding = base64.b64encode(vector).decode("ascii") if packed else unpack(vector)
     return orjson.Fragment(
@@ -175,15 +183,15 @@ def written_entry(index: int, vector: bytes, *, encoding_format: EncodingFormat)
 
 
 def response_body(data: Sequence[object], *, model: str, prompt_tokens: int) -> dict[str, Any]:
-    """The JSON body of a response with `data` as its entries."""
+    """The JSON body of a response with `data` as its list of vectors, one entry per text."""
     usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     return {"object": "list", "data": data, "model": model, "usage": usage}
 
 
 def check_dimensions(wanted: int | None, *, found: int, model: str) -> None:
-    """Raise `InvalidRequest` if the client wants other dimensions than the `found` ones of the model.
+    """Raise `InvalidRequest` if the client demands vectors of another length than the model's.
 
-    `wanted` None: any number of dimensions is accepted.
+    `wanted`: the number of dimensions demanded, None for any. `found`: that of the model.
     """
     if wanted not in {None, found}:
         detail = f"dimensions: {model} gives {found}, not {wanted}."
@@ -197,7 +205,10 @@ def embeddings_body(
     model: str,
     prompt_tokens: int,
 ) -> dict[str, Any]:
-    """The JSON body of a replica's response. Raises `InvalidRequest` if other dimensions are requested."""
+    """The JSON body of a replica's response, with one entry for each of `vectors`, of which there is at least one.
+
+    Raises `InvalidRequest` if the request demands another number of dimensions than the vectors have.
+    """
     check_dimensions(request.dimensions, found=len(vectors[0]), model=model)
     encode = _base64 if request.encoding_format == "base64" else list
     data = [
@@ -208,5 +219,5 @@ def embeddings_body(
 
 
 def _base64(vector: Sequence[float]) -> str:
-    """The packed vector as base64 text, the form that OpenAI's clients read."""
+    """The vector as base64 text of its packed float32 numbers, the form that OpenAI's clients read."""
     return base64.b64encode(pack(vector)).decode("ascii")

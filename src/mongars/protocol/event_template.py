@@ -14,7 +14,11 @@ _PROOF = "\x00proof"
 
 
 class EventTemplate:
-    """The bytes before and after the text in the events of one stream, taken from an event that was parsed."""
+    """Reads the text out of the events of one stream without parsing their JSON.
+
+    Nearly all events differ only in the piece of text; the bytes before and after it, which are taken from an event
+    that was parsed, are the template.
+    """
 
     def __init__(self) -> None:
         self._before = b""
@@ -23,9 +27,10 @@ class EventTemplate:
         """The lengths of the template's two parts, in bytes."""
 
     def text(self, raw: bytes) -> str | None:
-        """The text of the event `raw`, which includes the blank line; None if the event must be parsed as JSON.
+        """The text in the bytes `raw` of an event (blank line included); None if the event must be parsed as JSON.
 
-        None also before `learn`, and for a text with escapes or control characters.
+        None if it does not fit the template, before `learn` was called, and for a text with escapes or control
+        characters.
         """
         if not self._start or not raw.startswith(self._before) or not raw.endswith(self._after):
             return None
@@ -39,7 +44,7 @@ class EventTemplate:
         return text if text.isprintable() else None  # JSON allows no bare control characters
 
     def learn(self, raw: bytes, text: str) -> None:
-        """Derive the template from a parsed event `raw` whose text is `text`.
+        """Derive the template from the bytes `raw` of an event that was parsed; `text`: the text in it.
 
         Nothing changes if the event fits the current template, or if no template can be derived.
         """
@@ -56,9 +61,9 @@ class EventTemplate:
 
 
 def _holds(raw: bytes) -> bool:
-    """Whether `raw`, an event whose text is the placeholder `_PROOF`, is parsed as an event with exactly that text.
+    """Whether `raw`, an event with the placeholder `_PROOF` as text, is parsed as an event with exactly that text.
 
-    This shows that the bytes around the placeholder are a valid template.
+    If so, the bytes around the placeholder are a valid template.
     """
     try:
         body = orjson.loads(raw.removeprefix(b"data: "))

@@ -41,9 +41,9 @@ _SAMPLING = sampling_writer("replica")
 
 
 class AdapterPayload(WireModel):
-    """The adapter that must generate the answer, given by version, digest or both (a *pin*).
+    """The field `adapter` of a request: the LoRA adapter that must generate the answer, by version, digest or both.
 
-    An object with `adapter_path` pins nothing: the earlier monGARS client sends the entry of its registry
+    An object with `adapter_path` demands nothing: the earlier monGARS client sends an entry of its own adapter registry
     with every request, and accepts an answer from any adapter. The path is never opened.
     """
 
@@ -52,7 +52,7 @@ class AdapterPayload(WireModel):
     adapter_path: str | None = None
 
     def pin(self) -> str | None:
-        """The required adapter as text for `GenerationRequest.adapter`: version, digest or both; None for any adapter."""
+        """The adapter demanded, as `NAME`, `NAME@DIGEST` or `@DIGEST` for `GenerationRequest.adapter`; None for any."""
         if self.adapter_path is not None or (self.version is None and self.digest is None):
             return None
         if self.digest is None:
@@ -61,7 +61,7 @@ class AdapterPayload(WireModel):
 
 
 class PartialAnswerPayload(WireModel):
-    """The part of an answer that the client already has, and the model and adapter that generated it.
+    """The field `continue_from` of a request: the part of an answer that the client has, and what generated it.
 
     If the replica serves the same model and adapter, its response continues after `text` and has the header
     `x-continued: true`; otherwise the response starts from the beginning.
@@ -74,7 +74,7 @@ class PartialAnswerPayload(WireModel):
 
 
 class GenerateRequest(SamplingFields):
-    """Body of `POST /generate`: either `prompt` or `messages`."""
+    """The body of `POST /generate`, with either `prompt` or `messages`; `prompt` is ignored if there are messages."""
 
     prompt: str | None = None
     messages: list[ChatMessage] | None = None
@@ -86,11 +86,14 @@ class GenerateRequest(SamplingFields):
     """An opaque identifier of the account. The engine's prompt cache is shared among requests with the same value,
     and not used without one. `session_id` is not used for this, since clients choose it freely."""
     weight: float | None = Field(default=None, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
-    """The account's share of the slots while requests wait, relative to an account of weight 1."""
+    """The account's share of the engine while requests wait, relative to an account of weight 1."""
     continue_from: PartialAnswerPayload | None = None
 
     def to_generation(self, *, request_id: str) -> GenerationRequest:
-        """Convert to a `GenerationRequest`. Raises `PromptMissing` if neither `prompt` nor `messages` has text."""
+        """Convert this request body to a `GenerationRequest`.
+
+        Raises `PromptMissing` if neither `prompt` nor `messages` contains text.
+        """
         messages = self.messages or [ChatMessage(role="user", content=self.prompt or "")]
         partial = self.continue_from
         return GenerationRequest(
@@ -113,9 +116,11 @@ def request_body(
     cache_salt: str | None = None,
     weight: float = 1.0,
 ) -> dict[str, Any]:
-    """The JSON body that sends `request` to a replica.
+    """The JSON body of `POST /generate` that sends `request` to a replica; `stream`: whether to stream the answer.
 
-    It has `prompt`, the last message, beside `messages`, for applications that read only `prompt`.
+    `cache_salt`: identifies the account without its name, None without an account. `weight`: the account's share while
+    requests queue, relative to an account of weight 1. Besides `messages`, the body has `prompt`, the last message, for
+    applications that read only that.
     """
     partial = request.continue_from
     body: dict[str, Any] = {
@@ -145,7 +150,10 @@ def _pin_body(adapter: str) -> dict[str, str]:
 
 
 def origin_body(origin: Origin) -> dict[str, Any]:
-    """The fields that name model, adapter and replica, in the `meta` event and in complete responses."""
+    """The response fields that name the model, engine, adapter and replica of an answer.
+
+    They are in the event `meta`, with which a stream begins, and in non-streaming responses.
+    """
     return {
         "model": origin.model,
         "engine": origin.engine,
@@ -157,9 +165,10 @@ def origin_body(origin: Origin) -> dict[str, Any]:
 
 
 def origin_from(body: dict[str, Any]) -> Origin:
-    """Parse the fields that `origin_body` writes; without adapter fields, the base model answered.
+    """Parse the fields that `origin_body` writes; an answer without adapter fields is one of the base model.
 
-    Raises `InvalidAnswer` for a name that cannot be sent in an HTTP header.
+    Absent names of model and engine are `unknown`. Raises `InvalidAnswer` for a name that cannot be sent in an HTTP
+    header.
     """
     adapter = body.get("adapter")
     digest = adapter.get("digest") if isinstance(adapter, dict) else None
@@ -185,7 +194,10 @@ def _name(value: object) -> str:
 
 
 def answer_body(completion: Completion, *, timings: dict[str, float]) -> dict[str, Any]:
-    """The JSON body of a complete response; `timings` are in seconds."""
+    """The JSON body of a non-streaming response of `/generate`.
+
+    `timings`: durations in seconds by name, sent as they are.
+    """
     choices = completion.choices
     usage: dict[str, Any] = {"model": completion.origin.model, "generations": len(choices)}
     if completion.usage is not None:
@@ -209,7 +221,10 @@ def _choice_body(choice: Choice) -> dict[str, Any]:
 
 
 def error_body(error: MongarsError, *, adapter_version: str) -> dict[str, Any]:
-    """The JSON body of an error response of `/generate`, in the format of the earlier monGARS."""
+    """The JSON body of an error response of `/generate`, in the format of the earlier monGARS.
+
+    `adapter_version`: that of the adapter in use.
+    """
     return {
         "content": "",
         "error": error.code,

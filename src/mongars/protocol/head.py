@@ -15,7 +15,7 @@ class HeadAsGet:
         self._app = app
 
     async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
-        """Handle HEAD as GET and drop the body of the response; forward other requests unchanged."""
+        """Handle HEAD as GET, and leave out the body of the response; other requests are forwarded unchanged."""
         if scope.get("method") != "HEAD":
             await self._app(scope, receive, send)
             return

@@ -52,7 +52,7 @@ EXPOSED = (
 
 
 def timeout_milliseconds(text: str | None) -> float | None:
-    """Parse `x-request-timeout-ms`; None without the header.
+    """The value of the header `x-request-timeout-ms`, in milliseconds; `text` None, without the header, gives None.
 
     Raises `InvalidRequest` if the value is not a positive number.
     """

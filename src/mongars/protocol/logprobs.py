@@ -28,7 +28,10 @@ _NONE = b'"top_logprobs":[]'
 
 
 def entry(token: str, logprob: float) -> dict[str, Any]:
-    """The log-probability entry of one token of which only text and log-probability are known, without alternatives."""
+    """The log-probability entry, in OpenAI's format, of a token whose alternatives are not known.
+
+    `bytes` is None in it if `token` is empty or contains an incomplete character.
+    """
     known = bool(token) and REPLACED not in token
     return {
         "token": token,
@@ -39,9 +42,9 @@ def entry(token: str, logprob: float) -> dict[str, Any]:
 
 
 def entries(text: str, logprobs: Iterable[float]) -> list[dict[str, Any]]:
-    """The log-probability entries of the tokens of `text`, one for each of `logprobs`.
+    """The log-probability entries, in OpenAI's format, of the tokens of `text`: one for each of `logprobs`.
 
-    With several tokens, each entry has the whole text, because the token boundaries are unknown.
+    If there are several, each entry has the whole text as its token, because the token boundaries are unknown.
     """
     values = list(logprobs)
     if len(values) == 1:
@@ -50,10 +53,10 @@ def entries(text: str, logprobs: Iterable[float]) -> list[dict[str, Any]]:
 
 
 def named(sent: dict[str, Any]) -> dict[str, Any]:
-    """An engine's log-probability entry in which incomplete characters are named by their bytes.
+    """A copy of an engine's log-probability entry in which a token that is part of a character is named by its bytes.
 
-    Alternatives in `top_logprobs` are converted too. Raises `TypeError`, `KeyError` or `ValueError` if `sent` is
-    not such an entry.
+    Such a name is `bytes:` with an escape per byte. Alternatives in `top_logprobs` are converted too. Raises
+    `TypeError`, `KeyError` or `ValueError` if `sent` is not such an entry.
     """
     found = {
         "token": sent["token"],
@@ -76,9 +79,10 @@ def named(sent: dict[str, Any]) -> dict[str, Any]:
 async def mended(
     blocks: AsyncIterable[bytes], *, alternatives: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The engine's events, with the log-probability entries converted by `named`.
+    """Yield the engine's stream of events, with the log-probability entries in them converted by `named`.
 
-    `alternatives` False: empty the lists of alternative tokens.
+    `blocks`: the bytes of the stream, cut anywhere; each yielded block has whole events. `alternatives` False: the
+    lists of alternative tokens are emptied.
     """
     splitter = EventSplitter()
     async for block in blocks:

@@ -32,7 +32,10 @@ _MEDIA = {
 
 
 def _text_of(content: object) -> object:
-    """The text of a message's `content`, with list parts joined. Raises `ValueError` for a part that is not text."""
+    """The text of a message's field `content`, whose text parts are joined if it is a list.
+
+    Raises `ValueError` for a part that is not text, such as an image. A value that is not a list is returned unchanged.
+    """
     if not isinstance(content, list):
         return content
     return "".join([_text_of_part(index, part) for index, part in enumerate(content)])
@@ -55,21 +58,21 @@ Text = Annotated[str, BeforeValidator(_text_of, json_schema_input_type=str | lis
 
 
 class CalledFunction(WireModel):
-    """The function of a tool call: its name, and its arguments as a JSON string."""
+    """The function that a tool call names: its name, and its arguments as a JSON string."""
 
     name: str
     arguments: str = ""
 
 
 class CustomTool(WireModel):
-    """The custom tool of a tool call: its name, and its input as free text."""
+    """The custom tool that a tool call names: its name, and its input as free text."""
 
     name: str
     input: str = ""
 
 
 class ToolCall(WireModel):
-    """A tool call in an assistant's message, of a function or of a custom tool."""
+    """A tool call in an assistant's message, of a function or of a custom tool. One of the two must be given."""
 
     id: str = ""
     type: Literal["function", "custom"] = "function"
@@ -84,14 +87,14 @@ class ToolCall(WireModel):
         return self
 
     def as_text(self) -> str:
-        """The call as text, as it is appended to the assistant's message."""
+        """This call as text, such as `[Called NAME with ARGUMENTS]`, for models that do not call tools themselves."""
         if self.custom is not None:
             return _call(self.custom.name, self.custom.input)
         return "" if self.function is None else _call(self.function.name, self.function.arguments)
 
     @property
     def name(self) -> str:
-        """The name of the called function or tool."""
+        """The name of the called function or custom tool."""
         called = self.custom or self.function
         return "" if called is None else called.name
 
@@ -100,7 +103,7 @@ _ASSISTANT_FIELDS = frozenset({"refusal", "tool_calls", "function_call"})
 
 
 class ChatMessage(WireModel):
-    """A message in OpenAI's format."""
+    """A message of a conversation in OpenAI's format, as in a request body."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = MESSAGE_REFUSED
 
@@ -113,7 +116,10 @@ class ChatMessage(WireModel):
     function_call: CalledFunction | None = None
 
     def as_text(self) -> str:
-        """The content as text; for an assistant's message, with its refusal or its tool calls."""
+        """The content of this message as text.
+
+        For an assistant's message, its refusal if there is no content, and the tool calls as text after it.
+        """
         if not self.model_fields_set & _ASSISTANT_FIELDS:  # nearly all messages
             return self.content
         if self.role != "assistant":
@@ -131,9 +137,10 @@ def _call(name: str, arguments: str) -> str:
 def prompt_messages(
     messages: Sequence[ChatMessage], *, field: str = "messages"
 ) -> tuple[Message, ...]:
-    """Convert to the messages for the model, with tool calls and results as text.
+    """Convert messages of a request to messages for the model, with tool calls and their results as text.
 
-    Raises `PromptMissing` if no message has text. `field`: name of the request's field, for that error.
+    Consecutive results become one user message. Raises `PromptMissing` if no message has text; `field`: the request's
+    field that the error names.
     """
     found = tuple(_prompt_messages(messages))
     if not any(message.content.strip() for message in found):

@@ -37,10 +37,11 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 def chat_request(
     request: GenerationRequest, *, model: str, markers: Markers = COMMON
 ) -> dict[str, Any]:
-    """The JSON body of `POST /api/chat`. Raises `ParameterUnsupported` for a parameter that Ollama does not have.
+    """The JSON body of Ollama's `POST /api/chat` for a streamed answer.
 
     `markers`: the model's control tokens, such as `<|im_end|>`. Those in messages must be read as text; Ollama accepts
-    no token ids, so each one that a message contains is interrupted by `SEPARATOR`.
+    no token ids, so each one that a message contains is interrupted by `SEPARATOR`. Raises `ParameterUnsupported` for a
+    parameter or a part of a response format that Ollama does not support.
     """
     sampling = request.sampling
     options = _SAMPLING.write(sampling)
@@ -66,17 +67,17 @@ def chat_request(
 
 
 def origin_named(model: str) -> Origin:
-    """The `Origin` of an answer of the Ollama model `model`: without an adapter, and with `degraded` true."""
+    """The `Origin` of an answer by the Ollama model `model`: without an adapter, and with `degraded` true."""
     return Origin(model=model, engine="ollama", degraded=True)
 
 
 def same_model(wanted: str, found: str) -> bool:
-    """Whether two names denote the same model; a name without a tag has the tag `latest`."""
+    """Whether two names denote the same Ollama model; a name without a tag has the tag `latest`."""
     return tagged(wanted) == tagged(found)
 
 
 def tagged(name: str) -> str:
-    """The model name with its tag; `latest` is appended if it has none."""
+    """The name of an Ollama model with its tag; `:latest` is appended if it has none."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
@@ -91,7 +92,7 @@ def models_in(listed: dict[str, Any]) -> list[str] | None:
 
 
 def window_in(shown: dict[str, Any]) -> int | None:
-    """The context length in tokens in a response of `POST /api/show`; None if the response does not contain it."""
+    """The model's maximum context window in tokens, from a response of `POST /api/show`; None if it has none."""
     info = shown.get("model_info")
     if not isinstance(info, dict):
         return None
@@ -100,9 +101,10 @@ def window_in(shown: dict[str, Any]) -> int | None:
 
 
 def markers_in(answer: bytes) -> Markers:
-    """The model's control tokens, such as `<|im_end|>`, in a response of a verbose `POST /api/show`, and `COMMON`.
+    """The model's control tokens, such as `<|im_end|>`, from the body of a verbose `POST /api/show` response.
 
-    Only `COMMON` if the response lists no tokens. Raises `InvalidAnswer` if it is not a JSON object.
+    The common ones (`COMMON`) are always included, and are the only ones if the response lists no tokens. Raises
+    `InvalidAnswer` if `answer` is not a JSON object.
     """
     shown = json_object(answer)
     info, template = shown.get("model_info"), str(shown.get("template"))
@@ -120,10 +122,10 @@ def markers_in(answer: bytes) -> Markers:
 
 
 def overflow_in(error: str, *, context_tokens: int) -> ContextLengthExceeded | None:
-    """The error for a prompt longer than the context window, if the text `error` reports that; else None.
+    """The error for a prompt that is too long, if the error text `error` of an Ollama server reports that; else None.
 
-    Newer Ollama servers report both sizes in the text. For older ones, the prompt's size in the error is 0 and
-    the window's size is `context_tokens`.
+    Newer Ollama servers report both sizes in the text. For older ones, the prompt's size in the error is 0 and the
+    window's size is `context_tokens`.
     """
     if "exceed" not in error or "context" not in error:
         return None
@@ -144,7 +146,11 @@ def overflow_in(error: str, *, context_tokens: int) -> ContextLengthExceeded | N
 
 
 class LineReader:
-    """Parses a streamed answer (JSON lines) into chunks, whose `raw` events are in OpenAI's format."""
+    """Parses the JSON lines of an answer streamed by Ollama into chunks.
+
+    The event `raw` in each is in OpenAI's format, with `answer_id`, `created` (Unix seconds) and the model in it;
+    `model` is used until a line names it.
+    """
 
     def __init__(self, *, answer_id: str, created: int, model: str) -> None:
         self._answer_id = answer_id
@@ -157,7 +163,7 @@ class LineReader:
         """Whether the last line of the answer (`done: true`) has been read."""
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
-        """Parse a block of bytes; yields the chunks of the lines that it completes and keeps an incomplete line.
+        """Parse a block of bytes; yields the chunks of the lines that it completes, and keeps an incomplete line.
 
         Raises `InferenceFailed` for a line with an error, and `InvalidAnswer` for a malformed or too long one.
         """
@@ -211,7 +217,10 @@ class LineReader:
 
 
 def _logprobs(body: dict[str, Any], text: str) -> list[dict[str, Any]]:
-    """The log-probability entries in a line; empty if one is invalid, so that the text is still used."""
+    """The log-probability entries in a line of the stream, in OpenAI's format.
+
+    Empty if there are none, or if one is invalid, so that the text is still used.
+    """
     found = body.get("logprobs") or ()
     try:
         return [named({"token": text, "top_logprobs": None, **entry}) for entry in found]

@@ -35,10 +35,10 @@ BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
 class OllamaModelApi:
-    """Request bodies for one model of an Ollama server, and the exceptions for its error responses."""
+    """Request bodies for one model of an Ollama server, and exceptions for the server's responses. Sends nothing."""
 
     def __init__(self, name: str, *, server: str) -> None:
-        """`name`: the model. `server`: host and port for error messages, without credentials."""
+        """`name`: the model's name. `server`: host and port for error messages, without credentials."""
         self.name = name
         self._server = server
 
@@ -50,10 +50,11 @@ class OllamaModelApi:
     def chat_body(
         self, request: GenerationRequest, *, markers: Markers, context_tokens: int | None
     ) -> bytes:
-        """The JSON body of `POST /api/chat` for this model, encoded.
+        """The body of `POST /api/chat` for a streamed answer of this model, as encoded JSON.
 
         `context_tokens`: size of the context window to load; None for the server's default. `markers`: the model's
-        control tokens, which are interrupted by `SEPARATOR` in the messages.
+        control tokens, which are interrupted by `SEPARATOR` in the messages, so that they are read as text. Raises
+        `ParameterUnsupported` for a parameter that Ollama does not support.
         """
         body = chat_request(request, model=self.name, markers=markers)
         if context_tokens is not None:
@@ -61,14 +62,14 @@ class OllamaModelApi:
         return encode(body)
 
     def show_body(self, *, verbose: bool) -> bytes:
-        """The encoded body of a request for the model's description.
+        """The body of `POST /api/show`, which requests the model's description, as encoded JSON.
 
-        `verbose`: include the vocabulary, from which `markers_in` reads the control tokens.
+        `verbose`: request the vocabulary too, from which `markers_in` reads the control tokens.
         """
         return encode({"model": self.name, "verbose": verbose})
 
     def check_tags(self, status: int, data: bytes) -> None:
-        """Check that the response of `GET /api/tags` is from an Ollama server that has the model.
+        """Check that a response of `GET /api/tags` is from an Ollama server that has the model; `data`: its body.
 
         Raises:
             InvalidAnswer: it is not the response of an Ollama server.
@@ -85,7 +86,10 @@ class OllamaModelApi:
             raise self.missing()
 
     def missing(self, *, retry_after: float | None = None) -> NotReady:
-        """The error for a server that does not have the model; its text names the `ollama pull` command."""
+        """The error to raise if the server does not have the model; its message names the command `ollama pull`.
+
+        `retry_after`: seconds until a retry makes sense; None if unknown.
+        """
         detail = (
             f"Ollama at {self._server} has no model {self.name!r}."
             f" Get it with: ollama pull {self.name}"
@@ -95,10 +99,11 @@ class OllamaModelApi:
     def refusal(
         self, status: int, data: bytes, *, retry_after: float | None, context_tokens: int = 0
     ) -> MongarsError:
-        """The error for a chat response with a status other than 200.
+        """The error for a response of `POST /api/chat` with the body `data` and a status other than 200.
 
-        `retry_after`: seconds from the response's header, None without it. `context_tokens`: size of the loaded
-        window, used if the server does not report it.
+        `NotReady` for 404, `Overloaded` for 429 and 503, `ContextLengthExceeded` for a prompt that is too long, else
+        `InferenceFailed`. `retry_after`: seconds from the response's header, None without it. `context_tokens`: size of
+        the loaded context window, used if the server does not report it.
         """
         message = error_text(data)
         if status == HTTPStatus.NOT_FOUND:
@@ -113,7 +118,7 @@ class OllamaModelApi:
 
 
 def error_text(data: bytes) -> str:
-    """The `error` text in the body of an error response; empty if there is none."""
+    """The text in the field `error` of an error response; empty if there is none or the body is not a JSON object."""
     try:
         return str(json_object(data).get("error") or "")
     except InvalidAnswer:

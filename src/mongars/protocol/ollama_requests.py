@@ -49,7 +49,10 @@ OPTIONS_REFUSED: dict[str, RefusedParameter] = {
 
 
 def _format(value: object) -> object:
-    """Convert the field `format` to a response format. Raises `ValueError` for an invalid or too large schema."""
+    """Convert the field `format` (empty, `json` or a JSON Schema) to an OpenAI `response_format`; None if it is empty.
+
+    Raises `ValueError` for another value, or for an invalid or too large schema.
+    """
     if value == "":
         return None
     if value == "json":
@@ -77,7 +80,7 @@ Thinking = Annotated[bool | str, BeforeValidator(_thinking, json_schema_input_ty
 
 
 class OllamaOptions(DrawingFields):
-    """The field `options` of a request: the sampling parameters."""
+    """The field `options` of a request to Ollama's API: the sampling parameters."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = OPTIONS_REFUSED
 
@@ -91,20 +94,20 @@ _OPTIONS = SamplingReader(parameters_of(OllamaOptions))
 
 
 class OllamaFunction(WireModel):
-    """The function of a tool call: its name, and its arguments as a JSON object."""
+    """The function that a tool call names: its name, and its arguments as a JSON object."""
 
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
 class OllamaToolCall(WireModel):
-    """A tool call in an assistant's message."""
+    """A tool call in an assistant's message in Ollama's format."""
 
     function: OllamaFunction
 
 
 class OllamaMessage(WireModel):
-    """A message in the body of `/api/chat`."""
+    """A message in the body of Ollama's `POST /api/chat`."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = {"images": _IMAGES}
 
@@ -114,7 +117,7 @@ class OllamaMessage(WireModel):
     tool_name: str = ""
 
     def as_chat(self) -> ChatMessage:
-        """Convert this Ollama message to OpenAI's format."""
+        """This message in OpenAI's format, with the arguments of tool calls as JSON strings."""
         calls = [
             ToolCall(
                 id=f"{index}:{call.function.name}",
@@ -131,7 +134,7 @@ class OllamaMessage(WireModel):
 
 
 class OllamaRequest(WireModel):
-    """Fields that the bodies of `/api/chat` and `/api/generate` have in common."""
+    """Base class: what the bodies of Ollama's `POST /api/chat` and `POST /api/generate` have in common."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = CHAT_REFUSED
 
@@ -152,18 +155,18 @@ class OllamaRequest(WireModel):
     @property
     @abstractmethod
     def loads(self) -> bool:
-        """Whether the request contains no prompt: Ollama's clients send such a request to load a model."""
+        """Whether the request has nothing to answer: Ollama's clients send such a request to load a model."""
 
     @abstractmethod
     def to_messages(self) -> tuple[Message, ...]:
-        """The messages for the model. Raises `PromptMissing` if no message has text."""
+        """The conversation in this request as messages for the model. Raises `PromptMissing` if no message has text."""
 
     @abstractmethod
     def content(self, text: str, thinking: str = "") -> dict[str, Any]:
-        """The response fields that contain the answer's text and the model's reasoning."""
+        """The response fields with the answer's `text` and, unless it is empty, the model's reasoning `thinking`."""
 
     def to_sampling(self) -> Sampling:
-        """Convert the sampling parameters to a `Sampling`."""
+        """The sampling parameters of this request as a `Sampling`."""
         return Sampling(
             **_OPTIONS.read(self.options.__dict__),
             logprobs=self.logprobs,
@@ -173,27 +176,27 @@ class OllamaRequest(WireModel):
 
 
 class OllamaChatRequest(OllamaRequest):
-    """The body of `POST /api/chat`."""
+    """The body of Ollama's `POST /api/chat`."""
 
     messages: list[OllamaMessage] = Field(default_factory=list)
 
     @property
     def loads(self) -> bool:
-        """Whether there are no messages, so that the request only loads the model."""
+        """Whether there are no messages to answer, so that the request only loads the model."""
         return not self.messages
 
     def to_messages(self) -> tuple[Message, ...]:
-        """The messages for the model. Raises `PromptMissing` if no message has text."""
+        """The field `messages` as messages for the model. Raises `PromptMissing` if none of them has text."""
         return prompt_messages([message.as_chat() for message in self.messages])
 
     def content(self, text: str, thinking: str = "") -> dict[str, Any]:
-        """The response field `message`: the assistant's text, and the reasoning if there is any."""
+        """The response field `message`, with the answer's `text` and, unless it is empty, the reasoning `thinking`."""
         message = {"role": "assistant", "content": text}
         return {"message": {**message, "thinking": thinking} if thinking else message}
 
 
 class OllamaGenerateRequest(OllamaRequest):
-    """The body of `POST /api/generate`. The prompt becomes one user message."""
+    """The body of Ollama's `POST /api/generate`; its prompt becomes one user message."""
 
     prompt: str = ""
     system: str = ""
@@ -204,7 +207,10 @@ class OllamaGenerateRequest(OllamaRequest):
         return not self.prompt
 
     def to_messages(self) -> tuple[Message, ...]:
-        """The system prompt, if given, and the prompt as messages. Raises `PromptMissing` if the prompt is blank."""
+        """The prompt as a user message, after the system prompt if there is one.
+
+        Raises `PromptMissing` if the prompt is blank.
+        """
         found = prompt_messages([ChatMessage(role="user", content=self.prompt)], field="prompt")
         return (Message(role="system", content=self.system), *found) if self.system else found
 
@@ -214,7 +220,7 @@ class OllamaGenerateRequest(OllamaRequest):
 
 
 class OllamaShowRequest(WireModel):
-    """The body of `POST /api/show`; `name` is the older name of `model`."""
+    """The body of Ollama's `POST /api/show`, for a model's description; `name` is the older name of `model`."""
 
     model: str = ""
     name: str = ""

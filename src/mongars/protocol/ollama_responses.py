@@ -16,16 +16,17 @@ NANOSECONDS = 1_000_000_000
 
 
 def timestamp(moment: datetime) -> str:
-    """A UTC time in the format of Ollama's responses (RFC 3339, ending in `Z`)."""
+    """The time `moment`, which must be in UTC, in the format of Ollama's responses (RFC 3339, ending in `Z`)."""
     return moment.isoformat().replace("+00:00", "Z")
 
 
 def part_body(
     content: Mapping[str, Any], *, model: str, created_at: str, done: bool = False
 ) -> dict[str, Any]:
-    """A line of a stream, or a complete response: `content` and the fields `model`, `created_at` and `done`.
+    """The JSON object of one line of a stream, or of a non-streaming response.
 
-    `done`: whether the answer is complete.
+    `content`: its fields with text and counts. `created_at`: time from `timestamp`. `done`: whether the answer is
+    complete.
     """
     return {"model": model, "created_at": created_at, **content, "done": done}
 
@@ -38,7 +39,8 @@ def done_fields(
 ) -> dict[str, Any]:
     """The fields that only the last line of an answer has: the finish reason, durations and token counts.
 
-    `durations` are in seconds and are converted to nanoseconds. Without `usage`, the counts are left out.
+    `reason`: why the answer ended, or `load` if the request only loaded the model. `durations`: in seconds by field
+    name, converted to nanoseconds. Without `usage`, the counts are left out.
     """
     found: dict[str, Any] = {"done_reason": reason}
     for name, seconds in (durations or {}).items():
@@ -52,7 +54,10 @@ def done_fields(
 def embed_body(
     vectors: Sequence[object], *, model: str, prompt_tokens: int, durations: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The JSON body of a response of `/api/embed`; `durations` are in seconds and are converted to nanoseconds."""
+    """The JSON body of a response of `/api/embed`, with `vectors` as they are.
+
+    `durations`: in seconds by field name, converted to nanoseconds.
+    """
     found: dict[str, Any] = {"model": model, "embeddings": vectors}
     for name, seconds in durations.items():
         found[name] = int(max(0.0, seconds) * NANOSECONDS)
@@ -71,7 +76,7 @@ DETAILS: dict[str, Any] = {
 
 
 def model_body(name: str, *, modified_at: str) -> dict[str, Any]:
-    """An entry in the response of `/api/tags`; size (0) and digest (empty) of the model are unknown."""
+    """The entry of one available model in the response of `/api/tags`; its size (0) and digest (empty) are unknown."""
     return {
         "name": name,
         "model": name,
@@ -85,7 +90,10 @@ def model_body(name: str, *, modified_at: str) -> dict[str, Any]:
 def running_body(
     name: str, *, expires_at: str, context_tokens: int | None = None
 ) -> dict[str, Any]:
-    """An entry in the response of `/api/ps`; `context_tokens` None: the context window is unknown."""
+    """The entry of one loaded model in the response of `/api/ps`.
+
+    `expires_at`: when it will be unloaded, from `timestamp`. `context_tokens`: its context window; None if unknown.
+    """
     found = {
         "name": name,
         "model": name,
@@ -105,9 +113,9 @@ def show_body(
     context_tokens: int | None,
     capability: Literal["completion", "embedding"] = "completion",
 ) -> dict[str, Any]:
-    """The JSON body of a response of `/api/show`.
+    """The JSON body of a response of `/api/show`, which describes the model `name`.
 
-    The context length is at the key where Ollama's clients read it; `context_tokens` None: it is left out.
+    `context_tokens`: its context window, at the key where Ollama's clients read it; None: it is left out.
     """
     info: dict[str, Any] = {"general.architecture": "mongars", "general.basename": name}
     if context_tokens is not None:

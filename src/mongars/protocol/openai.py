@@ -43,13 +43,13 @@ _FINGERPRINT = re.compile(rb'"system_fingerprint":"([\w.:/+-]+)"')
 
 
 class StreamOptions(WireModel):
-    """The field `stream_options`: `include_usage` requests the token counts at the end of the stream."""
+    """The field `stream_options` of a request; `include_usage` requests the token counts at the stream's end."""
 
     include_usage: bool = False
 
 
 class ChatCompletionRequest(SamplingFields):
-    """The body of `POST /v1/chat/completions`."""
+    """The body of OpenAI's `POST /v1/chat/completions`."""
 
     model: str = Field(min_length=1)
     messages: list[ChatMessage]
@@ -59,23 +59,23 @@ class ChatCompletionRequest(SamplingFields):
     stream_options: StreamOptions | None = None
 
     def to_messages(self) -> tuple[Message, ...]:
-        """The messages for the model. Raises `PromptMissing` if no message has text."""
+        """The field `messages` as messages for the model. Raises `PromptMissing` if none of them has text."""
         return prompt_messages(self.messages)
 
 
 def model_card(name: str, *, created: int) -> dict[str, Any]:
-    """An entry in the response of `GET /v1/models`; `created` is in Unix seconds."""
+    """The entry of one model in the response of `GET /v1/models`; `created` is in Unix seconds."""
     return {"id": name, "object": "model", "created": created, "owned_by": "mongars"}
 
 
 @lru_cache(maxsize=64)
 def fingerprint_of(model: str) -> str:
-    """A `system_fingerprint` derived from the model's name, for answers whose engine reports none."""
+    """The value of `system_fingerprint`, derived from the model's name, for answers whose engine reports none."""
     return f"fp_{hashlib.sha256(model.encode()).hexdigest()[:10]}"
 
 
 def fingerprint_in(raw: bytes) -> str | None:
-    """The `system_fingerprint` in the bytes of an event; None if there is none."""
+    """The value of `system_fingerprint` in the bytes of a stream event; None if there is none."""
     found = _FINGERPRINT.search(raw)
     return None if found is None else found[1].decode("ascii")
 
@@ -101,10 +101,10 @@ def completion_body(
     logprobs: Mapping[int, list[dict[str, Any]]] | None = None,
     fingerprint: str | None = None,
 ) -> dict[str, Any]:
-    """A complete `chat.completion` object; `created` is in Unix seconds.
+    """The `chat.completion` object of a non-streaming answer; `created` is in Unix seconds.
 
-    `logprobs`: the entries of `logprob_entries`, by choice index; None if they were not requested.
-    `fingerprint`: the `system_fingerprint` reported by the engine; None: derived from the model's name.
+    `logprobs`: the entries of `logprob_entries`, by choice index; None if they were not requested. `fingerprint`: the
+    `system_fingerprint` reported by the engine; None: derived from the model's name.
     """
     choices = [
         {
@@ -131,7 +131,7 @@ def completion_body(
 
 
 def message_body(choice: Choice) -> dict[str, Any]:
-    """The `message` of a complete answer; the model's reasoning, if any, is in a separate field."""
+    """The object `message` of one choice of a non-streaming answer; the reasoning, if any, is in its own field."""
     body = {"role": "assistant", "content": choice.text}
     return {**body, REASONING: choice.reasoning} if choice.reasoning else body
 
@@ -145,7 +145,10 @@ def chunk_body(
     finish_reason: str | None = None,
     index: int = 0,
 ) -> dict[str, Any]:
-    """A `chat.completion.chunk` object with one choice; `created` is in Unix seconds."""
+    """The `chat.completion.chunk` object of a stream event with one choice; `created` is in Unix seconds.
+
+    `delta`: what is new in the message, such as `{"content": "text"}`. `index`: the number of the choice.
+    """
     choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
     return {
         "id": answer_id,
@@ -164,9 +167,9 @@ def usage_chunk_body(*, answer_id: str, created: int, model: str, usage: Usage) 
 
 
 def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:
-    """The log-probability entries of a chunk, one per token, in OpenAI's format.
+    """The log-probability entries of a chunk's tokens, in OpenAI's format; empty if the chunk has none.
 
-    They are those of the engine's event if it has any, else built from `chunk.logprobs`; empty if that is empty.
+    They are those of the engine's event if it has any, else built from `chunk.logprobs`.
     """
     if not chunk.logprobs:
         return []
@@ -177,7 +180,7 @@ def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:
 
 
 def read_chunk(event: ServerEvent) -> Chunk:
-    """Parse a streamed event as a chunk.
+    """Parse an event of a stream in OpenAI's format as a chunk.
 
     Raises the error that the event reports, or `InvalidAnswer` if the event is not a chunk.
     """
@@ -199,9 +202,11 @@ def read_chunk(event: ServerEvent) -> Chunk:
 
 
 def _chunk_from(body: dict[str, Any], raw: bytes) -> Chunk:
-    """Convert a decoded event to a chunk.
+    """Convert a `chat.completion.chunk` object to a chunk; `raw`: the bytes of its event.
 
-    Raises an exception for text of a wrong type; invalid token counts or log-probabilities are ignored.
+    Raises `KeyError`, `TypeError`, `AttributeError` or `ValueError` for a malformed object or text of a wrong type.
+    Invalid token counts or log-probabilities are ignored; `raw` of the chunk is then empty, so that they are not passed
+    on.
     """
     usage: Usage | None = None
     logprobs: tuple[float, ...] = ()
@@ -233,7 +238,10 @@ def _chunk_from(body: dict[str, Any], raw: bytes) -> Chunk:
 
 
 def _usage_in(body: dict[str, Any]) -> tuple[Usage | None, bool]:
-    """The token counts in the field `usage` (None if it is absent) and True; None and False if the field is invalid."""
+    """The token counts in the field `usage`, and whether that field is valid.
+
+    Without the field, None and True; with an invalid one, None and False.
+    """
     try:
         return usage_from(body.get("usage")), True
     except (KeyError, TypeError, AttributeError, ValueError):
@@ -241,13 +249,16 @@ def _usage_in(body: dict[str, Any]) -> tuple[Usage | None, bool]:
 
 
 def reasoning_in(message: dict[str, Any]) -> str:
-    """The model's reasoning in a message or delta, under any of the known names; empty if there is none."""
+    """The model's reasoning in a message or a stream's `delta`, under any of the known field names; else empty."""
     found = (message.get(name) for name in _REASONING_FIELDS)
     return next((text for text in found if isinstance(text, str) and text), "")
 
 
 def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
-    """The log-probabilities of the tokens in OpenAI's `logprobs` object, and True; empty and False if an entry is invalid."""
+    """The log-probabilities of the tokens in OpenAI's `logprobs` object, and whether all of its entries are valid.
+
+    Empty if one is invalid, or if there are none.
+    """
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
         return (), True
@@ -257,7 +268,10 @@ def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
 
 
 def usage_from(body: dict[str, Any] | None) -> Usage | None:
-    """The token counts in OpenAI's `usage` object; None if it is missing or empty."""
+    """The token counts in OpenAI's `usage` object; None if it is missing or empty.
+
+    Raises `KeyError`, `TypeError` or `ValueError` if it is malformed.
+    """
     if not body:
         return None
     details = body.get("prompt_tokens_details") or {}
@@ -273,14 +287,17 @@ _FINISH_REASONS: dict[str, FinishReason] = {reason: reason for reason in get_arg
 
 
 def finish_reason_from(value: str | None) -> FinishReason | None:
-    """The finish reason that a server reports, with unknown names converted to `stop`; None if it reports none."""
+    """The finish reason that a server reports; None if it reports none, `stop` for a name that is not known here."""
     if value is None:
         return None
     return _FINISH_REASONS.get(value, "stop")
 
 
 def error_in(body: dict[str, Any]) -> MongarsError:
-    """The exception for the error in a response body, in OpenAI's nested format or the flat one of `/generate`."""
+    """The exception for the error in the JSON body of a response, whose class depends on the error code.
+
+    Both formats are read: OpenAI's nested one and the flat one of `/generate`. `InferenceFailed` without a known code.
+    """
     error = body.get("error")
     if isinstance(error, dict):
         code = str(error.get("code") or error.get("type") or "")

@@ -36,7 +36,7 @@ IGNORED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedParameter:
-    """A request parameter that is not supported, and the reason for the error message.
+    """A request parameter that is not supported, and the `reason` for the error message.
 
     Values in `neutral` are accepted, because they request the default behaviour.
     """
@@ -47,14 +47,14 @@ class RefusedParameter:
     """Returns True for other values to accept, which cannot be listed in `neutral`; None: there are none."""
 
     def refuses(self, value: object) -> bool:
-        """Whether a request with this value of the parameter is refused."""
+        """Whether a request is refused because this parameter has this value."""
         if self.harmless is not None and self.harmless(value):
             return False
         return value not in self.neutral
 
 
 def _lets_the_model_choose(value: object) -> bool:
-    """Whether a value of `tool_choice` permits an answer in text, without a tool call."""
+    """Whether a `tool_choice` of the form `allowed_tools` permits an answer in text, without a tool call."""
     allowed = value.get("allowed_tools") if isinstance(value, dict) else None
     return isinstance(allowed, dict) and allowed.get("mode") == "auto"
 
@@ -155,7 +155,10 @@ OLLAMA_EMBEDDINGS_REFUSED: dict[str, RefusedParameter] = {
 
 
 def check_parameters(given: Mapping[str, Any], refused: Mapping[str, RefusedParameter]) -> None:
-    """Raise `ValueError` for the first field in `given` whose value is refused; the message begins with its name."""
+    """Raise `ValueError` for the first request field in `given` that has a refused value.
+
+    `refused`: the parameters that are not supported, by name. The message is the field's name and the reason.
+    """
     for name, value in given.items():
         rule = refused.get(name)
         if rule is not None and rule.refuses(value):

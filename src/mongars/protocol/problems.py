@@ -54,7 +54,10 @@ MOST_TOKENS = 2**53
 
 
 def status_of(error: MongarsError) -> int:
-    """The HTTP status for an exception; 500 if its class is not in `STATUS`."""
+    """The HTTP status of the response for an exception; 500 if neither its class nor a base class is in `STATUS`.
+
+    For `AllProvidersFailed`: 503 if a provider reported when to retry, else 504 if one ran out of time, else 502.
+    """
     if isinstance(error, errors.AllProvidersFailed):
         return _status_of_all(error)
     for kind in type(error).__mro__:
@@ -72,9 +75,10 @@ def _status_of_all(error: errors.AllProvidersFailed) -> int:
 
 
 def retry_after_header(error: MongarsError) -> dict[str, str]:
-    """The header `Retry-After` in whole seconds, rounded up; empty for errors after which a retry is no use.
+    """The header `Retry-After` for an error response, in whole seconds, rounded up, from 1 to 3600.
 
-    Every 409 `not_ready`, 429 and 503 has it.
+    It is set for `NotReady`, `Overloaded`, `TooManyRequests`, and for `AllProvidersFailed` if a provider reported when
+    to retry. For other errors the result is empty.
     """
     if not isinstance(error, errors.RetryableLater | errors.AllProvidersFailed):
         return {}
@@ -85,7 +89,10 @@ def retry_after_header(error: MongarsError) -> dict[str, str]:
 
 
 def read_count(value: object) -> int:
-    """Parse a token count. Raises `TypeError` if the value is not a number, `ValueError` if it is out of range."""
+    """Check a token count received from a server, and return it as an integer.
+
+    Raises `TypeError` if the value is not a number, `ValueError` if it is negative or above `MOST_TOKENS`.
+    """
     if not isinstance(value, int | float):
         detail = "a count is no number"
         raise TypeError(detail)
@@ -96,7 +103,7 @@ def read_count(value: object) -> int:
 
 
 def count_or_0(value: object) -> int:
-    """Parse a token count; 0 if `value` is not a number or out of range."""
+    """A token count received from a server as an integer; 0 if it is not a number, negative or above `MOST_TOKENS`."""
     try:
         return read_count(value)
     except (TypeError, ValueError):
@@ -110,9 +117,10 @@ def error_from(
     retry_after: float | None = None,
     body: dict[str, Any] | None = None,
 ) -> MongarsError:
-    """The exception for an error code received from a server; `InferenceFailed` for an unknown code.
+    """The exception for an error that a server reports with `code` and message `detail`.
 
-    `body`: the other fields of the received error, such as `param`. `retry_after`: seconds, None if unknown.
+    `InferenceFailed` for an unknown code. `retry_after`: seconds until a retry makes sense, None if unknown. `body`:
+    the other fields of the received error, such as `param`.
     """
     kind = _BY_CODE.get(_OURS.get(code, code), errors.InferenceFailed)
     found = body or {}
@@ -135,7 +143,7 @@ def error_from(
 
 
 def error_facts(error: MongarsError) -> dict[str, Any]:
-    """Fields of an error body in addition to message and code: the invalid parameter and token counts, if any."""
+    """Fields of an error body besides message and code: invalid parameter and token counts, if there are any."""
     facts: dict[str, Any] = {}
     if isinstance(error, CallerError) and error.param is not None:
         facts["param"] = error.param

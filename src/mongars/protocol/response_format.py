@@ -38,7 +38,10 @@ _QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(?:,(\d*))?\}")
 
 
 def check_response_format(value: dict[str, Any]) -> None:
-    """Raise `ValueError`, naming the part and the reason, if a response format (`value`) is invalid or exceeds a limit."""
+    """Check a request's `response_format`.
+
+    Raises `ValueError`, naming the part and the reason, if it is invalid or exceeds a limit on its size or repetitions.
+    """
     _Size().add(value, DEEPEST)
     if _repeats(value) > MOST_PRODUCT:
         message = f"asks for more than {MOST_PRODUCT} repetitions in nested lists"
@@ -51,7 +54,7 @@ def check_response_format(value: dict[str, Any]) -> None:
 
 
 def schema_of(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The JSON Schema of a request's response format: `{}` for any JSON object, None for free text."""
+    """The JSON Schema in a request's `response_format`: `{}` if any JSON object will do, None for free text."""
     if value is None or value.get("type") not in {"json_object", "json_schema"}:
         return None
     # llama.cpp and other servers also accept a schema with the type `json_object`.
@@ -71,7 +74,10 @@ def _check_schema(value: dict[str, Any]) -> None:
 
 @lru_cache(maxsize=KEPT_SCHEMAS)
 def _check_against_standard(encoded: bytes) -> None:
-    """Check a schema against JSON Schema 2020-12; results are cached. Raises `ValueError` if it is invalid."""
+    """Check a JSON Schema, as encoded JSON, against the standard, 2020-12; results are cached.
+
+    Raises `ValueError` if it is invalid or cannot be processed.
+    """
     schema = orjson.loads(encoded)
     try:
         Draft202012Validator.check_schema(schema)
@@ -85,16 +91,17 @@ def _check_against_standard(encoded: bytes) -> None:
 
 
 class _Size:
-    """Counts the objects, lists and list entries in a response format; raises `ValueError` if a limit is exceeded."""
+    """Counts the objects, lists and list entries in a response format, to limit them."""
 
     def __init__(self) -> None:
         self._parts = 0
         self._values = 0
 
     def add(self, value: object, levels: int) -> None:
-        """Count a value and everything inside it. Raises `ValueError` if a limit is exceeded.
+        """Count a value and everything inside it.
 
-        `levels`: how many more levels of nested objects and lists are allowed.
+        `levels`: how many more levels of nested objects and lists are allowed. Raises `ValueError` if there are more,
+        if a text is longer than `LONGEST_TEXT`, or if more parts or values than allowed have been counted.
         """
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
             message = f"holds a text of more than {LONGEST_TEXT} characters"
@@ -115,9 +122,10 @@ class _Size:
 
 
 def _repeats(value: object) -> float:
-    """The highest number of repetitions that a schema permits, such as `maxItems`; those of nested lists are multiplied.
+    """The highest number of repetitions that a part of a schema permits, such as by `maxItems`.
 
-    Raises `ValueError` if one part of the schema alone permits more than `MOST_REPEATS`.
+    For lists inside lists, the numbers are multiplied. Raises `ValueError` if one part of the schema alone permits more
+    than `MOST_REPEATS`.
     """
     if isinstance(value, list):
         return max(map(_repeats, value), default=0)
@@ -139,10 +147,10 @@ def _is_number(value: object) -> bool:
 
 
 def pattern_repeats(pattern: str) -> float:
-    """The highest number of repetitions of any part of a pattern.
+    """The highest number of repetitions of any part of a regular expression; those of nested groups are multiplied.
 
-    Raises `ValueError` for a pattern that is too long or has too many nested repetitions, because matching it
-    would block the engine for all requests.
+    `*` and `+` count as 8. Raises `ValueError` for a pattern that is too long or has too many nested repetitions,
+    because matching it would block the engine for all requests.
     """
     if len(pattern) > LONGEST_PATTERN:
         message = f"holds a pattern of more than {LONGEST_PATTERN} characters"
@@ -186,7 +194,7 @@ def _times(found: re.Match[str]) -> float:
 
 
 def _class_end(pattern: str, index: int) -> int:
-    """The index after the end of the character class whose `[` is the character before `index`."""
+    """The index in `pattern` after the character class, such as `[a-z]`, whose `[` is the character before `index`."""
     start = index
     while index < len(pattern) and (pattern[index] != "]" or index == start):
         index += 2 if pattern[index] == "\\" else 1

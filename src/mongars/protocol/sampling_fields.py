@@ -37,12 +37,15 @@ def _texts(stop: str | list[str]) -> tuple[str, ...]:
 
 
 def token_limit(value: int) -> int | None:
-    """Convert a maximum number of tokens: None (no limit) for 0 and less, which some clients send."""
+    """A requested maximum number of tokens as it is in `Sampling`: None, that is no limit, for 0 and less.
+
+    Some clients send those for no limit.
+    """
     return value if value > 0 else None
 
 
 def check_top_logprobs(wanted: int | None, *, logprobs: bool | None) -> None:
-    """Raise `ValueError` if `top_logprobs` is set without `logprobs`."""
+    """Raise `ValueError` if a request sets `top_logprobs` (`wanted`), and not to 0, without `logprobs`."""
     if wanted and not logprobs:
         message = "top_logprobs: needs logprobs to be true"
         raise ValueError(message)
@@ -70,7 +73,7 @@ _ONE_BY_ONE = WrittenByEngine("one request for each choice (engines.choices)")
 
 
 class DrawingFields(WireModel):
-    """Parameters with the same names in all protocols: how each token is chosen, and stop sequences."""
+    """Sampling parameters that have the same names in all protocols: how each token is chosen, and stop sequences."""
 
     temperature: Annotated[float | None, Parameter("temperature")] = Field(
         default=None, ge=0.0, le=2.0
@@ -92,7 +95,7 @@ class DrawingFields(WireModel):
 
 
 class SamplingFields(DrawingFields):
-    """The sampling parameters of OpenAI's protocols and of `/generate`."""
+    """The sampling parameters in request bodies of OpenAI's protocols and of `/generate`."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = GENERATION_REFUSED
 
@@ -137,7 +140,10 @@ class SamplingFields(DrawingFields):
         return self
 
     def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
-        """Convert the fields to a `Sampling`. `max_tokens`: replaces the field's value; 0 means no limit."""
+        """The sampling parameters of this request as a `Sampling`.
+
+        `max_tokens`: used instead of the field of that name, 0 for no limit; None: the field is used.
+        """
         found = READER.read(self.__dict__)
         if max_tokens is not None:
             found["max_tokens"] = token_limit(max_tokens)
@@ -150,5 +156,5 @@ READER = SamplingReader(PARAMETERS)
 
 
 def sampling_writer(body: BodyFormat) -> SamplingWriter:
-    """A writer of sampling parameters under the names that they have in request bodies of the format `body`."""
+    """A writer that converts a `Sampling` to the parameters of request bodies in the format `body`."""
     return SamplingWriter(body, PARAMETERS)

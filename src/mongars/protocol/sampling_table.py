@@ -28,14 +28,20 @@ UNSET: dict[str, Any] = {each.name: each.default for each in dataclasses.fields(
 
 @dataclass(frozen=True, slots=True)
 class WrittenByEngine:
-    """Marks a parameter that `SamplingWriter` leaves to the module of an engine, since it needs more than another name."""
+    """Marks a parameter that an engine's module writes, not `SamplingWriter`: it needs more than another name.
+
+    `how`: a text on how it is written, for readers of the table.
+    """
 
     how: str
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """The names of one sampling parameter and its conversions, attached to a request field."""
+    """The names of one sampling parameter in `Sampling` and in request bodies, with its conversions.
+
+    It is attached as an annotation to the field of a request model from which the parameter is read.
+    """
 
     name: str
     """The parameter's name in `Sampling`, and in every body format that is not in `elsewhere`."""
@@ -49,7 +55,7 @@ class Parameter:
     """Function that converts the value in `Sampling` to the one in a body; None: no conversion."""
 
     def place(self, body: BodyFormat) -> str | WrittenByEngine | None:
-        """The parameter's name in the format `body`; None if the engine of that format does not support it.
+        """The parameter's name in request bodies of the format `body`; None if that engine does not support it.
 
         A `WrittenByEngine` if the engine's module, and not `SamplingWriter`, writes it.
         """
@@ -67,14 +73,17 @@ def parameters_of(model: type[BaseModel]) -> dict[str, Parameter]:
 
 
 class SamplingReader:
-    """Reads the sampling parameters from the fields of a request."""
+    """Reads the sampling parameters from the fields of one kind of request."""
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         """`parameters`: by field name. If two fields have the same name in `Sampling`, the later one overrides."""
         self._fields = [(field, entry.name, entry.read) for field, entry in parameters.items()]
 
     def read(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of the fields that are set, converted, under their names in `Sampling`."""
+        """The values of the fields that are set, converted, by their names in `Sampling`.
+
+        `given`: the request's fields by name; None means not set.
+        """
         found = {}
         for field, name, convert in self._fields:
             value = given.get(field)
@@ -84,7 +93,7 @@ class SamplingReader:
 
 
 class SamplingWriter:
-    """Writes the parameters of a `Sampling` under their names in one body format."""
+    """Converts a `Sampling` to the parameters of request bodies in one format."""
 
     def __init__(self, body: BodyFormat, parameters: Mapping[str, Parameter]) -> None:
         entries = {entry.name: entry for entry in parameters.values()}
@@ -96,9 +105,10 @@ class SamplingWriter:
         self._body = body
 
     def write(self, sampling: Sampling) -> dict[str, Any]:
-        """The parameters that are set, under their names in the body.
+        """The parameters that are set, by their names in the body, with their values converted.
 
-        Raises `ParameterUnsupported` for a parameter that the engine does not support.
+        Those marked as `WrittenByEngine` are left out. Raises `ParameterUnsupported` for a parameter that the engine
+        does not support.
         """
         for name in self._refused:
             if attrgetter(name)(sampling) != UNSET[name]:

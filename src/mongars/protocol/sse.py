@@ -16,11 +16,11 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 
 
 class EventTooLarge(ValueError):
-    """More than `MAX_EVENT_BYTES` were received without the end of the event."""
+    """A stream of server-sent events has an event of more than `MAX_EVENT_BYTES` (4 MiB)."""
 
 
 class ServerEvent(NamedTuple):
-    """One event: its name (`message` by default), its data, and its exact bytes including the blank line."""
+    """One server-sent event: its name (`message` by default), its data, and its bytes including the blank line."""
 
     name: str
     data: bytes
@@ -28,12 +28,15 @@ class ServerEvent(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether this is the event `[DONE]`, which ends a complete stream."""
+        """Whether this is the event `[DONE]`, which marks a stream as complete."""
         return self.data == b"[DONE]"
 
 
 class EventSplitter:
-    """Splits a stream of bytes, received in blocks of any size, into events; keeps an incomplete event."""
+    """Splits a byte stream of server-sent events, received in blocks of any size, into events.
+
+    An incomplete event is kept until its end is received.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -44,15 +47,16 @@ class EventSplitter:
     def feed(self, data: bytes) -> list[ServerEvent]:
         """Add a block of bytes; returns the events that it completes, without those that are only comments.
 
-        Raises `EventTooLarge`.
+        Raises `EventTooLarge` if more than `MAX_EVENT_BYTES` are received without the end of an event.
         """
         found = map(parse_event, self.blocks(data))
         return [event for event in found if event is not None]
 
     def blocks(self, data: bytes) -> list[bytes]:
-        """Add a block of bytes; returns the bytes of each event that it completes, including the blank line.
+        """Add a block of bytes; returns the bytes of each event that it completes, blank line included, unparsed.
 
-        Raises `EventTooLarge`.
+        Line ends are converted to LF. Raises `EventTooLarge` if more than `MAX_EVENT_BYTES` are received without the
+        end of an event.
         """
         if self._head is not None:
             data = self._without_mark(self._head + data)
@@ -71,25 +75,31 @@ class EventSplitter:
         return [block + b"\n\n" for block in blocks]
 
     def _without_mark(self, data: bytes) -> bytes:
-        """The first bytes of the stream without a byte order mark; empty until enough bytes have arrived to decide."""
+        """The first bytes of the stream without a byte order mark.
+
+        Empty until enough bytes have arrived to decide whether there is one; `data`: all that have arrived so far.
+        """
         undecided = len(data) < len(BOM_UTF8) and BOM_UTF8.startswith(data)
         self._head = data if undecided else None
         return b"" if undecided else data.removeprefix(BOM_UTF8)
 
     def _unify(self, data: bytes) -> bytes:
-        """Convert CRLF and a lone CR to LF; a CR at the end is held until the next byte is known."""
+        """A block of bytes with CRLF and a lone CR converted to LF.
+
+        A CR at its end is held back until the next block, which may begin with LF.
+        """
         data = self._held + data
         self._held = b"\r" if data.endswith(b"\r") else b""
         return data.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     @property
     def unfinished(self) -> bool:
-        """Whether bytes of an incomplete event are held."""
+        """Whether bytes of an event have been received whose end has not."""
         return bool(self._buffer.strip())
 
 
 def parse_event(raw: bytes) -> ServerEvent | None:
-    """Parse the bytes of one event; None if it has neither a name nor data."""
+    """Parse the bytes of one server-sent event; None if it has neither a name nor data, as a comment."""
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:  # nearly all events
         return ServerEvent("message", raw[6:-2], raw)
     name = "message"
@@ -107,7 +117,7 @@ def parse_event(raw: bytes) -> ServerEvent | None:
 
 
 def encode_event(payload: object, *, name: str | None = None) -> bytes:
-    """The bytes of an event whose data is `payload` as JSON; `name` None for the default event type."""
+    """The bytes of a server-sent event whose data is `payload` as JSON; `name` None: no name, that is `message`."""
     data = orjson.dumps(payload)
     head = f"event: {name}\n".encode() if name else b""
     return head + b"data: " + data + b"\n\n"

@@ -10,7 +10,7 @@ from mongars.protocol.parameters import RefusedParameter, check_parameters
 
 
 class WireModel(BaseModel):
-    """An object in a request body. A field that is null is treated as absent; unknown fields are ignored.
+    """Base class of request bodies and the objects in them: null fields are treated as absent, unknown ones ignored.
 
     Fields in `refused` are a validation error, because they request something that is not supported.
     """
@@ -22,7 +22,7 @@ class WireModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given(cls, data: object) -> object:
-        """Remove the fields that are null. Raises `ValueError` for a field that is refused."""
+        """Remove the fields that are null, before validation. Raises `ValueError` for a field that is refused."""
         if not isinstance(data, dict):
             return data
         if None in data.values():

@@ -46,7 +46,11 @@ if TYPE_CHECKING:
 
 
 class CoalescingCache:
-    """Answers each request from the cache, from a generation in progress for an identical request, or by the chain."""
+    """Answers each request from the cache, from a generation in progress for an identical request, or by the chain.
+
+    The chain sends the request to one provider after the other. Requests are identical if `answer_key` gives the same
+    key.
+    """
 
     def __init__(
         self,
@@ -57,7 +61,10 @@ class CoalescingCache:
         observer: Observer,
         preferred: ProviderName,
     ) -> None:
-        """`chain` generates the answers that are not cached; only answers of the provider `preferred` are stored."""
+        """`chain` generates the answers that are not cached.
+
+        `preferred`: the provider whose answers are stored; those of the others are passed on, but not stored.
+        """
         self._chain = chain
         self._defaults = config.sampling
         self._clock = clock
@@ -73,9 +80,10 @@ class CoalescingCache:
     async def open(
         self, request: GenerationRequest, deadline: Deadline
     ) -> AsyncIterator[AnswerStream]:
-        """Enter with a started answer, stored, shared or new; raises the errors of `ProviderChain.open`.
+        """Context manager of a started answer: a stored one, that of an identical request in progress, or a new one.
 
-        Events of a shared generation contain the id of the request that started it.
+        Entering waits for the first content. It raises a `CallerError` if the request is wrong, or
+        `AllProvidersFailed`. Events of a shared generation contain the id of the request that started it.
         """
         key = answer_key(request, self._defaults)
         if key is None:
@@ -109,9 +117,10 @@ class CoalescingCache:
     def generation(
         self, request: GenerationRequest, *, key: bytes, deadline: Deadline
     ) -> tuple[SharedGeneration, CacheUse]:
-        """A generation that answers `request`, and whether it was in progress already.
+        """The generation for `request`, and `shared` if it was in progress already or `miss` if it is new.
 
-        Returns the generation in progress for the cache key `key` with `shared`, or a new one with `miss`.
+        `key`: the request's cache key, by which a generation in progress is found. `deadline` applies to a new
+        generation; it is not started before `SharedGeneration.subscribe` is entered.
         """
         found = self._generations.get(key)
         if found is not None:
@@ -133,7 +142,8 @@ class CoalescingCache:
     def _keep(self, key: bytes, generation: SharedGeneration) -> None:
         """Store the answer of an ended generation in the cache, under `key`.
 
-        Nothing is stored if the answer is incomplete, had a mid-stream failover, or is not from the preferred provider.
+        Nothing is stored if the answer is incomplete, was continued at another provider after its stream broke, or is
+        not from the preferred provider.
         """
         answer = generation.answer
         if answer is None or not generation.complete or answer.chunks.moves:
@@ -152,7 +162,10 @@ class CoalescingCache:
     def report_unanswered(
         self, request: GenerationRequest, error: WorldError, seconds: float
     ) -> None:
-        """Emit the event `Unanswered` for a request that failed together with the generation it shared."""
+        """Emit the event `Unanswered` for a request that failed because the generation it shared failed with `error`.
+
+        `seconds`: time since the request joined the generation.
+        """
         self._observer.observe(
             Unanswered(
                 request_id=request.request_id,
@@ -164,7 +177,11 @@ class CoalescingCache:
 
 
 class _CoalescedRequest:
-    """One request reading a shared generation; if that runs out of time, it joins a later generation."""
+    """One request that reads a shared generation.
+
+    If that generation fails because its own deadline passed, and this request's deadline is later, the request joins
+    another generation or starts one.
+    """
 
     def __init__(
         self, shared: CoalescingCache, request: GenerationRequest, *, key: bytes, deadline: Deadline
@@ -177,7 +194,10 @@ class _CoalescedRequest:
         self._use: CacheUse = "miss"
 
     async def start(self) -> AnswerStream:
-        """Join a generation and wait for its first content. Raises the errors of `ProviderChain.open`."""
+        """Join a generation for this request, wait for its first content, and return the answer.
+
+        Raises a `CallerError` if the request is wrong, or `AllProvidersFailed`.
+        """
         stack, start = AsyncExitStack(), self._deadline.clock.monotonic()
         try:
             generation, answer = await self._join(stack)
@@ -242,18 +262,22 @@ class _CoalescedRequest:
 
 
 class CoalescedChunks:
-    """`AnswerChunks` of one request that reads a generation shared with identical requests.
+    """The chunks of one request's answer, read from a generation that it shares with identical requests.
 
-    A mid-stream failover of the shared generation applies to all requests that read it.
+    If the shared generation moves to another provider because its stream broke, that applies to all requests that read
+    it.
     """
 
     def __init__(self, chunks: FailoverChunks) -> None:
-        """`chunks`: reads the shared generation and, if that runs out of time, the next one."""
+        """`chunks`: reads the shared generation; if that ends for lack of time, it switches to another generation."""
         self._chunks = chunks
 
     @property
     def route(self) -> Route:
-        """The current route; after a failover of the shared generation, with 0 attempts by this request."""
+        """Provider and endpoint that generate the answer now.
+
+        After the shared generation has moved to another provider, `attempts` is 0, since this request made none.
+        """
         route, answer = self._chunks.route, self._answer
         if answer is None or answer.route.provider == route.provider:
             return route
@@ -261,7 +285,7 @@ class CoalescedChunks:
 
     @property
     def moves(self) -> int:
-        """Number of failovers of this request and of the shared generation together."""
+        """How often another stream was tried because one broke, by this request and by the generation it reads."""
         answer = self._answer
         return self._chunks.moves + (0 if answer is None else answer.chunks.moves)
 
@@ -273,12 +297,12 @@ class CoalescedChunks:
 
     @property
     def state(self) -> StreamState:
-        """`open` while more chunks may come, `complete` or `cut`."""
+        """`open` while more chunks may come, `complete`, or `cut` if the answer broke off before it was complete."""
         return self._chunks.state
 
     @property
     def usage(self) -> Usage | None:
-        """Token counts of the answer; None until they have been read."""
+        """Token counts of the answer as the engine reported them; None until the chunk with them has been read."""
         return self._chunks.usage
 
     async def release(
@@ -287,11 +311,14 @@ class CoalescedChunks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop reading the shared generation; it is cancelled if no other request reads it."""
+        """Stop reading the shared generation; it is cancelled if no other request reads it.
+
+        The arguments are those of `__aexit__`.
+        """
         await self._chunks.release(kind, error, trace)
 
     def ready(self) -> list[Chunk]:
-        """Remove and return the chunks that have arrived, without waiting."""
+        """Remove and return the chunks that have arrived and were not read yet, without waiting; possibly empty."""
         return self._chunks.ready()
 
     def __aiter__(self) -> Self:
@@ -307,5 +334,8 @@ class CoalescedChunks:
 
 
 def _without_attempts(route: Route, cache: CacheUse | None) -> Route:
-    """A copy of `route` with this `cache`, 0 attempts and no waiting time, for a request answered without a provider."""
+    """A copy of `route` with 0 attempts, no waiting time, and `cache` as its cache use.
+
+    For a request whose answer was stored or shared, so that it sent nothing to a provider itself.
+    """
     return dataclasses.replace(route, attempts=0, waited=0.0, cache=cache)

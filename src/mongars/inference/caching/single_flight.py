@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 
 class SharedGeneration:
-    """Reads one answer into a list while at least one `subscribe` context is entered."""
+    """One answer that several identical requests read: its chunks are collected in the list `chunks`.
+
+    The answer is read in a task, which runs while at least one `subscribe` context is entered.
+    """
 
     def __init__(
         self,
@@ -40,9 +43,11 @@ class SharedGeneration:
         on_start: Callable[[AnswerStream], None],
         on_end: Callable[[SharedGeneration], None],
     ) -> None:
-        """`opening`: the answer's context, entered by the first subscriber.
+        """`opening`: context manager that generates the answer; it is entered when the first `subscribe` context is.
 
-        `on_start` and `on_end` are called at most once; `on_end` also when the last subscriber leaves early.
+        `deadline`: the time by which the answer must be complete. `on_start` is called with the answer once its first
+        content has arrived. `on_end` is called once, when the answer is complete, has failed or is stopped since nobody
+        reads it.
         """
         self._opening = opening
         self._deadline = deadline
@@ -62,7 +67,7 @@ class SharedGeneration:
 
     @property
     def timed_out(self) -> bool:
-        """Whether the generation failed for lack of time, so that a request with a later deadline may retry it."""
+        """Whether the generation failed because its deadline passed; a later deadline then makes a retry useful."""
         error = self.failure
         causes = (
             [cause for _, cause in error.causes] if isinstance(error, AllProvidersFailed) else []
@@ -72,7 +77,10 @@ class SharedGeneration:
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[SharedGeneration]:
-        """While entered, keep the generation running: the first subscriber starts it, the last to leave stops it."""
+        """Context manager that keeps the generation running: the first one entered starts it, the last exit stops it.
+
+        Yields this generation.
+        """
         self._subscribers += 1
         if not self._over:
             self._work.start()
@@ -84,9 +92,9 @@ class SharedGeneration:
                 await self._close()
 
     async def started(self, deadline: Deadline) -> AnswerStream:
-        """Wait for the first content, and return the answer.
+        """Wait for the first content of the generation, and return its answer.
 
-        Raises the generation's failure, or `DeadlineExceeded` if `deadline` passes first.
+        Raises the `MongarsError` with which the generation failed, or `DeadlineExceeded` if `deadline` passes first.
         """
         while self.answer is None:
             if self.failure is not None:
@@ -95,7 +103,7 @@ class SharedGeneration:
         return self.answer
 
     async def wait_for_progress(self, deadline: Deadline) -> None:
-        """Wait until a chunk is added or the generation ends.
+        """Wait until a chunk is added to `chunks`, the answer has started, or the generation ends.
 
         Raises `DeadlineExceeded` if `deadline` passes first, or the unexpected exception that ended the generation. A
         `deadline` that is not before the generation's own needs no timer, since the generation ends in time.
@@ -146,7 +154,10 @@ class SharedGeneration:
 
 
 class GenerationReader:
-    """The `ChunkStream` of one subscriber: reads a shared generation from its first chunk."""
+    """The `ChunkStream` of one request: reads a shared generation from its first chunk.
+
+    Iteration raises `GenerationInterrupted` if the generation fails or the `deadline` of this request passes.
+    """
 
     def __init__(self, generation: SharedGeneration, deadline: Deadline) -> None:
         self._generation = generation
@@ -157,11 +168,11 @@ class GenerationReader:
 
     @property
     def answer(self) -> AnswerStream | None:
-        """The shared generation's answer; None before its first content."""
+        """The answer of the shared generation; None before its first content has arrived."""
         return self._generation.answer
 
     def ready(self) -> list[Chunk]:
-        """The chunks that have arrived and that this subscriber has not read, without waiting."""
+        """Remove and return the chunks that have arrived and that this reader has not returned yet, without waiting."""
         found = self._generation.chunks[self._next :]
         self._next += len(found)
         self.usage = next((c.usage for c in reversed(found) if c.usage is not None), self.usage)

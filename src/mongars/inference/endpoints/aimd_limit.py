@@ -15,21 +15,21 @@ MAX_LIMIT = 4096
 
 
 class ConcurrencyLimit:
-    """The current limit on requests in flight at one endpoint."""
+    """The limit on how many requests may be in flight at one endpoint at the same time; it adapts to their outcomes."""
 
     def __init__(self, initial: int = MIN_INITIAL_LIMIT) -> None:
-        """Start with the limit `initial`, or with `MIN_INITIAL_LIMIT` if that is more."""
+        """`initial`: the limit to start with; `MIN_INITIAL_LIMIT` (8) is used instead if that is more."""
         self._limit = float(max(MIN_INITIAL_LIMIT, initial))
 
     @property
     def value(self) -> int:
-        """Number of requests that may be in flight, rounded down; at least 1."""
+        """The current limit: number of requests that may be in flight, rounded down; at least 1."""
         return int(self._limit)
 
     def increase(self, in_flight: int) -> None:
-        """Add 1/limit after an answer has started, unless less than half of the limit is in use.
+        """Raise the limit by 1/limit after an answer has started, unless less than half of the limit is in use.
 
-        `in_flight` includes the request whose answer has started.
+        `in_flight`: requests in flight at the endpoint, including the one whose answer has started.
         """
         if in_flight >= self._limit / 2:
             self._limit = min(MAX_LIMIT, self._limit + 1 / self._limit)

@@ -50,7 +50,7 @@ INITIAL_OPEN_SECONDS = 5.0
 MAX_OPEN_SECONDS = 30.0
 """Longest open time; bounds the recovery time of an endpoint that a probe cannot restore (ADR 0013)."""
 LEASE_SECONDS = 60.0
-"""Seconds after which a trial request without a result counts as lost."""
+"""Seconds after which a trial request without a result counts as lost, so that another one is allowed."""
 SLOW_START_SECONDS = 10.0
 SLOW_START_FROM = 0.1
 
@@ -58,7 +58,11 @@ NEVER = math.inf
 
 
 class Breaker:
-    """The circuit breaker of one endpoint: decides whether a request may be sent. Times are monotonic seconds."""
+    """The circuit breaker of one endpoint: decides from recorded outcomes whether requests may be sent to it.
+
+    All times are seconds on the monotonic clock. After failures it is open; then one trial request decides whether it
+    closes. A request is identified by its `ticket`, any object, which is compared by identity.
+    """
 
     def __init__(self, *, random: Callable[[], float]) -> None:
         self._random = random
@@ -73,13 +77,17 @@ class Breaker:
 
     @property
     def failures(self) -> int:
-        """Number of failures since the last success. Failures that are the client's fault are not counted."""
+        """Number of failures in a row; a completed or busy response, and closing the breaker, reset it to 0.
+
+        Failures that are the client's fault are not recorded, and requests that fail together are one failure (see
+        `is_new`).
+        """
         return self._in_a_row
 
     def available_at(self, now: float) -> float:
-        """A time in the past if a request may be sent at `now`, else `NEVER`.
+        """A time up to `now` if a request may be sent to the endpoint at `now`, else `NEVER` (infinity).
 
-        It is never a future time, because requests do not wait for an open breaker.
+        It is never a later, finite time, because requests do not wait for an open breaker.
         """
         self._end_lost_trial(now)
         if self.state == "closed":
@@ -87,18 +95,23 @@ class Breaker:
         return NEVER if self.state == "half_open" or self._open_until > now else self._open_until
 
     def seconds_to_trial(self, now: float) -> float:
-        """Seconds until a trial request may be sent; 0 when the breaker is closed or the open time is over."""
+        """Seconds from `now` until a trial request may be sent; 0 if the breaker is closed or its open time is over."""
         return 0.0 if self.state == "closed" else max(0.0, self._open_until - now)
 
     def load_share(self, now: float) -> float:
-        """Share of its usual load to send to the endpoint, 0.1 to 1: it grows for 10 s after the breaker has closed."""
+        """Share of its usual load to send to the endpoint, up to 1.
+
+        It grows from 0.1 to 1 within 10 s after the breaker has closed again, so that a recovered endpoint is not
+        flooded.
+        """
         grown = (now - self._closed_at) / SLOW_START_SECONDS
         return min(1.0, SLOW_START_FROM + (1 - SLOW_START_FROM) * grown)
 
     def start_trial(self, ticket: object, now: float) -> bool:
-        """Record that a request is sent; call it only after `available_at` has allowed the request.
+        """Record that the request `ticket` is sent at `now`; call it only after `available_at` has allowed the request.
 
-        Returns True if it is the trial request of an open breaker. `ticket` identifies the request.
+        Returns True if it is the trial request of an open breaker: until it has a result, no other request is allowed.
+        False if the breaker is closed.
         """
         if self.state == "closed":
             return False
@@ -107,26 +120,28 @@ class Breaker:
         return True
 
     def record_first_token(self, ticket: object, now: float) -> None:
-        """Record the first token of the request `ticket`; if it is the trial request, the breaker closes."""
+        """Record that the first token of the request `ticket` arrived at `now`; a trial request closes the breaker."""
         if self._is_trial(ticket):
             self._trial = None
             self._close("trial_succeeded", now)
 
     def record_completed(self, now: float) -> None:
-        """Record a completed answer.
+        """Record that an answer was completed at `now`.
 
-        While the breaker is closed, this resets the number of failures since the last success, and the open time, which
-        doubles with each opening, to its initial value.
+        While the breaker is closed, this resets two values: the number of failures in a row, and the open time, which
+        doubles each time the breaker opens.
         """
         self._note(now, ok=True)
         if self.state == "closed":
             self._in_a_row = self._trips = 0
 
     def record_failure(self, ticket: object, sent_at: float, now: float, *, decisive: bool) -> bool:
-        """Record a failure of the request `ticket`, before or after its first token; return True if the breaker opens.
+        """Record that the request `ticket` failed at `now`; returns True if the breaker opens by it.
 
-        `sent_at`: when the request was sent. `decisive`: this failure alone opens the breaker; otherwise only several
-        failures in a row, or a high share of failures, do.
+        `sent_at`: when the request was sent. `decisive`: this failure alone opens the breaker; otherwise 5 failures in
+        a row do, or failures of at least half of the requests of the last 30 s, if they are 5 or more. The failure of a
+        trial request always opens it. Other failures are ignored while the breaker is not closed, and if the request is
+        not new (see `is_new`).
         """
         if self._is_trial(ticket):
             self._trial = None
@@ -144,33 +159,40 @@ class Breaker:
         return True
 
     def is_new(self, sent_at: float) -> bool:
-        """Whether a request was sent at or after the time of the last failure that was counted.
+        """Whether a request sent at `sent_at` was sent at or after the last failure that was recorded.
 
-        Failures of earlier requests are not counted, since they may have the same cause.
+        Failures of requests sent before it are not recorded, since they may have the same cause.
         """
         return sent_at >= self._counted_at
 
     def trip(self, now: float) -> None:
-        """Open the breaker; if it is open already, keep it open for at least `INITIAL_OPEN_SECONDS` from `now`."""
+        """Open the breaker at `now`, because a probe found the endpoint down.
+
+        It stays open, also if it was open already, for at least `INITIAL_OPEN_SECONDS` (5 s) from `now`.
+        """
         if self.state == "closed":
             self._counted_at = now
             self._open("tripped", now)
         self._open_until = max(self._open_until, now + INITIAL_OPEN_SECONDS)
 
     def record_busy(self) -> None:
-        """Record a busy response: neither success nor failure, but it resets the number of failures in a row."""
+        """Record a busy response, neither success nor failure: it resets the number of failures in a row to 0."""
         self._in_a_row = 0
 
     def release(self, ticket: object) -> None:
-        """Record the end of the request `ticket`; if it was a trial without result, allow another trial."""
+        """Record the end of the request `ticket`.
+
+        If it is the trial request and has had neither a first token nor a failure, another trial request is allowed.
+        """
         if self._is_trial(ticket):
             self._trial = None
             self._move("trial_lost")
 
     def record_probe(self, now: float, *, ready: bool) -> None:
-        """Record a successful background probe of an endpoint whose breaker is open; else do nothing.
+        """Record that a background probe at `now` reached the endpoint; no effect unless the breaker is open.
 
-        `ready`: close the breaker. Otherwise allow a trial request at once.
+        `ready` True: the endpoint reported itself as ready, and the breaker closes. False: a trial request is allowed
+        at once.
         """
         if self.state != "open":
             return

@@ -24,9 +24,11 @@ sent since. `probing`: a trial request is in flight. `drained`: taken out of use
 class EndpointStatus:
     """The state of one endpoint as shown to operators; times are in seconds.
 
-    `opens_in`: until requests may be sent again; None while the endpoint is drained, or until the result of the trial
-    request in flight is known. `first_token_seconds`: average time to the first token, by which endpoints are
-    compared; None before the first answer.
+    `in_flight`, `limit`: requests in flight, and how many may be. `failures`, `busy`: failures and busy responses in a
+    row. `opens_in`: time until requests may be sent again; None while the endpoint is drained, or until the result of
+    the trial request in flight is known. `first_token_seconds`: average time to the first token, by which endpoints are
+    compared; None while no request has had a result. `last_error`, `adapter_version`: None if there is none or it is
+    not known.
     """
 
     id: str
@@ -43,7 +45,7 @@ class EndpointStatus:
 
 
 class EndpointControl:
-    """Shows the states of the endpoints of one pool, and drains or resets an endpoint."""
+    """What an operator sees of and does with the endpoints of one pool: shows their states, drains or resets one."""
 
     def __init__(self, table: EndpointTable) -> None:
         self._table = table
@@ -54,23 +56,29 @@ class EndpointControl:
         return tuple(self._status(name, url) for name, url in self._table.ids.items())
 
     def retry_after(self) -> float | None:
-        """Seconds until the first of the endpoints that reported that they are busy may be used again.
+        """Seconds until an endpoint that was busy may be used again, the smallest over all endpoints.
 
-        None if no endpoint has to be waited for.
+        None if there is no such endpoint. Endpoints with an open circuit breaker do not matter here.
         """
         now = self._clock.monotonic()
         waits = [s.not_before - now for s in self._table.states.values() if s.not_before > now]
         return min(waits, default=None)
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send no further requests to the endpoint until `reset`; returns False if there is no such endpoint."""
+        """Send no further requests to the endpoint with this id (such as `ray-1`) until `reset`.
+
+        Returns False for an unknown id.
+        """
         url = self._table.ids.get(endpoint_id)
         if url is not None:
             self._table.states[url].drained = True
         return url is not None
 
     def reset(self, endpoint_id: str) -> bool:
-        """Clear the endpoint's failures, waits and latency, and use it again; returns False for an unknown id."""
+        """Forget failures, waits and latency of the endpoint with this id (such as `ray-1`), and use it again.
+
+        This also ends `drain`. Returns False for an unknown id.
+        """
         url = self._table.ids.get(endpoint_id)
         if url is not None:
             self._table.reset(url)

@@ -14,7 +14,10 @@ DECAY_SECONDS = 10.0
 
 
 class PeakEwma:
-    """Moving average of one endpoint's time to the first token, in seconds."""
+    """Moving average of one endpoint's time to the first token, in seconds; a higher sample replaces it at once.
+
+    Lower samples and elapsed time reduce it exponentially. The parameter `now` is in seconds on the monotonic clock.
+    """
 
     def __init__(self) -> None:
         self._value = 0.0
@@ -23,14 +26,14 @@ class PeakEwma:
         """Whether any sample has been added."""
 
     def observe(self, seconds: float, now: float) -> None:
-        """Add a sample: seconds from sending a request to its first token or failure."""
+        """Add a sample at `now`: `seconds` from sending a request to its first token or failure."""
         self.known = True
         faded = self._faded(now)
         self._value = max(seconds, faded) if seconds > faded else self._mix(seconds, now)
         self._at = now
 
     def at_least(self, seconds: float, now: float) -> None:
-        """Add a sample that is only a lower bound; it is ignored unless it is above the current average.
+        """Add a sample of which only the lower bound `seconds` is known; ignored unless above the current average.
 
         Used for a request that was cancelled after waiting `seconds` for its first token.
         """
@@ -39,11 +42,11 @@ class PeakEwma:
 
     @property
     def last(self) -> float:
-        """The average at the time of the last sample, in seconds; 0 without samples."""
+        """The average in seconds as it was at the last sample, without the reduction since then; 0 without samples."""
         return self._value
 
     def at(self, now: float) -> float:
-        """The average at `now`, reduced for the time since the last sample; 0 without samples."""
+        """The average in seconds at the time `now`, reduced for the time since the last sample; 0 without samples."""
         return self._faded(now)
 
     def _faded(self, now: float) -> float:

@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 
 class EndpointLeases:
-    """Grants leases to send requests to endpoints, and takes them back when requests end."""
+    """Grants leases, each a permission to send one request to an endpoint, and so counts the requests in flight."""
 
     def __init__(self, table: EndpointTable) -> None:
         self._table = table
         self._clock = table.clock
 
     def acquire(self, url: str) -> EndpointLease | None:
-        """A lease to send one request to `url` now; None if the endpoint is not available.
+        """A lease (permission to send one request) for the endpoint `url`; None if no request may be sent to it now.
 
-        The request counts as in flight from here on, before it is sent, so that requests that
-        arrive together do not all choose the same endpoint.
+        The request counts as in flight from here on, before it is sent, so that requests that arrive together do not
+        all choose the same endpoint. Give the lease back with `release`.
         """
         now = self._clock.monotonic()
         if self._table.available_at(url, now) > now:
@@ -38,7 +38,10 @@ class EndpointLeases:
         return lease
 
     def release(self, lease: EndpointLease) -> None:
-        """Return the lease of a request that has ended, with any outcome. Call it exactly once per lease."""
+        """Give back the lease (permission to send one request) of a request that has ended, with any outcome.
+
+        Call it exactly once per lease.
+        """
         state = self._table.states[lease.url]
         state.in_flight -= 1
         state.breaker.release(lease)

@@ -32,7 +32,10 @@ Serve application at that address.
 
 
 class EndpointOutcomes:
-    """Records the outcomes of requests for their endpoints; `lease` is the lease under which the request was sent."""
+    """Records how requests end, in the states of their endpoints: breaker, limit, latency, time until the next request.
+
+    `lease` is the permission under which the request was sent; it names the endpoint and the time of sending.
+    """
 
     def __init__(self, table: EndpointTable) -> None:
         self._table = table
@@ -45,10 +48,11 @@ class EndpointOutcomes:
         adapter_version: str | None = None,
         is_latency_sample: bool = True,
     ) -> bool:
-        """Record the start of an answer. Returns True if the endpoint was reported as down and now is not.
+        """Record that the answer of a request has started.
 
-        `is_latency_sample`: use the time to the first token to compare endpoints. `adapter_version`: as reported by
-        the endpoint, None if it was not reported.
+        `adapter_version`: as the endpoint reports it, None if it does not. `is_latency_sample`: whether the time to
+        this first token is used to compare endpoints. Returns True if the endpoint was reported as down before and now
+        is up.
         """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         state.known = True
@@ -66,25 +70,25 @@ class EndpointOutcomes:
         return state.breaker.state == "closed" and state.report(down=False)
 
     def record_overtaken(self, lease: EndpointLease) -> None:
-        """Record that the request was cancelled because its hedge (a duplicate at another endpoint) started first.
+        """Record that a request was cancelled because its duplicate at another endpoint (a hedge) started first.
 
-        Its waiting time becomes a latency sample; it is not a failure.
+        Its waiting time becomes a latency sample; it is not a failure of the endpoint.
         """
         now = self._clock.monotonic()
         self._table.states[lease.url].latency.at_least(now - lease.acquired_at, now)
 
     def record_completed(self, lease: EndpointLease) -> None:
-        """Record a completed answer; the endpoint's failures in a row and its last error are cleared."""
+        """Record a completed answer; the endpoint's number of failures in a row and its last error are cleared."""
         state, now = self._table.states[lease.url], self._clock.monotonic()
         state.last_response_at = state.last_answer_at = now
         state.breaker.record_completed(now)
         state.last_error = None
 
     def record_busy(self, lease: EndpointLease, *, wait: float) -> float:
-        """Record a busy response after which no requests are sent to the endpoint for `wait` seconds.
+        """Record a response that the endpoint is busy; no requests are sent to it for the next `wait` seconds.
 
         Returns the seconds for which none are sent: more than `wait` if an earlier wait ends later or the endpoint was
-        busy too often in a row; 0 if the endpoint was reset after the request was sent.
+        busy too often in a row; 0, with no effect, if an operator reset the endpoint after the request was sent.
         """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         if lease.acquired_at < state.reset_at:
@@ -105,9 +109,10 @@ class EndpointOutcomes:
         return state.not_before - now
 
     def record_failure(self, lease: EndpointLease, *, error: str, kind: FailureKind) -> bool:
-        """Record a failed request; `error` is shown to operators.
+        """Record a failed request; `error`, a code or message, is shown to operators as the endpoint's last error.
 
-        Returns True if this failure opened the circuit breaker of an endpoint that was not reported as down.
+        `kind`: how it failed (see `FailureKind`). Returns True if the circuit breaker opened by it and the endpoint was
+        not reported as down before. No effect, and False, if an operator reset the endpoint after the request was sent.
         """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         if lease.acquired_at < state.reset_at:

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 class EndpointPool:
-    """The endpoints of one Serve application, or of several that serve the same models.
+    """The states of all Ray endpoints, which belong to one Serve application or to several that serve the same models.
 
-    The attributes are operations on one shared table of states: `selection` chooses an endpoint, `leases`
-    counts requests in flight, `outcomes` records how they end, `probes` plans background probes,
-    `control` shows the states, drains and resets endpoints.
+    The attributes are operations on these states: `selection` chooses an endpoint, `leases` gives permission to send a
+    request and counts those in flight, `outcomes` records how requests end, `probes` decides which endpoints are
+    probed, `control` shows the states to operators, drains and resets endpoints.
     """
 
     def __init__(
@@ -49,10 +49,11 @@ class EndpointPool:
         max_requests: int = 0,
         sole_provider: bool = False,
     ) -> None:
-        """`max_requests`: requests in flight at all endpoints together; each endpoint starts with an equal part.
+        """`max_requests`: requests in flight at all endpoints together; each starts with an equal part as its limit.
 
-        `rest_after`: busy responses in a row after which no requests are sent to an endpoint for a while.
-        `sole_provider`: no other provider can answer, so that breakers are ignored while most of them are open.
+        `rest_after`: busy responses in a row after which no requests are sent to an endpoint for some seconds. `random`
+        returns a number in [0, 1). `sole_provider`: no other provider can answer, so that circuit breakers are ignored
+        while more than half of them are open.
         """
         table = EndpointTable(
             urls,

@@ -25,16 +25,16 @@ starting. `unreachable`: no response.
 
 
 class EndpointProbes:
-    """Decides which endpoints to probe, and updates their states with the results."""
+    """Decides which endpoints need a background probe, and records the results; sends nothing itself."""
 
     def __init__(self, table: EndpointTable) -> None:
         self._table = table
         self._clock = table.clock
 
     def due(self) -> tuple[str, ...]:
-        """The URLs of the endpoints to probe now; each is due again after `PROBE_INTERVAL_SECONDS`.
+        """The URLs of the endpoints to probe now; each is due again after `PROBE_INTERVAL_SECONDS` (2 s).
 
-        Probed are endpoints that are down, that failed since their last answer, or that never responded.
+        Endpoints are due that are down, that failed since their last answer or probe, or of which nothing is known yet.
         """
         now = self._clock.monotonic()
         due = []
@@ -48,10 +48,10 @@ class EndpointProbes:
         return tuple(due)
 
     def stale(self) -> tuple[str, ...]:
-        """The URLs of endpoints whose shown state needs a new probe.
+        """The URLs of the endpoints to probe before their states are shown to an operator.
 
-        These are the ones with an unknown state, and those that are up, have no request in flight and have not
-        responded for more than `FRESH_SECONDS`.
+        These are the ones of which nothing is known yet, and those that are up, have no request in flight and have not
+        responded for more than `FRESH_SECONDS` (5 s).
         """
         before = self._clock.monotonic() - FRESH_SECONDS
         return tuple(
@@ -62,10 +62,10 @@ class EndpointProbes:
         )
 
     def record(self, url: str, result: ProbeResult, *, error: str | None = None) -> bool:
-        """Record the result of a probe of `url`. Returns True if the endpoint went down, or is up again, by it.
+        """Record the result of a probe of `url`. Returns True if the endpoint thereby went down or came up again.
 
-        `error`: shown to operators. `not_ready` does not take an endpoint down that was up. No result changes an
-        endpoint that is up and has requests in flight.
+        `error`: shown to operators as its last error; None keeps the earlier one. The result `not_ready` keeps an
+        endpoint up that was up. No result changes an endpoint that is up and has requests in flight.
         """
         state = self._table.states[url]
         if state.in_flight and state.is_up:

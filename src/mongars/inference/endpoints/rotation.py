@@ -29,14 +29,17 @@ WAIT_JITTER = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedAttempt:
-    """An attempt to send at endpoint `url` at the monotonic time `at`, in seconds."""
+    """An attempt that is to be sent to the endpoint `url` at `at`, in seconds on the monotonic clock."""
 
     url: str
     at: float
 
 
 class Rotation:
-    """Plans the attempts of one request: to which endpoint and when."""
+    """Plans the attempts of one request: to which endpoint each is sent, and when.
+
+    Every endpoint is tried once in each cycle; the number of attempts and cycles is limited.
+    """
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class Rotation:
         self._waits = 0
 
     def next(self, *, not_after: float) -> PlannedAttempt | None:
-        """The next attempt; None if it would start after `not_after` (monotonic seconds), or no attempt is left."""
+        """The next attempt to send; None if no attempt is left or none can start by `not_after` (monotonic seconds)."""
         if self._attempts_left == 0:
             return None
         now = self._clock.monotonic()
@@ -71,9 +74,9 @@ class Rotation:
         return self._delayed_attempt(now, not_after)
 
     def second_endpoint(self) -> str | None:
-        """The URL for a hedge, sent while the first attempt is in flight; None if there is none.
+        """The URL of an endpoint to which a duplicate (hedge) of the request may be sent now; None if there is none.
 
-        It must be untried, available and below its concurrency limit, and an attempt must be left.
+        It was not tried for this request, is available and below its concurrency limit. None too if no attempt is left.
         """
         now = self._clock.monotonic()
         available = [
@@ -84,18 +87,18 @@ class Rotation:
         return self._selection.choose(available) if available and self._attempts_left > 0 else None
 
     def record_hedge(self, url: str) -> None:
-        """Record that a hedge was sent to `url`; it uses up one attempt and the endpoint."""
+        """Record that a duplicate (hedge) was sent to `url`: one attempt less is left, and `url` counts as tried."""
         self._untried.remove(url)
         self._attempts_left -= 1
 
     def record_sent(self) -> None:
-        """Record that the attempt returned by `next` was sent; it uses up one attempt."""
+        """Record that the attempt returned by `next` was sent: one attempt less is left for this request."""
         self._attempts_left -= 1
 
     def record_failure(self, url: str, failure_class: FailureClass) -> None:
         """Record that the attempt at `url` failed.
 
-        If `failure_class` is `busy` or `error`, the endpoint may be tried again later.
+        If `failure_class` is `busy` or `error`, this request may try the endpoint again in its next cycle, else not.
         """
         now = self._clock.monotonic()
         if failure_class == "busy":
@@ -104,7 +107,7 @@ class Rotation:
             self._returning[url] = now + self.delay(self._waits)
 
     def delay(self, nth: int) -> float:
-        """Random wait in seconds before retry number `nth` (from 0), bounded by `RAY_SCALING_BACKOFF`."""
+        """Random wait in seconds before retry number `nth` (from 0), at most the bound in `RAY_SCALING_BACKOFF`."""
         return backoff(nth, self._ceilings, self._random)
 
     def _delayed_attempt(self, now: float, not_after: float) -> PlannedAttempt | None:
@@ -123,7 +126,7 @@ class Rotation:
         return PlannedAttempt(url=url, at=max(first, min(jittered, not_after)))
 
     def _take(self, url: str) -> None:
-        """Remove `url` from the endpoints still to be tried; if it was tried before, a new cycle begins."""
+        """Remove `url` from the endpoints untried in this cycle; if it was tried already, begin the next cycle."""
         if url in self._untried:
             self._untried.remove(url)
             return

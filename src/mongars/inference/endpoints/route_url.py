@@ -8,10 +8,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 @functools.lru_cache(maxsize=256)
 def route_url(endpoint: str, path: str) -> str:
-    """The URL of the route `path`, which begins with a slash, of the application at `endpoint`.
+    """The URL of the route `path` of the Serve application to which the URL `endpoint` belongs; `path` starts with `/`.
 
-    The last segment of the endpoint's path is replaced and its query removed:
-    for `http://host:8000/app/generate` and `/readyz` the result is `http://host:8000/app/readyz`.
+    The last segment of the endpoint's path is replaced and its query removed: for `http://host:8000/app/generate` and
+    `/readyz` the result is `http://host:8000/app/readyz`.
     """
     parts = urlsplit(endpoint)
     base = parts.path.rstrip("/").rpartition("/")[0]

@@ -26,7 +26,7 @@ SLOWER_BOUND = 2.0
 
 
 class EndpointSelection:
-    """Chooses an endpoint of one pool for each request."""
+    """Chooses the endpoint to which a request is sent, by load, latency and the session of the request."""
 
     def __init__(self, table: EndpointTable) -> None:
         self._table = table
@@ -39,10 +39,10 @@ class EndpointSelection:
         return tuple(self._table.states)
 
     def choose(self, urls: Sequence[str], *, session_id: str | None = None) -> str:
-        """The best of `urls` for the next request; `urls` must not be empty.
+        """The URL out of `urls` to which to send the next request; `urls` must not be empty.
 
-        With `session_id`, the session's endpoint is preferred. An endpoint at its concurrency limit is chosen only
-        when all of them are.
+        With `session_id`, it is the endpoint that earlier requests of that session used, unless that one has too much
+        load or is much slower than others. An endpoint at its concurrency limit is chosen only if all of them are.
         """
         states = self._table.states
         candidates = [url for url in urls if states[url].below_limit] or list(urls)
@@ -59,9 +59,10 @@ class EndpointSelection:
     def available_at(self, url: str) -> float:
         """Monotonic time in seconds from which a request may be sent to `url`; a time in the past means at once.
 
-        `NEVER` if no such time is known: the endpoint is drained, its circuit breaker is open, its trial request is in
-        flight, or it was busy so often in a row that requests do not wait for it. While most endpoints of a sole provider
-        have an open breaker, only a drained endpoint is `NEVER`.
+        `NEVER` (infinity) if no such time is known: the endpoint is drained, its circuit breaker is open, its trial
+        request is in flight, or it was busy so often in a row that requests do not wait for it. While more than half of
+        the endpoints have an open breaker, and no other provider can answer, breakers are ignored, and only a drained
+        endpoint is `NEVER`.
         """
         return self._table.available_at(url, self._clock.monotonic())
 
@@ -71,10 +72,10 @@ class EndpointSelection:
 
     @property
     def capacity(self) -> int | None:
-        """Number of requests that may be in flight at all endpoints; None while no endpoint is available.
+        """Number of requests that may be in flight at all endpoints together; None while no endpoint is available.
 
         The sum over all endpoints of: the concurrency limit, if the endpoint is up; one more than the requests in
-        flight, if it needs a trial request; the requests in flight, if it is unavailable.
+        flight, if only a trial request may be sent to it; the requests in flight, if none may be sent.
         """
         now = self._clock.monotonic()
         states = self._table.states
@@ -98,7 +99,7 @@ class EndpointSelection:
         return state.latency.at(now) * (state.in_flight + 1) / state.breaker.load_share(now)
 
     def _by_session(self, urls: Sequence[str], session_id: str) -> str | None:
-        """The endpoint of `urls` that a hash of the session id selects.
+        """The endpoint out of `urls` that a hash of the session id selects, always the same for the same `urls`.
 
         None if it has too many requests in flight, is much slower than the fastest, or was down within the last 10 s.
         """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EndpointLease:
-    """A permission to send one request to an endpoint; return it with `EndpointLeases.release`."""
+    """A permission to send one request to the endpoint `url`; give it back with `EndpointLeases.release`."""
 
     url: str
     acquired_at: float
@@ -26,12 +26,13 @@ class EndpointLease:
 
 
 class EndpointState:
-    """Breaker, concurrency limit, latency and counters of one endpoint; times are monotonic seconds."""
+    """The state of one endpoint: circuit breaker, concurrency limit, latency, counters. Times are monotonic seconds."""
 
     def __init__(self, *, random: Callable[[], float], limit: int, rest_after: int) -> None:
-        """`limit`: initial limit of requests in flight.
+        """`limit`: initial limit of the requests in flight at the endpoint; `random` returns a number in [0, 1).
 
-        `rest_after`: number of busy responses in a row after which no requests are sent to the endpoint for some seconds.
+        `rest_after`: number of busy responses in a row after which no requests are sent to the endpoint for some
+        seconds.
         """
         self.breaker = Breaker(random=random)
         self.latency = PeakEwma()
@@ -66,37 +67,40 @@ class EndpointState:
 
     @property
     def below_limit(self) -> bool:
-        """Whether fewer requests are in flight than the concurrency limit allows."""
+        """Whether fewer requests are in flight at this endpoint than its concurrency limit allows."""
         return self.in_flight < self.limit.value
 
     @property
     def busy_too_often(self) -> bool:
-        """Whether the endpoint was busy at least `rest_after` times since its last answer or failure.
+        """Whether the endpoint has given at least `rest_after` busy responses since its last answer or failure.
 
-        If so, requests no longer wait for it.
+        If so, no request waits for it: others are tried, or the request fails.
         """
         return self.busy_count >= self._rest_after
 
     @property
     def needs_trial(self) -> bool:
-        """Whether a single trial request must succeed before the endpoint gets its usual load."""
+        """Whether only one request at a time, a trial, may be sent to the endpoint, until an answer has started.
+
+        True after a long wait that it demanded or too many busy responses in a row.
+        """
         return self.long_wait or self.busy_too_often
 
     @property
     def is_up(self) -> bool:
-        """Whether the endpoint takes requests up to its concurrency limit: breaker closed and no trial needed."""
+        """Whether the endpoint gets requests up to its concurrency limit: breaker closed, no trial request needed."""
         return self.breaker.state == "closed" and not self.needs_trial
 
     @property
     def busy_beyond_limit(self) -> int:
-        """Number of busy responses in a row beyond `rest_after`; negative below it."""
+        """By how much the number of busy responses in a row exceeds `rest_after`; negative if it is less."""
         return self.busy_count - self._rest_after
 
     def available_at(self, now: float) -> float:
-        """Time from which a request may be sent; a past time means now.
+        """Monotonic time in seconds from which this endpoint may be sent a request; a time up to `now` means at once.
 
-        `NEVER` if the circuit breaker is open, a trial request is in flight, or the endpoint was busy so often in a row
-        that requests do not wait for it.
+        `NEVER` (infinity) if the circuit breaker is open, a trial request is in flight, or the endpoint was busy so
+        often in a row that requests do not wait for it.
         """
         breaker = self.breaker.available_at(now)
         resting = self.busy_too_often and self.not_before > now
@@ -105,12 +109,12 @@ class EndpointState:
         return max(breaker, self.not_before)
 
     def end_trial(self, lease: EndpointLease) -> None:
-        """If `lease` is the lease of the trial request in flight, allow the next trial."""
+        """If `lease` belongs to the trial request in flight at this endpoint, allow another trial request."""
         if self.trial_lease is lease:
             self.trial_lease = None
 
     def report(self, *, down: bool) -> bool:
-        """Record whether the endpoint is down; returns True if this changes the recorded value, which is False at first."""
+        """Record in `reported_down` whether the endpoint is down; True if that changes the value (False at first)."""
         changed = self.reported_down is not down
         self.reported_down = down
         return changed

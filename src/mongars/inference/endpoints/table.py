@@ -26,7 +26,7 @@ class EndpointTable:
         max_requests: int,
         sole_provider: bool,
     ) -> None:
-        """Create the initial state of each endpoint; the parameters have the same meaning as those of `EndpointPool`."""
+        """Create the initial state of each endpoint in `urls`; the parameters are those of `EndpointPool`."""
         self.clock = clock
         self.random = random
         self._rest_after = max(1, rest_after)
@@ -37,11 +37,12 @@ class EndpointTable:
         """The endpoint's URL by the id that operators use, such as `ray-1`."""
 
     def available_at(self, url: str, now: float) -> float:
-        """Monotonic time in seconds from which a request may be sent to `url`; a time in the past means at once.
+        """Monotonic time in seconds from which a request may be sent to `url`; a time up to `now` means at once.
 
-        `NEVER` if no such time is known: the endpoint is drained, its circuit breaker is open, its trial request is in
-        flight, or it was busy so often in a row that requests do not wait for it. While most endpoints of a sole provider
-        have an open breaker, only a drained endpoint is `NEVER`.
+        `NEVER` (infinity) if no such time is known: the endpoint is drained, its circuit breaker is open, its trial
+        request is in flight, or it was busy so often in a row that requests do not wait for it. While more than half of
+        the endpoints have an open breaker, and no other provider can answer, breakers are ignored, and only a drained
+        endpoint is `NEVER`.
         """
         state = self.states[url]
         if state.drained:
@@ -49,14 +50,14 @@ class EndpointTable:
         return state.not_before if self._in_panic_mode(now) else state.available_at(now)
 
     def reset(self, url: str) -> None:
-        """Replace the state of endpoint `url` by an initial one, with the same number of requests in flight."""
+        """Replace the state of the endpoint `url` by an initial one, not drained; requests in flight stay counted."""
         fresh = self._new_state()
         fresh.in_flight = self.states[url].in_flight
         fresh.reset_at = self.clock.monotonic()
         self.states[url] = fresh
 
     def fastest(self, urls: Iterable[str]) -> float | None:
-        """Average seconds to the first token of the fastest of `urls`; None while no latency is known."""
+        """The lowest average time to the first token of the endpoints `urls`, in seconds; None without any sample."""
         known = (s.latency.last for url in urls if (s := self.states[url]).latency.known)
         return min(known, default=None)
 
@@ -66,7 +67,7 @@ class EndpointTable:
         )
 
     def _in_panic_mode(self, now: float) -> bool:
-        """Whether breakers are ignored: more than half are open, and no other provider can answer."""
+        """Whether circuit breakers are ignored at `now`: more than half are open, and no other provider can answer."""
         if not self._sole_provider:
             return False
         down = sum(s.breaker.available_at(now) == NEVER for s in self.states.values())

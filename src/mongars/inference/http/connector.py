@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ConnectionUse:
-    """Records whether a request was sent on a connection that an earlier request had used."""
+    """Whether a request was sent on a connection that an earlier request had used; set by `CleanConnector`."""
 
     reused: bool = False
 
@@ -28,10 +28,10 @@ CONNECTION_USE: ContextVar[ConnectionUse] = ContextVar("use")
 
 
 class CleanConnector(aiohttp.TCPConnector):
-    """Closes a connection on which a server has sent more bytes than its response announced.
+    """aiohttp connector that reuses a connection only if the server has sent no bytes beyond its responses on it.
 
-    aiohttp would read those bytes as the response to the next request, and every later response as
-    that of the request after it.
+    aiohttp would read such bytes as the response to the next request, and every later response as that of the request
+    after it.
     """
 
     def __init__(self, *, keepalive_timeout: float) -> None:

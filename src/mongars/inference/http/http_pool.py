@@ -36,14 +36,17 @@ DRAIN_SECONDS = 0.25
 
 
 class Blocks:
-    """Async iterator over the blocks of a response body; raises `EndpointUnreachable` if the connection breaks."""
+    """Async iterator over the bytes of a response body, in blocks as they arrive.
+
+    Raises `EndpointUnreachable` if the connection breaks before the end of the body.
+    """
 
     def __init__(self, content: aiohttp.StreamReader) -> None:
         self._content = content
 
     @property
     def ended(self) -> bool:
-        """Whether the whole body has been read."""
+        """Whether the body has been read to its end."""
         return self._content.at_eof()
 
     def __aiter__(self) -> Self:
@@ -61,7 +64,10 @@ class Blocks:
 
 
 class UpstreamResponse:
-    """The response of a model server, created when its status and headers have arrived."""
+    """The response of a model server, created when its status and headers have arrived; the body is in `blocks`.
+
+    `media_type`: the content type without parameters. `headers`: with lower-case names.
+    """
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.status = response.status
@@ -72,7 +78,10 @@ class UpstreamResponse:
         """Set this to True once the answer is complete, so that the connection can be used for another request."""
 
     async def body(self) -> bytes:
-        """Read the whole body. Raises `InvalidAnswer` above `MAX_BODY_BYTES`, or `EndpointUnreachable`."""
+        """Read and return the whole body.
+
+        Raises `InvalidAnswer` if it has more than `MAX_BODY_BYTES`, or `EndpointUnreachable` if the connection breaks.
+        """
         parts: list[bytes] = []
         size = 0
         async for block in self.blocks:
@@ -85,12 +94,11 @@ class UpstreamResponse:
 
 
 class HttpPool:
-    """The process's HTTP connections to model servers.
+    """The HTTP connections of this process to model servers: Ray endpoints and Ollama.
 
-    `RAY_CLIENT_MAX_KEEPALIVE` bounds how many connections per server stay open between requests:
-    of those in use at the same time, that many may be reused, the others are closed after use.
-    The number of connections in use is bounded by each provider's queue and not here, so that
-    waiting for a connection is never counted as a server's failure.
+    `RAY_CLIENT_MAX_KEEPALIVE` bounds how many connections per server stay open between requests: of those in use at the
+    same time, that many may be reused, the others are closed after use. The number of connections in use is bounded by
+    each provider's queue and not here, so that waiting for a connection is never counted as a server's failure.
 
     If a server closes an idle connection just when it is reused, the request is sent again on another connection.
     """
@@ -107,11 +115,11 @@ class HttpPool:
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str]
     ) -> AsyncIterator[UpstreamResponse]:
-        """POST a JSON body; enters when the response's status and headers have arrived.
+        """Context manager that POSTs a JSON body; entered when the response's status and headers have arrived.
 
-        Raises `ConnectFailed` without a connection, `EndpointUnreachable` if it breaks, or `InvalidAnswer` if the
-        response is not HTTP. Exit closes the connection, unless the response was marked `reusable` and its end
-        arrives within `DRAIN_SECONDS`.
+        Entering raises `ConnectFailed` if no connection was established, `EndpointUnreachable` if it breaks before the
+        response, or `InvalidAnswer` if the response is not HTTP. There is no timeout, except for connecting. Exit
+        closes the connection, unless `reusable` of the response was set and its body ends within `DRAIN_SECONDS`.
         """
         with self._kept_connection(url) as connection:
             sent = {"content-type": "application/json", **headers, **connection}
@@ -125,10 +133,10 @@ class HttpPool:
                 received.close()
 
     async def get(self, url: str, *, seconds: float) -> tuple[int, bytes]:
-        """GET `url`; returns status and body of the response, received within `seconds`.
+        """GET `url`, and return status and body of the response, which must be complete within `seconds`.
 
-        Raises `ConnectFailed` without a connection, `EndpointUnreachable` if it breaks or the time passes, or
-        `InvalidAnswer` if the response is not HTTP or too large.
+        Raises `ConnectFailed` if no connection was established, `EndpointUnreachable` if it breaks or the time passes,
+        or `InvalidAnswer` if the response is not HTTP or larger than `MAX_BODY_BYTES`.
         """
         try:
             with self._kept_connection(url) as connection:
@@ -150,9 +158,10 @@ class HttpPool:
 
     @contextmanager
     def _kept_connection(self, url: str) -> Iterator[dict[str, str]]:
-        """Yield request headers: none if the connection may stay open after the response, else `connection: close`.
+        """Context manager around one request; yields the headers that decide whether its connection stays open.
 
-        Per server, `RAY_CLIENT_MAX_KEEPALIVE` of the connections that are in use at the same time may stay open.
+        They are empty if it stays open after the response, else `connection: close`. Of the connections to one server
+        that are in use at the same time, `RAY_CLIENT_MAX_KEEPALIVE` may stay open.
         """
         host = split_label(url)[0]
         keep = self._kept[host] < self._max_keepalive

@@ -31,10 +31,16 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 
 
 class TlsContexts:
-    """The TLS contexts of one process, and error messages that explain failed handshakes."""
+    """The TLS contexts for connections to model servers, and error messages that explain failed handshakes.
+
+    In all methods, `host` is host and port of a server without the scheme.
+    """
 
     def __init__(self, config: InferenceConfig) -> None:
-        """Read the operator's PEM files. Raises `ConfigurationError`, which names the variable and the file."""
+        """Read the PEM files configured for Ray endpoints.
+
+        Raises `ConfigurationError`, which names the environment variable and the file, if one of them cannot be used.
+        """
         self._ray = {endpoint_label(url) for url in config.endpoints if url.startswith("https:")}
         self._sends_certificate = config.tls.cert_file is not None
         self._context = client_context(config.tls) if config.tls.given else None
@@ -44,7 +50,10 @@ class TlsContexts:
         return self._context if self._context is not None and host in self._ray else True
 
     def failure(self, error: BaseException, host: str) -> ConnectFailed | None:
-        """A `ConnectFailed` that explains a TLS failure and what an operator can do; None if TLS is not the cause."""
+        """A `ConnectFailed` whose message explains the TLS failure `error` and what an operator can do.
+
+        None if `error` was not caused by TLS.
+        """
         cause = _tls_error(error)
         if cause is None:
             return None
@@ -71,9 +80,10 @@ class TlsContexts:
         return f"its certificate is not trusted ({cause.verify_message}). Add its CA to {store}."
 
     def hint(self, host: str) -> str:
-        """Text on what to check if `host` closes the connection before it responds; empty for hosts without TLS.
+        """Text for an error message: what to check if `host` closes the connection before it responds.
 
-        Some servers reject a client's certificate by closing the connection without a reason.
+        Empty unless `host` is a Ray endpoint with TLS. Some servers reject a client's certificate by closing the
+        connection without a reason.
         """
         if host not in self._ray:
             return ""
@@ -83,10 +93,10 @@ class TlsContexts:
 
 
 def client_context(config: TlsConfig) -> ssl.SSLContext:
-    """A TLS context that verifies servers, and sends the configured client certificate if there is one.
+    """A TLS context that verifies servers and, if one is configured, sends the client certificate.
 
-    A CA file replaces the system's certificates. Raises `ConfigurationError` naming the variable and the file
-    that is missing, unreadable, not PEM or encrypted, or if key and certificate do not match.
+    A CA file in `config` replaces the system's certificates. Raises `ConfigurationError`, which names the environment
+    variable and the file, if a file is missing, unreadable, not PEM or encrypted, or key and certificate do not match.
     """
     context = ssl.create_default_context()
     if config.ca_file is not None:
@@ -124,9 +134,9 @@ def _load_certificate(context: ssl.SSLContext, cert_file: Path, key_file: Path) 
 
 
 def _check(path: Path, name: str, *, holds: str) -> None:
-    """Raise `ConfigurationError`, naming variable and file, if the file is unreadable or does not contain `holds`.
+    """Raise `ConfigurationError` if the file `path` is unreadable or does not contain the text `holds`.
 
-    The message never quotes the content of the file.
+    `name`: the environment variable of the file, for the message, which never quotes the content of the file.
     """
     try:
         text = path.read_text(encoding="ascii", errors="replace")
@@ -139,7 +149,7 @@ def _check(path: Path, name: str, *, holds: str) -> None:
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
-    """The `ssl.SSLError` that is the cause of `error` or `error` itself; None if neither is one."""
+    """The `ssl.SSLError` that caused `error`, or `error` itself if it is one; None if TLS was not the cause."""
     for candidate in (error.__cause__, error):
         if isinstance(candidate, ssl.SSLError):
             return candidate

@@ -15,21 +15,24 @@ if TYPE_CHECKING:
 
 
 class OllamaDecoder:
-    """Decodes Ollama's JSON lines into one `Origin`, then `Chunk`s, then `End` when the answer is complete."""
+    """Decodes the JSON lines of an Ollama answer into one `Origin`, then `Chunk`s, then `End` when it is complete."""
 
     def __init__(
         self, *, answer_id: str, created: int, model: str, schema: dict[str, Any] | None = None
     ) -> None:
-        """`schema`: JSON schema that the complete text must match; None if the text is not restricted."""
+        """`answer_id`, `created` (Unix seconds) and `model` are written into the OpenAI event that each chunk contains.
+
+        `schema`: JSON schema that the complete text must match; None if the text is not restricted.
+        """
         self._check = None if schema is None else FinishedCheck(schema)
         self._lines = LineReader(answer_id=answer_id, created=created, model=model)
         self._origin_sent = False
 
     def feed(self, block: bytes) -> Iterator[Chunk | Origin | End]:
-        """Decode a block of bytes; yields the items that it completes and keeps an incomplete line.
+        """Decode a block of bytes; yields the items that it completes, and keeps an incomplete line for the next block.
 
-        Raises `InferenceFailed` for an error reported in a line, and `GenerationInterrupted` at the end of a
-        text that violates the schema.
+        Raises `InferenceFailed` if a line reports an error, `InvalidAnswer` if a line is malformed or too long, and
+        `GenerationInterrupted` at the end of a text that violates the schema.
         """
         for chunk in self._lines.feed(block):
             yield from self._origin()

@@ -51,7 +51,7 @@ _OK = 200
 
 
 class Ollama:
-    """Generates answers with the configured model on the Ollama server at `OLLAMA_HOST`."""
+    """The provider that generates with the configured model on the Ollama server at `OLLAMA_HOST`."""
 
     name: ProviderName = "ollama"
     local = True
@@ -74,12 +74,12 @@ class Ollama:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Start an answer; enters once its first content has arrived (see `Provider.open`).
+        """Context manager of a started answer; entered once its first content has arrived (see `Provider.open`).
 
-        Raises `ParameterUnsupported` for several choices, `AdapterUnavailable` for a pinned adapter, `NotReady` if
-        the server does not have the model, `DeadlineExceeded` if no answer starts in time, and
-        `ContextLengthExceeded` for a prompt that does not fit the context window the server has loaded, which may
-        be smaller than `context_tokens`.
+        Entering raises `ParameterUnsupported` for a request for several choices, `AdapterUnavailable` for one that
+        demands an adapter, `NotReady` if the server does not have the model, `DeadlineExceeded` if no answer starts in
+        time, and `ContextLengthExceeded` for a prompt that does not fit the context window the server has loaded, which
+        may be smaller than `context_tokens`.
         """
         if request.sampling.n > 1:
             raise ParameterUnsupported.by(engine=self.name, param="n")
@@ -102,9 +102,9 @@ class Ollama:
             response.reusable = reader.state == "complete"
 
     async def context_tokens(self) -> int | None:
-        """The model's maximum context window in tokens; None if the server did not report it within 1.5 s.
+        """The model's maximum context window in tokens; None if the server does not report it within 1.5 s.
 
-        It is requested from the server when first needed, and then remembered.
+        The server is asked again until it has reported one.
         """
         if self._window is None:
             with contextlib.suppress(TimeoutError, WorldError):
@@ -113,9 +113,10 @@ class Ollama:
         return self._window
 
     async def _known_markers(self, request: GenerationRequest) -> Markers:
-        """The model's control tokens, such as `<|im_end|>`; a common set if the server reports none.
+        """The model's control tokens, such as `<|im_end|>`; a common set while the server has reported none.
 
-        They are requested from the server once, when a message first contains a character of such a token.
+        They are requested from the server when a message first contains a character of such a token, and then
+        remembered.
         """
         needed = any(_MAY_BE_MARKER.search(message.content) for message in request.messages)
         if self._markers is None and needed:
@@ -129,7 +130,7 @@ class Ollama:
         """Return at once: this provider has no background work."""
 
     async def status(self) -> ProviderStatus:
-        """`up` if the server responds within 1.5 s and has the model, else `down` with the reason as `detail`."""
+        """The state `up` if the server responds within 1.5 s and has the model, else `down`; `detail` says why."""
         try:
             status, body = await self._http.get(f"{self._host}/{TAGS}", seconds=STATUS_SECONDS)
             self._model.check_tags(status, body)
@@ -147,7 +148,7 @@ class Ollama:
         return False
 
     async def aclose(self) -> None:
-        """Close the connections to model servers."""
+        """Close the connections of the HTTP pool, which the Ray and Ollama providers share. Safe to call twice."""
         await self._http.aclose()
 
     def _post(
@@ -163,7 +164,10 @@ class Ollama:
         return self._http.post(f"{self._host}/{CHAT}", body, {})
 
     async def _shown(self, *, verbose: bool) -> bytes:
-        """The server's JSON description of the model. Raises `NotReady` if the server does not have the model."""
+        """The server's description of the model, as undecoded JSON; with the vocabulary if `verbose`.
+
+        Raises `NotReady` if the server responds with an error, as it does for a model that it does not have.
+        """
         body = self._model.show_body(verbose=verbose)
         async with self._http.post(f"{self._host}/{SHOW}", body, {}) as response:
             shown = await response.body()
@@ -205,10 +209,10 @@ class Ollama:
 
 
 def _window_for(prompt: int, answer: int, window: int | None) -> int:
-    """Context window in tokens to request for prompt and answer, with 25 % added for differences of tokenizers.
+    """Size in tokens of the context window to request for a prompt and an answer of these sizes in tokens.
 
-    It is rounded up to a power of two, because Ollama reloads the model whenever the window changes; `window`
-    is the model's maximum, None if unknown.
+    25 % are added for differences of tokenizers, and the size is rounded up to a power of two, because Ollama reloads
+    the model whenever it changes. `window`: the model's maximum, which bounds it; None if unknown.
     """
     needed = (prompt + answer) * 5 // 4
     size = 1 << (needed - 1).bit_length()

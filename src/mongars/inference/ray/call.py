@@ -69,7 +69,7 @@ _FAILURE_KINDS: dict[FailureClass, FailureKind] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayCallContext:
-    """Settings and shared state of all calls to the Ray endpoints: pool, retry budget, clock, observer."""
+    """What all requests to the Ray endpoints share: settings, endpoint states, retry budget, clock, observer."""
 
     config: InferenceConfig
     pool: EndpointPool
@@ -90,7 +90,7 @@ class _Label(TypedDict):
 
 
 class RayCall(Generic[ResultT]):
-    """Sends one exchange to the endpoints, in one or more attempts, until a result starts."""
+    """Sends one request to the Ray endpoints, in one or more attempts, until an endpoint starts a result."""
 
     def __init__(
         self,
@@ -100,7 +100,10 @@ class RayCall(Generic[ResultT]):
         deadline: Deadline,
         attempts: Attempts,
     ) -> None:
-        """`deadline` bounds the whole request, result included; `attempts` counts the attempts of all providers."""
+        """`exchange`: the request and how its result is read. `deadline`: when the result must be complete.
+
+        `attempts` counts the requests sent to all providers on behalf of the same client request.
+        """
         self._context = context
         self._pool = context.pool
         self._clock = context.clock
@@ -119,10 +122,10 @@ class RayCall(Generic[ResultT]):
         self._server_error_seen = False
 
     async def start(self, start_by: Deadline, stack: AsyncExitStack) -> EndpointResult[ResultT]:
-        """The first result that starts before `start_by`; its connection is open until `stack` is closed.
+        """The first result that an endpoint starts before `start_by`; its connection is open until `stack` is closed.
 
-        Raises a `CallerError` if the request is wrong, else the `WorldError` of the last attempt. Without any
-        attempt: `Overloaded` if a busy endpoint could be used later, or `EndpointUnreachable`.
+        Raises a `CallerError` if the request is wrong, else the `WorldError` of the last attempt. If nothing was sent:
+        `Overloaded` if an endpoint that was busy could be used later, else `EndpointUnreachable`.
         """
         latest = start_by.at - MIN_ATTEMPT_SHARE * start_by.remaining()
         last: AttemptError | None = None
@@ -144,10 +147,11 @@ class RayCall(Generic[ResultT]):
         raise self._final_error(last)
 
     def _may_send(self, last: AttemptError | None) -> bool:
-        """Whether the next attempt may be sent. First attempts and retries that are allowed are recorded in the budgets.
+        """Whether the next attempt may be sent; if so, it is recorded in the retry budget.
 
         `last`: the error of the previous attempt, None before the first. A first attempt is always allowed, unless the
-        exchange itself is a retry. So is an attempt after one whose connection was not established; it is not recorded.
+        request is a retry as a whole (`exchange.is_retry`), and so is an attempt after one whose connection was not
+        established, which is not recorded. Other attempts are allowed only if the retry budget permits one more.
         """
         if last is None and not self._exchange.is_retry:
             self._context.budget.request()
@@ -159,9 +163,10 @@ class RayCall(Generic[ResultT]):
     def _open_attempt(
         self, lease: EndpointLease, start_by: Deadline, *, first: bool
     ) -> AbstractAsyncContextManager[EndpointResult[ResultT]]:
-        """A context that sends one attempt under `lease`, and enters when its result has started.
+        """Context manager that sends one attempt under the permission `lease`; entered when its result has started.
 
-        `first`: this is the request's first attempt; if it is slow, a duplicate (hedge) may be sent elsewhere.
+        `first`: whether this is the request's first attempt; only then, if it is slow, a duplicate (hedge) may be sent
+        to another endpoint. `start_by`: the time by which the result must have started.
         """
         context = self._context.hedge if first and self._exchange.may_hedge else None
         delay = None if context is None else context.hedging.delay
@@ -200,7 +205,10 @@ class RayCall(Generic[ResultT]):
             self._pool.leases.release(lease)
 
     def _record_start(self, lease: EndpointLease, result: ResultT, *, started_at: float) -> bool:
-        """Record a started result. Returns True if the endpoint was reported as down and now is not."""
+        """Record that a result started at `started_at` (monotonic seconds) in the state of its endpoint.
+
+        Returns True if the endpoint was reported as down and now is not.
+        """
         sample = self._exchange.is_latency_sample
         if sample and self._context.hedge is not None:
             self._context.hedge.hedging.record_wait(started_at - lease.acquired_at)

@@ -33,7 +33,11 @@ MAX_QUEUE_SHARE = 0.5
 
 
 class RayClient:
-    """Sends requests ("exchanges") to the endpoints in `RAY_SERVE_URL`; `RayCall` handles the attempts of one."""
+    """Sends requests of any kind (see `EndpointExchange`) to the endpoints in `RAY_SERVE_URL`.
+
+    It holds what all requests share: one queue, the states of the endpoints, a retry budget. `RayCall` sends one
+    request.
+    """
 
     def __init__(
         self,
@@ -45,7 +49,11 @@ class RayClient:
         random: Callable[[], float],
         sole_provider: bool = False,
     ) -> None:
-        """`sole_provider`: no other provider can answer, so that circuit breakers are ignored while most are open."""
+        """`random` returns a number in [0, 1). `http`: the connections, which this client does not close.
+
+        `sole_provider`: no other provider can answer, so that circuit breakers are ignored while more than half of them
+        are open.
+        """
         self._config = config
         self._sole_provider = sole_provider
         self._pool = EndpointPool(
@@ -86,11 +94,12 @@ class RayClient:
         deadline: Deadline,
         attempts: Attempts,
     ) -> EndpointResult[ResultT]:
-        """The first result that an endpoint starts; `stack` holds the queue slot and the connection until it is closed.
+        """The first result that an endpoint starts; `stack` holds its queue place and connection until it is closed.
 
-        Raises a `CallerError` if the request is wrong; `EndpointUnreachable` at once, without sending anything,
-        while all endpoints are known to be down; `Overloaded` or `NotReady` if waiting would take too long; or
-        the `WorldError` of the last attempt.
+        `deadline`: the time by which the result must be complete. Raises a `CallerError` if the request is wrong;
+        `EndpointUnreachable` at once, without sending anything, while all endpoints are down; `Overloaded` or
+        `NotReady` if waiting would take too long; `DeadlineExceeded` if the deadline has passed; or the `WorldError` of
+        the last attempt.
         """
         deadline.check("send a request to Ray")
         start_by = self._config.start_by(exchange.start_seconds, deadline)
@@ -103,7 +112,7 @@ class RayClient:
         return found
 
     async def run(self) -> NoReturn:
-        """Probe endpoints that are down, failed or unknown, until cancelled."""
+        """Probe endpoints that are down, have failed or of which nothing is known, until cancelled."""
         await self._prober.run(self._queue.wake)
 
     async def statuses(self) -> tuple[EndpointStatus, ...]:
@@ -116,13 +125,13 @@ class RayClient:
         return tuple(dataclasses.replace(e, url="".join(split_label(e.url))) for e in found)
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send no further requests to the endpoint until `reset`; returns False for an unknown id."""
+        """Send no further requests to the endpoint `endpoint_id` until `reset`; returns False for an unknown id."""
         found = self._pool.control.drain(endpoint_id)
         self._queue.wake()
         return found
 
     def reset(self, endpoint_id: str) -> bool:
-        """Clear the endpoint's failures and waits, and use it again; returns False for an unknown id."""
+        """Forget failures and waits of the endpoint `endpoint_id` and use it again; returns False for an unknown id."""
         found = self._pool.control.reset(endpoint_id)
         self._queue.wake()
         return found

@@ -28,7 +28,10 @@ _NO_ROUTE = frozenset({404, 405})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedVectors:
-    """The vectors of one piece of a batch, as packed float32; see `StartedResult` for the other attributes."""
+    """The response of a Ray endpoint to a request for embeddings: one vector per text, each as packed float32.
+
+    `prompt_tokens`: tokens of all texts. The other attributes are those of `StartedResult`.
+    """
 
     vectors: tuple[bytes, ...]
     prompt_tokens: int
@@ -38,9 +41,9 @@ class ReceivedVectors:
 
 
 class EmbeddingExchange(HttpExchange[ReceivedVectors]):
-    """One request for embeddings, which can be sent to any endpoint.
+    """One request for embeddings, which can be sent to any Ray endpoint.
 
-    If the application does not have the embedding model, `ModelUnknown` is raised; this is not recorded as a
+    If the endpoint's application does not have the embedding model, `ModelUnknown` is raised; this is not recorded as a
     failure of the endpoint.
     """
 
@@ -70,7 +73,7 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
         self.start_seconds = seconds + SECONDS_PER_TEXT * len(batch.texts)
 
     def body(self) -> bytes:
-        """The JSON request body, with the name of the model that must embed the texts."""
+        """The JSON body of `POST /v1/embeddings`, with the texts and the name of the model that must embed them."""
         batch, config = self._batch, self._config
         body = request_body(
             batch.texts,
@@ -81,9 +84,9 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
         return encode(body)
 
     async def read(self, response: UpstreamResponse) -> ReceivedVectors:
-        """The vectors in a response with status 2xx.
+        """The vectors in a response with HTTP status 2xx.
 
-        Raises `ModelUnknown` if the response names another model, or `InvalidAnswer` if it lacks one vector per text.
+        Raises `ModelUnknown` if the response names another model, or `InvalidAnswer` unless it has one vector per text.
         """
         body = json_object(await response.body())
         vectors, tokens, model = read_embeddings(body, count=len(self._batch.texts))
@@ -93,7 +96,11 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
         return ReceivedVectors(vectors=vectors, prompt_tokens=tokens)
 
     def failure(self, status: int, body: dict[str, Any], *, wait: float | None) -> Exception:
-        """The error for an HTTP status other than 2xx; `ModelUnknown` if the route or the model is missing."""
+        """The error for a response with an HTTP status other than 2xx: an `AttemptError` or a `CallerError`.
+
+        It is `ModelUnknown` for 404 and 405, with which the endpoint reports that it lacks the route or the model.
+        `body`: the decoded JSON. `wait`: seconds from `Retry-After`, None without it.
+        """
         if status not in _NO_ROUTE:
             return super().failure(status, body, wait=wait)
         reported = error_in(body) if body.get("error") else None
@@ -113,14 +120,18 @@ class RayEmbeddings:
     local = False
 
     def __init__(self, client: RayClient, context: ExchangeContext) -> None:
-        """`client`: the client of the `RayServe` provider, which also closes its connections."""
+        """`client`: the client of the `RayServe` provider, whose `run` and `aclose` also serve this provider."""
         self._client = client
         self._context = context
 
     async def embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts
     ) -> EmbeddedTexts:
-        """Embed one piece; if an endpoint refuses it as too large, embed its halves. See `EmbeddingProvider.embed`."""
+        """The vectors of one piece of a batch (see `EmbeddingProvider.embed`).
+
+        If an endpoint refuses the piece as too large, its halves are sent, and so on; `TooLarge` is raised for a single
+        text.
+        """
         try:
             return await self._embed(batch, deadline, attempts)
         except TooLarge:

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 class StartedResult(Protocol):
-    """A result that has started to arrive; its attributes are read again when it ends, to record success or failure."""
+    """A result of an endpoint that has started to arrive: an answer or vectors.
+
+    These attributes are read again when it ends, to record success or failure of the endpoint.
+    """
 
     @property
     def state(self) -> StreamState:
-        """`open` while more data may come; at the end `complete` (a success), or `cut` (the stream broke: a failure)."""
+        """`open` while more data may come; at the end `complete` (success), or `cut` if the stream broke (failure)."""
         ...
 
     @property
@@ -31,7 +34,7 @@ class StartedResult(Protocol):
 
     @property
     def adapter_version(self) -> str | None:
-        """The adapter version that the endpoint reports; None if it reports none."""
+        """Version of the adapter that generates the result, as the endpoint reports it; None if it reports none."""
         ...
 
 
@@ -40,12 +43,15 @@ ResultT_co = TypeVar("ResultT_co", bound=StartedResult, covariant=True)
 
 
 class EndpointExchange(Protocol[ResultT_co]):
-    """One request that can be sent to any endpoint, more than once. The attributes do not change between attempts."""
+    """One request, such as for an answer or for embeddings, that can be sent to any Ray endpoint, more than once.
+
+    The attributes do not change between attempts.
+    """
 
     request_id: str
     task_type: str
     scope: str | None
-    """The account whose share of the slots the request uses; None without accounts."""
+    """The account by which places in the queue and at engines are shared fairly; None without accounts."""
     session_id: str | None
     """Requests with the same session id prefer the same endpoint; None for no preference."""
     start_seconds: float
@@ -58,21 +64,21 @@ class EndpointExchange(Protocol[ResultT_co]):
     """Whether the time until its result starts is used to compare endpoints and to decide when to hedge."""
 
     def target(self, endpoint: str) -> str:
-        """The URL to send the request to, given the endpoint's URL."""
+        """The URL to which the request is sent, derived from the configured URL `endpoint`."""
         ...
 
     def send(self, url: str, start_by: Deadline) -> AbstractAsyncContextManager[ResultT_co]:
-        """Send the request to `url` once; enters when the result has started, before `start_by`.
+        """Context manager that sends the request to `url` once; entered when the result has started, before `start_by`.
 
-        Entering raises `AttemptError`, or a `CallerError` if the endpoint finds the request wrong.
-        Exit closes the connection, unless the result is complete.
+        Entering raises `AttemptError` if this attempt failed, or a `CallerError` if the endpoint refused the request as
+        wrong. Exit closes the connection, unless the result is complete.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointResult(Generic[ResultT]):
-    """A started result, and the host and path of the endpoint that started it."""
+    """A started result, and `endpoint`: host, port and path of the URL that it comes from."""
 
     endpoint: str
     result: ResultT

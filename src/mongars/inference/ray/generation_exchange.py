@@ -25,7 +25,10 @@ EVENT_STREAM = "text/event-stream"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedAnswer:
-    """An answer whose first content has arrived."""
+    """An answer of a Ray endpoint, after its first content has arrived.
+
+    `origin`: model, engine, adapter and replica that generate it.
+    """
 
     origin: Origin
     chunks: AnswerReader | WholeAnswer
@@ -44,12 +47,12 @@ class StartedAnswer:
 
     @property
     def adapter_version(self) -> str:
-        """The adapter version that the endpoint reports."""
+        """Version of the adapter that generates the answer, as the endpoint reports it; `baseline` without one."""
         return self.origin.adapter_version
 
 
 class GenerationExchange(HttpExchange[StartedAnswer]):
-    """One generation request, which can be sent to any endpoint; its result is a stream of chunks."""
+    """One generation request, which can be sent to any Ray endpoint; its result is a stream of chunks."""
 
     accept = f"{EVENT_STREAM}, application/json"
 
@@ -78,7 +81,7 @@ class GenerationExchange(HttpExchange[StartedAnswer]):
         self.may_hedge = not self.is_retry and request.sampling.n == 1
 
     def body(self) -> bytes:
-        """The JSON request body of `/generate`, which requests a stream of events."""
+        """The body of `POST /generate` as encoded JSON; it requests a stream of events."""
         request, config = self._request, self._config
         body = request_body(
             request,
@@ -89,7 +92,11 @@ class GenerationExchange(HttpExchange[StartedAnswer]):
         return encode(body)
 
     async def read(self, response: UpstreamResponse) -> StartedAnswer:
-        """The started answer in a response with status 2xx: a stream of events, or one JSON object."""
+        """The started answer in a response with HTTP status 2xx, a stream of events or one JSON object.
+
+        Waits for the first content. Raises the error that the response reports, `EmptyAnswer` if it has no text,
+        `InvalidAnswer` if it is malformed, or `EndpointUnreachable` if the connection breaks.
+        """
         if response.media_type == EVENT_STREAM:
             return await self._read_stream(response)
         return await self._read_whole(response)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HedgeContext:
-    """Shared state of all hedges: hedging policy, endpoint pool, queue, clock, observer."""
+    """What all hedged requests share: the rules for hedging, endpoint states, queue, clock, observer."""
 
     hedging: Hedging
     pool: EndpointPool
@@ -45,7 +45,11 @@ class HedgeContext:
 
 
 class _HedgedAttempt(Generic[ResultT]):
-    """One of the two attempts of a hedged request, with its lease, its result or error, and its exit stack."""
+    """One of the two attempts of a hedged request: its result or error, and the stack that holds its connection.
+
+    `lease`: the permission under which it is sent, None until then. `outcome`: None until a result has started or
+    failed.
+    """
 
     def __init__(self, attempt: StartAttempt[ResultT]) -> None:
         self._attempt = attempt
@@ -72,7 +76,7 @@ class _HedgedAttempt(Generic[ResultT]):
 
 
 class RayHedge(Generic[ResultT]):
-    """Sends a first attempt and, if its result has not started after a delay, a second one to another endpoint."""
+    """Sends one request to an endpoint and, if no result has started after a delay, also to a second one (a hedge)."""
 
     def __init__(
         self,
@@ -82,7 +86,11 @@ class RayHedge(Generic[ResultT]):
         rotation: Rotation,
         attempt: StartAttempt[ResultT],
     ) -> None:
-        """`attempt`: function that sends one attempt under a lease. `rotation`: chooses the second endpoint."""
+        """`exchange`: the request. `rotation` chooses the second endpoint.
+
+        `attempt`: function that sends the request once, under a given permission (lease), and returns a context manager
+        that is entered when the result has started.
+        """
         self._context = context
         self._exchange = exchange
         self._rotation = rotation
@@ -93,9 +101,11 @@ class RayHedge(Generic[ResultT]):
     async def open(
         self, lease: EndpointLease, *, delay: float
     ) -> AsyncIterator[EndpointResult[ResultT]]:
-        """Enter with the first result to start; the second attempt is sent after `delay` seconds.
+        """Context manager of the first result to start, of two attempts; the other attempt is cancelled.
 
-        Raises a `CallerError` of either attempt, or the `AttemptError` of the later of two failures.
+        The first attempt is sent under the permission `lease`; the second, `delay` seconds later, only if the first has
+        no result by then and the limits on hedges permit it. Entering raises a `CallerError` of either attempt, or the
+        `AttemptError` of the later failure.
         """
         async with self._first.stack, self._second.stack:
             winner = self._first
@@ -128,7 +138,11 @@ class RayHedge(Generic[ResultT]):
 
     @contextmanager
     def _acquire_second(self) -> Iterator[EndpointLease | None]:
-        """Hold a lease at a second endpoint; None if no endpoint, queue slot or hedging budget is free."""
+        """Context manager that holds a place in the queue and a lease (permission to send) for the second attempt.
+
+        Yields the lease; None if no endpoint is available, the queue has no free place or no more hedges are allowed
+        now.
+        """
         url = self._rotation.second_endpoint()
         with self._context.queue.extra_slot() as free:
             if url is None or not free or not self._context.hedging.spend():
@@ -152,7 +166,7 @@ class RayHedge(Generic[ResultT]):
         return other
 
     def _record_loser(self) -> None:
-        """Record the waiting time of each attempt that is being cancelled, as a latency sample and not as a failure."""
+        """Record how long each attempt to be cancelled has waited: a latency sample of its endpoint, not a failure."""
         for attempt in (self._first, self._second):
             if attempt.lease is None or attempt.outcome is not None:
                 continue

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeContext:
-    """Settings, HTTP connections and clock that all HTTP exchanges of one process share."""
+    """What all requests to Ray endpoints share: settings, HTTP connections and clock."""
 
     config: InferenceConfig
     http: HttpPool
@@ -37,9 +37,10 @@ class ExchangeContext:
 
 
 class HttpExchange(ABC, Generic[ResultT]):
-    """Base class: POSTs the JSON of `body` and reads the result with `read`; see `EndpointExchange`.
+    """Base class of requests to Ray endpoints that are one HTTP POST of a JSON body; see `EndpointExchange`.
 
-    A subclass sets `path`, `start_seconds` and those attributes that differ from the defaults here.
+    A subclass defines `body` and `read`, sets `start_seconds`, and overrides attributes that differ from the defaults
+    here.
     """
 
     path: str | None = None
@@ -64,7 +65,10 @@ class HttpExchange(ABC, Generic[ResultT]):
         deadline: Deadline,
         attempts: Attempts,
     ) -> None:
-        """`deadline` bounds the whole request; the endpoint is sent the time that is left."""
+        """`deadline`: the time by which the result must be complete; the time left is sent to the endpoint in a header.
+
+        `attempts` counts the requests sent and the time spent waiting for them.
+        """
         self.request_id = request_id
         self.task_type = task_type
         self._config = context.config
@@ -75,23 +79,26 @@ class HttpExchange(ABC, Generic[ResultT]):
         self._attempts = attempts
 
     def target(self, endpoint: str) -> str:
-        """The URL of the route `path` of the application at `endpoint`."""
+        """The URL to which the request is sent: `endpoint` itself, or the route `path` of the same application."""
         return endpoint if self.path is None else route_url(endpoint, self.path)
 
     @abstractmethod
     def body(self) -> bytes:
-        """The encoded JSON body; called once, before the first attempt."""
+        """The request body as encoded JSON; called once, before the first attempt."""
 
     @abstractmethod
     async def read(self, response: UpstreamResponse) -> ResultT:
-        """The started result in a response with status 2xx. Raises a `MongarsError` if the response has none."""
+        """The started result in a response with HTTP status 2xx; waits until it has started.
+
+        Raises a `MongarsError` if the response contains no usable result.
+        """
 
     @asynccontextmanager
     async def send(self, url: str, start_by: Deadline) -> AsyncIterator[ResultT]:
-        """POST the body to `url`; enters when the result has started, before `start_by`.
+        """Context manager that POSTs the body to `url`; entered when the result has started, before `start_by`.
 
-        Raises `AttemptError`, or a `CallerError` if the endpoint finds the request wrong. Exit closes the connection,
-        unless the result is complete.
+        Entering raises `AttemptError` if this attempt failed, or a `CallerError` if the endpoint refused the request as
+        wrong. Exit closes the connection, unless the result is complete.
         """
         seconds = start_by.remaining()
         if self._body is None:
@@ -118,9 +125,9 @@ class HttpExchange(ABC, Generic[ResultT]):
         return self.failure(response.status, await _error_body(response), wait=wait)
 
     def failure(self, status: int, body: dict[str, Any], *, wait: float | None) -> Exception:
-        """The `AttemptError` or `CallerError` for an HTTP status other than 2xx.
+        """The error for a response with an HTTP status other than 2xx: an `AttemptError` or a `CallerError`.
 
-        `wait`: seconds from `Retry-After`, None without it.
+        `body`: its decoded JSON, empty if it has none. `wait`: seconds from `Retry-After`, None without it.
         """
         scaling = self._config.scaling_status_codes
         return failure_of_status(status, body, scaling=scaling, wait=wait)

@@ -29,7 +29,10 @@ READINESS_PATH = "/readyz"
 
 
 class Prober:
-    """Requests the readiness route of endpoints that are down, failed or unknown."""
+    """Sends background probes to Ray endpoints that are down, have failed or of which nothing is known.
+
+    A probe is a GET of the readiness route `/readyz` of the endpoint's application.
+    """
 
     def __init__(
         self,
@@ -49,14 +52,17 @@ class Prober:
         self._random = random
 
     async def run(self, after_cycle: Callable[[], None]) -> NoReturn:
-        """Repeatedly probe all endpoints that are due, until cancelled; `after_cycle` is called after each round of probes."""
+        """Probe the endpoints that are due, about every 0.5 s, until cancelled.
+
+        `after_cycle` is called after each round of probes.
+        """
         while True:
             await self.probe(self._probes.due())
             after_cycle()
             await self._clock.sleep(PROBE_CYCLE_SECONDS * (0.8 + 0.4 * self._random()))
 
     async def probe(self, urls: Iterable[str]) -> None:
-        """Probe these endpoints concurrently, and record the results; takes at most 1.5 s."""
+        """Probe the endpoints `urls` concurrently, and record the results in their states; takes at most 1.5 s."""
         async with asyncio.TaskGroup() as group:
             for url in urls:
                 group.create_task(self._probe(url))
@@ -75,7 +81,7 @@ class Prober:
             )
 
     async def _request(self, url: str) -> tuple[ProbeResult, str | None]:
-        """The result of a GET of `url`, and the reason if it is `unreachable`, else None."""
+        """GET `url` and return the result of the probe, and the reason as text if it is `unreachable`, else None."""
         try:
             status, _ = await self._http.get(url, seconds=PROBE_TIMEOUT_SECONDS)
         except WorldError as error:

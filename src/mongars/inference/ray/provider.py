@@ -39,7 +39,11 @@ class RayServe:
         random: Callable[[], float],
         sole_provider: bool = False,
     ) -> None:
-        """`sole_provider`: no other provider can answer, so that circuit breakers are ignored while most are open."""
+        """`random` returns a number in [0, 1). `http`: the connections, closed by `aclose`.
+
+        `sole_provider`: no other provider can answer, so that circuit breakers are ignored while more than half of them
+        are open.
+        """
         self._context = ExchangeContext(config=config, http=http, clock=clock)
         self.client = RayClient(
             config,
@@ -55,9 +59,9 @@ class RayServe:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Start an answer; enters once its first content has arrived (see `Provider.open`).
+        """Context manager of a started answer; entered once its first content has arrived (see `Provider.open`).
 
-        Raises a `CallerError` if the request is wrong, `EndpointUnreachable` while all endpoints are down,
+        Entering raises a `CallerError` if the request is wrong, `EndpointUnreachable` while all endpoints are down,
         `Overloaded` or `NotReady` if waiting would take too long, or the `WorldError` of the last attempt.
         """
         async with AsyncExitStack() as stack:
@@ -74,22 +78,25 @@ class RayServe:
             )
 
     async def context_tokens(self) -> int | None:
-        """Always None: the window is unknown, since applications may differ, until one refuses a prompt."""
+        """Always None: the context window is unknown, since the applications at different endpoints may differ."""
         return None
 
     async def run(self) -> None:
-        """Probe endpoints that are down, failed or unknown, until cancelled."""
+        """Probe endpoints that are down, have failed or of which nothing is known, until cancelled."""
         await self.client.run()
 
     async def status(self) -> ProviderStatus:
-        """The state of this provider, derived from its endpoints; those without a recent response are probed first."""
+        """The state of this provider, derived from the states of its endpoints.
+
+        Endpoints without a recent response are probed first; takes at most two seconds.
+        """
         found = await self.client.statuses()
         return ProviderStatus(
             name=self.name, state=_overall(found), detail=_summary(found), endpoints=found
         )
 
     async def aclose(self) -> None:
-        """Close the connections to the endpoints."""
+        """Close the connections of the HTTP pool, which the Ray and Ollama providers share. Safe to call twice."""
         await self._context.http.aclose()
 
     def drain(self, endpoint_id: str) -> bool:
@@ -97,7 +104,7 @@ class RayServe:
         return self.client.drain(endpoint_id)
 
     def reset(self, endpoint_id: str) -> bool:
-        """Clear failures and waits of the endpoint `endpoint_id` and use it again; returns False for an unknown id."""
+        """Forget failures and waits of the endpoint `endpoint_id` and use it again; returns False for an unknown id."""
         return self.client.reset(endpoint_id)
 
 

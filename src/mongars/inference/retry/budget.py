@@ -19,7 +19,10 @@ MEMORY_SECONDS = 10.0
 
 
 class RetryBudget:
-    """Limits additional attempts to a share of the first attempts in the last `MEMORY_SECONDS`, plus a constant."""
+    """Limits additional attempts (retries and the like) relative to the number of requests.
+
+    In the last `MEMORY_SECONDS` (10 s), at most `share` of the first attempts plus `floor_per_second` per second.
+    """
 
     def __init__(
         self, clock: Clock, *, share: float = SHARE, floor_per_second: float = FLOOR_PER_SECOND
@@ -31,11 +34,11 @@ class RetryBudget:
         self._extra: deque[float] = deque()
 
     def request(self) -> None:
-        """Record the first attempt of a request."""
+        """Record the first attempt of a request, which raises the number of additional attempts allowed."""
         self._requests.append(self._now())
 
     def spend(self) -> bool:
-        """If the budget allows an additional attempt, record it and return True; else return False."""
+        """If one more additional attempt is allowed now, record it and return True; else return False."""
         if self.left < 1:
             return False
         self._extra.append(self._now())
@@ -43,7 +46,7 @@ class RetryBudget:
 
     @property
     def left(self) -> float:
-        """Additional attempts that the budget allows now; below 1, none may be sent."""
+        """How many additional attempts are allowed now, as a fraction; below 1, none may be sent."""
         self._now()
         return self._floor + self._share * len(self._requests) - len(self._extra)
 

@@ -47,17 +47,18 @@ _DROPPED = frozenset({408, 499})
 
 
 class EmptyAnswer(InvalidAnswer):
-    """The answer ended without any text."""
+    """An endpoint's answer ended without any text."""
 
 
 class ConnectFailed(EndpointUnreachable):
-    """No connection was established: refused, name not resolved, TLS failed, or connect timeout."""
+    """No connection to a server was established: refused, name not resolved, TLS failed, or connect timeout."""
 
 
 class AttemptError(Exception):
-    """One attempt at an endpoint failed.
+    """One attempt at a Ray endpoint failed; another attempt may succeed.
 
-    `failure_class` decides whether and where the request is retried; `reason` is the label in metrics and logs.
+    `error`: the error to raise if there is no further attempt. `failure_class` decides whether and where the request is
+    retried. `reason`: the label in metrics and logs. `status`: the response's HTTP status, None without one.
     """
 
     def __init__(
@@ -76,12 +77,12 @@ class AttemptError(Exception):
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds until a retry, as reported by the endpoint; None if it is not busy or reported no time."""
+        """Seconds until a retry makes sense, as the endpoint reported; None if it is not busy or reported no time."""
         return self.error.retry_after if isinstance(self.error, RetryableLater) else None
 
     @property
     def unsent(self) -> bool:
-        """True if no connection was established, so that the endpoint did no work for the attempt."""
+        """Whether no connection was established, so that the endpoint did no work for the attempt."""
         return self.failure_class == "unreachable" and self.status is None
 
 
@@ -98,10 +99,10 @@ _MEANINGS: dict[type[WorldError], tuple[FailureClass, AttemptFailure]] = {
 def failure_of_status(
     status: int, body: dict[str, Any], *, scaling: frozenset[int], wait: float | None
 ) -> AttemptError | CallerError:
-    """The error for a response with an HTTP status other than 2xx.
+    """The error for a response with an HTTP status other than 2xx: a `CallerError` if the request itself is wrong.
 
-    `scaling`: statuses that mean a busy endpoint. `wait`: seconds from `Retry-After`, None without it. Returns a
-    `CallerError` if the request itself is wrong, else an `AttemptError`.
+    Else it is an `AttemptError`. `body`: the decoded JSON of the response, empty if it has none. `scaling`: statuses
+    that mean a busy endpoint, in addition to 429. `wait`: seconds from `Retry-After`, None without it.
     """
     if status in scaling or status == TOO_MANY_REQUESTS:
         kind = NotReady if status == _NOT_READY else Overloaded
@@ -121,9 +122,10 @@ def failure_of_status(
 
 
 def failure_of(error: MongarsError, *, status: int | None = None) -> AttemptError | CallerError:
-    """The error for a failure detected in a response before the first token.
+    """The error for an attempt that failed with `error` before its first token.
 
-    Returns a `CallerError` if the request itself is wrong, else an `AttemptError`.
+    A `CallerError` is returned unchanged if the request itself is wrong; else the result is an `AttemptError`.
+    `status`: the HTTP status, None without a response.
     """
     if isinstance(error, _OUR_CREDENTIALS):
         return unreachable("The endpoint refused our credentials.", status=status)
@@ -140,9 +142,9 @@ def failure_of(error: MongarsError, *, status: int | None = None) -> AttemptErro
 
 
 def unreachable(detail: str, *, status: int | None = None) -> AttemptError:
-    """The `AttemptError` for an address at which no Ray Serve application responds.
+    """The `AttemptError` for an endpoint at whose URL no Ray Serve application responds.
 
-    `status`: the HTTP status of the server there, None if there was no connection.
+    `detail`: the error message. `status`: the HTTP status of the server there, None if there was no connection.
     """
     reason: AttemptFailure = "transport_error" if status is None else "client_error"
     return AttemptError(

@@ -28,18 +28,18 @@ MAX_SAMPLES = 200
 
 
 class FirstTokenTimes:
-    """The last `MAX_SAMPLES` first-token times of a pool of endpoints, in seconds."""
+    """The last `MAX_SAMPLES` (200) times to the first token at a pool of endpoints, in seconds."""
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=MAX_SAMPLES)
 
     def add(self, seconds: float) -> None:
-        """Add a first-token time in seconds."""
+        """Add the time in seconds that one request waited for its first token."""
         self._seconds.append(seconds)
 
     @property
     def percentile(self) -> float | None:
-        """The 95th percentile in seconds; None with fewer than `MIN_SAMPLES` samples."""
+        """The 95th percentile of the times in seconds; None with fewer than `MIN_SAMPLES` (20) samples."""
         count = len(self._seconds)
         if count < MIN_SAMPLES:
             return None
@@ -47,30 +47,30 @@ class FirstTokenTimes:
 
 
 class Hedging:
-    """Decides whether and after what delay requests to one pool of endpoints are hedged."""
+    """Decides when a request to a pool of endpoints is hedged: sent to a second one too, as the first is slow."""
 
     def __init__(self, clock: Clock, shared: RetryBudget) -> None:
-        """`shared`: the retry budget of the same endpoints, in which every hedge is counted too."""
+        """`shared`: the retry budget of the same endpoints, in which every hedge (duplicate request) is counted too."""
         self._own = RetryBudget(clock, share=SHARE, floor_per_second=FLOOR_PER_SECOND)
         self._shared = shared
         self._times = FirstTokenTimes()
 
     def request(self) -> None:
-        """Record the first attempt of a request; each one raises the number of hedges (duplicate requests) allowed."""
+        """Record the first attempt of a request, which raises the number of hedges (duplicate requests) allowed."""
         self._own.request()
 
     def record_wait(self, seconds: float) -> None:
-        """Add a sample: the time in seconds to a first token, or until a waiting attempt was cancelled."""
+        """Add a sample for `delay`: seconds an attempt waited for its first token, or until it was cancelled."""
         self._times.add(seconds)
 
     @property
     def delay(self) -> float | None:
-        """Seconds after which to hedge a request; None while there are too few samples."""
+        """Seconds without a first token after which to hedge a request; None (never) while samples are too few."""
         return self._times.percentile
 
     def spend(self) -> bool:
-        """If the budget for hedges and the retry budget both allow a hedge now, record it in both and return True.
+        """Whether one more hedge may be sent now; if so, it is recorded as sent.
 
-        Else return False.
+        Both the budget of hedges (5 % of the requests) and the retry budget must permit it.
         """
         return self._own.left >= 1 and self._shared.spend() and self._own.spend()

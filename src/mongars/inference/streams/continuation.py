@@ -35,21 +35,24 @@ MAX_FAILOVERS = 2
 
 
 class Diverged(InvalidAnswer):
-    """A restarted answer differs from the text that was already delivered, so that it cannot complete it."""
+    """An answer that was generated again differs from the text delivered before, so it cannot complete that."""
 
 
 def can_fail_over(request: GenerationRequest) -> bool:
-    """Whether a broken answer to this request may be completed elsewhere: one choice, no response format."""
+    """Whether an answer to this request whose stream broke may be continued elsewhere.
+
+    True for a request for one choice without a response format: only then the delivered text determines the rest.
+    """
     return request.sampling.n == 1 and request.sampling.response_format is None
 
 
 def resume_prefix(delivered: str, stop: tuple[str, ...]) -> str:
-    """The longest part of the delivered text that certainly ends at a token boundary.
+    """The longest beginning of the delivered text that certainly ends at a token boundary; possibly empty.
 
-    Generation can only continue at such a boundary. Without stop sequences this is the whole text, because engines
-    send whole tokens. With stop sequences `stop`, an engine that sees the beginning of one sends only the text
-    before it, which may end inside a token. So the last word is dropped, with the space before it, since tokens begin
-    with a space; and punctuation before a line end, since it may be one token together with the line end.
+    Generation can only continue at such a boundary. Without stop sequences this is the whole text, because engines send
+    whole tokens. With stop sequences `stop`, an engine that sees the beginning of one sends only the text before it,
+    which may end inside a token. So the last word is dropped, with the space before it, since tokens begin with a
+    space; and punctuation before a line end, since it may be one token together with the line end.
     """
     if not stop:
         return delivered
@@ -61,9 +64,10 @@ def resume_prefix(delivered: str, stop: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """The stream that completes a broken answer, and its route.
+    """A stream that completes an answer whose first stream broke, and its route.
 
-    `known`: text at the beginning of the stream that the client already has; empty if the stream continues after it.
+    `known`: the text with which the stream begins and which the client already has, so that it is not delivered again;
+    empty if the stream begins after it.
     """
 
     stream: ProviderStream
@@ -72,10 +76,11 @@ class Resumed:
 
 
 class FailoverChunks:
-    """`AnswerChunks` that switch to another provider or endpoint if the current stream breaks.
+    """The chunks of an answer; if its stream breaks, another provider or endpoint continues it (mid-stream failover).
 
-    `reopen` receives the text delivered so far, the origin that generated its end, and a stack that keeps the new
-    stream open; it returns None if no provider can complete the answer. `reopen` None: no failover.
+    `stack` keeps the first stream open. `reopen` starts another one: it is given the text delivered so far, the origin
+    that generated its end, and a stack that keeps the new stream open, and returns None if no provider can complete the
+    answer. With `reopen` None, a broken stream always ends the answer with `GenerationInterrupted`.
     """
 
     def __init__(
@@ -98,17 +103,17 @@ class FailoverChunks:
 
     @property
     def route(self) -> Route:
-        """The route of the current provider."""
+        """Provider and endpoint that generate the answer now, with the number of attempts, as a `Route`."""
         return self._route
 
     @property
     def moves(self) -> int:
-        """Number of mid-stream failovers tried, successful or not."""
+        """How often another provider or endpoint was tried because the stream broke, successfully or not."""
         return self._moves
 
     @property
     def origin(self) -> Origin:
-        """Model, adapter and replica that generate the answer now."""
+        """Model, engine, adapter and replica that generate the answer now."""
         return self._current.origin
 
     @property
@@ -118,12 +123,15 @@ class FailoverChunks:
 
     @property
     def state(self) -> StreamState:
-        """`open` while more chunks may come, `complete`, or `cut` if the stream broke and no failover succeeded."""
+        """`open` while more chunks may come, `complete`, or `cut` if the stream broke and was not continued."""
         return "cut" if self._failed else self._current.chunks.state
 
     @property
     def usage(self) -> Usage | None:
-        """Token counts reported by the current stream; after a restart, of the whole answer. None until known."""
+        """Token counts that the current stream has reported; None until then.
+
+        If the whole answer was generated again after a failover, they are those of the whole answer.
+        """
         return self._current.chunks.usage
 
     async def release(
@@ -150,9 +158,9 @@ class FailoverChunks:
                 return chunk
 
     def ready(self) -> list[Chunk]:
-        """Remove and return the chunks that have arrived, without waiting.
+        """Remove and return the chunks that have arrived and were not delivered, without waiting; possibly empty.
 
-        Empty while a resumed answer still repeats text that was already delivered.
+        Always empty while another provider's stream still repeats text that was already delivered.
         """
         if self._to_repeat:
             return []
@@ -169,7 +177,10 @@ class FailoverChunks:
         self._delivered += [chunk.text for chunk in chunks]
 
     async def _move(self, cut: MongarsError) -> None:
-        """Switch to a stream that completes the answer; raise `GenerationInterrupted` if there is none."""
+        """Switch to another stream that completes the answer, since the current one ended with the error `cut`.
+
+        Raises `GenerationInterrupted` if there is none.
+        """
         delivered = "".join(self._delivered)
         if self._reopen is not None and self._moves < MAX_FAILOVERS and not self._finished:
             self._moves += 1
@@ -184,9 +195,9 @@ class FailoverChunks:
         raise GenerationInterrupted(str(cut)) from cut
 
     def _undelivered(self, chunk: Chunk) -> Chunk | None:
-        """The part of the chunk that was not delivered before; None if nothing is left of it.
+        """The part of the chunk that the client does not have yet; None if nothing is left of it.
 
-        Raises `Diverged` if its text differs from the delivered text.
+        Raises `Diverged` if the part that it should have already differs from the text delivered to it.
         """
         if not self._to_repeat:
             return chunk

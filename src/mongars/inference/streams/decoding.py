@@ -30,17 +30,17 @@ _KNOWN_EVENTS = frozenset({"message", META_EVENT, ERROR_EVENT})
 
 
 class SseDecoder:
-    """Decodes a stream of server-sent events in the format of `/generate`."""
+    """Decodes the server-sent events of a `/generate` response into `Chunk`s, the answer's `Origin` and `End`."""
 
     def __init__(self) -> None:
         self._splitter = EventSplitter()
         self._repeated = EventTemplate()
 
     def feed(self, data: bytes) -> Iterator[Chunk | Origin | End]:
-        """Decode a block of bytes; yields the items that it completes and keeps an incomplete event.
+        """Decode a block of bytes; yields the items that it completes. An incomplete event is kept.
 
-        Raises the error that an error event reports, or `InvalidAnswer` for a malformed or too large event.
-        Consecutive events that contain only text are combined into one chunk, which saves processing time.
+        Raises the error that an event reports, or `InvalidAnswer` for a malformed or too large event. Consecutive
+        events that contain only text are combined into one chunk, which saves processing time.
         """
         try:
             blocks = self._splitter.blocks(data)
@@ -81,7 +81,7 @@ class SseDecoder:
 
 
 def origin_of(found: Mapping[str, str], body: Mapping[str, Any]) -> Origin:
-    """The model, adapter and replica named in the body or, if absent there, in the response headers `found`."""
+    """Model, engine, adapter and replica named in the JSON `body` or, if absent, in the response headers `found`."""
     from_headers = {
         "adapter_version": found.get(headers.ADAPTER_VERSION),
         "adapter": {"digest": found.get(headers.ADAPTER_DIGEST)},
@@ -91,9 +91,9 @@ def origin_of(found: Mapping[str, str], body: Mapping[str, Any]) -> Origin:
 
 
 def whole_chunks(body: dict[str, Any]) -> tuple[Chunk, ...]:
-    """The chunks of an answer that is one JSON object.
+    """The chunks of a non-streaming answer (decoded JSON): text, finish reason and, if reported, token counts.
 
-    Raises the error that the body reports, for any HTTP status, or `EmptyAnswer` if it has no text.
+    Raises the error that the body reports, which is possible with any HTTP status, or `EmptyAnswer` if it has no text.
     """
     if body.get("error"):
         raise error_in(body)
@@ -115,7 +115,10 @@ def whole_chunks(body: dict[str, Any]) -> tuple[Chunk, ...]:
 
 
 def _text_in(body: dict[str, Any]) -> str:
-    """The first text that is not blank of `message.content`, `content` and `response`; else an empty string."""
+    """The text of a non-streaming answer: the first of `message.content`, `content` and `response` that is not blank.
+
+    Empty if there is none.
+    """
     message = body.get("message")
     nested = message.get("content") if isinstance(message, dict) else None
     for candidate in (nested, body.get("content"), body.get("response")):
@@ -125,7 +128,7 @@ def _text_in(body: dict[str, Any]) -> str:
 
 
 def _usage_in(body: dict[str, Any]) -> Usage | None:
-    """The token counts in the body; None if they are missing or incomplete."""
+    """The token counts in the field `usage` of a non-streaming answer; None if they are missing or invalid."""
     found = body.get("usage")
     try:
         return usage_from(found if isinstance(found, dict) else None)

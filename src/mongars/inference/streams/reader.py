@@ -46,19 +46,26 @@ MAX_BLANK_CHUNKS = 64
 
 
 class End:
-    """Item of a decoder: the server has marked the answer as complete."""
+    """Item that a decoder yields when the server has marked the answer as complete."""
 
 
 class Decoder(Protocol):
-    """Decodes blocks of bytes into items, and keeps an incomplete item for the next block."""
+    """Decodes the bytes of a streamed answer into chunks, its `Origin` and its `End`, for an `AnswerReader`."""
 
     def feed(self, block: bytes) -> Iterator[Chunk | Origin | End]:
-        """The items that this block completes. Raises an error that the stream reports, or `InvalidAnswer`."""
+        """The items that this block of bytes completes; the rest is kept for the next block.
+
+        Raises the error that the stream reports, or `InvalidAnswer` for malformed data.
+        """
         ...
 
 
 class AnswerReader:
-    """Reads one streamed answer. Call `commit` first; then it is a `ChunkStream`."""
+    """Reads one streamed answer from blocks of bytes. Call `commit` first; then it is a `ChunkStream`.
+
+    `origin`: used until the stream names another one. `idle`: seconds without a chunk after which the answer is cut.
+    `deadline`: the time by which it must be complete. `choices`: how many answers the stream contains.
+    """
 
     def __init__(
         self,
@@ -89,10 +96,10 @@ class AnswerReader:
         self.usage: Usage | None = None
 
     async def commit(self) -> None:
-        """Wait for the first content, without a timeout.
+        """Wait for the first content, without a timeout; until it has arrived, a failure is not visible to the client.
 
-        Raises the error that the stream reports, `EmptyAnswer` if it ends without text, `InvalidAnswer`, or
-        `EndpointUnreachable` if the connection was closed.
+        Raises the error that the stream reports, `EmptyAnswer` if it ends without text, `InvalidAnswer` if it is
+        malformed, or `EndpointUnreachable` if the connection is closed.
         """
         while not self._committed:
             block = await anext(self._blocks, None)
@@ -106,7 +113,7 @@ class AnswerReader:
 
     @property
     def _finished(self) -> bool:
-        """Whether every choice has a finish reason."""
+        """Whether the finish reason of every choice (answer) in this stream has arrived."""
         return not self._unfinished
 
     def __aiter__(self) -> Self:
@@ -122,7 +129,7 @@ class AnswerReader:
         return self._ready.popleft()
 
     def ready(self) -> list[Chunk]:
-        """Remove and return the chunks that have arrived, without waiting; possibly empty."""
+        """Remove and return the chunks that have arrived and were not read yet, without waiting; possibly empty."""
         found = list(self._ready)
         self._ready.clear()
         return found
@@ -188,7 +195,11 @@ class AnswerReader:
             self._committed = True
 
     def _check(self, chunk: Chunk) -> None:
-        """Raise `InvalidAnswer` for too much blank text, an unexpected choice, or content after the finish reason."""
+        """Raise `InvalidAnswer` if `chunk` cannot belong to the answer.
+
+        That is: after too much blank text, with the index of a choice that was not requested, or with content after
+        that choice's finish reason.
+        """
         if chunk.index in self._unfinished:
             if not self._committed and self._blank >= MAX_BLANK_CHARACTERS:
                 detail = "The answer starts with too much blank text."
@@ -212,14 +223,17 @@ class AnswerReader:
         self.state = "complete"
 
     def _end_of_bytes(self, reason: str) -> None:
-        """End the stream, as complete if every choice has a finish reason, else as cut for `reason`."""
+        """End the answer, since nothing more can be read: as complete if every choice has a finish reason, else as cut.
+
+        `reason`: text for the error message in the second case.
+        """
         if self._finished:
             self.state = "complete"
         else:
             self._cut(reason)
 
     def _cut(self, reason: str, error: MongarsError | None = None) -> None:
-        """End the stream as cut: iteration then raises `GenerationInterrupted`.
+        """End the answer as cut: iteration raises `GenerationInterrupted`, with `reason` in its message.
 
         If `error` is an `InvalidRequest`, that is raised instead, since another attempt would fail in the same way.
         """
@@ -240,7 +254,7 @@ class AnswerReader:
 
 
 class WholeAnswer:
-    """An answer that arrived as one JSON object, in the form of a `ChunkStream`."""
+    """A non-streaming answer, already received as a whole, in the form of a `ChunkStream`."""
 
     def __init__(self, chunks: tuple[Chunk, ...]) -> None:
         self._ready = deque(chunks)
@@ -249,7 +263,7 @@ class WholeAnswer:
         self.usage: Usage | None = next((c.usage for c in chunks if c.usage is not None), None)
 
     def ready(self) -> list[Chunk]:
-        """Remove and return the chunks that were not read yet; never waits, since the whole answer has arrived."""
+        """Remove and return the chunks that were not read yet; never waits, since all have been received."""
         found = list(self._ready)
         self._ready.clear()
         return found

@@ -20,25 +20,25 @@ REFUSING = 64
 
 
 class Connection(Protocol):
-    """The operations by which `Connections` closes a connection."""
+    """The part of an HTTP connection by which `Connections` closes it."""
 
     due: float
     """Event-loop time at which the connection is closed; infinite while a request is being answered."""
 
     def expire(self) -> None:
-        """Close the connection because `due` has passed. Called each second until it is closed."""
+        """Close the connection because the time `due` has passed. Called each second until it is closed."""
         ...
 
     def evict(self) -> None:
-        """Close the connection so that a new one can be accepted."""
+        """Close the connection so that a new one can be accepted in its place."""
         ...
 
 
 class Connections:
-    """Accepts or refuses new connections, and closes connections whose time limit has passed.
+    """The open connections of one server: accepts or refuses new ones, and closes those whose time limit has passed.
 
     `report` is called with the number of refused connections and requests for each reason, at most once in
-    `REPORT_SECONDS`, because unauthenticated clients can cause any number of refusals.
+    `REPORT_SECONDS` (60 s), because unauthenticated clients can cause any number of refusals.
     """
 
     def __init__(self, limits: HttpLimits, report: ReportCounts) -> None:
@@ -58,8 +58,9 @@ class Connections:
     ) -> bool | None:
         """Decide on a new connection: True accepts it, False answers it with 503, None closes it without an answer.
 
-        At the limit, the oldest idle connection is closed and the new one accepted; without an idle one, the oldest
-        whose request is incomplete. `connections` are all connections of the server, including the new one.
+        `connections`: all connections of the server, this one included. At their limit, the oldest idle connection is
+        closed and the new one accepted; without an idle one, the oldest connection whose request is incomplete is
+        closed.
         """
         self._open.add(connection)
         self._watch(loop)
@@ -84,11 +85,11 @@ class Connections:
         self._open.discard(connection)
 
     def count(self, reason: str) -> None:
-        """Add one refused connection or request with this reason to the next call of `report`."""
+        """Count one refused connection or request with this reason, a text, for the next call of `report`."""
         self._refused[reason] += 1
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Schedule the next check for overdue connections; none is scheduled without connections or refusals."""
+        """Schedule the next check for connections whose time limit has passed, in a second, unless one is scheduled."""
         if self._timer is None:
             self._timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 

@@ -21,7 +21,7 @@ _HOST = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """Limits on the connections of one server."""
+    """Limits on the connections of one HTTP server and on requests before they are authenticated."""
 
     connections: int = 4096
     """Maximum number of open connections; beyond it, idle ones are closed, and then new ones get 503."""
@@ -46,9 +46,10 @@ class HttpLimits:
 
 
 def check_host(values: list[bytes], *, version: Callable[[], str], allowed: frozenset[str]) -> None:
-    """Raise `RefusedRequest` unless the `Host` fields of a request are valid (RFC 9112, section 3.2).
+    """Raise `RefusedRequest` unless the `Host` headers of a request are valid (RFC 9112, section 3.2).
 
-    `values`: all `Host` fields. `allowed`: the only names accepted; empty for any name.
+    `values`: the values of all `Host` headers. `version`: returns the HTTP version, such as `1.1`. `allowed`: the only
+    host names accepted; empty for any name.
     """
     if len(values) > 1:
         raise RefusedRequest(400, "The request has more than one Host header.")

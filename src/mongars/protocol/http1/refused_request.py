@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class RefusedRequest(Exception):
-    """A request that must be refused with the HTTP status `status`, after which its connection is closed."""
+    """A request that must be refused with the HTTP status `status`; its connection is then closed.
+
+    `detail`: the message for the client.
+    """
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -22,9 +25,9 @@ class RefusedRequest(Exception):
         self.detail = detail
 
     def response(self, headers: Headers) -> bytes:
-        """The bytes of the complete HTTP response, with an error body in OpenAI's format.
+        """The bytes of the complete HTTP response to this request, with an error body in OpenAI's format.
 
-        `headers` are sent before the fields that this response needs.
+        `headers`: names and values of headers to send before the ones that this response needs.
         """
         server = self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         error = {

@@ -36,7 +36,10 @@ _HOP = (b"upgrade", b"connection")
 
 
 class GuardedHttp(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 connection with limits; `guarded` creates the subclass for one server."""
+    """One HTTP/1.1 connection of a uvicorn server, with limits on what a client may send before it is authenticated.
+
+    `guarded` creates the subclass for one server.
+    """
 
     guard: ClassVar[Connections]
 
@@ -63,7 +66,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._refusal: RefusedRequest | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """Start the time limit for the first request head, or refuse the connection if too many are open."""
+        """Start the time limit for the first request head, or refuse the new connection if too many are open."""
         super().connection_made(transport)
         self._outgoing = _Outgoing(self)
         self.due = self.loop.time() + self.guard.limits.head_seconds
@@ -81,7 +84,7 @@ class GuardedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes from the client; refuse the request if it is invalid or exceeds a limit."""
+        """Parse bytes from the client; a request that is invalid or exceeds a limit is refused."""
         if self._lingering:
             self._discard(len(data))
             return
@@ -103,12 +106,12 @@ class GuardedHttp(HttpToolsProtocol):
                 self._refuse(self._too_large())
 
     def eof_received(self) -> None:
-        """Do nothing when the client has finished sending: the transport then closes the connection."""
+        """Do nothing when the client has closed its sending direction: asyncio then closes the connection."""
 
     # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """Start the time limit for the head of a request whose first byte has arrived."""
+        """Start the time limit for the head of a new request, whose first byte has arrived."""
         super().on_message_begin()
         self._progress = self._head_started = True
         self._trailers = 0
@@ -118,7 +121,10 @@ class GuardedHttp(HttpToolsProtocol):
             self.due = self.loop.time() + self.guard.limits.head_seconds
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Store a header field, or count a trailer field. Raises `RefusedRequest` if there are too many."""
+        """Store a header field, or count a trailer field (one after the body).
+
+        Raises `RefusedRequest` if there are more of them than `HttpLimits.fields`.
+        """
         if not self._in_head:
             self._trailers += 1
             if self._trailers > self.guard.limits.fields:
@@ -132,7 +138,10 @@ class GuardedHttp(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Check a complete request head and start the application. Raises `RefusedRequest` if it is not acceptable."""
+        """Check the complete head (request line and headers) of a request, and start the application for it.
+
+        Raises `RefusedRequest` if the head violates a limit or rule, or too many requests wait for a response.
+        """
         parser = self.parser
         body = self._check_head()
         self._progress = True
@@ -165,7 +174,7 @@ class GuardedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a request whose body and trailers have arrived."""
+        """Note that the body and trailers of the current request have arrived, so that the next one may begin."""
         self._progress = True
         if self._upgrading:
             return
@@ -181,7 +190,7 @@ class GuardedHttp(HttpToolsProtocol):
     # Callbacks of the response
 
     def on_response_complete(self) -> None:
-        """After a complete response, start the next pipelined request, or wait for one."""
+        """After a complete response, start the next request that has arrived already, or wait for one."""
         self.server_state.total_requests += 1
         self._unanswered -= 1
         if self._lingering or self.transport.is_closing():
@@ -194,7 +203,10 @@ class GuardedHttp(HttpToolsProtocol):
             self._rest()
 
     def close_after_response(self) -> None:
-        """Close the connection; if the client is still sending, first read and discard the rest (lingering)."""
+        """Close the connection after a response.
+
+        If the client is still sending, the rest is first read and discarded, so that the client can read the response.
+        """
         if self._lingering or self.transport.is_closing():
             return
         if self._in_head:
@@ -203,7 +215,7 @@ class GuardedHttp(HttpToolsProtocol):
             self._linger()
 
     def shutdown(self) -> None:
-        """Close the connection once its current response is complete, because the server shuts down."""
+        """Close the connection because the server shuts down, but not before its current response is complete."""
         self._keep_alive_after_body = False
         if self._lingering:
             self.transport.close()
@@ -211,7 +223,7 @@ class GuardedHttp(HttpToolsProtocol):
             super().shutdown()
 
     def expire(self) -> None:
-        """Close the connection because its time limit has passed; answer an incomplete request head with 408."""
+        """Close the connection because its time limit has passed; an incomplete request head is answered with 408."""
         if self._head_started and not self._lingering and not self.transport.is_closing():
             self.guard.count("408 before the request was read")
             self._reply(RefusedRequest(408, "The request head did not arrive in time."))
@@ -219,7 +231,7 @@ class GuardedHttp(HttpToolsProtocol):
             self.evict()
 
     def evict(self) -> None:
-        """Close the connection, to free its slot or because a time limit has passed.
+        """Close the connection so that a new one can be accepted, or because a time limit has passed.
 
         Pending bytes are still sent if no request is being answered and the connection was not closing already.
         """
@@ -231,7 +243,7 @@ class GuardedHttp(HttpToolsProtocol):
 
     @property
     def _resting(self) -> bool:
-        """Whether no request of this connection is being answered."""
+        """Whether no request of this connection is being answered by the application."""
         return self._unanswered == 0
 
     def _rest(self) -> None:
@@ -240,9 +252,9 @@ class GuardedHttp(HttpToolsProtocol):
         self.guard.idle[self] = None
 
     def _noted(self, refusal: RefusedRequest) -> RefusedRequest:
-        """Store `refusal` in `_refusal` and return it, for the caller to raise.
+        """Store `refusal` and return it, for the caller to raise.
 
-        It is stored because the parser replaces exceptions that its callbacks raise.
+        It is stored because the HTTP parser replaces exceptions that its callbacks raise by its own.
         """
         self._refusal = refusal
         return refusal
@@ -260,9 +272,10 @@ class GuardedHttp(HttpToolsProtocol):
         return RefusedRequest(431, detail)
 
     def _check_head(self) -> float:
-        """Check the headers; returns the maximum number of body bytes that can follow, infinite for chunked bodies.
+        """Check size and `Host` of a request head; returns how many bytes of body can follow at most.
 
-        Raises `RefusedRequest`.
+        That is the `Content-Length`, infinite for a chunked body. Raises `RefusedRequest` if the head violates a limit
+        or rule.
         """
         size, body = len(self.url), 0.0
         hosts: list[bytes] = []
@@ -287,7 +300,7 @@ class GuardedHttp(HttpToolsProtocol):
         return body
 
     def _upgraded(self, rest: bytes) -> None:
-        """Handle a request with an `Upgrade` header; `rest` are the bytes received after its head.
+        """Handle a request with an `Upgrade` header; `rest`: the bytes received after its head.
 
         A WebSocket request is handed over to uvicorn; for another protocol, the header is ignored.
         """
@@ -305,7 +318,7 @@ class GuardedHttp(HttpToolsProtocol):
         self.data_received(b"\r\n".join([*lines, b"connection: close", b"\r\n"]) + rest)
 
     def _refuse(self, refusal: RefusedRequest) -> None:
-        """Send a refusal and close the connection.
+        """Send the response of `refusal` and close the connection.
 
         It is closed without a response if the client could take that for the response to an earlier request.
         """
@@ -344,7 +357,10 @@ class GuardedHttp(HttpToolsProtocol):
 
 
 class _Outgoing:
-    """The transport given to responses; `close` first reads and discards what the client is still sending."""
+    """The transport of a connection as uvicorn uses it to send a response: write, close, and whether it is closing.
+
+    `close` first reads and discards what the client is still sending.
+    """
 
     __slots__ = ("close", "is_closing", "write")
 
@@ -355,5 +371,5 @@ class _Outgoing:
 
 
 def guarded(connections: Connections) -> type[GuardedHttp]:
-    """The protocol class for one server, whose connections are tracked and limited by `connections`."""
+    """The protocol class to pass to uvicorn for one server, whose connections `connections` tracks and limits."""
     return type("GuardedHttp", (GuardedHttp,), {"guard": connections})

@@ -13,7 +13,7 @@ _ESCAPED = {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
 
 
 def united(*sets: Ranges) -> Ranges:
-    """The union of the character sets."""
+    """The union of the sets of characters."""
     found: list[tuple[int, int]] = []
     for low, high in sorted(entry for each in sets for entry in each):
         if found and low <= found[-1][1] + 1:
@@ -24,7 +24,7 @@ def united(*sets: Ranges) -> Ranges:
 
 
 def complement(ranges: Ranges, *, last: int = LAST) -> Ranges:
-    """The characters up to code point `last` that are not in the set."""
+    """All characters up to the code point `last` that are not in the set `ranges`."""
     found, begin = [], 0
     for low, high in ranges:
         if low > begin:
@@ -56,7 +56,7 @@ _PLAIN = complement(united(((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x9F))
 
 
 def class_of(ranges: Ranges) -> str:
-    """A grammar expression for one character of the set inside a JSON string.
+    """A grammar expression (GBNF) for any one character of the set, as it is written inside a JSON string.
 
     Empty if the set contains only characters that are never generated, such as most control characters.
     """
@@ -69,12 +69,12 @@ def class_of(ranges: Ranges) -> str:
 
 
 def literal(text: str) -> str:
-    """A grammar expression that generates exactly `text`."""
+    """A grammar expression (GBNF) that generates exactly `text`: a quoted string with escapes."""
     return '"' + "".join(map(_quoted, text)) + '"'
 
 
 def in_json(text: str) -> str:
-    """The text with JSON's escapes for quotes, backslashes and white space, without surrounding quotes."""
+    """The text as it is written inside a JSON string, with escapes for quotes, backslashes and white space."""
     return "".join(_ESCAPED.get(ord(sign), sign) for sign in text)
 
 

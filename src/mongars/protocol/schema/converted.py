@@ -27,9 +27,10 @@ _DEFINITIONS = ("$defs", "definitions")
 
 
 def check_converted(schema: dict[str, Any]) -> None:
-    """Raise `SchemaUnsupported` if an engine that converts schemas itself may ignore a keyword of this schema.
+    """Check a schema for an engine that converts schemas itself, such as Ollama and vLLM.
 
-    `{}` means any JSON object, and is accepted.
+    Raises `SchemaUnsupported` if it has a keyword that the engine may ignore. `{}` means any JSON object, and is
+    accepted.
     """
     if demands(schema):
         _check(schema, ())

@@ -19,7 +19,7 @@ ResponseFormat = dict[str, Any] | None
 
 
 def grammar_of(response_format: ResponseFormat) -> str | None:
-    """The GBNF grammar for llama.cpp; None for free text.
+    """The grammar (GBNF) with which llama.cpp enforces a request's `response_format`; None for free text.
 
     Raises `ParameterUnsupported`, naming the keyword, if a part of the schema cannot be enforced.
     """
@@ -33,7 +33,7 @@ def grammar_of(response_format: ResponseFormat) -> str | None:
 
 
 def check_conversion(response_format: ResponseFormat) -> None:
-    """Check a format for an engine that converts schemas itself.
+    """Check a request's `response_format` for an engine that converts schemas itself, such as Ollama and vLLM.
 
     Raises `ParameterUnsupported`, naming the keyword, if such an engine may not enforce a part of the schema.
     """

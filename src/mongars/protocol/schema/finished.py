@@ -16,22 +16,25 @@ if TYPE_CHECKING:
 
 
 class FinishedCheck:
-    """Collects the text of each choice in a stream, and validates it when the choice ends.
+    """Collects the text of each answer in a stream, and validates it against a JSON Schema when the answer ends.
 
-    A choice that ends for another reason than `stop`, such as the token limit, is not validated.
+    An answer that ends for another reason than `stop`, such as the token limit, is not validated.
     """
 
     def __init__(self, schema: dict[str, Any], *, stops: bool = False) -> None:
-        """`stops`: whether the request has stop sequences, which may have ended the answer early."""
+        """`schema`: what the text of each answer must be valid for; `{}` means any JSON object.
+
+        `stops`: whether the request has stop sequences, which may have ended the answer early.
+        """
         self._schema = schema
         self._stops = stops
         self._texts: dict[int, list[str]] = {}
 
     def take(self, chunk: Chunk) -> None:
-        """Add the next chunk.
+        """Add the next chunk of the stream.
 
-        Raises `GenerationInterrupted` if it ends an answer that violates the schema, or `InvalidRequest` if a stop
-        sequence may have caused the violation.
+        Raises `GenerationInterrupted` if it ends an answer whose text violates the schema, or `InvalidRequest` instead
+        if a stop sequence may have caused the violation.
         """
         if chunk.text:
             self._texts.setdefault(chunk.index, []).append(chunk.text)
@@ -51,10 +54,11 @@ class FinishedCheck:
 async def checked(
     blocks: AsyncIterator[bytes], schema: dict[str, Any], *, stops: bool
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the engine's events unchanged, while validating each answer against `schema`.
+    """Yield the events of an engine's stream unchanged, while validating each answer in it against `schema`.
 
-    Raises `GenerationInterrupted` or `InvalidRequest`, as `FinishedCheck.take`, before the event that ends an invalid
-    answer, and `InvalidAnswer` if an event is too large.
+    `blocks`: the bytes of the stream, cut anywhere. `stops`: whether the request has stop sequences. Before the event
+    that ends an invalid answer, raises `GenerationInterrupted`, or `InvalidRequest` if a stop sequence may be the
+    cause. Raises `InvalidAnswer` if an event is malformed or too large, and the error that an event reports.
     """
     splitter, check = EventSplitter(), FinishedCheck(schema, stops=stops)
     try:

@@ -51,7 +51,7 @@ _OF_TYPES = {
 
 
 def schema_grammar(schema: Schema) -> str:
-    """The grammar (GBNF) of a schema; `{}` means any JSON object.
+    """The grammar (GBNF) that generates only JSON texts valid for a JSON Schema; `{}` means any JSON object.
 
     Raises `SchemaUnsupported`, naming the part of the schema that cannot be enforced.
     """
@@ -71,7 +71,10 @@ class _Writer:
         self.rules = Rules()
 
     def value(self, schema: SchemaOrBool, where: SchemaPath) -> str:
-        """A grammar expression that generates the values that are valid for the schema at path `where`."""
+        """A grammar expression for JSON values valid for `schema`; `where`: its path in the whole schema, for errors.
+
+        Raises `SchemaUnsupported` if that cannot be enforced.
+        """
         self._step(where)
         if schema is False:
             reason = "the schema 'false' allows no value"
@@ -125,7 +128,11 @@ class _Writer:
         return found if isinstance(found, dict) else {"allOf": [found]}
 
     def _flat(self, schema: Schema, where: SchemaPath, levels: int = 16) -> Schema:
-        """One schema equivalent to `schema`, in which `$ref` and `allOf` are merged with the other keywords."""
+        """A schema equivalent to `schema` without `$ref` and `allOf`, which are merged with the other keywords.
+
+        `where`: its path in the whole schema, for errors. `levels`: how many more `$ref` and `allOf` may be followed.
+        Raises `SchemaUnsupported` for a keyword that cannot be enforced or merged.
+        """
         self._step(where)
         if levels == 0:
             reason = "'$ref' and 'allOf' lead into each other without end"
@@ -328,7 +335,10 @@ class _Writer:
 
 
 def _piece(schema: Schema, least: int, most: int | None) -> Piece | None:
-    """The expression between the quotes of a string restricted by `pattern` or `format`; None without a restriction."""
+    """The expression between the quotes of a string with a `pattern` or `format`; None if the schema has neither.
+
+    `least`, `most`: number of characters; `most` None: no limit. Raises `ValueError` if it is not supported.
+    """
     pattern, form = schema.get("pattern"), schema.get("format")
     if form in FREE:
         form = None
@@ -360,7 +370,7 @@ def _check_apart(parts: list[Schema], where: SchemaPath) -> None:
 
 
 def _implied(schema: Schema) -> str | list[str]:
-    """The JSON type to which the schema's keywords apply, for a schema without `type`; all types if there is none."""
+    """The JSON type that a schema without `type` describes, by its other keywords; all types if they name none."""
     for kind, names in _OF_TYPES.items():
         if names & schema.keys():
             return kind

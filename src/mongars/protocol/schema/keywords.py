@@ -83,10 +83,10 @@ CONVERTER = {
 
 
 def is_annotation(name: str) -> bool:
-    """Whether the keyword is an annotation, such as `title`, which has no effect on which values are valid."""
+    """Whether the schema keyword is an annotation, such as `title`, which has no effect on which values are valid."""
     return name in ANNOTATIONS or name.startswith("x-")
 
 
 def demands(schema: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the schema without annotations such as `title`."""
+    """A copy of the schema with only the keywords that restrict values, without annotations such as `title`."""
     return {name: value for name, value in schema.items() if not is_annotation(name)}

@@ -29,13 +29,14 @@ Places = set[int]
 
 
 class _Unknown(Exception):
-    """The pattern has a part that this matcher does not support: look-around, a back-reference, a word boundary."""
+    """A pattern has a part that is not supported here, such as look-around, a back-reference or a word boundary."""
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the pattern matches anywhere in the text; False for an invalid or unsupported pattern.
+    """Whether the regular expression matches anywhere in the text; False for an invalid or unsupported pattern.
 
-    Schemas with unsupported patterns are refused before they reach an engine.
+    The time is at most quadratic in the length of the text. Schemas with unsupported patterns are refused before they
+    reach an engine.
     """
     try:
         return bool(_Matcher(text).ends(_parsed(pattern), set(range(len(text) + 1))))
@@ -53,7 +54,11 @@ class _Matcher:
         self._text = text
 
     def ends(self, parts: Any, places: Places) -> Places:  # noqa: ANN401 (as above)
-        """The positions where the sequence of parts may end, if it begins at one of `places`."""
+        """The positions in the text where a match of all `parts` in sequence may end, if it begins at one of `places`.
+
+        `parts`: as returned by Python's parser of regular expressions. Raises `_Unknown` for a part that is not
+        supported.
+        """
         for kind, value in parts:
             if not places:
                 break
@@ -86,9 +91,10 @@ class _Matcher:
 
 
 def _holds(kind: Any, value: Any, sign: str) -> bool:  # noqa: ANN401 (as above)
-    """Whether the character `sign` matches a part (`kind`, `value`) of Python's parsed patterns that stands for one character.
+    """Whether the character `sign` matches one part of a pattern that stands for a single character.
 
-    Raises `_Unknown` for a part that is not supported.
+    `kind`, `value`: the part as Python's parser of regular expressions returns it. Raises `_Unknown` if it is not
+    supported.
     """
     if kind is op.LITERAL:
         return bool(ord(sign) == value)

@@ -17,7 +17,8 @@ TYPES = ("string", "integer", "number", "boolean", "null", "object", "array")
 def merged(first: Schema, second: Schema, where: SchemaPath) -> Schema:
     """A schema for which exactly those values are valid that are valid for both schemas.
 
-    Raises `SchemaUnsupported` if no such schema can be expressed.
+    `where`: their path in the whole schema, for the error. Raises `SchemaUnsupported` if no such schema can be
+    expressed.
     """
     _check_names(first, second, where)
     result = dict(first)
@@ -62,7 +63,7 @@ def _kinds(value: str | list[str]) -> list[str]:
 
 
 def apart(first: Schema, second: Schema) -> bool:
-    """Whether certainly no value is valid for both schemas; False if this cannot be decided."""
+    """Whether certainly no value is valid for both schemas; False if one is or this cannot be decided."""
     mine, other = _values(first), _values(second)
     if mine is not None and other is not None:
         return not mine & other

@@ -19,7 +19,7 @@ MOST_MULTIPLES = 500
 
 
 def number_grammar(schema: dict[str, Any], *, whole: bool) -> str:
-    """A grammar expression for the numbers that satisfy the schema's bounds and `multipleOf`.
+    """A grammar expression (GBNF) for the numbers that satisfy the schema's bounds and its `multipleOf`.
 
     `whole`: integers only. Raises `ValueError` if there are none, or if the restriction is not supported.
     """
@@ -38,7 +38,7 @@ def number_grammar(schema: dict[str, Any], *, whole: bool) -> str:
 
 
 def _bounds(schema: dict[str, Any]) -> tuple[tuple[Decimal, bool], tuple[Decimal, bool]]:
-    """The lower and the upper bound, each with whether the bound itself is excluded."""
+    """The lower and the upper bound of a number schema, each as its value and whether that value itself is excluded."""
     far = Decimal(10) ** DIGITS
     lows, highs = [(-far, True)], [(far, True)]
     for name, found in (("minimum", lows), ("exclusiveMinimum", lows)):
@@ -90,8 +90,8 @@ def _multiples(
 def _open_multiples(step: Decimal, first: int, last: int) -> str:
     """A grammar expression for the multiples of `step`, recognised by their last digits.
 
-    `first` and `last`: the first and last multiple, as factors of `step`. Empty if the numbers have a bound
-    other than 0, or if last digits do not identify the multiples.
+    `first` and `last`: the first and last multiple, divided by `step`. Empty if the numbers have a bound other than 0,
+    or if last digits do not identify the multiples.
     """
     farthest = 10**DIGITS // step - 1
     if last < farthest or (first not in {0, 1} and first > -farthest):
@@ -111,7 +111,10 @@ def _open_multiples(step: Decimal, first: int, last: int) -> str:
 def _within(
     low: tuple[Decimal, bool], high: tuple[Decimal, bool], *, unit: Decimal
 ) -> tuple[int, int]:
-    """The first and the last multiple of `unit` within the bounds, as factors of `unit`."""
+    """The first and the last multiple of `unit` from `low` to `high`, both divided by `unit`.
+
+    `low`, `high`: a bound and whether it is excluded. If there is no such multiple, the first is greater than the last.
+    """
     first, last = _floor(low[0] / unit), _floor(high[0] / unit)
     if first * unit < low[0] or (low[1] and first * unit == low[0]):
         first += 1
@@ -125,7 +128,10 @@ def _floor(number: Decimal) -> int:
 
 
 def _scaled(low: tuple[Decimal, bool], high: tuple[Decimal, bool], point: int) -> str:
-    """A grammar expression for the numbers from `low` to `high` with exactly `point` decimals; empty if there are none."""
+    """A grammar expression for the numbers from `low` to `high` with exactly `point` digits after the decimal point.
+
+    `low`, `high`: a bound and whether it is excluded. Empty if there are no such numbers.
+    """
     first, last = _within(low, high, unit=Decimal(1).scaleb(-point))
     most = 10**DIGITS - 1
     first, last = max(first, -most), min(last, most)
@@ -165,7 +171,7 @@ def _first(length: int, point: int) -> int:
 def _between(low: str, high: str, point: int) -> str:
     """A grammar expression for the digit strings from `low` to `high`, which have the same length.
 
-    The decimal point is before the last `point` digits.
+    A decimal point is generated before the last `point` digits.
     """
     length = len(low)
     if not length:
@@ -193,7 +199,7 @@ def _between(low: str, high: str, point: int) -> str:
 
 
 def _free(length: int, point: int) -> str:
-    """A grammar expression for `length` arbitrary digits, with the decimal point before the last `point` of them."""
+    """A grammar expression for `length` arbitrary digits, with a decimal point before the last `point` of them."""
     if not point or length < point:
         return f"[0-9]{{{length}}}"
     before = f"[0-9]{{{length - point}}} " if length > point else ""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A property, the grammar expression of its value, and whether it is required."""
+    """A property of an object: its name, the grammar expression of its value, and whether it is required."""
 
     name: str
     value: str
@@ -22,12 +22,15 @@ class Member:
 
     @property
     def text(self) -> str:
-        """The grammar expression of the member: name, colon and value."""
+        """The grammar expression of this property as it is written in an object: name, colon and value."""
         return f"{literal(constant(self.name) + ': ')} {self.value}"
 
 
 def object_rule(rules: Rules, members: list[Member]) -> str:
-    """A grammar expression for a JSON object with these members in this order; members not required may be absent."""
+    """A grammar expression for a JSON object with these properties in this order; those not required may be absent.
+
+    Rules that the expression needs are added to `rules`.
+    """
     # `after` generates the members from this one on if another member stands before them.
     after = ""
     starts: list[str] = []

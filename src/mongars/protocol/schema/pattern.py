@@ -31,7 +31,7 @@ _GROUPS = {"(?=": "look-ahead", "(?!": "look-ahead", "(?<=": "look-behind", "(?<
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A grammar expression, and the minimum and maximum number of characters that it generates."""
+    """A grammar expression, with the minimum and maximum number of characters of the texts that it generates."""
 
     text: str
     least: int
@@ -39,7 +39,7 @@ class Piece:
 
     @property
     def fixed(self) -> bool:
-        """Whether all generated texts have the same number of characters."""
+        """Whether all texts that this expression generates have the same number of characters."""
         return self.least == self.most
 
 
@@ -67,7 +67,9 @@ ANY = Piece(ch.class_of(ch.PRINTABLE), 1, 1)
 
 
 def pattern_piece(pattern: str, *, least: int = 0, most: int | None = None) -> Piece:
-    """The grammar expression for texts that match `pattern` and have `least` to `most` characters, without quotes.
+    """The grammar expression for texts of `least` to `most` characters that match the regular expression `pattern`.
+
+    The text is the content of a JSON string, without its quotes. `most` None: no limit.
 
     Raises:
         ValueError: a part of the pattern, or its combination with the lengths, is not supported.
@@ -86,7 +88,8 @@ class _Branch:
 def _fitted(branch: _Branch, least: int, most: int | None) -> Piece:
     """The grammar expression of one alternative of a pattern, for texts of `least` to `most` characters.
 
-    Where the alternative is not anchored (`^`, `$`), printable text is allowed before or after it.
+    Where the alternative is not anchored (`^`, `$`), printable text is allowed before or after it. `most` None: no
+    limit. Raises `ValueError` if the lengths cannot be enforced.
     """
     items = list(branch.items)
     own = _joined(items)
@@ -104,9 +107,10 @@ def _fitted(branch: _Branch, least: int, most: int | None) -> Piece:
 
 
 def _narrowed(items: list[_Repeated], least: int, most: int | None) -> list[_Repeated]:
-    """The items with changed bounds of repetition, so that only texts of `least` to `most` characters are generated.
+    """The parts of a pattern, repeated so often that only texts of `least` to `most` characters are generated.
 
-    Raises `ValueError` unless it suffices to change a single item.
+    `items`: the parts with their bounds of repetition. `most` None: no limit. Raises `ValueError` unless it suffices to
+    change the bounds of a single part.
     """
     whole = _joined(items)
     if whole.least >= least and (most is None or whole.most <= most):
@@ -141,7 +145,7 @@ def _either(pieces: list[Piece]) -> Piece:
 
 
 class _Reader:
-    """Recursive-descent parser of one regular expression."""
+    """Recursive-descent parser of one regular expression, which converts it to grammar expressions."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -269,7 +273,8 @@ class _Reader:
     def _class_atom(self, *, negated: bool) -> tuple[ch.Ranges, bool]:
         """Parse one character or escape inside a set such as `[a-z]`; returns the characters that it stands for.
 
-        Also returns whether regular-expression engines disagree on which non-ASCII characters these are.
+        The second value is whether regular-expression engines disagree on which non-ASCII characters these are.
+        `negated`: whether the set begins with `^`.
         """
         sign = self._next()
         if sign != "\\":

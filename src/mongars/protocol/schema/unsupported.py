@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 class SchemaUnsupported(ValueError):
-    """A part of a schema cannot be enforced; `reason` is a text, `where` the path, such as `("properties", "age")`."""
+    """A part of a JSON Schema cannot be enforced on answers.
+
+    `reason`: why, as text. `where`: the path of the part, such as `("properties", "age")`; empty for the whole schema.
+    """
 
     def __init__(self, reason: str, where: tuple[str, ...] = ()) -> None:
         place = ".".join(where) or "the schema"

@@ -30,7 +30,11 @@ _VALUES = ("const", "enum")
 
 
 def _multiple_of(_: object, step: float, instance: object, __: object) -> Iterator[ValidationError]:
-    """Check `multipleOf` in decimal arithmetic, in which 19.99 is a multiple of 0.01, unlike in binary fractions."""
+    """Check `multipleOf` in decimal arithmetic, in which 19.99 is a multiple of 0.01, unlike in binary fractions.
+
+    Yields an error if the number `instance` is not a multiple of `step`. The signature is the one that jsonschema
+    calls.
+    """
     if isinstance(instance, bool) or not isinstance(instance, int | float):
         return
     try:
@@ -92,10 +96,11 @@ _Checked = extend(
 
 
 def errors_of(values: Iterable[object], schema: Schema, *, root: Schema) -> list[str | None]:
-    """For each value, a description of how it violates the schema, a part of `root`; None for a valid value.
+    """For each value, how it violates `schema`, as text; None for a valid value.
 
-    References outside the schema are not followed, since the library would fetch them over HTTP. Raises
-    `SchemaUnsupported` if references are circular or more than `MOST_REFERENCES` are followed.
+    `schema` is a part of the schema `root`, to which its references lead. References outside of `root` are not
+    followed, since the library would fetch them over HTTP. Raises `SchemaUnsupported` if references are circular or
+    more than `MOST_REFERENCES` are followed.
     """
     checks = _Checked(_unnamed(root), format_checker=checker, registry=Registry())
     own = checks.evolve(schema=_unnamed(schema))
@@ -121,7 +126,7 @@ def _first_error(own: Validator, value: object) -> str | None:
 
 
 def _unnamed(schema: Any) -> Any:  # noqa: ANN401 (any part of a schema)
-    """A copy of the schema without `$schema` and `$id`, which would select other rules and redirect references."""
+    """A copy of a JSON Schema without `$schema` and `$id`, which would select other rules and redirect references."""
     if isinstance(schema, list):
         return [_unnamed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -134,7 +139,10 @@ def _unnamed(schema: Any) -> Any:  # noqa: ANN401 (any part of a schema)
 
 
 def violation(text: str, schema: Schema) -> str | None:
-    """How a JSON text violates the schema, as a description; None if it is valid. `{}` means any JSON object."""
+    """How a text violates a JSON Schema, as a description; None if it is valid JSON and valid for the schema.
+
+    `{}` means any JSON object. A schema that cannot be checked counts as violated.
+    """
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
