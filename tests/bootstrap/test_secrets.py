@@ -79,6 +79,14 @@ def test_an_empty_file_is_not_taken_for_a_secret(tmp_path: Path) -> None:
         ensure_secret(tmp_path, "jwt")
 
 
+def test_a_file_of_other_bytes_is_not_taken_for_a_secret(tmp_path: Path) -> None:
+    """A secret file with bytes that are not ASCII stops the start with its path and what to do, not a traceback."""
+    secret_file(tmp_path, "jwt").parent.mkdir()
+    secret_file(tmp_path, "jwt").write_bytes(b"\xff\xfesecret")
+    with pytest.raises(ConfigurationError, match=r"jwt.*not ASCII.*Delete"):
+        ensure_secret(tmp_path, "jwt")
+
+
 def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """A file in the place of the folder is reported with the path."""
     (tmp_path / "secrets").touch()

@@ -50,12 +50,18 @@ _ROUTE_HEADERS = {
 }
 
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
-    headers.SESSION_ID: ("Which conversation it belongs to.", {"maxLength": 100}),
+    headers.SESSION_ID: (
+        "The conversation that the request belongs to.",
+        {"maxLength": 100},  # what every route accepts; all but that for conversations accept 200
+    ),
     headers.REQUEST_TIMEOUT_MS: (
         "Milliseconds the client will wait.",
         {"pattern": r"^[0-9]{1,9}$"},
     ),
-    headers.REQUEST_ID: ("Comes back with the response.", {"maxLength": 100}),
+    headers.REQUEST_ID: (
+        "Returned with the response. An id other than 1 to 128 letters, digits, `.`, `_`, `:` and `-` is replaced.",
+        {},
+    ),
 }
 _READ = [
     {

@@ -27,7 +27,7 @@ def secret_file(home: Path, name: str) -> Path:
 def read_secret(home: Path, name: str) -> str | None:
     """Read the secret called `name` from the home folder `home`; None if its file does not exist or is empty.
 
-    Raises `ConfigurationError` if the file cannot be read.
+    Raises `ConfigurationError` if the file cannot be read, or contains anything but ASCII.
     """
     path = secret_file(home, name)
     try:
@@ -36,6 +36,9 @@ def read_secret(home: Path, name: str) -> str | None:
         return None
     except OSError as exc:
         detail = f"The secret file {path} cannot be read: {exc.strerror}."
+        raise ConfigurationError(detail) from exc
+    except UnicodeDecodeError as exc:
+        detail = f"The secret file {path} holds bytes that are not ASCII. Delete it, and a new secret is made."
         raise ConfigurationError(detail) from exc
 
 

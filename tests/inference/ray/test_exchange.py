@@ -16,7 +16,13 @@ from mongars.core.errors import DeadlineExceeded, EndpointUnreachable, InvalidRe
 from mongars.core.generation import GenerationRequest, PartialAnswer, Sampling
 from mongars.inference.config import InferenceConfig
 from mongars.inference.endpoints.route_url import route_url
-from mongars.inference.events import AttemptStarted, AttemptSucceeded, EndpointChanged, ScalingSeen
+from mongars.inference.events import (
+    AttemptSkipped,
+    AttemptStarted,
+    AttemptSucceeded,
+    EndpointChanged,
+    ScalingSeen,
+)
 from mongars.inference.http.http_pool import HttpPool
 from mongars.inference.provider import Attempts
 from mongars.inference.ray.client import RayClient
@@ -72,6 +78,12 @@ class WordCountExchange(HttpExchange[WordCount]):
         return WordCount(words=len(json_object(await response.body())["content"].split()))
 
 
+class WordCountRetry(WordCountExchange):
+    """The same as a retry of an earlier request, as the continuation of a broken answer is."""
+
+    is_retry = True
+
+
 class Counting:
     """A Ray client and exchanges that count words with it."""
 
@@ -84,10 +96,11 @@ class Counting:
             config, http, clock=self.clock, observer=self.observer, random=lambda: 0.5
         )
 
-    async def count(self, *, seconds: float = 10.0) -> int:
-        """One exchange, with all its attempts."""
+    async def count(self, *, seconds: float = 10.0, retry: bool = False) -> int:
+        """One exchange, with all its attempts; `retry`: the request as a whole is a retry."""
         deadline = Deadline.after(self.clock, seconds)
-        exchange = WordCountExchange(
+        kind = WordCountRetry if retry else WordCountExchange
+        exchange = kind(
             self._context,
             request_id="req-1",
             task_type="counting",
@@ -163,6 +176,19 @@ async def test_the_deadline_bounds_all_attempts() -> None:
         async with asyncio.timeout(1.0):
             with pytest.raises(DeadlineExceeded):
                 await it.count(seconds=0.3)
+
+
+async def test_a_spent_retry_budget_is_reported_as_such() -> None:
+    """A retry above the retry budget is not sent; the error names the budget, and no endpoint counts as down."""
+    async with CountingReplica() as replica, counting(replica.url) as it:
+        for _ in range(30):
+            await it.count(retry=True)
+        with pytest.raises(EndpointUnreachable, match="retry budget is spent"):
+            await it.count(retry=True)
+        assert len(replica.received) == 30
+        assert await it.states() == ["up"]
+        assert it.observer.of(AttemptSkipped) == []
+        assert await it.count() == len(TEXT.split())
 
 
 async def test_a_wrong_request_is_not_retried() -> None:

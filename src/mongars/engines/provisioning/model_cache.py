@@ -97,9 +97,8 @@ class ModelCache:
         """
         path = self.path_of(digest)
         try:
-            return path.stat().st_size == size and self._marker(digest).read_text() == stamp_of(
-                path
-            )
+            stamp = self._marker(digest).read_text(encoding="ascii", errors="replace")
+            return path.stat().st_size == size and stamp == stamp_of(path)
         except OSError:
             return False
 

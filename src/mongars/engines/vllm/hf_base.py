@@ -10,7 +10,7 @@ attention head interleaved for its rotary embedding; that order is undone here.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import gguf
 import numpy as np
@@ -53,7 +53,8 @@ def ensure_hf_base(root: Path, model: ModelFile, *, waiting: Callable[[], None])
     process holds the cache's lock.
 
     Raises:
-        ProvisioningFailed: the model's architecture, its tokenizer or one of its tensors cannot be converted.
+        ProvisioningFailed: the model's architecture, its tokenizer or one of its tensors cannot be converted, or its
+            metadata lacks a field that the conversion needs.
     """
     target = root / "hf" / model.digest
     if target.is_dir():
@@ -71,8 +72,16 @@ def ensure_hf_base(root: Path, model: ModelFile, *, waiting: Callable[[], None])
     return target
 
 
+class _Metadata(dict[str, Any]):
+    """The metadata of a GGUF file; looking up a field that is not there raises a `ProvisioningFailed` that names it."""
+
+    def __missing__(self, field: str) -> NoReturn:
+        msg = f"The model cannot be converted: its metadata has no {field!r}."
+        raise ProvisioningFailed(msg)
+
+
 def _convert(reader: gguf.GGUFReader, folder: Path) -> None:
-    values = {name: field.contents() for name, field in reader.fields.items()}
+    values = _Metadata({name: field.contents() for name, field in reader.fields.items()})
     kind = (values.get("general.architecture"), values.get("tokenizer.ggml.model"))
     if kind != ("llama", "gpt2") or "llama.rope.scaling.type" in values:
         msg = f"A model of architecture and tokenizer {kind!r} cannot be converted; llama is known."
@@ -133,7 +142,7 @@ _TOKEN_ROLES = {
 
 def _model_config(values: dict[str, Any], *, tied: bool) -> dict[str, Any]:
     heads = values["llama.attention.head_count"]
-    theta = values["llama.rope.freq_base"]
+    theta = values.get("llama.rope.freq_base", 10_000.0)  # llama.cpp's default
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

@@ -125,7 +125,8 @@ class RayCall(Generic[ResultT]):
         """The first result that an endpoint starts before `start_by`; its connection is open until `stack` is closed.
 
         Raises a `CallerError` if the request is wrong, else the `WorldError` of the last attempt. If nothing was sent:
-        `Overloaded` if an endpoint that was busy could be used later, else `EndpointUnreachable`.
+        `Overloaded` if an endpoint that was busy could be used later, else `EndpointUnreachable`, also if the request is
+        itself a retry (`exchange.is_retry`) and the retry budget permits no more.
         """
         latest = start_by.at - MIN_ATTEMPT_SHARE * start_by.remaining()
         last: AttemptError | None = None
@@ -137,6 +138,11 @@ class RayCall(Generic[ResultT]):
                 continue  # another request's outcome made it unavailable meanwhile
             if not self._may_send(last):
                 self._pool.leases.release(lease)
+                if last is None:
+                    detail = (
+                        "The retry budget is spent, so this request, itself a retry, was not sent."
+                    )
+                    raise EndpointUnreachable(detail)
                 break
             self._rotation.record_sent()
             try:
