@@ -37,9 +37,7 @@ async def ask(api: Api, key: str | None = None, **body: Any) -> tuple[dict[str, 
 
 
 async def test_equal_questions_of_one_user_are_answered_once(keeping: Api) -> None:
-    """One user's repeated request is a cache hit; another user's is a miss, and one sampled without a
-    seed is not cached.
-    """
+    """One user's repeated request is a cache hit, another user's is a miss; sampling without a seed is not cached."""
     first, use = await ask(keeping)
     assert use == "miss"
     again, use = await ask(keeping)

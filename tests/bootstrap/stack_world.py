@@ -14,7 +14,7 @@ from mongars.bootstrap.stack.run import run_stack
 from mongars.bootstrap.stack.stack import LocalStack
 from mongars.core.clock import SystemClock
 
-# Runs in place of `python -m ray start`: serves the dashboard and starts a child that ignores SIGTERM.
+# Stands in for `ray start`: serves the dashboard and starts a child that ignores SIGTERM.
 RAY = f"""#!{sys.executable} -S
 import subprocess, sys
 subprocess.Popen([sys.executable, '-S', '-c', {DEAF!r}])
