@@ -100,8 +100,7 @@ async def expected(texts: Sequence[str]) -> list[tuple[float, ...]]:
 
 @pytest.mark.parametrize("encoding", [None, "float", "base64"])
 async def test_the_official_client_embeds_texts(start_world: StartWorld, encoding: str) -> None:
-    """The official client gets one vector per text in order, the token counts and the model's name, in either encoding.
-    """
+    """The official client gets one vector per text in order, the token counts and the model, in either encoding."""
     wanted = {} if encoding is None else {"encoding_format": encoding}
     async with start_world() as world:
         found = await world.client.embeddings.create(model="mongars", input=TEXTS, **wanted)
@@ -135,8 +134,7 @@ async def test_the_headers_say_where_the_vectors_come_from(
 
 
 async def test_as_many_texts_as_openai_allows(start_world: StartWorld) -> None:
-    """2,048 texts get one vector each in order, sent to the replica in batches of at most 128 texts; usage is summed.
-    """
+    """2,048 texts get one vector each in order; the replica receives batches of at most 128, and usage is summed."""
     texts = [f"text {number} " + "word " * 78 for number in range(2048)]
     async with start_world() as world:
         found = await world.client.embeddings.create(model="mongars", input=texts)

@@ -74,8 +74,7 @@ def test_with_counts_requested_every_other_event_has_null_usage(text: str) -> No
 
 
 def test_events_of_one_answer_have_one_fingerprint() -> None:
-    """All events of an answer have the engine's fingerprint, or none if its events have none; added events have ours.
-    """
+    """All events of an answer have one fingerprint: the engine's, none if it sends none, ours without engine events."""
     found = bodies(relay().events([said({"content": "a"}), Chunk(text="b")]))
     assert {body["system_fingerprint"] for body in found} == {"b1"}
     bare = encode_event({"id": "x", "choices": [{"delta": {"content": "a"}}]})

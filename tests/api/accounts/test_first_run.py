@@ -62,8 +62,7 @@ async def test_a_preset_key_works_from_the_first_run_on(auth: AuthSetup) -> None
 
 
 async def test_a_preset_key_can_be_added_later(auth: AuthSetup) -> None:
-    """A preset key added after the first run authenticates as the existing administrator, whatever the account's name.
-    """
+    """A preset key added after the first run authenticates as the existing administrator."""
     await auth.member("root", is_admin=True)
     assert await bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET) is None
     assert await auth.who(PRESET) == Principal(username="root", is_admin=True)
@@ -103,8 +102,7 @@ async def test_an_ordinary_key_is_not_raised_to_an_administrators(auth: AuthSetu
 
 
 async def test_a_plain_account_named_admin_is_in_the_way(auth: AuthSetup) -> None:
-    """If an ordinary account is named `admin`, the first run fails with a conflict and does not take over that account.
-    """
+    """If an ordinary account is named `admin`, the first run fails with a conflict and leaves the account as it is."""
     await auth.member("Admin")
     with pytest.raises(Conflict, match="admin"):
         await bootstrap_admin(auth.store, auth.passwords)

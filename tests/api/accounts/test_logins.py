@@ -214,8 +214,7 @@ async def test_leaving_the_queue_makes_room() -> None:
 
 
 async def test_a_flood_displaces_no_login_from_other_addresses() -> None:
-    """While one address fills the login queue, logins from other addresses are still checked, the first of them early.
-    """
+    """While one address fills the login queue, logins from other addresses are checked, the first of them early."""
     queue, order = LoginQueue(running=1, waiting=20), []
 
     async def check(address: str) -> None:
@@ -236,8 +235,7 @@ async def test_a_flood_displaces_no_login_from_other_addresses() -> None:
 
 
 async def test_at_the_same_address_a_random_login_is_refused() -> None:
-    """When one address overfills the login queue, a waiting login chosen at random is refused, not always the newest.
-    """
+    """When one address overfills the login queue, a login chosen at random is refused, not always the newest."""
     queue, entered = LoginQueue(running=1, waiting=5, choose=lambda _: 0), []
 
     async def check(number: int) -> None:
