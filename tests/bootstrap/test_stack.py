@@ -164,9 +164,7 @@ async def test_a_failing_deployment_fails_the_start(here, recorder):
 
 
 async def test_a_crashed_ray_comes_back_with_the_application(here, recorder):
-    """After a crash, Ray's remaining processes are ended, and Ray is restarted and deployed to; the
-    API keeps running.
-    """
+    """After a crash of Ray, what is left of it is ended, then Ray is restarted and deployed to; the API runs on."""
     async with here.stack(recorder):
         ray = recorder.children("ray")[0].pid
         assert ray is not None

@@ -166,9 +166,7 @@ async def remember(history: ListHistory, count: int, size: int) -> None:
 
 
 async def test_a_refused_prompt_is_tried_again_with_less_history() -> None:
-    """A prompt refused as too long is sent again with fewer turns, the newest, as many as the engine's
-    numbers allow.
-    """
+    """A prompt refused as too long is sent again with only the newest turns, as many as the engine's numbers allow."""
     history, generator = ListHistory(), ScriptedGenerator(window=600)
     await remember(history, 9, 40)
     assert await say(chat(history, generator, answer_tokens=100), "Hi") == "Hello"

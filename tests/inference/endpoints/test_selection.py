@@ -23,8 +23,9 @@ PER_SECOND = 20
 
 
 class Traffic:
-    """A steady rate of requests to endpoints; `seconds`: each one's time to the first token, a tenth
-    of the answer's.
+    """A steady rate of requests; `seconds`: each endpoint's time to its first token.
+
+    A whole answer takes ten times as long.
     """
 
     def __init__(
