@@ -90,9 +90,7 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 @pytest.mark.parametrize("way", ["fin", "rst"])
 async def test_a_connection_closed_while_it_is_reused_is_no_failure(way: Way) -> None:
-    """A request on an idle connection that is closed meanwhile is sent on another one, without a wait
-    or recorded failure.
-    """
+    """A request whose idle connection is just being closed is sent on another one, without a recorded failure."""
     clock = ManualClock()
     async with (
         FakeReplica() as replica,
@@ -107,9 +105,7 @@ async def test_a_connection_closed_while_it_is_reused_is_no_failure(way: Way) ->
 
 @pytest.mark.parametrize("way", ["fin", "rst"])
 async def test_all_idle_connections_may_be_closed_at_once(way: Way) -> None:
-    """After all idle connections were closed, as by a proxy's restart, the next request is answered
-    without a failure.
-    """
+    """After a proxy closed all idle connections, the next request is answered without a failed attempt."""
     clock = ManualClock()
     async with (
         FakeReplica() as replica,
@@ -150,7 +146,7 @@ async def test_a_fresh_connection_that_breaks_is_a_failure() -> None:
 
 
 async def test_retries_on_a_server_that_resets_everything_are_bounded() -> None:
-    """If the server resets all connections, each idle connection is tried at most once; then the attempt fails."""
+    """If the server resets all connections, each idle one is tried at most once; then the attempt fails."""
     async with FakeReplica() as replica, ray_harness(replica.url, max_scale_cycles=1) as ray:
         async with asyncio.TaskGroup() as group:
             for _ in range(3):

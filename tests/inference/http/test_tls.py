@@ -244,9 +244,7 @@ CA, CERT, KEY = "RAY_CLIENT_CA_FILE", "RAY_CLIENT_CERT_FILE", "RAY_CLIENT_KEY_FI
 def test_unusable_files_stop_the_start(
     authority: Authority, tmp_path: Path, wrong: dict[str, str], names: str, says: str
 ) -> None:
-    """An unusable certificate or key file stops the start with the variable, the path and the fault,
-    without its contents.
-    """
+    """An unusable certificate or key file stops the start; the error has variable, path and fault, no contents."""
     authority.issue("client")
     authority.issue("other")
     (tmp_path / "notes.txt").write_text("Nothing of interest.")

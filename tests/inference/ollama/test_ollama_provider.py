@@ -322,8 +322,7 @@ async def test_reading_the_window_of_a_silent_server_times_out() -> None:
     ("window", "room"), [(131_072, 16_384), (9_000, 9_000)], ids=["rounded up", "all there is"]
 )
 async def test_a_prompt_of_known_size_gets_the_room_it_needs(window: int, room: int) -> None:
-    """A prompt of known size is sent with a `num_ctx` that fits, rounded up to a fixed size, within
-    the model's context.
+    """A prompt of known size is sent with a `num_ctx` that fits, one of a few fixed sizes or the model's own.
 
     Without a known size, the server's usual context applies.
     """

@@ -115,9 +115,7 @@ async def counting(*urls: str, **settings: object) -> AsyncIterator[Counting]:
 
 
 async def test_a_busy_endpoint_is_passed_over_and_its_retry_after_is_obeyed() -> None:
-    """After a 503 from one endpoint the other one answers, and the first gets no request for its
-    `Retry-After`, 30 s.
-    """
+    """After a 503 with `Retry-After: 30` the other endpoint answers, and the first gets no further request."""
     async with (
         CountingReplica(BUSY) as first,
         CountingReplica() as second,
@@ -147,9 +145,7 @@ async def test_failures_of_any_exchange_open_the_breaker() -> None:
 
 
 async def test_an_endpoint_that_does_not_respond_in_time_gets_no_further_requests() -> None:
-    """If an endpoint does not respond within `start_seconds`, the request fails and the next one uses
-    another endpoint.
-    """
+    """If an endpoint exceeds `start_seconds`, the request fails and the next one uses another endpoint."""
     async with (
         CountingReplica(Silence(seconds=60)) as silent,
         CountingReplica() as healthy,

@@ -155,9 +155,7 @@ async def test_small_pieces_are_not_held_back() -> None:
 
 
 async def test_a_connection_that_breaks_late_was_not_idle() -> None:
-    """If the server breaks a reused connection while working, the request is not sent again on other
-    idle connections.
-    """
+    """A request whose connection breaks while the server works is not sent again on other idle connections."""
     async with FakeReplica() as replica, ray_harness(replica.url, scaling_backoff=(0.01,)) as ray:
         replica.always = FaultyResponse(first_delay=0.2)
         async with asyncio.TaskGroup() as group:
