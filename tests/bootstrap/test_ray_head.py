@@ -43,7 +43,7 @@ def head_of(home: Path) -> RayHead:
 
 @pytest.fixture
 def head(tmp_path: Path):
-    """A head node that is not running."""
+    """A head node that is not running; its folder is removed after the test."""
     head = head_of(tmp_path)
     yield head
     head.remove()

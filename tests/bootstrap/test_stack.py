@@ -207,7 +207,7 @@ async def test_a_start_can_be_broken_off(here, recorder):
         async with here.stack(recorder, provision=forever):
             pass
 
-    task = asyncio.ensure_future(start())  # noqa: TID251 - it is cancelled from outside
+    task = asyncio.ensure_future(start())  # noqa: TID251 - the test cancels this task
     await until(lambda: "model" in recorder.stages("progress"))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -186,7 +186,7 @@ async def test_the_last_try_goes_without_history() -> None:
         async def open(
             self, request: GenerationRequest, *, deadline: object = None
         ) -> AsyncIterator[Spoken]:
-            """Refuse whatever has history."""
+            """Raise `ContextLengthExceeded` for more than one message, else answer."""
             self.asked.append(request)
             if len(request.messages) > 1:
                 raise ContextLengthExceeded

@@ -306,9 +306,7 @@ async def test_s14_no_provider_is_left(streamed: bool) -> None:
 
 
 async def test_s15_an_outage_and_its_end(streamed: bool) -> None:
-    """In an outage all requests are answered by the second provider; the first is used again within 15
-    s of its return.
-    """
+    """In an outage the second provider answers all requests; the first is used again within 15 s of its return."""
     async with world(always=UNAVAILABLE) as it:
         for _ in range(20):
             check(await it.ask(streamed=streamed), provider="ollama")

@@ -159,9 +159,7 @@ async def test_leaving_early_closes_the_provider() -> None:
 
 
 async def test_cancelling_while_a_provider_works_closes_it() -> None:
-    """If the client disconnects before the first token, the provider's answer is closed and no other
-    provider is tried.
-    """
+    """If the client disconnects before the first token, the answer is closed and no other provider is tried."""
     chain = Chain(None, None)
     chain.ray.takes = 5.0
     async with asyncio.TaskGroup() as group:

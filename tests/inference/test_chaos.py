@@ -61,7 +61,7 @@ class Weather:
 
     def __init__(self, replicas: Sequence[FakeReplica], seed: int) -> None:
         self._replicas = replicas
-        self._random = Random(seed)  # noqa: S311 (weather, not secrets)
+        self._random = Random(seed)  # noqa: S311 (random faults, not secrets)
 
     async def blow(self) -> None:
         """Stop and restart random replicas until cancelled."""

@@ -103,7 +103,7 @@ async def test_ray_client_timeout_bounds_silence() -> None:
         built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_TIMEOUT="0.2")
         async with built.integration:
             assert await provider(built) == "embedded"
-    assert CLOCK.monotonic() - start < 8  # by default it would be 10 s
+    assert CLOCK.monotonic() - start < 8  # the default timeout is 10 s
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ async def test_ray_client_connect_timeout_bounds_dialling() -> None:
         built = configured(RAY_SERVE_URL=url, **variables)
         async with built.integration:
             assert await provider(built) == "embedded"
-    assert CLOCK.monotonic() - start < 4.5  # by default 5 s
+    assert CLOCK.monotonic() - start < 4.5  # the default timeout is 5 s
 
 
 @contextmanager

@@ -35,9 +35,7 @@ async def flood(llm: LLMIntegration, group: asyncio.TaskGroup) -> list[asyncio.T
 
 
 async def test_every_request_of_another_account_is_answered_by_ray() -> None:
-    """While 14 requests of eight choices wait, five requests of another account are each answered by
-    Ray in one attempt.
-    """
+    """While 14 requests of eight choices wait, each of five requests of another account is answered by Ray."""
     engine = FakeEngine(FakePlan(first_token_delay=GENERATION), clock=CLOCK)
     replica = Replica({"general": engine}, ReplicaConfig(), clock=CLOCK, replica_id="r1")
     await replica.start()

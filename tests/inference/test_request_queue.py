@@ -123,9 +123,7 @@ async def test_the_wait_is_bounded() -> None:
 
 
 async def test_requests_that_cannot_be_served_in_time_are_refused_on_arrival() -> None:
-    """A request that may wait 5 s is refused at once if the expected wait, at 2 s for each waiting
-    request, is longer.
-    """
+    """A request that may wait 5 s is refused at once if the expected wait, 2 s per waiting request, is longer."""
     clock = ManualClock()
     queue = RequestQueue(lambda: 1, clock=clock)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:

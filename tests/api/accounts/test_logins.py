@@ -201,7 +201,7 @@ async def test_leaving_the_queue_makes_room() -> None:
 
     async def check() -> None:
         async with queue.turn("10.0.0.1"):
-            await asyncio.sleep(1)  # noqa: TID251 - until it is cancelled
+            await asyncio.sleep(1)  # noqa: TID251 - runs until cancelled
 
     for _ in range(3):
         async with asyncio.TaskGroup() as group:

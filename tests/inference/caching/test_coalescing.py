@@ -186,7 +186,7 @@ async def test_an_answer_that_moved_is_not_kept() -> None:
 
 
 async def test_the_provider_that_continues_a_shared_answer_is_named() -> None:
-    """After a failover both requests that share the generation get the route and origin of its end."""
+    """After a failover, both requests that share the answer end with the origin of the replica that continued it."""
     async with FakeReplica() as one, FakeReplica() as two, stack(one, two) as found:
         two.faults = one.faults
         one.faults.append(FaultyResponse(token_delay=0.01, cut_after=20))

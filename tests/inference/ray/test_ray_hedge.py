@@ -310,7 +310,7 @@ async def test_never_more_than_one_hedge_per_request() -> None:
 
 
 async def test_only_a_part_of_many_late_requests_is_hedged() -> None:
-    """If all requests are late, at most 5% of them, plus one, are hedged."""
+    """If many requests are late at once, at most 5% of the recent requests, plus one, are hedged."""
     async with hedging(max_connections=64) as setup:
         setup.order(*[FaultyResponse(first_delay=0.7)] * 30)
         async with asyncio.TaskGroup() as group:

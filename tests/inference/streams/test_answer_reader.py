@@ -158,9 +158,7 @@ async def test_before_the_first_content_every_failure_is_raised(
     ],
 )
 async def test_no_cut_ends_like_an_answer(blocks: list[bytes], then: Exception | None) -> None:
-    """After the first text, any end without a finish reason raises `GenerationInterrupted`, and so
-    does an error event.
-    """
+    """After text, an error, malformed event or end without finish reason and `[DONE]` raises; the text is delivered."""
     answer = reader(META, text("Once"), *blocks, then=then)
     await answer.commit()
     accumulated = AnswerAccumulator()
@@ -317,9 +315,7 @@ REFUSED = encode_event(
 
 @pytest.mark.parametrize("peer", ["engine", "replica"])
 async def test_an_error_of_the_request_is_no_interruption(peer: str) -> None:
-    """An `InvalidRequest` error in the middle of a stream is raised as such, not as an interruption,
-    since a retry would fail, too.
-    """
+    """An `InvalidRequest` error within a stream is raised as such, not as an interruption: a retry would fail, too."""
     if peer == "engine":
         refusal = InvalidRequest("stop: too early", param="stop")
         answer = reader(META, text("{"), then=refusal)

@@ -1,6 +1,4 @@
-"""Answers whose stream breaks off are completed exactly or reported as interrupted, and never mixed
-with another text.
-"""
+"""An answer whose stream breaks off is completed exactly or reported as interrupted, never mixed with another text."""
 
 from __future__ import annotations
 
