@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    """Let the programs under test hear Ctrl-C, even where the tests themselves run in the background.
+    """Restore Ctrl-C (SIGINT) handling, so that programs started by tests can be interrupted.
 
-    A shell without job control starts its background jobs with SIGINT ignored, and so would all
-    their children be.
+    A shell without job control starts its background jobs with SIGINT ignored, and child processes
+    inherit that.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,7 +26,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def base_model() -> Path:
-    """The real base model file."""
+    """The path of the real base model file."""
     cache = load_settings().cache
     found = find_model(cache, "general")
     if found is None:

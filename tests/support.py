@@ -1,4 +1,4 @@
-"""What several tests need: waiting for real things, and clients that leave."""
+"""Helpers of several tests: waiting for a condition, reading streams, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 async def eventually(condition: Callable[[], bool], *, seconds: float = 1.0) -> None:
-    """Return as soon as the condition holds; fail after so many seconds."""
+    """Return as soon as `condition()` is true; raise `TimeoutError` after `seconds`."""
     clock = SystemClock()
     async with asyncio.timeout(seconds):
         while not condition():
@@ -28,14 +28,14 @@ async def eventually(condition: Callable[[], bool], *, seconds: float = 1.0) -> 
 
 
 async def read_all(engine: Engine, request: GenerationRequest) -> tuple[Completion, bytes]:
-    """An engine's whole answer, and the bytes it came in."""
+    """An engine's complete answer to `request`, and the raw bytes of its stream."""
     return await read_stream(engine, engine.stream(request))
 
 
 async def read_stream(
     engine: Engine, stream: ByteStream, *, choices: int = 1
 ) -> tuple[Completion, bytes]:
-    """The same for a stream of so many answers."""
+    """The complete answer and the raw bytes of an opened stream with `choices` answers."""
     splitter, accumulated, raw = EventSplitter(), AnswerAccumulator(choices), b""
     async with stream as blocks:
         async for block in blocks:
@@ -48,7 +48,7 @@ async def read_stream(
 
 @asynccontextmanager
 async def started(engine: Engine) -> AsyncIterator[Engine]:
-    """An engine for one test."""
+    """Starts the engine, yields it, and closes it at the end of the block."""
     await engine.start()
     try:
         yield engine
@@ -57,20 +57,20 @@ async def started(engine: Engine) -> AsyncIterator[Engine]:
 
 
 class Impatient:
-    """A client at work in the background, that can leave at any time."""
+    """A client that runs the coroutine `work` in the background and can disconnect at any time."""
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._work = Background(work, name="impatient-client")
         self._work.start()
 
     async def leave(self) -> None:
-        """Break off."""
+        """Cancel the client's request and wait for the end of its task."""
         await self._work.aclose()
 
 
 @asynccontextmanager
 async def impatient(work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[Impatient]:
-    """A client that has left at the end of the block at the latest."""
+    """A running background client that is cancelled at the end of the block at the latest."""
     client = Impatient(work)
     try:
         yield client

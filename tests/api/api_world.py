@@ -1,4 +1,4 @@
-"""A whole API process's worth of parts over a temporary database and the deterministic engine."""
+"""All parts of an API process, over a temporary database and the deterministic fake engine."""
 
 from __future__ import annotations
 

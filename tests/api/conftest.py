@@ -1,4 +1,4 @@
-"""An API process over a temporary database and the deterministic engine."""
+"""Fixtures: an API process over a temporary database and the deterministic fake engine."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def start_api(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Api]]:
-    """Starts an API whose engine follows a plan; `settings` are those of its `ApiConfig`.
+    """Starts an API whose fake engine behaves as `plan` says; `settings` are fields of its `ApiConfig`.
 
-    `more` are route tables beside those of the product; `client` further fields of its
+    `more`: route tables served beside those of the product; `client`: further fields of its
     `InferenceConfig`.
     """
 

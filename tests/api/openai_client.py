@@ -1,4 +1,4 @@
-"""The official client, and the question that tests of the OpenAI dialect ask."""
+"""The official OpenAI client, and the messages that tests of the OpenAI endpoints send."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ ANSWER = "[1] you said: good morning"
 
 
 def client_of(api: Api, key: str | None = None) -> openai.AsyncOpenAI:
-    """The official client of that API, without retries."""
+    """An official OpenAI client of `api` that does not retry; `key` defaults to the key of alice."""
     return openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key=key or api.key, max_retries=0)

@@ -1,4 +1,4 @@
-"""The answer cache as a client of the API sees it."""
+"""The answer cache, as a client of the API sees it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def keeping(
 
 
 async def ask(api: Api, key: str | None = None, **body: Any) -> tuple[dict[str, Any], str | None]:
-    """The body, and what `x-llm-cache` says."""
+    """The response body of a chat request at temperature 0, and its `x-llm-cache` header."""
     headers = {"Authorization": f"Bearer {key or api.key}"}
     question = {"model": "mongars", "messages": QUESTION, "temperature": 0, **body}
     async with api.http.post(
@@ -37,7 +37,7 @@ async def ask(api: Api, key: str | None = None, **body: Any) -> tuple[dict[str, 
 
 
 async def test_equal_questions_of_one_user_are_answered_once(keeping: Api) -> None:
-    """The header says so; another user, or a question drawn at random, is answered anew."""
+    """One user's repeated request is a cache hit, another user's is a miss; sampling without a seed is not cached."""
     first, use = await ask(keeping)
     assert use == "miss"
     again, use = await ask(keeping)
@@ -71,7 +71,7 @@ async def test_a_stored_answer_streams_as_a_new_one_does(keeping: Api) -> None:
 
 
 async def test_hits_are_counted_and_their_tokens_are_not(keeping: Api) -> None:
-    """Nobody generated them a second time."""
+    """Cache hits are counted as successful requests in the metrics, but their tokens are not counted again."""
     for _ in range(3):
         await ask(keeping)
     async with keeping.http.get(f"{keeping.url}/metrics", headers=keeping.auth) as response:

@@ -1,4 +1,4 @@
-"""What replicas learn of the account that a request is for."""
+"""The cache salt: what replicas receive in place of the account's name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MESSAGE = {
 
 @pytest.mark.parametrize("path", [CHAT, CONVERSATION])
 async def test_every_route_sends_the_accounts_salt_and_not_its_name(start_api, path: str) -> None:
-    """The same for one account on every route, another for each account."""
+    """Replicas receive one salt per account, the same on every route, and never the account's name."""
     async with FakeReplica() as replica, start_api(endpoints=(replica.url,)) as api:
         for key, route in ((api.key, path), (api.key, CHAT), (api.other_key, path)):
             headers = {"Authorization": f"Bearer {key}"}
@@ -32,7 +32,7 @@ async def test_every_route_sends_the_accounts_salt_and_not_its_name(start_api, p
 
 
 def test_salt_cannot_be_made_without_the_key() -> None:
-    """API processes with one key agree; without a given key each process has its own."""
+    """The salt of an account is the same in all processes with one salt key; without a key each process has its own."""
     keyed = [InferenceConfig(endpoints=(), use_ray=True, cache_salt_key=b"k") for _ in range(2)]
     assert keyed[0].cache_salt("alice") == keyed[1].cache_salt("alice")
     assert keyed[0].cache_salt(None) is None

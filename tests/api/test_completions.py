@@ -1,4 +1,4 @@
-"""`/v1/completions`, seen by the official client and by raw HTTP."""
+"""`/v1/completions`, tested with the official client and with raw HTTP."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def post(api: Api, **fields: Any) -> tuple[int, dict[str, Any]]:
 
 @pytest.mark.parametrize("prompt", [PROMPT, [PROMPT]], ids=["text", "list"])
 async def test_official_client_completes(api: Api, prompt: str | list[str]) -> None:
-    """The prompt is one message of the user; text, finish reason and counts arrive."""
+    """A prompt is sent as one user message; the response has its text, finish reason and token counts."""
     async with client_of(api) as client:
         answer = await client.completions.create(model="mongars", prompt=prompt)
     (choice,) = answer.choices
@@ -45,7 +45,7 @@ async def test_official_client_completes(api: Api, prompt: str | list[str]) -> N
 
 
 async def test_official_client_completes_in_a_stream(api: Api) -> None:
-    """The same text under one id, one finish, and the counts in a last chunk without a choice."""
+    """A streamed completion has one id, one finish reason, and the token counts in a last chunk without choices."""
     async with client_of(api) as client:
         stream = await client.completions.create(
             model="fake", prompt=PROMPT, stream=True, stream_options={"include_usage": True}
@@ -62,7 +62,7 @@ async def test_official_client_completes_in_a_stream(api: Api) -> None:
 
 
 async def test_counts_are_not_streamed_unless_wanted(api: Api) -> None:
-    """Without `stream_options` every chunk has a choice and none has counts."""
+    """Without `stream_options`, every streamed chunk has a choice and none has token counts."""
     async with client_of(api) as client:
         stream = await client.completions.create(model="fake", prompt=PROMPT, stream=True)
         chunks = [chunk async for chunk in stream]
@@ -71,7 +71,7 @@ async def test_counts_are_not_streamed_unless_wanted(api: Api) -> None:
 
 
 async def test_several_answers_come_with_their_indexes(api: Api) -> None:
-    """`n` choices, whole and streamed, each with its own text and finish reason."""
+    """With `n` = 2, the response, whole or streamed, has two choices, each with its index and text."""
     async with client_of(api) as client:
         whole = await client.completions.create(model="mongars", prompt=PROMPT, n=2)
         stream = await client.completions.create(model="mongars", prompt=PROMPT, n=2, stream=True)
@@ -88,7 +88,7 @@ async def test_several_answers_come_with_their_indexes(api: Api) -> None:
 
 @pytest.mark.parametrize("wanted", [0, 2])
 async def test_logprobs_have_the_older_shape(api: Api, wanted: int) -> None:
-    """Lists of tokens, values and places in the text; whole and streamed agree."""
+    """Logprobs are lists of tokens, values and text offsets, the same in a whole and a streamed response."""
     async with client_of(api) as client:
         whole = await client.completions.create(model="mongars", prompt=PROMPT, logprobs=wanted)
         stream = await client.completions.create(
@@ -108,7 +108,7 @@ async def test_logprobs_have_the_older_shape(api: Api, wanted: int) -> None:
 
 
 async def test_parameters_reach_the_engine(api: Api) -> None:
-    """The longest answer, stop texts, a seed and a bias do what they do in a chat."""
+    """`max_tokens`, `stop` and `logit_bias` change the answer of a completion as they do in a chat."""
     async with client_of(api) as client:
         cut = await client.completions.create(model="mongars", prompt=PROMPT, max_tokens=2)
         ended = await client.completions.create(
@@ -145,7 +145,7 @@ async def test_parameters_reach_the_engine(api: Api) -> None:
 async def test_a_demand_that_cannot_be_met_is_refused_by_name(
     api: Api, *, demanded: dict[str, Any], param: str, stream: bool
 ) -> None:
-    """400 with the name of the parameter; token numbers and several prompts by what they are."""
+    """An unsupported or invalid parameter gets 400 with its name; token ids and several prompts get an explanation."""
     status, body = await post(api, **{"stream": stream, **demanded})
     assert (status, body["error"]["param"]) == (400, param)
     assert param in body["error"]["message"]
@@ -155,7 +155,7 @@ async def test_a_demand_that_cannot_be_met_is_refused_by_name(
 
 
 async def test_null_and_neutral_values_are_accepted(api: Api) -> None:
-    """Clients that send every field of the reference are answered."""
+    """Optional parameters that are null or have their neutral value are accepted."""
     names = (
         *("best_of", "echo", "frequency_penalty", "logit_bias", "logprobs", "max_tokens", "n"),
         *("presence_penalty", "seed", "stop", "stream", "stream_options", "suffix"),
@@ -166,7 +166,7 @@ async def test_null_and_neutral_values_are_accepted(api: Api) -> None:
 
 
 async def test_errors_are_openais(api: Api) -> None:
-    """Unknown model, wrong key and too long a prompt, as the official client knows them."""
+    """For an unknown model, a wrong key and too long a prompt, the official client raises its own exceptions."""
     async with client_of(api) as client:
         with pytest.raises(openai.NotFoundError) as unknown:
             await client.completions.create(model="gpt-9", prompt=PROMPT)
@@ -179,7 +179,7 @@ async def test_errors_are_openais(api: Api) -> None:
 
 
 async def test_a_cut_stream_ends_with_an_error_event(start_api: Start) -> None:
-    """An error event and no `[DONE]`; the official client raises."""
+    """A stream whose generation breaks off ends with an error event and no `[DONE]`; the official client raises."""
     async with start_api(FakePlan(cut_after_tokens=2)) as api:
         body = {"model": "mongars", "prompt": PROMPT, "stream": True}
         async with api.http.post(api.url + PATH, json=body, headers=api.auth) as response:
@@ -195,7 +195,7 @@ async def test_a_cut_stream_ends_with_an_error_event(start_api: Start) -> None:
 
 
 async def test_a_client_that_leaves_stops_the_engine(start_api: Start) -> None:
-    """A disconnect reaches the engine."""
+    """When the client disconnects, the engine stops generating within 0.2 s."""
     async with start_api(FakePlan(token_delay=0.2)) as api:
 
         async def read() -> None:

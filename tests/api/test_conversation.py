@@ -1,4 +1,4 @@
-"""The chat that remembers, its history, login, health and metrics."""
+"""The chat that stores its conversations, its history, login, health and metrics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def history(api: Api, **query: object) -> list[dict[str, object]]:
 
 
 async def test_earlier_turns_reach_the_model(api: Api) -> None:
-    """The second message of a session is answered with the first one and its answer in view."""
+    """The second message of a session is sent to the model together with the first message and its answer."""
     first = await say(api, "hello there", session_id="s1")
     second = await say(api, "and again", session_id="s1")
     assert first["response"] == "[1] you said: hello there"
@@ -44,13 +44,13 @@ async def test_earlier_turns_reach_the_model(api: Api) -> None:
 
 
 async def test_null_fields_count_as_left_out(api: Api) -> None:
-    """Clients that serialise every field of their own type are answered."""
+    """Optional fields of a chat request that are null are treated as absent."""
     reply = await say(api, "hello", session_id=None, stream=None, task_type=None)
     assert reply["response"] == "[1] you said: hello"
 
 
 async def test_reply_has_the_published_fields(api: Api) -> None:
-    """Response, confidence, processing time and speech turn keep their names and meaning."""
+    """A chat reply has response, confidence, processing time, speech turn, usage and provider as documented."""
     reply = await say(api, "Hello. How are you?")
     assert reply["confidence"] == pytest.approx(math.exp(-0.5)), "what the engine reported"
     assert reply["processing_time"] > 0
@@ -65,7 +65,7 @@ async def test_reply_has_the_published_fields(api: Api) -> None:
 
 
 async def test_history_is_newest_first_and_the_owners_only(api: Api) -> None:
-    """A person sees their own turns, newest first, and nobody else's."""
+    """A user's history has their own turns, newest first; another user's history gets 403."""
     for word in ("one", "two", "three"):
         await say(api, word)
     assert [turn["query"] for turn in await history(api, limit=2)] == ["three", "two"]
@@ -89,7 +89,7 @@ async def test_history_is_newest_first_and_the_owners_only(api: Api) -> None:
 async def test_a_message_without_a_session_begins_a_new_one(
     api: Api, unnamed: dict[str, str | None]
 ) -> None:
-    """It is answered without the turns of any session, and its reply names the new one to go on with."""
+    """A message without a session id starts a new session without earlier turns, and the reply has its id."""
     await say(api, "secret plan", session_id="a")
     first = await say(api, "hello", **unnamed)
     assert first["response"] == "[1] you said: hello"
@@ -102,7 +102,7 @@ async def test_a_message_without_a_session_begins_a_new_one(
 
 
 async def test_the_session_header_names_a_conversation(api: Api) -> None:
-    """`x-session-id` does what `session_id` in the body does, and one too long is refused by name."""
+    """The header `x-session-id` works like `session_id` in the body; one of 101 characters gets 422."""
     named = {**api.auth, "x-session-id": "from-a-header"}
     for message, count in (("one", 1), ("two", 3)):
         async with api.http.post(api.url + CHAT, json={"message": message}, headers=named) as reply:
@@ -116,7 +116,7 @@ async def test_the_session_header_names_a_conversation(api: Api) -> None:
 
 
 async def test_sessions_are_kept_apart(api: Api) -> None:
-    """One conversation does not leak into another of the same person."""
+    """A session's turns are not sent to the model in another session of the same user."""
     await say(api, "secret plan", session_id="a")
     reply = await say(api, "hello", session_id="b")
     assert reply["response"] == "[1] you said: hello"
@@ -124,7 +124,7 @@ async def test_sessions_are_kept_apart(api: Api) -> None:
 
 
 async def test_long_histories_are_cut_to_the_context(api: Api) -> None:
-    """However long the history grows, the newest message is always answered."""
+    """When the history exceeds the model's context, the newest message is answered with as much history as fits."""
     for turn in range(8):
         reply = await say(api, f"turn {turn} " + "word " * 20, session_id="long")
         assert reply["response"].startswith("[")
@@ -132,7 +132,7 @@ async def test_long_histories_are_cut_to_the_context(api: Api) -> None:
 
 
 async def test_streamed_chat_equals_the_stored_turn(api: Api) -> None:
-    """The pieces of a streamed reply add up to its final event and to what history keeps."""
+    """The deltas of a streamed reply add up to the text of its final event and of the stored turn."""
     body = {"message": "good morning", "stream": True}
     async with api.http.post(api.url + CHAT, json=body, headers=api.auth) as response:
         events = EventSplitter().feed(await response.read())
@@ -146,7 +146,7 @@ async def test_streamed_chat_equals_the_stored_turn(api: Api) -> None:
 async def test_failed_answer_is_not_remembered(
     start_api: Callable[..., AbstractAsyncContextManager[Api]], *, stream: bool
 ) -> None:
-    """An answer that was cut is reported as an error and leaves no trace in the history."""
+    """An answer whose generation breaks off is reported as an error and not stored in the history."""
     async with start_api(FakePlan(cut_after_tokens=1)) as api:
         body = {"message": "good morning", "stream": stream}
         async with api.http.post(api.url + CHAT, json=body, headers=api.auth) as response:
@@ -179,7 +179,7 @@ async def test_failed_answer_is_not_remembered(
 async def test_bad_messages_get_a_status_and_a_reason(
     api: Api, *, body: bytes, status: int, says: str
 ) -> None:
-    """Bad input is refused with a body that names the field."""
+    """An invalid chat message is refused with a status and a detail that names the fault."""
     async with api.http.post(api.url + CHAT, data=body, headers=api.auth) as response:
         assert response.status == status
         assert says in (await response.json())["detail"]
@@ -187,7 +187,7 @@ async def test_bad_messages_get_a_status_and_a_reason(
 
 @pytest.mark.parametrize("limit", ["0", "-3"])
 async def test_limit_must_be_positive(api: Api, limit: str) -> None:
-    """A limit of nothing is refused in the published words."""
+    """A history limit of zero or less gets 400 with the documented text."""
     async with api.http.get(
         api.url + HISTORY, params={"limit": limit}, headers=api.auth
     ) as response:
@@ -196,7 +196,7 @@ async def test_limit_must_be_positive(api: Api, limit: str) -> None:
 
 
 async def test_token_from_name_and_password_opens_the_api(api: Api) -> None:
-    """A login gives a bearer token; a wrong password gives 401 and no hint which part was wrong."""
+    """A login returns a bearer token that works; a wrong name and a wrong password get the same 401."""
     form = {"username": "alice", "password": "alice-password"}
     async with api.http.post(api.url + "/token", data=form) as response:
         token = await response.json()
@@ -214,7 +214,7 @@ async def test_token_from_name_and_password_opens_the_api(api: Api) -> None:
 
 
 async def test_health_is_open_and_readiness_names_the_parts(api: Api) -> None:
-    """Health needs no key; readiness says which parts are up."""
+    """`/healthz` and `/readyz` answer without a key; `/readyz` has the state of each part."""
     async with api.http.get(api.url + "/healthz") as response:
         assert (await response.json())["status"] == "ok"
     await say(api, "wake up")
@@ -227,7 +227,7 @@ async def test_health_is_open_and_readiness_names_the_parts(api: Api) -> None:
 
 
 async def test_metrics_count_what_happened(api: Api) -> None:
-    """One answered question is one success on the metrics page."""
+    """One answered chat message is counted as one successful request on the metrics page."""
     await say(api, "count me")
     async with api.http.get(api.url + "/metrics", headers=api.auth) as response:
         page = await response.text()
@@ -237,7 +237,7 @@ async def test_metrics_count_what_happened(api: Api) -> None:
 
 
 async def test_unknown_routes_say_so(api: Api) -> None:
-    """A wrong path or method is answered in the dialect of the route."""
+    """An unknown path gets 404 with the path in the error, and a wrong method gets 405."""
     async with api.http.get(api.url + "/v1/nothing", headers=api.auth) as response:
         assert response.status == 404
         assert "/v1/nothing" in (await response.json())["error"]["message"]

@@ -1,4 +1,4 @@
-"""Calls from web pages of other origins."""
+"""CORS: calls from web pages of other origins."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ const key = "%s";
 
 @pytest.mark.slow
 async def test_a_page_chats(start_api: Start, tmp_path: Path) -> None:
-    """Whole answers, streams and errors reach a page of a listed origin, with their headers."""
+    """A browser page of a listed origin can read whole answers, streams, errors and their headers."""
     async with web_page() as page, start_api(cors_origins=(page.origin,)) as api:
         found = await page.result(
             CALLS % (api.url, api.key)
@@ -79,7 +79,7 @@ async def test_a_page_chats(start_api: Start, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_page_of_another_origin_gets_nothing(start_api: Start, tmp_path: Path) -> None:
-    """The browser refuses the call of a page that is not on the list."""
+    """The browser blocks the response for a page whose origin is not listed."""
     async with web_page() as page, start_api(cors_origins=(APP,)) as api:
         script = CALLS % (api.url, api.key) + "return await call(key, {});"
         found = await page.result(script, tmp_path / "browser")
@@ -87,7 +87,7 @@ async def test_a_page_of_another_origin_gets_nothing(start_api: Start, tmp_path:
 
 
 async def test_preflight_needs_no_key(start_api: Start) -> None:
-    """A browser asks for permission without credentials, for any header of the client library."""
+    """A CORS preflight without credentials is answered, and allows the headers of the official client library."""
     headers = {"Origin": APP, **PREFLIGHT}
     async with (
         start_api(cors_origins=(APP,)) as api,
@@ -103,7 +103,7 @@ async def test_preflight_needs_no_key(start_api: Start) -> None:
 
 @pytest.mark.parametrize("path", ["/nowhere", "/metrics", CHAT])
 async def test_errors_can_be_read_by_the_page(start_api: Start, path: str) -> None:
-    """An error without these headers is `Failed to fetch` for a page, whatever it says."""
+    """Error responses carry the CORS headers, so that a page can read them."""
     async with (
         start_api(cors_origins=(APP,)) as api,
         api.http.get(api.url + path, headers={"Origin": APP}) as response,
@@ -114,7 +114,7 @@ async def test_errors_can_be_read_by_the_page(start_api: Start, path: str) -> No
 
 
 async def test_failures_of_the_engine_can_be_read_by_the_page(start_api: Start) -> None:
-    """So are the errors of a model, before and in the middle of a stream."""
+    """An error from the engine carries the CORS headers."""
     body = {"model": "fake", "messages": [{"role": "user", "content": "Hi " * 300}]}
     async with (
         start_api(FakePlan(context_tokens=50), cors_origins=(APP,)) as api,
@@ -125,7 +125,7 @@ async def test_failures_of_the_engine_can_be_read_by_the_page(start_api: Start) 
 
 
 async def test_a_defect_can_be_read_by_the_page() -> None:
-    """Even the answer to a defect of ours, made outside of everything else, carries the headers."""
+    """The 500 response to an unhandled exception carries the CORS headers."""
     app = FastAPI()
     ErrorResponses().install(app)
 
@@ -143,7 +143,7 @@ async def test_a_defect_can_be_read_by_the_page() -> None:
 
 
 async def test_off_by_default(api: Api) -> None:
-    """Without the setting no response says anything to pages of other origins."""
+    """Without configured origins, no response has a CORS header."""
     headers = {"Origin": APP, **PREFLIGHT}
     async with api.http.options(api.url + CHAT, headers=headers) as response:
         assert not any(name.lower().startswith("access-control") for name in response.headers)
@@ -162,7 +162,7 @@ async def test_off_by_default(api: Api) -> None:
     ],
 )
 def test_an_origin_is_written_as_browsers_send_it(given: str, origin: str) -> None:
-    """Capitals, a trailing slash and the usual port do not shut a page out."""
+    """A configured origin is normalised: lower case, without trailing slash and default port."""
     assert web_origin(given) == origin
 
 
@@ -180,6 +180,6 @@ def test_an_origin_is_written_as_browsers_send_it(given: str, origin: str) -> No
     ],
 )
 def test_what_is_no_origin_is_refused_by_name(given: str) -> None:
-    """A list entry no browser would ever send, or that every page would, stops the start."""
+    """A list entry that is `*`, `null` or no valid origin stops the start with the variable's name."""
     with pytest.raises(ConfigurationError, match="MONGARS_CORS_ORIGINS"):
         load_settings({"MONGARS_CORS_ORIGINS": f"https://good.example, {given}"})

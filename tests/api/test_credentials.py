@@ -1,4 +1,4 @@
-"""Credentials by connection: a header or the session cookie, on requests and WebSocket handshakes."""
+"""Credentials in a header or the session cookie, on requests and WebSocket handshakes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def api(start_api: Callable[..., AbstractAsyncContextManager[Api]]) -> Asy
 
 
 async def session_cookie(api: Api) -> dict[str, str]:
-    """The header that a browser sends after a login as alice."""
+    """The `Cookie` header that a browser sends after a login as alice."""
     form = {"username": "alice", "password": "alice-password"}
     async with api.http.post(f"{api.url}/token", data=form) as response:
         token = (await response.json())["access_token"]
@@ -63,7 +63,7 @@ def origin_header(api: Api, origin: str | None) -> dict[str, str]:
 
 
 async def account(api: Api, method: str, headers: dict[str, str], query: str = "") -> object:
-    """The account that the toy route names, or the status and text of the error."""
+    """The account name that the toy route returns, or the status and detail of its error."""
     url = f"{api.url}/toy/account{query}"
     async with api.http.request(method, url, headers=headers) as response:
         body = await response.json()
@@ -71,7 +71,10 @@ async def account(api: Api, method: str, headers: dict[str, str], query: str = "
 
 
 async def socket_account(api: Api, headers: dict[str, str]) -> str:
-    """The account that the toy WebSocket names. Raises `WSServerHandshakeError` if it is refused."""
+    """The account name that the toy WebSocket sends.
+
+    Raises `WSServerHandshakeError` if the handshake is refused.
+    """
     async with api.http.ws_connect(f"{api.url}/toy/socket", headers=headers) as socket:
         return await socket.receive_str()
 
@@ -81,14 +84,14 @@ async def socket_account(api: Api, headers: dict[str, str]) -> str:
 async def test_a_header_counts_whatever_the_origin(
     api: Api, method: str, origin: str | None
 ) -> None:
-    """Browsers never add the header by themselves, so it needs no check of the origin."""
+    """A key in the `Authorization` header is accepted from every origin, since browsers never add the header."""
     headers = api.auth | origin_header(api, origin)
     assert await account(api, method, headers) == "alice"
     assert await socket_account(api, headers) == "alice"
 
 
 async def test_the_header_is_preferred_to_the_cookie(api: Api) -> None:
-    """A page that sends both acts as the account of the header; a wrong header is not made good."""
+    """With header and cookie, the header decides the account; a wrong header gets 401 despite a valid cookie."""
     cookie = await session_cookie(api)
     other = {"Authorization": f"Bearer {api.other_key}"}
     assert await account(api, "POST", cookie | other) == "bob"
@@ -98,13 +101,13 @@ async def test_the_header_is_preferred_to_the_cookie(api: Api) -> None:
 
 @pytest.mark.parametrize("origin", [None, OWN, FOREIGN])
 async def test_a_cookie_reads_without_an_origin(api: Api, origin: str | None) -> None:
-    """GET changes nothing, and browsers send no `Origin` with GET of their own page."""
+    """A GET request with the session cookie is accepted with any `Origin` header and without one."""
     headers = await session_cookie(api) | origin_header(api, origin)
     assert await account(api, "GET", headers) == "alice"
 
 
 async def test_a_cookie_changes_things_from_the_servers_own_page(api: Api) -> None:
-    """POST and WebSocket with the cookie work where `Origin` is the server's own."""
+    """A POST request or WebSocket with the session cookie is accepted if `Origin` is the server's own."""
     headers = await session_cookie(api) | origin_header(api, OWN)
     assert await account(api, "POST", headers) == "alice"
     assert await socket_account(api, headers) == "alice"
@@ -123,7 +126,7 @@ async def test_a_cookie_changes_things_from_the_servers_own_page(api: Api) -> No
 async def test_a_cookie_from_another_page_is_refused(
     api: Api, origin: str | None, text: str
 ) -> None:
-    """Neither a forged POST nor a hijacked WebSocket gets the account; the error says what is missing."""
+    """POST and WebSocket with the session cookie and a foreign or missing `Origin` get 403 that names the fault."""
     headers = await session_cookie(api) | origin_header(api, origin)
     status, detail = await account(api, "POST", headers)
     assert (status, detail.startswith(text)) == (403, True)
@@ -134,7 +137,7 @@ async def test_a_cookie_from_another_page_is_refused(
 
 
 async def test_a_proxy_may_end_tls(api: Api) -> None:
-    """The page is `https` and the connection plain, with the host that the browser named."""
+    """Behind a proxy that ends TLS, an `https` origin is accepted if its host is that of the `Host` header."""
     host = {"Host": "chat.example.org"}
     cookie = await session_cookie(api) | host
     assert await account(api, "POST", cookie | {"Origin": "https://chat.example.org"}) == "alice"
@@ -144,7 +147,7 @@ async def test_a_proxy_may_end_tls(api: Api) -> None:
 
 @pytest.mark.parametrize("value", ["key", "nonsense", ""])
 async def test_a_cookie_holds_a_login_token_only(api: Api, value: str) -> None:
-    """An API key does not belong into a browser, so it is no session; 401 asks for a login."""
+    """A session cookie that holds an API key or nonsense gets 401 that asks for a new login."""
     cookie = {"Cookie": f"mongars_session={api.key if value == 'key' else value}"}
     status, detail = await account(api, "GET", cookie)
     assert status == 401
@@ -153,7 +156,7 @@ async def test_a_cookie_holds_a_login_token_only(api: Api, value: str) -> None:
 
 @pytest.mark.parametrize("name", ["mongars_session", "token", "key", "api_key", "authorization"])
 async def test_a_credential_in_the_url_is_not_read(api: Api, name: str) -> None:
-    """URLs end up in logs and histories; neither a request nor a WebSocket accepts a key there."""
+    """A key in the URL's query is ignored, on requests and WebSockets, since URLs end up in logs."""
     status, detail = await account(api, "GET", {}, f"?{name}={api.key}")
     assert (status, "The Authorization header is missing" in detail) == (401, True)
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -177,7 +180,7 @@ async def test_a_credential_in_the_url_is_not_read(api: Api, name: str) -> None:
 def test_the_own_origin_has_scheme_host_and_port(
     scheme: str, host: str, origin: str, *, accepted: bool
 ) -> None:
-    """As browsers write it: without the usual port, in lower case; a plain page is not one over TLS."""
+    """`Origin` must match the server's scheme, host and port; letter case and the default port do not matter."""
     connection = HTTPConnection(
         {
             "type": "websocket" if scheme == "wss" else "http",

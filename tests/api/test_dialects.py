@@ -1,4 +1,4 @@
-"""A dialect is one route table: a toy one, added without touching the product, and the errors of all."""
+"""Dialects (request and error formats): a toy one added as a route table, and the error formats of all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ToyErrors:
 
 
 class Toy:
-    """The prompt is the body; a stream is plain text, with a full stop after a complete answer."""
+    """A dialect whose prompt is the request body; a stream is plain text and ends with a full stop if complete."""
 
     errors = ToyErrors()
     stream_headers = stream_headers("text/plain")
@@ -111,7 +111,7 @@ async def post(api: Api, path: str, data: bytes, **headers: str) -> tuple[int, s
 
 
 async def test_a_toy_dialect_answers_whole_and_streamed(start_api: Start) -> None:
-    """A route table given to the application is served like those of the product."""
+    """A route table passed to the application is served like those of the product, whole and streamed."""
     async with start_api(more=(toy_routes,)) as api:
         said = "[1] you said: hi there"
         whole = await post(api, "/toy/whole", b"hi there")
@@ -121,7 +121,7 @@ async def test_a_toy_dialect_answers_whole_and_streamed(start_api: Start) -> Non
 
 
 async def test_a_toy_dialect_writes_its_own_errors(start_api: Start) -> None:
-    """Before the first byte, after it, and for everything that the framework refuses."""
+    """Errors before a response, within a stream and from the framework have the format of the route's dialect."""
     async with start_api(
         FakePlan(cut_after_tokens=1, context_tokens=200), more=(toy_routes,)
     ) as api:
@@ -155,7 +155,7 @@ async def test_a_toy_dialect_writes_its_own_errors(start_api: Start) -> None:
 async def test_unknown_paths_have_the_format_of_their_prefix(
     api: Api, path: str, nested: set[str] | None
 ) -> None:
-    """OpenAI's object under `/v1`, Ollama's text under `/api`."""
+    """An unknown path gets 404 with OpenAI's error object under `/v1` and Ollama's error text under `/api`."""
     async with api.http.get(api.url + path, headers=api.auth) as response:
         found = await response.json()
     assert response.status == 404
@@ -166,7 +166,7 @@ async def test_unknown_paths_have_the_format_of_their_prefix(
 
 @pytest.mark.parametrize("path", ["/nothing", "/v1x", "/apix", "/api/v1/nothing", "/api/v1"])
 async def test_other_paths_have_the_format_of_mongars(api: Api, path: str) -> None:
-    """`detail` and a code: under `/api/v1`, which is not Ollama's, and under no prefix."""
+    """An unknown path under `/api/v1` or without a known prefix gets 404 with `detail` and an error code."""
     async with api.http.get(api.url + path, headers=api.auth) as response:
         found: dict[str, Any] = await response.json()
     assert (response.status, found["error"]) == (404, "not_found")
@@ -186,7 +186,7 @@ async def test_other_paths_have_the_format_of_mongars(api: Api, path: str) -> No
 async def test_a_wrong_method_has_the_format_of_the_route(
     api: Api, path: str, keys: set[str], method: str
 ) -> None:
-    """405 names the methods, in the format that clients of the route read."""
+    """A wrong method gets 405 with an `Allow` header, in the error format of the path's dialect."""
     async with api.http.request(method, api.url + path, headers=api.auth) as response:
         assert response.status == 405
         assert "POST" in response.headers["Allow"]

@@ -1,4 +1,4 @@
-"""Embeddings on the API, seen by the official clients: the whole path, with fake replicas before it."""
+"""Embeddings through the API with the official clients, over fake replicas."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class World:
 
 @pytest.fixture
 def start_world(start_api: Start) -> Callable[..., AbstractAsyncContextManager[World]]:
-    """Starts an API before so many fake replicas; `local`: with a local embedder of that name."""
+    """Starts an API over `replicas` fake replicas; `local`: the model name of its local embedder, if any."""
 
     @asynccontextmanager
     async def start(
@@ -100,7 +100,7 @@ async def expected(texts: Sequence[str]) -> list[tuple[float, ...]]:
 
 @pytest.mark.parametrize("encoding", [None, "float", "base64"])
 async def test_the_official_client_embeds_texts(start_world: StartWorld, encoding: str) -> None:
-    """A vector for each text in order, the counts and the model's name, in either encoding."""
+    """The official client gets one vector per text in order, the token counts and the model, in either encoding."""
     wanted = {} if encoding is None else {"encoding_format": encoding}
     async with start_world() as world:
         found = await world.client.embeddings.create(model="mongars", input=TEXTS, **wanted)
@@ -118,7 +118,7 @@ async def test_the_official_client_embeds_texts(start_world: StartWorld, encodin
 async def test_the_headers_say_where_the_vectors_come_from(
     start_world: StartWorld, named: str
 ) -> None:
-    """Provider, endpoint and attempts; the replica gets the model's own name and the account's salt."""
+    """Response headers name provider, endpoint and attempts; the replica gets the real model name and the salt."""
     async with start_world() as world:
         body = {"model": named, "input": "tea"}
         status, headers, found = await world.post(body, **{"x-request-id": "req-7"})
@@ -134,7 +134,7 @@ async def test_the_headers_say_where_the_vectors_come_from(
 
 
 async def test_as_many_texts_as_openai_allows(start_world: StartWorld) -> None:
-    """2,048 texts of 400 characters: one vector each in order, though sent in pieces; usage is summed."""
+    """2,048 texts get one vector each in order; the replica receives batches of at most 128, and usage is summed."""
     texts = [f"text {number} " + "word " * 78 for number in range(2048)]
     async with start_world() as world:
         found = await world.client.embeddings.create(model="mongars", input=texts)
@@ -147,7 +147,7 @@ async def test_as_many_texts_as_openai_allows(start_world: StartWorld) -> None:
 
 
 async def test_a_replica_that_reads_less_gets_smaller_pieces(start_world: StartWorld) -> None:
-    """413 from the replica halves the piece, until one text alone is too large."""
+    """After a 413 from the replica the batch is halved; one text that alone is too large gets 413."""
     async with start_world() as world:
         world.replicas[0].embeddings.max_body_bytes = 1000
         texts = [f"{number} " + "word " * 50 for number in range(8)]
@@ -179,7 +179,7 @@ async def test_a_replica_that_reads_less_gets_smaller_pieces(start_world: StartW
 async def test_wrong_requests_are_named(
     start_world: StartWorld, body: dict[str, Any], status: int, param: str, says: str
 ) -> None:
-    """The status, the field at fault and the reason, and no second attempt or fallback."""
+    """An invalid embedding request gets a status, field and reason, without a retry or fallback."""
     async with start_world(2, local=MODEL) as world:
         found, _, answer = await world.post({"model": "mongars", **body})
         assert sum(len(replica.received) for replica in world.replicas) <= 1
@@ -190,14 +190,14 @@ async def test_wrong_requests_are_named(
 
 
 async def test_dimensions_may_be_the_models_own(start_world: StartWorld) -> None:
-    """A client that names the number it gets anyway is served."""
+    """`dimensions` equal to the model's own number of dimensions is accepted."""
     async with start_world() as world:
         found = await world.client.embeddings.create(model=MODEL, input="tea", dimensions=64)
     assert len(found.data[0].embedding) == 64
 
 
 async def test_a_body_that_is_too_large_names_the_setting(start_world: StartWorld) -> None:
-    """More than the API reads: 413 with the limit and the variable that raises it."""
+    """A body above the API's limit gets 413 with the limit in bytes and the variable that raises the limit."""
     async with start_world() as world:
         status, _, answer = await world.post({"input": ["word " * 200] * 1100})
     assert status == 413
@@ -206,7 +206,7 @@ async def test_a_body_that_is_too_large_names_the_setting(start_world: StartWorl
 
 
 async def test_a_busy_endpoint_is_passed_over(start_world: StartWorld) -> None:
-    """503 at the first endpoint: the second one embeds, and the headers count two attempts."""
+    """After a 503 from one endpoint the other one embeds, and the response counts both attempts."""
     async with start_world(2) as world:
         for replica in world.replicas:
             replica.faults.append(BUSY)
@@ -218,7 +218,7 @@ async def test_a_busy_endpoint_is_passed_over(start_world: StartWorld) -> None:
 
 
 async def test_an_endpoint_that_fails_is_taken_out_of_use(start_world: StartWorld) -> None:
-    """The breaker opens for embeddings as for chat, and the local embedder answers meanwhile."""
+    """After five failed embedding attempts the endpoint is taken out of use, and the local embedder answers."""
     async with start_world(local=MODEL, client={"max_scale_cycles": 1}) as world:
         world.replicas[0].always = Reset()
         headers = [(await world.post({"input": "tea"}))[1] for _ in range(7)]
@@ -229,7 +229,7 @@ async def test_an_endpoint_that_fails_is_taken_out_of_use(start_world: StartWorl
 
 
 async def test_without_ray_the_local_embedder_answers(start_world: StartWorld) -> None:
-    """Both endpoints dead: the same model here answers, as a fallback that is logged and counted."""
+    """With both endpoints down, the local embedder of the same model answers as a fallback, recorded and counted."""
     async with start_world(2, local=MODEL) as world:
         for replica in world.replicas:
             await replica.stop()
@@ -249,7 +249,7 @@ async def test_without_ray_the_local_embedder_answers(start_world: StartWorld) -
 
 
 async def test_a_batch_whose_second_piece_fails_is_completed_here(start_world: StartWorld) -> None:
-    """The first piece is kept, the rest comes from the same model here, all in order."""
+    """If the second batch of a request fails, the local embedder of the same model completes the request in order."""
     texts = [f"number {number}" for number in range(300)]
     async with start_world(local=MODEL, client={"max_scale_cycles": 1}) as world:
         world.replicas[0].faults.append(FaultyResponse())
@@ -261,7 +261,7 @@ async def test_a_batch_whose_second_piece_fails_is_completed_here(start_world: S
 
 
 async def test_nothing_answers(start_world: StartWorld) -> None:
-    """No endpoint and no local embedder: 502 with the reason, and the request counts as failed."""
+    """Without a working endpoint and without a local embedder, the response is 502 that names the provider."""
     async with start_world() as world:
         await world.replicas[0].stop()
         status, headers, answer = await world.post({"input": "tea"})
@@ -275,7 +275,7 @@ async def test_nothing_answers(start_world: StartWorld) -> None:
 async def test_an_application_without_the_model_is_no_failed_endpoint(
     start_world: StartWorld, served: str | None
 ) -> None:
-    """The same model here answers as a fallback; the endpoint stays in use for chat."""
+    """An endpoint that lacks the embedding model stays in use for chat; the local embedder answers meanwhile."""
     async with start_world(local=MODEL) as world:
         world.replicas[0].embeddings.model = served
         for _ in range(7):
@@ -292,7 +292,7 @@ async def test_an_application_without_the_model_is_no_failed_endpoint(
 async def test_vectors_of_another_model_never_answer(
     start_world: StartWorld, served: str | None, local: str | None
 ) -> None:
-    """Neither Ray's nor the local one: 404 that names the setting, and what each of them has."""
+    """If neither the endpoint nor the local embedder has the model, the response is 404 that names the setting."""
     async with start_world(local=local) as world:
         world.replicas[0].embeddings.model = served
         status, _, answer = await world.post({"input": "tea"})
@@ -302,7 +302,7 @@ async def test_vectors_of_another_model_never_answer(
 
 
 async def test_ray_down_and_another_model_here(start_world: StartWorld) -> None:
-    """A fallback with another model is refused: 502 that names the local model and the wanted one."""
+    """With the endpoint down and a local embedder of another model, the response is 502 that names the local model."""
     async with start_world(local="another-model") as world:
         await world.replicas[0].stop()
         status, _, answer = await world.post({"input": "tea"})
@@ -311,7 +311,7 @@ async def test_ray_down_and_another_model_here(start_world: StartWorld) -> None:
 
 
 async def test_a_server_that_ignores_the_name_is_found_out(start_world: StartWorld) -> None:
-    """200 with vectors under another name is not passed on; the local model answers."""
+    """Vectors that a replica returns under another model name are discarded, and the local embedder answers."""
     entry = {"object": "embedding", "index": 0, "embedding": [1.0, 0.0]}
     body = {"data": [entry], "model": "text-embedding-3", "usage": {"prompt_tokens": 1}}
     async with start_world(local=MODEL) as world:
@@ -324,7 +324,7 @@ async def test_a_server_that_ignores_the_name_is_found_out(start_world: StartWor
 async def test_a_proxy_without_the_route_stays_in_use_for_chat(
     start_world: StartWorld, code: int
 ) -> None:
-    """Its 404 is no sign of a dead endpoint: only this route is missing."""
+    """An endpoint that answers 404 or 405 to an embedding request stays in use for chat."""
     async with start_world(local=MODEL) as world:
         world.replicas[0].faults.append(Status(code=code))
         _, headers, _ = await world.post({"input": "tea"})
@@ -346,7 +346,7 @@ async def test_a_proxy_without_the_route_stays_in_use_for_chat(
     ids=["too few", "no base64", "half a number", "no numbers", "text", "no vector", "no list"],
 )
 async def test_a_malformed_response_is_not_passed_on(start_world: StartWorld, data: object) -> None:
-    """What is not one vector for each text counts as a failure, and another endpoint embeds."""
+    """A response without one valid vector per text counts as a failed attempt, and another endpoint embeds."""
     body = {"data": data, "model": MODEL, "usage": {"prompt_tokens": 1}}
     async with start_world(2) as world:
         for replica in world.replicas:
@@ -359,7 +359,7 @@ async def test_a_malformed_response_is_not_passed_on(start_world: StartWorld, da
 
 
 async def test_the_deadline_of_the_client_is_kept(start_world: StartWorld) -> None:
-    """`X-Request-Timeout-Ms` reaches the replica, shortened; after it the response is 504."""
+    """The replica gets the client's `X-Request-Timeout-Ms` reduced by the time spent; on expiry the client gets 504."""
     async with start_world() as world:
         world.replicas[0].always = Silence()
         status, _, answer = await world.post({"input": "tea"}, **{"X-Request-Timeout-Ms": "300"})
@@ -370,7 +370,7 @@ async def test_the_deadline_of_the_client_is_kept(start_world: StartWorld) -> No
 
 
 async def test_a_client_that_leaves_stops_the_work(start_world: StartWorld) -> None:
-    """The connection to the replica is closed at once, and the end is recorded as cancelled."""
+    """When the client disconnects, the connection to the replica is closed and the request recorded as cancelled."""
     async with start_world() as world:
         replica = world.replicas[0]
         replica.always = FaultyResponse(first_delay=30)
@@ -387,7 +387,7 @@ async def test_a_client_that_leaves_stops_the_work(start_world: StartWorld) -> N
 
 
 async def test_slow_embeddings_do_not_change_where_chat_goes(start_world: StartWorld) -> None:
-    """How long a batch takes is no sample of an endpoint's latency."""
+    """The duration of an embedding request does not count as the endpoint's latency for chat."""
     async with start_world() as world:
         world.replicas[0].always = FaultyResponse(first_delay=0.3)
         await world.post({"input": "tea"})
@@ -401,7 +401,7 @@ async def test_slow_embeddings_do_not_change_where_chat_goes(start_world: StartW
 
 
 async def test_models_are_listed(start_world: StartWorld) -> None:
-    """`/v1/models` and `/api/tags` list the embedding model too; a chat cannot use it."""
+    """`/v1/models` and `/api/tags` list the embedding model too; a chat with that model gets 404."""
     async with start_world() as world, ollama_client(world.api) as client:
         names = [model.id async for model in world.client.models.list()]
         assert (await world.client.models.retrieve(MODEL)).id == MODEL
@@ -416,7 +416,7 @@ async def test_models_are_listed(start_world: StartWorld) -> None:
 
 
 async def test_no_model_is_configured(start_world: StartWorld) -> None:
-    """404 that names the setting, and nothing is listed or sent."""
+    """Without a configured embedding model, embedding requests get 404 that names the setting, and none is listed."""
     async with start_world(embedding_model=None) as world:
         status, _, answer = await world.post({"input": "tea"})
         names = [model.id async for model in world.client.models.list()]
@@ -437,7 +437,7 @@ async def ollama_client(api: Api) -> AsyncIterator[ollama.AsyncClient]:
 
 @pytest.mark.parametrize("name", ["mongars", MODEL, f"{MODEL}:latest"])
 async def test_the_official_ollama_client_embeds(start_world: StartWorld, name: str) -> None:
-    """Vectors, counts and durations; `truncate` is accepted."""
+    """The official Ollama client gets vectors, counts and durations; `truncate` is accepted."""
     async with start_world() as world, ollama_client(world.api) as client:
         found = await client.embed(name, TEXTS, truncate=True, keep_alive="5m")
         one = await client.embed(name, "a cup of tea")
@@ -464,7 +464,7 @@ async def test_the_official_ollama_client_embeds(start_world: StartWorld, name: 
 async def test_wrong_requests_in_ollamas_words(
     start_world: StartWorld, path: str, body: dict[str, Any], status: int, says: str
 ) -> None:
-    """The same rules, in Ollama's error format; a text that is too long is refused, never cut."""
+    """Invalid embedding requests get Ollama's error format; too long a text is refused even with `truncate`."""
     async with start_world() as world:
         found, _, answer = await world.post({"model": "mongars", **body}, path)
     assert (found, list(answer)) == (status, ["error"])
@@ -472,7 +472,7 @@ async def test_wrong_requests_in_ollamas_words(
 
 
 async def test_a_key_is_needed(start_world: StartWorld) -> None:
-    """Without a key nothing is read or sent."""
+    """An embedding request without a key gets 401, and no replica receives a request."""
     async with start_world() as world:
         for path in ("/v1/embeddings", "/api/embed", "/api/embeddings"):
             async with world.api.http.post(

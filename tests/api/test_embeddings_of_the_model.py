@@ -1,4 +1,4 @@
-"""Embeddings with the built-in model: a real replica before it, and a real child process behind it."""
+"""Embeddings with the built-in model, by a real replica and by a local child process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TEXTS = ["The cat sleeps.", "A tax on income", "The cat sleeps on the sofa.", "<
 
 @asynccontextmanager
 async def replica() -> AsyncIterator[str]:
-    """The URL of a real replica with the built-in embedding model, ended with `aclose`."""
+    """The URL of a real replica with the built-in embedding model, stopped at the end of the block."""
     async with minilm() as embedder:
         made = Replica(
             {"general": FakeEngine(FakePlan(), clock=CLOCK)},
@@ -60,7 +60,7 @@ def local() -> LlamaCppEmbedder:
 
 
 async def test_the_replica_and_the_local_model_give_the_same_vectors(start_api: Start) -> None:
-    """Through Ray and, once it has stopped, by a child process that is started then: the same numbers."""
+    """The replica and, once the replica has stopped, the local embedder return the same vectors."""
     embedder = local()
     async with AsyncExitStack() as stack:
         running = await stack.enter_async_context(AsyncExitStack())
@@ -92,7 +92,7 @@ async def test_the_replica_and_the_local_model_give_the_same_vectors(start_api: 
 async def test_a_long_text_is_refused_with_both_numbers(
     start_api: Start, *, through_ray: bool
 ) -> None:
-    """By the replica and by the local model alike: 400, the field, the text's tokens and the limit."""
+    """A text beyond the context gets 400 with its tokens and the limit, from the replica and the local embedder."""
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(replica()) if through_ray else None
         api = await stack.enter_async_context(

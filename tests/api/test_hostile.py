@@ -1,4 +1,4 @@
-"""The API process as it runs, against clients without a key that mean it ill."""
+"""The real API process against hostile clients without a key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POST = b"POST %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 800
 
 
 class Process:
-    """`mongars api` with few descriptors."""
+    """`mongars api`, limited to 256 open files."""
 
     def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         self.port = port
@@ -42,7 +42,7 @@ class Process:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
     def ask(self, head: bytes, block: bytes = b"", times: int = 0) -> bytes:
-        """The whole answer of a client that keeps sending while it reads."""
+        """The complete response to a client that sends `head`, then `block` so many `times` while it reads."""
         with self.open() as client:
             client.sendall(head)
             sending = threading.Thread(target=_send, args=(client, block, times))
@@ -94,7 +94,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     [(b"/token", 413), (b"/v1/chat/completions", 401), (b"/nowhere", 404), (b"/healthz", 405)],
 )
 def test_an_early_refusal_arrives_whole(api: Process, path: bytes, status: int) -> None:
-    """A client that sends 8 MB to the end reads the refusal, not a reset connection."""
+    """A client that sends a refused body of 8 MB reads the complete refusal, not a reset connection."""
     for _ in range(3):
         answer = api.ask(POST % path + b"\r\n", b"x" * 100_000, 80)
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -103,7 +103,7 @@ def test_an_early_refusal_arrives_whole(api: Process, path: bytes, status: int) 
 
 
 def test_header_floods_cost_no_memory(api: Process) -> None:
-    """60 MB of short headers, as trailers, too, and one of 100 MB, leave the process as it was."""
+    """Floods of 60 MB to 100 MB of headers or trailers are refused, and raise memory by less than 30 MB."""
     before = api.megabytes
     chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
     short = b"x: y\r\n" * 10_000
@@ -115,7 +115,7 @@ def test_header_floods_cost_no_memory(api: Process) -> None:
 
 
 def test_idle_connections_do_not_take_the_service_down(api: Process) -> None:
-    """With more idle sockets than the process may open, and garbage, others are served."""
+    """With more idle connections than the process may open files, other requests are still answered."""
     idle = []
     for _ in range(DESCRIPTORS + 50):
         with suppress(OSError):
@@ -130,7 +130,7 @@ def test_idle_connections_do_not_take_the_service_down(api: Process) -> None:
 
 
 def test_garbage_does_not_fill_the_log(api: Process) -> None:
-    """What anybody can send is counted in the log, not listed."""
+    """Malformed requests do not each write to the log; 300 of them add less than 2,000 bytes."""
     size = api.log.stat().st_size
     for request in (
         b"\x16\x03\x01\r\n\r\n",

@@ -16,7 +16,7 @@ OWN_CHAT = "/api/v1/conversation/chat"
 
 @pytest.mark.parametrize("path", [CHAT, OWN_CHAT, "/token"])
 async def test_compressed_bodies_are_refused_by_name(api: Api, path: str) -> None:
-    """A gzip body is 415 that says what is read, not a complaint about its bytes."""
+    """A gzip body gets 415 that names the only accepted encoding, `identity`."""
     data = gzip.compress(b'{"messages": []}')
     headers = {**api.auth, "Content-Encoding": "gzip"}
     async with api.http.post(api.url + path, data=data, headers=headers) as response:
@@ -34,7 +34,7 @@ async def test_compressed_bodies_are_refused_by_name(api: Api, path: str) -> Non
 async def test_a_long_session_id_is_refused_by_its_own_name(
     api: Api, path: str, body: dict[str, object]
 ) -> None:
-    """The error names the header that is too long, whatever it would have become inside."""
+    """Too long an `x-session-id` is refused with an error that names the header."""
     headers = {**api.auth, "x-session-id": "s" * 201}
     async with api.http.post(api.url + path, json=body, headers=headers) as response:
         assert response.status in {400, 422}
@@ -46,7 +46,7 @@ async def test_a_long_session_id_is_refused_by_its_own_name(
     [(CHAT, "POST, OPTIONS"), ("/token", "POST, OPTIONS"), ("/v1/models", "GET, HEAD, OPTIONS")],
 )
 async def test_allow_names_the_methods(api: Api, path: str, allowed: str) -> None:
-    """405 and the answer to OPTIONS say what a path can do."""
+    """A 405 response and the response to OPTIONS list the methods of the path in `Allow`."""
     async with api.http.request("DELETE", api.url + path) as response:
         assert (response.status, response.headers["Allow"]) == (405, allowed)
         assert await response.json()
@@ -71,7 +71,7 @@ async def test_allow_names_the_methods(api: Api, path: str, allowed: str) -> Non
     ],
 )
 async def test_head_is_get_without_the_body(api: Api, path: str) -> None:
-    """Monitors and proxies that send HEAD get the status and headers of GET, and no body."""
+    """HEAD gets the status and headers of GET, and no body."""
     headers = {"Authorization": f"Bearer {api.admin_key}", "x-request-id": "req-1"}
     async with api.http.get(api.url + path, headers=headers) as response:
         got = (response.status, {**response.headers, "Date": "", "Content-Length": ""})
@@ -83,26 +83,26 @@ async def test_head_is_get_without_the_body(api: Api, path: str) -> None:
 
 
 async def test_head_needs_the_key_that_get_needs(api: Api) -> None:
-    """HEAD is no way around authentication."""
+    """HEAD without a key gets 401 where GET needs a key."""
     async with api.http.head(f"{api.url}/v1/models") as response:
         assert response.status == 401
 
 
 async def test_head_of_a_route_without_get(api: Api) -> None:
-    """HEAD of a route that only takes POST is 405, and starts nothing."""
+    """HEAD on a route that only takes POST gets 405."""
     async with api.http.head(api.url + CHAT, headers=api.auth) as response:
         assert (response.status, response.headers["Allow"]) == (405, "POST, OPTIONS")
 
 
 async def test_health_is_another_name_of_healthz(api: Api) -> None:
-    """Load balancers that ask `/health` without a key are answered."""
+    """`/health` and `/healthz` both answer without a key."""
     for path in ("/health", "/healthz"):
         async with api.http.get(api.url + path) as response:
             assert (response.status, (await response.json())["status"]) == (200, "ok")
 
 
 async def test_no_redirect_repeats_the_host(api: Api) -> None:
-    """A slash too many is 404; a redirect would send the client wherever `Host` said."""
+    """A path with an extra trailing slash gets 404, not a redirect to the host in the request's `Host` header."""
     headers = {**api.auth, "Host": "elsewhere.example"}
     async with api.http.get(
         f"{api.url}/v1/models/", headers=headers, allow_redirects=False
@@ -113,7 +113,7 @@ async def test_no_redirect_repeats_the_host(api: Api) -> None:
 
 @pytest.mark.parametrize("key", ["nonsense", "mg-0-nonsense", "a.b.c"])
 async def test_a_wrong_key_in_the_words_clients_know(api: Api, key: str) -> None:
-    """LiteLLM, and aider with it, takes any other text for a wrong request."""
+    """A wrong key gets 401 with OpenAI's code and text, by which LiteLLM and aider recognise the error."""
     headers = {"Authorization": f"Bearer {key}"}
     async with api.http.post(api.url + CHAT, json={}, headers=headers) as response:
         error = (await response.json())["error"]

@@ -1,4 +1,4 @@
-"""The operator's routes: what is known of each endpoint, and taking one out of use."""
+"""The operator's endpoints: the state of each Ray endpoint, and taking one out of use."""
 
 from __future__ import annotations
 

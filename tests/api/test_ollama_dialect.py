@@ -1,4 +1,4 @@
-"""Ollama's dialect, seen by the official client and by raw HTTP."""
+"""Ollama's API, tested with the official client and with raw HTTP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 QUESTION = [{"role": "user", "content": "good morning"}]
 ANSWER = "[1] you said: good morning"
 SLOW = 0.2
-"""Seconds until the first token, and of three tokens, where a test measures durations."""
+"""Unit, in seconds, of the delays in the test that measures durations."""
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ async def post(api: Api, path: str, body: dict[str, Any]) -> tuple[int, str, str
 
 
 async def test_official_client_chats(api: Api) -> None:
-    """Text, finish reason and the engine's counts arrive, and the durations add up."""
+    """A chat returns text, finish reason and token counts, and its durations add up to the total."""
     async with client_of(api) as client:
         answer = await client.chat("mongars", QUESTION)
     assert answer.message.content == ANSWER
@@ -59,7 +59,7 @@ async def test_official_client_chats(api: Api) -> None:
 
 
 async def test_official_client_chats_in_a_stream(api: Api) -> None:
-    """The parts make up the same text; only the last has the counts and is done."""
+    """The parts of a streamed chat make up the text; only the last is `done` and has the counts."""
     async with client_of(api) as client:
         stream = await client.chat("mongars", QUESTION, stream=True)
         parts = [part async for part in stream]
@@ -72,7 +72,7 @@ async def test_official_client_chats_in_a_stream(api: Api) -> None:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_official_client_generates(api: Api, *, stream: bool) -> None:
-    """A prompt is one message of the user; `system` comes before it."""
+    """A prompt of `/api/generate` is sent as one user message after the `system` message."""
     async with client_of(api) as client:
         answer = await client.generate("mongars", "good morning", system="be brief", stream=stream)
         parts = [part async for part in answer] if stream else [answer]
@@ -82,14 +82,14 @@ async def test_official_client_generates(api: Api, *, stream: bool) -> None:
 
 @pytest.mark.parametrize("name", ["fake", "fake:latest", "mongars", "mongars:latest"])
 async def test_names_work_with_and_without_their_tag(api: Api, name: str) -> None:
-    """A name without a tag means `latest`."""
+    """A model name works with the tag `latest` and without a tag."""
     async with client_of(api) as client:
         assert (await client.chat(name, QUESTION)).message.content == ANSWER
         assert (await client.show(name)).capabilities == ["completion"]
 
 
 async def test_official_client_lists_and_shows_models(start_api: Start) -> None:
-    """Names, times and the context length arrive; what is not known is empty or 0."""
+    """Models are listed and shown with name, time and context length; unknown values are empty or 0."""
     async with start_api(context_tokens=4096) as api, client_of(api) as client:
         listed = (await client.list()).models
         shown = await client.show("mongars")
@@ -112,7 +112,7 @@ async def test_official_client_lists_and_shows_models(start_api: Start) -> None:
 
 
 async def test_an_unknown_context_length_is_left_out(api: Api) -> None:
-    """No number is invented."""
+    """A context length that is not configured is left out of the model's description."""
     async with client_of(api) as client:
         shown = await client.show("mongars")
         await client.chat("mongars", QUESTION)
@@ -122,7 +122,7 @@ async def test_an_unknown_context_length_is_left_out(api: Api) -> None:
 
 
 async def test_options_reach_the_engine(api: Api) -> None:
-    """`num_predict` cuts, `stop` ends; sizes of memory are accepted, they change no answer."""
+    """`num_predict` and `stop` limit the answer; options about memory are accepted without effect."""
     async with client_of(api) as client:
         cut = await client.chat(
             "mongars", QUESTION, options={"num_predict": 2, "num_ctx": 8192, "num_gpu": 1}
@@ -137,7 +137,7 @@ async def test_options_reach_the_engine(api: Api) -> None:
 
 
 async def test_logprobs_come_with_the_tokens(api: Api) -> None:
-    """One entry per token, whole and streamed."""
+    """Logprobs have one entry per token, in a whole and in a streamed answer."""
     async with client_of(api) as client:
         whole = await client.chat("mongars", QUESTION, logprobs=True, top_logprobs=0)
         stream = await client.chat("mongars", QUESTION, logprobs=True, stream=True)
@@ -153,7 +153,7 @@ async def test_logprobs_come_with_the_tokens(api: Api) -> None:
     ids=["json", "schema"],
 )
 async def test_a_format_is_kept(start_api: Start, form: str | dict[str, Any]) -> None:
-    """`json` and a schema reach the model server as a response format."""
+    """`format`, as `json` or a JSON schema, reaches the model server as a response format."""
     async with FakeReplica() as replica, start_api(endpoints=(replica.url,)) as api:
         async with client_of(api) as client:
             await client.chat("mongars", QUESTION, format=form)
@@ -172,7 +172,7 @@ async def test_a_format_is_kept(start_api: Start, form: str | dict[str, Any]) ->
 async def test_thinking_stands_apart_from_the_text(
     start_api: Start, *, stream: bool, think: bool | None, seen: str
 ) -> None:
-    """It is in `message.thinking`, or in `thinking` of a generation; `think: false` leaves it out."""
+    """Reasoning is returned in `thinking`, apart from the text; `think: false` leaves it out."""
     async with FakeReplica() as replica, start_api(endpoints=(replica.url,)) as api:
         replica.always = FaultyResponse(reasoning="let me see")
         async with client_of(api) as client:
@@ -188,7 +188,7 @@ async def test_thinking_stands_apart_from_the_text(
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_durations_are_measured(start_api: Start, *, stream: bool) -> None:
-    """The wait for the first token is the prompt's; the tokens' time is that of the generation."""
+    """The wait for the first token counts as prompt duration, the time of all tokens as generation duration."""
     plan = FakePlan(first_token_delay=2 * SLOW, token_delay=SLOW / 4)
     async with start_api(plan) as api, client_of(api) as client:
         chat = await client.chat("mongars", QUESTION, stream=stream)
@@ -212,7 +212,7 @@ async def test_durations_are_measured(start_api: Start, *, stream: bool) -> None
 async def test_a_request_without_a_prompt_only_loads(
     api: Api, path: str, body: dict[str, Any]
 ) -> None:
-    """It is answered at once, and the engine does nothing."""
+    """A request without messages or prompt is answered with done reason `load`, without generating."""
     status, _, text = await post(api, path, body)
     found = json.loads(text)
     assert (status, found["done"], found["done_reason"]) == (200, True, "load")
@@ -221,7 +221,7 @@ async def test_a_request_without_a_prompt_only_loads(
 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
 async def test_a_stream_is_the_default_and_has_a_line_per_object(api: Api, path: str) -> None:
-    """The media type says so; null is as good as left out."""
+    """With `stream` null, the response is a stream of one JSON object per line."""
     body = {"model": "mongars", "messages": QUESTION, "prompt": "good morning", "stream": None}
     status, kind, text = await post(api, path, body)
     assert (status, kind) == (200, "application/x-ndjson")
@@ -232,7 +232,7 @@ async def test_a_stream_is_the_default_and_has_a_line_per_object(api: Api, path:
 
 
 async def test_a_history_with_calls_is_read(api: Api) -> None:
-    """Calls and results of another model become text, as in OpenAI's dialect."""
+    """Tool calls and tool results in the messages are sent to the model as text."""
     call = {"function": {"name": "look", "arguments": {"where": "out"}}}
     messages = [
         *QUESTION,
@@ -268,7 +268,7 @@ async def test_a_history_with_calls_is_read(api: Api) -> None:
 async def test_a_demand_that_cannot_be_met_is_refused_by_name(
     api: Api, *, path: str, field: str, value: object, stream: bool
 ) -> None:
-    """400 with the name of the parameter, also of one inside `options` or a message."""
+    """An unsupported or invalid parameter gets 400 with its name, also inside `options` or a message."""
     body = {"model": "mongars", "messages": QUESTION, "prompt": "hello", "stream": stream}
     status, kind, text = await post(api, path, {**body, field: value})
     assert (status, kind) == (400, "application/json")
@@ -291,14 +291,14 @@ async def test_a_demand_that_cannot_be_met_is_refused_by_name(
 async def test_empty_and_null_parameters_are_accepted(
     api: Api, path: str, empty: dict[str, Any]
 ) -> None:
-    """Clients that send every field of their own type are answered."""
+    """Parameters that are empty, null or neutral are accepted."""
     body = {"model": "mongars", "messages": QUESTION, "prompt": "good morning", **empty}
     status, _, text = await post(api, path, body)
     assert status == 200, text
 
 
 async def test_errors_in_ollamas_words(api: Api) -> None:
-    """The official client raises its error with status and text, before and in a stream."""
+    """Errors have Ollama's format: the official client raises `ResponseError` with status and text."""
     async with client_of(api) as client:
         with pytest.raises(ollama.ResponseError, match=r"^model 'nope' not found") as unknown:
             await client.chat("nope", QUESTION)
@@ -316,7 +316,7 @@ async def test_errors_in_ollamas_words(api: Api) -> None:
 
 @pytest.mark.parametrize("path", ["/api/tags", "/api/ps", "/api/version", "/api/show", "/api/chat"])
 async def test_every_route_needs_a_key(api: Api, path: str) -> None:
-    """As everywhere: 401 in the format of the dialect."""
+    """Every Ollama route answers a request without a key with 401 in Ollama's error format."""
     method = "POST" if path in {"/api/show", "/api/chat"} else "GET"
     async with api.http.request(method, api.url + path, json={"model": "x"}) as response:
         assert response.status == 401
@@ -324,7 +324,7 @@ async def test_every_route_needs_a_key(api: Api, path: str) -> None:
 
 
 async def test_a_cut_stream_ends_with_an_error_line(start_api: Start) -> None:
-    """The last line is an error, and no line says that the answer is done."""
+    """A stream whose generation breaks off ends with an error line, and no line has `done` true."""
     async with start_api(FakePlan(cut_after_tokens=2)) as api:
         body = {"model": "mongars", "messages": QUESTION}
         status, _, text = await post(api, "/api/chat", body)
@@ -344,7 +344,7 @@ async def test_a_cut_stream_ends_with_an_error_line(start_api: Start) -> None:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_a_client_that_leaves_stops_the_engine(start_api: Start, *, stream: bool) -> None:
-    """A disconnect reaches the engine, streamed or not."""
+    """When the client disconnects, the engine stops generating within 0.2 s, streamed or not."""
     async with start_api(FakePlan(token_delay=0.2)) as api:
 
         async def read() -> None:
@@ -358,7 +358,7 @@ async def test_a_client_that_leaves_stops_the_engine(start_api: Start, *, stream
 
 
 async def test_a_fallback_is_named_in_the_headers(start_api: Start) -> None:
-    """Where Ray has no room, the local engine answers, as in every dialect."""
+    """When Ray is overloaded, the local engine answers and the response header says so."""
     busy = Status(code=503, error="overloaded", headers={"Retry-After": "3"})
     async with FakeReplica() as replica, start_api(endpoints=(replica.url,)) as api:
         replica.always = busy

@@ -1,4 +1,4 @@
-"""The OpenAI dialect, seen by the official client and by raw HTTP."""
+"""OpenAI's chat API, tested with the official client and with raw HTTP."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_official_client_gets_a_whole_answer(api: Api) -> None:
 
 
 async def test_official_client_gets_the_same_as_a_stream(api: Api) -> None:
-    """Streamed, the client sees one role, the same text, one finish and the usage it asked for."""
+    """A streamed answer has one id, one role, the same text, a finish reason and the requested usage."""
     async with client_of(api) as client:
         stream = await client.chat.completions.create(
             model="fake", messages=QUESTION, stream=True, stream_options={"include_usage": True}
@@ -48,7 +48,7 @@ async def test_official_client_gets_the_same_as_a_stream(api: Api) -> None:
 
 
 async def test_usage_is_streamed_only_if_requested(api: Api) -> None:
-    """Without `stream_options` every chunk has a choice, as the protocol says."""
+    """Without `stream_options`, every streamed chunk has a choice, and no chunk is only for usage."""
     async with client_of(api) as client:
         stream = await client.chat.completions.create(model="fake", messages=QUESTION, stream=True)
         assert all([chunk.choices async for chunk in stream])
@@ -63,7 +63,7 @@ async def test_official_client_lists_models(api: Api) -> None:
 
 
 async def test_odd_values_of_real_clients_are_tolerated(api: Api) -> None:
-    """Developer role, text parts, zero and unknown parameters do not fail a request."""
+    """A developer role, text parts, and null or unknown parameters do not fail a request."""
     async with client_of(api) as client:
         answer = await client.chat.completions.create(
             model="mongars",
@@ -77,7 +77,7 @@ async def test_odd_values_of_real_clients_are_tolerated(api: Api) -> None:
 
 
 async def test_answers_say_where_they_came_from(api: Api) -> None:
-    """Headers name the request, the provider, the attempts, the fallback and the adapter."""
+    """Response headers have the request id, the provider, the attempts, the fallback and the adapter."""
     body = {"model": "mongars", "messages": QUESTION}
     headers = {**api.auth, "X-Request-Id": "my-own-id"}
     async with api.http.post(
@@ -130,7 +130,7 @@ async def test_answers_say_where_they_came_from(api: Api) -> None:
 async def test_bad_input_gets_a_status_and_a_reason(
     api: Api, *, body: bytes, status: int, code: str, says: str, stream: bool
 ) -> None:
-    """Bad input is answered with a real status and a body that says what is wrong."""
+    """Invalid input gets an error status, code and message, also if a stream was requested."""
     if stream and body.endswith(b"}"):
         body = body[:-1] + (b"," if len(body) > 2 else b"") + b'"stream": true}'
     url = f"{api.url}/v1/chat/completions"
@@ -143,7 +143,7 @@ async def test_bad_input_gets_a_status_and_a_reason(
 
 
 async def test_context_error_carries_both_numbers(api: Api) -> None:
-    """Too long a prompt is answered with its size and the limit, as numbers."""
+    """The error for too long a prompt has the prompt's tokens and the limit as numbers."""
     body = {"model": "fake", "messages": [{"role": "user", "content": "word " * 300}]}
     url = f"{api.url}/v1/chat/completions"
     async with api.http.post(url, json=body, headers=api.auth) as response:
@@ -167,7 +167,7 @@ async def test_context_error_carries_both_numbers(api: Api) -> None:
 async def test_a_demand_that_cannot_be_met_is_refused_by_name(
     api: Api, demanded: dict[str, object], param: str
 ) -> None:
-    """The official client raises its error for a bad request, with the parameter's name."""
+    """An unsupported or invalid parameter gets 400 with the parameter's name."""
     async with client_of(api) as client:
         with pytest.raises(openai.BadRequestError) as caught:
             await client.chat.completions.create(model="mongars", messages=QUESTION, **demanded)
@@ -175,7 +175,7 @@ async def test_a_demand_that_cannot_be_met_is_refused_by_name(
 
 
 async def test_tools_that_need_not_be_called_are_answered_with_text(api: Api) -> None:
-    """What an agent sends by default, a history with calls included, does not fail."""
+    """With `tool_choice` `auto`, tools and tool calls in the history do not fail; the answer is text."""
     call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     async with client_of(api) as client:
         answer = await client.chat.completions.create(
@@ -192,7 +192,7 @@ async def test_tools_that_need_not_be_called_are_answered_with_text(api: Api) ->
 
 
 async def test_a_bias_reaches_the_engine(api: Api) -> None:
-    """The fake's token 1 is the second word of its answer."""
+    """A `logit_bias` of -100 removes its token (the fake engine's second word) from the answer."""
     async with client_of(api) as client:
         answer = await client.chat.completions.create(
             model="mongars", messages=QUESTION, logit_bias={"1": -100}
@@ -202,7 +202,7 @@ async def test_a_bias_reaches_the_engine(api: Api) -> None:
 
 @pytest.mark.parametrize("key", ["mg-wrong", ""], ids=["unknown", "empty"])
 async def test_bad_key_is_refused(api: Api, key: str) -> None:
-    """Without a valid key nothing but health answers; the reason is given."""
+    """Without a valid key, models, metrics and history answer 401 with a reason."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     for path in ("/v1/models", "/metrics", "/api/v1/conversation/history"):
         async with api.http.get(api.url + path, headers=headers) as response:
@@ -214,7 +214,7 @@ async def test_bad_key_is_refused(api: Api, key: str) -> None:
 async def test_cut_stream_ends_with_an_error_event(
     start_api: Callable[..., AbstractAsyncContextManager[Api]],
 ) -> None:
-    """A stream cut after its first token ends with an error event and without `[DONE]`."""
+    """A stream that breaks off after two tokens ends with an error event and without `[DONE]`."""
     plan = FakePlan(cut_after_tokens=2)
     async with start_api(plan) as api:
         body = {"model": "mongars", "messages": QUESTION, "stream": True}
@@ -242,7 +242,7 @@ async def test_cut_stream_ends_with_an_error_event(
 async def test_client_that_leaves_stops_the_engine(
     start_api: Callable[..., AbstractAsyncContextManager[Api]], *, plan: FakePlan, stream: bool
 ) -> None:
-    """A disconnect reaches the engine within 0.2 s, in every phase, streamed or not."""
+    """When the client disconnects, the engine stops within 0.2 s, before or after the first token."""
     async with start_api(plan) as api:
 
         async def read() -> None:
@@ -260,7 +260,7 @@ async def test_client_that_leaves_stops_the_engine(
 async def test_overload_is_503_with_retry_after_and_nothing_hangs(
     start_api: Callable[..., AbstractAsyncContextManager[Api]],
 ) -> None:
-    """Fifty requests at once: each is answered, or told when to come back."""
+    """Of fifty requests at once, each gets 200, or 503 with `Retry-After`, within 20 s."""
     async with start_api(FakePlan(slots=2, token_delay=0.01)) as api:
 
         async def ask() -> tuple[int, str | None]:
@@ -282,7 +282,7 @@ async def test_overload_is_503_with_retry_after_and_nothing_hangs(
 async def test_busy_answers_invite_to_come_back(
     start_api: Callable[..., AbstractAsyncContextManager[Api]],
 ) -> None:
-    """A 503 for lack of room carries `Retry-After` and does not forbid a retry."""
+    """A 503 response to overload has `Retry-After` and does not forbid a retry."""
     async with start_api(FakePlan(slots=1, token_delay=0.1)) as api:
 
         async def ask() -> tuple[int, str | None, str | None]:
@@ -304,7 +304,7 @@ async def test_busy_answers_invite_to_come_back(
 async def test_callers_deadline_is_kept(
     start_api: Callable[..., AbstractAsyncContextManager[Api]], *, stream: bool
 ) -> None:
-    """`X-Request-Timeout-Ms` bounds the whole answer; nonsense in it is refused."""
+    """An answer that exceeds `X-Request-Timeout-Ms` gets 504; a negative value gets 400."""
     async with start_api(FakePlan(first_token_delay=5)) as api:
         url, body = (
             f"{api.url}/v1/chat/completions",
@@ -329,7 +329,7 @@ async def test_callers_deadline_is_kept(
 async def test_the_read_timeout_of_an_openai_client_bounds_a_whole_answer(
     start_api: Callable[..., AbstractAsyncContextManager[Api]], path: str, plan: FakePlan
 ) -> None:
-    """Nobody reads on after it, so nothing is generated on: 504; the longer limit stays in force."""
+    """A whole answer that exceeds the OpenAI client's read timeout, or a shorter `X-Request-Timeout-Ms`, gets 504."""
     async with start_api(plan) as api:
         url, body = (
             f"{api.url}{path}",
@@ -360,7 +360,7 @@ async def test_the_read_timeout_of_an_openai_client_is_only_a_hint(
     stream: bool,
     more: dict[str, str],
 ) -> None:
-    """An answer that takes longer is given all the same: a stream is read on as long as it goes on."""
+    """The read timeout is ignored for streams, if invalid, and if `X-Request-Timeout-Ms` is given."""
     async with start_api(FakePlan(first_token_delay=0.3)) as api:
         body = {"model": "mongars", "messages": QUESTION, "stream": stream}
         given = {**api.auth, "x-stainless-read-timeout": "0.2", **more}
@@ -371,7 +371,7 @@ async def test_the_read_timeout_of_an_openai_client_is_only_a_hint(
 
 
 async def test_the_description_of_the_api_needs_a_key(api: Api) -> None:
-    """`/openapi.json` lists every route, to those who may come in."""
+    """`/openapi.json` is served with a valid key and answers 401 without one."""
     async with api.http.get(f"{api.url}/openapi.json") as response:
         assert response.status == 401
     async with api.http.get(f"{api.url}/openapi.json", headers=api.auth) as response:
@@ -379,7 +379,7 @@ async def test_the_description_of_the_api_needs_a_key(api: Api) -> None:
 
 
 async def test_several_answers_come_with_their_indexes(api: Api) -> None:
-    """`n` choices, whole and streamed, each with its own text and finish reason."""
+    """With `n` = 2, the response, whole or streamed, has two choices, each with its index and text."""
     async with client_of(api) as client:
         whole = await client.chat.completions.create(model="mongars", messages=QUESTION, n=2)
         stream = await client.chat.completions.create(

@@ -1,4 +1,4 @@
-"""What client libraries parse: fields, error codes, headers and names of the OpenAI dialect."""
+"""Fields, error codes and headers of the OpenAI endpoints that client libraries parse."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 async def test_an_answer_has_the_shape_of_the_reference(api: Api) -> None:
-    """`refusal` is there, one fingerprint names whole and streamed answers, models have a time."""
+    """Answers and models have the fields of OpenAI's reference, `refusal` and `system_fingerprint` included."""
     async with client_of(api) as client:
         whole = await client.chat.completions.create(
             model="mongars", messages=QUESTION, logprobs=True, top_logprobs=0
@@ -46,7 +46,7 @@ async def test_an_answer_has_the_shape_of_the_reference(api: Api) -> None:
 
 
 async def test_errors_have_the_codes_of_openai(api: Api) -> None:
-    """By these the official client, and what is built on it, tells them apart."""
+    """Errors have OpenAI's codes and parameter names, by which clients distinguish them."""
     long = [{"role": "user", "content": "word " * 300}]
     async with client_of(api, key="mg-wrong") as client:
         with pytest.raises(openai.AuthenticationError) as wrong:
@@ -59,7 +59,7 @@ async def test_errors_have_the_codes_of_openai(api: Api) -> None:
     assert (wrong.value.code, wrong.value.type) == ("invalid_api_key", "invalid_request_error")
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
     assert (full.value.code, full.value.param) == ("context_length_exceeded", "messages")
-    # What LiteLLM and LangChain look for, in what the official client makes of the error.
+    # LiteLLM and LangChain search for these texts in the official client's error.
     text = str(full.value)
     assert "this model's maximum context length is" in text.lower()
     assert "prompt is too long" in full.value.message
@@ -70,7 +70,7 @@ async def test_errors_have_the_codes_of_openai(api: Api) -> None:
 async def test_a_wait_the_client_chose_is_its_own_to_repeat(
     start_api: Callable[..., AbstractAsyncContextManager[Api]],
 ) -> None:
-    """504 after the client's own time does not forbid a retry; after the server's it does."""
+    """A 504 after the client's own timeout does not forbid a retry; a 504 after the server's timeout does."""
     async with start_api(FakePlan(first_token_delay=5), answer_timeout=0.5) as api:
         url, body = f"{api.url}/v1/chat/completions", {"model": "mongars", "messages": QUESTION}
         for given, forbidden in (
@@ -107,7 +107,7 @@ async def test_a_wait_the_client_chose_is_its_own_to_repeat(
 async def test_every_response_names_its_request(
     api: Api, method: str, path: str, status: int
 ) -> None:
-    """Once, by the caller's own id; a log line is found by it."""
+    """Every response has exactly one `x-request-id`, the one that the client sent."""
     headers = {**api.auth, "X-Request-Id": "my-own-id"}
     async with api.http.request(method, api.url + path, headers=headers) as response:
         assert response.status == status
@@ -117,7 +117,7 @@ async def test_every_response_names_its_request(
 async def test_a_model_name_with_slashes_is_found(
     start_api: Callable[..., AbstractAsyncContextManager[Api]],
 ) -> None:
-    """Escaped, as the official client sends it, or not."""
+    """A model name with slashes is found at `/v1/models/NAME`, with the slashes escaped or not."""
     name = "org/model-7b"
     async with start_api(model_name=name) as api:
         async with client_of(api) as client:

@@ -1,4 +1,4 @@
-"""What an operator sees while Ray is away."""
+"""Metrics and readiness while Ray is unreachable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from api_world import Api
 
 REFUSED = "http://127.0.0.1:9/generate"
-"""The discard port: nothing listens there."""
+"""A URL that refuses connections: nothing listens on the discard port."""
 QUESTION = {"model": "mongars", "messages": [{"role": "user", "content": "good morning"}]}
 
 
@@ -37,7 +37,7 @@ def series(page: str, name: str) -> dict[str, float]:
 async def test_ray_series_exist_before_the_first_request(
     start_api: Callable[..., AbstractAsyncContextManager[Api]],
 ) -> None:
-    """Each endpoint has its requests and failures at zero, so that the first failure is an increase."""
+    """Each endpoint's counters of requests and failures exist at zero before the first request."""
     async with start_api(endpoints=(REFUSED,)) as api:
         page = await page_of(api)
     for name in ("llm_ray_requests_total", "llm_ray_failures_total"):
@@ -50,7 +50,7 @@ async def test_ray_series_exist_before_the_first_request(
 async def test_total_outage_is_counted_request_by_request(
     start_api: Callable[..., AbstractAsyncContextManager[Api]],
 ) -> None:
-    """Three requests without a reachable endpoint: each counts as attempted or skipped, and failed."""
+    """Each of three requests without a reachable endpoint counts as one Ray request, one failure and one fallback."""
     async with start_api(endpoints=(REFUSED,)) as api:
         for _ in range(3):
             url = f"{api.url}/v1/chat/completions"
@@ -71,7 +71,7 @@ async def test_total_outage_is_counted_request_by_request(
 async def test_an_endpoint_that_wants_to_be_left_alone_is_shown_as_resting(
     start_api: Callable[..., AbstractAsyncContextManager[Api]], wait: str
 ) -> None:
-    """The state shown is the state acted on: resting, with the seconds, which are bounded."""
+    """An endpoint that sent a long `Retry-After` is shown as resting, for at most 60 s."""
     async with (
         FakeReplica(Status(code=503, error="overloaded", headers={"Retry-After": wait})) as replica,
         start_api(endpoints=(replica.url,)) as api,

@@ -1,4 +1,4 @@
-"""What a caller reads of a streamed answer that came through a gateway."""
+"""`Relay`: how the events of a model server are passed on to a client of the API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USAGE = Usage(prompt_tokens=3, completion_tokens=2)
 
 
 def said(delta: dict[str, Any], **more: Any) -> Chunk:
-    """A chunk as an engine sent it, with a field nobody here knows."""
+    """A chunk with the raw event of a model server, including an unknown field."""
     finish = more.get("finish_reason")
     body = chunk_body(
         answer_id="theirs", created=7, model="m", delta=delta, finish_reason=finish
@@ -42,20 +42,20 @@ def bodies(events: bytes) -> list[dict[str, Any]]:
 
 
 def test_events_are_passed_on_byte_for_byte() -> None:
-    """What the engine said of each token arrives as it was, its own fields included."""
+    """Events of the model server are passed on byte for byte, unknown fields included."""
     chunks = [said({"role": "assistant", "content": ""}), said({"content": "é"})]
     assert relay(with_usage=False).events(chunks) == chunks[0].raw + chunks[1].raw
 
 
 @pytest.mark.parametrize("started", [True, False])
 def test_events_of_one_chunk_are_passed_on_as_they_are(*, started: bool) -> None:
-    """Several that came together stay several; with the counts asked for, each has `usage: null`."""
+    """Several events in one chunk stay separate; with usage requested, each has `usage: null`."""
     first = [said({"role": "assistant", "content": ""})] if started else []
     alike = [said({"content": text}) for text in ("}", "b", "é")]
     chunk = Chunk(text="}bé", raw=b"".join(each.raw for each in alike))
     events = relay(with_usage=False).events([*first, chunk])
     assert events.endswith(chunk.raw)
-    assert len(bodies(events)) == 4  # the role is the engine's or our own
+    assert len(bodies(events)) == 4  # one event has the role, from the engine or added
     counted = bodies(relay().events([*first, chunk]))
     assert all(body["usage"] is None for body in counted)
     assert {body["id"] for body in counted} == {"theirs"}
@@ -65,7 +65,7 @@ def test_events_of_one_chunk_are_passed_on_as_they_are(*, started: bool) -> None
 
 @pytest.mark.parametrize("text", ["é", '"usage":5}', "}\n\n"])
 def test_with_counts_requested_every_other_event_has_null_usage(text: str) -> None:
-    """`usage` is null in each but the last, whatever is said and whoever wrote the event."""
+    """With usage requested, `usage` is null in every event but the last, whatever the text."""
     chunks = [said({"content": "a"}), said({"content": text}), Chunk(text="b")]
     passing = relay()
     found = bodies(passing.events([*chunks, Chunk(usage=USAGE)]) + passing.end())
@@ -74,7 +74,7 @@ def test_with_counts_requested_every_other_event_has_null_usage(text: str) -> No
 
 
 def test_events_of_one_answer_have_one_fingerprint() -> None:
-    """The engine's own, or none where its events have none; ours where there is no event of it."""
+    """All events of an answer have one fingerprint: the engine's, none if it sends none, ours without engine events."""
     found = bodies(relay().events([said({"content": "a"}), Chunk(text="b")]))
     assert {body["system_fingerprint"] for body in found} == {"b1"}
     bare = encode_event({"id": "x", "choices": [{"delta": {"content": "a"}}]})
@@ -96,7 +96,7 @@ def test_events_of_one_answer_have_one_fingerprint() -> None:
     ids=["second role", "another id", "a field of its own", "a name"],
 )
 def test_what_an_answer_does_not_hold_is_not_passed_on(odd: bytes) -> None:
-    """The text in such an event arrives, in an event as it should be."""
+    """An irregular event (a second role, another id, extra fields) is replaced by a regular one with its text."""
     events = relay().events([said({"role": "assistant", "content": "a"}), Chunk(text="b", raw=odd)])
     first, second = bodies(events)
     assert second["choices"][0]["delta"] == {"content": "b"}
@@ -105,14 +105,14 @@ def test_what_an_answer_does_not_hold_is_not_passed_on(odd: bytes) -> None:
 
 
 def test_role_is_added_where_the_engine_left_it_out() -> None:
-    """An answer has one role, under the engine's own id."""
+    """If the engine sends no role, one event with the role is added, under the engine's id."""
     found = bodies(relay().events([said({"content": "a"}), said({"content": "b"})]))
     assert [body["choices"][0]["delta"].get("role") for body in found] == ["assistant", None, None]
     assert {body["id"] for body in found} == {"theirs"}
 
 
 def test_answer_keeps_its_id_when_it_moves() -> None:
-    """Whoever goes on has another id; the caller still sees the first, and one role."""
+    """An answer continued by another engine keeps its first id and has one role; the model name changes."""
     passing = relay()
     events = passing.events([said({"role": "assistant", "content": "a"})])
     other = encode_event({"id": "another", "choices": []})
@@ -131,7 +131,7 @@ def test_answer_keeps_its_id_when_it_moves() -> None:
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_counts_come_last_and_only_if_requested(asked: bool) -> None:
-    """Counts that came early, or twice, are told once, after the text."""
+    """Usage that the engine sends early or twice is sent once, after the text, and only if requested."""
     passing = relay(with_usage=asked)
     counted = Chunk(usage=USAGE)
     events = passing.events([counted, said({"content": "a"}), counted])
@@ -146,7 +146,7 @@ def test_counts_come_last_and_only_if_requested(asked: bool) -> None:
 def test_counts_on_the_finish_are_split_off_and_sent_only_if_requested(
     asked: bool, moved_to: str | None
 ) -> None:
-    """Some engines send them with the finish reason; the protocol has an event for them."""
+    """Usage in the event with the finish reason is sent in an event of its own, and only if requested."""
     passing = relay(with_usage=asked)
     raw = encode_event({"id": "x", "choices": [{"delta": {}}], "usage": {"total_tokens": 5}})
     finish = Chunk(finish_reason="stop", usage=USAGE, raw=raw)
@@ -158,7 +158,7 @@ def test_counts_on_the_finish_are_split_off_and_sent_only_if_requested(
 
 
 def test_chunks_without_bytes_are_written() -> None:
-    """An answer that came in one piece has no events; it gets them, with our id."""
+    """Chunks without raw events are written as events with our own id."""
     chunks = [Chunk(text="Hello"), Chunk(finish_reason="length")]
     found = bodies(relay().events(chunks))
     assert [body["choices"][0]["delta"].get("content") for body in found] == ["", "Hello", None]
@@ -167,7 +167,7 @@ def test_chunks_without_bytes_are_written() -> None:
 
 
 def seen(events: bytes) -> dict[str, Any]:
-    """What a client reads of a stream: per choice its texts and finish reason, and the counts."""
+    """What a client reads from a stream: texts, reasoning, roles and finish reasons per choice, and usage."""
     found: dict[str, Any] = {"text": {}, "reasoning": {}, "finish": {}, "roles": [], "usage": []}
     for body in bodies(events):
         if body.get("usage"):
@@ -187,7 +187,7 @@ def seen(events: bytes) -> dict[str, Any]:
 def sent(
     delta: dict[str, Any], *, index: int = 0, finish: str | None = None, usage: Usage | None = None
 ) -> Chunk:
-    """A chunk read from the event of an engine, as the gateway reads it."""
+    """A chunk as the gateway reads it from an engine's event."""
     body = chunk_body(
         answer_id="theirs", created=7, model="m", delta=delta, finish_reason=finish, index=index
     )
@@ -228,7 +228,7 @@ STREAMS = {
 @pytest.mark.parametrize("with_usage", [True, False])
 @pytest.mark.parametrize("chunks", STREAMS.values(), ids=STREAMS)
 def test_relayed_and_written_events_say_the_same(chunks: list[Chunk], with_usage: bool) -> None:
-    """Text, reasoning, roles, finish reasons and counts do not depend on which way was taken."""
+    """Events passed on by `Relay` and events written by `ChatEvents` have the same content."""
     passing = relay(with_usage=with_usage)
     written = ChatEvents(answer_id="ours", created=1, model="ours", with_usage=with_usage)
     relayed = b"".join(passing.events([chunk]) for chunk in chunks) + passing.end()
@@ -241,7 +241,7 @@ def test_relayed_and_written_events_say_the_same(chunks: list[Chunk], with_usage
 async def test_moved_answer_reads_as_one(
     start_api: Callable[..., AbstractAsyncContextManager[Api]], block: int | None, cache_bytes: int
 ) -> None:
-    """Cut in the middle and completed elsewhere: one id, one role, the whole text, the counts."""
+    """A stream cut by one replica and completed by another has one id, one role, the whole text and usage."""
     async with FakeReplica(FaultyResponse(cut_after=20, block=block)) as replica:
         replica.always = FaultyResponse(block=block)
         async with start_api(endpoints=(replica.url,), cache_bytes=cache_bytes) as api:
@@ -274,7 +274,7 @@ async def test_the_reason_an_upstream_gives_for_the_end_is_passed_on(
     shape: str,
     stream: bool,
 ) -> None:
-    """An answer that a filter cut is not a complete one, whichever way it came and goes."""
+    """The finish reason of a model server reaches the client, streamed or whole on either side."""
     event = chunk_body(answer_id="a", created=1, model="m", delta={"content": "Hi"})
     end = chunk_body(answer_id="a", created=1, model="m", delta={}, finish_reason=reason)
     whole = Body(data=json.dumps({"content": "Hi", "finish_reason": reason}).encode())
@@ -296,7 +296,7 @@ async def test_the_reason_an_upstream_gives_for_the_end_is_passed_on(
 async def test_overhead_is_what_the_replica_did_not_take(
     start_api: Callable[..., AbstractAsyncContextManager[Api]], stream: bool
 ) -> None:
-    """Half a second of the replica's is none of ours; the second it asked us to wait is."""
+    """`x-llm-overhead-ms` excludes the 500 ms of the replica and includes the 1 s wait that it asked for."""
     slow = FaultyResponse(first_delay=0.5)
     busy = Status(code=503, error="overloaded", headers={"Retry-After": "1"})
     async with (
@@ -322,7 +322,7 @@ async def test_overhead_is_what_the_replica_did_not_take(
 async def test_reasoning_reaches_openai_clients_apart_from_the_text(
     start_api: Callable[..., AbstractAsyncContextManager[Api]], field: str
 ) -> None:
-    """Whole and streamed, thoughts stand in a field of their own and never in the content."""
+    """Reasoning is returned in a field of its own, whole and streamed, and never in the content."""
     thinking = FaultyResponse(reasoning="let me see", reasoning_field=field)
     async with FakeReplica() as replica, start_api(endpoints=(replica.url,)) as api:
         replica.always = thinking

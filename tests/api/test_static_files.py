@@ -1,4 +1,4 @@
-"""Files of a web page, served from a folder."""
+"""`StaticFolder`: files of a web page, served from a folder."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def get(url: str, **headers: str) -> tuple[int, str, Mapping[str, str]]:
 
 
 async def test_a_file_has_its_type_and_the_policy_of_the_page(url: str) -> None:
-    """A browser runs scripts as scripts and refuses everything from elsewhere."""
+    """A file is served with its media type and the content security policy."""
     status, text, headers = await get(f"{url}/index.html")
     assert (status, text) == (200, PAGE)
     assert headers["Content-Type"] == "text/html; charset=utf-8"
@@ -64,7 +64,7 @@ async def test_a_file_has_its_type_and_the_policy_of_the_page(url: str) -> None:
 
 
 async def test_only_a_url_with_the_digest_is_cached_for_good(url: str, folder: Path) -> None:
-    """A new release is seen at once, and an unchanged file is not sent again."""
+    """Only a URL with the file's current digest is cached for a year; others are revalidated by ETag."""
     versioned = StaticFolder(folder).url_of("vendor/lib.mjs")
     _, _, headers = await get(f"{url}/{versioned}")
     assert headers["Cache-Control"] == "public, max-age=31536000, immutable"
@@ -95,21 +95,21 @@ async def test_only_a_url_with_the_digest_is_cached_for_good(url: str, folder: P
     ],
 )
 async def test_nothing_outside_the_folder_is_served(url: str, path: str) -> None:
-    """Whatever a path contains, it names a file of the folder or it is 404."""
+    """A path that leaves the folder or names no file in it gets 404."""
     status, text, _ = await get(f"{url}/{path}")
     assert status == 404
     assert "secret" not in text.replace("secret.txt", "")
 
 
 def test_a_file_of_an_unknown_type_stops_the_start(folder: Path) -> None:
-    """The message names the file and what to add, instead of a browser that downloads it."""
+    """A file with an unknown suffix is refused at start with a message that names the file and the fix."""
     (folder / "app.wasm").write_bytes(b"\0asm")
     with pytest.raises(ConfigurationError, match=r"app\.wasm: add the media type of '\.wasm'"):
         StaticFolder(folder)
 
 
 def test_a_folder_of_a_package_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that are installed with a package are found by their name in it."""
+    """A folder installed inside a Python package can be served; a file missing in it raises `NotFound`."""
     (tmp_path / "toy_package" / "page").mkdir(parents=True)
     (tmp_path / "toy_package" / "__init__.py").touch()
     (tmp_path / "toy_package" / "page" / "index.html").write_text(PAGE)

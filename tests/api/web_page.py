@@ -1,4 +1,4 @@
-"""A script run by a real browser, in a page of an origin of its own."""
+"""A web page with its own origin whose script runs in headless Chromium."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ await fetch("/found", {{ method: "POST", body: JSON.stringify(found) }});
 
 
 class Page:
-    """Serves the page and receives what its script returned."""
+    """Serves the page and receives the return value of its script."""
 
     def __init__(self) -> None:
         self.origin = ""
@@ -50,7 +50,7 @@ class Page:
         self._found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     async def result(self, script: str, folder: Path) -> Any:
-        """What the script, the body of an async function, returns in headless Chromium."""
+        """The return value, in headless Chromium, of `script`, the body of an async function; `folder`: its profile."""
         chromium = shutil.which("chromium")
         if chromium is None:
             pytest.skip("Chromium is not installed (apt-get install chromium)")

@@ -1,4 +1,4 @@
-"""Small real child processes, and a recorder of what the stack tells about them."""
+"""Small real child processes, and a recorder of the events that the stack reports about them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ print('deaf', flush=True)
 time.sleep(600)
 """
 
-# A parent that ends on SIGTERM, with a grandchild that does not.
+# A parent that exits on SIGTERM, with a child that ignores SIGTERM.
 DEAF_GRANDCHILD = f"""
 import subprocess, sys, time
 subprocess.Popen([sys.executable, '-c', {DEAF!r}])
 time.sleep(600)
 """
 
-# Forgets its parent, its session and the readable environment, as retitled agents do.
+# Starts a process in a session of its own, as daemons do.
 RUNAWAY = f"""
 import os, subprocess, sys, time
 if os.fork() == 0:
@@ -49,7 +49,7 @@ time.sleep(600)
 
 CRASHER = "import sys, time; time.sleep(0.1); print('boom', flush=True); sys.exit(3)"
 
-# An HTTP server on a given port, with one line of answer.
+# An HTTP server on a given port that answers every GET with one line.
 SERVER = """
 import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -62,43 +62,43 @@ http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_
 
 @dataclass
 class Recorder:
-    """A listener that keeps everything."""
+    """A listener that keeps all events of the stack."""
 
     events: list[StackEvent] = field(default_factory=list)
 
     def __call__(self, event: StackEvent) -> None:
-        """Keep it."""
+        """Append the event."""
         self.events.append(event)
 
     def children(self, child: str) -> list[ChildEvent]:
-        """What was told about one child."""
+        """The events about one child."""
         events = [event for event in self.events if isinstance(event, ChildEvent)]
         return [event for event in events if event.child == child]
 
     def states(self, child: str) -> list[str]:
-        """The states one child went through."""
+        """The states of one child, in order."""
         return [event.state for event in self.children(child)]
 
     def stages(self, state: str) -> list[str]:
-        """The stages that reached a state, in order."""
+        """The stages that reached `state`, in order."""
         events = [event for event in self.events if isinstance(event, StageEvent)]
         return [event.stage for event in events if event.state == state]
 
     def stage(self, stage: str, state: str) -> StageEvent:
-        """What was told when a stage reached a state."""
+        """The event reported when `stage` reached `state`."""
         events = [event for event in self.events if isinstance(event, StageEvent)]
         return next(event for event in events if (event.stage, event.state) == (stage, state))
 
 
 def argv(script: str, *arguments: str) -> tuple[str, ...]:
-    """A command line that runs a script in a lean Python."""
+    """A command line that runs the code `script` in a Python without site packages."""
     return (sys.executable, "-S", "-c", script, *arguments)
 
 
 def child(
     script: str, folder: Path, recorder: Recorder, *, ready: Probe = at_once, within: float = 10.0
 ) -> Child:
-    """A supervised process of the stack named after the folder."""
+    """A supervised process `it` that runs `script`; its stack id is the path of `folder`, which also has its log."""
     spec = ChildSpec(
         name="it",
         stack=str(folder),
@@ -112,14 +112,14 @@ def child(
 
 
 def free_port() -> int:
-    """A port nobody listens on at the moment."""
+    """A TCP port on which nothing listens at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
 
 
 def marked(stack: str) -> list[psutil.Process]:
-    """The processes with a stack's mark in their environment, found without the code under test."""
+    """The processes with the stack id `stack` in their environment, found without the code under test."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -131,7 +131,7 @@ def marked(stack: str) -> list[psutil.Process]:
 
 
 def eventually(true: Callable[[], bool], *, within: float = 10.0) -> bool:
-    """Whether it becomes true in time."""
+    """True as soon as `true()` holds; False if it does not within so many seconds."""
     deadline = time.monotonic() + within
     while not true():
         if time.monotonic() > deadline:

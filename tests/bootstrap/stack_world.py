@@ -1,4 +1,4 @@
-"""A whole stack of small scripts: a stand-in for Ray, one for the deployment, one for the API."""
+"""A whole stack of small scripts that stand in for Ray, the deployment and the API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mongars.bootstrap.stack.run import run_stack
 from mongars.bootstrap.stack.stack import LocalStack
 from mongars.core.clock import SystemClock
 
-# Called as the Python that runs `ray start`: serves the dashboard, keeps a deaf child.
+# Stands in for `ray start`: serves the dashboard and starts a child that ignores SIGTERM.
 RAY = f"""#!{sys.executable} -S
 import subprocess, sys
 subprocess.Popen([sys.executable, '-S', '-c', {DEAF!r}])
@@ -28,7 +28,7 @@ DEPLOY = "import sys; open(sys.argv[1], 'a').write('deployed\\n')"
 
 @dataclass
 class World:
-    """One home, its ports, and what the stack in it is made of."""
+    """One home directory, its ports, and the scripts that its stack runs."""
 
     home: Path
     config: StackConfig
@@ -42,7 +42,7 @@ class World:
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     def parts(self, *, provision=None, migrate=None) -> StackParts:
-        """The parts, with work that succeeds unless given."""
+        """The parts of the stack; `provision` and `migrate` succeed unless given."""
 
         async def answers() -> bool:
             return await http_answers("127.0.0.1", self.config.port, path="/")
@@ -55,12 +55,12 @@ class World:
         )
 
     def stack(self, listener, **work) -> LocalStack:
-        """The stack itself."""
+        """A stack of these parts that reports its events to `listener`."""
         return LocalStack(self.config, self.parts(**work), clock=SystemClock(), listener=listener)
 
 
 def world(folder: Path, *, use_ray: bool = True, port: int | None = None) -> World:
-    """A stack that lives in a folder."""
+    """A stack whose home is `folder`, on free ports."""
     folder.mkdir(parents=True, exist_ok=True)
     fake = folder / "python"
     if not fake.exists():
@@ -82,7 +82,7 @@ def world(folder: Path, *, use_ray: bool = True, port: int | None = None) -> Wor
 
 
 def main(home: str, api: str) -> None:
-    """`up`, in a process of its own, until a signal; prints the outcome."""
+    """Run the stack in `home` with the API script `api` until a signal, then print how many processes were left."""
     here = world(Path(home))
     here.api = api
     stack = here.stack(Recorder())
@@ -91,7 +91,7 @@ def main(home: str, api: str) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the test that started this process."""
+    """Write a line to standard output, which the test that started this process reads."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

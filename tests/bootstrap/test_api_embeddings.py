@@ -1,4 +1,4 @@
-"""Embeddings of an API process as it is composed from settings."""
+"""Embeddings of an API process that is built from settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODEL = "all-minilm-l6-v2"
 
 @asynccontextmanager
 async def composed(tmp_path: Path, **variables: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client of an API without Ray, in a home of its own."""
+    """An HTTP client of an API without Ray, built from `variables`, in a home directory of its own."""
     settings = load_settings(
         {
             "MONGARS_HOME": str(tmp_path / "home"),
@@ -59,7 +59,7 @@ async def composed(tmp_path: Path, **variables: str) -> AsyncIterator[aiohttp.Cl
 @pytest.mark.model
 @pytest.mark.slow
 async def test_without_ray_the_provisioned_model_embeds(tmp_path: Path) -> None:
-    """It is the first choice then, no fallback, and it is listed."""
+    """Without Ray, the provisioned embedding model answers, not as a fallback, and is listed."""
     async with composed(tmp_path) as http:
         async with http.post("/v1/embeddings", json={"input": "a cup of tea"}) as response:
             found = await response.json()
@@ -73,7 +73,7 @@ async def test_without_ray_the_provisioned_model_embeds(tmp_path: Path) -> None:
 
 @pytest.mark.model
 async def test_a_host_without_an_embedding_model_lists_none(tmp_path: Path) -> None:
-    """`RAY_EMBEDDING_MODEL=none`: 404 that names the setting, and no such model in the list."""
+    """With `RAY_EMBEDDING_MODEL=none`, embeddings get 404 that names the setting, and no embedding model is listed."""
     async with composed(tmp_path, RAY_EMBEDDING_MODEL="none") as http:
         async with http.post("/v1/embeddings", json={"input": "a cup of tea"}) as response:
             assert response.status == 404

@@ -28,7 +28,7 @@ KEY = "a-key-of-sixteen-or-more"
 
 
 async def test_missing_fallback_is_said_everywhere(tmp_path: Path) -> None:
-    """`/readyz`, the 502 of an outage and `doctor` all name what is missing and the command for it."""
+    """Without a provisioned model, `/readyz`, a 502 response and `doctor` name the command that provisions one."""
     settings = load_settings(
         {
             "MONGARS_HOME": str(tmp_path / "home"),

@@ -1,4 +1,4 @@
-"""How many connections fit, and whether Serve's proxy bounds them."""
+"""The number of connections that fit the limit of open files, and the bound on those of Serve's proxy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DASHBOARD = "http://127.0.0.1:8265"
 
 
 async def healthz(_scope: AsgiMessage, _receive: Receive, send: Send) -> None:
-    """What stands behind Serve's proxy."""
+    """An ASGI application that stands in for Serve's proxy and answers every request with 200."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"success"})
 
@@ -35,7 +35,7 @@ def application(port: int) -> ServingConfig:
 
 @pytest.mark.parametrize("bounded", [True, False])
 async def test_an_open_proxy_is_pointed_out(*, bounded: bool) -> None:
-    """Whoever deploys learns that Ray was started without the variable, and which one it is."""
+    """A deployment to a Ray whose proxy does not bound its connections returns advice with the variable to set."""
     protocol = guarded(Connections(HttpLimits(), lambda refused: None)) if bounded else "auto"
     async with serving(healthz, http=protocol) as url:
         config = application(int(url.rpartition(":")[2]))
@@ -48,12 +48,12 @@ async def test_an_open_proxy_is_pointed_out(*, bounded: bool) -> None:
 
 
 def test_a_proxy_out_of_reach_is_not_judged() -> None:
-    """The machine that deploys need not reach the proxy."""
+    """If the proxy is unreachable from the deploying machine, no advice is given."""
     assert proxy_advice(application(free_ports(1)[0]), DASHBOARD) is None
 
 
 def test_connections_follow_from_the_limit_of_open_files() -> None:
-    """With few descriptors fewer connections are admitted, with a line that says what to raise."""
+    """A low limit of open files reduces the admitted connections and gives advice on raising the limit."""
     settings = load_settings({})
     assert connections_within(settings, 65_536) == 4096
     assert descriptor_advice(settings, 65_536) is None

@@ -31,7 +31,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
 
 
 def head_of(home: Path) -> RayHead:
-    """A head node with ports of its own."""
+    """A head node on free ports, with the stack id of `home`."""
     return RayHead(
         python=sys.executable,
         stack=stack_id(home),
@@ -43,19 +43,19 @@ def head_of(home: Path) -> RayHead:
 
 @pytest.fixture
 def head(tmp_path: Path):
-    """A head node that is not running."""
+    """A head node that is not running; its folder is removed after the test."""
     head = head_of(tmp_path)
     yield head
     head.remove()
 
 
 def test_the_folder_leaves_room_for_sockets(head):
-    """A UNIX socket's path may have 107 bytes; Ray appends up to 70."""
+    """The head's folder has a path of at most 36 bytes: Ray appends up to 70, and a socket path may have 107."""
     assert len(str(head.folder)) <= 36
 
 
 def test_the_folder_is_emptied_at_a_start(head, tmp_path):
-    """What a killed run left does not pile up, and nobody else may look in."""
+    """Preparing a start removes what an earlier run left in the head's folder and restricts its parent to the owner."""
     head.prepare(tmp_path / "logs")
     (head.folder / "session_old").mkdir()
     (head.folder / "ray_current_cluster").write_text("old")
@@ -66,7 +66,7 @@ def test_the_folder_is_emptied_at_a_start(head, tmp_path):
 
 
 def test_a_link_under_that_name_is_refused(head, tmp_path):
-    """Who can write to the system's temporary folder cannot redirect us."""
+    """If the folder's parent is a symbolic link, as another user could create, the start is refused."""
     head.folder.parent.symlink_to(tmp_path)
     try:
         with pytest.raises(ConfigurationError, match="another user"):
@@ -76,14 +76,14 @@ def test_a_link_under_that_name_is_refused(head, tmp_path):
 
 
 def test_the_environment_cannot_point_elsewhere(head):
-    """RAY_ADDRESS is the cluster's own for its users, and unset for its head."""
+    """`RAY_ADDRESS` from outside is removed for the head and replaced by the head's own address for clients."""
     given = {**ENVIRONMENT, "RAY_ADDRESS": "ray://elsewhere:10001"}
     assert "RAY_ADDRESS" not in head.head_environment(given)
     assert head.client_environment(given)["RAY_ADDRESS"] == f"127.0.0.1:{head.port}"
 
 
 def test_the_hook_leaves_the_client_server_out():
-    """Ray reads the port after the hook ran."""
+    """The start hook clears the port of Ray's client server, so that Ray does not start that server."""
 
     class Parameters:
         ray_client_server_port: int | None = 10001
@@ -96,7 +96,7 @@ def test_the_hook_leaves_the_client_server_out():
 async def started(
     home: Path, environment: Mapping[str, str] = ENVIRONMENT
 ) -> tuple[RayHead, Child]:
-    """A running head node."""
+    """A running head node with the given environment, and its child process."""
     head = head_of(home)
     head.prepare(home / "logs")
     spec = ChildSpec(
@@ -114,15 +114,15 @@ async def started(
 
 
 def processes(head: RayHead) -> list[psutil.Process]:
-    """Everything of that cluster."""
+    """All running processes of that cluster."""
     return owned_processes(head.stack, folders=[head.folder])
 
 
 def listening(head: RayHead) -> set[str]:
-    """The addresses a cluster listens on."""
+    """The addresses that the processes of that cluster listen on."""
     found = set()
     for process in processes(head):
-        with suppress(psutil.NoSuchProcess):  # the driver's worker ends about now
+        with suppress(psutil.NoSuchProcess):  # a worker may exit meanwhile
             for connection in process.net_connections(kind="inet"):
                 if connection.status == psutil.CONN_LISTEN:
                     found.add(connection.laddr[0].removeprefix("::ffff:"))
@@ -139,7 +139,7 @@ print(ray.get(where.remote()))
 
 
 def drive(head: RayHead, environment: Mapping[str, str] = ENVIRONMENT) -> str:
-    """Run a task on a cluster, from a process of its own; the node's address."""
+    """Run a Ray task on that cluster from a separate process. Returns the node's address."""
     return subprocess.run(  # noqa: S603 - our own script
         [sys.executable, "-c", DRIVER],
         env=head.client_environment(environment),
@@ -154,7 +154,7 @@ def drive(head: RayHead, environment: Mapping[str, str] = ENVIRONMENT) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_two_clusters_run_side_by_side(tmp_path):
-    """Both work, listen on loopback only, and leave neither processes nor files."""
+    """Two clusters work at once, listen on loopback only, and leave neither processes nor files."""
     async with asyncio.TaskGroup() as group:
         starts = [group.create_task(started(tmp_path / name)) for name in ("one", "two")]
     clusters = [start.result() for start in starts]
@@ -169,7 +169,7 @@ async def test_two_clusters_run_side_by_side(tmp_path):
         assert (report.killed, report.alive) == ((), ())
         assert processes(first) == []
         assert await second.ready()
-        # The head is killed with no chance to tidy up: its agents have unreadable environments.
+        # The head is killed without cleaning up; the environments of its agents cannot be read.
         assert other.pid is not None
         os.kill(other.pid, signal.SIGKILL)
         await asyncio.to_thread(stop_owned, second.stack, grace=5, folders=[second.folder])
@@ -188,7 +188,7 @@ async def test_two_clusters_run_side_by_side(tmp_path):
 
 @asynccontextmanager
 async def recording_proxy() -> AsyncIterator[tuple[str, list[str]]]:
-    """An HTTP proxy that refuses everything; yields its URL and the request lines it saw."""
+    """An HTTP proxy that refuses everything; yields its URL and the request lines that it received."""
     seen: list[str] = []
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -204,9 +204,9 @@ async def recording_proxy() -> AsyncIterator[tuple[str, list[str]]]:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_a_cluster_asks_nobody_outside(tmp_path, monkeypatch):
-    """With a proxy in the environment, neither the cluster nor our calls to it go through it.
+    """With a proxy in the environment, neither the cluster nor our calls to the cluster go through the proxy.
 
-    Ray's usage report and its question where it runs would: both are left out.
+    Ray's usage report and cloud detection would; both are turned off.
     """
     async with recording_proxy() as (proxy, seen):
         names = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
@@ -228,7 +228,7 @@ async def test_a_cluster_asks_nobody_outside(tmp_path, monkeypatch):
 
 
 def test_every_dashboard_module_but_one_is_named():
-    """After an upgrade of Ray the list must be the same again, or the dashboard would not start."""
+    """The configured dashboard modules are all modules of the installed Ray except `UsageStatsHead`."""
     found = {
         module.__name__
         for kind in (DashboardHeadModule, SubprocessModule)

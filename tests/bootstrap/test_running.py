@@ -14,7 +14,7 @@ HERE = {"url": "http://127.0.0.1:9999", "dashboard": "http://127.0.0.1:9998"}
 
 
 def test_the_running_stack_is_found_wherever_it_listens(tmp_path: Path) -> None:
-    """Commands go to the announced address while it stands, and to the configured one after."""
+    """Commands use the address that the running stack announced, and the configured one after it stopped."""
     settings = load_settings({"MONGARS_HOME": str(tmp_path), "MONGARS_PORT": "8081"})
     assert running_url(settings) == "http://127.0.0.1:8081"
     announce(settings, **HERE)
@@ -25,7 +25,7 @@ def test_the_running_stack_is_found_wherever_it_listens(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_or_broken_announcement_says_is_ignored(tmp_path: Path) -> None:
-    """A stack that was killed, or a damaged file, misleads nobody."""
+    """An announcement of a dead process or in a damaged file is ignored, and the file is not deleted."""
     settings = load_settings({"MONGARS_HOME": str(tmp_path)})
     path = tmp_path / "run" / "stack.json"
     path.parent.mkdir()

@@ -24,7 +24,7 @@ for line in sys.stdin:
 
 
 def test_a_secret_is_made_once(tmp_path: Path) -> None:
-    """The first call makes 256 random bits that only their owner can read; later ones find them."""
+    """The first call makes a secret of 256 random bits that only its owner can read; later calls return the same."""
     assert read_secret(tmp_path, "jwt") is None
     made = ensure_secret(tmp_path, "jwt")
     assert len(bytes.fromhex(made)) == 32
@@ -37,7 +37,7 @@ def test_a_secret_is_made_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
-    """Whichever process is first, all of them return the secret that is in the file."""
+    """Processes that create a secret at the same time all return the one stored in the file."""
     processes = [
         subprocess.Popen(  # noqa: S603 - our own interpreter and code
             [sys.executable, "-c", ENSURE_ON_SIGNAL],
@@ -64,7 +64,7 @@ def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
 
 
 def test_a_kept_secret_replaces_the_earlier_one(tmp_path: Path) -> None:
-    """Keeping a value is meant: what was there before gives way."""
+    """`keep_secret` replaces the stored secret."""
     ensure_secret(tmp_path, "cli-key")
     keep_secret(tmp_path, "cli-key", "mg-new")
     assert ensure_secret(tmp_path, "cli-key") == "mg-new"
@@ -72,7 +72,7 @@ def test_a_kept_secret_replaces_the_earlier_one(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_is_not_taken_for_a_secret(tmp_path: Path) -> None:
-    """A file without a secret in it stops the start and says what to do."""
+    """An empty secret file stops the start with an error that says to delete it."""
     secret_file(tmp_path, "jwt").parent.mkdir()
     secret_file(tmp_path, "jwt").touch()
     with pytest.raises(ConfigurationError, match=r"empty.*Delete"):
@@ -88,7 +88,7 @@ def test_a_file_of_other_bytes_is_not_taken_for_a_secret(tmp_path: Path) -> None
 
 
 def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """A file in the place of the folder is reported with the path."""
+    """If a file is in the place of the secrets folder, the error names the path."""
     (tmp_path / "secrets").touch()
     with pytest.raises(ConfigurationError, match="secrets"):
         ensure_secret(tmp_path, "jwt")

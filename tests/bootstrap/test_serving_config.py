@@ -1,4 +1,4 @@
-"""From the environment to the Serve application."""
+"""`serving_config`: the Serve application that follows from environment variables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def settings(tmp_path: Path, **variables: str) -> Settings:
 
 
 def test_ollama_tag_makes_an_ollama_engine_and_needs_no_file(tmp_path: Path) -> None:
-    """`RAY_GENERAL_MODEL=ollama:TAG` serves through the server in OLLAMA_HOST."""
+    """`RAY_GENERAL_MODEL=ollama:TAG` serves that model through the Ollama server in `OLLAMA_HOST`."""
     config = serving_config(
         settings(tmp_path, RAY_GENERAL_MODEL="ollama:dolphin3", OLLAMA_HOST="http://box:11434")
     )
@@ -38,7 +38,7 @@ def test_ollama_tag_makes_an_ollama_engine_and_needs_no_file(tmp_path: Path) -> 
 
 
 def test_coding_model_of_its_own_gets_an_engine_of_its_own(tmp_path: Path) -> None:
-    """Unset, the general model answers tasks about code as well."""
+    """A configured coding model gets an engine of its own; without one, the general model takes coding tasks."""
     general = {"RAY_GENERAL_MODEL": "ollama:a"}
     assert serving_config(settings(tmp_path, **general)).replica.coding is None
     both = settings(tmp_path, **general, RAY_CODING_MODEL="ollama:b")
@@ -48,20 +48,20 @@ def test_coding_model_of_its_own_gets_an_engine_of_its_own(tmp_path: Path) -> No
 
 
 def test_missing_model_names_the_command_that_brings_it(tmp_path: Path) -> None:
-    """A file that is not there is found out before anything is deployed."""
+    """A missing model file is refused before deployment, with the command that provides it."""
     with pytest.raises(ConfigurationError, match=r"scripts\.provision_models"):
         serving_config(settings(tmp_path))
 
 
 def test_exports_name_no_file_of_this_machine(tmp_path: Path) -> None:
-    """Manifests are for other machines: each finds the model in its own cache."""
+    """An exported configuration has no file path of the exporting machine."""
     config = exported_config(settings(tmp_path))
     assert config.replica.engine.model_path == ""
     assert str(tmp_path) not in config.model_dump_json()
 
 
 def test_replicas_follow_the_load_where_a_maximum_is_set(tmp_path: Path) -> None:
-    """From MONGARS_REPLICAS up to MONGARS_MAX_REPLICAS; without a maximum, or an equal one, not."""
+    """With MONGARS_MAX_REPLICAS above MONGARS_REPLICAS, replicas scale between both; a smaller maximum is refused."""
     ollama = {"RAY_GENERAL_MODEL": "ollama:a", "MONGARS_REPLICAS": "2"}
     assert serving_config(settings(tmp_path, **ollama)).autoscaling is None
     same = settings(tmp_path, **ollama, MONGARS_MAX_REPLICAS="2")
@@ -74,7 +74,7 @@ def test_replicas_follow_the_load_where_a_maximum_is_set(tmp_path: Path) -> None
 
 
 def test_vllm_wants_a_model_folder(tmp_path: Path) -> None:
-    """A built-in GGUF file is nothing vLLM could load; the message says what is."""
+    """With the vLLM engine, the built-in GGUF model is refused and a model folder accepted."""
     with pytest.raises(ConfigurationError, match="model folder"):
         serving_config(settings(tmp_path, MONGARS_ENGINE="vllm"))
     folder = settings(tmp_path, MONGARS_ENGINE="vllm", RAY_GENERAL_MODEL="/models/llama")
@@ -83,7 +83,7 @@ def test_vllm_wants_a_model_folder(tmp_path: Path) -> None:
 
 
 def test_haproxy_on_the_cluster_leaves_session_affinity_out(tmp_path: Path) -> None:
-    """Ray refuses a router of ours behind HAProxy."""
+    """With HAProxy on the cluster, the configuration has `haproxy` set, since Ray then refuses custom routers."""
     config = serving_config(
         settings(tmp_path, RAY_GENERAL_MODEL="ollama:a", RAY_SERVE_ENABLE_HA_PROXY="1")
     )
@@ -91,7 +91,7 @@ def test_haproxy_on_the_cluster_leaves_session_affinity_out(tmp_path: Path) -> N
 
 
 def test_open_address_needs_a_token(tmp_path: Path) -> None:
-    """Nothing listens beyond this machine without asking who is there."""
+    """Listening on all interfaces without a token is refused."""
     with pytest.raises(ConfigurationError, match="RAY_SERVE_TOKEN"):
         serving_config(
             settings(tmp_path, RAY_GENERAL_MODEL="ollama:a", RAY_HTTP_HOST="0.0.0.0")  # noqa: S104
@@ -101,7 +101,7 @@ def test_open_address_needs_a_token(tmp_path: Path) -> None:
 def test_replica_takes_its_token_from_its_node_where_the_definition_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Manifests hold no digest of a token: the node's own RAY_SERVE_TOKEN counts."""
+    """A replica without a token digest in its definition reads its node's RAY_SERVE_TOKEN, and fails without one."""
     config = ReplicaConfig(engine=EngineSpec(kind="fake"), token_sha256=TOKEN_FROM_ENVIRONMENT)
     monkeypatch.delenv("RAY_SERVE_TOKEN", raising=False)
     with pytest.raises(ConfigurationError, match="RAY_SERVE_TOKEN"):
@@ -114,7 +114,7 @@ def test_replica_takes_its_token_from_its_node_where_the_definition_says_so(
 def test_model_that_is_on_no_disk_fails_the_replica_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node without the model says which command brings it, there."""
+    """A replica on a node without the model fails with an error that says to provision the model on that node."""
     monkeypatch.setenv("MONGARS_CACHE", str(tmp_path))
     with pytest.raises(ConfigurationError, match="on this node"):
         build_replica(ReplicaConfig(), "r1")
@@ -129,14 +129,14 @@ def test_model_that_is_on_no_disk_fails_the_replica_with_the_way_out(
     ],
 )
 def test_a_dashboard_may_be_named_without_its_scheme(given: str, dashboard: str) -> None:
-    """HOST:PORT is enough, on the command line and in the variable."""
+    """The dashboard's address may be HOST:PORT or a URL, as an option and in the variable."""
     assert dashboard_of(load_settings({}), given) == dashboard
     assert dashboard_of(load_settings({"RAY_DASHBOARD_ADDRESS": given}), None) == dashboard
 
 
 @pytest.mark.parametrize("given", ["ray-head:port", "http://a:99999", "a b:8265", "ftp://a:1"])
 def test_an_address_that_is_none_is_named(given: str) -> None:
-    """What cannot be a dashboard is refused with the option's name."""
+    """An invalid dashboard address is refused with the option's name."""
     with pytest.raises(ConfigurationError, match=r"--address: .*HOST:8265"):
         dashboard_of(load_settings({}), given)
 
@@ -144,7 +144,7 @@ def test_an_address_that_is_none_is_named(given: str) -> None:
 def test_the_local_cluster_keeps_its_own_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RAY_AUTH_TOKEN in `.env`, as Compose's secrets put it there, is not sent to the local cluster."""
+    """The local cluster uses its own token, not the RAY_AUTH_TOKEN of another cluster in `.env`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MONGARS_HOME", str(tmp_path / "home"))
     (tmp_path / ".env").write_text("RAY_AUTH_TOKEN=of-another-cluster\n")
@@ -157,7 +157,7 @@ def test_the_local_cluster_keeps_its_own_token(
 
 
 def test_a_model_file_of_this_machine_is_not_exported_to_pods(tmp_path: Path) -> None:
-    """They would look for it in vain; the message says where to put it and what to set instead."""
+    """Exporting a local model file for pods is refused with advice to put the file into the image."""
     file = tmp_path / "my-model.gguf"
     file.write_bytes(b"GGUF")
     given = settings(tmp_path, RAY_GENERAL_MODEL=str(file))

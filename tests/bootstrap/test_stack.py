@@ -31,7 +31,7 @@ from mongars.core.errors import ConfigurationError, NotReady, ProvisioningFailed
 
 TESTS = Path(__file__).parent.parent
 
-# An API that answers, and neither it nor its child listens to SIGTERM.
+# An API that answers requests; the API and its child ignore SIGTERM.
 STUBBORN = f"""
 import signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -42,40 +42,40 @@ subprocess.Popen([sys.executable, '-S', '-c', {DEAF!r}])
 
 @pytest.fixture
 def here(tmp_path: Path) -> World:
-    """A stack in an empty home."""
+    """A stack in an empty home directory."""
     return world(tmp_path / "home")
 
 
 @pytest.fixture
 def recorder() -> Recorder:
-    """What was told."""
+    """A listener that keeps all events of the stack."""
     return Recorder()
 
 
 async def until(true) -> None:
-    """Wait until it is true."""
+    """Wait until `true()` holds; fail after 20 s."""
     async with asyncio.timeout(20):
         while not true():
             await SystemClock().sleep(0.02)
 
 
 def ray_folder(stack: str) -> Path:
-    """Where Ray's sockets are."""
+    """The folder with Ray's sockets of that stack."""
     return Path(tempfile.gettempdir()) / f"mongars-{stack}"
 
 
 def mode_of(path: Path) -> int | None:
-    """Type and permissions of a file, or None if there is none."""
+    """Type and permissions of a file, or None if the file does not exist."""
     return path.stat().st_mode if path.exists() else None
 
 
 def leftovers(here: World) -> list[str]:
-    """Processes of the stack that are still there."""
+    """The processes of the stack that are still running."""
     return [str(process) for process in marked(stack_id(here.home))]
 
 
 async def test_the_stack_starts_and_stops(here, recorder):
-    """Every stage is done, the API answers, and afterwards no process and no folder is left."""
+    """All stages succeed, the API answers, and after the stop no process and no folder is left."""
     async with here.stack(recorder) as stack:
         assert await http_answers("127.0.0.1", here.config.port, path="/")
         assert here.deployments == 1
@@ -88,11 +88,11 @@ async def test_the_stack_starts_and_stops(here, recorder):
     assert mode_of(ray_folder(stack.id)) is None
     assert leftovers(here) == []
     assert stack.report.alive == ()
-    assert len(stack.report.killed) == 1  # the deaf child of the stand-in for Ray
+    assert len(stack.report.killed) == 1  # the child of the fake Ray that ignores SIGTERM
 
 
 async def test_without_ray_only_the_api_runs(tmp_path, recorder):
-    """`--no-ray`: nothing is deployed, no Ray port is needed."""
+    """Without Ray, the API runs and nothing is deployed."""
     here = world(tmp_path / "home", use_ray=False)
     async with here.stack(recorder):
         assert await http_answers("127.0.0.1", here.config.port, path="/")
@@ -101,7 +101,7 @@ async def test_without_ray_only_the_api_runs(tmp_path, recorder):
 
 
 async def test_two_stacks_run_side_by_side(tmp_path, recorder):
-    """Stopping one leaves the other alone."""
+    """Stopping one of two stacks leaves the other one running."""
     first, second = world(tmp_path / "one"), world(tmp_path / "two")
     async with first.stack(recorder):
         async with second.stack(recorder):
@@ -112,7 +112,7 @@ async def test_two_stacks_run_side_by_side(tmp_path, recorder):
 
 
 async def test_a_taken_port_costs_nothing(here, recorder):
-    """The start fails before any work is done."""
+    """A port in use fails the start, with the name of its setting, before any model is provisioned."""
     with (
         socket.create_server(("127.0.0.1", here.config.ray_dashboard_port)),
         pytest.raises(ConfigurationError, match="RAY_DASHBOARD_PORT"),
@@ -123,7 +123,7 @@ async def test_a_taken_port_costs_nothing(here, recorder):
 
 
 async def test_a_home_in_use_is_refused(here, recorder):
-    """The second start leaves the first one alone."""
+    """A second start in the same home is refused, and the running stack continues to answer."""
     async with here.stack(recorder):
         with pytest.raises(ConfigurationError, match="already runs"):
             async with here.stack(Recorder()):
@@ -132,7 +132,7 @@ async def test_a_home_in_use_is_refused(here, recorder):
 
 
 async def test_without_a_model_nothing_starts(here, recorder):
-    """The reason arrives as it was raised, and the stage is told as failed."""
+    """If provisioning fails, the start raises its error, reports the stage as failed, and does not start Ray."""
 
     def fail(progress):
         msg = "no model"
@@ -146,7 +146,7 @@ async def test_without_a_model_nothing_starts(here, recorder):
 
 
 async def test_an_api_that_does_not_come_up_fails_the_start(here, recorder):
-    """The error shows the end of its log; Ray, started meanwhile, is stopped again."""
+    """If the API crashes at start, the error has the end of its log, and Ray is stopped again."""
     here.api = CRASHER
     with pytest.raises(NotReady, match=r"api did not get ready(.|\n)*boom"):
         async with here.stack(recorder):
@@ -155,7 +155,7 @@ async def test_an_api_that_does_not_come_up_fails_the_start(here, recorder):
 
 
 async def test_a_failing_deployment_fails_the_start(here, recorder):
-    """At the first start nobody waits for it to get better."""
+    """If the deployment fails at the first start, the start fails without a retry and leaves no process."""
     here.deploy = CRASHER
     with pytest.raises(NotReady, match="deploy ended with 3"):
         async with here.stack(recorder):
@@ -164,7 +164,7 @@ async def test_a_failing_deployment_fails_the_start(here, recorder):
 
 
 async def test_a_crashed_ray_comes_back_with_the_application(here, recorder):
-    """Its remains are ended, it is started and deployed to again; the API runs on throughout."""
+    """After a crash of Ray, what is left of it is ended, then Ray is restarted and deployed to; the API runs on."""
     async with here.stack(recorder):
         ray = recorder.children("ray")[0].pid
         assert ray is not None
@@ -176,12 +176,12 @@ async def test_a_crashed_ray_comes_back_with_the_application(here, recorder):
         assert recorder.states("api") == ["started", "ready"]
         after = set(leftovers(here))
         assert len(after) == 3
-        assert len(before & after) == 1  # the API; of the old cluster nothing
+        assert len(before & after) == 1  # only the API is left of the processes before the crash
     assert leftovers(here) == []
 
 
 async def test_a_crashed_api_comes_back(here, recorder):
-    """It answers again under the same port."""
+    """A crashed API is restarted on the same port, and Ray keeps running."""
     async with here.stack(recorder):
         os.kill(recorder.children("api")[0].pid or 0, signal.SIGKILL)
         await until(
@@ -192,7 +192,7 @@ async def test_a_crashed_api_comes_back(here, recorder):
 
 
 async def test_a_start_can_be_broken_off(here, recorder):
-    """Work that goes on in its thread ends at its next report of progress."""
+    """Cancelling a start ends the provisioning thread at its next report of progress."""
     ended = []
 
     def forever(progress):
@@ -207,7 +207,7 @@ async def test_a_start_can_be_broken_off(here, recorder):
         async with here.stack(recorder, provision=forever):
             pass
 
-    task = asyncio.ensure_future(start())  # noqa: TID251 - it is cancelled from outside
+    task = asyncio.ensure_future(start())  # noqa: TID251 - the test cancels this task
     await until(lambda: "model" in recorder.stages("progress"))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -218,7 +218,7 @@ async def test_a_start_can_be_broken_off(here, recorder):
 
 @contextmanager
 def up(here: World, *, api: str = SERVER):
-    """`up` in a process of its own, ready when the block begins."""
+    """The stack in a separate process, ready when the block begins and killed at its end."""
     process = subprocess.Popen(  # noqa: S603 - our own script
         [sys.executable, "-m", "bootstrap.stack_world", str(here.home), api],
         env={**ENVIRONMENT, "PYTHONPATH": str(TESTS)},
@@ -236,7 +236,7 @@ def up(here: World, *, api: str = SERVER):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_everything(here, number):
-    """One signal is enough, and the exit code is that of success."""
+    """One SIGINT, SIGTERM or SIGHUP stops the whole stack within 15 s with exit code 0."""
     with up(here) as process:
         began = time.monotonic()
         process.send_signal(number)
@@ -246,7 +246,7 @@ def test_a_signal_stops_everything(here, number):
 
 
 def test_stubborn_processes_cannot_hold_up_the_stop(here):
-    """15 seconds bound the stop even if every process ignores SIGTERM."""
+    """A stop takes less than 15 s even if every process ignores SIGTERM."""
     with up(here, api=STUBBORN) as process:
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -258,7 +258,7 @@ def test_stubborn_processes_cannot_hold_up_the_stop(here):
 
 
 def test_the_second_signal_kills_at_once(here):
-    """Whoever presses Ctrl-C twice means it."""
+    """A second SIGINT during the stop kills all processes within 2.5 s."""
     with up(here, api=STUBBORN) as process:
         process.send_signal(signal.SIGINT)
         pause(0.5)
@@ -270,7 +270,7 @@ def test_the_second_signal_kills_at_once(here):
 
 
 async def test_a_killed_up_is_cleaned_up_by_the_next(here, recorder):
-    """Kill -9 of the supervisor leaves its processes; the next start ends them and begins anew."""
+    """After kill -9 of the supervisor, the next start ends the three processes that it left."""
     with up(here) as process:
         process.kill()
     assert len(leftovers(here)) == 3

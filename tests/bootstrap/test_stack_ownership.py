@@ -21,7 +21,7 @@ from mongars.core.errors import ConfigurationError
 
 @contextmanager
 def running(script: str, *arguments: str, stack: str | None = None, part: str = "it"):
-    """A process, marked as a stack's or not, ended with the block."""
+    """A running process, killed at the end of the block; its environment has the stack id `stack`, if given."""
     marks = {} if stack is None else {STACK_VARIABLE: stack, PART_VARIABLE: part}
     process = subprocess.Popen(  # noqa: S603 - our own script
         argv(script, *arguments), env={**ENVIRONMENT, **marks}, stdout=subprocess.PIPE
@@ -37,14 +37,14 @@ def running(script: str, *arguments: str, stack: str | None = None, part: str = 
 
 
 def test_the_id_belongs_to_the_folder(tmp_path):
-    """A link to the home is the same home; another home is another stack."""
+    """A symbolic link to a home has the stack id of that home; another folder has another id."""
     (tmp_path / "link").symlink_to(tmp_path)
     assert stack_id(tmp_path / "link") == stack_id(tmp_path)
     assert stack_id(tmp_path) != stack_id(tmp_path / "other")
 
 
 def test_only_marked_processes_are_owned(tmp_path):
-    """Another stack's processes, and anybody else's, look alike and stay."""
+    """Stopping a stack ends only processes with its stack id in their environment."""
     mine, theirs = str(tmp_path / "mine"), str(tmp_path / "theirs")
     with (
         running(SLEEPER, stack=mine) as owned,
@@ -60,7 +60,7 @@ def test_only_marked_processes_are_owned(tmp_path):
 
 
 def test_one_part_can_be_ended_alone(tmp_path):
-    """Ray's processes end, the API's stay."""
+    """Stopping the part `ray` of a stack ends Ray's processes and not the API's."""
     stack = str(tmp_path)
     with (
         running(SLEEPER, stack=stack, part="ray") as ray,
@@ -72,7 +72,7 @@ def test_one_part_can_be_ended_alone(tmp_path):
 
 
 def test_a_process_that_left_its_session_is_owned(tmp_path):
-    """Whoever daemonised itself still carries the mark."""
+    """A process that left the stack's session is still found by the stack id in its environment."""
     with running(RUNAWAY, stack=str(tmp_path)):
         assert eventually(lambda: len(marked(str(tmp_path))) == 2)
         assert stop_owned(str(tmp_path), grace=5).stopped == 2
@@ -89,7 +89,10 @@ time.sleep(600)
 
 @pytest.mark.parametrize(("mode", "owned"), [("w", 1), ("r", 0)], ids=["writes", "reads"])
 def test_whoever_writes_into_the_private_folder_is_owned(tmp_path, mode, owned):
-    """The mark may be unreadable; somebody reading a log there is left alone."""
+    """A process without the stack id belongs to the stack if it has a file of the private folder open for writing.
+
+    Reading such a file does not suffice.
+    """
     path = tmp_path / "private" / "file"
     path.parent.mkdir()
     path.touch()
@@ -101,7 +104,7 @@ def test_whoever_writes_into_the_private_folder_is_owned(tmp_path, mode, owned):
 
 
 def test_the_caller_is_never_owned(tmp_path):
-    """A supervisor started from a marked shell does not end itself."""
+    """A process with the stack id in its environment does not count itself as owned."""
     script = (
         "from mongars.bootstrap.stack.ownership import owned_processes as o; import sys;"
         " print(len(o(sys.argv[1])))"
@@ -113,7 +116,7 @@ def test_the_caller_is_never_owned(tmp_path):
 
 
 def test_a_home_has_one_holder(tmp_path):
-    """The second `up` is refused, naming the first one's process; afterwards the home is free."""
+    """While one process holds a home, a second is refused with the holder's pid; afterwards the home is free."""
     with ExitStack() as stack:
         stack.enter_context(hold_home(tmp_path))
         with pytest.raises(ConfigurationError, match=rf"pid {os.getpid()}\b.*MONGARS_HOME"):

@@ -12,12 +12,12 @@ from mongars.core.errors import ConfigurationError
 
 
 def use(port: int, *, what: str = "the API", host: str = "127.0.0.1") -> PortUse:
-    """A wish for a port."""
+    """A port that `what` needs on `host`."""
     return PortUse(what=what, host=host, port=port, setting="--port or MONGARS_PORT")
 
 
 def test_free_ports_pass():
-    """Nothing is said, and the port stays free."""
+    """Checking a free port raises nothing and leaves the port free."""
     port = free_port()
     check_ports([use(port)])
     check_ports([use(port)])
@@ -25,7 +25,7 @@ def test_free_ports_pass():
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])  # noqa: S104 - probed
 def test_a_taken_port_is_named(host):
-    """The message says what it was for, who has it, and what changes it."""
+    """The error for a port in use says what needs the port, which process has it, and which setting changes it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(ConfigurationError) as raised:
@@ -37,7 +37,7 @@ def test_a_taken_port_is_named(host):
 
 
 def test_every_complaint_is_told_at_once():
-    """Nobody fixes ports one start at a time."""
+    """One error names all ports in use."""
     with (
         socket.create_server(("127.0.0.1", 0)) as one,
         socket.create_server(("127.0.0.1", 0)) as two,
@@ -49,7 +49,7 @@ def test_every_complaint_is_told_at_once():
 
 
 def test_one_port_for_two_is_refused():
-    """Both are named."""
+    """One port configured for two parts is refused with an error that names both."""
     port = free_port()
     with pytest.raises(ConfigurationError, match="both the API and Ray's head"):
         check_ports([use(port), use(port, what="Ray's head")])
@@ -57,11 +57,11 @@ def test_one_port_for_two_is_refused():
 
 @pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid"])
 def test_a_foreign_address_is_refused(host):
-    """The message names the variable that holds it."""
+    """A host that is no address of this machine is refused with the name of its variable."""
     with pytest.raises(ConfigurationError, match=r"no address of this machine.*MONGARS_HOST"):
         check_ports([use(free_port(), host=host)])
 
 
 async def test_nobody_listening_is_no_answer():
-    """The probe says no instead of raising."""
+    """`http_answers` returns False for a port on which nothing listens."""
     assert not await http_answers("127.0.0.1", free_port(), path="/")

@@ -25,18 +25,18 @@ from mongars.core.errors import NotReady
 
 
 async def never() -> bool:
-    """A probe that never answers yes."""
+    """A readiness probe that always returns False."""
     return False
 
 
 @pytest.fixture
 def recorder() -> Recorder:
-    """What was told."""
+    """A listener that keeps all events about the child."""
     return Recorder()
 
 
 async def test_a_child_starts_and_stops(tmp_path, recorder):
-    """It runs in a session of its own, writes its log, and is gone after the stop."""
+    """A child runs in a session of its own, writes a log that only its owner can read, and is gone after the stop."""
     it = child(SLEEPER, tmp_path, recorder)
     await it.start()
     assert it.pid is not None
@@ -50,13 +50,13 @@ async def test_a_child_starts_and_stops(tmp_path, recorder):
 
 
 async def test_a_child_that_dies_at_once_is_an_error(tmp_path, recorder):
-    """The message carries the exit code, the place of the log and how it ends."""
+    """If a child exits while starting, the error has the exit code, the log's path and its last lines."""
     with pytest.raises(NotReady, match=r"ended with 3.*it\.log:\nboom"):
         await child(CRASHER, tmp_path, recorder, ready=never).start()
 
 
 async def test_a_child_that_never_answers_is_an_error(tmp_path, recorder):
-    """Waiting for it has an end."""
+    """A child that is not ready in time fails the start."""
     it = child(SLEEPER, tmp_path, recorder, ready=never, within=0.3)
     with pytest.raises(NotReady, match="does not answer"):
         await it.start()
@@ -64,7 +64,7 @@ async def test_a_child_that_never_answers_is_an_error(tmp_path, recorder):
 
 
 async def test_a_crashed_child_is_restarted(tmp_path, recorder):
-    """Crash, wait, start, ready: each is told, with the signal that ended it."""
+    """A killed child is restarted after 0.5 s, and crash, signal and restart are reported."""
     it = child(SLEEPER, tmp_path, recorder)
     await it.start()
     watcher = Background(it.supervise, name="watch")
@@ -84,7 +84,7 @@ async def test_a_crashed_child_is_restarted(tmp_path, recorder):
 
 
 async def test_restarts_come_ever_more_slowly(tmp_path, recorder):
-    """A child that keeps crashing does not keep the machine busy."""
+    """The delay before a restart doubles with each crash: 0.5 s, 1 s, 2 s."""
     it = child(CRASHER, tmp_path, recorder)
     await it.start()
     watcher = Background(it.supervise, name="watch")
@@ -97,7 +97,7 @@ async def test_restarts_come_ever_more_slowly(tmp_path, recorder):
 
 
 async def test_what_a_crashed_child_left_is_ended_before_the_restart(tmp_path, recorder):
-    """Its own children do not pile up."""
+    """Processes that a crashed child started are ended before the child is restarted."""
     it = child(DEAF_GRANDCHILD, tmp_path, recorder)
     await it.start()
     watcher = Background(it.supervise, name="watch")
@@ -114,7 +114,7 @@ async def test_what_a_crashed_child_left_is_ended_before_the_restart(tmp_path, r
 
 @pytest.mark.parametrize("script", [DEAF, DEAF_GRANDCHILD], ids=["child", "grandchild"])
 async def test_whoever_ignores_sigterm_is_killed(tmp_path, recorder, script):
-    """The stop takes no longer than its grace and a little, and says whom it killed."""
+    """A child or grandchild that ignores SIGTERM is killed after the grace period and reported as killed."""
     it = child(script, tmp_path, recorder)
     await it.start()
     assert eventually(lambda: "deaf" in tail(tmp_path / "it.log"))
@@ -128,26 +128,26 @@ async def test_whoever_ignores_sigterm_is_killed(tmp_path, recorder, script):
 
 
 async def test_a_task_that_ends_well_is_done(tmp_path, recorder):
-    """A child meant to end is waited for."""
+    """`run_to_end` waits for a child that exits by itself."""
     await child("print('done')", tmp_path, recorder).run_to_end(within=10)
     assert tail(tmp_path / "it.log") == "done"
 
 
 async def test_a_task_that_fails_is_an_error(tmp_path, recorder):
-    """The message carries its exit code and the end of its log."""
+    """If a child run to its end fails, the error has its exit code and the end of its log."""
     with pytest.raises(NotReady, match=r"ended with 3(.|\n)*boom"):
         await child(CRASHER, tmp_path, recorder).run_to_end(within=10)
 
 
 async def test_a_task_that_hangs_is_ended(tmp_path, recorder):
-    """Nothing of it is left."""
+    """A child that does not exit in time is stopped, and no process of it is left."""
     with pytest.raises(NotReady, match="did not end within 0 s"):
         await child(SLEEPER, tmp_path, recorder).run_to_end(within=0.3)
     assert marked(str(tmp_path)) == []
 
 
 def test_a_large_log_is_put_aside(tmp_path):
-    """At a start its file is moved."""
+    """At a start, a log above the size limit is renamed to `it.log.1`, and a new log begins."""
     path = tmp_path / "it.log"
     path.write_bytes(b"x" * (11 << 20))
     open_log(path).close()
@@ -156,7 +156,7 @@ def test_a_large_log_is_put_aside(tmp_path):
 
 
 def test_a_large_log_is_put_aside_while_its_child_writes(tmp_path):
-    """A child that logs a lot fills no disk, and its next lines are in the log again."""
+    """A large log is moved while its child writes, and the child's next lines are in the new log."""
     path = tmp_path / "it.log"
     with open_log(path) as log:
         for _ in range(3):
@@ -172,12 +172,12 @@ def test_a_large_log_is_put_aside_while_its_child_writes(tmp_path):
 
 
 def test_the_end_of_a_missing_log_is_empty(tmp_path):
-    """A child that never ran has written nothing."""
+    """The end of a log that does not exist is an empty string."""
     assert tail(tmp_path / "none.log") == ""
 
 
 async def until(true) -> None:
-    """Wait until it is true."""
+    """Wait until `true()` holds; fail after 15 s."""
     clock = SystemClock()
     async with asyncio.timeout(15):
         while not true():

@@ -1,4 +1,4 @@
-"""`mongars chat` against an API that speaks its dialect."""
+"""`mongars chat` against a fake API with its event format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def thinking_api() -> AsyncIterator[str]:
-    """An API whose model thinks before it answers."""
+    """The URL of an API whose model streams reasoning before its answer."""
 
     async def chat(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -38,7 +38,7 @@ async def thinking_api() -> AsyncIterator[str]:
 
 
 async def test_thoughts_are_shown_apart_from_the_answer(thinking_api: str) -> None:
-    """Whoever waits sees that the model works; the answer itself holds none of it."""
+    """Reasoning is shown while it arrives, apart from the answer, which does not contain it."""
     texts: list[str] = []
     thoughts: list[str] = []
     session = ChatSession(ApiClient(thinking_api, key="k"), clock=SystemClock())

@@ -1,4 +1,4 @@
-"""The administrator's key of the home folder, and to whom commands send it."""
+"""The administrator's key in the home directory, and to which servers commands send the key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY = "mg-the-local-administrator-key"
 
 @asynccontextmanager
 async def listener() -> AsyncIterator[tuple[int, list[bytes]]]:
-    """A server that writes down what it is sent, and answers with something."""
+    """A server that records the requests it receives; yields its port and the recorded requests."""
     heard: list[bytes] = []
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,7 +58,7 @@ async def run(folder: Path, *command: str, **variables: str) -> subprocess.Compl
 async def test_a_foreign_env_file_does_not_get_the_local_key(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """`.env` of a folder can name a server, but not have the key of this machine sent to it."""
+    """A server that the current folder's `.env` names is not sent this machine's key, only MONGARS_API_KEY."""
     home, folder = tmp_path / "home", tmp_path / "foreign"
     folder.mkdir()
     keep_secret(home, CLI_KEY, KEY)
@@ -73,7 +73,7 @@ async def test_a_foreign_env_file_does_not_get_the_local_key(
 
 @pytest.mark.slow
 async def test_the_local_key_goes_to_the_stack_of_its_home(tmp_path: Path) -> None:
-    """The address that the running stack wrote down, or the port of the environment, gets it."""
+    """The key is sent to the port in the environment and to the address that the running stack announced."""
     home = tmp_path / "home"
     keep_secret(home, CLI_KEY, KEY)
     async with listener() as (port, heard):
@@ -89,7 +89,7 @@ async def test_the_local_key_goes_to_the_stack_of_its_home(tmp_path: Path) -> No
 
 @pytest.mark.slow
 async def test_a_folder_cannot_borrow_the_key_of_another_home(tmp_path: Path) -> None:
-    """A home whose secrets are a link to another's sends nothing either."""
+    """If a home's secrets folder is a symbolic link to another home's, the key in it is not sent."""
     home, folder = tmp_path / "home", tmp_path / "foreign"
     keep_secret(home, CLI_KEY, KEY)
     (folder / "run").mkdir(parents=True)
@@ -105,7 +105,7 @@ async def test_a_folder_cannot_borrow_the_key_of_another_home(tmp_path: Path) ->
 
 @pytest.mark.slow
 async def test_a_foreign_env_file_cannot_send_a_file_as_a_token(tmp_path: Path) -> None:
-    """`.env` of a folder may not name a token file elsewhere and the server it is sent to."""
+    """A token file that `.env` names is not sent to a server that `.env` names, and the variable is reported."""
     home, folder = tmp_path / "home", tmp_path / "foreign"
     folder.mkdir()
     (tmp_path / "secret").write_text(KEY)

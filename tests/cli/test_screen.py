@@ -24,13 +24,13 @@ SUMMARY = Summary(
 
 
 def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
-    """A console, and what was written to it."""
+    """A console, and the buffer that it writes to."""
     file = io.StringIO()
     return Console(file=file, force_terminal=terminal, width=100, color_system=None), file
 
 
 def test_without_a_terminal_there_are_plain_lines():
-    """A line per stage at its begin and its end, nothing in between, no control codes."""
+    """Without a terminal, a stage prints one line at its start and one at its end, without control codes."""
     out, file = console(terminal=False)
     with StackScreen(out) as screen:
         screen(StageEvent(stage="ray", state="started"))
@@ -43,7 +43,7 @@ def test_without_a_terminal_there_are_plain_lines():
 
 
 def test_on_a_terminal_progress_is_drawn():
-    """The running stage shows its share and what it does."""
+    """On a terminal, a running stage shows its percentage and current step."""
     out, file = console(terminal=True)
     with StackScreen(out) as screen:
         screen(StageEvent(stage="model", state="started"))
@@ -54,7 +54,7 @@ def test_on_a_terminal_progress_is_drawn():
 
 
 def test_a_failed_stage_says_why():
-    """The reason stands beside the cross, even if it looks like markup."""
+    """A failed stage shows its reason literally, even if the text looks like markup."""
     out, file = console(terminal=False)
     StackScreen(out)(StageEvent(stage="ports", state="failed", detail="[red] is taken"))
     assert "✗ Ports" in file.getvalue()
@@ -63,7 +63,7 @@ def test_a_failed_stage_says_why():
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_summary_has_all_one_needs(terminal):
-    """Where it is, what answers, where the logs are, how to try and how to stop."""
+    """The summary has the address, provider, model, key hint, log folder, and how to chat and to stop."""
     out, file = console(terminal=terminal)
     StackScreen(out).ready(SUMMARY)
     text = file.getvalue()
@@ -80,7 +80,7 @@ def test_the_summary_has_all_one_needs(terminal):
 
 
 def test_the_first_run_shows_the_key():
-    """Key and password are shown with the remark that they will not be shown again."""
+    """After the first run, key and password are shown with the remark that they are shown only once."""
     out, file = console(terminal=False)
     StackScreen(out).ready(replace(SUMMARY, first_run=("mg-secret", "pass")))
     assert "Admin key: mg-secret  (shown once; keep it)" in file.getvalue()
@@ -88,10 +88,10 @@ def test_the_first_run_shows_the_key():
 
 
 def test_incidents_are_one_line_each():
-    """A crash, its restart and the return of the child."""
+    """Each crash, restart and recovery of a child is reported on one line."""
     out, file = console(terminal=False)
     screen = StackScreen(out)
-    screen(ChildEvent(child="api", state="ready", pid=1))  # while starting, the stage tells it
+    screen(ChildEvent(child="api", state="ready", pid=1))  # not printed: the stage reports a start
     screen.ready(SUMMARY)
     file.truncate(0)
     file.seek(0)
@@ -111,15 +111,15 @@ def test_incidents_are_one_line_each():
 
 
 class GoneTerminal(io.StringIO):
-    """What writing to a closed window is like."""
+    """A stream of a closed terminal."""
 
     def write(self, text: str) -> int:
-        """Fail as the kernel does."""
+        """Raise the error of a write to a closed terminal."""
         raise OSError(errno.EIO, "Input/output error")
 
 
 def test_a_terminal_that_went_away_is_no_error():
-    """The stack is still stopped in order when its window was closed."""
+    """Writing to a closed terminal raises no error, so that the stack can still be stopped."""
     out = Console(file=GoneTerminal(), force_terminal=False)
     with StackScreen(out) as screen:
         screen(StageEvent(stage="stop", state="started"))

@@ -1,4 +1,4 @@
-"""Commands in unusual places: odd terminals, closed streams, no home folder, odd `.env` files."""
+"""Commands with unusual terminals, closed streams, no home directory or odd `.env` files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATH = f"{Path(sys.executable).parent}:/usr/bin:/bin"
 def call(
     *arguments: str, cwd: Path, then: str = "", **variables: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run `mongars`, in a folder and an environment of its own; `then` follows the command."""
+    """The result of running `mongars` with `arguments` in folder `cwd`; `then`: shell text after the command."""
     folders = {"MONGARS_HOME": str(cwd / "home"), "MONGARS_CACHE": str(cwd / "cache")}
     environment = {"PATH": PATH, "HOME": str(cwd), **folders, **variables}
     words = " ".join(arguments)
@@ -31,7 +31,7 @@ def call(
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
 def test_an_env_file_in_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
-    """One line says which file it is and what to do."""
+    """A `.env` that is not UTF-8 is refused with one line that has its path and the required encoding."""
     (tmp_path / ".env").write_text("MONGARS_SYSTEM_PROMPT=Sei höflich\n", encoding=encoding)
     done = call("doctor", cwd=tmp_path)
     assert done.returncode == 1
@@ -42,7 +42,7 @@ def test_an_env_file_in_another_encoding_is_named(tmp_path: Path, encoding: str)
 
 @pytest.mark.slow
 def test_an_env_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
-    """Its first variable is read like the others."""
+    """In a `.env` that begins with a byte order mark, the first variable is read."""
     (tmp_path / ".env").write_text("MONGARS_PORT=70000\n", encoding="utf-8-sig")
     done = call("doctor", cwd=tmp_path)
     assert "MONGARS_PORT" in done.stderr.decode()
@@ -51,7 +51,7 @@ def test_an_env_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["MONGARS_HOME", "MONGARS_CACHE", "RAY_CLIENT_CA_FILE"])
 def test_without_a_home_folder_the_variable_is_named(tmp_path: Path, variable: str) -> None:
-    """Where `~` means nothing, as for a user without an entry, the message says what to set."""
+    """A path with a `~` that cannot be resolved is refused with the variable's name, without a traceback."""
     done = call("doctor", cwd=tmp_path, **{variable: "~no-such-user/x"})
     assert done.returncode == 1
     assert variable in done.stderr.decode() + done.stdout.decode()
@@ -63,7 +63,7 @@ def test_without_a_home_folder_the_variable_is_named(tmp_path: Path, variable: s
 def test_a_terminal_of_another_encoding_shows_everything_it_can(
     tmp_path: Path, encoding: str
 ) -> None:
-    """No character ends a command with a traceback; what the terminal lacks becomes `?`."""
+    """A character that the output encoding lacks causes no traceback."""
     done = call(
         "doctor",
         cwd=tmp_path,
@@ -80,7 +80,7 @@ def test_a_terminal_of_another_encoding_shows_everything_it_can(
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["doctor", "status", "version", "'' --help"])
 def test_closed_output_is_no_traceback(tmp_path: Path, command: str) -> None:
-    """With standard output closed, or read by nothing, a command ends without a traceback."""
+    """With standard output closed, or its reader gone, a command ends without a traceback."""
     for redirection in (">&-", "2>&1 >&- | true", "| true"):
         done = call(command.replace("'' ", ""), cwd=tmp_path, then=redirection)
         assert b"Traceback" not in done.stderr + done.stdout, redirection
@@ -88,7 +88,7 @@ def test_closed_output_is_no_traceback(tmp_path: Path, command: str) -> None:
 
 @pytest.mark.slow
 def test_piped_lines_stay_whole(tmp_path: Path) -> None:
-    """Each finding is one line for `grep`, however long it is."""
+    """In a pipe, each finding of `doctor` is one line, however long."""
     done = call("doctor", cwd=tmp_path, then="| cat", RAY_SERVE_URL="http://127.0.0.1:9/generate")
     lines = done.stdout.decode().splitlines()
     (fallback,) = [line for line in lines if "fallback" in line and line.startswith("warn")]

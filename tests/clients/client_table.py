@@ -1,4 +1,4 @@
-"""docs/reference/clients.md: one row per library, from the tests that ran."""
+"""Writes docs/reference/clients.md: one row per client library, from the tests that ran."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ first. The versions are those of the lock files `requirements/clients.lock`, `re
 
 
 class Table:
-    """A plugin: a module's `CLIENT` is (order, name, a function that finds the version)."""
+    """A pytest plugin; a module's `CLIENT` is (order, name, function that returns the version)."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -31,7 +31,7 @@ class Table:
         self._waits: dict[tuple[int, str, str], dict[str, list[str]]] = defaultdict(dict)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note what each test stands for."""
+        """Record the feature that each test stands for, and whether it is expected to fail."""
         for item in session.items:
             order, name, version = item.module.CLIENT
             row = (order, name, version())
@@ -44,7 +44,7 @@ class Table:
                 self._waits[row].setdefault(mark.kwargs["reason"], []).append(what)
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Write the table of a whole run that went well."""
+        """Write the table if all tests passed and a path was given."""
         if self._path is None or exitstatus != 0:
             return
         rows = [

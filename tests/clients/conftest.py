@@ -1,4 +1,4 @@
-"""Client libraries against a running stack, and the table of what works with them."""
+"""Tests of client libraries against a running stack, and the table of what works with them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # noqa: TID251 (or it fetches one)
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # noqa: TID251 (else LiteLLM downloads one)
     config.pluginmanager.register(Table(config.getoption("--table")), "table")
 
 
 @pytest.fixture(scope="session")
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The base URL a client is given."""
+    """The base URL of the API, up to `/v1`: that of `--url`, or of a stack started for the tests."""
     given = request.config.getoption("--url")
     if given:
         yield given
@@ -48,12 +48,12 @@ def key(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def too_long() -> str:
-    """More than the model's context holds."""
+    """A text that exceeds the model's context."""
     return "one two three four five six seven eight nine ten " * 600
 
 
 class _running_stack:  # noqa: N801 (a context manager)
-    """`mongars up --no-ray` with a home and a port of its own."""
+    """`mongars up --no-ray` with a home directory and a port of its own."""
 
     def __init__(self, home: Path) -> None:
         with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""Checks written for Node, run one at a time."""
+"""Runs checks that are written for Node."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "node"
 
 
 def node_version(package: str) -> str:
-    """The installed one."""
+    """The installed version of a Node package."""
     manifest = FOLDER / "node_modules" / package / "package.json"
     version: str = json.loads(manifest.read_text())["version"]
     return version

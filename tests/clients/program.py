@@ -1,4 +1,4 @@
-"""A client that is a program."""
+"""Runs a client that is a program."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ SECONDS = 120
 def run_program(
     command: list[str], *, folder: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run it in a folder, with more variables, and nothing to read."""
+    """The result of a program run in `folder` with additional environment variables and empty standard input."""
     return subprocess.run(  # noqa: S603
         command,
         cwd=folder,

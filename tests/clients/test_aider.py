@@ -1,4 +1,4 @@
-"""aider, run as its users do: in a folder with a file, one message at a time."""
+"""aider, run in a folder with one file, one message at a time."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def aider(url, key, tmp_path):
     (tmp_path / "hello.py").write_text('print("hello")\n')
     limits = [{"name": "openai/mongars", "extra_params": {"max_tokens": 64, "temperature": 0}}]
     (tmp_path / ".aider.model.settings.yml").write_text(json.dumps(limits))
-    caches = tmp_path / ".aider/caches"  # what it would fetch otherwise
+    caches = tmp_path / ".aider/caches"  # aider would download this file otherwise
     caches.mkdir(parents=True)
     (caches / "model_prices_and_context_window.json").write_text('{"any": {}}')
 
@@ -56,7 +56,7 @@ def test_question_without_streaming(aider):
 
 def test_edit_is_asked_for(aider):
     said = aider("Say good morning instead.", "hello.py")
-    # The model is too small to edit a file: it may write until its limit, and aider says so.
+    # The model is too small to edit a file: aider may report that it reached its token limit.
     assert re.search(r"Tokens: .* sent, .* received|Output tokens: ~\d+", said), said
     assert "litellm." not in said
 

@@ -1,4 +1,4 @@
-"""LlamaIndex with its class for servers like OpenAI's."""
+"""LlamaIndex, by its class for OpenAI-compatible servers."""
 
 import asyncio
 from importlib.metadata import version

@@ -147,7 +147,7 @@ def test_wrong_parameter(client):
 def test_timeout(client):
     with pytest.raises(openai.APIError) as caught:
         ask(client.with_options(timeout=0.05, max_retries=0), max_tokens=500)
-    # The client names its time-out to the server, so either may notice it first.
+    # The client sends its timeout to the server, so either may time out first.
     timed_out = isinstance(caught.value, openai.APITimeoutError)
     assert timed_out or caught.value.status_code == 504
 

@@ -1,4 +1,4 @@
-"""What tests wait for. Strict: once it is there, the test says so by passing."""
+"""Marks of tests that must fail until a feature exists; strict: a test that passes unexpectedly fails the run."""
 
 import pytest
 

@@ -33,6 +33,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 async def engine(
     request: pytest.FixtureRequest, vllm_engines: VllmEngines
 ) -> AsyncIterator[Engine]:
-    # `vllm_engines` is named so that it exists: an async fixture cannot be asked for from inside.
+    # `vllm_engines` is a parameter since `getfixturevalue` cannot set up an async fixture here.
     async with KINDS[request.param].ready(request) as ready:
         yield ready

@@ -1,4 +1,4 @@
-"""The implementations the engine contract is run against. A new one is one entry of `KINDS`."""
+"""The engine implementations that the engine contract runs against; a new one is one entry of `KINDS`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ CLOCK = SystemClock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineKind:
-    """One implementation of the port."""
+    """One implementation of the `Engine` interface."""
 
     ready: Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Engine]]
-    """A started engine with `SLOTS` slots and `CONTEXT` tokens; ended, or kept, by who made it."""
+    """Yields a started engine with `SLOTS` slots and a context of `CONTEXT` tokens."""
     marks: tuple[pytest.MarkDecorator, ...] = ()
     only_with: str = ""
-    """The marker that `-m` must name for this kind to run at all; "" for always."""
+    """The pytest marker that `-m` must name for this kind to run; "" for always."""
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What every embedder promises."""
+"""The behaviour that every `Embedder` must have."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ async def embedder(request: pytest.FixtureRequest) -> AsyncIterator[Embedder]:
 
 
 async def test_vectors_come_in_the_order_of_the_texts(embedder: Embedder) -> None:
-    """Each text alone has the vector it has among others, however many they are."""
-    many = TEXTS * 13  # more than any implementation sends at once
+    """Vectors are in the order of the texts, and a text has the same vector alone and in a batch."""
+    many = TEXTS * 13  # more than any implementation embeds in one call
     together = await embedder.embed(many)
     assert len(together.vectors) == len(many)
     for text, vector in zip(TEXTS, together.vectors[-len(TEXTS) :], strict=True):
@@ -55,38 +55,38 @@ async def test_vectors_come_in_the_order_of_the_texts(embedder: Embedder) -> Non
 
 
 async def test_vectors_have_unit_length_and_one_size(embedder: Embedder) -> None:
-    """So that a product is a cosine."""
+    """All vectors have length 1 and the same number of dimensions, so that a dot product is a cosine."""
     vectors = (await embedder.embed(TEXTS)).vectors
     assert len({len(vector) for vector in vectors}) == 1
     assert [math.hypot(*vector) for vector in vectors] == pytest.approx([1.0] * len(TEXTS))
 
 
 async def test_same_text_has_the_same_vector(embedder: Embedder) -> None:
-    """Asked twice, the vector differs by rounding at most."""
+    """The same text embedded twice has the same vector up to rounding."""
     first, second = [(await embedder.embed(["Good day"])).vectors[0] for _ in range(2)]
     assert first == pytest.approx(second, abs=1e-6)
 
 
 async def test_what_is_alike_points_the_same_way(embedder: Embedder) -> None:
-    """More so than what is not."""
+    """Texts of similar meaning have a clearly higher cosine than unrelated texts."""
     cat, tax, sofa, *_ = (await embedder.embed(TEXTS)).vectors
     assert cosine(cat, sofa) > cosine(cat, tax) + 0.2
 
 
 async def test_model_names_itself(embedder: Embedder) -> None:
-    """Vectors carry the name of what made them."""
+    """An embedding result has the name of the embedder's model."""
     assert (await embedder.embed(["a"])).model == embedder.model
 
 
 async def test_no_texts_are_no_vectors(embedder: Embedder) -> None:
-    """An empty batch is no error, and an empty text is a text."""
+    """An empty batch gives no vectors, and an empty text gives a vector."""
     nothing = await embedder.embed([])
     assert (nothing.vectors, nothing.prompt_tokens) == ((), 0)
     assert len((await embedder.embed(["", " "])).vectors) == 2
 
 
 async def test_longest_text_is_read_and_a_longer_one_refused(embedder: Embedder) -> None:
-    """The refusal names how long the text is and how long it may be; others are read afterwards."""
+    """A text that fills the context is embedded; one token more is refused with both numbers."""
     short = (await embedder.embed(["word"])).prompt_tokens
     fits = "word" + " word" * (CONTEXT - short)
     assert (await embedder.embed([fits])).prompt_tokens == CONTEXT
@@ -97,7 +97,7 @@ async def test_longest_text_is_read_and_a_longer_one_refused(embedder: Embedder)
 
 
 async def test_many_callers_at_once_get_their_own_vectors(embedder: Embedder) -> None:
-    """64 calls side by side are answered, each with its own."""
+    """Of 64 calls at once, each gets the vector of its own text."""
     texts = [f"Town {index} has {index * 7} inhabitants." for index in range(64)]
     expected = (await embedder.embed(texts)).vectors
     async with asyncio.TaskGroup() as group:
@@ -108,7 +108,7 @@ async def test_many_callers_at_once_get_their_own_vectors(embedder: Embedder) ->
 
 @pytest.mark.parametrize("texts", [["a"], []], ids=["a text", "none"])
 async def test_stopped_embedder_is_not_ready(embedder: Embedder, texts: list[str]) -> None:
-    """Stopping twice is stopping; afterwards nothing is read."""
+    """A stopped embedder raises `NotReady`, and stopping it twice is allowed."""
     await embedder.aclose()
     await embedder.aclose()
     assert embedder.status.state == "stopped"
@@ -118,7 +118,7 @@ async def test_stopped_embedder_is_not_ready(embedder: Embedder, texts: list[str
 
 @pytest.mark.model
 async def test_killed_child_fails_its_calls_and_comes_back() -> None:
-    """Whoever waits is told; a moment later the next caller is served by another child."""
+    """If the child process is killed, its calls fail, and a new child answers later calls."""
     async with minilm() as embedder:
         pid = embedder.status.pid
         assert pid is not None

@@ -1,4 +1,4 @@
-"""Stand-ins for what the chat use case speaks to: a clock, a history, a generator."""
+"""Fakes for the chat use case: a clock, a history and a generator."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ WHOLE = (Chunk(text="Hel"), Chunk(text="lo"), Chunk(finish_reason="stop"), Chunk
 
 
 class SteppingClock:
-    """A clock on which every look takes a second."""
+    """A clock that advances by one second each time it is read."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def now(self) -> datetime:
-        """Some time."""
+        """A fixed time."""
         return datetime(2026, 1, 1, tzinfo=UTC)
 
     def monotonic(self) -> float:
-        """A second later than before."""
+        """One second more than at the last call."""
         self.seconds += 1
         return self.seconds
 
     async def sleep(self, seconds: float) -> None:
-        """Be there at once."""
+        """Advance by `seconds` and return at once."""
         self.seconds += seconds
 
 
 class ListHistory(History):
-    """A history in a list; `broken` makes storing fail."""
+    """A history in a list; with `broken`, storing raises `StorageUnavailable`."""
 
     def __init__(self, *, broken: bool = False) -> None:
         self.turns: list[Turn] = []
         self.broken = broken
 
     async def append(self, turn: NewTurn) -> Turn:
-        """Store it."""
+        """Store a turn and return it."""
         if self.broken:
             raise StorageUnavailable
         stored = Turn(
@@ -63,7 +63,7 @@ class ListHistory(History):
     async def latest(
         self, user_id: str, *, limit: int, session_id: str | None = None
     ) -> tuple[Turn, ...]:
-        """Read them."""
+        """The latest turns of that user, newest first, and of that session, if given."""
         found = [
             t
             for t in reversed(self.turns)
@@ -74,7 +74,7 @@ class ListHistory(History):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """How the answer was reached."""
+    """A route: the provider and endpoint of an answer, its attempts, and whether it is a fallback."""
 
     provider: str = "ray_serve"
     endpoint: str = "http://ray:8000"
@@ -84,7 +84,7 @@ class Way:
 
 @dataclass(slots=True, kw_only=True)
 class Spoken:
-    """An answer of prepared chunks, then an error if there is one."""
+    """An answer that yields prepared chunks, then raises `error`, if given."""
 
     chunks: Sequence[Chunk]
     error: BaseException | None = None
@@ -99,7 +99,7 @@ class Spoken:
 
 
 class ScriptedGenerator:
-    """Answers with prepared chunks; a `window` refuses longer prompts, a token a byte."""
+    """Answers each request with prepared chunks; `window`: the longest prompt accepted, in bytes."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class ScriptedGenerator:
     async def open(
         self, request: GenerationRequest, *, deadline: object = None
     ) -> AsyncIterator[Spoken]:
-        """Answer, or refuse."""
+        """The prepared answer; raises `refusal`, if given, or `ContextLengthExceeded` for too long a prompt."""
         self.asked.append(request)
         if self.refusal is not None:
             raise self.refusal

@@ -26,12 +26,12 @@ ADA = Principal(username="ada")
 
 
 def chat(history: History, generator: ScriptedGenerator, **config: object) -> Chat:
-    """The use case, with these parts."""
+    """The chat use case with that history, generator and configuration."""
     return Chat(history, generator, clock=SteppingClock(), config=ChatConfig(**config))
 
 
 async def say(chat: Chat, message: str, session: str = "s") -> str:
-    """Send a message and read the whole answer."""
+    """Send a message, read the whole answer, and return its text."""
     async with chat.open(ADA, message, request_id="req-1", session_id=session) as reply:
         async for _ in reply:
             pass
@@ -39,7 +39,7 @@ async def say(chat: Chat, message: str, session: str = "s") -> str:
 
 
 async def test_a_complete_answer_is_remembered_in_the_persons_own_words() -> None:
-    """The turn holds what was typed and what was answered, not the assembled prompt."""
+    """The stored turn has the message as typed and the answer, not the assembled prompt."""
     history, generator = ListHistory(), ScriptedGenerator()
     talk = chat(history, generator, system_prompt="Be kind.")
     assert await say(talk, " Hi! ", session="s") == "Hello"
@@ -55,14 +55,14 @@ async def test_a_complete_answer_is_remembered_in_the_persons_own_words() -> Non
 
 
 async def test_the_longest_answer_is_the_operators_choice() -> None:
-    """Without one an answer may use what the context leaves."""
+    """A configured `max_tokens` is sent to the model."""
     generator = ScriptedGenerator()
     await say(chat(ListHistory(), generator, max_tokens=40), "Hi")
     assert generator.asked[0].sampling.max_tokens == 40
 
 
 async def test_what_was_said_before_reaches_the_model() -> None:
-    """Earlier turns of the session come before the new message, in order."""
+    """Earlier turns of the session, not of other sessions, are sent to the model before the new message, in order."""
     history, generator = ListHistory(), ScriptedGenerator()
     talk = chat(history, generator)
     await say(talk, "one", session="s")
@@ -76,7 +76,7 @@ async def test_what_was_said_before_reaches_the_model() -> None:
 
 
 async def test_a_reply_tells_where_it_comes_from() -> None:
-    """Origin, route, usage, finish reason, time and the stored turn are the reply's to show."""
+    """A reply has origin, route, usage, finish reason, processing time and, at its end, the stored turn."""
     talk = chat(ListHistory(), ScriptedGenerator())
     async with talk.open(ADA, "Hi", request_id="r") as reply:
         assert (reply.origin.engine, reply.route.provider) == ("e", "ray_serve")
@@ -90,7 +90,7 @@ async def test_a_reply_tells_where_it_comes_from() -> None:
 
 
 async def test_a_turn_is_stored_once() -> None:
-    """Iterating again after the end yields and stores nothing more."""
+    """Iterating a reply again after its end yields no chunk and stores no second turn."""
     history = ListHistory()
     async with chat(history, ScriptedGenerator()).open(ADA, "Hi", request_id="r") as reply:
         assert len([chunk async for chunk in reply]) == 4
@@ -105,7 +105,7 @@ async def test_a_turn_is_stored_once() -> None:
 )
 @pytest.mark.parametrize("chunks", [WHOLE[:1], WHOLE], ids=["halfway", "after the finish"])
 async def test_a_cut_answer_is_not_stored(error: BaseException, chunks: Sequence[Chunk]) -> None:
-    """An error while streaming reaches the caller, and later reading stores nothing either."""
+    """An error or cancellation while streaming reaches the caller, and nothing is stored, even on a later read."""
     history, generator = ListHistory(), ScriptedGenerator(chunks, error=error)
     async with chat(history, generator).open(ADA, "Hi", request_id="r") as reply:
         with pytest.raises(type(error)):
@@ -116,7 +116,7 @@ async def test_a_cut_answer_is_not_stored(error: BaseException, chunks: Sequence
 
 
 async def test_an_answer_without_a_finish_is_cut() -> None:
-    """A stream that ends without a finish reason is an error, not an answer."""
+    """A stream that ends without a finish reason raises `GenerationInterrupted` and is not stored."""
     history = ListHistory()
     with pytest.raises(GenerationInterrupted, match="finish reason"):
         await say(chat(history, ScriptedGenerator(WHOLE[:2])), "Hi")
@@ -124,7 +124,7 @@ async def test_an_answer_without_a_finish_is_cut() -> None:
 
 
 async def test_an_abandoned_answer_is_not_stored() -> None:
-    """Leaving before the end stops the work and stores nothing, even when all text had come."""
+    """A reply that is abandoned before its end closes the stream and stores nothing, even if all text had come."""
     history, generator = ListHistory(), ScriptedGenerator()
     async with chat(history, generator).open(ADA, "Hi", request_id="r") as reply:
         async for chunk in reply:
@@ -135,7 +135,7 @@ async def test_an_abandoned_answer_is_not_stored() -> None:
 
 
 async def test_a_refused_question_is_an_error() -> None:
-    """What the generator raises on opening reaches the caller as it is."""
+    """An error that the generator raises on opening reaches the caller unchanged."""
     history, refusal = ListHistory(), NotReady("starting", retry_after=3)
     with pytest.raises(NotReady) as caught:
         await say(chat(history, ScriptedGenerator(refusal=refusal)), "Hi")
@@ -145,7 +145,7 @@ async def test_a_refused_question_is_an_error() -> None:
 
 @pytest.mark.parametrize("message", ["", " \n\t"])
 async def test_a_blank_message_is_refused(message: str) -> None:
-    """Nothing is asked of the model for a message that says nothing."""
+    """A blank message is refused, and no request is sent to the model."""
     generator = ScriptedGenerator()
     with pytest.raises(PromptMissing):
         await say(chat(ListHistory(), generator), message)
@@ -153,20 +153,20 @@ async def test_a_blank_message_is_refused(message: str) -> None:
 
 
 async def test_an_answer_that_cannot_be_stored_is_an_error() -> None:
-    """A reply that was not remembered does not end like one that was."""
+    """If the turn cannot be stored, the reply ends with an error."""
     with pytest.raises(StorageUnavailable):
         await say(chat(ListHistory(broken=True), ScriptedGenerator()), "Hi")
 
 
 async def remember(history: ListHistory, count: int, size: int) -> None:
-    """Fill the history."""
+    """Store `count` turns whose texts have `size` characters each."""
     for number in range(count):
         text = f"{number}" * size
         await history.append(NewTurn(user_id="ada", query=text, response=text, session_id="s"))
 
 
 async def test_a_refused_prompt_is_tried_again_with_less_history() -> None:
-    """The engine's own numbers decide how many turns fit; the newest stay."""
+    """A prompt refused as too long is sent again with only the newest turns, as many as the engine's numbers allow."""
     history, generator = ListHistory(), ScriptedGenerator(window=600)
     await remember(history, 9, 40)
     assert await say(chat(history, generator, answer_tokens=100), "Hi") == "Hello"
@@ -177,16 +177,16 @@ async def test_a_refused_prompt_is_tried_again_with_less_history() -> None:
 
 
 async def test_the_last_try_goes_without_history() -> None:
-    """When the second try is refused too, the message alone is sent: history costs no answer."""
+    """If the second prompt is refused as too long as well, the message is sent without history."""
 
     class UnclosableGenerator(ScriptedGenerator):
-        """Takes no history and gives no numbers."""
+        """Refuses every prompt with history as too long, without naming numbers."""
 
         @asynccontextmanager
         async def open(
             self, request: GenerationRequest, *, deadline: object = None
         ) -> AsyncIterator[Spoken]:
-            """Refuse whatever has history."""
+            """Raise `ContextLengthExceeded` for more than one message, else answer."""
             self.asked.append(request)
             if len(request.messages) > 1:
                 raise ContextLengthExceeded
@@ -196,12 +196,12 @@ async def test_the_last_try_goes_without_history() -> None:
     await remember(history, 10, 40)
     assert await say(chat(history, generator), "Hi") == "Hello"
     assert [len(request.messages) for request in generator.asked] == [21, 9, 1]
-    # Only what cannot be shortened any more is worth a larger model.
+    # Only a request that cannot be shortened further may go to a larger model.
     assert [request.shortens for request in generator.asked] == [True, True, False]
 
 
 async def test_a_message_that_never_fits_is_an_error() -> None:
-    """Without history, or once it is gone, the engine's refusal reaches the caller."""
+    """If the message alone exceeds the context, the engine's refusal reaches the caller."""
     history, generator = ListHistory(), ScriptedGenerator(window=10)
     with pytest.raises(ContextLengthExceeded):
         await say(chat(history, generator), "longer than ten bytes")
@@ -214,7 +214,7 @@ async def test_a_message_that_never_fits_is_an_error() -> None:
 
 
 async def test_no_more_turns_are_read_than_allowed() -> None:
-    """The configured number of turns bounds the history, whatever would fit."""
+    """At most the configured number of earlier turns is sent to the model."""
     history, generator = ListHistory(), ScriptedGenerator()
     await remember(history, 9, 1)
     await say(chat(history, generator, history_turns=2), "Hi")

@@ -20,7 +20,7 @@ WORDS = st.text(max_size=60)
 
 
 def turn(number: int, query: str, response: str) -> Turn:
-    """A remembered exchange."""
+    """A stored turn with that id, message and answer."""
     at = datetime(2026, 1, 1, tzinfo=UTC)
     return Turn(id=number, user_id="ada", query=query, response=response, timestamp=at)
 
@@ -39,7 +39,7 @@ BUDGETS = st.builds(
 def test_a_prompt_keeps_to_its_budget(
     turns: list[Turn], message: str, system: str | None, budget: ContextBudget
 ) -> None:
-    """A prompt is over budget only if it holds nothing but the system prompt and the message."""
+    """A prompt exceeds its budget only if it consists of just the system prompt and the message."""
     prompt = assemble(turns, message, system=system, budget=budget)
     bare = assemble([], message, system=system, budget=budget)
     assert prompt == bare or estimate_prompt(prompt) <= budget.room
@@ -49,7 +49,7 @@ def test_a_prompt_keeps_to_its_budget(
 def test_a_prompt_is_the_latest_part_of_the_conversation(
     turns: list[Turn], message: str, system: str | None, budget: ContextBudget
 ) -> None:
-    """System first, the message last, between them whole pairs: the newest, oldest first."""
+    """A prompt is the system prompt, the newest complete turns in chronological order, and the message."""
     prompt = list(assemble(turns, message, system=system, budget=budget))
     if system:
         assert prompt.pop(0) == Message(role="system", content=system)
@@ -69,7 +69,7 @@ def test_a_prompt_is_the_latest_part_of_the_conversation(
 
 @given(turns=TURNS, message=WORDS)
 def test_a_large_budget_takes_everything(turns: list[Turn], message: str) -> None:
-    """Nothing is dropped without need."""
+    """If the budget suffices, all complete turns are in the prompt."""
     budget = ContextBudget(context_tokens=100_000, answer_tokens=0)
     complete = [t for t in turns if t.query.strip() and t.response.strip()]
     assert len(assemble(turns, message, system=None, budget=budget)) == 2 * len(complete) + 1
@@ -89,7 +89,7 @@ def test_shrinking_always_makes_progress(
     prompt_tokens: int,
     context_tokens: int,
 ) -> None:
-    """Whatever the engine said, the refused prompt exceeds the new budget: it is not sent again."""
+    """Whatever numbers the engine gave, the new budget excludes the refused prompt, so that it is not sent again."""
     sent = assemble(turns, message, system=None, budget=budget)
     tighter = shrink(budget, sent, prompt_tokens=prompt_tokens, context_tokens=context_tokens)
     assert tighter.room < estimate_prompt(sent)
@@ -99,7 +99,7 @@ def test_shrinking_always_makes_progress(
 
 
 def test_shrinking_uses_the_engines_numbers() -> None:
-    """If the engine counts twice our estimate, half of it fits."""
+    """If the engine counts twice as many tokens as our estimate, the new budget shrinks accordingly."""
     sent = (Message(role="user", content="x" * 276),)  # 92 + 8 tokens by our estimate
     budget = ContextBudget(context_tokens=150, answer_tokens=50)
     assert estimate_prompt(sent) == 100
@@ -108,7 +108,7 @@ def test_shrinking_uses_the_engines_numbers() -> None:
 
 
 def test_a_small_window_leaves_half_for_the_answer() -> None:
-    """A window smaller than the answer was meant to be is shared between prompt and answer."""
+    """A context smaller than the configured answer is divided equally between prompt and answer."""
     sent = (Message(role="user", content="x" * 276),)
     budget = ContextBudget(context_tokens=4096, answer_tokens=512)
     tighter = shrink(budget, sent, prompt_tokens=100, context_tokens=64)
@@ -121,5 +121,5 @@ def test_a_small_window_leaves_half_for_the_answer() -> None:
     ids=["empty", "exact", "rounded up", "bytes"],
 )
 def test_estimates_count_bytes(text: str, tokens: int) -> None:
-    """Three UTF-8 bytes make a token, rounded up, and every message costs eight more."""
+    """A token is estimated as three UTF-8 bytes, rounded up, plus eight tokens per message."""
     assert estimate_tokens(text) == tokens

@@ -1,4 +1,4 @@
-"""Owned background tasks."""
+"""`Background`: a background task that belongs to an object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLOCK = SystemClock()
 
 
 async def test_closing_ends_the_work() -> None:
-    """After `aclose` the work is over; closing twice is fine."""
+    """`aclose` cancels the work; calling it twice is allowed."""
     work = Background(lambda: CLOCK.sleep(60), name="work")
     work.start()
     assert work.running
@@ -23,7 +23,7 @@ async def test_closing_ends_the_work() -> None:
 
 
 async def test_closing_tells_what_went_wrong() -> None:
-    """A failure of the work is not lost."""
+    """`aclose` raises the exception with which the work failed."""
 
     async def fail() -> None:
         message = "broken"
@@ -37,7 +37,7 @@ async def test_closing_tells_what_went_wrong() -> None:
 
 
 async def test_a_cancelled_closer_stays_cancelled() -> None:
-    """Waiting for stubborn work obeys the caller's own timeout."""
+    """The caller's timeout ends `aclose` even if the work ignores cancellation."""
 
     async def stubborn() -> None:
         for _ in range(3):

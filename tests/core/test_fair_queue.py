@@ -1,4 +1,4 @@
-"""How accounts share places: by weight, in order, within bounds."""
+"""`FairQueue`: how accounts share places: by weight, in order, within bounds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ A, B, C = (Share(scope=name) for name in "ABC")
 
 
 class Bench:
-    """A queue, its clock, and who was served in which order."""
+    """A queue with its clock; records which accounts were served, in order, and which were refused."""
 
     def __init__(self, places: float, *, most_waiting: int = 10_000, soft: bool = False) -> None:
         self.clock = ManualClock()
@@ -53,7 +53,7 @@ class Bench:
             self.queue.release(share.scope, now())
 
     async def pass_seconds(self, count: int) -> None:
-        """One after the other, so that whoever ends in one makes room in the next."""
+        """Advance second by second, so that a request that ends makes room in the next second."""
         for _ in range(count):
             await self.clock.advance(1)
 
@@ -69,7 +69,7 @@ class Bench:
 
 
 async def test_a_second_account_gets_the_next_place_that_is_given_back() -> None:
-    """However many requests of the first one wait, and each time it asks again."""
+    """However many requests of one account wait, another account's request gets the next free place."""
     bench = Bench(4)
     async with asyncio.TaskGroup() as group:
         for _ in range(100):
@@ -93,7 +93,10 @@ async def test_a_second_account_gets_the_next_place_that_is_given_back() -> None
     ],
 )
 async def test_weights_divide_the_places(places: int, ratio: float, within: float) -> None:
-    """An account of weight three is served three times as long as one of weight one."""
+    """With one place, an account of weight three is served three times as often as one of weight one.
+
+    With two places, each account always holds one, and both are served equally.
+    """
     heavy, light = Share(scope="A", weight=3), Share(scope="B", weight=1)
     bench = Bench(places)
     async with asyncio.TaskGroup() as group:
@@ -108,7 +111,7 @@ async def test_weights_divide_the_places(places: int, ratio: float, within: floa
 
 
 async def test_long_answers_cost_more_than_short_ones() -> None:
-    """Shared is time, not the number of requests."""
+    """Accounts share time, not numbers of requests: ten times shorter requests are served ten times as often."""
     bench = Bench(1)
     async with asyncio.TaskGroup() as group:
         for _ in range(20):
@@ -124,7 +127,7 @@ async def test_long_answers_cost_more_than_short_ones() -> None:
 
 
 async def test_unused_time_is_no_credit() -> None:
-    """An account that used little for an hour does not shut the others out afterwards."""
+    """An account that was idle for a long time gets no more than an equal share afterwards."""
     bench = Bench(2)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(bench.work(A, 1)) for _ in range(2500)]
@@ -153,7 +156,7 @@ async def test_one_account_alone_uses_every_place() -> None:
 
 
 async def test_the_last_place_is_kept_while_others_were_here_lately() -> None:
-    """A conversation's next message starts at once; a minute after it all places are used."""
+    """One place stays free for accounts served recently; without such requests, all places are used later."""
     bench = Bench(4)
     async with asyncio.TaskGroup() as group:
         group.create_task(bench.work(B, 1))
@@ -172,7 +175,10 @@ async def test_the_last_place_is_kept_while_others_were_here_lately() -> None:
 
 
 async def test_soft_capacity_admits_one_newcomer_while_one_account_holds_all() -> None:
-    """Also where it has shrunk below what is held; the newcomer's next request waits."""
+    """With soft capacity, one request of a second account exceeds the capacity while one account holds all places.
+
+    Further requests wait.
+    """
     bench = Bench(4, soft=True)
     async with asyncio.TaskGroup() as group:
         for _ in range(6):
@@ -190,7 +196,7 @@ async def test_soft_capacity_admits_one_newcomer_while_one_account_holds_all() -
 
 
 async def test_a_request_that_has_begun_goes_on_before_another_begins() -> None:
-    """The choices of one answer come together, not each after all other requests of the account."""
+    """Further choices of an answer are served before other waiting requests of the same account."""
     bench = Bench(1)
     async with asyncio.TaskGroup() as group:
         for name in ("first", "second"):
@@ -203,7 +209,7 @@ async def test_a_request_that_has_begun_goes_on_before_another_begins() -> None:
 
 
 async def test_a_full_queue_makes_way_for_an_account_with_fewer_requests() -> None:
-    """The newest request of the account with the most goes; further choices of an answer stay."""
+    """A full queue refuses the newest request of the account with the most; choices of started answers stay."""
     bench = Bench(1, most_waiting=4)
     async with asyncio.TaskGroup() as group:
         for _ in range(5):
@@ -227,7 +233,7 @@ async def test_a_full_queue_makes_way_for_an_account_with_fewer_requests() -> No
 
 
 async def test_a_single_place_to_wait_is_not_fought_over() -> None:
-    """The account with less service keeps it."""
+    """With room for one waiting request, the account that was served less keeps it."""
     bench = Bench(1, most_waiting=1)
     async with asyncio.TaskGroup() as group:
         for share in (A, A, B, A, A, B):
@@ -252,7 +258,7 @@ async def test_infinite_room_reserves_nothing() -> None:
 
 
 async def test_accounts_that_left_are_forgotten() -> None:
-    """Ten thousand of them while one request runs cost no more than the latest thousand."""
+    """Of 5,000 accounts that left while a request runs, only the latest 1,024 are remembered."""
     bench = Bench(2)
     async with asyncio.TaskGroup() as group:
         group.create_task(bench.work(A, 1000))
@@ -282,7 +288,10 @@ STEP = st.one_of(
 def test_whatever_happens_no_place_leaks_and_every_account_is_served(
     steps: list[tuple[str, int, int]], most_waiting: int
 ) -> None:
-    """In order within an account, never beyond the bounds, to the last request."""
+    """After any sequence of requests, cancellations and changes of capacity, no place is lost.
+
+    Requests of one account are served in order.
+    """
     asyncio.run(_live(steps, most_waiting))
 
 

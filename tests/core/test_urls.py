@@ -16,5 +16,5 @@ from mongars.core.urls import local_url
     ],
 )
 def test_a_server_is_called_where_it_listens(host: str, url: str) -> None:
-    """One that listens everywhere is called at the loopback address of its own family."""
+    """The local URL of a server that listens on all addresses has the loopback address of the same family."""
     assert local_url(host, 8080) == url

@@ -1,4 +1,4 @@
-"""The Ray provider alone, without its prober, for tests that count what is sent and slept."""
+"""The Ray provider alone, without background probes, for tests that count requests and waits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def name(fault: object) -> str:
-    """A fault in few words, as the name of a test case: what differs from its default."""
+    """The name of a test case with that fault: its type, and the fields that differ from their defaults."""
     if not is_dataclass(fault):
         return getattr(fault, "__name__", "")
     changed = [
@@ -35,14 +35,14 @@ def name(fault: object) -> str:
 
 
 async def read_into(accumulated: AnswerAccumulator, stream: ProviderStream) -> None:
-    """Add all chunks to the fold, until the end or the cut."""
+    """Add all chunks of the stream to `accumulated`, until its end or an error."""
     async for chunk in stream.chunks:
         accumulated.add(chunk)
 
 
 @dataclass(slots=True, kw_only=True)
 class RayHarness:
-    """A provider and its surroundings."""
+    """A Ray provider with its clock, observer and count of attempts."""
 
     provider: RayServe
     clock: Clock
@@ -54,18 +54,18 @@ class RayHarness:
 
     @asynccontextmanager
     async def open(self, *, seconds: float = 60.0) -> AsyncIterator[ProviderStream]:
-        """Start an answer to the usual prompt."""
+        """A started answer to the usual prompt, with a deadline of `seconds`."""
         deadline = Deadline.after(self.clock, seconds)
         async with self.provider.open(question(), deadline, self.attempts) as stream:
             yield stream
 
     async def ask(self, *, seconds: float = 60.0) -> str:
-        """The whole text."""
+        """The whole text of an answer to the usual prompt."""
         async with self.open(seconds=seconds) as stream:
             return "".join([chunk.text async for chunk in stream.chunks])
 
     async def endpoints(self) -> tuple[EndpointStatus, ...]:
-        """The status of the endpoints."""
+        """The status of each endpoint."""
         return (await self.provider.status()).endpoints
 
 
@@ -76,7 +76,7 @@ async def ray_harness(
     random: Callable[[], float] = lambda: 0.5,
     **settings: object,
 ) -> AsyncIterator[RayHarness]:
-    """A Ray provider for these endpoints, closed at the end."""
+    """A Ray provider for these endpoints, closed at the end of the block."""
     config = InferenceConfig(
         endpoints=urls, use_ray=True, **{"session_affinity": False, **settings}
     )

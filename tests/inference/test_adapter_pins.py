@@ -1,4 +1,4 @@
-"""A request that pins an adapter is answered by that adapter or not at all, whichever provider it reaches."""
+"""A request that names an adapter is answered by that adapter or refused, whichever provider it reaches."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pinned(adapter: str | None) -> GenerationRequest:
 
 @asynccontextmanager
 async def replica_with_v7() -> AsyncIterator[str]:
-    """A replica that answers with the base and has v7 prepared."""
+    """The URL of a replica that answers with the base model and has the adapter v7 prepared."""
     replica = Replica({"general": base()}, ReplicaConfig(), clock=CLOCK, replica_id="r1")
     await replica.start()
     await replica.slot_table.prepare(V7_KEY, V7.engine)
@@ -57,7 +57,7 @@ async def replica_with_v7() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def embedded(**settings: float) -> AsyncIterator[Embedded]:
-    """A running embedded provider with the base in it."""
+    """A running embedded provider with the base model."""
     provider = Embedded(base(), NO_RAY, **settings)
     running = Background(provider.run, name="embedded")
     running.start()
@@ -69,7 +69,7 @@ async def embedded(**settings: float) -> AsyncIterator[Embedded]:
 
 
 async def ask(provider: Embedded, adapter: str | None = None) -> tuple[str, str]:
-    """The text, and the adapter version its origin names."""
+    """The text of an answer, and the adapter version in its origin."""
     deadline = Deadline.after(CLOCK, 5)
     async with provider.open(pinned(adapter), deadline, Attempts(CLOCK)) as stream:
         return "".join([chunk.text async for chunk in stream.chunks]), stream.origin.adapter_version
@@ -77,7 +77,7 @@ async def ask(provider: Embedded, adapter: str | None = None) -> tuple[str, str]
 
 @pytest.mark.parametrize("adapter", [None, "baseline", V7.name, "v7", f"@{V7.digest}"])
 async def test_the_pin_reaches_the_replica_and_its_adapter_answers(adapter: str | None) -> None:
-    """Through the client of the Serve application, as every request goes."""
+    """The adapter named in a request reaches the replica, and that adapter, or the base model, answers."""
     async with replica_with_v7() as url:
         built = build(InferenceConfig(endpoints=(url,), use_ray=True))
         async with built.integration as llm:
@@ -89,7 +89,7 @@ async def test_the_pin_reaches_the_replica_and_its_adapter_answers(adapter: str 
 
 
 async def test_an_unknown_adapter_is_the_clients_error_and_no_other_provider_answers() -> None:
-    """404 of the replica, whatever the embedded engine could do."""
+    """An adapter unknown to Ray raises `AdapterUnknown`, and the embedded engine does not answer."""
     async with replica_with_v7() as url:
         built = build(InferenceConfig(endpoints=(url,), use_ray=True), engine=base())
         async with built.integration as llm:
@@ -98,7 +98,10 @@ async def test_an_unknown_adapter_is_the_clients_error_and_no_other_provider_ans
 
 
 async def test_without_ray_a_pin_that_the_embedded_engine_lacks_is_refused_by_name() -> None:
-    """The error says which adapter is missing where; requests without a pin are answered."""
+    """Without Ray, a request for an adapter that the embedded engine lacks is refused with its name.
+
+    Requests without an adapter are answered.
+    """
     built = build(InferenceConfig(endpoints=(NOBODY,), use_ray=True), engine=base())
     async with built.integration as llm:
         with pytest.raises(AllProvidersFailed) as caught:
@@ -111,7 +114,7 @@ async def test_without_ray_a_pin_that_the_embedded_engine_lacks_is_refused_by_na
 
 
 async def test_the_embedded_engine_answers_with_an_adapter_it_holds() -> None:
-    """The same table as on a replica: prepared, pinned, activated, retired."""
+    """The embedded engine answers with an adapter once it is prepared, and no longer once it is retired."""
     async with embedded() as provider:
         with pytest.raises(AdapterUnavailable):
             await ask(provider, "v7")
@@ -127,7 +130,7 @@ async def test_the_embedded_engine_answers_with_an_adapter_it_holds() -> None:
 
 
 async def test_idle_engines_of_all_adapters_are_stopped_and_started_again_on_demand() -> None:
-    """A prepared adapter keeps its place in the table while its engine is stopped."""
+    """Idle engines of all adapters are stopped, and started again by the next request for them."""
     async with embedded(idle_seconds=0.1) as provider:
         await provider.slot_table.prepare(V7_KEY, V7.engine)
         assert (await ask(provider))[1] == "baseline"

@@ -42,7 +42,11 @@ async def cluster(
     sent: str | None = None,
     clients: set[object] | None = None,
 ) -> AsyncIterator[tuple[FakeEngine, RayHarness]]:
-    """The client, and the real ingress of a replica before a fake engine."""
+    """A Ray client and the real ingress of a replica over a fake engine; yields the engine and the client.
+
+    `asked`: the token that the replica requires; `sent`: the client's token; `clients`: collects
+    client addresses.
+    """
     engine = FakeEngine(plan, clock=SystemClock())
     digest = None if asked is None else hashlib.sha256(asked.encode()).hexdigest()
     replica = Replica(
@@ -68,7 +72,7 @@ async def cluster(
 
 @asynccontextmanager
 async def ingress(engine: FakeEngine) -> AsyncIterator[str]:
-    """The address of a real ingress before that engine."""
+    """The URL of a real ingress over that engine."""
     replica = Replica(
         {"general": engine}, ReplicaConfig(), clock=SystemClock(), replica_id=f"r{id(engine)}"
     )
@@ -79,9 +83,9 @@ async def ingress(engine: FakeEngine) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("stop", [(), ("never said",)])
 async def test_another_replica_continues_after_any_word(stop: tuple[str, ...]) -> None:
-    """Cut after any word, the same model on another replica generates only the missing text.
+    """An answer cut after any word is continued by another replica, which generates only the missing text.
 
-    With a stop sequence it starts with the last word: the cut may have been in the middle of it.
+    With a stop sequence the last word is generated again, since the cut may have been inside it.
     """
     asked = question(" ".join(f"w{number}" for number in range(20)))
     asked = dataclasses.replace(asked, sampling=Sampling(stop=stop))
@@ -94,7 +98,7 @@ async def test_another_replica_continues_after_any_word(stop: tuple[str, ...]) -
                 endpoints=(first, second), use_ray=True, session_affinity=False
             )
             stack = build(config)
-            stack.integration.drain("ray-2")  # so that the answer begins at the one that cuts it
+            stack.integration.drain("ray-2")  # the answer begins at the replica that cuts it
             async with stack.integration as llm, llm.open(asked) as answer:
                 accumulated = AnswerAccumulator()
                 accumulated.add(await anext(answer.chunks))
@@ -112,7 +116,7 @@ async def test_another_replica_continues_after_any_word(stop: tuple[str, ...]) -
 
 
 async def test_client_and_replica_understand_each_other() -> None:
-    """Text, counts and origin come through the real ingress."""
+    """Through the real ingress, the client gets text, usage and origin."""
     async with cluster(FakePlan()) as (_, ray):
         accumulated = AnswerAccumulator()
         async with ray.open() as stream:
@@ -124,14 +128,14 @@ async def test_client_and_replica_understand_each_other() -> None:
 
 
 async def test_readiness_is_understood() -> None:
-    """The probe finds the ingress's own readiness route."""
+    """The client's probe of the real ingress shows the endpoint as up."""
     async with cluster(FakePlan()) as (_, ray):
         assert [endpoint.state for endpoint in await ray.endpoints()] == ["up"]
 
 
 @pytest.mark.parametrize(("sent", "answered"), [(TOKEN, True), ("wrong", False), (None, False)])
 async def test_the_application_token(sent: str | None, answered: bool) -> None:
-    """With the right token it answers; with a wrong one it is our misconfiguration."""
+    """With the right token requests are answered; a wrong or missing one is reported as our misconfiguration."""
     async with cluster(FakePlan(), asked=TOKEN, sent=sent) as (_, ray):
         if answered:
             assert await ray.ask() == TEXT
@@ -150,14 +154,14 @@ async def test_the_application_token(sent: str | None, answered: bool) -> None:
     ids=["too long", "cut", "cut at once"],
 )
 async def test_errors_come_through_as_themselves(plan: FakePlan, error: type[Exception]) -> None:
-    """By status before the first token and by event after it, the client gets the same error class."""
+    """The client raises the replica's error class, sent as a status before the first token or an event after it."""
     async with cluster(plan) as (_, ray):
         with pytest.raises(error):
             await ray.ask()
 
 
 async def test_leaving_stops_the_engine() -> None:
-    """A client that disconnects frees the slot of the engine behind the replica."""
+    """When the client disconnects, the engine's slot is freed."""
     async with cluster(FakePlan(token_delay=0.2)) as (engine, ray):
         async with ray.open():
             assert engine.busy == 1
@@ -165,7 +169,7 @@ async def test_leaving_stops_the_engine() -> None:
 
 
 async def test_connections_to_the_ingress_are_reused() -> None:
-    """Streams end so that the next request can use their connection."""
+    """Twenty consecutive streams use one connection to the ingress."""
     clients: set[object] = set()
     async with cluster(FakePlan(), clients=clients) as (_, ray):
         for _ in range(20):

@@ -1,8 +1,8 @@
 """Our re-implementation of a public fault catalogue (FailoverBench v0.1), streamed and whole.
 
-Each scenario is one fault of the first choice; the second one is healthy. Times are shortened with
-the timers that bound them, so these tests prove behaviour; `python -m benchmarks.catalogue` plays the
-same scenarios at their published times, with the default timers.
+Each scenario is a fault of the first provider; the second one works. Times are shortened with the
+timeouts that bound them, so these tests show behaviour only; `python -m benchmarks.catalogue` runs
+the same scenarios at their published times, with the default timeouts.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FAILED = Status(code=500, error="inference_failed")
 
 @dataclass(frozen=True)
 class World:
-    """The first choice with its faults, the second one, and the client before them."""
+    """The first provider with its faults, the second one, and the client of both."""
 
     primary: FakeReplica
     fallback: FakeOllama
@@ -52,7 +52,7 @@ class World:
     async def ask(
         self, asked: GenerationRequest | None = None, *, streamed: bool
     ) -> tuple[Completion, Route]:
-        """The answer, by way of a stream or in one piece."""
+        """The answer and its route, read as a stream or whole."""
         asked = asked or question()
         if not streamed:
             return await self.stack.integration.generate(asked)
@@ -64,7 +64,7 @@ class World:
 
     @property
     def attempts(self) -> int:
-        """What was sent to both."""
+        """The number of requests sent to both providers."""
         return len(self.primary.received) + len(self.fallback.received)
 
 
@@ -141,7 +141,7 @@ async def test_s06_silence(streamed: bool) -> None:
 
 
 async def test_s07_a_slow_first_token(streamed: bool) -> None:
-    """Comments and the role come at once; neither is a token."""
+    """Comments and the role do not count as a first token: after the timeout, the second provider answers."""
     slow = FaultyResponse(first_delay=20.0, keepalives=True)
     async with world(always=slow, timeout=0.5) as it:
         began = CLOCK.monotonic()
@@ -195,7 +195,7 @@ TOO_LONG = Status(
 
 
 async def test_s12_too_long_a_prompt_goes_to_a_larger_model(streamed: bool) -> None:
-    """One attempt at the small model; then at the larger one, with room for prompt and answer."""
+    """Too long a prompt is sent once to the small model, then to the larger one with a sufficient context."""
     async with world(always=TOO_LONG) as it:
         found = await it.ask(streamed=streamed)
         check(found, provider="ollama")
@@ -209,7 +209,7 @@ async def test_s12_too_long_a_prompt_goes_to_a_larger_model(streamed: bool) -> N
 
 
 async def test_s12_missing_numbers_are_bounded(streamed: bool) -> None:
-    """A prompt has no more tokens than bytes; a window smaller than that is not tried."""
+    """Without token counts in the refusal, a model whose context is smaller than the prompt's bytes is not tried."""
     mute = Status(code=400, body={"error": {"code": "context_length_exceeded", "message": "Long."}})
     async with world(always=mute) as it:
         check(await it.ask(streamed=streamed), provider="ollama")
@@ -221,7 +221,7 @@ async def test_s12_missing_numbers_are_bounded(streamed: bool) -> None:
 
 @pytest.mark.parametrize("window", [5000, None], ids=["as small", "unknown"])
 async def test_s12_no_window_holds_the_prompt(streamed: bool, window: int | None) -> None:
-    """The error has both numbers, and no other provider is tried."""
+    """If no model's context fits the prompt, the error has both numbers, and no other provider is tried."""
     async with world(always=TOO_LONG) as it:
         it.fallback.context_tokens = window or 0
         with pytest.raises(ContextLengthExceeded) as failure:
@@ -231,7 +231,7 @@ async def test_s12_no_window_holds_the_prompt(streamed: bool, window: int | None
 
 
 async def test_s12_the_larger_model_fails(streamed: bool) -> None:
-    """Its failure does not replace the error that the prompt is too long."""
+    """If the larger model fails, the client gets the error that the prompt is too long."""
     async with world(always=TOO_LONG) as it:
         it.fallback.always = FAILED
         with pytest.raises(ContextLengthExceeded):
@@ -240,7 +240,7 @@ async def test_s12_the_larger_model_fails(streamed: bool) -> None:
 
 
 async def test_s12_a_cut_answer_of_the_larger_model_goes_on_there(streamed: bool) -> None:
-    """The provider that refused the prompt is not tried for the continuation."""
+    """A cut answer of the larger model is continued by that model, not by the provider that refused the prompt."""
     async with world(always=TOO_LONG) as it:
         it.fallback.faults.append(FaultyResponse(cut_after=40))
         check(await it.ask(streamed=streamed), provider="ollama")
@@ -251,7 +251,7 @@ async def test_s12_a_cut_answer_of_the_larger_model_goes_on_there(streamed: bool
 async def test_s12_ollama_makes_room_for_what_its_usual_window_does_not_hold(
     streamed: bool,
 ) -> None:
-    """In place of a Ray that is down: a long prompt costs a second attempt, not the answer."""
+    """With Ray down, Ollama's refusal of a long prompt is followed by a second attempt with a larger context."""
     asked = question("word " * 40)
     async with world(always=Reset()) as it:
         it.fallback.always = Echo(context_tokens=16)
@@ -262,14 +262,14 @@ async def test_s12_ollama_makes_room_for_what_its_usual_window_does_not_hold(
             None,
             2048,
         ]
-        it.fallback.context_tokens = 32  # known already, and not asked for again
+        it.fallback.context_tokens = 32  # the known value is used
         it.fallback.always = Echo(context_tokens=3000)
         await it.ask(asked, streamed=streamed)
         assert len(it.fallback.received) == 3
 
 
 async def test_s12_a_client_that_shortens_gets_the_error(streamed: bool) -> None:
-    """A conversation leaves out its oldest turns and stays with its own model."""
+    """A request that the client can shorten gets the error at once and is not sent to a larger model."""
     async with world(always=TOO_LONG) as it:
         asked = dataclasses.replace(question(), shortens=True)
         with pytest.raises(ContextLengthExceeded):
@@ -288,7 +288,7 @@ async def test_s13_refused_content(streamed: bool) -> None:
 
 
 async def test_s14_cut_and_a_fallback_that_refuses_to_continue(streamed: bool) -> None:
-    """Its refusal is not shown; the provider after it restarts the answer."""
+    """If the second provider refuses to continue a cut answer, its refusal is not shown and the answer is completed."""
     refusal = Status(code=400, error="invalid_request", detail="prefill is not supported")
     async with world(FaultyResponse(cut_after=40), always=refusal) as it:
         completion, _ = await it.ask(streamed=streamed)
@@ -297,7 +297,7 @@ async def test_s14_cut_and_a_fallback_that_refuses_to_continue(streamed: bool) -
 
 
 async def test_s14_no_provider_is_left(streamed: bool) -> None:
-    """Both refuse: the error is the cut, not the refusal."""
+    """If both providers refuse to continue a cut answer, the error is the interruption, not the refusal."""
     refusal = Status(code=400, error="invalid_request", detail="prefill is not supported")
     async with world(FaultyResponse(cut_after=40), always=refusal) as it:
         it.fallback.always = refusal
@@ -306,7 +306,7 @@ async def test_s14_no_provider_is_left(streamed: bool) -> None:
 
 
 async def test_s15_an_outage_and_its_end(streamed: bool) -> None:
-    """All requests are answered, few of them reach the failed endpoint, and it is used again soon after its return."""
+    """In an outage the second provider answers all requests; the first is used again within 15 s of its return."""
     async with world(always=UNAVAILABLE) as it:
         for _ in range(20):
             check(await it.ask(streamed=streamed), provider="ollama")
@@ -341,7 +341,7 @@ async def test_s16_the_completing_provider_is_named(streamed: bool) -> None:
     ids=["429", "500", "503", "reset", "cut", "malformed"],
 )
 async def test_afterwards_everything_is_as_before(streamed: bool, fault: Fault) -> None:
-    """Nothing is under way any more, and the next answer comes."""
+    """After each fault the next request is answered, and no request counts as in progress."""
     async with world(fault) as it:
         try:
             await it.ask(streamed=streamed)

@@ -1,4 +1,4 @@
-"""The catalogue at its published times takes minutes; that its verdicts are worth something, seconds."""
+"""The catalogue benchmark, which takes minutes at published times, reports limits that hold and limits that do not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_it_ends_well_where_every_limit_holds(capsys: pytest.CaptureFixture[str]
 def test_the_report_fails_and_names_a_limit_that_does_not_hold(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With a fault that is not the catalogue's, its limits cannot hold."""
+    """With another fault in place of the scenario's, the report fails and names the limit that does not hold."""
     (refused,) = (case for case in CASES if case.id == "S13")
     script = dataclasses.replace(refused.script, always=Reset())
     assert catalogue.report((dataclasses.replace(refused, script=script),)) == 1

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Scripted:
-    """A provider that answers or fails as prepared."""
+    """A provider that answers, or raises `error`, after `takes` seconds."""
 
     def __init__(
         self, name: ProviderName, clock: ManualClock, *, error: MongarsError | None = None
@@ -67,13 +67,13 @@ class Scripted:
             self.open_answers -= 1
 
     async def run(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     async def status(self) -> ProviderStatus:
         return ProviderStatus(name=self.name, state="up")
 
     async def aclose(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Chain:
@@ -93,14 +93,14 @@ class Chain:
 
 
 async def test_the_first_that_can_answer_answers() -> None:
-    """Providers after it get no request."""
+    """If the first provider answers, the others get no request."""
     chain = Chain(None, None)
     assert await chain.ask() == "ray_serve 1: Hello"
     assert (chain.ollama.requests, chain.embedded.requests) == (0, 0)
 
 
 async def test_attempts_add_up_over_the_providers() -> None:
-    """The header has the number of attempts of all providers."""
+    """The route's number of attempts includes those at all providers."""
     chain = Chain(EndpointUnreachable("unreachable"), NotReady("no model"))
     assert await chain.ask() == "embedded 3: Hello"
     assert [event.cause for event in chain.observer.of(FellBack)] == ["endpoint_unreachable"]
@@ -109,7 +109,7 @@ async def test_attempts_add_up_over_the_providers() -> None:
 
 
 async def test_a_client_error_ends_the_chain() -> None:
-    """A wrong request is not sent to further providers."""
+    """A client error from one provider is raised without trying the next one."""
     chain = Chain(InvalidRequest("no"), None)
     with pytest.raises(CallerError):
         await chain.ask()
@@ -117,19 +117,22 @@ async def test_a_client_error_ends_the_chain() -> None:
 
 
 async def test_a_parameter_one_engine_lacks_is_left_to_the_next() -> None:
-    """No fallback, since nothing failed; 400 only where no engine supports it."""
+    """A parameter that a provider does not support is left to the next one, which is no fallback.
+
+    If none supports it, the error is raised.
+    """
     lacking = ParameterUnsupported.by(engine="ollama", param="logit_bias")
     chain = Chain(lacking, lacking)
     assert await chain.ask() == "embedded 3: Hello"
     assert not chain.observer.of(FellBack)
     nowhere = Chain(lacking, lacking)
-    nowhere.embedded.error = lacking  # no engine is left
+    nowhere.embedded.error = lacking  # no provider supports it
     with pytest.raises(ParameterUnsupported, match="logit_bias"):
         await nowhere.ask()
 
 
 async def test_no_provider_is_tried_after_the_deadline() -> None:
-    """When the time is up, the causes so far are the answer."""
+    """After the deadline no further provider is tried, and the error has the causes so far."""
     chain = Chain(DeadlineExceeded("slow"), None)
     chain.ray.takes = 11.0
     async with asyncio.TaskGroup() as group:
@@ -146,7 +149,7 @@ async def failure_of(chain: Chain) -> AllProvidersFailed:
 
 
 async def test_leaving_early_closes_the_provider() -> None:
-    """An abandoned answer is closed, and counted as abandoned."""
+    """An abandoned answer is closed at its provider and recorded as cancelled."""
     chain = Chain(None, None)
     async with chain.chain.open(question(), Deadline.after(chain.clock, 10)) as answer:
         assert (await anext(answer.chunks)).text == "Hello"
@@ -156,7 +159,7 @@ async def test_leaving_early_closes_the_provider() -> None:
 
 
 async def test_cancelling_while_a_provider_works_closes_it() -> None:
-    """If the client disconnects before the first token, no further provider is tried."""
+    """If the client disconnects before the first token, the answer is closed and no other provider is tried."""
     chain = Chain(None, None)
     chain.ray.takes = 5.0
     async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""With random faults everywhere, no truncated answer looks complete, and no task or connection is left.
+"""With random faults, no truncated answer is delivered as complete, and no task or connection is left open.
 
 `CHAOS_REQUESTS=10000 pytest tests/inference/test_chaos.py -s` for the long run.
 """
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from mongars.core.generation import GenerationRequest
 
 CLOCK = SystemClock()
-REQUESTS = int(os.environ.get("CHAOS_REQUESTS", "400"))  # noqa: TID251 (a test's own knob)
+REQUESTS = int(os.environ.get("CHAOS_REQUESTS", "400"))  # noqa: TID251 (a setting of this test)
 CALLERS = 16
 LEAVING = 0.05
-"""Share of the callers who hang up in the middle."""
+"""Share of the clients that disconnect in the middle of a stream."""
 
 FAULTS: tuple[Fault, ...] = (
     Reset(),
@@ -57,14 +57,14 @@ FAULTS: tuple[Fault, ...] = (
 
 
 class Weather:
-    """Faults, kills and returns at random, from a seed."""
+    """Chooses faults, and stops and restarts replicas, at random from a seed."""
 
     def __init__(self, replicas: Sequence[FakeReplica], seed: int) -> None:
         self._replicas = replicas
-        self._random = Random(seed)  # noqa: S311 (weather, not secrets)
+        self._random = Random(seed)  # noqa: S311 (random faults, not secrets)
 
     async def blow(self) -> None:
-        """Until cancelled; every replica is up again afterwards."""
+        """Stop and restart random replicas until cancelled."""
         while True:
             replica = self._random.choice(self._replicas)
             await replica.stop()
@@ -73,20 +73,20 @@ class Weather:
             await CLOCK.sleep(self._random.uniform(0.2, 0.8))
 
     def next_fault(self) -> Fault:
-        """Three of four answers are healthy."""
+        """No fault in three of four cases, else a random one."""
         return self._random.choice(FAULTS) if self._random.random() < 0.25 else FaultyResponse()
 
     def leaves(self) -> bool:
         return self._random.random() < LEAVING
 
     def question(self) -> GenerationRequest:
-        """One of a few prompts, so that several clients send the same one at the same time."""
+        """One of eight prompts, so that several clients send the same one at the same time."""
         asked = question(f"Say the words, number {self._random.randrange(8)}.")
         return dataclasses.replace(asked, scope="somebody", sampling=Sampling(temperature=0))
 
 
 async def ask(stack: Stack, asked: GenerationRequest, *, leave_after: int | None) -> str:
-    """How one stream ended, with a check of its whole text."""
+    """How one stream ended; checks that its text is complete or reported as interrupted."""
     text, finishes = "", 0
     try:
         async with stack.integration.open(asked) as answer:

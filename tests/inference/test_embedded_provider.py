@@ -38,7 +38,7 @@ CLOCK = SystemClock()
 
 
 class SlowStart(FakeEngine):
-    """A fake engine with a slow start, which counts how often it was started."""
+    """A fake engine whose start takes 50 ms, and that counts its starts."""
 
     starts = 0
 
@@ -78,7 +78,7 @@ async def outcome_of(asking: Coroutine[None, None, str]) -> str | WorldError:
 
 
 async def test_the_engine_is_started_once_for_all_requests() -> None:
-    """Ten requests at once wait for the same start."""
+    """The engine is started by the first request, and ten requests at once wait for the same start."""
     engine = SlowStart(FakePlan(), clock=CLOCK)
     async with running(engine) as provider:
         assert engine.starts == 0
@@ -89,7 +89,7 @@ async def test_the_engine_is_started_once_for_all_requests() -> None:
 
 
 async def test_a_short_deadline_does_not_cancel_the_start() -> None:
-    """A request with a deadline shorter than the start still starts the engine, for the next request."""
+    """A request whose deadline is shorter than the start fails; the start continues for the next request."""
     engine = SlowStart(FakePlan(), clock=CLOCK)
     async with running(engine) as provider:
         with pytest.raises(DeadlineExceeded):
@@ -99,7 +99,7 @@ async def test_a_short_deadline_does_not_cancel_the_start() -> None:
 
 
 async def test_a_failed_start_is_reported_and_tried_again() -> None:
-    """The error has the reason, and the next request starts the engine again."""
+    """If the engine fails to start, the error has the reason, and the next request starts it again."""
     engine = FakeEngine(FakePlan(start_error="no weights"), clock=CLOCK)
     async with running(engine) as provider:
         for _ in range(2):
@@ -109,7 +109,7 @@ async def test_a_failed_start_is_reported_and_tried_again() -> None:
 
 
 async def test_a_shutdown_during_the_start_fails_waiting_requests() -> None:
-    """Requests that wait for the engine fail when the process shuts down."""
+    """Requests that wait for the engine's start fail with `NotReady` when the process shuts down."""
     engine = SlowStart(FakePlan(), clock=CLOCK)
     provider = Embedded(engine, InferenceConfig(endpoints=(), use_ray=False))
     async with asyncio.TaskGroup() as group:
@@ -121,14 +121,14 @@ async def test_a_shutdown_during_the_start_fails_waiting_requests() -> None:
 
 
 async def test_open_choices_are_filled_with_the_configured_sampling() -> None:
-    """Parameters that the request leaves open get the operator's defaults."""
+    """Sampling parameters that the request leaves out get the configured defaults."""
     engine = FakeEngine(FakePlan(), clock=CLOCK)
     async with running(engine, sampling=Sampling(max_tokens=2)) as provider:
         assert await ask(provider) == "[1] you"
 
 
 async def test_a_full_queue_sheds_at_once_with_a_wait_to_advise() -> None:
-    """With one slot and one place in the queue, the third request is refused at once."""
+    """With one slot and room for one waiting request, the third is refused at once with a `retry_after`."""
     engine = FakeEngine(FakePlan(slots=1, token_delay=0.05), clock=CLOCK)
     async with running(engine, waiting=1) as provider, asyncio.TaskGroup() as group:
         first = group.create_task(ask(provider))
@@ -143,7 +143,7 @@ async def test_a_full_queue_sheds_at_once_with_a_wait_to_advise() -> None:
 
 
 async def test_requests_that_cannot_be_served_in_time_are_refused_by_the_embedded_engine() -> None:
-    """By how long answers took lately, a short deadline cannot be met: no use in queueing."""
+    """A request whose deadline is shorter than the expected wait is refused at once."""
     engine = FakeEngine(FakePlan(slots=1, first_token_delay=0.5), clock=CLOCK)
     async with running(engine) as provider, asyncio.TaskGroup() as group:
         await ask(provider)
@@ -157,7 +157,7 @@ async def test_requests_that_cannot_be_served_in_time_are_refused_by_the_embedde
 
 
 async def test_client_errors_are_returned_to_the_client() -> None:
-    """A prompt that does not fit is refused with the engine's own numbers."""
+    """Too long a prompt raises `ContextLengthExceeded`."""
     engine = FakeEngine(FakePlan(context_tokens=8), clock=CLOCK)
     async with running(engine) as provider:
         with pytest.raises(ContextLengthExceeded):
@@ -166,7 +166,7 @@ async def test_client_errors_are_returned_to_the_client() -> None:
 
 @pytest.mark.parametrize(("tokens", "error"), [(0, InferenceFailed), (2, GenerationInterrupted)])
 async def test_cuts_are_reported(tokens: int, error: type[Exception]) -> None:
-    """An engine that breaks off is never taken for one that has finished."""
+    """An engine that breaks off raises `InferenceFailed` before the first token, `GenerationInterrupted` after it."""
     engine = FakeEngine(FakePlan(cut_after_tokens=tokens), clock=CLOCK)
     async with running(engine) as provider:
         with pytest.raises(error):
@@ -174,7 +174,7 @@ async def test_cuts_are_reported(tokens: int, error: type[Exception]) -> None:
 
 
 async def test_an_idle_engine_is_a_cut() -> None:
-    """A stall in the engine ends like one on the network."""
+    """An engine that generates nothing for longer than the idle timeout is cut with an error that says so."""
     engine = FakeEngine(FakePlan(token_delay=0.3), clock=CLOCK)
     async with running(engine, idle_timeout=0.05) as provider:
         with pytest.raises(GenerationInterrupted, match="idle"):
@@ -182,7 +182,7 @@ async def test_an_idle_engine_is_a_cut() -> None:
 
 
 async def test_choices_of_one_user_do_not_keep_another_user_waiting() -> None:
-    """Each choice waits for a slot of its own, and the next free slot goes to the other user."""
+    """While one user's requests for several choices fill the slots, the next free slot goes to another user."""
     engine = FakeEngine(FakePlan(slots=2, first_token_delay=0.1), clock=CLOCK)
     flood = dataclasses.replace(question("a"), sampling=Sampling(n=4), scope="A")
     async with running(engine) as provider, asyncio.TaskGroup() as group:
@@ -204,7 +204,7 @@ async def test_choices_of_one_user_do_not_keep_another_user_waiting() -> None:
 
 @pytest.mark.parametrize("plan", [{"first_token_delay": 30.0}, {"token_delay": 0.05}], ids=str)
 async def test_leaving_frees_the_slot_at_once(plan: dict[str, float]) -> None:
-    """A client that disconnects, before or after the first token, stops the engine's work."""
+    """A client that disconnects, before or after the first token, frees the engine's slot."""
     engine = FakeEngine(FakePlan(slots=1, **plan), clock=CLOCK)
     async with running(engine) as provider, asyncio.TaskGroup() as group:
         asking = group.create_task(ask(provider))
@@ -216,7 +216,7 @@ async def test_leaving_frees_the_slot_at_once(plan: dict[str, float]) -> None:
 
 
 async def test_an_unused_engine_is_stopped() -> None:
-    """Unused for long enough the engine is stopped, never under an answer; the next starts it."""
+    """An idle engine is stopped, but not during an answer, and the next request starts it again."""
     engine = SlowStart(FakePlan(token_delay=0.1), clock=CLOCK)
     async with running(engine, idle_seconds=0.1) as provider:
         assert await ask(provider) == "[1] you said: tell me"
@@ -226,7 +226,7 @@ async def test_an_unused_engine_is_stopped() -> None:
 
 
 class Broken(FakeEngine):
-    """An engine with a bug of its own in its start."""
+    """An engine whose first start raises an unexpected exception."""
 
     bugs = 1
 
@@ -239,7 +239,7 @@ class Broken(FakeEngine):
 
 
 async def test_a_bug_in_a_provider_does_not_end_the_process() -> None:
-    """The error is reported, other work continues, and the provider's background work is restarted."""
+    """After an unexpected exception in a provider, it is reported and the provider's background work restarted."""
     engine = Broken(FakePlan(), clock=CLOCK)
     built = build(InferenceConfig(endpoints=(), use_ray=False), engine=engine)
     async with asyncio.timeout(10), built.integration as llm:
@@ -252,7 +252,7 @@ async def test_a_bug_in_a_provider_does_not_end_the_process() -> None:
 
 
 async def test_the_embedded_engine_takes_what_is_too_long_for_ray() -> None:
-    """If its window holds the prompt, by Ray's count; otherwise the error has the numbers."""
+    """A prompt too long for Ray is answered by the embedded engine if its context exceeds Ray's token count."""
     told = {"error": "context_length_exceeded", "prompt_tokens": 300, "context_tokens": 256}
     async with FakeReplica() as replica:
         replica.always = Status(code=400, body=told)

@@ -1,6 +1,6 @@
-"""The effect of each environment variable of the client on the answers to requests.
+"""The effect of each environment variable of the client on requests over real sockets.
 
-From variables through the settings to real sockets; the certificates are in `test_tls.py`.
+The certificates' variables are tested in `http/test_tls.py`.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ REFUSED = "http://127.0.0.1:9/generate"
 
 
 def configured(**variables: object) -> Stack:
-    """What these variables make, with an embedded engine as the last resort."""
+    """A client with these environment variables and an embedded engine as its last provider."""
     given = {name: str(value) for name, value in variables.items()}
     return build(load_settings(given).inference(), engine=FakeEngine(FakePlan(), clock=CLOCK))
 
 
 async def provider(built: Stack) -> str:
-    """The provider that answers one request."""
+    """The name of the provider that answers one request."""
     return (await built.integration.generate(question()))[1].provider
 
 
 async def all_at_once(built: Stack, count: int) -> list[str]:
-    """The providers that answer so many requests at once."""
+    """The names of the providers that answer `count` requests at once."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(provider(built)) for _ in range(count)]
     return [task.result() for task in tasks]
 
 
 class Counting(FakeReplica):
-    """Remembers the largest number of requests that were under way at once."""
+    """A fake replica that records the largest number of requests in progress at once."""
 
     peak = 0
 
@@ -71,7 +71,7 @@ class Counting(FakeReplica):
     [("false", "embedded"), (" OFF ", "embedded"), ("1", "ray_serve"), ("Yes", "ray_serve")],
 )
 async def test_use_ray_serve(value: str, answers: str) -> None:
-    """It switches Ray off although an endpoint is there; nothing is sent then."""
+    """With USE_RAY_SERVE off, no request is sent to the configured endpoint."""
     async with FakeReplica() as replica:
         built = configured(RAY_SERVE_URL=replica.url, USE_RAY_SERVE=value)
         async with built.integration:
@@ -80,7 +80,7 @@ async def test_use_ray_serve(value: str, answers: str) -> None:
 
 
 async def test_ray_serve_url_is_a_list() -> None:
-    """Blanks are dropped; if the first endpoint is unreachable, the second one answers."""
+    """RAY_SERVE_URL is a list with blanks ignored; if the first endpoint is unreachable, the second answers."""
     async with FakeReplica() as replica:
         built = configured(RAY_SERVE_URL=f" {REFUSED}, , {replica.url}/ ")
         async with built.integration:
@@ -89,26 +89,26 @@ async def test_ray_serve_url_is_a_list() -> None:
 
 @pytest.mark.parametrize("variables", [{}, {"RAY_SERVE_URL": " , "}], ids=["unset", "blank"])
 async def test_without_a_url_answers_are_local(variables: dict[str, str]) -> None:
-    """Without an endpoint Ray is not used; there is no default endpoint."""
+    """Without an endpoint, the embedded engine answers; there is no default endpoint."""
     built = configured(**variables)
     async with built.integration:
         assert await provider(built) == "embedded"
 
 
 async def test_ray_client_timeout_bounds_silence() -> None:
-    """After so many seconds without a token another provider answers."""
+    """After RAY_CLIENT_TIMEOUT seconds without a token, another provider answers."""
     start = CLOCK.monotonic()
     async with FakeReplica() as replica:
         replica.always = Silence()
         built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_TIMEOUT="0.2")
         async with built.integration:
             assert await provider(built) == "embedded"
-    assert CLOCK.monotonic() - start < 8  # by default it would be 10 s
+    assert CLOCK.monotonic() - start < 8  # the default timeout is 10 s
 
 
 @pytest.mark.slow
 async def test_ray_client_timeout_is_no_total() -> None:
-    """A stream that has started may take longer."""
+    """A stream that has started may take longer than RAY_CLIENT_TIMEOUT."""
     async with FakeReplica() as replica:
         replica.always = FaultyResponse(token_delay=0.04)
         built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_TIMEOUT="2")
@@ -118,19 +118,19 @@ async def test_ray_client_timeout_is_no_total() -> None:
 
 
 async def test_ray_client_connect_timeout_bounds_dialling() -> None:
-    """A host that never takes the connection is passed over long before the answer's time is up."""
+    """A host that does not accept a connection within RAY_CLIENT_CONNECT_TIMEOUT is skipped."""
     start = CLOCK.monotonic()
     with deaf_host() as url:
         variables = {"RAY_CLIENT_CONNECT_TIMEOUT": "0.2", "RAY_CLIENT_TIMEOUT": "30"}
         built = configured(RAY_SERVE_URL=url, **variables)
         async with built.integration:
             assert await provider(built) == "embedded"
-    assert CLOCK.monotonic() - start < 4.5  # by default 5 s
+    assert CLOCK.monotonic() - start < 4.5  # the default timeout is 5 s
 
 
 @contextmanager
 def deaf_host() -> Iterator[str]:
-    """A port with a full backlog: further connections are neither accepted nor refused."""
+    """The URL of a port that neither accepts nor refuses connections, since its backlog is full."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -154,7 +154,7 @@ async def test_ray_client_max_connections_bounds_what_is_under_way() -> None:
 
 @pytest.mark.parametrize("kept", [1, 3])
 async def test_ray_client_max_keepalive_bounds_what_stays_open(kept: int) -> None:
-    """After a burst so many connections stay open at the server, and the next request uses one."""
+    """After a burst, RAY_CLIENT_MAX_KEEPALIVE connections stay open, and the next request uses one of them."""
     async with FakeReplica() as replica:
         replica.always = FaultyResponse(first_delay=0.05)
         built = configured(RAY_SERVE_URL=replica.url, RAY_CLIENT_MAX_KEEPALIVE=kept)
@@ -168,7 +168,7 @@ async def test_ray_client_max_keepalive_bounds_what_stays_open(kept: int) -> Non
 
 
 async def test_ray_scaling_status_codes_name_the_busy_statuses() -> None:
-    """With 425 in the list the endpoint counts as busy, and its `Retry-After` is obeyed."""
+    """With 425 in RAY_SCALING_STATUS_CODES, a 425 counts as busy and its `Retry-After` is obeyed."""
     early = Status(code=425, headers={"Retry-After": "0.3"})
     async with FakeReplica(early) as replica:
         built = configured(RAY_SERVE_URL=replica.url, RAY_SCALING_STATUS_CODES="425, 503")
@@ -180,7 +180,7 @@ async def test_ray_scaling_status_codes_name_the_busy_statuses() -> None:
 
 
 async def test_ray_retry_after_max_bounds_what_is_obeyed() -> None:
-    """An hour in `Retry-After` is reduced to a third of a second if the operator sets that."""
+    """A `Retry-After` of an hour is reduced to RAY_RETRY_AFTER_MAX."""
     busy = Status(code=503, headers={"Retry-After": "3600"})
     async with FakeReplica(busy) as replica:
         built = configured(RAY_SERVE_URL=replica.url, RAY_RETRY_AFTER_MAX="0.3")
@@ -191,7 +191,7 @@ async def test_ray_retry_after_max_bounds_what_is_obeyed() -> None:
 
 
 async def test_statuses_that_are_not_listed_are_no_scaling() -> None:
-    """A 503 that is not listed is a failure of the endpoint; by default a 425 is the client's error."""
+    """An unlisted 503 counts as the endpoint's failure; by default a 425 is the client's error."""
     async with FakeReplica(BUSY) as replica:
         built = configured(RAY_SERVE_URL=replica.url, RAY_SCALING_STATUS_CODES="409")
         async with built.integration:
@@ -205,7 +205,7 @@ async def test_statuses_that_are_not_listed_are_no_scaling() -> None:
 
 
 async def test_ray_scaling_backoff_bounds_each_wait() -> None:
-    """The waits for a busy endpoint without `Retry-After` are no longer than the list allows."""
+    """Waits for a busy endpoint without `Retry-After` are within RAY_SCALING_BACKOFF; negative entries are ignored."""
     async with FakeReplica(BUSY, BUSY, BUSY) as replica:
         variables = {"RAY_SCALING_BACKOFF": "0.001, -5, 0.002", "RAY_MAX_SCALE_CYCLES": "4"}
         built = configured(RAY_SERVE_URL=replica.url, **variables)
@@ -218,7 +218,7 @@ async def test_ray_scaling_backoff_bounds_each_wait() -> None:
 
 @pytest.mark.parametrize("cycles", [1, 3])
 async def test_ray_max_scale_cycles_bounds_the_rounds(cycles: int) -> None:
-    """One request tries a busy endpoint so many times before it falls back."""
+    """A request tries a busy endpoint RAY_MAX_SCALE_CYCLES times before falling back."""
     async with FakeReplica() as replica:
         replica.always = BUSY
         variables = {"RAY_SCALING_BACKOFF": "0.01", "RAY_MAX_SCALE_CYCLES": cycles}
@@ -230,7 +230,7 @@ async def test_ray_max_scale_cycles_bounds_the_rounds(cycles: int) -> None:
 
 @pytest.mark.parametrize(("value", "used"), [(None, 1), ("true", 1), ("off", 2)])
 async def test_ray_session_affinity(value: str | None, used: int) -> None:
-    """A conversation stays at one of two endpoints, unless that is switched off."""
+    """A session's requests go to one of two endpoints, unless RAY_SESSION_AFFINITY is off."""
     given = {} if value is None else {"RAY_SESSION_AFFINITY": value}
     async with FakeReplica() as one, FakeReplica() as two:
         built = configured(RAY_SERVE_URL=f"{one.url},{two.url}", **given)
@@ -242,7 +242,7 @@ async def test_ray_session_affinity(value: str | None, used: int) -> None:
 
 @pytest.mark.parametrize("token", ["a-token-of-16-chars", None])
 async def test_ray_serve_token(token: str | None) -> None:
-    """It is sent as a bearer token; without one no credentials are."""
+    """RAY_SERVE_TOKEN is sent as a bearer token; without one, no `Authorization` header is sent."""
     given = {} if token is None else {"RAY_SERVE_TOKEN": token}
     async with FakeReplica() as replica:
         built = configured(RAY_SERVE_URL=replica.url, **given)
@@ -253,7 +253,7 @@ async def test_ray_serve_token(token: str | None) -> None:
 
 
 async def test_ollama_host_is_the_first_fallback_with_ollama_model() -> None:
-    """Host and port suffice; the configured tag is requested, and Ray still comes first."""
+    """With OLLAMA_HOST set, Ollama answers with OLLAMA_MODEL when Ray is down."""
     async with FakeOllama(models=("tiny:1b",)) as ollama, FakeReplica() as replica:
         variables = {"OLLAMA_HOST": ollama.base.removeprefix("http://"), "OLLAMA_MODEL": "tiny:1b"}
         built = configured(RAY_SERVE_URL=replica.url, **variables)
@@ -266,7 +266,7 @@ async def test_ollama_host_is_the_first_fallback_with_ollama_model() -> None:
 
 
 async def test_an_ollama_model_that_is_not_there_is_passed_over() -> None:
-    """The embedded engine answers instead."""
+    """If Ollama lacks the configured model, the embedded engine answers."""
     async with FakeOllama(models=("tiny:1b",)) as ollama:
         built = configured(OLLAMA_HOST=ollama.base, OLLAMA_MODEL="huge:70b")
         async with built.integration:
@@ -274,7 +274,7 @@ async def test_an_ollama_model_that_is_not_there_is_passed_over() -> None:
 
 
 async def test_ray_model_sampling_defaults_hold_for_the_fallback_too() -> None:
-    """Ollama samples with the same defaults as the Serve application."""
+    """RAY_MODEL_TEMPERATURE, _TOP_P and _MAX_TOKENS are sent to Ollama as well."""
     async with FakeOllama(models=("smollm2:135m",)) as ollama:
         defaults = {"TEMPERATURE": "0.25", "TOP_P": "0.5", "MAX_TOKENS": "33"}
         variables = {f"RAY_MODEL_{name}": value for name, value in defaults.items()}
@@ -286,7 +286,7 @@ async def test_ray_model_sampling_defaults_hold_for_the_fallback_too() -> None:
 
 
 def test_llm_adapter_registry_path(tmp_path: Path) -> None:
-    """`mongars doctor` shows the folder, and stops at a file in its place."""
+    """`mongars doctor` shows LLM_ADAPTER_REGISTRY_PATH, and refuses a file in its place."""
     name = "LLM_ADAPTER_REGISTRY_PATH"
     assert registry_check(load_settings({name: str(tmp_path)})) == str(tmp_path)
     by_default = registry_check(load_settings({"MONGARS_HOME": str(tmp_path)}))
@@ -299,7 +299,7 @@ def test_llm_adapter_registry_path(tmp_path: Path) -> None:
 async def test_dot_env_counts_and_the_process_environment_wins(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """`.env` in the working directory names the endpoint; the process's token beats the one there."""
+    """Variables are read from `.env` in the working directory; those of the process take precedence."""
     for name in ("RAY_SERVE_URL", "USE_RAY_SERVE", "OLLAMA_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_SERVE_TOKEN", "the-one-of-the-process")
@@ -339,21 +339,21 @@ async def test_dot_env_counts_and_the_process_environment_wins(
     ],
 )
 def test_a_bad_value_stops_the_start_and_is_named(name: str, value: str) -> None:
-    """Nothing is guessed, and the message begins with the variable."""
+    """An invalid value stops the start with a message that begins with the variable's name."""
     with pytest.raises(ConfigurationError, match=f"^{name}: "):
         load_settings({name: value})
 
 
 @pytest.mark.parametrize("entry", ["soon", "inf", "nan"])
 def test_a_backoff_that_is_no_number_resets_the_list(entry: str) -> None:
-    """This one list is read leniently, by contract: the default list, and a warning."""
+    """An invalid entry in RAY_SCALING_BACKOFF gives the default list and a warning."""
     settings = load_settings({"RAY_SCALING_BACKOFF": f"0.1,{entry}"})
     assert settings.inference().scaling_backoff == (0.5, 1.0, 2.0, 4.0)
     assert any(repr(entry) in warning for warning in settings.warnings)
 
 
 async def test_weights_of_users_reach_the_replica() -> None:
-    """`MONGARS_USER_WEIGHTS` goes with the requests of those it names; the others send none."""
+    """MONGARS_USER_WEIGHTS is sent with requests of the users that it names, and no weight for others."""
     async with FakeReplica() as replica:
         built = configured(RAY_SERVE_URL=replica.url, MONGARS_USER_WEIGHTS="alice=4, b=c=0.5")
         async with built.integration as llm:

@@ -1,4 +1,4 @@
-"""One account floods the API; the requests of another one still reach Ray, and are answered there."""
+"""While one account floods the API, requests of another account are still answered by Ray."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CLOCK = SystemClock()
 GENERATION = 0.4
-"""Seconds of one choice."""
+"""Seconds that one choice takes."""
 
 
 async def flood(llm: LLMIntegration, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
@@ -35,7 +35,7 @@ async def flood(llm: LLMIntegration, group: asyncio.TaskGroup) -> list[asyncio.T
 
 
 async def test_every_request_of_another_account_is_answered_by_ray() -> None:
-    """Fourteen requests of eight choices take eleven seconds; five requests of another account do not wait for them."""
+    """While 14 requests of eight choices wait, each of five requests of another account is answered by Ray."""
     engine = FakeEngine(FakePlan(first_token_delay=GENERATION), clock=CLOCK)
     replica = Replica({"general": engine}, ReplicaConfig(), clock=CLOCK, replica_id="r1")
     await replica.start()

@@ -39,7 +39,7 @@ MODEL = "fake-embedding"
 
 
 class SlowEmbedder(FakeEmbedder):
-    """Counts its starts and the batches that were begun and finished."""
+    """A fake embedder that counts its starts and the batches begun and finished; `seconds`: time of each batch."""
 
     def __init__(self, *, seconds: float = 0.0, start_error: str = "") -> None:
         super().__init__()
@@ -84,7 +84,7 @@ async def embed(
 
 
 async def test_the_embedder_is_started_once_for_all_requests() -> None:
-    """Nothing runs before the first request; ten at once wait for the same start."""
+    """The embedder is started by the first request, and ten requests at once wait for the same start."""
     embedder = SlowEmbedder()
     async with service(embedder) as made:
         assert embedder.starts == 0
@@ -97,7 +97,7 @@ async def test_the_embedder_is_started_once_for_all_requests() -> None:
 
 
 async def test_an_idle_embedder_is_stopped_and_started_again() -> None:
-    """Its memory is freed after a while; the next request finds it again."""
+    """An idle embedder is stopped, and the next request starts it again."""
     embedder = SlowEmbedder()
     async with service(embedder, idle_seconds=0.1) as made:
         await embed(made, "tea")
@@ -107,7 +107,7 @@ async def test_an_idle_embedder_is_stopped_and_started_again() -> None:
 
 
 async def test_a_failed_start_is_reported_and_tried_again() -> None:
-    """The error has the reason, and the next request starts it again."""
+    """If the embedder fails to start, the error has the reason, and the next request starts it again."""
     embedder, observer = SlowEmbedder(start_error="no weights"), RecordingObserver()
     async with service(embedder, observer=observer) as made:
         for _ in range(2):
@@ -118,7 +118,7 @@ async def test_a_failed_start_is_reported_and_tried_again() -> None:
 
 
 async def test_the_deadline_bounds_the_work() -> None:
-    """A request with 0.1 s fails after them with the deadline's error."""
+    """A request with a deadline of 0.1 s fails with `DeadlineExceeded` while the embedder works."""
     async with service(SlowEmbedder(seconds=5)) as made:
         with pytest.raises(AllProvidersFailed) as caught:
             await embed(made, "tea", seconds=0.1)
@@ -126,7 +126,7 @@ async def test_the_deadline_bounds_the_work() -> None:
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
-    """One batch is embedded and one waits; the third gets 503 with `Retry-After`."""
+    """With one batch in progress and one waiting, the third is refused as overloaded with a `retry_after`."""
     embedder = SlowEmbedder(seconds=0.3)
     async with service(embedder, waiting=1) as made, asyncio.TaskGroup() as group:
         group.create_task(embed(made, "first"))
@@ -140,7 +140,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
 
 
 async def test_a_large_batch_lets_another_account_in_between() -> None:
-    """Bob's text is embedded after the piece that is being embedded, not after all of Alice's."""
+    """Another account's text is embedded after the current piece of a large batch, not after the whole batch."""
     embedder = SlowEmbedder(seconds=0.05)
     async with service(embedder) as made, asyncio.TaskGroup() as group:
         large = group.create_task(embed(made, *[f"text {n}" for n in range(1280)]))
@@ -152,7 +152,7 @@ async def test_a_large_batch_lets_another_account_in_between() -> None:
 
 
 async def test_a_client_that_leaves_stops_the_work_and_frees_the_place() -> None:
-    """No further piece is begun, and the next request is served."""
+    """When the client disconnects, no further piece of its batch is begun, and the next request is served."""
     embedder, observer = SlowEmbedder(seconds=0.2), RecordingObserver()
     async with service(embedder, observer=observer) as made:
 
@@ -168,7 +168,7 @@ async def test_a_client_that_leaves_stops_the_work_and_frees_the_place() -> None
 
 
 async def test_pieces_keep_order_and_bounds() -> None:
-    """By number and by bytes; a text that alone is larger makes a piece of its own."""
+    """A batch is divided into pieces by number of texts and bytes, in order; one larger text is a piece of its own."""
     small = [f"{n}" for n in range(300)]
     assert [len(piece.texts) for piece in pieces(batch(*small))] == [128, 128, 44]
     large = ["x" * 100_000, "y" * 20_000, "z" * 20_000, "w" * 200_000, "v"]
@@ -178,7 +178,7 @@ async def test_pieces_keep_order_and_bounds() -> None:
 
 
 async def test_without_a_provider_the_setting_is_named() -> None:
-    """A host that can embed nothing says what to set."""
+    """Without a provider of embeddings, the error names RAY_EMBEDDING_MODEL."""
     made = EmbeddingService((), clock=CLOCK, observer=Silent())
     with pytest.raises(MongarsError, match="RAY_EMBEDDING_MODEL"):
         await embed(made, "tea")

@@ -1,4 +1,4 @@
-"""The queue before the endpoints: in order, bounded, and honest about its length."""
+"""`RequestQueue`, in which requests wait for a free endpoint: order, bounds and expected waits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support import eventually
 
 
 class SizedQueue:
-    """A capacity that a test sets."""
+    """A queue whose capacity the test sets, with the order in which requests got a slot."""
 
     def __init__(self, capacity: int | None) -> None:
         self.capacity = capacity
@@ -92,7 +92,7 @@ async def test_cancelled_waits_leave_no_trace() -> None:
 
 
 async def test_cancelled_at_the_moment_it_gets_a_slot() -> None:
-    """The place goes to the next in the queue, and is not lost."""
+    """If a request is cancelled just as it gets a slot, the slot goes to the next waiting request."""
     sized, leave = SizedQueue(1), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         first = group.create_task(sized.visit(0, asyncio.Event()))
@@ -123,7 +123,7 @@ async def test_the_wait_is_bounded() -> None:
 
 
 async def test_requests_that_cannot_be_served_in_time_are_refused_on_arrival() -> None:
-    """One leaves every two seconds, five wait: with five seconds to wait there is no point."""
+    """A request that may wait 5 s is refused at once if the expected wait, 2 s per waiting request, is longer."""
     clock = ManualClock()
     queue = RequestQueue(lambda: 1, clock=clock)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
@@ -145,7 +145,7 @@ async def test_requests_that_cannot_be_served_in_time_are_refused_on_arrival() -
 
 
 async def test_flood_of_one_account_does_not_refuse_another() -> None:
-    """Its places are given back once a minute: the other's request is sent at once all the same."""
+    """While one account's long requests fill the queue, another account's request gets a slot at once."""
     clock = ManualClock()
     queue = RequestQueue(lambda: 2, clock=clock)
     flood, other = Share(scope="A"), Share(scope="B")
@@ -197,7 +197,7 @@ async def test_a_quiet_time_is_not_taken_for_a_slow_one() -> None:
 
 
 async def test_a_second_place_is_given_only_where_one_is_spare() -> None:
-    """It counts like any other slot, is not waited for, and is not taken from a waiting request."""
+    """An extra slot is given only if one is free and no request waits, and counts as a slot in use."""
     sized, leave = SizedQueue(2), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(sized.visit(0, leave))

@@ -1,4 +1,4 @@
-"""Everything authentication is made of, on a real SQLite file."""
+"""All parts of authentication, over a real SQLite file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRET = "a secret of more than thirty-two bytes"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSetup:
-    """Everything authentication is made of, on a real database."""
+    """All parts of authentication over one SQLite database."""
 
     store: SqlAccounts
     database: Database
@@ -39,11 +39,11 @@ class AuthSetup:
     authenticator: Authenticator
 
     async def who(self, credential: str) -> Principal:
-        """Authenticate with a bearer credential."""
+        """The account that `credential` authenticates as a bearer token."""
         return await self.authenticator.authenticate(f"Bearer {credential}")
 
     async def member(self, username: str = "ada", *, is_admin: bool = False) -> None:
-        """Make an account with the password `correct horse`."""
+        """Create an account with the password `correct horse`."""
         await create_account(
             self.store,
             self.passwords,
@@ -53,7 +53,7 @@ class AuthSetup:
         )
 
     async def key(self, username: str = "ada", *, is_admin: bool = False) -> tuple[str, str]:
-        """Issue a key: what to send, and its id."""
+        """Issue an API key for an account. Returns the key's plain text and its id."""
         issued = Keys().issue(username, "test", is_admin=is_admin)
         await self.store.create_key(issued.record)
         return issued.plaintext, issued.record.id
@@ -61,7 +61,7 @@ class AuthSetup:
 
 @pytest.fixture
 async def auth(tmp_path: Path) -> AsyncIterator[AuthSetup]:
-    """An empty installation."""
+    """Authentication over an empty database without accounts."""
     config = DatabaseConfig(url=f"sqlite:///{tmp_path}/mongars.db")
     await asyncio.to_thread(upgrade, config)
     clock = ManualClock()

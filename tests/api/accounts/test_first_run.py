@@ -28,7 +28,7 @@ PRESET = "operator's-own!key"
 
 
 async def test_the_first_run_makes_an_administrator_once(auth: AuthSetup) -> None:
-    """On an empty installation password and key are made, shown once, and both work."""
+    """The first run creates an administrator whose password and key work; a second run creates none."""
     first = await bootstrap_admin(auth.store, auth.passwords)
     assert first is not None
     assert first.password not in repr(first)
@@ -41,7 +41,7 @@ async def test_the_first_run_makes_an_administrator_once(auth: AuthSetup) -> Non
 
 
 async def test_of_simultaneous_first_runs_one_speaks(auth: AuthSetup) -> None:
-    """Several processes that start at once make one administrator, and one shows the password."""
+    """Of four first runs at once, one creates the administrator and returns its credentials; the others return None."""
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET))
@@ -52,7 +52,7 @@ async def test_of_simultaneous_first_runs_one_speaks(auth: AuthSetup) -> None:
 
 
 async def test_a_preset_key_works_from_the_first_run_on(auth: AuthSetup) -> None:
-    """The operator's own key, in whatever format, is the administrator's; again changes nothing."""
+    """A preset key of any format becomes the administrator's key, and a second run with it changes nothing."""
     first = await bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET)
     assert first is not None
     assert first.api_key == PRESET_HINT
@@ -62,14 +62,14 @@ async def test_a_preset_key_works_from_the_first_run_on(auth: AuthSetup) -> None
 
 
 async def test_a_preset_key_can_be_added_later(auth: AuthSetup) -> None:
-    """It belongs to whoever administers, also where nobody is called admin."""
+    """A preset key added after the first run authenticates as the existing administrator."""
     await auth.member("root", is_admin=True)
     assert await bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET) is None
     assert await auth.who(PRESET) == Principal(username="root", is_admin=True)
 
 
 async def test_a_preset_key_may_look_like_a_token(auth: AuthSetup) -> None:
-    """Two dots do not make a token: such a key is looked up like any other."""
+    """A preset key with two dots, like a JWT, still authenticates as a key."""
     key = "key.with-two.dots-in-it"
     await bootstrap_admin(auth.store, auth.passwords, preset_key=key)
     assert (await auth.who(key)).is_admin
@@ -77,7 +77,7 @@ async def test_a_preset_key_may_look_like_a_token(auth: AuthSetup) -> None:
 
 @pytest.mark.parametrize("key", ["", "fifteen-letters", "with a space in it", "ungewöhnlich-lang"])
 async def test_an_unusable_preset_key_stops_the_start(auth: AuthSetup, key: str) -> None:
-    """A key that is short or cannot be sent is refused by the variable's name, and not shown."""
+    """A preset key that is short or unfit for a header stops the start; the error names the variable, not the key."""
     with pytest.raises(ConfigurationError, match="MONGARS_BOOTSTRAP_API_KEY") as caught:
         await bootstrap_admin(auth.store, auth.passwords, preset_key=key)
     assert not key or key not in str(caught.value)
@@ -85,7 +85,7 @@ async def test_an_unusable_preset_key_stops_the_start(auth: AuthSetup, key: str)
 
 
 async def test_a_revoked_preset_key_does_not_come_back(auth: AuthSetup) -> None:
-    """Revoking wins over the environment: the start stops instead of reviving the key."""
+    """A preset key that was revoked stops the start with an error and is not made valid again."""
     await bootstrap_admin(auth.store, auth.passwords, preset_key=PRESET)
     (key,) = await auth.store.keys()
     await auth.store.revoke_key(key.id)
@@ -94,7 +94,7 @@ async def test_a_revoked_preset_key_does_not_come_back(auth: AuthSetup) -> None:
 
 
 async def test_an_ordinary_key_is_not_raised_to_an_administrators(auth: AuthSetup) -> None:
-    """A preset key that exists without an administrator's rights is refused."""
+    """A preset key that is already stored without administrator rights is refused."""
     await auth.member("root", is_admin=True)
     plain, _ = await auth.key("root")
     with pytest.raises(ConfigurationError, match="not an administrator"):
@@ -102,14 +102,14 @@ async def test_an_ordinary_key_is_not_raised_to_an_administrators(auth: AuthSetu
 
 
 async def test_a_plain_account_named_admin_is_in_the_way(auth: AuthSetup) -> None:
-    """The first run does not take over somebody's account."""
+    """If an ordinary account is named `admin`, the first run fails with a conflict and leaves the account as it is."""
     await auth.member("Admin")
     with pytest.raises(Conflict, match="admin"):
         await bootstrap_admin(auth.store, auth.passwords)
 
 
 def key_names(settings: Settings) -> list[str]:
-    """What the keys of that home are called."""
+    """The names of all keys stored in the home directory of `settings`."""
 
     async def read() -> tuple[ApiKey, ...]:
         async with open_accounts(settings) as store:
@@ -119,7 +119,7 @@ def key_names(settings: Settings) -> list[str]:
 
 
 def test_the_command_line_gets_a_key_only_if_requested(tmp_path: Path) -> None:
-    """A process that merely serves leaves no second administrator's key behind."""
+    """An API start creates no key for the command line; a command that asks for the key creates it once."""
     settings = load_settings({"MONGARS_HOME": str(tmp_path)})
     prepare_database(settings, local_key=False)
     assert read_secret(settings.home, CLI_KEY) is None
@@ -133,7 +133,7 @@ def test_the_command_line_gets_a_key_only_if_requested(tmp_path: Path) -> None:
 def test_a_wait_for_the_database_is_reported_on_standard_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever starts the API sees at once what it waits for."""
+    """While the API waits for an unreachable database at start, standard error says so."""
     (port,) = free_ports(1)
     url = f"postgresql://u:p@127.0.0.1:{port}/none"
     settings = load_settings(
@@ -151,7 +151,7 @@ def test_a_wait_for_the_database_is_reported_on_standard_error(
 
 @pytest.mark.slow
 def test_the_api_does_not_echo_a_preset_key(tmp_path: Path) -> None:
-    """What `mongars api` prints ends up in logs: the operator's own key is named, not shown."""
+    """`mongars api` prints the name of the preset key's variable instead of the key, since logs keep its output."""
     environment = {
         "PATH": os.defpath,
         "MONGARS_HOME": str(tmp_path),
@@ -159,7 +159,7 @@ def test_the_api_does_not_echo_a_preset_key(tmp_path: Path) -> None:
         "MONGARS_BOOTSTRAP_API_KEY": PRESET,
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "mongars", "api", "--port", "1"],  # it need not come to serving
+        [sys.executable, "-m", "mongars", "api", "--port", "1"],  # need not serve
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 async def test_the_error_for_bad_credentials_names_the_reason(
     auth: AuthSetup, header: str | None, said: str
 ) -> None:
-    """Every kind of bad header is refused with a message that names its fault."""
+    """A missing, malformed or unknown credential is refused with a message that says which of the three applies."""
     with pytest.raises(NotAuthenticated, match=said) as caught:
         await auth.authenticator.authenticate(header)
     assert "secret" not in str(caught.value)
@@ -45,7 +45,7 @@ async def test_the_error_for_bad_credentials_names_the_reason(
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER  "])
 async def test_a_key_stands_for_its_account(auth: AuthSetup, scheme: str) -> None:
-    """A stored key, sent as bearer, is its account, with the key's own rights."""
+    """A stored key sent as a bearer token authenticates as its account, with the key's own rights."""
     await auth.member(is_admin=True)
     plain, _ = await auth.key()
     found = await auth.authenticator.authenticate(f"{scheme} {plain}")
@@ -55,7 +55,7 @@ async def test_a_key_stands_for_its_account(auth: AuthSetup, scheme: str) -> Non
 
 
 async def test_keys_look_as_documented_and_only_their_digest_is_kept(auth: AuthSetup) -> None:
-    """A key has its published form; the store holds its SHA-256, and no repr shows it."""
+    """A key has its documented format, its record holds only a SHA-256 digest, and no repr shows key or digest."""
     await auth.member()
     issued = Keys().issue("ada", "test")
     assert re.fullmatch(r"mg-[0-9a-f]{12}-[A-Za-z0-9_-]{43}", issued.plaintext)
@@ -65,7 +65,7 @@ async def test_keys_look_as_documented_and_only_their_digest_is_kept(auth: AuthS
 
 
 async def test_a_revoked_key_stops_within_the_promised_time(auth: AuthSetup) -> None:
-    """A checked key is believed for 30 s; then its revocation counts, and is said."""
+    """A key checked before its revocation is accepted for another 30 s, then refused as revoked."""
     await auth.member()
     plain, key_id = await auth.key()
     await auth.who(plain)
@@ -78,7 +78,7 @@ async def test_a_revoked_key_stops_within_the_promised_time(auth: AuthSetup) -> 
 
 
 async def test_a_known_key_works_while_the_database_is_away(auth: AuthSetup) -> None:
-    """A key checked a moment ago needs no database; another is not refused but postponed."""
+    """While the database is down, a recently checked key is accepted and an unchecked key gets `StorageUnavailable`."""
     await auth.member()
     known, _ = await auth.key()
     other, _ = await auth.key()
@@ -90,7 +90,7 @@ async def test_a_known_key_works_while_the_database_is_away(auth: AuthSetup) -> 
 
 
 async def test_a_known_key_is_believed_for_some_minutes_of_an_outage(auth: AuthSetup) -> None:
-    """A key seen within a quarter of an hour works on, without asking each time; then it is 503."""
+    """In a database outage, a checked key is accepted for 15 minutes, then gets `StorageUnavailable`."""
     await auth.member()
     plain, _ = await auth.key()
     await auth.who(plain)
@@ -104,7 +104,7 @@ async def test_a_known_key_is_believed_for_some_minutes_of_an_outage(auth: AuthS
 
 
 async def test_a_revoked_key_does_not_come_back_in_an_outage(auth: AuthSetup) -> None:
-    """Once the database has said that a key is revoked, no outage makes it valid again."""
+    """A key that the database reported as revoked is not accepted in a later database outage."""
     await auth.member()
     plain, key_id = await auth.key()
     await auth.who(plain)
@@ -118,7 +118,7 @@ async def test_a_revoked_key_does_not_come_back_in_an_outage(auth: AuthSetup) ->
 
 
 async def test_a_key_works_on_a_database_that_cannot_be_written(auth: AuthSetup) -> None:
-    """Noting the use of a key is not worth refusing it."""
+    """A key is accepted even if the time of its use cannot be written to the database."""
     await auth.member()
     plain, _ = await auth.key()
     async with auth.database.writing() as connection:
@@ -127,7 +127,7 @@ async def test_a_key_works_on_a_database_that_cannot_be_written(auth: AuthSetup)
 
 
 async def test_the_use_of_a_key_is_noted(auth: AuthSetup) -> None:
-    """Whoever lists the keys sees when each was last used."""
+    """The list of keys shows when each key was last used."""
     await auth.member()
     plain, _ = await auth.key()
     await auth.who(plain)
@@ -136,7 +136,7 @@ async def test_the_use_of_a_key_is_noted(auth: AuthSetup) -> None:
 
 
 def test_the_cache_is_bounded() -> None:
-    """The oldest entry makes room; no number of keys grows the cache beyond its size."""
+    """A full key cache drops its oldest entry for each new one."""
     cache = KeyCache(ManualClock(), KeyCacheConfig(size=3))
     for number in range(10):
         cache.put(f"{number}", Principal(username=f"u{number}"))
@@ -144,6 +144,6 @@ def test_the_cache_is_bounded() -> None:
 
 
 async def test_a_key_without_an_account_is_refused(auth: AuthSetup) -> None:
-    """Keys belong to accounts."""
+    """Issuing a key for an account that does not exist fails."""
     with pytest.raises(NotFound):
         await auth.key("nobody")

@@ -34,7 +34,7 @@ SECRET = "a secret of more than thirty-two bytes"
 
 
 async def test_a_login_yields_a_token_that_authenticates(auth: AuthSetup) -> None:
-    """The token of a login stands for the account until it expires, and says that it did."""
+    """A login token authenticates as its account for 3600 s; then it is refused as expired."""
     await auth.member("Ada", is_admin=True)
     token = await auth.authenticator.login("ada", "correct horse")
     assert await auth.who(token) == Principal(username="Ada", is_admin=True)
@@ -49,7 +49,7 @@ async def test_a_login_yields_a_token_that_authenticates(auth: AuthSetup) -> Non
 
 
 async def test_forged_tokens_are_refused(auth: AuthSetup) -> None:
-    """A token signed with another secret, with none, or without its claims is not believed."""
+    """A token with a foreign signature, without a signature or with missing or mistyped claims is refused."""
     claims = {"sub": "ada", "admin": True, "exp": auth.clock.now() + timedelta(hours=1)}
     forged = [
         jwt.encode(claims, "another secret of thirty-two bytes!", algorithm="HS256"),
@@ -67,7 +67,7 @@ async def test_forged_tokens_are_refused(auth: AuthSetup) -> None:
 )
 @pytest.mark.parametrize("claim", ["exp", "nbf", "iat", "sub"])
 async def test_malformed_claims_are_refused(auth: AuthSetup, claim: str, value: object) -> None:
-    """A signed token whose claims are nonsense is an invalid token, not an error of ours."""
+    """A correctly signed token with a malformed claim is refused as invalid credentials, not a server error."""
     claims = {"sub": "ada", "exp": auth.clock.now().timestamp() + 3600, claim: value}
     if claim == "sub" and value == "soon":
         claims["sub"] = "a" * 5000
@@ -78,14 +78,14 @@ async def test_malformed_claims_are_refused(auth: AuthSetup, claim: str, value: 
 
 @pytest.mark.parametrize("payload", ["7", "[]", '"x"', "[" * 8000, "{", ""])
 async def test_payloads_that_are_no_claims_are_refused(auth: AuthSetup, payload: str) -> None:
-    """The same for a signed payload of another kind, however deep."""
+    """A correctly signed token whose payload is no JSON object, or is nested very deeply, is refused."""
     with pytest.raises(NotAuthenticated):
         await auth.who(_signed(payload))
 
 
 @pytest.mark.parametrize("header", ["[" * 8000, '{"alg":[]}', '{"alg":"HS256","kid":7}', "7", "x"])
 async def test_unreadable_token_headers_are_refused(auth: AuthSetup, header: str) -> None:
-    """Nothing is known about the sender yet, and nothing they send is an error of ours."""
+    """A token with an unreadable header is refused as invalid credentials, not answered with a server error."""
     with pytest.raises(NotAuthenticated):
         await auth.who(f"{_encoded(header)}.{_encoded('{}')}.{_encoded('x')}")
 
@@ -106,7 +106,7 @@ def _encoded(text: str) -> str:
 async def test_a_wrong_login_does_not_tell_which_half_is_wrong(
     auth: AuthSetup, username: str, password: str
 ) -> None:
-    """Unknown name and wrong password get the same answer."""
+    """A login with an unknown name and one with a wrong password get the same error message."""
     await auth.member()
     with pytest.raises(NotAuthenticated) as caught:
         await auth.authenticator.login(username, password)
@@ -114,14 +114,14 @@ async def test_a_wrong_login_does_not_tell_which_half_is_wrong(
 
 
 async def test_a_hash_of_another_kind_is_a_wrong_password(auth: AuthSetup) -> None:
-    """An account whose hash we cannot read, of an earlier program, is refused, not an error."""
+    """A login to an account whose password hash has an unsupported format is refused as invalid credentials."""
     await auth.store.create_account(NewAccount(username="old", password_hash="$2b$12$abc"))
     with pytest.raises(NotAuthenticated, match="Invalid credentials"):
         await auth.authenticator.login("old", "anything")
 
 
 async def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
-    """Without an account a password is still hashed and compared, and never right."""
+    """Checking a password takes about as much CPU time without a stored hash as with one, and always fails."""
     passwords = Passwords()
     stored = await passwords.hash("correct horse")
     assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
@@ -129,7 +129,7 @@ async def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
     assert not await passwords.matches(stored, "wrong")
     spent = []
     for subject in (stored, None):
-        began = time.process_time()  # not disturbed by what else the machine does
+        began = time.process_time()  # CPU time, independent of the machine's other load
         for _ in range(5):
             assert not await passwords.matches(subject, "wrong")
         spent.append(time.process_time() - began)
@@ -137,7 +137,7 @@ async def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
 
 
 async def test_guessing_is_slowed_down(auth: AuthSetup) -> None:
-    """After five attempts a name waits, right password or not, and then may try again."""
+    """After five failed logins, further logins to that name get 429 for 60 s, even with the right password."""
     await auth.member()
     for _ in range(5):
         with pytest.raises(NotAuthenticated):
@@ -150,7 +150,7 @@ async def test_guessing_is_slowed_down(auth: AuthSetup) -> None:
 
 
 async def test_simultaneous_guesses_count_from_their_beginning(auth: AuthSetup) -> None:
-    """A burst of attempts at once gets no more tries than a row of them."""
+    """Twelve logins at once get no more than the five attempts that consecutive logins get."""
     await auth.member()
 
     async def guess() -> str:
@@ -167,7 +167,7 @@ async def test_simultaneous_guesses_count_from_their_beginning(auth: AuthSetup) 
 
 
 async def test_a_success_clears_the_count(auth: AuthSetup) -> None:
-    """Somebody who mistypes now and then is never locked out."""
+    """A successful login resets the count of failed attempts."""
     await auth.member()
     for _ in range(3):
         for _ in range(4):
@@ -177,7 +177,7 @@ async def test_a_success_clears_the_count(auth: AuthSetup) -> None:
 
 
 async def test_a_storm_of_logins_is_bounded() -> None:
-    """One is checked, four wait, the rest are sent away; then all is as before."""
+    """Of 40 logins at once, one is checked, four wait and 35 get 429; afterwards logins work again."""
     queue = LoginQueue(running=1, waiting=4)
 
     async def check() -> float | None:
@@ -196,12 +196,12 @@ async def test_a_storm_of_logins_is_bounded() -> None:
 
 
 async def test_leaving_the_queue_makes_room() -> None:
-    """A login that is cancelled, waiting or not, takes no place from another."""
+    """A login that is cancelled while running or waiting frees its place in the login queue."""
     queue = LoginQueue(running=1, waiting=4)
 
     async def check() -> None:
         async with queue.turn("10.0.0.1"):
-            await asyncio.sleep(1)  # noqa: TID251 - until it is cancelled
+            await asyncio.sleep(1)  # noqa: TID251 - runs until cancelled
 
     for _ in range(3):
         async with asyncio.TaskGroup() as group:
@@ -214,7 +214,7 @@ async def test_leaving_the_queue_makes_room() -> None:
 
 
 async def test_a_flood_displaces_no_login_from_other_addresses() -> None:
-    """With all places taken by one address, another's login waits for two turns at most."""
+    """While one address fills the login queue, logins from other addresses are checked, the first of them early."""
     queue, order = LoginQueue(running=1, waiting=20), []
 
     async def check(address: str) -> None:
@@ -235,7 +235,7 @@ async def test_a_flood_displaces_no_login_from_other_addresses() -> None:
 
 
 async def test_at_the_same_address_a_random_login_is_refused() -> None:
-    """Behind a proxy the latest login is not the one that is always turned away."""
+    """When one address overfills the login queue, a login chosen at random is refused, not always the newest."""
     queue, entered = LoginQueue(running=1, waiting=5, choose=lambda _: 0), []
 
     async def check(number: int) -> None:
@@ -251,7 +251,7 @@ async def test_at_the_same_address_a_random_login_is_refused() -> None:
 
 
 async def test_an_attempt_that_was_not_checked_does_not_count(auth: AuthSetup) -> None:
-    """Being sent away in somebody else's storm locks nobody out."""
+    """A login refused because the login queue was full does not count as a failed attempt."""
     await auth.member()
     queue = LoginQueue(running=1, waiting=0)
     authenticator = Authenticator(
@@ -269,7 +269,7 @@ async def test_an_attempt_that_was_not_checked_does_not_count(auth: AuthSetup) -
 
 
 async def test_guessing_elsewhere_does_not_lock_the_owner_out(auth: AuthSetup) -> None:
-    """A name under attack from one address, then from many, still logs in where it did before."""
+    """While an account is locked by failed logins from other addresses, an address that logged in before still can."""
     await auth.member()
     await auth.authenticator.login("ada", "correct horse", address="10.0.0.1")
     for number in range(2, 8):
@@ -285,14 +285,14 @@ async def test_guessing_elsewhere_does_not_lock_the_owner_out(auth: AuthSetup) -
 
 @pytest.mark.parametrize("username", ["a" * 151, "ada\x00"], ids=["long", "NUL"])
 async def test_impossible_names_are_not_remembered(auth: AuthSetup, username: str) -> None:
-    """A name no account can have is refused like any other, and takes no memory."""
+    """Logins with a name that no account can have always get the same error and are not counted."""
     for _ in range(6):
         with pytest.raises(NotAuthenticated, match="Invalid credentials"):
             await auth.authenticator.login(username, "correct horse")
 
 
 def test_the_throttles_memory_is_bounded() -> None:
-    """However many names are tried, only the latest are remembered."""
+    """The throttle counts attempts only for the most recently used names, up to its limit."""
     throttle = LoginThrottle(ManualClock(), ThrottleConfig(attempts=1, names=2))
     for name in ("one", "two", "three"):
         throttle.admit(name)
@@ -316,7 +316,7 @@ def test_the_throttles_memory_is_bounded() -> None:
 async def test_unusable_names_and_passwords_are_refused(
     auth: AuthSetup, username: str, password: str
 ) -> None:
-    """The published rules for names and passwords hold."""
+    """An account whose name or password breaks the documented rules is not created."""
     with pytest.raises(InvalidRequest):
         await create_account(
             auth.store, auth.passwords, username=username, password=password, is_admin=False
@@ -325,7 +325,7 @@ async def test_unusable_names_and_passwords_are_refused(
 
 
 def test_a_weak_signing_secret_stops_the_start() -> None:
-    """A short secret is refused by the variable's name, and not shown."""
+    """A short signing secret is refused with an error that names `SECRET_KEY` and does not show the secret."""
     with pytest.raises(ConfigurationError, match="SECRET_KEY") as caught:
         Tokens(TokenConfig(secret="hunter2"), ManualClock())
     assert "hunter2" not in str(caught.value)

@@ -72,7 +72,7 @@ def test_what_does_not_change_the_answer_does_not_change_the_key(
 
 @pytest.mark.parametrize("field", dataclasses.fields(Sampling), ids=lambda field: field.name)
 def test_every_sampling_parameter_changes_the_key(field: dataclasses.Field[object]) -> None:
-    """Whatever reaches the engine may change the answer."""
+    """Each sampling parameter is part of the cache key."""
     seeded = dataclasses.replace(GREEDY, seed=9)
     values = {
         "stop": ("x",),
@@ -180,12 +180,12 @@ STEPS = st.one_of(
 )
 
 
-@settings(deadline=None)  # a slow machine is no failure
+@settings(deadline=None)  # slow machines must not fail this test
 @given(st.lists(STEPS, max_size=60), st.integers(0, 20_000))
 async def test_it_never_takes_more_memory_than_it_may(
     steps: list[tuple[str, bytes, int]], maximum: int
 ) -> None:
-    """After any sequence of operations the limit holds, and an answer that fits is found after it was stored."""
+    """After any operations the memory limit holds, and an answer that fits is found after it was stored."""
     clock = ManualClock()
     cache = AnswerCache(max_bytes=maximum, seconds=300, clock=clock)
     for what, key, number in steps:
@@ -203,7 +203,7 @@ async def test_it_never_takes_more_memory_than_it_may(
 
 
 def test_the_size_counts_text_and_raw_bytes() -> None:
-    """A thousand characters more take at least two thousand bytes more, in text and event."""
+    """1,000 more characters add at least 2,000 bytes to an answer's size, for the text and the raw event."""
     assert stored("x" * 2000).size >= stored("x" * 1000).size + 2000
     assert stored("").size > ENTRY_BYTES
 

@@ -1,4 +1,4 @@
-"""Stored and shared answers over real sockets: what the upstream saw decides, not our own counters."""
+"""Stored and shared answers over real sockets, checked by the requests that the replica received."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def stack(
 
 
 async def use_of(found: Stack, request: GenerationRequest | None = None) -> str | None:
-    """How the cache took part in a complete and right answer."""
+    """The `cache` field of the route of a complete and correct answer."""
     completion, route = await found.integration.generate(request or greedy())
     assert completion.text == TEXT
     return route.cache
@@ -71,7 +71,7 @@ async def chunks_of(found: Stack, request: GenerationRequest) -> list[Chunk]:
 
 
 async def test_an_identical_request_is_answered_from_the_store() -> None:
-    """The same chunks, raw bytes included, of the same origin; nothing was sent for them."""
+    """A repeated request gets the same chunks and origin from the cache, and the replica receives no request."""
     async with FakeReplica() as replica, stack(replica) as found:
         first = await chunks_of(found, greedy())
         async with found.integration.open(greedy()) as answer:
@@ -134,21 +134,21 @@ async def test_expired_answers_are_generated_again() -> None:
 
 
 async def test_a_new_adapter_answers_for_itself() -> None:
-    """Stored answers are not used once an answer shows a new adapter; its own answers are stored later."""
+    """A stored answer is not used once another answer shows a new adapter; the new adapter's answers are stored."""
     clock = ManualClock()
     async with FakeReplica() as replica, stack(replica, clock=clock) as found:
         assert await use_of(found) == "miss"
         replica.origin = dataclasses.replace(replica.origin, adapter_version="v8")
         assert await use_of(found, question("Something else.")) is None
         assert await use_of(found) == "miss"
-        await clock.advance(60)  # the old one has not answered for so long
+        await clock.advance(60)  # seconds since the old adapter answered
         async with found.integration.open(greedy()) as answer:
             assert answer.route.cache == "hit"
             assert answer.origin.adapter_version == "v8"
 
 
 async def test_nothing_is_reused_while_two_adapters_answer() -> None:
-    """During a roll-out either adapter could answer, so the request is sent instead of answered from the store."""
+    """While replicas with two adapters answer, requests are sent to replicas instead of answered from the cache."""
     async with FakeReplica() as old, FakeReplica() as new, stack(old, new) as found:
         new.origin = dataclasses.replace(new.origin, adapter_digest="e" * 64)
         while not (old.received and new.received):
@@ -179,14 +179,14 @@ async def test_failures_are_not_kept(fault: FaultyResponse | Status) -> None:
 
 
 async def test_an_answer_that_moved_is_not_kept() -> None:
-    """It is complete and right, and still two replicas' work."""
+    """An answer that two replicas generated, the first of which failed, is not stored."""
     async with FakeReplica(FaultyResponse(cut_after=10)) as replica, stack(replica) as found:
         assert [await use_of(found) for _ in range(3)] == ["miss", "miss", "hit"]
         assert len(replica.received) == 3
 
 
 async def test_the_provider_that_continues_a_shared_answer_is_named() -> None:
-    """After a failover both requests that share the generation get the route and origin of its end."""
+    """After a failover, both requests that share the answer end with the origin of the replica that continued it."""
     async with FakeReplica() as one, FakeReplica() as two, stack(one, two) as found:
         two.faults = one.faults
         one.faults.append(FaultyResponse(token_delay=0.01, cut_after=20))
@@ -205,7 +205,7 @@ async def test_the_provider_that_continues_a_shared_answer_is_named() -> None:
 
 
 async def test_a_local_answer_is_not_kept_for_ray() -> None:
-    """Even with the same model and adapter: once Ray is available again, requests go to Ray."""
+    """A local answer is not reused once Ray is available again, even with the same model and adapter."""
     engine = FakeEngine(FakePlan(), clock=CLOCK)
     async with FakeReplica() as replica, stack(replica, engine=engine) as found:
         replica.origin = engine.origin
@@ -253,7 +253,7 @@ async def test_different_users_do_not_share() -> None:
     "fault", [FaultyResponse(first_delay=1.0), FaultyResponse(token_delay=0.02)]
 )
 async def test_others_continue_when_the_first_client_leaves(fault: FaultyResponse) -> None:
-    """If the first client leaves, before or after the first token, the others get the complete answer of the same call."""
+    """If the first client disconnects, the others get the complete answer of the same generation."""
     async with FakeReplica() as replica, stack(replica) as found:
         replica.always = fault
         async with asyncio.TaskGroup() as group:
@@ -269,7 +269,7 @@ async def test_others_continue_when_the_first_client_leaves(fault: FaultyRespons
 
 @pytest.mark.parametrize("fault", [FaultyResponse(first_delay=60), FaultyResponse(stall_after=5)])
 async def test_the_call_ends_when_the_last_client_leaves(fault: FaultyResponse) -> None:
-    """The replica sees the connection close, and the next request starts a generation of its own."""
+    """When the last client disconnects, the replica's connection is closed, and a later request starts anew."""
     async with FakeReplica(fault) as replica, stack(replica) as found:
         async with asyncio.TaskGroup() as group:
             asking = [group.create_task(use_of(found)) for _ in range(5)]
@@ -291,7 +291,7 @@ async def test_the_call_ends_when_the_last_client_leaves(fault: FaultyResponse) 
 
 
 async def test_late_clients_get_the_answer_from_its_start() -> None:
-    """A late client gets the whole answer, and a slow reader does not delay the others."""
+    """A client that joins late gets the whole answer, and a slow client does not delay the others."""
     async with FakeReplica() as replica, stack(replica) as found, AsyncExitStack() as readers:
         replica.always = FaultyResponse(token_delay=0.02)
         slow = await readers.enter_async_context(found.integration.open(greedy()))
@@ -346,7 +346,7 @@ async def test_requests_with_more_time_start_a_second_generation(
 
 
 async def test_a_request_with_as_little_time_starts_no_second_generation() -> None:
-    """One call for all of them: a second one would have no more time than the first had."""
+    """Requests with the same deadline share one generation, and no second one starts when it times out."""
     async with FakeReplica() as replica, stack(replica) as found:
         replica.always = FaultyResponse(first_delay=60)
         async with asyncio.TaskGroup() as group:
@@ -387,7 +387,7 @@ async def test_what_is_too_large_to_keep_is_still_shared() -> None:
 
 
 class Faulty:
-    """A provider with a bug."""
+    """A provider whose `open` raises an unexpected exception."""
 
     name = "embedded"
     local = True
@@ -399,10 +399,10 @@ class Faulty:
         yield
 
     async def run(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     async def aclose(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 async def test_a_bug_is_raised_to_every_waiting_request() -> None:

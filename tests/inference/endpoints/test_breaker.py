@@ -1,4 +1,4 @@
-"""The breaker: its table, one test at a time, slow return, and what never opens it."""
+"""The circuit breaker: its transitions, one trial at a time, slow start, and what does not open it."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_requests_from_before_it_opened_do_not_change_the_state() -> None:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Whatever happens in whatever order, at most one test is under way."""
+    """In any sequence of events, at most one trial request is in progress."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class AnyOrder(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
         if self.breaker.available_at(self.now) != NEVER:
-            self.tests.clear()  # released, or stale
+            self.tests.clear()  # released, or its lease expired
 
     @rule()
     def send(self) -> None:

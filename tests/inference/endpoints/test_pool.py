@@ -38,7 +38,7 @@ async def take_down(pool: EndpointPool, clock: ManualClock) -> None:
 
 
 async def test_a_floor_is_never_lowered(pool: EndpointPool, clock: ManualClock) -> None:
-    """A second, shorter `Retry-After` does not undercut the first."""
+    """A second, shorter `Retry-After` does not shorten the wait of the first."""
     first, second = admitted(pool), admitted(pool)
     assert pool.outcomes.record_busy(first, wait=5.0) == 5.0
     assert pool.outcomes.record_busy(second, wait=1.0) == 5.0
@@ -51,7 +51,7 @@ async def test_a_floor_is_never_lowered(pool: EndpointPool, clock: ManualClock) 
 async def test_a_dead_endpoint_is_skipped_for_longer_each_time(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """Down times double from five seconds to thirty: a dead host costs next to nothing."""
+    """Each failed trial doubles the time an endpoint is down, from 5 s to at most 30 s."""
     pauses = []
     for _ in range(6):
         await take_down(pool, clock)
@@ -64,7 +64,7 @@ async def test_a_dead_endpoint_is_skipped_for_longer_each_time(
 
 
 async def test_half_open_admits_exactly_one(pool: EndpointPool, clock: ManualClock) -> None:
-    """Of a hundred requests after the down time, one goes and the rest look elsewhere."""
+    """After the down time, one of a hundred requests is admitted, as the trial."""
     await take_down(pool, clock)
     await clock.advance(5.0)
     leases = [lease for _ in range(100) if (lease := pool.leases.acquire(A))]
@@ -75,7 +75,7 @@ async def test_half_open_admits_exactly_one(pool: EndpointPool, clock: ManualClo
 async def test_a_probe_that_gives_up_makes_room_for_the_next(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """A client that disconnects during a trial request does not block the endpoint."""
+    """If the client of a trial request disconnects, another trial request is admitted."""
     await take_down(pool, clock)
     await clock.advance(5.0)
     pool.leases.release(admitted(pool))
@@ -85,7 +85,7 @@ async def test_a_probe_that_gives_up_makes_room_for_the_next(
 async def test_the_first_token_of_a_probe_opens_the_endpoint(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """Other requests need not wait for the end of a long trial answer."""
+    """After the first token of the trial request, other requests are admitted."""
     await take_down(pool, clock)
     await clock.advance(5.0)
     pool.outcomes.record_first_token(admitted(pool))
@@ -93,7 +93,7 @@ async def test_the_first_token_of_a_probe_opens_the_endpoint(
 
 
 async def test_cut_answers_add_up(pool: EndpointPool, clock: ManualClock) -> None:
-    """An endpoint that begins every answer and finishes none goes down all the same."""
+    """An endpoint that begins five answers in a row and completes none is taken down."""
     for expected in (False, False, False, False, True):
         lease = admitted(pool)
         pool.outcomes.record_first_token(lease)
@@ -106,7 +106,7 @@ async def test_cut_answers_add_up(pool: EndpointPool, clock: ManualClock) -> Non
 
 
 async def test_failing_together_counts_once(pool: EndpointPool, clock: ManualClock) -> None:
-    """Ten requests that were under way together when a replica died are one failure."""
+    """Ten requests that were in progress together and fail together count as one failure."""
     together = [admitted(pool) for _ in range(10)]
     await clock.advance(0.1)
     assert not any(
@@ -117,7 +117,7 @@ async def test_failing_together_counts_once(pool: EndpointPool, clock: ManualClo
 async def test_a_complete_answer_resets_the_failure_count(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """Failures with successes between them: still up."""
+    """An endpoint whose failures have successes between them stays up."""
     for outcome in ("fail", "succeed", "succeed", "fail", "succeed", "succeed", "fail"):
         lease = admitted(pool)
         if outcome == "fail":
@@ -132,7 +132,7 @@ async def test_a_complete_answer_resets_the_failure_count(
 async def test_a_busy_endpoint_rests_when_it_stays_busy(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """Busy once is waited for; busy again and again is skipped, with one probe at a time."""
+    """An endpoint that is busy a second time is skipped for a while, then gets one trial request."""
     first = admitted(pool)
     pool.outcomes.record_busy(first, wait=0.5)
     pool.leases.release(first)
@@ -150,7 +150,7 @@ async def test_a_busy_endpoint_rests_when_it_stays_busy(
 async def test_the_background_probe_ends_a_down_time_but_no_rest(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """A reachable health route proves that the host is back, not that it has become less busy."""
+    """A successful health probe ends the down time of an unreachable endpoint, but not the rest of a busy one."""
     await take_down(pool, clock)
     await clock.advance(0.5)
     assert A in pool.probes.due()
@@ -166,7 +166,7 @@ async def test_the_background_probe_ends_a_down_time_but_no_rest(
 async def test_the_background_probe_keeps_users_away_from_a_dead_host(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """While the probe finds nothing, no user's request is spent on finding the same."""
+    """While the health probe finds an endpoint unreachable, no request is sent to it."""
     await take_down(pool, clock)
     for _ in range(20):
         pool.probes.record(A, "unreachable")
@@ -177,7 +177,7 @@ async def test_the_background_probe_keeps_users_away_from_a_dead_host(
 async def test_a_probe_does_not_restore_an_endpoint_that_timed_out(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """A health route that responds does not prove that the model does: only a trial request after the open time does."""
+    """A health probe does not restore an endpoint whose model timed out; a trial request after 5 s does."""
     lease = admitted(pool)
     pool.outcomes.record_failure(lease, error="deadline_exceeded", kind="timeout")
     pool.leases.release(lease)
@@ -188,7 +188,7 @@ async def test_a_probe_does_not_restore_an_endpoint_that_timed_out(
 
 
 async def test_probes_keep_their_distance(pool: EndpointPool, clock: ManualClock) -> None:
-    """A down endpoint is visited soon, and then every couple of seconds, however often we look."""
+    """A down endpoint is probed soon and then every two seconds, however often due probes are queried."""
     pool.probes.record(B, "ready")
     await take_down(pool, clock)
     visits = 0
@@ -201,7 +201,7 @@ async def test_probes_keep_their_distance(pool: EndpointPool, clock: ManualClock
 async def test_an_application_that_is_starting_is_looked_at_more_often(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """Requests go there again soon after it has become ready."""
+    """An endpoint that is starting is probed more often, and many requests are admitted once it is ready."""
     pool.probes.record(B, "ready")
     pool.probes.record(A, "unreachable")
     pool.probes.record(A, "not_ready")
@@ -219,7 +219,7 @@ async def test_an_application_that_is_starting_is_looked_at_more_often(
 
 
 def test_a_probe_does_not_take_an_unknown_endpoint_down(pool: EndpointPool) -> None:
-    """At the start, `not ready` is left to the answer with its `Retry-After`; `nothing` is not."""
+    """Before any request, a probe takes down an unreachable endpoint, but not one that is not ready."""
     assert not pool.probes.record(A, "not_ready")
     assert pool.leases.acquire(A) is not None
     assert pool.probes.record(B, "unreachable")
@@ -227,7 +227,7 @@ def test_a_probe_does_not_take_an_unknown_endpoint_down(pool: EndpointPool) -> N
 
 
 def test_in_flight_returns_to_zero(pool: EndpointPool) -> None:
-    """Every lease that is handed back is counted out."""
+    """Releasing all leases returns the number of requests in progress to zero."""
     leases = [admitted(pool) for _ in range(5)]
     assert pool.control.statuses()[0].in_flight == 5
     for lease in leases:
@@ -238,7 +238,7 @@ def test_in_flight_returns_to_zero(pool: EndpointPool) -> None:
 async def test_an_endpoint_that_speaks_to_others_is_not_silent(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """It was too busy to begin one answer in time; that is no reason to leave it altogether."""
+    """A timeout takes an endpoint down only if no other request got a token meanwhile; else its limit decreases."""
     waiting, lucky = admitted(pool), admitted(pool)
     await clock.advance(3)
     pool.outcomes.record_first_token(lucky)
@@ -257,7 +257,7 @@ async def test_an_endpoint_that_speaks_to_others_is_not_silent(
 async def test_an_endpoint_that_is_back_is_used_at_once(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """Before a fast pool, too: what was slow about its death is not held against its return."""
+    """An endpoint restored by a probe is chosen at once, whatever the latency of its failed requests."""
     busy = [admitted(pool, B) for _ in range(6)]
     await clock.advance(0.002)
     for lease in busy:
@@ -274,7 +274,7 @@ async def test_an_endpoint_that_is_back_is_used_at_once(
 async def test_one_failure_does_not_keep_a_fast_endpoint_out_for_long(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """The latency penalty of a failure in a pool that answers in 2 ms has faded after seconds."""
+    """The latency penalty of one failure has faded after 15 s, even if the other endpoint answers in 2 ms."""
     for url in (A, B):
         lease = admitted(pool, url)
         await clock.advance(0.002)
@@ -295,7 +295,7 @@ async def test_one_failure_does_not_keep_a_fast_endpoint_out_for_long(
 async def test_failures_of_requests_from_before_a_reset_are_ignored(
     pool: EndpointPool, clock: ManualClock
 ) -> None:
-    """The operator has mended it; requests that still fail from before do not close it again."""
+    """After an operator's reset, failures of requests from before the reset do not take the endpoint down."""
     before = [admitted(pool) for _ in range(6)]
     await clock.advance(1.0)
     pool.control.reset("ray-1")

@@ -11,7 +11,7 @@ A, B, C = "http://a/generate", "http://b/generate", "http://c/generate"
 
 
 class PlannedRequest:
-    """The attempts of one request, with their outcomes recorded in the pool as a real attempt would."""
+    """The attempts of one request, whose outcomes are recorded in the pool as those of a real request."""
 
     def __init__(self, *urls: str, cycles: int = 2) -> None:
         self.clock = ManualClock()
@@ -36,7 +36,7 @@ class PlannedRequest:
 
 
 async def test_other_endpoints_come_before_any_wait() -> None:
-    """With three busy endpoints each is tried once before the request waits."""
+    """With three busy endpoints, each is tried once before the request waits."""
     request = PlannedRequest(A, B, C)
     for url in (A, B, C):
         planned = await request.planned()
@@ -46,7 +46,7 @@ async def test_other_endpoints_come_before_any_wait() -> None:
 
 
 async def test_the_second_cycle_starts_with_the_endpoint_available_first() -> None:
-    """After a full round, the wait is for the shortest `Retry-After`."""
+    """After every endpoint was tried, the next attempt is at the endpoint with the shortest `Retry-After`."""
     request = PlannedRequest(A, B)
     request.busy(await request.planned(), wait=3.0)
     request.busy(await request.planned(), wait=2.0)
@@ -58,7 +58,7 @@ async def test_the_second_cycle_starts_with_the_endpoint_available_first() -> No
 
 @pytest.mark.parametrize(("urls", "sent"), [((A,), 2), ((A, B), 4), ((A, B, C), 4)])
 async def test_attempts_are_bounded(urls: tuple[str, ...], sent: int) -> None:
-    """Endpoints times cycles, and never more than four."""
+    """A request has at most (endpoints x cycles) attempts, and never more than four."""
     request = PlannedRequest(*urls)
     count = 0
     while (planned := await request.planned()) is not None:
@@ -68,7 +68,7 @@ async def test_attempts_are_bounded(urls: tuple[str, ...], sent: int) -> None:
 
 
 async def test_a_wait_that_is_too_long_is_not_started() -> None:
-    """With `Retry-After` beyond the time left, the request fails at once."""
+    """If `Retry-After` exceeds the time left, the request fails at once without waiting."""
     request = PlannedRequest(A)
     request.busy(await request.planned(), wait=30.0)
     assert await request.planned(not_after=10.0) is None
@@ -77,7 +77,7 @@ async def test_a_wait_that_is_too_long_is_not_started() -> None:
 
 @pytest.mark.parametrize("failure_class", ["timeout", "unreachable", "invalid"])
 async def test_endpoints_with_lasting_failures_are_not_tried_twice(failure_class: str) -> None:
-    """After a timeout, a refused connection or an invalid answer the endpoint is not tried again."""
+    """After a timeout, a refused connection or an invalid answer, the endpoint is not tried again."""
     request = PlannedRequest(A)
     planned = await request.planned()
     assert planned is not None
@@ -86,7 +86,7 @@ async def test_endpoints_with_lasting_failures_are_not_tried_twice(failure_class
 
 
 async def test_a_server_error_may_be_tried_again_after_a_pause() -> None:
-    """One endpoint, one hiccup: the same endpoint gets a second chance."""
+    """After a server error the only endpoint is tried again after at most 0.6 s."""
     request = PlannedRequest(A)
     planned = await request.planned()
     assert planned is not None
@@ -98,7 +98,7 @@ async def test_a_server_error_may_be_tried_again_after_a_pause() -> None:
 
 
 async def test_a_down_endpoint_is_neither_tried_nor_waited_for() -> None:
-    """With one of two endpoints down, requests go straight to the other."""
+    """With one of two endpoints down, requests go to the other without a wait."""
     request = PlannedRequest(A, B)
     lease = request.pool.leases.acquire(A)
     assert lease is not None
@@ -108,7 +108,7 @@ async def test_a_down_endpoint_is_neither_tried_nor_waited_for() -> None:
 
 
 async def test_a_second_attempt_takes_an_endpoint_out_of_the_cycle() -> None:
-    """It goes to another endpoint with room, counts as an attempt, and is not repeated there."""
+    """A hedge goes to an endpoint not tried yet, counts as an attempt, and is not repeated at that endpoint."""
     request = PlannedRequest(A, B, C, cycles=1)
     first = await request.planned()
     second = request.rotation.second_endpoint()
@@ -123,7 +123,7 @@ async def test_a_second_attempt_takes_an_endpoint_out_of_the_cycle() -> None:
 
 
 async def test_no_second_attempt_where_there_is_no_room() -> None:
-    """No hedge goes to endpoints that are full, busy or drained."""
+    """No hedge is sent to an endpoint that is full or drained."""
     request = PlannedRequest(A, B, C)
     assert await request.planned() == PlannedAttempt(url=A, at=0.0)
     leases = [request.pool.leases.acquire(B) for _ in range(8)]

@@ -1,4 +1,4 @@
-"""Which endpoint a request goes to: simulated traffic on a clock in the test's hand."""
+"""Which endpoint a request is sent to, with simulated traffic on a manual clock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ PER_SECOND = 20
 
 
 class Traffic:
-    """Requests at a steady rate to endpoints of given first-token times, answers ten times that."""
+    """A steady rate of requests; `seconds`: each endpoint's time to its first token.
+
+    A whole answer takes ten times as long.
+    """
 
     def __init__(
         self, seconds: dict[str, float], *, refusing: frozenset[str] = frozenset()
@@ -39,7 +42,7 @@ class Traffic:
         self._number = 0
 
     async def run(self, seconds: float, *, session: str | None = None) -> Counter[str]:
-        """Where the requests of that time went."""
+        """The number of requests sent to each endpoint in so many seconds."""
         went: Counter[str] = Counter()
         for _ in range(round(seconds * PER_SECOND)):
             went[self._send(session)] += 1
@@ -98,14 +101,14 @@ async def test_an_endpoint_that_became_fast_again_gets_its_share_back() -> None:
 
 
 async def test_failing_fast_does_not_attract_requests() -> None:
-    """The endpoint that refuses at once has nothing under way and looks idle."""
+    """An endpoint that refuses at once has no requests in progress and still gets under 5% of them."""
     traffic = Traffic({A: 0.1, B: 0.1}, refusing=frozenset({B}))
     went = await traffic.run(10)
     assert went[B] / went.total() < 0.05
 
 
 async def test_a_burst_does_not_land_on_one_endpoint() -> None:
-    """Requests count as in flight from when the endpoint is chosen, not from their first token."""
+    """Requests count as in progress from when their endpoint is chosen, so a burst is divided equally."""
     traffic = Traffic({A: 0.1, B: 0.1})
     chosen = Counter(traffic._send(None) for _ in range(16))
     assert chosen == {A: 8, B: 8}
@@ -199,7 +202,7 @@ def test_the_limit_follows_refusals() -> None:
 
 
 async def test_the_budget_bounds_what_is_sent_beyond_first_attempts() -> None:
-    """20 requests a second that all fail, each with up to three retries."""
+    """With 20 failing requests a second that retry three times each, the retry budget limits the retries."""
     clock = ManualClock()
     budget, spent = RetryBudget(clock), 0
     for _ in range(20 * 60):
@@ -231,7 +234,7 @@ async def test_refusals_that_come_together_count_once() -> None:
 
 
 async def test_an_endpoint_that_may_be_tested_makes_room_for_one() -> None:
-    """Otherwise no trial request could be sent while the other endpoints are full."""
+    """An endpoint that is due for a trial adds one place to the capacity while the trial may run."""
     clock = ManualClock()
     pool = EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 1.0, max_requests=16)
     lease = pool.leases.acquire(B)
@@ -246,7 +249,7 @@ async def test_an_endpoint_that_may_be_tested_makes_room_for_one() -> None:
 
 
 def test_a_wait_that_was_given_up_only_ever_raises_the_average() -> None:
-    """A cancelled wait is a lower bound of the first-token time: a short one changes nothing."""
+    """A cancelled wait for a first token raises the average if it was longer, and never lowers it."""
     average = PeakEwma()
     average.observe(0.5, 0.0)
     average.at_least(0.1, 1.0)
@@ -256,7 +259,7 @@ def test_a_wait_that_was_given_up_only_ever_raises_the_average() -> None:
 
 
 async def test_an_endpoint_that_lost_to_a_hedge_is_not_preferred_next() -> None:
-    """What it had waited counts as its first-token time; nothing else is held against it."""
+    """An endpoint overtaken by a hedge gets the time waited as its latency, without a failure or lower limit."""
     clock = ManualClock()
     pool = EndpointPool((A, B), clock=clock, rest_after=2, random=lambda: 0.0)
     for url in (A, B):

@@ -1,4 +1,4 @@
-"""A certificate authority for one test, and what it signs."""
+"""A certificate authority for tests, and the certificates that it signs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Issued:
-    """A certificate and its key, as files."""
+    """The files of a certificate and of its private key."""
 
     cert: Path
     key: Path
 
 
 class Authority:
-    """Signs certificates and keeps them in a folder; its own is `ca_file`."""
+    """Signs certificates and writes them into a folder; its own certificate is `ca_file`."""
 
     def __init__(self, folder: Path, name: str = "ca") -> None:
         self._folder = folder
@@ -39,7 +39,7 @@ class Authority:
     def issue(
         self, name: str, *, host: str = "127.0.0.1", days: tuple[int, int] = (-1, 30)
     ) -> Issued:
-        """A certificate for a host, valid between these days from now."""
+        """A new certificate for `host`, valid between these two days, counted from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         issued = Issued(cert=self._folder / f"{name}.pem", key=self._folder / f"{name}.key")
@@ -48,7 +48,7 @@ class Authority:
         return issued
 
     def server(self, *, clients: bool = False, **named: object) -> ssl.SSLContext:
-        """What a server with such a certificate listens with; `clients` must show one, too."""
+        """The TLS context of a server with a new certificate; with `clients`, clients must present one, too."""
         issued = self.issue("server", **named)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(issued.cert, issued.key)

@@ -1,4 +1,4 @@
-"""Idle connections that are closed by a server or by a proxy in between."""
+"""Idle connections that are closed by a server or by a proxy before it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ Way = Literal["fin", "rst"]
 
 
 class Middlebox:
-    """Passes bytes between a client and a replica, and hangs up on clients in its own way.
+    """A proxy in front of a replica that closes client connections, with FIN or RST as `way` says.
 
-    `in_the_moment`: on a connection's second request, as if its close and the request had met.
+    `in_the_moment`: close each connection at its second request, as if the close and the request
+    had crossed.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Middlebox:
             self.hang_up()
 
     def hang_up(self) -> None:
-        """Close whatever is open."""
+        """Close all open client connections."""
         while self._clients:
             self._close(self._clients.pop())
 
@@ -89,7 +90,7 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 @pytest.mark.parametrize("way", ["fin", "rst"])
 async def test_a_connection_closed_while_it_is_reused_is_no_failure(way: Way) -> None:
-    """No wait, no failed attempt, no mark against the endpoint: another connection is taken."""
+    """A request whose idle connection is just being closed is sent on another one, without a recorded failure."""
     clock = ManualClock()
     async with (
         FakeReplica() as replica,
@@ -104,7 +105,7 @@ async def test_a_connection_closed_while_it_is_reused_is_no_failure(way: Way) ->
 
 @pytest.mark.parametrize("way", ["fin", "rst"])
 async def test_all_idle_connections_may_be_closed_at_once(way: Way) -> None:
-    """After a restart of a proxy the next requests are answered as before."""
+    """After a proxy closed all idle connections, the next request is answered without a failed attempt."""
     clock = ManualClock()
     async with (
         FakeReplica() as replica,
@@ -120,7 +121,7 @@ async def test_all_idle_connections_may_be_closed_at_once(way: Way) -> None:
 
 
 async def test_a_server_with_a_short_idle_timeout() -> None:
-    """A connection that the server closes after 0.2 s of idleness is not used again."""
+    """An idle connection that the server closed after 0.2 s is not used again."""
     async with (
         FakeReplica() as replica,
         Middlebox(replica).listening() as box,
@@ -135,7 +136,7 @@ async def test_a_server_with_a_short_idle_timeout() -> None:
 
 
 async def test_a_fresh_connection_that_breaks_is_a_failure() -> None:
-    """Only reused connections are retried: a server that resets new ones has failed."""
+    """A reset of a new connection counts as a failed attempt and is not retried on another connection."""
     async with FakeReplica() as replica, ray_harness(replica.url, max_scale_cycles=1) as ray:
         replica.always = Reset()
         with pytest.raises(EndpointUnreachable):
@@ -145,7 +146,7 @@ async def test_a_fresh_connection_that_breaks_is_a_failure() -> None:
 
 
 async def test_retries_on_a_server_that_resets_everything_are_bounded() -> None:
-    """Each idle connection is given up once; after them the failure counts."""
+    """If the server resets all connections, each idle one is tried at most once; then the attempt fails."""
     async with FakeReplica() as replica, ray_harness(replica.url, max_scale_cycles=1) as ray:
         async with asyncio.TaskGroup() as group:
             for _ in range(3):

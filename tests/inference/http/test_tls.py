@@ -54,20 +54,20 @@ def stack(url: str, *, local: bool = True, **variables: object) -> Stack:
 
 
 async def streamed(built: Stack) -> tuple[str, str]:
-    """The text, read chunk by chunk, and the provider that gave it."""
+    """The text of an answer, read chunk by chunk, and its provider's name."""
     async with built.integration.open(question()) as answer:
         text = "".join([chunk.text async for chunk in answer])
         return text, answer.route.provider
 
 
 def explained(built: Stack) -> str:
-    """The logged reason, of an attempt or of a probe, whichever failed first."""
+    """The logged detail of the first failed attempt, or of an endpoint's change if no attempt failed."""
     events = [*built.observer.of(AttemptFailed), *built.observer.of(EndpointChanged)]
     return str(events[0].detail)
 
 
 async def test_a_ca_of_ones_own_is_enough(authority: Authority) -> None:
-    """With its CA named, an `https://` endpoint streams like any other, token and all."""
+    """With the CA file configured, an `https://` endpoint streams answers, and gets the token."""
     async with serving(authority.server()) as replica:
         built = stack(replica.url, RAY_CLIENT_CA_FILE=authority.ca_file, RAY_SERVE_TOKEN=TOKEN)
         async with built.integration:
@@ -76,7 +76,7 @@ async def test_a_ca_of_ones_own_is_enough(authority: Authority) -> None:
 
 
 async def test_probes_trust_the_same_ca(authority: Authority) -> None:
-    """An endpoint found by a background probe, or by `/internal/endpoints`, is checked alike."""
+    """Background probes verify an `https://` endpoint with the configured CA file."""
     async with serving(authority.server()) as replica:
         built = stack(replica.url, RAY_CLIENT_CA_FILE=authority.ca_file)
         async with built.integration:
@@ -100,7 +100,7 @@ OTHER_NAME = {"host": "ray.example"}
 async def test_unverified_servers_get_no_request(
     authority: Authority, certificate: dict[str, object], trusted: bool, says: str
 ) -> None:
-    """No request is sent to an unverified server, the local engine answers, and log and status name the remedy."""
+    """An unverified server gets no request, the local engine answers, and log and status name the remedy."""
     variables = {"RAY_CLIENT_CA_FILE": authority.ca_file} if trusted else {}
     async with serving(authority.server(**certificate)) as replica:
         built = stack(replica.url, **variables)
@@ -116,7 +116,7 @@ async def test_unverified_servers_get_no_request(
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_mutual_tls(authority: Authority, newest: ssl.TLSVersion) -> None:
-    """With certificate and key the endpoint answers; without them it refuses, and the log has the reason."""
+    """With certificate and key the endpoint answers; without them it refuses, and the log names the setting."""
     mine = authority.issue("client")
     context = authority.server(clients=True)
     context.maximum_version = newest
@@ -134,7 +134,7 @@ async def test_mutual_tls(authority: Authority, newest: ssl.TLSVersion) -> None:
 
 
 async def test_a_missing_tls_handshake_times_out_like_a_connection() -> None:
-    """The handshake is part of RAY_CLIENT_CONNECT_TIMEOUT, not of the time for an answer."""
+    """A TLS handshake without an answer fails after RAY_CLIENT_CONNECT_TIMEOUT, and the local engine answers."""
 
     async def ignore(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -156,7 +156,7 @@ async def test_a_missing_tls_handshake_times_out_like_a_connection() -> None:
 async def test_a_refusal_with_a_reason_is_passed_on(
     authority: Authority, newest: ssl.TLSVersion
 ) -> None:
-    """Most proxies give a reason when they refuse a client; it is logged."""
+    """A server's TLS alert that rejects our certificate is reported with the name of the setting."""
     context = authority.server(clients=True)
     context.maximum_version = newest
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -173,7 +173,7 @@ async def test_a_refusal_with_a_reason_is_passed_on(
 
 
 def refuse(listener: socket.socket, context: ssl.SSLContext) -> None:
-    """Shake hands once, as a proxy of another make would: with an alert, then a regular close."""
+    """Accept one connection, do the TLS handshake, which sends an alert, and close regularly, as some proxies do."""
     peer, _ = listener.accept()
     with context.wrap_socket(peer, server_side=True, do_handshake_on_connect=False) as secure:
         with contextlib.suppress(ssl.SSLError):
@@ -185,7 +185,7 @@ def refuse(listener: socket.socket, context: ssl.SSLContext) -> None:
 
 
 async def test_plain_http_where_tls_is_configured_is_named() -> None:
-    """An `https://` URL of a plain server is a mistake that the log explains."""
+    """For an `https://` URL of a plain HTTP server, the log says to use an `http://` URL."""
     async with serving(None) as replica:
         built = stack(replica.url.replace("http:", "https:"))
         async with built.integration:
@@ -194,7 +194,7 @@ async def test_plain_http_where_tls_is_configured_is_named() -> None:
 
 
 async def test_certificates_are_for_ray_only(authority: Authority) -> None:
-    """Ollama is verified with the system's trust store, and our certificate is not sent to it."""
+    """Ollama is verified with the system's certificates, not with the CA file configured for Ray."""
     mine = authority.issue("client")
     variables = {
         "RAY_CLIENT_CA_FILE": str(authority.ca_file),
@@ -212,7 +212,7 @@ async def test_certificates_are_for_ray_only(authority: Authority) -> None:
 
 
 async def test_a_token_is_sent_without_tls_too() -> None:
-    """RAY_SERVE_TOKEN does not depend on `https://`: a private network may do without."""
+    """RAY_SERVE_TOKEN is sent to `http://` endpoints as well."""
     async with serving(None) as replica:
         built = stack(replica.url, RAY_SERVE_TOKEN=TOKEN)
         async with built.integration:
@@ -244,7 +244,7 @@ CA, CERT, KEY = "RAY_CLIENT_CA_FILE", "RAY_CLIENT_CERT_FILE", "RAY_CLIENT_KEY_FI
 def test_unusable_files_stop_the_start(
     authority: Authority, tmp_path: Path, wrong: dict[str, str], names: str, says: str
 ) -> None:
-    """Before anything listens: the variable, the file, and what is wrong with it."""
+    """An unusable certificate or key file stops the start; the error has variable, path and fault, no contents."""
     authority.issue("client")
     authority.issue("other")
     (tmp_path / "notes.txt").write_text("Nothing of interest.")

@@ -75,7 +75,7 @@ async def ask(provider: Ollama, text: str = "Say the words.") -> str:
 
 @pytest.mark.parametrize("block", [None, 1, 5])
 async def test_an_answer_is_read_whatever_the_network_does(block: int | None) -> None:
-    """Text, counts and finish reason arrive, however the lines are cut."""
+    """Text, token counts and finish reason are read however the network splits the lines."""
     said = FaultyResponse(text="Déjà vu 😀 fin.", block=block)
     async with FakeOllama(said) as server, ollama(server.base) as provider:
         async with opened(provider) as stream:
@@ -88,7 +88,7 @@ async def test_an_answer_is_read_whatever_the_network_does(block: int | None) ->
 
 
 async def test_ollama_answers_as_the_degraded_base_model() -> None:
-    """Its answers are marked as those of the base model, not of an adapter."""
+    """Ollama's answers are marked as degraded and as those of the base model."""
     async with FakeOllama() as server, ollama(server.base) as provider, opened(provider) as stream:
         origin = stream.origin
     assert (origin.model, origin.engine) == ("fake", "ollama")
@@ -96,7 +96,7 @@ async def test_ollama_answers_as_the_degraded_base_model() -> None:
 
 
 async def test_a_pinned_adapter_is_refused_and_the_base_model_is_not() -> None:
-    """A request for an adapter is never answered by the base model, and costs Ollama nothing."""
+    """A request for an adapter is refused without a request to Ollama; one for the base model is answered."""
     pinned = dataclasses.replace(question(), adapter="tone@0123456789ab")
     base = dataclasses.replace(question(), adapter="baseline")
     deadline = Deadline.after(CLOCK, 30)
@@ -110,7 +110,7 @@ async def test_a_pinned_adapter_is_refused_and_the_base_model_is_not() -> None:
 
 
 async def test_its_chunks_can_be_passed_on_as_events() -> None:
-    """Each chunk comes with an event in the form that our own streams have."""
+    """Each chunk from Ollama has a raw event in OpenAI's format."""
     async with FakeOllama() as server, ollama(server.base) as provider, opened(provider) as stream:
         raw = b"".join([chunk.raw async for chunk in stream.chunks])
     events = EventSplitter().feed(raw)
@@ -121,7 +121,7 @@ async def test_its_chunks_can_be_passed_on_as_events() -> None:
 
 
 async def test_what_ollama_is_sent() -> None:
-    """Parameters that the request leaves open get the configured defaults."""
+    """Sampling parameters that the request leaves out are sent with the configured defaults, without a session id."""
     async with (
         FakeOllama() as server,
         ollama(server.base, sampling=Sampling(temperature=0.7, max_tokens=99)) as provider,
@@ -134,7 +134,7 @@ async def test_what_ollama_is_sent() -> None:
 
 
 def test_every_sampling_choice_finds_its_option() -> None:
-    """The OpenAI names are translated to Ollama's."""
+    """OpenAI's sampling parameters are sent as Ollama's options."""
     request = GenerationRequest(
         messages=(Message(role="user", content="Hi"),),
         request_id="req-1",
@@ -189,7 +189,7 @@ def test_every_sampling_choice_finds_its_option() -> None:
 async def test_failures_before_the_first_token_are_the_worlds(
     fault: Fault, error: type[Exception]
 ) -> None:
-    """The next provider can be tried: no content was delivered yet."""
+    """A failure before the first token raises an error that lets the next provider be tried."""
     async with (
         FakeOllama(fault) as server,
         ollama(server.base, timeout=0.1, idle_timeout=0.1) as provider,
@@ -208,14 +208,14 @@ async def test_failures_before_the_first_token_are_the_worlds(
     ids=name,
 )
 async def test_cuts_are_reported(fault: FaultyResponse) -> None:
-    """A stream that does not end with `done` is no answer."""
+    """A stream that breaks off after its first tokens raises `GenerationInterrupted`."""
     async with FakeOllama(fault) as server, ollama(server.base, idle_timeout=0.1) as provider:
         with pytest.raises(GenerationInterrupted):
             await ask(provider)
 
 
 async def test_a_missing_model_comes_with_the_command_that_gets_it() -> None:
-    """The message contains the command to run."""
+    """If the model is missing, error and status have the `ollama pull` command."""
     async with FakeOllama() as server, ollama(server.base, model="dolphin3") as provider:
         with pytest.raises(NotReady, match="ollama pull dolphin3"):
             await ask(provider)
@@ -225,7 +225,7 @@ async def test_a_missing_model_comes_with_the_command_that_gets_it() -> None:
 
 
 async def test_status_of_a_server() -> None:
-    """`up` if the model is available; `down` within two seconds if the server does not respond."""
+    """The status is `up` if the server has the model, and `down` if the server does not respond."""
     async with FakeOllama() as server, ollama(server.base) as provider:
         assert (await provider.status()).state == "up"
     async with ollama("http://127.0.0.1:9") as provider:
@@ -243,19 +243,19 @@ async def test_status_of_a_server() -> None:
     ],
 )
 def test_a_name_without_a_tag_means_latest(wanted: str, found: str, same: bool) -> None:
-    """`dolphin3` and `dolphin3:latest` are one model."""
+    """A model name without a tag equals the name with the tag `latest`, and no other tag."""
     assert same_model(wanted, found) is same
 
 
 def test_a_host_without_a_model_is_a_misconfiguration() -> None:
-    """The error is raised at start, not at the first fallback."""
+    """An Ollama host without a model is refused at start."""
     config = InferenceConfig(endpoints=(), use_ray=False, ollama_host="http://127.0.0.1:9")
     with pytest.raises(ConfigurationError, match="OLLAMA_HOST"):
         Ollama(config, HttpPool(config), clock=CLOCK)
 
 
 async def test_leaving_closes_the_connection() -> None:
-    """Ollama stops generating when the client disconnects."""
+    """When the client leaves before the end, the connection to Ollama is closed."""
     slow = FaultyResponse(token_delay=0.05)
     async with FakeOllama(slow) as server, ollama(server.base) as provider:
         async with opened(provider):
@@ -265,7 +265,7 @@ async def test_leaving_closes_the_connection() -> None:
 
 
 async def test_connections_are_reused() -> None:
-    """One connection serves all requests that follow each other."""
+    """Consecutive requests use one connection."""
     async with FakeOllama() as server, ollama(server.base) as provider:
         for _ in range(5):
             assert await ask(provider) == TEXT
@@ -273,7 +273,7 @@ async def test_connections_are_reused() -> None:
 
 
 async def test_log_probabilities_are_passed_on_from_every_provider() -> None:
-    """Chunks of a provider that sends none, or sends them its own way, can be shown all the same."""
+    """Log probabilities of a chunk are returned as entries per token, even if its raw event has none."""
     chunk = Chunk(text="Hi", logprobs=(-0.5,), raw=encode_event({"choices": [{"delta": {}}]}))
     assert logprob_entries(chunk) == [
         {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": []}
@@ -283,7 +283,7 @@ async def test_log_probabilities_are_passed_on_from_every_provider() -> None:
 
 
 async def test_the_window_is_the_models_own_and_requested_once() -> None:
-    """What the server has loaded is smaller; what it could load counts."""
+    """The context length is the model's own, and is requested from the server once."""
     async with FakeOllama() as server, ollama(server.base) as provider:
         server.context_tokens = 32_768
         assert [await provider.context_tokens() for _ in range(3)] == [32_768] * 3
@@ -322,7 +322,10 @@ async def test_reading_the_window_of_a_silent_server_times_out() -> None:
     ("window", "room"), [(131_072, 16_384), (9_000, 9_000)], ids=["rounded up", "all there is"]
 )
 async def test_a_prompt_of_known_size_gets_the_room_it_needs(window: int, room: int) -> None:
-    """More than the server's usual window; a fixed size, so that the model is not loaded again."""
+    """A prompt of known size is sent with a `num_ctx` that fits, one of a few fixed sizes or the model's own.
+
+    Without a known size, the server's usual context applies.
+    """
     asked = dataclasses.replace(question("word " * 30), prompt_tokens=8_000)
     small = Echo(context_tokens=16)
     async with FakeOllama(small, small) as server, ollama(server.base) as provider:
@@ -339,7 +342,7 @@ async def test_a_prompt_of_known_size_gets_the_room_it_needs(window: int, room: 
 
 
 async def test_control_tokens_in_texts_are_taken_apart() -> None:
-    """The server's list of control tokens is requested once, and only for a text that may contain one."""
+    """Special tokens in texts are altered; the server's list of them is requested once, and only if needed."""
     async with FakeOllama() as server, ollama(server.base) as provider:
         await ask(provider, "Hello")
         assert server.shows == 0
@@ -353,7 +356,7 @@ async def test_control_tokens_in_texts_are_taken_apart() -> None:
 
 
 async def test_common_control_tokens_are_taken_apart_where_the_server_lists_none() -> None:
-    """A server that does not show its model still gets no forged turn."""
+    """If the server does not list its special tokens, common ones are altered in texts."""
     async with FakeOllama() as server, ollama(server.base) as provider:
         server.shown = Status(code=500, error="no")
         await ask(provider, "Hi<|im_end|>")

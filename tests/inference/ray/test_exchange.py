@@ -1,4 +1,4 @@
-"""The exchange port: what is sent to the Ray endpoints beside generation requests, under the same rules."""
+"""`HttpExchange`: requests to Ray endpoints other than generation, under the same rules."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ BUSY = Status(code=503, error="overloaded", headers={"retry-after": "30"})
 
 
 class CountingReplica(FakeReplica):
-    """A fake replica whose faults also apply to a second route."""
+    """A fake replica whose faults also apply to the route `/v1/word_counts`."""
 
     def add_routes(self, app: web.Application) -> None:
         super().add_routes(app)
@@ -57,7 +57,7 @@ class CountingReplica(FakeReplica):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordCount:
-    """A result that is complete when it arrives."""
+    """The result of an exchange, complete when received."""
 
     words: int
     state: StreamState = "complete"
@@ -66,7 +66,7 @@ class WordCount:
 
 
 class WordCountExchange(HttpExchange[WordCount]):
-    """Requests a number of words from a route beside `/generate`."""
+    """Requests a number of words from the route `/v1/word_counts`."""
 
     path = ROUTE
     start_seconds = 0.5
@@ -85,7 +85,7 @@ class WordCountRetry(WordCountExchange):
 
 
 class Counting:
-    """A Ray client and exchanges that count words with it."""
+    """A Ray client that runs exchanges which count words."""
 
     def __init__(self, config: InferenceConfig, http: HttpPool) -> None:
         self.clock = SystemClock()
@@ -97,7 +97,10 @@ class Counting:
         )
 
     async def count(self, *, seconds: float = 10.0, retry: bool = False) -> int:
-        """One exchange, with all its attempts; `retry`: the request as a whole is a retry."""
+        """The number of words, by one exchange with all its attempts within `seconds`.
+
+        `retry`: the request is itself a retry of an earlier one.
+        """
         deadline = Deadline.after(self.clock, seconds)
         kind = WordCountRetry if retry else WordCountExchange
         exchange = kind(
@@ -128,7 +131,7 @@ async def counting(*urls: str, **settings: object) -> AsyncIterator[Counting]:
 
 
 async def test_a_busy_endpoint_is_passed_over_and_its_retry_after_is_obeyed() -> None:
-    """503 at the first endpoint: the second one responds, and the first gets no request for 30 s."""
+    """After a 503 with `Retry-After: 30` the other endpoint answers, and the first gets no further request."""
     async with (
         CountingReplica(BUSY) as first,
         CountingReplica() as second,
@@ -144,7 +147,7 @@ async def test_a_busy_endpoint_is_passed_over_and_its_retry_after_is_obeyed() ->
 
 
 async def test_failures_of_any_exchange_open_the_breaker() -> None:
-    """An endpoint that drops five requests in a row gets no further ones, and that is reported."""
+    """An endpoint that resets five requests in a row gets no further ones, and is reported as down."""
     async with CountingReplica() as replica, counting(replica.url, max_scale_cycles=1) as it:
         replica.always = Reset()
         for _ in range(5):
@@ -158,7 +161,7 @@ async def test_failures_of_any_exchange_open_the_breaker() -> None:
 
 
 async def test_an_endpoint_that_does_not_respond_in_time_gets_no_further_requests() -> None:
-    """The request fails after the exchange's own time to start, and the next one goes elsewhere."""
+    """If an endpoint exceeds `start_seconds`, the request fails and the next one uses another endpoint."""
     async with (
         CountingReplica(Silence(seconds=60)) as silent,
         CountingReplica() as healthy,
@@ -171,7 +174,7 @@ async def test_an_endpoint_that_does_not_respond_in_time_gets_no_further_request
 
 
 async def test_the_deadline_bounds_all_attempts() -> None:
-    """A request with 0.3 s left fails within that time, though the exchange may take longer."""
+    """A request with a deadline of 0.3 s fails within 1 s, though the exchange allows 0.5 s per attempt."""
     async with CountingReplica(Silence(seconds=60)) as silent, counting(silent.url) as it:
         async with asyncio.timeout(1.0):
             with pytest.raises(DeadlineExceeded):
@@ -192,7 +195,7 @@ async def test_a_spent_retry_budget_is_reported_as_such() -> None:
 
 
 async def test_a_wrong_request_is_not_retried() -> None:
-    """The endpoint's 400 is raised as the client's error after one attempt."""
+    """A 400 from an endpoint is raised as the client's error after one attempt."""
     refusal = Status(code=400, error="invalid_request", detail="count what?")
     async with (
         CountingReplica(refusal) as first,
@@ -216,7 +219,7 @@ async def test_a_wrong_request_is_not_retried() -> None:
 def test_other_routes_are_derived_from_the_base_of_the_endpoint(
     endpoint: str, path: str, expected: str
 ) -> None:
-    """`RAY_SERVE_URL` names `/generate`; other routes are beside it."""
+    """URLs of other routes replace `/generate` at the end of the endpoint's URL."""
     assert route_url(endpoint, path) == expected
 
 
@@ -232,7 +235,7 @@ def generation(request: GenerationRequest) -> GenerationExchange:
 
 
 def test_a_generation_is_sent_to_the_configured_url_itself() -> None:
-    """Whatever path the operator configured: `/generate`, or one that a proxy maps to it."""
+    """A generation is sent to the configured URL, whatever its path."""
     url = "http://proxy/models/chat"
     assert generation(question()).target(url) == url
 
@@ -246,6 +249,6 @@ def test_a_generation_is_sent_to_the_configured_url_itself() -> None:
     ids=["several choices", "continuation"],
 )
 def test_expensive_requests_are_never_hedged(changes: dict[str, object]) -> None:
-    """A request for several choices is several times the load, and a continuation is a retry already."""
+    """A request for several choices, or a continuation, is never hedged."""
     assert generation(question()).may_hedge
     assert not generation(dataclasses.replace(question(), **changes)).may_hedge

@@ -39,13 +39,13 @@ async def provider_of(built: Stack) -> str:
     ],
 )
 def test_the_readiness_route_is_beside_the_endpoint(endpoint: str, expected: str) -> None:
-    """`/readyz` lives under the same prefix as `/generate`."""
+    """The readiness URL has `/readyz` in place of `/generate`, under the same prefix."""
     assert route_url(endpoint, READINESS_PATH) == expected
 
 
 @pytest.mark.parametrize("ready", [200, 404])
 async def test_a_cluster_that_returns_is_used_again_within_seconds(ready: int) -> None:
-    """Down means local answers; back up means Ray again, without any request paying for it."""
+    """While the cluster is down, the local engine answers; within 4 s of its return, Ray answers again."""
     async with FakeReplica() as replica:
         replica.ready = ready
         built = stack(replica.url)
@@ -62,7 +62,7 @@ async def test_a_cluster_that_returns_is_used_again_within_seconds(ready: int) -
 
 
 async def test_an_endpoint_that_is_not_ready_is_left_alone() -> None:
-    """A down endpoint gets no requests while `/readyz` returns an error."""
+    """An endpoint that timed out gets no requests while `/readyz` returns 503."""
     async with FakeReplica(Silence()) as replica:
         built = stack(replica.url, timeout=0.3)
         async with built.integration:
@@ -76,7 +76,7 @@ async def test_an_endpoint_that_is_not_ready_is_left_alone() -> None:
 
 
 async def test_dead_endpoints_are_found_before_the_first_request() -> None:
-    """At the start, endpoints are probed, so that not even the first request pays for them."""
+    """Endpoints are probed at start, so that the first request skips a dead one."""
     async with FakeReplica() as replica:
         built = stack("http://127.0.0.1:9/generate", replica.url)
         async with built.integration:
@@ -90,7 +90,7 @@ async def test_dead_endpoints_are_found_before_the_first_request() -> None:
 
 
 async def test_status_tells_a_dead_cluster_from_a_live_one() -> None:
-    """`status` is right before any request has been made."""
+    """Before any request, `status` shows a reachable cluster as up and an unreachable one as down."""
     async with FakeReplica() as replica:
         for url, state in ((replica.url, "up"), ("http://127.0.0.1:9/generate", "down")):
             built = stack(url)
@@ -101,7 +101,7 @@ async def test_status_tells_a_dead_cluster_from_a_live_one() -> None:
 
 
 async def test_status_notices_that_an_idle_cluster_died() -> None:
-    """A cluster whose last response is old is probed before it is shown as up."""
+    """A cluster that has not responded lately is probed before `status` shows it as up."""
     async with FakeReplica() as replica:
         clock = ManualClock()
         config = InferenceConfig(endpoints=(replica.url,), use_ray=True)
@@ -115,7 +115,7 @@ async def test_status_notices_that_an_idle_cluster_died() -> None:
 
 
 async def test_an_error_inside_the_context_stays_itself() -> None:
-    """Closing the integration neither hides nor wraps what went wrong in its body."""
+    """An error raised inside the integration's block is neither hidden nor wrapped when the block ends."""
     built = stack("http://127.0.0.1:9/generate", local=False)
     with pytest.raises(AllProvidersFailed):
         async with built.integration:

@@ -16,7 +16,7 @@ CLOCK = SystemClock()
 
 
 async def until(condition: object) -> None:
-    """Wait, within reason, until the callable is true."""
+    """Wait until `condition()` is true; fail after 5 s."""
     async with asyncio.timeout(5):
         while not condition():  # type: ignore[operator]
             await CLOCK.sleep(0.002)
@@ -41,7 +41,7 @@ async def read_first(ray: RayHarness, seen: list[str]) -> None:
     ids=["headers", "first token", "whole answer", "stalled", "flowing"],
 )
 async def test_the_replica_sees_a_disconnect_at_once(fault: Fault, content: bool) -> None:
-    """In every phase, cancelling closes the connection, and nothing stays counted as under way."""
+    """Cancelling a request in any phase closes the replica's connection within 0.2 s, without a recorded failure."""
     async with FakeReplica(fault) as replica, ray_harness(replica.url) as ray:
         seen: list[str] = []
         async with asyncio.TaskGroup() as group:
@@ -60,7 +60,7 @@ async def test_the_replica_sees_a_disconnect_at_once(fault: Fault, content: bool
 
 
 async def test_disconnecting_closes_the_connection() -> None:
-    """A client that stops reading stops the replica's work, too."""
+    """Leaving a stream before its end closes the connection to the replica within 0.2 s."""
     async with (
         FakeReplica(FaultyResponse(token_delay=0.05)) as replica,
         ray_harness(replica.url) as ray,
@@ -72,7 +72,7 @@ async def test_disconnecting_closes_the_connection() -> None:
 
 
 async def test_leaving_during_a_wait_ends_the_retries() -> None:
-    """No retry is sent for a client that has disconnected."""
+    """A client that disconnects during the wait before a retry causes no further request."""
     patient = Status(code=503, headers={"Retry-After": "0.4"})
     async with FakeReplica(patient) as replica, ray_harness(replica.url) as ray:
         async with asyncio.TaskGroup() as group:
@@ -84,7 +84,7 @@ async def test_leaving_during_a_wait_ends_the_retries() -> None:
 
 
 async def test_a_thousand_disconnects_leave_nothing_behind() -> None:
-    """Connections and gauges are back to nothing after many cancelled requests."""
+    """After 1,000 cancelled requests, no connection is open and no request counts as in progress."""
     async with FakeReplica() as replica, ray_harness(replica.url, max_connections=50) as ray:
         replica.always = FaultyResponse(first_delay=30)
         for _ in range(20):
@@ -100,7 +100,7 @@ async def test_a_thousand_disconnects_leave_nothing_behind() -> None:
 
 @pytest.mark.parametrize("end_delay", [0.0, 0.01])
 async def test_connections_are_reused(end_delay: float) -> None:
-    """Fifty requests use one connection, even if the end of each body arrives a little late."""
+    """Fifty consecutive requests use one connection, even if each response body ends 10 ms late."""
     async with FakeReplica() as replica, ray_harness(replica.url) as ray:
         replica.always = FaultyResponse(end_delay=end_delay)
         for _ in range(50):
@@ -109,7 +109,7 @@ async def test_connections_are_reused(end_delay: float) -> None:
 
 
 async def test_no_more_connections_than_configured() -> None:
-    """`RAY_CLIENT_MAX_CONNECTIONS` holds; further requests fall back, and no endpoint counts as failed."""
+    """A request beyond `RAY_CLIENT_MAX_CONNECTIONS` is refused as overloaded, without a failure of the endpoint."""
     async with (
         FakeReplica() as replica,
         ray_harness(replica.url, max_connections=2, timeout=1.2) as ray,
@@ -144,7 +144,7 @@ async def test_no_more_idle_connections_than_configured() -> None:
 
 
 async def test_small_pieces_are_not_held_back() -> None:
-    """The first token passes through within a few milliseconds: no 40 ms of delayed packets."""
+    """The first token arrives within 30 ms, without the 40 ms delay of small TCP packets."""
     waits = []
     async with FakeReplica() as replica, ray_harness(replica.url) as ray:
         for _ in range(10):
@@ -155,7 +155,7 @@ async def test_small_pieces_are_not_held_back() -> None:
 
 
 async def test_a_connection_that_breaks_late_was_not_idle() -> None:
-    """A server that breaks the connection while it works gets the request once, not once per idle connection."""
+    """A request whose connection breaks while the server works is not sent again on other idle connections."""
     async with FakeReplica() as replica, ray_harness(replica.url, scaling_backoff=(0.01,)) as ray:
         replica.always = FaultyResponse(first_delay=0.2)
         async with asyncio.TaskGroup() as group:

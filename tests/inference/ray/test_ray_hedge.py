@@ -1,4 +1,4 @@
-"""One request at two endpoints over real sockets: one answers, the other one is cancelled at once."""
+"""Hedging over real sockets: one request at two endpoints, of which one answers and the other is cancelled."""
 
 from __future__ import annotations
 
@@ -48,26 +48,26 @@ FIRST, SECOND = "http://one/generate", "http://two/generate"
 
 @dataclass(slots=True, kw_only=True)
 class HedgingSetup:
-    """Replicas that take their faults from one list: the first request gets the first fault."""
+    """Replicas that share one list of faults: the first request gets the first fault, at any replica."""
 
     ray: RayHarness
     replicas: tuple[FakeReplica, ...]
     before: int = 0
 
     def order(self, *faults: Fault) -> None:
-        """The faults of the next requests, at whichever replica."""
+        """Set the faults of the next requests, at any replica."""
         self.before = len(self.received)
         self.replicas[0].faults.extend(faults)
 
     @property
     def received(self) -> list[Received]:
-        """What came, wherever, in order."""
+        """All requests received by any replica, in order."""
         everything = [received for replica in self.replicas for received in replica.received]
         return sorted(everything, key=lambda received: received.at)
 
     @property
     def new(self) -> list[Received]:
-        """What came since the last order."""
+        """The requests received since the last call of `order`."""
         return self.received[self.before :]
 
     @property
@@ -82,7 +82,7 @@ class HedgingSetup:
 async def hedging(
     *, replicas: int = 2, warm: int = MIN_SAMPLES, **settings: object
 ) -> AsyncIterator[HedgingSetup]:
-    """A provider with enough first-token times to hedge."""
+    """A provider with `replicas` replicas that has answered `warm` requests, by default enough to hedge."""
     fakes = tuple(FakeReplica(name=f"replica-{number}") for number in range(replicas))
     for fake in fakes:
         fake.faults = fakes[0].faults
@@ -107,7 +107,7 @@ async def left_at_once(received: Received, since: float) -> None:
 
 
 async def test_a_second_endpoint_answers_for_a_slow_one() -> None:
-    """The connection to the slow endpoint is closed at once, and it does not count as failed."""
+    """If the second endpoint answers first, the first one's connection is closed at once, without a failure."""
     async with hedging() as setup:
         setup.order(NEVER)
         async with setup.ray.open() as stream:
@@ -127,7 +127,7 @@ async def test_a_second_endpoint_answers_for_a_slow_one() -> None:
 
 
 async def test_the_first_may_still_win() -> None:
-    """It begins while the second is under way: that one is cancelled."""
+    """If the first endpoint answers first, the second one's connection is closed at once."""
     async with hedging() as setup:
         setup.order(FaultyResponse(first_delay=1.0), NEVER)
         async with setup.ray.open() as stream:
@@ -140,7 +140,7 @@ async def test_the_first_may_still_win() -> None:
 
 
 async def test_the_first_fails_and_the_second_goes_on() -> None:
-    """The failure is recorded as usual; no further attempt is sent while the second one is in progress."""
+    """If the first attempt fails, its failure is recorded and the second continues, without a third."""
     async with hedging(replicas=3) as setup:
         setup.order(FaultyResponse(first_delay=0.5, cut_after=0), FaultyResponse(first_delay=1.0))
         assert await setup.ray.ask() == TEXT
@@ -153,7 +153,7 @@ async def test_the_first_fails_and_the_second_goes_on() -> None:
 
 
 async def test_a_first_attempt_that_fails_early_is_no_case_for_a_hedge() -> None:
-    """The next attempt is sent at once, not after the hedge delay."""
+    """If the first attempt fails before the hedge delay, the next one is sent at once and is no hedge."""
     async with hedging(warm=0, max_connections=64) as setup:
         setup.order(*[FaultyResponse(first_delay=1.5)] * MIN_SAMPLES)
         async with asyncio.TaskGroup() as group:
@@ -167,7 +167,7 @@ async def test_a_first_attempt_that_fails_early_is_no_case_for_a_hedge() -> None
 
 
 class HedgeRace:
-    """A race between two endpoints whose starts the test controls, on a manual clock."""
+    """A race between two endpoints whose start times the test controls, on a manual clock."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -205,7 +205,7 @@ class HedgeRace:
             self.opened.remove(lease.url)
 
     async def run(self) -> None:
-        """The winner is the only one that is open while its answer is read."""
+        """Run the race; check that only the winner's answer is open while read."""
         planned = self._rotation.next(not_after=9)
         assert planned == PlannedAttempt(url=FIRST, at=0.0)
         lease = self.pool.leases.acquire(FIRST)
@@ -219,7 +219,7 @@ class HedgeRace:
 
 
 async def test_both_may_start_at_the_same_time() -> None:
-    """One of them answers; the other one is closed before anything of it is read."""
+    """If both endpoints start at once, one answers and the other is closed before anything is read from it."""
     race = HedgeRace()
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         group.create_task(race.run())
@@ -230,7 +230,7 @@ async def test_both_may_start_at_the_same_time() -> None:
 
 
 async def test_a_cancelled_attempt_counts_as_slow() -> None:
-    """By all it had waited; the one that won has no such mark."""
+    """The time that a cancelled attempt waited counts as its endpoint's latency; the winner is not affected."""
     race = HedgeRace()
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         group.create_task(race.run())
@@ -266,7 +266,7 @@ ODD = Status(code=400, error="invalid_request", detail="too odd")
 
 
 async def test_what_the_second_refuses_the_first_may_answer() -> None:
-    """Its window may be larger; without a hedge the second endpoint would not have had the request."""
+    """If the second endpoint refuses the request as invalid, the first one may still answer."""
     async with hedging() as setup:
         setup.order(FaultyResponse(first_delay=1.0), ODD)
         assert await setup.ray.ask() == TEXT
@@ -274,7 +274,7 @@ async def test_what_the_second_refuses_the_first_may_answer() -> None:
 
 
 async def test_a_disconnect_closes_both_attempts() -> None:
-    """Both replicas see it at once, and nothing stays counted."""
+    """When the client disconnects, both attempts' connections are closed at once."""
     async with hedging() as setup:
         setup.order(NEVER, NEVER)
         async with asyncio.TaskGroup() as group:
@@ -302,7 +302,7 @@ async def test_a_disconnect_closes_the_answer_of_the_second_attempt() -> None:
 
 
 async def test_never_more_than_one_hedge_per_request() -> None:
-    """If both are slow, no third endpoint is tried."""
+    """If both attempts of a request are slow, no third endpoint is tried."""
     async with hedging(replicas=3, timeout=1.5) as setup:
         setup.order(*[FaultyResponse(first_delay=1.0)] * 3)
         assert await setup.ray.ask() == TEXT
@@ -310,7 +310,7 @@ async def test_never_more_than_one_hedge_per_request() -> None:
 
 
 async def test_only_a_part_of_many_late_requests_is_hedged() -> None:
-    """5 % of them, and one more: the others wait for their endpoint."""
+    """If many requests are late at once, at most 5% of the recent requests, plus one, are hedged."""
     async with hedging(max_connections=64) as setup:
         setup.order(*[FaultyResponse(first_delay=0.7)] * 30)
         async with asyncio.TaskGroup() as group:
@@ -332,7 +332,7 @@ async def test_only_a_part_of_many_late_requests_is_hedged() -> None:
     ids=["off", "not enough seen", "one endpoint", "no connection left"],
 )
 async def test_no_hedge(replicas: int, settings: dict[str, object]) -> None:
-    """Switched off, without experience, without another endpoint, without room: one attempt."""
+    """There is no hedge if hedging is off, with too few samples, one endpoint, or no free connection."""
     async with hedging(replicas=replicas, **settings) as setup:
         setup.order(FaultyResponse(first_delay=0.5))
         assert await setup.ray.ask() == TEXT
@@ -341,7 +341,7 @@ async def test_no_hedge(replicas: int, settings: dict[str, object]) -> None:
 
 
 async def test_off_by_default() -> None:
-    """No request is sent twice unless the operator switches hedging on."""
+    """By default no request is hedged."""
     async with FakeReplica() as first, FakeReplica() as second:
         async with ray_harness(first.url, second.url) as ray:
             for _ in range(MIN_SAMPLES):

@@ -30,7 +30,7 @@ from support import eventually
 
 BUSY = Status(code=503, error="overloaded", detail="full")
 REFUSED = "http://127.0.0.1:9/generate"
-"""The discard port: nobody listens there."""
+"""A URL that refuses connections: nothing listens on the discard port."""
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ REFUSED = "http://127.0.0.1:9/generate"
     ids=name,
 )
 async def test_another_healthy_endpoint_answers_without_any_wait(first: Fault) -> None:
-    """Whatever goes wrong before the first token, the next endpoint is tried at once."""
+    """After any failure before the first token, the next endpoint is tried at once."""
     clock = ManualClock()
     async with (
         FakeReplica(first) as broken,
@@ -71,7 +71,7 @@ async def test_another_healthy_endpoint_answers_without_any_wait(first: Fault) -
 
 
 async def test_a_refused_connection_costs_no_wait() -> None:
-    """A dead host is passed over at once, and not even tried by the next request."""
+    """An endpoint that refuses connections is skipped without a wait, and is not tried by later requests."""
     clock = ManualClock()
     async with FakeReplica() as healthy, ray_harness(REFUSED, healthy.url, clock=clock) as ray:
         for _ in range(4):
@@ -81,7 +81,7 @@ async def test_a_refused_connection_costs_no_wait() -> None:
 
 
 async def test_no_sleep_after_the_last_attempt() -> None:
-    """When the tries are used up, the failure is known at once."""
+    """After the last attempt a request fails at once, without a wait."""
     clock = ManualClock()
     async with (
         FakeReplica() as replica,
@@ -95,7 +95,7 @@ async def test_no_sleep_after_the_last_attempt() -> None:
 
 
 async def test_a_persistently_busy_endpoint_is_tried_twice_and_then_left_alone() -> None:
-    """Two cycles, as configured; the next request does not queue up behind them."""
+    """A busy endpoint is tried twice, as configured; the next request fails without an attempt."""
     async with (
         FakeReplica() as replica,
         ray_harness(replica.url, scaling_backoff=(0.02, 0.04)) as ray,
@@ -135,7 +135,7 @@ async def test_retry_after_is_never_shortened(form: str) -> None:
 
 @pytest.mark.parametrize("patience", ["3600", "Fri, 31 Dec 2077 23:59:59 GMT"])
 async def test_a_retry_after_beyond_the_time_left_is_not_waited_for(patience: str) -> None:
-    """With an hour the request fails at once; the client gets the bounded wait, and the status shows it."""
+    """A `Retry-After` beyond the deadline fails the request at once; error and status give a wait of 60 s."""
     clock = ManualClock()
     async with (
         FakeReplica(Status(code=503, headers={"Retry-After": patience})) as replica,
@@ -156,7 +156,7 @@ async def test_a_retry_after_beyond_the_time_left_is_not_waited_for(patience: st
 
 
 async def test_one_request_tests_an_endpoint_after_a_long_wait() -> None:
-    """Once the bound is over a single request goes there; when it is answered, all may."""
+    """When an endpoint's wait ends, one trial request is sent; after its answer, the endpoint is up."""
     clock = ManualClock()
     busy = Status(code=503, headers={"Retry-After": "86400"})
     async with (
@@ -182,7 +182,7 @@ async def test_one_request_tests_an_endpoint_after_a_long_wait() -> None:
 
 
 async def test_409_means_not_ready() -> None:
-    """The 409 of a replica that is still loading becomes `NotReady`."""
+    """A 409 from a replica that is still loading becomes `NotReady`."""
     async with (
         FakeReplica(Status(code=409, error="not_ready", headers={"Retry-After": "60"})) as replica,
         ray_harness(replica.url) as ray,
@@ -199,7 +199,7 @@ async def test_409_means_not_ready() -> None:
 async def test_silence_is_given_up_in_time_and_remembered(fault: Fault) -> None:
     """An attempt without content ends after `RAY_CLIENT_TIMEOUT`; keep-alives do not count as content.
 
-    The endpoint is not tried again right away, so the next request does not wait for it.
+    The next request does not try that endpoint.
     """
     clock = SystemClock()
     async with FakeReplica(fault) as replica, ray_harness(replica.url, timeout=0.2) as ray:
@@ -213,7 +213,7 @@ async def test_silence_is_given_up_in_time_and_remembered(fault: Fault) -> None:
 
 
 async def test_a_short_deadline_leaves_time_for_the_local_tier() -> None:
-    """Of a deadline of 900 ms Ray may use two thirds, and the timeout does not count against it."""
+    """Of a deadline of 900 ms Ray may use two thirds, and the timeout does not count as an endpoint's failure."""
     clock = SystemClock()
     async with (
         FakeReplica(FaultyResponse(first_delay=5.0)) as replica,
@@ -227,7 +227,7 @@ async def test_a_short_deadline_leaves_time_for_the_local_tier() -> None:
 
 
 def test_long_prompts_are_given_more_time() -> None:
-    """The first-token limit grows with what has to be read first."""
+    """The time allowed for the first token grows with the length of the prompt."""
     long = GenerationRequest(
         messages=(Message(role="user", content="x" * 30_000),), request_id="req-1"
     )
@@ -252,7 +252,7 @@ def test_long_prompts_are_given_more_time() -> None:
     ids=name,
 )
 async def test_client_errors_are_not_retried(fault: Fault, error: type[Exception]) -> None:
-    """One attempt, the error for the client, and no failure recorded for the endpoint."""
+    """A client error is raised after one attempt, without a failure of the endpoint."""
     async with (
         FakeReplica() as first,
         FakeReplica() as second,
@@ -268,14 +268,14 @@ async def test_client_errors_are_not_retried(fault: Fault, error: type[Exception
 
 
 async def test_a_wrong_token_of_ours_is_not_shown_as_the_clients() -> None:
-    """A 401 from our own endpoint is our misconfiguration."""
+    """A 401 from an endpoint is reported as our misconfiguration, not as the client's error."""
     async with FakeReplica(Status(code=401)) as replica, ray_harness(replica.url) as ray:
         with pytest.raises(WorldError, match="misconfigured"):
             await ray.ask()
 
 
 async def test_known_outages_cost_nothing() -> None:
-    """With everything known to be down, requests fail at once and send nothing."""
+    """With all endpoints known to be down, requests fail at once and nothing is sent."""
     async with ray_harness(REFUSED, "http://127.0.0.1:7/generate") as ray:
         with pytest.raises(EndpointUnreachable):
             await ray.ask()
@@ -286,7 +286,7 @@ async def test_known_outages_cost_nothing() -> None:
 
 
 async def test_one_request_that_always_fails_does_not_take_the_endpoints_down() -> None:
-    """A prompt that gets 500 everywhere does not open the breakers for other requests."""
+    """Two requests that get 500 from all endpoints do not take the endpoints down."""
     poison = Status(code=500, error="inference_failed")
     async with (
         FakeReplica() as first,
@@ -302,7 +302,7 @@ async def test_one_request_that_always_fails_does_not_take_the_endpoints_down() 
 
 
 async def test_failures_do_not_leak_requests_in_flight() -> None:
-    """Whatever happened, afterwards nothing counts as under way."""
+    """After any kind of failure, no request counts as in progress."""
     faults = (
         BUSY,
         Reset(),
@@ -334,7 +334,7 @@ async def test_an_expired_deadline_sends_nothing() -> None:
 
 
 async def test_a_complete_answer_without_text_is_an_answer() -> None:
-    """Tokens were generated without any text: the answer is complete, and no failure is recorded."""
+    """A complete answer of white space only is returned, without a failure of the endpoint."""
     async with (
         FakeReplica(*[FaultyResponse(text="  ")] * 4) as replica,
         ray_harness(replica.url, clock=ManualClock()) as ray,
@@ -343,7 +343,7 @@ async def test_a_complete_answer_without_text_is_an_answer() -> None:
 
 
 async def test_an_empty_answer_is_reported() -> None:
-    """The published reason for falling back is `empty_response`."""
+    """An answer without tokens raises `EmptyAnswer`."""
     async with FakeReplica(FaultyResponse(text="")) as replica, ray_harness(replica.url) as ray:
         with pytest.raises(EmptyAnswer):
             await ray.ask()

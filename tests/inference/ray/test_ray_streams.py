@@ -17,11 +17,11 @@ from mongars.testing.faults import TEXT, Body, FaultyResponse, Status
 
 BUSY = Status(code=503, error="overloaded", detail="full")
 REFUSED = "http://127.0.0.1:9/generate"
-"""The discard port: nobody listens there."""
+"""A URL that refuses connections: nothing listens on the discard port."""
 
 
 async def test_a_healthy_answer_comes_whole_and_with_its_origin() -> None:
-    """Text, model, adapter version and replica are the ones the replica reports."""
+    """An answer's text, model, adapter version and replica are those that the replica reports."""
     async with FakeReplica() as replica, ray_harness(replica.url) as ray, ray.open() as stream:
         text = "".join([chunk.text async for chunk in stream.chunks])
         assert text == TEXT
@@ -29,7 +29,7 @@ async def test_a_healthy_answer_comes_whole_and_with_its_origin() -> None:
 
 
 async def test_the_bytes_of_a_stream_are_passed_through() -> None:
-    """The chunks' raw events, put together, are the answer as the replica wrote it."""
+    """The raw events of the chunks are the replica's own, with its id and usage."""
     async with FakeReplica() as replica, ray_harness(replica.url) as ray, ray.open() as stream:
         raw = b"".join([chunk.raw async for chunk in stream.chunks])
     events = EventSplitter().feed(raw)
@@ -40,7 +40,7 @@ async def test_the_bytes_of_a_stream_are_passed_through() -> None:
 
 @pytest.mark.parametrize("block", [1, 3, 7])
 async def test_characters_split_across_network_blocks_survive(block: int) -> None:
-    """Accents, signs and emoji arrive intact however the network cuts them."""
+    """Characters of several bytes are read correctly however the network splits them."""
     said = "Déjà-vu: 5 € für 😀 — 終わり."
     async with (
         FakeReplica(FaultyResponse(text=said, block=block)) as replica,
@@ -50,7 +50,7 @@ async def test_characters_split_across_network_blocks_survive(block: int) -> Non
 
 
 async def test_what_the_replica_is_sent() -> None:
-    """Id and remaining time travel along; of the session only a hash, in the headers."""
+    """The replica receives the request id, the remaining time in ms and, of the session id, only a hash."""
     async with FakeReplica() as replica, ray_harness(replica.url) as ray:
         await ray.ask(seconds=20)
     (received,) = replica.received
@@ -77,7 +77,7 @@ async def test_what_the_replica_is_sent() -> None:
     ids=name,
 )
 async def test_no_cut_stream_ends_like_a_complete_one(fault: FaultyResponse) -> None:
-    """After the first token, every kind of cut raises; nothing is sent a second time."""
+    """A stream that breaks off in any way after its first token raises, and the request is not sent again."""
     async with FakeReplica(fault) as replica, ray_harness(replica.url, idle_timeout=0.2) as ray:
         accumulated = AnswerAccumulator()
         async with ray.open() as stream:
@@ -90,7 +90,7 @@ async def test_no_cut_stream_ends_like_a_complete_one(fault: FaultyResponse) -> 
 
 
 async def test_a_stall_is_named() -> None:
-    """The error message names the idle timeout."""
+    """The error of a stalled stream names the idle timeout."""
     async with (
         FakeReplica(FaultyResponse(stall_after=3)) as replica,
         ray_harness(replica.url, idle_timeout=0.1) as ray,
@@ -100,7 +100,7 @@ async def test_a_stall_is_named() -> None:
 
 
 async def test_the_total_time_bounds_a_stream() -> None:
-    """A stream that never ends is cut at the deadline, and the message names the cause."""
+    """A stream is cut at its deadline with an error that names the total time."""
     async with (
         FakeReplica(FaultyResponse(text="word " * 1000, token_delay=0.01)) as replica,
         ray_harness(replica.url) as ray,
@@ -110,7 +110,7 @@ async def test_the_total_time_bounds_a_stream() -> None:
 
 
 async def test_a_long_stream_that_flows_is_left_alone() -> None:
-    """The idle time runs from token to token: an answer may take far longer than that."""
+    """A stream may take longer than the idle timeout, which applies between tokens."""
     async with (
         FakeReplica(FaultyResponse(token_delay=0.02)) as replica,
         ray_harness(replica.url, timeout=0.5, idle_timeout=0.5) as ray,
@@ -119,7 +119,7 @@ async def test_a_long_stream_that_flows_is_left_alone() -> None:
 
 
 async def test_an_end_without_done_is_not_waited_for_long() -> None:
-    """A replica that sends neither `[DONE]` nor closes the connection delays the end only briefly."""
+    """A replica that sends no `[DONE]` and keeps the connection open delays the end by less than 4 s."""
     clock = SystemClock()
     async with (
         FakeReplica(FaultyResponse(done=False, hold_open=True)) as replica,
@@ -131,7 +131,7 @@ async def test_an_end_without_done_is_not_waited_for_long() -> None:
 
 
 async def test_a_missing_done_mark_after_a_finish_reason_is_accepted() -> None:
-    """With a finish reason the answer is complete, usage included."""
+    """A stream with a finish reason but without `[DONE]` is complete."""
     async with (
         FakeReplica(FaultyResponse(done=False)) as replica,
         ray_harness(replica.url) as ray,
@@ -142,7 +142,7 @@ async def test_a_missing_done_mark_after_a_finish_reason_is_accepted() -> None:
 
 
 async def test_streamed_and_whole_answers_are_the_same() -> None:
-    """A deployment that cannot stream gives the same text, counts and origin."""
+    """A whole response gives the same text, token counts and origin as a streamed one."""
     all_accumulated = []
     async with (
         FakeReplica(FaultyResponse(), FaultyResponse(whole=True)) as replica,
@@ -169,7 +169,7 @@ async def test_streamed_and_whole_answers_are_the_same() -> None:
     ids="+".join,
 )
 async def test_answers_of_older_deployments_are_understood(body: dict[str, object]) -> None:
-    """The text is found in `message.content`, `content` or `response`, in this order."""
+    """The text is read from `message.content`, `content` or `response`, in this order."""
     async with (
         FakeReplica(Body(data=orjson.dumps(body))) as replica,
         ray_harness(replica.url) as ray,

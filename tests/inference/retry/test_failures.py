@@ -56,7 +56,7 @@ def told(code: str, detail: str = "because") -> dict[str, Any]:
 def test_what_a_status_means(
     status: int, body: dict[str, Any], failure_class: str, error: type[MongarsError]
 ) -> None:
-    """Each status has its class, and a 401 for our own token is not the client's error."""
+    """Each status of an endpoint has its failure class and error; a 401 or 403 is not the client's error."""
     failure = failure_of_status(status, body, scaling=SCALING, wait=None)
     assert isinstance(failure, AttemptError)
     assert failure.failure_class == failure_class
@@ -80,14 +80,14 @@ def test_what_a_status_means(
 def test_client_errors_stay_client_errors(
     status: int, body: dict[str, Any], error: type[MongarsError]
 ) -> None:
-    """Other 4xx are returned as the client's error, because no other endpoint could answer."""
+    """Other 4xx statuses are returned as the client's error, because no other endpoint could answer."""
     failure = failure_of_status(status, body, scaling=SCALING, wait=None)
     assert isinstance(failure, error)
     assert not isinstance(failure, NotAuthenticated)
 
 
 def test_numbers_of_a_context_overflow_arrive() -> None:
-    """The error has the length of the prompt and of the context window."""
+    """The error for too long a prompt has the endpoint's numbers: the prompt's tokens and the limit."""
     body = {**told("context_length_exceeded"), "prompt_tokens": 900, "context_tokens": 512}
     failure = failure_of_status(400, body, scaling=SCALING, wait=None)
     assert isinstance(failure, ContextLengthExceeded)
@@ -95,7 +95,7 @@ def test_numbers_of_a_context_overflow_arrive() -> None:
 
 
 def test_the_configured_statuses_mean_scaling() -> None:
-    """`RAY_SCALING_STATUS_CODES` is obeyed; 429 is always one of them."""
+    """Statuses in `RAY_SCALING_STATUS_CODES` count as busy; 503 does not if it is not listed."""
     teapot = failure_of_status(418, {}, scaling=frozenset({418}), wait=3.0)
     assert isinstance(teapot, AttemptError)
     assert (teapot.failure_class, teapot.retry_after) == ("busy", 3.0)
@@ -121,7 +121,7 @@ def test_the_configured_statuses_mean_scaling() -> None:
 def test_what_an_error_inside_an_answer_means(
     error: MongarsError, failure_class: str, reason: str
 ) -> None:
-    """An error inside a 200 counts like one that came with an honest status."""
+    """An error inside a 200 response has a failure class and a reason, as an error status has."""
     failure = failure_of(error)
     assert isinstance(failure, AttemptError)
     assert (failure.failure_class, failure.reason) == (failure_class, reason)

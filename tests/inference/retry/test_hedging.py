@@ -1,4 +1,4 @@
-"""When a second attempt may go out: the percentile, and what it costs at most."""
+"""When a request may be hedged: the percentile of first-token times, and the limit on hedges."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLOOR = 1
 
 
 def experienced(clock: ManualClock, shared: RetryBudget | None = None) -> Hedging:
-    """Hedging with just enough first-token times."""
+    """A `Hedging` with just enough first-token times to hedge."""
     hedging = Hedging(clock, shared or RetryBudget(clock))
     for _ in range(MIN_SAMPLES):
         hedging.record_wait(0.2)
@@ -38,7 +38,7 @@ def test_no_percentile_before_enough_samples() -> None:
 
 @given(st.lists(st.floats(0, 60), min_size=MIN_SAMPLES, max_size=MAX_SAMPLES))
 def test_late_is_what_19_of_20_are_not(seconds: list[float]) -> None:
-    """At least 95 % took no longer, and some request really took that long."""
+    """The percentile is an observed time that at least 95% of the times do not exceed."""
     times = FirstTokenTimes()
     for value in seconds:
         times.add(value)
@@ -48,7 +48,7 @@ def test_late_is_what_19_of_20_are_not(seconds: list[float]) -> None:
 
 
 def test_old_times_are_forgotten() -> None:
-    """After as many new ones as are kept, the old ones decide nothing any more."""
+    """Once as many new times were added as are kept, the old ones no longer count."""
     times = FirstTokenTimes()
     for value in [9.0] * MAX_SAMPLES + [0.1] * MAX_SAMPLES:
         times.add(value)
@@ -56,7 +56,7 @@ def test_old_times_are_forgotten() -> None:
 
 
 def test_hedging_does_not_hide_how_slow_the_slow_ones_are() -> None:
-    """Cancelled first attempts count with the time they had waited, so that the percentile does not sink."""
+    """Cancelled first attempts count with the time they waited, so that the percentile does not sink."""
     hedging = experienced(ManualClock())
     late = hedging.delay
     for number in range(20 * MAX_SAMPLES):
@@ -65,12 +65,12 @@ def test_hedging_does_not_hide_how_slow_the_slow_ones_are() -> None:
     assert hedging.delay == late
 
 
-@settings(deadline=None)  # a slow machine is no failure
+@settings(deadline=None)  # slow machines must not fail this test
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 40), st.integers(0, 5)), max_size=40))
 def test_hedges_stay_within_5_percent_and_a_small_floor(
     bursts: list[tuple[float, int, int]],
 ) -> None:
-    """Of the requests in the budget's window, however often a hedge is wanted."""
+    """Hedges are at most 5% of the requests in the budget's time window, plus one."""
 
     async def scenario() -> None:
         clock = ManualClock()
@@ -94,7 +94,7 @@ def test_hedges_stay_within_5_percent_and_a_small_floor(
 
 
 def test_a_hedge_is_paid_from_the_budget_of_all_retries() -> None:
-    """Where retries have used it up there are no hedges, and a hedge leaves less for retries."""
+    """A hedge takes one from the retry budget, and an exhausted budget allows no hedge."""
     clock = ManualClock()
     shared = RetryBudget(clock)
     hedging = experienced(clock, shared)

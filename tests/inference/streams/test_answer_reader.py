@@ -86,7 +86,7 @@ async def read_into(accumulated: AnswerAccumulator, answer: AnswerReader) -> Non
 
 
 async def test_a_healthy_answer() -> None:
-    """Text, origin, counts and end arrive; every byte of every chunk can be passed on."""
+    """A complete stream gives text, origin and usage, and the raw bytes of each chunk."""
     answer = reader(META, ROLE, text("Hello"), text(" you"), FINISH, USAGE, DONE)
     await answer.commit()
     assert answer.origin.adapter_version == "v9"
@@ -100,7 +100,7 @@ async def test_a_healthy_answer() -> None:
 
 @given(st.data())
 def test_blocks_may_be_cut_anywhere(data: st.DataObject) -> None:
-    """Network blocks end inside events, and inside characters, without harm."""
+    """Text is read correctly if network blocks end inside events or characters."""
     said = data.draw(st.text(alphabet="aé€😀\n ", min_size=1).filter(str.strip))
     whole = META + ROLE + b"".join(map(text, said)) + FINISH + DONE
     cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=30)))
@@ -129,7 +129,7 @@ def test_blocks_may_be_cut_anywhere(data: st.DataObject) -> None:
 async def test_before_the_first_content_every_failure_is_raised(
     blocks: list[bytes], error: type[Exception]
 ) -> None:
-    """Before the commit nothing was delivered, so that another provider can be tried."""
+    """A failure before the first text is raised by `commit`, so that another provider can be tried."""
     with pytest.raises(error):
         await reader(*blocks).commit()
 
@@ -158,7 +158,7 @@ async def test_before_the_first_content_every_failure_is_raised(
     ],
 )
 async def test_no_cut_ends_like_an_answer(blocks: list[bytes], then: Exception | None) -> None:
-    """After content, anything but a proper end raises; what came before it is delivered."""
+    """After text, an error, malformed event or end without finish reason and `[DONE]` raises; the text is delivered."""
     answer = reader(META, text("Once"), *blocks, then=then)
     await answer.commit()
     accumulated = AnswerAccumulator()
@@ -176,14 +176,14 @@ async def test_no_cut_ends_like_an_answer(blocks: list[bytes], then: Exception |
 async def test_a_finished_answer_is_complete_without_the_done_mark(
     blocks: list[bytes], then: Exception | None
 ) -> None:
-    """With a finish reason, a missing `[DONE]` is not a cut."""
+    """A stream with a finish reason but without `[DONE]` is complete."""
     answer = reader(text("All"), *blocks, then=then)
     assert await read(answer) == "All"
     assert answer.state == "complete"
 
 
 async def test_done_without_a_finish_reason_gets_one() -> None:
-    """Streams always end with a finish reason, so that every client understands them."""
+    """A stream that ends with `[DONE]` only gets the finish reason `stop`."""
     answer = reader(text("All"), DONE)
     await answer.commit()
     chunks = [chunk async for chunk in answer]
@@ -191,7 +191,7 @@ async def test_done_without_a_finish_reason_gets_one() -> None:
 
 
 async def test_unknown_events_and_comments_are_ignored() -> None:
-    """Keep-alives and events of a newer server are ignored."""
+    """Comments and events of an unknown name are ignored."""
     ping = b": ping\n\nevent: ping\ndata: {}\n\n"
     assert await read(reader(ping, text("a"), ping, text("b"), FINISH, DONE)) == "ab"
 
@@ -216,13 +216,13 @@ async def test_a_missing_choice_makes_the_answer_incomplete() -> None:
     ids=["list", "two", "unasked", "long name"],
 )
 async def test_malformed_chunks_are_failures_of_the_server(odd: bytes) -> None:
-    """It is never passed on, and never an error of ours."""
+    """A malformed chunk or event raises `InvalidAnswer`."""
     with pytest.raises(InvalidAnswer):
         await reader(META, odd, text("Hello"), FINISH, DONE).commit()
 
 
 async def test_what_follows_the_end_is_dropped() -> None:
-    """A second end, or text behind the first one: streamed and whole answers are the same."""
+    """Text and further finish reasons after the first finish reason are dropped."""
     answer = reader(text("Hello"), FINISH, text(" more"), FINISH, DONE)
     assert await read(answer) == "Hello"
     assert answer.state == "complete"
@@ -230,13 +230,16 @@ async def test_what_follows_the_end_is_dropped() -> None:
 
 @pytest.mark.parametrize("together", [1, 100])
 async def test_blanks_without_text_are_no_answer(together: int) -> None:
-    """Blank chunks are held for the text after them, up to a limit, however they arrive."""
+    """Blank text is held back until other text follows, and refused beyond a limit."""
     with pytest.raises(InvalidAnswer, match="blank text"):
         await reader(*[text(" ") * together] * (10_000 // together)).commit()
 
 
 async def test_text_that_arrives_together_is_one_chunk() -> None:
-    """With the bytes of all its events; what holds more than text stays a chunk of its own."""
+    """Consecutive text events in one network block become one chunk with all their bytes.
+
+    An event that has to be parsed stays a chunk of its own.
+    """
     together = [text("é"), text(" b"), text(" c")]
     quoted = text(' "d"')  # has to be parsed
     events = [ROLE, text("a"), *together, quoted, text(" e"), text(" f"), FINISH, USAGE]
@@ -251,7 +254,7 @@ async def test_text_that_arrives_together_is_one_chunk() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
 async def test_byte_order_mark_and_line_ends_cost_no_text(size: int, end: bytes) -> None:
-    """A mark before the first event, and each kind of line end, read the same in any cut."""
+    """A byte order mark and any kind of line end are read correctly, however the network splits the stream."""
     whole = (text("Hello") + text(" you") + FINISH + DONE).replace(b"\n", end)
     data = b"\xef\xbb\xbf" + whole
     parts = [data[start : start + size] for start in range(0, len(data), size)]
@@ -259,7 +262,7 @@ async def test_byte_order_mark_and_line_ends_cost_no_text(size: int, end: bytes)
 
 
 def odd(**changes: object) -> bytes:
-    """A chunk with an unusual choice."""
+    """A chunk whose only choice has these fields."""
     body = chunk_body(answer_id="x", created=0, model="m", delta={})
     return encode_event({**body, "choices": [{"index": 0, **changes}]})
 
@@ -284,7 +287,7 @@ def odd(**changes: object) -> bytes:
     ids=lambda event: event.decode().strip()[-50:],
 )
 async def test_what_carries_no_text_costs_no_answer(event: bytes) -> None:
-    """Unusual details before, between and after the text leave the text as it is."""
+    """Unusual events without text, before, between and after the text, do not change the text."""
     answer = reader(event, text("Hello"), event, text(" you"), event, FINISH, event, DONE)
     assert await read(answer) == "Hello you"
 
@@ -293,7 +296,7 @@ async def test_what_carries_no_text_costs_no_answer(event: bytes) -> None:
     "count", [1e30, -1, "many", None], ids=["huge", "negative", "words", "null"]
 )
 async def test_counts_that_cannot_be_read_are_left_out(count: object) -> None:
-    """Impossible token counts lose no text, and are passed on neither as usage nor in an event."""
+    """Invalid token counts are dropped from usage and raw events, and the text is kept."""
     usage = {"prompt_tokens": 1, "completion_tokens": count}
     event = encode_event({"id": "x", "choices": [], "usage": usage})
     answer = reader(event, text("Hello"), FINISH, event, DONE)
@@ -312,7 +315,7 @@ REFUSED = encode_event(
 
 @pytest.mark.parametrize("peer", ["engine", "replica"])
 async def test_an_error_of_the_request_is_no_interruption(peer: str) -> None:
-    """400, not 500: a stop text that cuts a schema's answer cuts the next one, too; do not retry."""
+    """An `InvalidRequest` error within a stream is raised as such, not as an interruption: a retry would fail, too."""
     if peer == "engine":
         refusal = InvalidRequest("stop: too early", param="stop")
         answer = reader(META, text("{"), then=refusal)

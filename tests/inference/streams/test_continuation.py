@@ -1,4 +1,4 @@
-"""Answers that are cut in the middle: completed exactly, or reported; never a mixture, never an end."""
+"""An answer whose stream breaks off is completed exactly or reported as interrupted, never mixed with another text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class DeliveredAnswer:
-    """What a reader has seen."""
+    """What a client has received: the text, the numbers of chunks and finish reasons, and the error."""
 
     def __init__(self) -> None:
         self.accumulated = AnswerAccumulator()
@@ -79,11 +79,11 @@ async def ask(found: Stack, request: GenerationRequest | None = None) -> Deliver
 
 @pytest.mark.parametrize("cut", ["close", "abort"])
 async def test_cut_at_every_token_the_answer_is_the_uncut_one(cut: str) -> None:
-    """The same text, one finish reason, and the token counts of the provider that completed it."""
+    """A stream cut after any token is completed to the same text with one finish reason and the full token count."""
     async with FakeReplica() as replica:
         for index in range(1, WORDS):
             replica.faults.append(FaultyResponse(cut_after=index, cut=cut))
-            async with stack(replica) as found:  # each with a retry budget of its own
+            async with stack(replica) as found:  # a new retry budget each time
                 delivered = await ask(found)
             assert delivered.error is None, index
             assert delivered.text == TEXT
@@ -127,7 +127,7 @@ async def test_a_stalled_endpoint_is_left_and_not_tried_again() -> None:
 
 
 async def test_another_text_is_not_mixed_in() -> None:
-    """The second target answers differently: what came stays, and the cut is reported."""
+    """If the second endpoint answers with another text, the delivered text is kept and the interruption reported."""
     async with FakeReplica() as first, FakeReplica() as second, stack(first, second) as found:
         first.always = FaultyResponse(cut_after=10)
         second.always = FaultyResponse(text=TEXT.replace("word5", "other"))
@@ -149,7 +149,7 @@ async def test_a_shorter_text_does_not_end_it() -> None:
 
 
 async def test_a_refusal_of_the_next_target_is_not_shown() -> None:
-    """A 400 that only the continuation caused is not returned to the client."""
+    """If the next endpoint refuses the continuation, the client gets the interruption, not that refusal."""
     refusal = Status(code=400, error="invalid_request", detail="no prefill here")
     async with (
         FakeReplica(FaultyResponse(cut_after=40), refusal) as replica,
@@ -184,7 +184,7 @@ async def test_what_cannot_be_put_together_is_reported(sampling: Sampling) -> No
 
 
 async def test_the_local_engine_does_not_continue_with_another_answer() -> None:
-    """It answers differently, so it cannot complete an answer of Ray."""
+    """The local engine's answer, which differs, is not used to complete an answer of Ray."""
     engine = FakeEngine(FakePlan(), clock=SystemClock())
     async with FakeReplica() as replica, stack(replica, engine=engine) as found:
         replica.always = FaultyResponse(cut_after=10)
@@ -194,7 +194,7 @@ async def test_the_local_engine_does_not_continue_with_another_answer() -> None:
 
 
 class Script:
-    """A provider that plays prepared streams: origin, text, and how each ends."""
+    """A provider that plays prepared streams, each with an origin, its words and how it ends, or raises an error."""
 
     def __init__(self, name: str, *plays: tuple[Origin, list[str], str] | WorldError) -> None:
         self.name = name
@@ -219,7 +219,7 @@ class Script:
 
 
 class ScriptedStream:
-    """Chunks from a list."""
+    """A stream of prepared chunks; `ending`: `complete`, `cut` or `finished, then cut`."""
 
     usage = None
 
@@ -261,7 +261,7 @@ async def play(*providers: Script) -> tuple[str, Origin, MongarsError | None]:
 
 
 async def test_only_the_model_that_wrote_the_end_may_continue() -> None:
-    """The tuned model must not continue words that the plain one has added meanwhile."""
+    """Text added by the base model is not continued by the adapter that began the answer."""
     ray = Script(
         "ray_serve",
         (TUNED, ["A", "B"], "cut"),
@@ -282,7 +282,7 @@ async def test_the_provider_that_completed_it_is_named() -> None:
 
 
 async def test_nothing_follows_a_finish() -> None:
-    """A failure after the finish reason adds nothing to the answer."""
+    """A failure after the finish reason is reported, and the answer is not continued."""
     ray = Script("ray_serve", (TUNED, ["A"], "finished, then cut"), (TUNED, ["B"], "complete"))
     text, _, error = await play(ray)
     assert text == "A"
@@ -290,7 +290,7 @@ async def test_nothing_follows_a_finish() -> None:
 
 
 async def test_a_whole_answer_names_the_provider_that_completed_it() -> None:
-    """Cut at Ray and completed by Ollama: route, model and event name Ollama, and Ray's failure."""
+    """If Ray's answer is cut and Ollama completes it, route, origin and events name Ollama and the fallback."""
     async with FakeReplica() as replica, FakeOllama() as ollama:
         replica.always = FaultyResponse(cut_after=20)
         config = InferenceConfig(
@@ -325,6 +325,6 @@ async def test_a_whole_answer_names_the_provider_that_completed_it() -> None:
 def test_with_a_stop_sequence_continuation_starts_before_the_last_word(
     delivered: str, there: str
 ) -> None:
-    """There a token surely ends; without stop sequences it does wherever an answer was cut."""
+    """With stop sequences, a continuation starts before the last word; without, where the answer was cut."""
     assert resume_prefix(delivered, ("stop",)) == there
     assert resume_prefix(delivered, ()) == delivered

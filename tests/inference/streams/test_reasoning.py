@@ -1,4 +1,4 @@
-"""Models that reason before they answer, as DeepSeek, Qwen and gpt-oss do."""
+"""Models that reason before they answer, such as DeepSeek, Qwen and gpt-oss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ THOUGHTS = " ".join(["hmm"] * 30)
 
 
 async def complete(config: InferenceConfig) -> tuple[Completion, int]:
-    """The whole answer by these providers, and how many fallbacks it took."""
+    """The whole answer with that configuration, and the number of fallbacks."""
     stack = build(config)
     async with stack.integration as integration:
         async with integration.open(question()) as answer:
@@ -35,7 +35,7 @@ async def complete(config: InferenceConfig) -> tuple[Completion, int]:
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
 async def test_thinking_longer_than_the_first_token_may_take_is_answered(field: str) -> None:
-    """Thoughts are progress under every name servers use: one attempt, no fallback, text apart."""
+    """Reasoning counts as content for the first-token timeout, in any field, and is kept apart from the text."""
     slow = FaultyResponse(reasoning=THOUGHTS, reasoning_field=field, token_delay=0.03)
     async with FakeReplica(slow) as replica, ray_harness(replica.url, timeout=0.5) as ray:
         accumulated = AnswerAccumulator()
@@ -48,7 +48,7 @@ async def test_thinking_longer_than_the_first_token_may_take_is_answered(field: 
 
 
 async def test_ollama_may_think_longer_than_a_first_token_may_take() -> None:
-    """`message.thinking` counts as content for the timeout, and is delivered apart from the text."""
+    """Ollama's reasoning counts as content for the first-token timeout, and is kept apart from the text."""
     async with FakeOllama() as server:
         server.always = FaultyResponse(reasoning=THOUGHTS, token_delay=0.03)
         config = InferenceConfig(
@@ -60,7 +60,7 @@ async def test_ollama_may_think_longer_than_a_first_token_may_take() -> None:
 
 
 async def test_an_answer_with_delivered_reasoning_is_not_completed_elsewhere() -> None:
-    """Cut after shown thoughts, an answer ends with an error: another's would not follow from them."""
+    """An answer cut after its reasoning was delivered ends with an error; no other provider completes it."""
     cut = FaultyResponse(reasoning=THOUGHTS, cut_after=5)
     async with FakeReplica(cut) as replica, FakeOllama() as server:
         config = InferenceConfig(
@@ -78,7 +78,7 @@ async def test_an_answer_with_delivered_reasoning_is_not_completed_elsewhere() -
 
 
 async def test_silence_within_the_thoughts_is_noticed() -> None:
-    """A model that stops in the middle of its thoughts is cut at the idle time-out."""
+    """A model that stops in the middle of its reasoning is cut at the idle timeout."""
     silent = FaultyResponse(reasoning=THOUGHTS, text="", stall_after=0, finish=False, done=False)
     async with (
         FakeReplica(silent) as replica,
