@@ -150,7 +150,7 @@ async def closed_loop(
     seconds: float = math.inf,
     stream: bool = False,
 ) -> tuple[list[Seen], float]:
-    """So many requests, or for so long, each connection busy all the time; answers and seconds."""
+    """Send `requests` requests, or for `seconds`, over connections that are always busy; returns answers and time."""
     request = target.request(stream=stream)
     left = math.inf if requests is None else requests
     seen: list[Seen] = []

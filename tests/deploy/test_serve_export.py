@@ -58,7 +58,7 @@ def test_mistakes_are_caught(path: tuple[str | int, ...], value: Any) -> None:
 
 
 def test_settings_of_one_machine_become_those_of_a_cluster() -> None:
-    """The definition for a cluster has no path and no token of this machine, and listens on all interfaces."""
+    """The definition for a cluster has no local path, listens on all interfaces, and uses the replicas' own token."""
     engine = EngineSpec(model_path="/home/ada/model.gguf", slots=7)
     replica = ReplicaConfig(engine=engine, coding=engine, token_sha256="ab" * 32)
     cluster = for_cluster(ServingConfig(replica=replica, host="127.0.0.1"))

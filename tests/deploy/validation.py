@@ -22,7 +22,7 @@ SCHEMAS = ROOT.parent / "shared" / "data"
 KUBERNETES = "1.37"
 KUBECTL = Path(sys.executable).parent / "kubectl"
 VARIABLE = re.compile(
-    r"\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>(?:[^${}]|\$\{[^}]*\})*))?\}"  # one level inside
+    r"\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>(?:[^${}]|\$\{[^}]*\})*))?\}"  # one nested level
 )
 
 

@@ -245,7 +245,7 @@ def memory(stack: Stack) -> dict[int, int]:
 async def test_crashed_api_is_restarted_and_says_so(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """If the API process is killed, the output says so, and a new process answers."""
+    """If the API process is killed, the output reports that, and a new process answers."""
     victim = next(p for p in stack.owned() if p.cmdline()[1:4] == ["-m", "mongars", "api"])
     victim.send_signal(signal.SIGKILL)
     stack.wait_for("api was killed by signal 9", seconds=10)

@@ -96,7 +96,7 @@ async def test_silence_of_a_dead_child_is_not_held_against_the_next() -> None:
 
 
 class Generating(Child):
-    """A fake child process that closes the connections of health checks, and sends tokens when the test says so."""
+    """A fake child process that closes the connections of health checks; it sends a token when `next_token` is set."""
 
     def __init__(self, pid: int, folder: Path) -> None:
         super().__init__(pid)

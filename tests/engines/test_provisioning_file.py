@@ -1,3 +1,5 @@
+"""Models that are files of the operator."""
+
 from __future__ import annotations
 
 import shutil

@@ -1,3 +1,5 @@
+"""Provisioning runs that are cancelled, killed or out of disk space."""
+
 from __future__ import annotations
 
 import resource

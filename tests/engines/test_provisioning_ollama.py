@@ -1,3 +1,5 @@
+"""Models that an Ollama server pulls."""
+
 from __future__ import annotations
 
 import asyncio

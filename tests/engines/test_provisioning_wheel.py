@@ -1,3 +1,5 @@
+"""Models from wheels of a package index."""
+
 from __future__ import annotations
 
 import json

@@ -71,7 +71,7 @@ async def test_a_pin_that_nothing_matches_is_refused_and_never_answered_by_anoth
 
 
 async def test_the_same_name_with_other_bytes_is_two_entries() -> None:
-    """Two adapters of one version are told apart by digest; the version alone means the active one or is refused."""
+    """Two adapters of one version are distinguished by digest; the version alone is the active one or is refused."""
     first, second = (FakeAdapter(version="v7", content=text) for text in ("a", "b"))
     async with running() as table:
         await table.prepare(key(first), first.engine)

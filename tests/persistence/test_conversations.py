@@ -1,3 +1,5 @@
+"""Stored turns of conversations: order, owners, expiry, texts, times and concurrent writers."""
+
 from __future__ import annotations
 
 import asyncio

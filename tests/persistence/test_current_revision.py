@@ -1,3 +1,5 @@
+"""Reading the revision of a database without changing the database."""
+
 from __future__ import annotations
 
 import sqlite3

@@ -1,3 +1,5 @@
+"""`init_db.py` and the `alembic` commands, run as in the guide."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,3 +1,5 @@
+"""Upgrades and downgrades of the database, their failures, and waiting for the database."""
+
 from __future__ import annotations
 
 import sqlite3
@@ -278,7 +280,7 @@ def test_what_waiting_cannot_mend_fails_at_once(who: str, postgres: Postgres) ->
 
 
 def test_a_database_newer_than_the_program_is_refused(config: DatabaseConfig) -> None:
-    """A database with a revision that the program does not know is refused, and the error names the revision."""
+    """A database with an unknown revision is refused, and the error names the revision."""
     upgrade(config)
     execute(config, "UPDATE alembic_version SET version_num = '20991231_01'")
     with pytest.raises(ConfigurationError, match="20991231_01"):

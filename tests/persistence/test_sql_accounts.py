@@ -1,3 +1,5 @@
+"""Accounts and API keys in the database."""
+
 from __future__ import annotations
 
 import asyncio

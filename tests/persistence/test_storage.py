@@ -1,3 +1,5 @@
+"""Failures of storage: missing, replaced, full, locked and read-only databases, and cancelled requests."""
+
 from __future__ import annotations
 
 import asyncio
@@ -221,7 +223,7 @@ async def test_a_taken_pool_is_storage_unavailable(sqlite_database: Database) ->
 
 
 async def test_our_own_mistakes_are_not_disguised(database: Database) -> None:
-    """Violated constraints and faulty SQL raise the driver's errors, not `StorageUnavailable`."""
+    """Violated constraints and faulty SQL raise SQLAlchemy's errors, not `StorageUnavailable`."""
     with pytest.raises(IntegrityError):
         async with database.writing() as connection:
             await connection.execute(text("INSERT INTO memory_entries (id) VALUES (1)"))

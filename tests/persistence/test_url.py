@@ -1,3 +1,5 @@
+"""Database URLs: accepted forms, refused ones, and hidden passwords."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Migration of stored vectors between JSON, pgvector and arrays, without losing a value."""
+
 from __future__ import annotations
 
 import json

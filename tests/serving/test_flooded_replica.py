@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mongars.engines.embedder import Embeddings
 
 GENERATION = 10.0
-"""Seconds of one choice."""
+"""Seconds that one choice takes."""
 SLOTS = 4
 
 
@@ -95,7 +95,7 @@ async def test_another_account_is_answered_within_one_generation_more() -> None:
             while not question.done():
                 await world.pass_time(1)
                 assert world.clock.monotonic() - asked <= 2 * GENERATION + 1
-            if number:  # a slot is kept for an account that was here a moment ago
+            if number:  # a slot is reserved for an account after its request
                 assert world.clock.monotonic() - asked <= GENERATION + 1
         assert world.done.count("B") == 5
         assert world.refused == []

@@ -103,7 +103,7 @@ async def test_several_answers_are_gathered_and_go_out_together() -> None:
             source.give(b"a")
         await answers.clock.advance(0)
         assert [reader.pieces for _, reader in opened] == [[b"a"]] * 3, "the first never waits"
-        await answers.clock.advance(0.03)  # the pace of the first two; from now on that of three
+        await answers.clock.advance(0.03)  # the interval of two answers; the next is of three
         for source, _ in opened:
             source.give(b"b", b"c")
         await answers.clock.advance(0.059)

@@ -144,7 +144,7 @@ async def test_a_reset_forgets_everything() -> None:
     ids=str,
 )
 async def test_a_mistake_is_named_and_changes_nothing(told: object, named: str) -> None:
-    """A wrong fault is refused with 422 and the name of what is wrong, and changes nothing."""
+    """A wrong fault is refused with 422 and the name of the wrong field or value, and changes nothing."""
     async with remote() as it:
         for method, path, data in (
             ("PUT", "/control/always", told),

@@ -1,3 +1,5 @@
+"""The fake replica: it speaks the replica's protocol, has faults in order, and can be restarted."""
+
 from __future__ import annotations
 
 import aiohttp

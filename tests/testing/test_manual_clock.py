@@ -1,3 +1,5 @@
+"""The manual clock, whose time passes only by `advance`."""
+
 from __future__ import annotations
 
 import asyncio
