@@ -1,1 +1,1 @@
-"""Measurements anyone can rerun: `make bench`."""
+"""Measurements of monGARS: `make bench`."""

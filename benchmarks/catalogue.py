@@ -1,8 +1,8 @@
 """The fault catalogue at its published times: every scenario, streamed and whole, over real sockets.
 
-`python -m benchmarks.catalogue [S06 S15 ...]` plays them side by side, each with fakes and a client
-of its own, with the client's default timers, and prints a table; 1 if any limit does not hold. Our
-re-implementation of the FailoverBench v0.1 catalogue: none of its code, and not an official score.
+`python -m benchmarks.catalogue [S06 S15 ...]` runs the scenarios concurrently, each with its own fakes and its own
+client with default timeouts, and prints a table; the exit status is 1 if a limit is exceeded. The scenarios are
+those of the FailoverBench v0.1 catalogue, implemented anew: none of its code, and not an official score.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.catalogue_world import Seen, world
 from benchmarks.foundation import say
 
 ALIVE = "alive afterwards within 10 s"
-"""A limit of every scenario."""
+"""A limit that every scenario has."""
 HEAD = """\
 | | streamed | whole | primary attempts | all attempts | seconds | limits |
 | --- | --- | --- | --- | --- | --- | --- |"""
@@ -24,31 +24,31 @@ HEAD = """\
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One scenario, asked for in one way."""
+    """The result of one scenario, streamed or whole."""
 
     seen: Seen
     limits: Limits
 
     @property
     def word(self) -> str:
-        """Whether everything held."""
+        """`pass` if every limit was kept, otherwise `FAIL`."""
         return "pass" if all(self.limits.values()) else "FAIL"
 
     @property
     def seconds(self) -> float:
-        """The longest wait."""
+        """The longest time that a request took, in seconds."""
         return max(told.seconds for told in self.seen.told)
 
 
 async def judge(case: Case, *, streamed: bool) -> Verdict:
-    """Play it."""
+    """Run a scenario once and check its limits."""
     async with world(case.script) as it:
         seen = await it.play(streamed=streamed)
     return Verdict(seen=seen, limits=case.limits(seen) | {ALIVE: seen.alive})
 
 
 async def play(cases: tuple[Case, ...]) -> list[tuple[Case, Verdict, Verdict]]:
-    """All of them, at the same time."""
+    """Run all scenarios, streamed and whole, at the same time."""
     async with asyncio.TaskGroup() as group:
         tasks = [
             (
@@ -62,7 +62,7 @@ async def play(cases: tuple[Case, ...]) -> list[tuple[Case, Verdict, Verdict]]:
 
 
 def row(case: Case, streamed: Verdict, whole: Verdict) -> str:
-    """One line of the table; two figures where the two ways differ."""
+    """A row of the table; a cell has two figures where streamed and whole answers differ."""
     cells = (
         case.id,
         streamed.word,
@@ -80,7 +80,7 @@ def _both(first: object, second: object) -> str:
 
 
 def broken(case: Case, way: str, verdict: Verdict) -> list[str]:
-    """A line for each limit that did not hold."""
+    """A line for each limit that was not kept."""
     told = verdict.seen.told[-1]
     return [
         f"{case.id} {way}: not held: {limit} (last error: {told.error})"
@@ -90,7 +90,7 @@ def broken(case: Case, way: str, verdict: Verdict) -> list[str]:
 
 
 def report(cases: tuple[Case, ...]) -> int:
-    """Play them and print the table; 1 if a limit does not hold."""
+    """Run the scenarios and print the table; return 1 if a limit was not kept."""
     say(HEAD)
     wrong: list[str] = []
     for case, streamed, whole in asyncio.run(play(cases)):
@@ -102,7 +102,7 @@ def report(cases: tuple[Case, ...]) -> int:
 
 
 def main(names: list[str]) -> int:
-    """Play those named, all of them by default."""
+    """Run the named scenarios, by default all."""
     return report(tuple(case for case in CASES if not names or case.id in names))
 
 

@@ -1,6 +1,6 @@
 """The scenarios of the fault catalogue with their published times, and the limits of each.
 
-A limit is a sentence and whether it held: of what the caller saw and of what the fakes logged.
+A limit is a sentence and whether it was kept, judged by what the client received and what the fakes logged.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CUT = FaultyResponse(cut_after=40, token_delay=PACE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One scenario."""
+    """One scenario: its id, its script, and a function that checks its limits."""
 
     id: str
     script: Script
@@ -74,7 +74,7 @@ def _by(seen: Seen, provider: str) -> Limits:
 
 
 def _flowed(seen: Seen) -> Limits:
-    """Content came before the fault: nobody held the stream back to make it whole."""
+    """The first content reached the client before the fault: the stream was not held back."""
     first = seen.told[0].first
     later = (*seen.primary[1:], *seen.fallback)
     return {"content before the fault": first is None or (bool(later) and first < min(later))}

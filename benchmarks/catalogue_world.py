@@ -1,4 +1,4 @@
-"""One scenario of the fault catalogue, played over real sockets: who is asked, and what is seen."""
+"""One scenario of the fault catalogue over real sockets: its servers, its client, and the recorded results."""
 
 from __future__ import annotations
 
@@ -23,63 +23,63 @@ if TYPE_CHECKING:
 
 CLOCK = SystemClock()
 PACE = 0.02
-"""Seconds between the tokens of every answer, so that content is there before a fault is."""
+"""Seconds between the tokens of every answer, so that content arrives before a fault occurs."""
 ALIVE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What the caller got; times in seconds from the scenario's beginning."""
+    """The result of one request; times are in seconds since the scenario began."""
 
     asked: float
     ended: float
     first: float | None = None
-    """When the first content came; None for an answer in one piece."""
+    """When the first content arrived; None for an answer in one piece."""
     completion: Completion | None = None
     error: MongarsError | None = None
     provider: str = ""
 
     @property
     def right(self) -> bool:
-        """Whether it is the whole answer."""
+        """Whether the answer is complete and right."""
         return self.completion is not None and self.completion.text == TEXT
 
     @property
     def seconds(self) -> float:
-        """How long the caller waited for the end."""
+        """The seconds from the request to its end."""
         return self.ended - self.asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """All of a scenario: the caller's side, and the log of either fake."""
+    """The results of a scenario: its requests, and when attempts arrived at either fake."""
 
     told: tuple[Told, ...]
     primary: tuple[float, ...]
-    """When each attempt arrived at the first choice."""
+    """When each attempt arrived at the primary endpoint."""
     fallback: tuple[float, ...]
     alive: bool
-    """Whether the next answer came within ten seconds once the fault was over."""
+    """Whether, after the fault, the next answer came within ten seconds."""
 
     @property
     def attempts(self) -> int:
-        """At both."""
+        """The number of attempts at both fakes."""
         return len(self.primary) + len(self.fallback)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """What happens: faults of the first choice, in order and then always; how often it is asked."""
+    """The faults of the primary endpoint, first in order and then always, and how many requests are sent."""
 
     faults: tuple[Fault, ...] = ()
     always: Fault = field(default_factory=lambda: FaultyResponse(token_delay=PACE))
     rounds: int = 1
     every: float = 0.0
-    """Seconds from one question to the next."""
+    """Seconds from one request to the next."""
 
 
 class World:
-    """A first choice, a healthy second one, and the client before them with its default timers."""
+    """A primary endpoint, a healthy fallback, and a client of both with default timeouts."""
 
     def __init__(self, script: Script, primary: FakeReplica, fallback: FakeOllama) -> None:
         config = InferenceConfig(
@@ -95,7 +95,7 @@ class World:
         self._began = 0.0
 
     async def play(self, *, streamed: bool) -> Seen:
-        """Everything, the check that all is well afterwards included."""
+        """Run the script, and then one request without a fault."""
         async with self._integration as llm:
             self._began = CLOCK.monotonic()
             self._primary.faults.extend(self._script.faults)
@@ -147,6 +147,6 @@ class World:
 
 @asynccontextmanager
 async def world(script: Script) -> AsyncIterator[World]:
-    """Both fakes on ports of their own."""
+    """A world with both fakes, on ports of their own."""
     async with FakeReplica() as primary, FakeOllama() as fallback:
         yield World(script, primary, fallback)

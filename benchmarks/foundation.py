@@ -1,8 +1,8 @@
-"""Measures the foundation on this machine: start, first token, throughput, cancellation.
+"""Measure the whole stack on this machine: start, first token, throughput, cancellation.
 
-`python -m benchmarks.foundation` starts a stack of its own (home, ports and Ray cluster apart from
-any other) and compares the way through API and Ray with the bare engine, interleaved, in one run.
-Figures are medians; ratios are what carries over to other machines.
+`python -m benchmarks.foundation` starts a stack with its own home, ports and Ray cluster, and compares requests
+through API and Ray with the bare engine, interleaved, in one run. Figures are medians; only the ratios are
+comparable between machines.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ PORTS = {
 URL = f"http://127.0.0.1:{PORTS['MONGARS_PORT']}"
 ROUNDS = 7
 STORY = "Tell me a very long story about the number {}."
-"""Greedy answers to it are longer than any benchmark reads, so both sides write as many tokens."""
+"""Greedy answers to this prompt exceed every token limit here, so all answers have equally many tokens."""
 
 
 def say(line: str) -> None:
-    """Print one result."""
+    """Print one line of results."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def milliseconds(values: list[float]) -> str:
-    """Median and range."""
+    """Median and range of seconds, as text in milliseconds."""
     low, high = min(values) * 1000, max(values) * 1000
     return f"{statistics.median(values) * 1000:7.1f} ms  ({low:.1f} to {high:.1f})"
 
 
 def model_path() -> Path:
-    """The provisioned base model."""
+    """The path of the provisioned base model."""
     found = find_model(load_settings().cache, "general")
     if found is None:
         sys.exit("No base model. Run: python -m scripts.provision_models")
@@ -66,7 +66,7 @@ def model_path() -> Path:
 
 @asynccontextmanager
 async def bare_engine(slots: int) -> AsyncIterator[LlamaCppEngine]:
-    """llama.cpp as a replica runs it, without anything around it."""
+    """llama.cpp as a replica runs it, without Ray and API."""
     config = LlamaCppConfig(model_path=model_path(), model_name="bench", slots=slots)
     engine = LlamaCppEngine(config, clock=CLOCK)
     await engine.start()
@@ -77,12 +77,12 @@ async def bare_engine(slots: int) -> AsyncIterator[LlamaCppEngine]:
 
 
 def unique(text: str) -> str:
-    """The text, changed so that no cached prompt helps."""
+    """The text with a changing beginning, so that no cached prompt is reused."""
     return f"{CLOCK.monotonic()} {text}"
 
 
 def ask(text: str, max_tokens: int) -> GenerationRequest:
-    """One greedy request."""
+    """A greedy request."""
     return GenerationRequest(
         messages=(Message(role="user", content=text),),
         request_id="bench",
@@ -91,7 +91,7 @@ def ask(text: str, max_tokens: int) -> GenerationRequest:
 
 
 async def engine_stream(engine: LlamaCppEngine, text: str, max_tokens: int) -> tuple[float, int]:
-    """Seconds to the first content, and the number of content events."""
+    """The seconds to the first content, and the number of content events, of the bare engine."""
     began, first, count = CLOCK.monotonic(), 0.0, 0
     async with engine.stream(ask(text, max_tokens)) as blocks:
         async for block in blocks:
@@ -105,7 +105,7 @@ async def engine_stream(engine: LlamaCppEngine, text: str, max_tokens: int) -> t
 async def stack_stream(
     http: aiohttp.ClientSession, text: str, max_tokens: int
 ) -> tuple[float, int]:
-    """The same through API, Ray and engine."""
+    """The seconds to the first content, and the number of content events, through API, Ray and engine."""
     body = {
         "model": "mongars",
         "messages": [{"role": "user", "content": text}],
@@ -128,7 +128,7 @@ async def stack_stream(
 
 
 async def rate(stream: Callable[[str], Coroutine[None, None, tuple[float, int]]], n: int) -> float:
-    """Tokens per second over `n` streams at once, of a story each."""
+    """Tokens per second of `n` concurrent streams, each of another story."""
     began = CLOCK.monotonic()
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(stream(STORY.format(number))) for number in range(n)]
@@ -136,7 +136,7 @@ async def rate(stream: Callable[[str], Coroutine[None, None, tuple[float, int]]]
 
 
 async def compare(http: aiohttp.ClientSession) -> None:
-    """First token and throughput, bare engine and whole stack in turn."""
+    """Compare first token and throughput of the bare engine and the whole stack, in turn."""
     async with bare_engine(4) as engine:
         bare, full = [], []
         for _ in range(ROUNDS):
@@ -160,7 +160,7 @@ async def compare(http: aiohttp.ClientSession) -> None:
 
 
 async def slot_free_after_leaving(engine: LlamaCppEngine, text: str, delay: float) -> float:
-    """Seconds, from leaving, by which the only slot is later for the next request than when idle."""
+    """The seconds by which the next request is delayed if another one has just been abandoned in the only slot."""
     probe_began = CLOCK.monotonic()
     await engine_stream(engine, "Hi", 1)
     idle = CLOCK.monotonic() - probe_began
@@ -177,7 +177,7 @@ async def slot_free_after_leaving(engine: LlamaCppEngine, text: str, delay: floa
 
 
 async def cancellation() -> None:
-    """How soon a slot is free for somebody else."""
+    """Measure how soon a slot is free after its client has left."""
     cases = {
         "mid-stream": (STORY.format(0), 1.0),
         "reading a 500-token prompt": ("word " * 500, 0.5),
@@ -190,7 +190,7 @@ async def cancellation() -> None:
 
 
 async def queued(http: aiohttp.ClientSession, health: str) -> None:
-    """How soon the replica has forgotten clients that left, in a slot and in the queue."""
+    """Measure how soon a replica has no request left after all of its clients left, in slots and in the queue."""
 
     async def load() -> int:
         async with http.get(health) as response:
@@ -212,7 +212,7 @@ async def queued(http: aiohttp.ClientSession, health: str) -> None:
 
 
 async def measure(began: float, home: Path) -> None:
-    """Everything that needs the running stack."""
+    """Measure everything that needs the running stack."""
     headers = {"Authorization": f"Bearer {read_secret(home, CLI_KEY)}"}
     async with aiohttp.ClientSession(URL, headers=headers) as http:
         first, _ = await stack_stream(http, unique("Say hello."), 2)
@@ -225,7 +225,7 @@ async def measure(began: float, home: Path) -> None:
 
 
 def main() -> None:
-    """Run all of it."""
+    """Run all measurements."""
     model_path()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)

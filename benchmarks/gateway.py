@@ -1,10 +1,10 @@
-"""Measures what the API costs as a gateway, beside LiteLLM's proxy and a direct connection.
+"""Measure the cost of the API as a gateway, compared with LiteLLM's proxy and a direct connection.
 
-`python -m benchmarks.gateway [PART ...]` starts a canned model server and one worker of each gateway,
-and asks them in turn, round after round. On Linux the gateways have the first core, one at a time; the
-load and the model server share the second. The direct connection goes to a model server on the
-first core, so that it, too, crosses from one core to the other and back. `--litellm PATH` names the program of LiteLLM's proxy,
-which lives in an environment of its own (`make bench` makes it); without it, it is left out.
+`python -m benchmarks.gateway [PART ...]` starts a model server with canned answers and one worker of each gateway,
+and sends requests to each in turn, round after round. On Linux the gateways run on the first core, one at a time;
+the load generator and the model server share the second. The direct connection goes to a model server on the first
+core, so that it also crosses from one core to the other and back. `--litellm PATH` is the program of LiteLLM's
+proxy, which has its own environment (`make bench` makes it); without it LiteLLM is left out.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ START_SECONDS = 90.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """A way to the model, and the process whose memory it takes, if it is one."""
+    """A server to measure, and its process, whose memory is measured, if it is a gateway."""
 
     target: Target
     process: psutil.Process | None = None
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """A port on which no program listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def pin(process: psutil.Process, core: int) -> None:
-    """Keep a process on one core, where the system can."""
+    """Keep a process on one core, if the system supports that."""
     if hasattr(process, "cpu_affinity") and (os.cpu_count() or 1) > 1:
         process.cpu_affinity([core])
 
@@ -72,7 +72,7 @@ def pin(process: psutil.Process, core: int) -> None:
 def running(
     argv: list[str], core: int, environment: dict[str, str] | None = None
 ) -> Iterator[psutil.Process]:
-    """A process, until the block is left."""
+    """Run a process until the block is left."""
     child = subprocess.Popen(  # noqa: S603 - our own command line
         argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -88,7 +88,7 @@ def running(
 
 @contextmanager
 def upstream(core: int) -> Iterator[Target]:
-    """A canned model server."""
+    """A model server with canned answers."""
     port = free_port()
     argv = [sys.executable, "-m", "benchmarks.gateway_upstream", str(port)]
     with running(argv, core):
@@ -97,7 +97,7 @@ def upstream(core: int) -> Iterator[Target]:
 
 @contextmanager
 def mongars(endpoints: str, *, name: str = "monGARS", **variables: str) -> Iterator[Gateway]:
-    """The API process as `mongars api` starts it, with a database of its own and these variables."""
+    """The API process, started by `mongars api`, with its own database and these variables."""
     port, key = free_port(), secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as home:
         changes = {
@@ -118,7 +118,7 @@ def mongars(endpoints: str, *, name: str = "monGARS", **variables: str) -> Itera
 
 @contextmanager
 def litellm(program: Path, model: Target) -> Iterator[Gateway]:
-    """LiteLLM's proxy with one worker, no database and one master key."""
+    """LiteLLM's proxy with one worker, a master key and no database."""
     port, key = free_port(), f"sk-{secrets.token_hex(16)}"
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
@@ -144,15 +144,15 @@ def litellm(program: Path, model: Target) -> Iterator[Gateway]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Everything that is compared."""
+    """The model server and everything that is compared."""
 
     model: Target
     ways: tuple[Gateway, ...]
-    """The direct connection first."""
+    """The direct connection, followed by the gateways."""
 
 
 async def answers(target: Target) -> bool:
-    """Whether it is there and right."""
+    """Whether the server answers correctly."""
     try:
         client = await connect(target)
     except OSError:
@@ -163,7 +163,7 @@ async def answers(target: Target) -> bool:
 
 
 async def ready(gateway: Gateway) -> None:
-    """Wait until it answers, and warm it up."""
+    """Wait until the gateway answers, then send requests to warm it up."""
     began = CLOCK.monotonic()
     while CLOCK.monotonic() - began < START_SECONDS:
         if await answers(gateway.target):
@@ -176,26 +176,26 @@ async def ready(gateway: Gateway) -> None:
 
 
 async def choose(model: Target, mode: str) -> None:
-    """Tell a canned server how to answer."""
+    """Set the answer mode of a model server."""
     url = f"http://127.0.0.1:{model.port}/mode/{mode}"
     async with aiohttp.ClientSession() as http, http.post(url) as response:
         response.raise_for_status()
 
 
 async def use(world: World, mode: str) -> None:
-    """Tell both canned servers how to answer."""
+    """Set the answer mode of both model servers."""
     for model in (world.model, world.ways[0].target):
         await choose(model, mode)
 
 
 def percentile(values: list[float], share: float) -> float:
-    """That percentile of the values, by rank."""
+    """The percentile `share` (0 to 1) of the values, by rank."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def good(seen: list[Seen], name: str) -> list[Seen]:
-    """The answers, all of which must be right."""
+    """The correct answers; a line is printed if there are others."""
     wrong = sum(not one.ok for one in seen)
     if wrong:
         say(f"  {name}: {wrong} of {len(seen)} answers failed")
@@ -203,7 +203,7 @@ def good(seen: list[Seen], name: str) -> list[Seen]:
 
 
 async def added_latency(world: World) -> None:
-    """One connection, instant answers: what each way adds to the direct one."""
+    """Print the latency that each gateway adds to the direct connection: one connection, instant answers."""
     await use(world, "instant")
     for stream, what in ((False, "whole answer"), (True, "first token")):
         sums: dict[str, list[tuple[float, float]]] = {}
@@ -231,7 +231,7 @@ async def added_latency(world: World) -> None:
 
 
 async def throughput(world: World) -> None:
-    """Requests per second at several numbers of connections, and the ratio to LiteLLM."""
+    """Print requests per second for several numbers of connections, and the ratio to LiteLLM."""
     for mode in ("instant", "20ms"):
         await use(world, mode)
         for connections in (1, 16, 64):
@@ -251,7 +251,7 @@ async def throughput(world: World) -> None:
 
 
 async def stalls(world: World) -> None:
-    """How many paced streams at once come through without a stall."""
+    """Print the number of concurrent paced streams that pass without a stall."""
     await use(world, "paced")
     pace = MODES["paced"].between
     for way in world.ways:
@@ -273,7 +273,7 @@ async def stalls(world: World) -> None:
 
 
 async def memory(world: World) -> None:
-    """Resident memory before, during and after many requests."""
+    """Print the resident memory before, during and after many requests."""
     await use(world, "instant")
     for way in world.ways:
         if way.process is None or way.target.name == "LiteLLM":
@@ -295,7 +295,7 @@ async def memory(world: World) -> None:
 
 
 def resident(process: psutil.Process) -> float:
-    """MiB of a process and its children."""
+    """The resident memory of a process and its children, in MiB."""
     processes = (process, *process.children(recursive=True))
     return float(sum(each.memory_info().rss for each in processes)) / 2**20
 
@@ -309,7 +309,7 @@ PARTS: dict[str, Callable[[World], object]] = {
 
 
 async def measure(world: World, parts: list[str]) -> None:
-    """Run the parts in order."""
+    """Wait for every gateway and run the parts in order."""
     for way in world.ways:
         await ready(way)
     for name in parts:
@@ -317,7 +317,7 @@ async def measure(world: World, parts: list[str]) -> None:
 
 
 def main() -> None:
-    """Run what was asked for; everything by default."""
+    """Run the chosen parts, by default all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all of them")
     parser.add_argument("--litellm", type=Path, help="LiteLLM's program")

@@ -1,4 +1,4 @@
-"""Load for the gateway benchmark: raw connections, so that the client costs little itself."""
+"""The load generator of the gateway benchmark: raw connections, so that the client itself costs little."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTHING = b'"content":""'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One way to the model, as a client sees it."""
+    """A server to measure, as a client reaches it."""
 
     name: str
     port: int
@@ -30,7 +30,7 @@ class Target:
     model: str = "canned"
 
     def request(self, *, stream: bool) -> bytes:
-        """The bytes of one question."""
+        """The bytes of one request."""
         question = {
             "model": self.model,
             "messages": [{"role": "user", "content": "Say forty words about nothing at all."}],
@@ -49,18 +49,18 @@ class Target:
 
 @dataclass(slots=True)
 class Seen:
-    """One answer as the client saw it; times in seconds from the request."""
+    """One answer as the client saw it; times are in seconds since the request."""
 
     first_content: float = 0.0
     seconds: float = 0.0
     longest_gap: float = 0.0
-    """Between two arrivals of content."""
+    """The longest time between two arrivals of content."""
     words: int = 0
     ok: bool = False
 
 
 class Client(asyncio.Protocol):
-    """One connection that asks one question at a time."""
+    """One connection that sends one request at a time."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -72,16 +72,16 @@ class Client(asyncio.Protocol):
         self._done: asyncio.Future[Seen] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to write."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _: Exception | None) -> None:
-        """An answer under way has failed."""
+        """Mark a running request as failed."""
         self._transport = None
         self._finish(ok=False)
 
     async def ask(self, request: bytes) -> Seen:
-        """The whole exchange."""
+        """Send a request and return its answer."""
         if self._transport is None:
             return Seen()
         self._data.clear()
@@ -92,12 +92,12 @@ class Client(asyncio.Protocol):
         return await self._done
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Note when content came, and whether this was the end."""
+        """Record when content arrived, and whether the answer is complete."""
         now = CLOCK.monotonic()
         self._data += data
         if self._body_at < 0 and not self._read_head():
@@ -136,7 +136,7 @@ class Client(asyncio.Protocol):
 
 
 async def connect(target: Target) -> Client:
-    """A new connection."""
+    """Open a new connection."""
     loop = asyncio.get_running_loop()
     _, client = await loop.create_connection(Client, "127.0.0.1", target.port)
     return client
@@ -150,7 +150,7 @@ async def closed_loop(
     seconds: float = math.inf,
     stream: bool = False,
 ) -> tuple[list[Seen], float]:
-    """So many requests, or for so long, each connection busy all the time; answers and seconds."""
+    """Send `requests` requests, or for `seconds`, over connections that are always busy; returns answers and time."""
     request = target.request(stream=stream)
     left = math.inf if requests is None else requests
     seen: list[Seen] = []
@@ -175,7 +175,7 @@ async def closed_loop(
 
 
 async def paced_streams(target: Target, *, streams: int, spread: float) -> list[Seen]:
-    """So many streams at once, begun over `spread` seconds."""
+    """Run `streams` streams, whose starts are spread over `spread` seconds."""
     request = target.request(stream=True)
 
     async def one(number: int) -> Seen:

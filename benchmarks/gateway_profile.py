@@ -1,7 +1,7 @@
-"""Where the gateway's time goes, as text: `python -m benchmarks.gateway_profile --py-spy PATH`.
+"""Profile the gateway, as text: `python -m benchmarks.gateway_profile --py-spy PATH`.
 
-Samples the API process with py-spy while 16 connections keep it busy, whole answers first, then
-streams, and writes each function's share of the samples: with what it calls, and alone.
+Samples the API process with py-spy while 16 connections keep it busy, first with whole answers, then with streams,
+and prints each function's share of the samples: with its callees, and alone.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ SECONDS = 10
 RATE = 500
 LEAST_SHARE = 0.01
 WHOLE = 0.995
-"""What has all of the samples is the way to the event loop."""
+"""A function with a larger share only calls the event loop, and is left out."""
 LINE = re.compile(r":\d+\)$")
 
 
 async def sampled(gateway: Gateway, program: Path, *, stream: bool) -> str:
-    """py-spy's raw stacks, one per line with its count, taken under load."""
+    """The stacks that py-spy recorded under load: one stack per line with its count."""
     if gateway.process is None:
         sys.exit("There is no process to look at.")
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +48,7 @@ async def sampled(gateway: Gateway, program: Path, *, stream: bool) -> str:
 
 
 def shares(stacks: str) -> list[tuple[float, float, str]]:
-    """Share with callees, share alone and name of every function, the largest first."""
+    """For every function its share with callees, its share alone and its name, the largest first."""
     inclusive, alone = Counter[str](), Counter[str]()
     total = 0
     for line in stacks.splitlines():
@@ -63,7 +63,7 @@ def shares(stacks: str) -> list[tuple[float, float, str]]:
 
 
 async def measure(world: World, program: Path) -> None:
-    """Both kinds of answers."""
+    """Profile whole answers, then streams."""
     gateway = world.ways[1]
     await ready(gateway)
     for stream in (False, True):
@@ -75,7 +75,7 @@ async def measure(world: World, program: Path) -> None:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the profile."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--py-spy", type=Path, required=True, help="py-spy's program")
     chosen = parser.parse_args()

@@ -1,8 +1,7 @@
-"""A model server for the gateway benchmark: canned answers, so fast that it is not what is measured.
+"""A model server for the gateway benchmark, with canned answers, so fast that it does not affect the results.
 
-`python -m benchmarks.gateway_upstream PORT` serves `/generate` (what monGARS asks for) and
-`/v1/chat/completions` (what other gateways, and direct callers, ask for) on loopback. `POST /mode/NAME`
-chooses how it answers: see `MODES`.
+`python -m benchmarks.gateway_upstream PORT` serves `/generate` (for monGARS) and `/v1/chat/completions` (for other
+gateways and direct clients) on loopback. `POST /mode/NAME` sets the speed of answers: see `MODES`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _ID, _MODEL = "chatcmpl-canned", "canned"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:
-    """Seconds before the first byte, and between two words of a stream."""
+    """The seconds before the first byte, and between two words of a stream."""
 
     first: float = 0.0
     between: float = 0.0
@@ -82,7 +81,7 @@ def _json(data: bytes) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection; requests come one after the other."""
+    """One keep-alive connection; its requests are answered one after the other."""
 
     mode = MODES["instant"]
 
@@ -92,15 +91,15 @@ class Connection(asyncio.Protocol):
         self._timers: set[asyncio.TimerHandle] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to write."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Nobody listens any more."""
+        """Stop writing."""
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is complete."""
+        """Answer every complete request."""
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[:end].lower()
@@ -134,7 +133,7 @@ class Connection(asyncio.Protocol):
         self._word(1, asyncio.get_running_loop().time() + self.mode.between)
 
     def _word(self, index: int, due: float) -> None:
-        """Write word `index` when it is due; by the clock, so that delays do not add up."""
+        """Write word `index` at the time `due`, and schedule the next one, so that delays do not add up."""
 
         def write() -> None:
             if index == len(_EVENTS):
@@ -158,7 +157,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(port: int) -> None:
-    """Until killed."""
+    """Serve until the process is killed."""
     server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", port)
     async with server:
         await server.serve_forever()

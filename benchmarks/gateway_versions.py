@@ -1,10 +1,10 @@
-"""Two versions of the gateway side by side: `python -m benchmarks.gateway_versions BEFORE AFTER`.
+"""Compare two versions of the gateway: `python -m benchmarks.gateway_versions BEFORE AFTER`.
 
-BEFORE and AFTER are checkouts, such as `git worktree add ../before COMMIT` makes; both run on this
-interpreter and its packages, before the same canned model server. Processes differ by some percent from
-start to start, so both are started several times, and asked in turn, round after round, each time. For
-each of CPU time per request, latency and rate it prints the median over all pairs of neighbouring
-measurements of AFTER / BEFORE, and the median of each start. Linux only: CPU time is read from `/proc`.
+BEFORE and AFTER are checkouts, such as `git worktree add ../before COMMIT` makes; both run with this interpreter
+and its packages, in front of the same model server with canned answers. Processes differ by some percent from
+start to start, so both are started several times, and measured in turn, round after round, each time. For CPU time
+per request, latency and rate, the output has the median of AFTER / BEFORE over all pairs of neighbouring
+measurements, and the median of each start. Linux only: CPU time is read from `/proc`.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ Pairs = dict[str, list[tuple[float, float]]]
 
 
 def started(checkout: Path, name: str, model: Target) -> AbstractContextManager[Gateway]:
-    """The API process of a checkout; the packages are those of this interpreter."""
+    """The API process of a checkout, with the packages of this interpreter."""
     source = str(checkout / "src")
     return mongars(f"http://127.0.0.1:{model.port}/generate", name=name, PYTHONPATH=source)
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """What all threads of a process have used, finer than the clock ticks of `stat`."""
+    """The CPU seconds of all threads of a process, more precise than the clock ticks of `stat`."""
     tasks = Path(f"/proc/{process.pid}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 async def measured(gateway: Gateway, requests: int, *, stream: bool) -> Figures:
-    """One round: one connection for CPU time and latency, sixteen for the rate."""
+    """The figures of one round: one connection for CPU time and latency, sixteen for the rate."""
     assert gateway.process is not None  # noqa: S101 - `started` gives one
     target, kind = gateway.target, "streamed" if stream else "whole"
     before = cpu_seconds(gateway.process)
@@ -73,7 +73,7 @@ async def measured(gateway: Gateway, requests: int, *, stream: bool) -> Figures:
 
 
 async def paced(gateway: Gateway) -> Figures:
-    """CPU time of streams whose words come one by one, as a model writes them."""
+    """The CPU time per stream, for streams whose words come one by one, as from a model."""
     assert gateway.process is not None  # noqa: S101 - `started` gives one
     before = cpu_seconds(gateway.process)
     seen, _ = await closed_loop(
@@ -85,7 +85,7 @@ async def paced(gateway: Gateway) -> Figures:
 
 
 def add(pairs: Pairs, found: dict[str, Figures]) -> None:
-    """Put the figures of neighbouring measurements side by side."""
+    """Add the figures of two neighbouring measurements as pairs."""
     for name, value in found["before"].items():
         pairs[name].append((value, found["after"][name]))
 
@@ -93,7 +93,7 @@ def add(pairs: Pairs, found: dict[str, Figures]) -> None:
 async def one_start(
     model: Target, both: tuple[Gateway, Gateway], *, rounds: int, requests: int
 ) -> Pairs:
-    """Pairs of figures of one start of both; who is asked first alternates."""
+    """The pairs of figures of one start of both versions; which one is measured first alternates."""
     before, after = both
     pairs: Pairs = defaultdict(list)
     for gateway in both:
@@ -120,7 +120,7 @@ def ratio(pairs: list[tuple[float, float]]) -> float:
 
 
 def show(starts: list[Pairs]) -> None:
-    """One line per figure."""
+    """Print one line per figure."""
     for name in starts[0]:
         pairs = [pair for start in starts for pair in start[name]]
         before, after = (statistics.median(side) for side in zip(*pairs, strict=True))
@@ -129,7 +129,7 @@ def show(starts: list[Pairs]) -> None:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)

@@ -1,8 +1,8 @@
-"""What unauthenticated floods cost: memory before, during and after, and whether others are served.
+"""Measure floods of unauthenticated requests: memory before, during and after, and whether others are served.
 
-`python -m benchmarks.hostile` starts an API process with a home of its own at `ulimit -n 1024`;
-with `--serve` a whole stack, to do the same to the proxy of Ray Serve. `--fairness` lets one user flood
-the API, with or without Ray behind it, while another one asks.
+`python -m benchmarks.hostile` starts an API process with its own home at `ulimit -n 1024`; with `--serve` it starts a
+whole stack and floods the proxy of Ray Serve. With `--fairness` one user floods the API, with or without Ray behind
+it, while another user sends requests.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FLOOD_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server under attack: its port, its process, a path that needs no key."""
+    """A server under attack: its port, its process, and a path that needs no key."""
 
     name: str
     port: int
@@ -50,11 +50,11 @@ class Target:
 
     @property
     def megabytes(self) -> float:
-        """Its resident memory."""
+        """The resident memory of the server, in MB."""
         return self.process.memory_info().rss / 1e6
 
     async def seconds(self) -> float:
-        """How long an honest request takes; infinite if it is not served."""
+        """The seconds that a normal request takes; infinite if it is not answered."""
         began = CLOCK.monotonic()
         try:
             async with asyncio.timeout(10):
@@ -69,7 +69,7 @@ class Target:
 
 
 async def short_headers() -> AsyncIterator[bytes]:
-    """60 MB of header fields of a few bytes."""
+    """60 MB of header fields of a few bytes each."""
     yield b"GET / HTTP/1.1\r\nHost: a\r\n"
     block = b"x: y\r\n" * (BLOCK // 6)
     for _ in range(60_000_000 // len(block)):
@@ -77,7 +77,7 @@ async def short_headers() -> AsyncIterator[bytes]:
 
 
 async def trailers() -> AsyncIterator[bytes]:
-    """The same behind a body."""
+    """60 MB of trailer fields of a few bytes each, after a body."""
     yield b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
     block = b"x: y\r\n" * (BLOCK // 6)
     for _ in range(60_000_000 // len(block)):
@@ -92,7 +92,7 @@ async def one_header() -> AsyncIterator[bytes]:
 
 
 async def send(target: Target, parts: Callable[[], AsyncIterator[bytes]]) -> bytes:
-    """Send all of it, or until the server closes; the first line of its answer."""
+    """Send all parts, or until the server closes; returns the first line of its response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     answer = asyncio.create_task(reader.read(4096))  # noqa: TID251 - ends below
     with suppress(OSError):
@@ -111,13 +111,13 @@ async def send(target: Target, parts: Callable[[], AsyncIterator[bytes]]) -> byt
 
 @dataclass(slots=True)
 class Watch:
-    """The most memory, and the slowest honest request, of a time."""
+    """The most memory used (MB) and the slowest normal request (seconds) while watching."""
 
     peak: float = 0.0
     slowest: float = 0.0
 
     async def look(self, target: Target) -> None:
-        """Look again and again, until cancelled."""
+        """Measure repeatedly until cancelled."""
         while True:
             self.peak = max(self.peak, target.megabytes)
             self.slowest = max(self.slowest, await target.seconds())
@@ -125,7 +125,7 @@ class Watch:
 
 
 async def bombs(target: Target) -> None:
-    """Each header bomb, on one connection and on eight."""
+    """Send each header flood on one connection and on eight, and print the results."""
     for attack in (short_headers, trailers, one_header):
         for connections in (1, 8):
             before, watch = target.megabytes, Watch()
@@ -143,7 +143,7 @@ async def bombs(target: Target) -> None:
 
 
 async def idle_sockets(target: Target) -> None:
-    """More sockets than the server may open, never used."""
+    """Open more sockets than the server may, and leave them unused."""
     before = target.megabytes
     writers = []
     for _ in range(SOCKETS):
@@ -177,7 +177,7 @@ async def login(target: Target, name: str, password: str, *, host: str = "127.0.
 
 
 async def login_flood(target: Target, password: str) -> None:
-    """Wrong logins on 28 connections; an honest one every second, from the same address."""
+    """Send wrong logins on 28 connections, and a right one every second from the same address."""
     attacks: dict[int, int] = {}
     until = CLOCK.monotonic() + FLOOD_SECONDS
 
@@ -207,7 +207,7 @@ async def login_flood(target: Target, password: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """What runs: the servers, the administrator's password (of the API alone), its environment."""
+    """The running servers, the administrator's password (of the API alone) and their environment."""
 
     targets: list[Target]
     password: str
@@ -216,7 +216,7 @@ class Servers:
 
 @contextmanager
 def processes(*, serve: bool) -> Iterator[Servers]:
-    """Start them, and stop them in the end."""
+    """Start the servers, and stop them at the end."""
     names = ("MONGARS_PORT", "RAY_HTTP_PORT", "RAY_PORT", "RAY_DASHBOARD_PORT")
     ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
@@ -244,7 +244,7 @@ def processes(*, serve: bool) -> Iterator[Servers]:
                 if word in screen.read_text() or process.poll() is not None:
                     break
                 pause(0.2)
-            pause(0.5)  # the API says so just before it listens
+            pause(0.5)  # the API writes that line just before it listens
             targets = list(_targets(process.pid, home, ports, serve=serve))
             yield Servers(targets, _password(screen), environment)
         finally:
@@ -285,7 +285,7 @@ async def _main(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the chosen measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", action="store_true", help="attack Ray Serve's proxy instead")
     parser.add_argument("--fairness", action="store_true", help="one user floods, another asks")

@@ -1,7 +1,7 @@
-"""How long one user waits for the first token while another one floods the same server.
+"""Measure how long one user waits for the first token while another one floods the same server.
 
-Part of `benchmarks.hostile`. One user sends requests of several long answers each; the other one asks
-five short questions, one after another, without the flood and beside it.
+Part of `benchmarks.hostile`. One user sends requests of several long answers each; the other one sends five short
+requests, one after another, without the flood and during it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ FLOOD_REQUESTS = 14
 CHOICES = 8
 QUESTIONS = 5
 PATIENCE = 60.0
-"""Seconds a question may take."""
+"""Seconds that a short request may take."""
 LONG = "Tell me a very long story about the sea, with a hundred chapters. Never stop."
 
 
 @dataclass(slots=True)
 class Seen:
-    """What the flood got: statuses, and how long each of its choices took from its first token."""
+    """The results of the flood: statuses, and the seconds of each choice since its first token."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     choices: list[float] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Seen:
 
 
 class User:
-    """Sends chat completions with a key of its own."""
+    """A user who sends chat completions with a key of their own."""
 
     def __init__(self, http: aiohttp.ClientSession, port: int, key: str) -> None:
         self._http = http
@@ -51,7 +51,7 @@ class User:
         self.providers: Counter[str] = Counter()
 
     async def ask(self) -> tuple[float, float]:
-        """Seconds to the first token of a short question, and to its end; infinite if refused."""
+        """The seconds to the first token of a short request (infinite if refused), and to its end."""
         began, first = CLOCK.monotonic(), float("inf")
         try:
             async with asyncio.timeout(PATIENCE):
@@ -63,7 +63,7 @@ class User:
         return first, CLOCK.monotonic() - began
 
     async def flood(self, seen: Seen, *, tokens: int) -> None:
-        """One request of many long choices."""
+        """Send one request of many long choices."""
         began: dict[int, float] = {}
         ended: set[int] = set()
         try:
@@ -118,7 +118,7 @@ def key_of(name: str, environment: Mapping[str, str]) -> str:
 
 
 async def fairness(port: int, environment: Mapping[str, str], *, tokens: int) -> None:
-    """Say how long the second user waited."""
+    """Print how long the second user waited."""
     keys = [
         await asyncio.to_thread(key_of, name, environment) for name in ("alice", "bob", "carol")
     ]

@@ -1,7 +1,7 @@
-"""Measures how soon a replica hears that a client of the API has gone, in every phase of an answer.
+"""Measure how soon a replica notices that a client of the API has disconnected, in every phase of an answer.
 
-`python -m benchmarks.leaving` starts API processes before fake replicas and hangs up on them. Both sides
-are timed by the same clock, so this must run on one machine.
+`python -m benchmarks.leaving` starts API processes in front of fake replicas and disconnects from them. Both sides
+use the same clock, so the benchmark must run on one machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PHASES: dict[str, Fault] = {
 
 
 class Client:
-    """Asks the API, and hangs up."""
+    """A client that sends requests to the API and disconnects."""
 
     def __init__(self, http: aiohttp.ClientSession, gateway: Gateway) -> None:
         self._http = http
@@ -46,7 +46,7 @@ class Client:
         self._url = f"http://127.0.0.1:{gateway.target.port}{gateway.target.path}"
 
     async def ask(self, *, stream: bool) -> None:
-        """One question, read to the end of its answer."""
+        """Send one request and read its whole answer."""
         body = {
             "model": "mongars",
             "messages": [{"role": "user", "content": "Say the words."}],
@@ -56,13 +56,13 @@ class Client:
             await response.read()
 
     async def leave_when(self, reached: Callable[[], bool], *, stream: bool) -> float:
-        """Ask, hang up a little after that is so, and return when that was."""
+        """Send a request, disconnect 0.15 s after `reached` is true, and return the time of that."""
         left = 0.0
         async with asyncio.TaskGroup() as group:
             question = group.create_task(self.ask(stream=stream))
             while not reached():
                 await CLOCK.sleep(0.002)
-            await CLOCK.sleep(0.15)  # so that it waits for what it is to wait for
+            await CLOCK.sleep(0.15)  # so that the request is in the phase that is measured
             left = CLOCK.monotonic()
             question.cancel()
         return left
@@ -70,7 +70,7 @@ class Client:
 
 @asynccontextmanager
 async def api(*found: FakeReplica, **variables: str) -> AsyncIterator[Client]:
-    """An API process before these replicas, with these variables."""
+    """An API process in front of these replicas, with these variables."""
     async with AsyncExitStack() as stack:
         urls = ",".join(replica.url for replica in found)
         context = mongars(urls, **variables)
@@ -88,7 +88,7 @@ async def api(*found: FakeReplica, **variables: str) -> AsyncIterator[Client]:
 
 
 async def heard(replica: FakeReplica, left: float) -> float:
-    """Seconds until the replica knew."""
+    """The seconds from the disconnect until the replica noticed."""
     last = replica.received[-1]
     async with asyncio.timeout(5.0):
         await last.peer_left.wait()
@@ -96,7 +96,7 @@ async def heard(replica: FakeReplica, left: float) -> float:
 
 
 async def phases() -> None:
-    """One replica, every phase, streamed and whole."""
+    """Measure every phase with one replica, streamed and whole."""
     async with FakeReplica() as replica, api(replica) as client:
         for name, fault in PHASES.items():
             for stream in (True, False):
@@ -114,12 +114,12 @@ async def phases() -> None:
 
 
 async def queue() -> None:
-    """Whoever leaves the queue is never sent, and their place is free at once."""
+    """Measure that a request whose client leaves the queue is not sent, and that its place is free at once."""
     async with (
         FakeReplica() as replica,
         api(replica, RAY_CLIENT_MAX_CONNECTIONS="1") as client,
     ):
-        replica.always = FaultyResponse(token_delay=0.1)  # longer than all of them stay
+        replica.always = FaultyResponse(token_delay=0.1)  # longer than the queueing clients stay
         before = len(replica.received)
         async with asyncio.TaskGroup() as group:
             group.create_task(client.ask(stream=True))
@@ -133,7 +133,7 @@ async def queue() -> None:
 
 
 async def between_attempts() -> None:
-    """Whoever leaves while a retry waits costs no further attempt."""
+    """Measure that a client that leaves during the wait before a retry causes no further attempt."""
     async with FakeReplica() as replica, api(replica) as client:
         busy = Status(code=503, error="overloaded", headers={"Retry-After": "1"})
         extra = 0
@@ -152,7 +152,7 @@ async def between_attempts() -> None:
 
 
 async def hedge() -> None:
-    """Both the attempt and its hedge hear of it."""
+    """Measure how soon both replicas, that of the attempt and that of its hedge, notice the disconnect."""
     async with (
         FakeReplica(name="one") as one,
         FakeReplica(name="two") as two,
@@ -169,7 +169,7 @@ async def hedge() -> None:
             by = CLOCK.monotonic() + HEDGE_SECONDS
 
             def reached(by: float = by) -> bool:
-                return CLOCK.monotonic() > by  # a hedge may not be sent: they have a budget
+                return CLOCK.monotonic() > by  # the budget of hedges may not allow one
 
             left = await client.leave_when(reached, stream=True)
             asked = [r for r, count in zip(both, counts, strict=True) if len(r.received) > count]
@@ -187,7 +187,7 @@ PARTS: tuple[Callable[[], Coroutine[None, None, None]], ...] = (
 
 
 async def measure() -> None:
-    """All of it."""
+    """Run all parts."""
     for part in PARTS:
         await part()
 

@@ -1,8 +1,8 @@
-"""Measures what it costs to keep users' prompts apart in the engine's cache.
+"""Measure the cost of separating users' prompts in the engine's cache.
 
-`python -m benchmarks.prompt_cache` runs two llama.cpp engines, one for each scope of the cache, and
-asks both the same, in turn, in one run: follow-up turns of one user's conversation, and first
-questions of different users that share a system prompt. Ratios carry over to other machines.
+`python -m benchmarks.prompt_cache` runs two llama.cpp engines, one for each scope of the cache, and sends both the
+same requests, in turn, in one run: further turns of one user's conversation, and first questions of different users
+with the same system prompt. Only the ratios are comparable between machines.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ SYSTEM = (
 CONTENT = b'"content":"'
 
 Figures = dict[str, dict[PromptCacheScope, list[tuple[float, int]]]]
-"""Seconds to the first token, and tokens of the prompt that the engine had to read for it."""
+"""Seconds to the first token, and the number of the prompt's tokens that were not in the cache."""
 
 
 async def started(scope: PromptCacheScope, stack: AsyncExitStack) -> LlamaCppEngine:
-    """An engine of that scope, stopped with the stack."""
+    """An engine with that cache scope, which is stopped with the stack."""
     config = LlamaCppConfig(
         model_path=model_path(), model_name="bench", slots=SLOTS, prompt_cache_scope=scope
     )
@@ -45,7 +45,7 @@ async def started(scope: PromptCacheScope, stack: AsyncExitStack) -> LlamaCppEng
 
 
 async def ask(engine: LlamaCppEngine, user: str, messages: list[Message]) -> tuple[float, int]:
-    """Seconds to the first token, and the tokens of the prompt that were not in the cache."""
+    """The seconds to the first token, and the number of the prompt's tokens that were not in the cache."""
     request = GenerationRequest(
         messages=tuple(messages),
         request_id="bench",
@@ -66,7 +66,7 @@ async def ask(engine: LlamaCppEngine, user: str, messages: list[Message]) -> tup
 
 
 async def conversation(engine: LlamaCppEngine, user: str) -> list[tuple[float, int]]:
-    """The figures of each turn after the first."""
+    """The figures of each turn of a conversation after the first."""
     messages = [Message(role="system", content=SYSTEM)]
     waits = []
     for turn in range(TURNS):
@@ -77,14 +77,14 @@ async def conversation(engine: LlamaCppEngine, user: str) -> list[tuple[float, i
 
 
 async def first_question(engine: LlamaCppEngine, user: str) -> list[tuple[float, int]]:
-    """Those of a new user's question."""
+    """The figures of a new user's first question."""
     system = Message(role="system", content=SYSTEM)
     question = Message(role="user", content=f"I am {user}. Which knot holds best?")
     return [await ask(engine, user, [system, question])]
 
 
 async def main() -> None:
-    """Print medians and ranges, and what `user` costs beside `shared`."""
+    """Print medians and ranges, and the ratio of `user` to `shared`."""
     kinds = {
         "follow-up turns of one user": conversation,
         "new users, 300 tokens in common": first_question,

@@ -1,8 +1,8 @@
-"""Measures what a person notices when replicas fail: kills, slowness, outages, recovery, leaving.
+"""Measure what users notice when replicas fail: killed and slow replicas, outages, recovery.
 
-`python -m benchmarks.resilience [PART ...]` starts fake replicas as processes of their own, kills them
-for real, and asks them through `LLMIntegration` with its default settings. The local tier of the
-parts that need one is the real model in the embedded engine, or a fake Ollama server.
+`python -m benchmarks.resilience [PART ...]` starts fake replicas as processes, kills them, and sends them requests
+through `LLMIntegration` with its default settings. In the parts that need a local provider, it is the real model in
+the embedded engine, or a fake Ollama server.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 CLOCK = SystemClock()
 RATE = 20.0
-"""Requests a second, in the parts with a steady load."""
+"""Requests per second, in the parts with a steady load."""
 WORDS_EVERY = 0.01
 
 
@@ -56,11 +56,11 @@ class Replica:
 
     @property
     def base(self) -> str:
-        """Where it listens."""
+        """The URL of the replica."""
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Returns once it answers."""
+        """Start the replica and wait until it answers."""
         argv = [sys.executable, "-m", "mongars.testing.fake_replica", "--port", str(self.port)]
         self._process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own, and it takes no time
             argv, stdout=subprocess.DEVNULL
@@ -75,7 +75,7 @@ class Replica:
                     await CLOCK.sleep(0.02)
 
     async def always(self, **fault: object) -> None:
-        """From now on, every request meets that fault."""
+        """Set the fault of every further request."""
         async with (
             aiohttp.ClientSession(self.base) as http,
             http.put("/control/always", json={"kind": "answer", **fault}) as response,
@@ -83,7 +83,7 @@ class Replica:
             response.raise_for_status()
 
     def kill(self) -> None:
-        """By SIGKILL; returns once it is gone."""
+        """Kill the replica by SIGKILL and wait until it has ended."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
@@ -92,7 +92,7 @@ class Replica:
 
 @asynccontextmanager
 async def replicas(count: int, **fault: object) -> AsyncIterator[list[Replica]]:
-    """So many, each of which does that with every request."""
+    """Start `count` replicas that have the fault `fault` in every request."""
     found = [Replica() for _ in range(count)]
     try:
         for replica in found:
@@ -107,7 +107,7 @@ async def replicas(count: int, **fault: object) -> AsyncIterator[list[Replica]]:
 def client(
     found: list[Replica], *, engine: LlamaCppEngine | None = None, ollama: str | None = None
 ) -> Stack:
-    """`LLMIntegration` before these replicas, with the default settings but for connections."""
+    """`LLMIntegration` with these replicas as endpoints; all settings but the connection limits are the defaults."""
     config = InferenceConfig(
         endpoints=tuple(f"{replica.base}/generate" for replica in found),
         use_ray=True,
@@ -120,7 +120,7 @@ def client(
 
 
 def question(text: str = "Say the words.") -> GenerationRequest:
-    """One greedy request, nobody's."""
+    """A greedy request without an account."""
     return GenerationRequest(
         messages=(Message(role="user", content=text),),
         request_id=new_id("req"),
@@ -130,7 +130,7 @@ def question(text: str = "Say the words.") -> GenerationRequest:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the requests of a load."""
+    """The results of a load."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     first_tokens: list[float] = field(default_factory=list)
@@ -138,7 +138,7 @@ class Tally:
 
 
 async def ask(stack: Stack, tally: Tally) -> None:
-    """One request; what became of it is noted."""
+    """Send one request and record its result."""
     began, accumulated = CLOCK.monotonic(), AnswerAccumulator()
     try:
         async with stack.integration.open(question()) as answer:
@@ -153,7 +153,7 @@ async def ask(stack: Stack, tally: Tally) -> None:
 
 
 async def load(stack: Stack, seconds: float, *, rate: float = RATE) -> Tally:
-    """A steady rate of requests, however long each takes."""
+    """Send requests at a steady rate for `seconds`, however long each takes."""
     tally = Tally()
     async with asyncio.TaskGroup() as group:
         began = CLOCK.monotonic()
@@ -164,7 +164,7 @@ async def load(stack: Stack, seconds: float, *, rate: float = RATE) -> Tally:
 
 
 async def killed() -> None:
-    """Two endpoints under load; one is killed, and comes back. No local tier to hide behind."""
+    """Kill and restart one of two endpoints under load, without a local provider, and print the results."""
     async with replicas(2, token_delay=WORDS_EVERY) as found:
         stack = client(found)
         async with stack.integration, asyncio.TaskGroup() as group:
@@ -187,13 +187,13 @@ async def killed() -> None:
 
 
 async def received(replica: Replica) -> int:
-    """How many requests it has had."""
+    """The number of requests that the replica has received."""
     async with aiohttp.ClientSession(replica.base) as http, http.get("/control") as response:
         return len((await response.json())["received"])
 
 
 async def slow() -> None:
-    """Two endpoints under load; one becomes ten times slower."""
+    """Make one of two endpoints ten times slower under load, and print its share of requests per second."""
     normal, late = 0.05, 0.5
     async with replicas(2, first_delay=normal) as found:
         stack = client(found)
@@ -213,7 +213,7 @@ async def slow() -> None:
 
 
 async def local() -> None:
-    """Every endpoint dead: what the fallback adds to the embedded engine's own first token."""
+    """Kill all endpoints, and print what the fallback adds to the embedded engine's own first token."""
 
     def engine() -> LlamaCppEngine:
         config = LlamaCppConfig(model_path=model_path(), model_name="bench", slots=2)
@@ -256,7 +256,7 @@ async def local() -> None:
 
 
 async def first_token(engine: LlamaCppEngine) -> None:
-    """Ask the engine itself, until its first word."""
+    """Send a request to the engine itself, and wait for its first token."""
     async with engine.stream(question()) as blocks:
         async for block in blocks:
             if b'"content":"' in block:
@@ -264,12 +264,12 @@ async def first_token(engine: LlamaCppEngine) -> None:
 
 
 def spread(values: list[float]) -> str:
-    """Median and range."""
+    """Median and range of seconds, as text."""
     return f"{statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f})"
 
 
 async def outage() -> None:
-    """Nothing works for 20 s: how many attempts the endpoints get for each request."""
+    """Let all endpoints fail for 20 s, and print how many attempts they get for each request."""
     faults: dict[str, dict[str, object]] = {
         "503": {"kind": "status", "code": 503, "error": "overloaded"},
         "500": {"kind": "status", "code": 500, "error": "inference_failed"},
@@ -306,7 +306,7 @@ async def measure(parts: list[str]) -> None:
 
 
 def main() -> None:
-    """Run what was asked for; everything by default."""
+    """Run the chosen parts, by default all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all of them")
     uvloop.run(measure(parser.parse_args().parts or list(PARTS)))

@@ -1,7 +1,7 @@
-"""Measures the Serve application: what the way through Ray costs, and how it scales.
+"""Measure the Serve application: what Ray Serve adds to the bare engine, and how replicas scale.
 
-`python -m benchmarks.serving` starts clusters of its own and compares with the bare engine,
-interleaved, in one run. Ratios carry over to other machines; absolute figures do not.
+`python -m benchmarks.serving` starts its own clusters and compares them with the bare engine, interleaved, in one
+run. Only the ratios are comparable between machines.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ CONTENT = b'"delta":{"content":"'
 
 
 def real(**options: object) -> ServingConfig:
-    """The application with the real model."""
+    """The configuration with the real model."""
     engine = EngineSpec(model_path=str(model_path()), slots=SLOTS)
     return ServingConfig(replica=ReplicaConfig(engine=engine), **options)
 
 
 def fixed_rate(replicas: int) -> ServingConfig:
-    """The application with engines that make 20 tokens a second per slot and need no core."""
+    """The configuration with engines that make 20 tokens per second and slot, and need no core."""
     engine = EngineSpec(kind="fake", slots=4, token_delay=0.05)
     return ServingConfig(
         replica=ReplicaConfig(engine=engine), replicas=replicas, cpus_per_replica=0.1
@@ -73,7 +73,7 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 async def serve_stream(
     http: aiohttp.ClientSession, url: str, text: str, *, max_tokens: int
 ) -> tuple[float, int]:
-    """Seconds to the first content, and the number of content events, through Serve."""
+    """The seconds to the first content, and the number of content events, through Serve."""
     body = {
         "prompt": text,
         "temperature": 0,
@@ -93,7 +93,7 @@ async def serve_stream(
 
 
 async def first_token(http: aiohttp.ClientSession, url: str, engine: LlamaCppEngine) -> None:
-    """What Serve adds to the first token, one stream at a time."""
+    """Print what Serve adds to the first token, one stream at a time."""
     bare, serve = [], []
     for _ in range(FIRST_TOKENS):
         bare.append((await engine_stream(engine, unique("Say hello."), 2))[0])
@@ -104,7 +104,7 @@ async def first_token(http: aiohttp.ClientSession, url: str, engine: LlamaCppEng
 
 
 async def throughput(http: aiohttp.ClientSession, url: str, engine: LlamaCppEngine) -> None:
-    """Tokens per second through Serve and without it, in turn."""
+    """Print tokens per second through Serve and without it, measured in turn."""
     for streams in (1, 4, 8):
         pairs = []
         for _ in range(ROUNDS):
@@ -122,7 +122,7 @@ async def throughput(http: aiohttp.ClientSession, url: str, engine: LlamaCppEngi
 
 
 async def unary(http: aiohttp.ClientSession, url: str) -> tuple[list[float], float]:
-    """Seconds per small answer, one by one; and answers per second at 20 connections."""
+    """The seconds per small response, one by one, and the responses per second over 20 connections."""
 
     async def get() -> float:
         began = CLOCK.monotonic()
@@ -143,7 +143,7 @@ async def unary(http: aiohttp.ClientSession, url: str) -> tuple[list[float], flo
 
 
 def replica_memory() -> str:
-    """Memory of the replica's process and of its engine's, private and shared, in MB."""
+    """The memory of the replica's process and its engine's, in MB, private and shared."""
     parts = []
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or ())
@@ -158,7 +158,7 @@ def replica_memory() -> str:
 
 
 async def through(*, haproxy: bool) -> None:
-    """One way through Serve: deployment, memory, and what it costs beside the bare engine."""
+    """Measure Serve with one proxy: deployment, memory, and the cost compared with the bare engine."""
     config = real(haproxy=haproxy)
     say("HAProxy:" if haproxy else "Ray's proxy:")
     async with ray_cluster(2, haproxy=haproxy) as cluster:
@@ -173,7 +173,7 @@ async def through(*, haproxy: bool) -> None:
 
 
 async def proxies() -> None:
-    """Unary cost with Ray's proxy and with HAProxy, in turn, two clusters side by side."""
+    """Print the cost of small responses with Ray's proxy and with HAProxy, in turn, on two clusters."""
     async with ray_cluster(2) as plain, ray_cluster(2, haproxy=True) as fast, client() as http:
         await plain.deploy(fixed_rate(1))
         await fast.deploy(fixed_rate(1).model_copy(update={"haproxy": True}))
@@ -188,7 +188,7 @@ async def proxies() -> None:
 
 
 async def steady(http: aiohttp.ClientSession, url: str, callers: int) -> float:
-    """Tokens per second with so many callers who ask again and again for a while."""
+    """Tokens per second with `callers` callers that send requests one after the other for `STEADY_SECONDS`."""
     until = CLOCK.monotonic() + STEADY_SECONDS
 
     async def caller() -> int:
@@ -204,7 +204,7 @@ async def steady(http: aiohttp.ClientSession, url: str, callers: int) -> float:
 
 
 async def scaling() -> None:
-    """Tokens per second over replicas, where engines need no core of this machine."""
+    """Print tokens per second for several numbers of replicas whose engines need no core."""
     async with ray_cluster(2) as cluster, client() as http:
         single = 0.0
         for replicas in SCALES:
@@ -218,7 +218,7 @@ async def scaling() -> None:
 
 
 async def overload() -> None:
-    """Four times as many callers as the replica holds, for a minute, with the real engine."""
+    """Send four times as many concurrent requests as a replica can hold, for a minute, with the real engine."""
     config = real()
     callers = 4 * config.replica.capacity
     statuses: Counter[str] = Counter()
@@ -259,7 +259,7 @@ PARTS: dict[str, Callable[[], Awaitable[None]]] = {
 
 
 async def main(names: list[str]) -> None:
-    """Run the parts that are named; all of them by default."""
+    """Run the named parts, by default all."""
     for name in names or PARTS:
         await PARTS[name]()
 

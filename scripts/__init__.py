@@ -1,1 +1,1 @@
-"""Documented maintenance commands; thin doors into the package."""
+"""Documented maintenance commands, which call the package."""

@@ -1,7 +1,7 @@
-"""One name, one thing: fails where two classes, type aliases or modules of `src` share a name.
+"""Fail if two classes, type aliases or modules of `src` share a name.
 
-Names that several places share on purpose are listed below, each with its reason. A leading underscore
-makes no difference: a reader sees the same word.
+Names that are shared on purpose are listed below, each with its reason. A leading underscore makes no difference:
+readers take both for the same name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def is_alias(node: ast.Assign | ast.AnnAssign) -> bool:
 
 
 def names_in(path: Path) -> list[str]:
-    """Classes, at any depth, and aliases of a module."""
+    """The names of a module's classes, at any depth, and type aliases."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef):
@@ -50,7 +50,7 @@ def names_in(path: Path) -> list[str]:
 
 
 def shared(source: Path = SOURCE) -> list[str]:
-    """One line for each name that means several things and is not listed above."""
+    """One line for each name that several modules, classes or aliases share and that is not listed above."""
     modules, classes = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for path in sorted(source.rglob("*.py")):
         if path.is_relative_to(REVISIONS):

@@ -15,7 +15,7 @@ OWNED = ("deploy/serve", "deploy/k8s", "deploy/helm")
 
 
 def deploy_files() -> dict[str, str]:
-    """Path below the repository's root to text, for the default configuration."""
+    """The text of each deployment file for the default configuration, by its path below the repository's root."""
     config = ExportConfig()
     found = render("compose", config)
     found |= {f"deploy/serve/{path}": text for path, text in render("serve", config).items()}
@@ -25,7 +25,7 @@ def deploy_files() -> dict[str, str]:
 
 
 def main() -> int:
-    """Write or compare every file; 1 if one is out of date."""
+    """Write or, with `--check`, compare every file; return 1 if a compared file is out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     check = parser.parse_args().check

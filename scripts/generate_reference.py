@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 
 
 def main() -> int:
-    """Write or compare every page; 1 if a page is out of date."""
+    """Write or, with `--check`, compare every page; return 1 if a compared page is out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     check = parser.parse_args().check

@@ -1,4 +1,4 @@
-"""Make the base model in the form vLLM reads: `python -m scripts.hf_base`; prints its folder."""
+"""Convert the base model to the format that vLLM loads and print its folder: `python -m scripts.hf_base`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mongars.settings import load_settings
 
 
 def main() -> int:
-    """Convert the provisioned base model, unless it has been converted already."""
+    """Convert the provisioned base model, unless it is already converted; return the exit status."""
     cache = load_settings().cache
     model = find_model(cache, "general")
     if model is None:

@@ -1,7 +1,6 @@
 """The contract of request, response and fallback, as the deployment guide describes it.
 
-Everything here goes through `LLMIntegration` and real sockets; the cluster is a fake replica that
-speaks the real protocol.
+Each test calls `LLMIntegration` over real sockets; the cluster is a fake replica that speaks the real protocol.
 """
 
 from __future__ import annotations
@@ -41,7 +40,10 @@ def stack(
     ollama: str | None = None,
     plan: FakePlan | None = None,
 ) -> Stack:
-    """Ray endpoints, perhaps Ollama, and an embedded engine unless `plan` says that it fails."""
+    """A stack with the Ray endpoints `urls`, with Ollama at the address `ollama`, and with an embedded fake engine.
+
+    `plan` is what the embedded engine does: by default it answers, and with `BROKEN` it fails to start.
+    """
     config = InferenceConfig(
         endpoints=urls,
         use_ray=use_ray,
@@ -58,7 +60,7 @@ BROKEN = FakePlan(start_error="no weights")
 
 
 async def test_request_as_the_replica_sees_it() -> None:
-    """`prompt` and `task_type` as ever; messages and `stream` beside them."""
+    """The replica receives `prompt` and `task_type`, as in earlier versions, and also `messages` and `stream`."""
     async with FakeReplica() as replica, stack(replica.url).integration as llm:
         await llm.generate_response("Say the words.", "coding", max_tokens=99)
     (received,) = replica.received
@@ -70,7 +72,7 @@ async def test_request_as_the_replica_sees_it() -> None:
 
 
 async def test_response_in_its_published_form() -> None:
-    """Measured numbers under the published keys; the adapter is the one that really answered."""
+    """The response has measured numbers under the published keys; `adapter_version` is the replica's own."""
     async with FakeReplica(FaultyResponse(logprob=-0.5)) as replica:
         async with stack(replica.url).integration as llm:
             answer = await llm.generate_response("Say the words.")
@@ -91,7 +93,7 @@ async def test_response_in_its_published_form() -> None:
 
 
 async def test_nothing_is_invented() -> None:
-    """What the engine did not measure is None: no word counts, no made-up confidence."""
+    """Values that the engine did not measure are None: tokens and confidence are not estimated."""
     older = Body(data=b'{"content": "Hello."}')
     async with FakeReplica(older) as replica, stack(replica.url).integration as llm:
         answer = await llm.generate_response("Hi")
@@ -100,14 +102,14 @@ async def test_nothing_is_invented() -> None:
 
 
 async def test_the_reasoning_hint_reaches_the_replica() -> None:
-    """The earlier client's hint is passed on, as a task type."""
+    """The response hint `reasoning` of the earlier client is sent to the replica as the task type."""
     async with FakeReplica() as replica, stack(replica.url).integration as llm:
         await llm.generate_response("Why?", response_hints={"reasoning": True})
     assert replica.received[0].body["task_type"] == "reasoning"
 
 
 async def test_a_stream_is_the_answer_as_it_grows() -> None:
-    """The first words arrive long before the last, and together they are the whole text."""
+    """The chunks of a stream arrive while the answer is generated, and together they are the whole text."""
     clock = SystemClock()
     slow = FaultyResponse(token_delay=0.005)
     async with FakeReplica(slow) as replica, stack(replica.url).integration as llm:
@@ -121,7 +123,7 @@ async def test_a_stream_is_the_answer_as_it_grows() -> None:
 
 
 async def test_the_route_tells_which_way_an_answer_came() -> None:
-    """Provider, endpoint and the number of attempts, for the answer's headers."""
+    """The route of an answer has the provider, the endpoint and the number of attempts, for the response headers."""
     async with (
         FakeReplica(Status(code=500)) as broken,
         FakeReplica() as healthy,
@@ -150,7 +152,7 @@ async def test_the_route_tells_which_way_an_answer_came() -> None:
     ids=["503", "409", "500", "reset", "silence", "html", "200 error", "500 error", "empty"],
 )
 async def test_fallback_to_the_local_model(fault: Fault, reason: str, cause: str) -> None:
-    """Ray cannot answer, so the local model does; one event says why, by its published reason."""
+    """If Ray cannot answer, the local model does; one event reports the published reason and the cause."""
     async with FakeReplica() as replica:
         replica.always = fault
         built = stack(replica.url, timeout=0.3 if isinstance(fault, Silence) else 5.0)
@@ -165,7 +167,7 @@ async def test_fallback_to_the_local_model(fault: Fault, reason: str, cause: str
 
 
 async def test_a_dead_cluster_is_noticed_once() -> None:
-    """In an outage, requests are answered locally without asking the dead host each time."""
+    """While the only endpoint is unreachable, 20 requests are answered locally, and at most one is sent to it."""
     built = stack(NOBODY)
     async with built.integration as llm:
         for _ in range(20):
@@ -176,7 +178,7 @@ async def test_a_dead_cluster_is_noticed_once() -> None:
 
 
 async def test_fallback_goes_to_ollama_first() -> None:
-    """The local chain is Ollama, then the embedded model."""
+    """Without Ray, Ollama answers; if Ollama is stopped as well, the embedded model answers."""
     async with FakeOllama() as server, stack(NOBODY, ollama=server.base).integration as llm:
         completion, route = await llm.generate(question())
         assert (route.provider, route.fallback) == ("ollama", True)
@@ -194,7 +196,7 @@ async def test_fallback_goes_to_ollama_first() -> None:
 async def test_without_ray_the_local_model_is_the_first_choice(
     urls: tuple[str, ...], use_ray: bool, reason: str
 ) -> None:
-    """Off means off: local answers, no fallback reported, and one event that says so."""
+    """If Ray has no URL or is switched off, the local model answers; one event has the reason, none a fallback."""
     built = stack(*urls, use_ray=use_ray)
     async with built.integration as llm:
         _, route = await llm.generate(question())
@@ -205,7 +207,7 @@ async def test_without_ray_the_local_model_is_the_first_choice(
 
 @pytest.mark.parametrize("cut", ["close", "abort"])
 async def test_no_fallback_after_the_first_token(cut: str) -> None:
-    """An answer that is cut again and again is an error; nobody else's words are put behind it."""
+    """An answer that is cut at every attempt ends with an error; no other provider's text is appended to it."""
     async with FakeReplica() as replica:
         replica.always = FaultyResponse(cut_after=40, cut=cut)
         built = stack(replica.url)
@@ -217,7 +219,7 @@ async def test_no_fallback_after_the_first_token(cut: str) -> None:
 
 
 async def test_the_callers_mistake_is_not_retried_and_does_not_fall_back() -> None:
-    """A 400 is the caller's, wherever it is sent."""
+    """A request that the replica refuses with 400 is not retried and not sent to the local model."""
     async with FakeReplica(Status(code=400, error="context_length_exceeded")) as replica:
         built = stack(replica.url)
         async with built.integration as llm:
@@ -228,7 +230,7 @@ async def test_the_callers_mistake_is_not_retried_and_does_not_fall_back() -> No
 
 
 async def test_an_empty_prompt_is_refused_before_anything_is_sent() -> None:
-    """There is nothing to answer."""
+    """An empty prompt is refused before any request is sent."""
     async with FakeReplica() as replica:
         async with stack(replica.url).integration as llm:
             with pytest.raises(PromptMissing):
@@ -237,7 +239,7 @@ async def test_an_empty_prompt_is_refused_before_anything_is_sent() -> None:
 
 
 async def test_when_everything_fails_every_cause_is_told() -> None:
-    """Failure is raised, never returned as a sentence; and it names each provider's reason."""
+    """If all providers fail, the error has the reason of each and the `Retry-After` of the replica."""
     async with FakeReplica() as replica, FakeOllama(models=()) as server:
         replica.always = Status(code=503, headers={"Retry-After": "7"})
         built = stack(replica.url, ollama=server.base, plan=BROKEN)
@@ -262,7 +264,7 @@ async def test_when_everything_fails_every_cause_is_told() -> None:
 
 
 async def test_one_deadline_bounds_the_whole_request() -> None:
-    """Silent cluster, slow local model: the caller hears within the time given, not later."""
+    """With a silent cluster and a slow local model, the request still fails at its deadline of 0.5 s."""
     clock = SystemClock()
     async with FakeReplica() as replica:
         replica.always = Silence()
@@ -275,7 +277,7 @@ async def test_one_deadline_bounds_the_whole_request() -> None:
 
 
 async def test_no_event_holds_what_was_said() -> None:
-    """Neither the question nor the answer is in anything that is logged or counted."""
+    """No event contains the question, the answer or the session id."""
     async with FakeReplica(Status(code=500, error="inference_failed"), FaultyResponse()) as replica:
         built = stack(replica.url)
         async with built.integration as llm:
@@ -287,7 +289,7 @@ async def test_no_event_holds_what_was_said() -> None:
 
 
 async def test_an_answer_is_counted_with_what_it_took() -> None:
-    """One event per answer: provider, tokens, and times for the metrics."""
+    """An answer causes one event with provider, outcome, tokens and seconds, for the metrics."""
     async with FakeReplica(FaultyResponse(first_delay=0.05, token_delay=0.001)) as replica:
         built = stack(replica.url)
         async with built.integration as llm:
@@ -299,7 +301,7 @@ async def test_an_answer_is_counted_with_what_it_took() -> None:
 
 
 def test_nobody_to_ask_is_a_misconfiguration() -> None:
-    """No Ray and no local model: the start fails and says what to configure."""
+    """Without Ray and without a local model, the start fails with an error that names `RAY_SERVE_URL`."""
     config = InferenceConfig(endpoints=(), use_ray=False)
     with pytest.raises(ConfigurationError, match="RAY_SERVE_URL"):
         LLMIntegration(config, (), clock=SystemClock(), observer=RecordingObserver())

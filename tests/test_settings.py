@@ -1,4 +1,4 @@
-"""The environment, as a person gets it right and wrong."""
+"""The settings for right, wrong, empty and misspelt environment variables."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ URL = "http://ray-head:8000/generate"
 def test_ray_is_used_only_where_there_is_an_endpoint(
     variables: dict[str, str], *, active: bool
 ) -> None:
-    """Ray is on if and only if a URL is configured and nobody switched it off."""
+    """Ray is used if and only if `RAY_SERVE_URL` has an endpoint and `USE_RAY_SERVE` does not switch it off."""
     assert load_settings(variables).inference().ray_active is active
 
 
 def test_lists_are_read_leniently_as_documented() -> None:
-    """Blanks drop out of lists; a negative pause drops out; junk resets the list, with a warning."""
+    """Blank entries and negative pauses are dropped from lists.
+
+    A pause that is no number resets the list to the default. Both mistakes in pauses cause a warning.
+    """
     settings = load_settings(
         {"RAY_SERVE_URL": f"{URL}, ,http://b:1/generate/", "RAY_SCALING_BACKOFF": "1.5, -2, 3.0"}
     )
@@ -78,7 +81,7 @@ def test_lists_are_read_leniently_as_documented() -> None:
 def test_wrong_values_stop_the_start_and_name_the_variable(
     name: str, value: str, says: str
 ) -> None:
-    """The message names the variable and what would be right; secrets are not repeated."""
+    """A wrong value stops the start with a message that has the variable and what is expected, but no secret."""
     with pytest.raises(ConfigurationError) as caught:
         load_settings({name: value})
     message = str(caught.value)
@@ -88,7 +91,10 @@ def test_wrong_values_stop_the_start_and_name_the_variable(
 
 
 def test_an_empty_variable_is_an_unset_one() -> None:
-    """Templates and Compose files pass many of them; only the embedding model is meant blank."""
+    """An empty variable counts as unset.
+
+    Templates and Compose files pass many of them; only for the embedding model does blank have a meaning (none).
+    """
     known = [str(field.validation_alias) for field in Environment.model_fields.values()]
     blank = load_settings(dict.fromkeys(known, " "))
     assert blank.inference() == load_settings({}).inference()
@@ -97,7 +103,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
 
 
 def test_every_wrong_value_is_named_at_once() -> None:
-    """A person mends all mistakes in one go."""
+    """All wrong values are reported in one error."""
     with pytest.raises(ConfigurationError) as caught:
         load_settings({"MONGARS_PORT": "x", "RAY_MODEL_TOP_P": "7"})
     assert "MONGARS_PORT" in str(caught.value)
@@ -105,7 +111,7 @@ def test_every_wrong_value_is_named_at_once() -> None:
 
 
 def test_misspelt_names_are_pointed_out() -> None:
-    """A variable that looks like ours warns with the nearest one; Ray's own do not."""
+    """A variable with a name similar to one of monGARS causes a warning with the nearest name; Ray's own do not."""
     warnings = load_settings(
         {"MONGARS_PROT": "1", "RAY_SERVE_URLS": URL, "RAY_worker_niceness": "1"}
     ).warnings
@@ -115,7 +121,7 @@ def test_misspelt_names_are_pointed_out() -> None:
 
 
 def test_dot_env_is_read_below_the_environment(tmp_path: Path) -> None:
-    """`.env` counts, and the process environment wins over it."""
+    """Variables are read from `.env`; those of the process environment have precedence."""
     (tmp_path / ".env").write_text(f"RAY_SERVE_URL={URL}\nMONGARS_PORT=9001\n")
     program = (
         "from mongars.settings import load_settings as l; s = l();"
@@ -133,7 +139,7 @@ def test_dot_env_is_read_below_the_environment(tmp_path: Path) -> None:
 
 
 def test_unknown_names_in_dot_env_are_told(tmp_path: Path) -> None:
-    """A misspelt line there is as easily overlooked as a misspelt variable."""
+    """A misspelt name in `.env` causes a warning with the nearest name."""
     (tmp_path / ".env").write_text("MONGARS_PROT=9001\n")
     program = "from mongars.settings import load_settings as l; print(*l().warnings)"
     done = subprocess.run(  # noqa: S603 (our own interpreter)
@@ -150,7 +156,7 @@ def test_unknown_names_in_dot_env_are_told(tmp_path: Path) -> None:
 def test_given_variables_replace_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What a caller passes is all there is: neither the process's variables nor `.env` shine through."""
+    """Variables passed to `load_settings` replace the process environment and `.env`."""
     monkeypatch.setenv("MONGARS_PORT", "9001")
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("MONGARS_SLOTS=9\n")
@@ -169,7 +175,7 @@ def test_published_defaults() -> None:
 
 
 def test_reading_the_settings_is_cheap() -> None:
-    """Settings pull in no server, no database and no Ray."""
+    """Importing the settings loads no server, no database, no HTTP client, no engine and no Ray."""
     program = "import sys, mongars.settings; print(*sorted(sys.modules))"
     done = subprocess.run(  # noqa: S603 (our own interpreter)
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -201,13 +207,13 @@ def test_every_variable_is_documented() -> None:
 def test_ray_is_used_as_the_compose_profile_says_unless_told(
     variables: dict[str, str], *, used: bool
 ) -> None:
-    """In a Compose project the profile decides; USE_RAY_SERVE has the last word."""
+    """In a Compose project the profile decides whether Ray is used, unless `USE_RAY_SERVE` is set."""
     settings = load_settings({"RAY_SERVE_URL": "http://ray-head:8000/generate", **variables})
     assert settings.inference().use_ray is used
 
 
 def test_hedging_and_the_answer_cache_are_off_unless_asked_for() -> None:
-    """Both cost something: a little load, and people's words in memory."""
+    """Hedging, which adds load, and the answer cache, which keeps users' texts in memory, are off by default."""
     plain = load_settings({}).inference()
     assert (plain.hedge, plain.answer_cache_bytes) == (False, 0)
     chosen = load_settings(
@@ -227,12 +233,13 @@ def test_hedging_and_the_answer_cache_are_off_unless_asked_for() -> None:
     ids=str,
 )
 def test_a_cache_of_less_than_nothing_is_refused(variables: dict[str, str]) -> None:
+    """A negative cache size and a keeping time of 0 s are refused."""
     with pytest.raises(ConfigurationError, match=next(iter(variables))):
         load_settings(variables)
 
 
 def test_prompts_are_not_shared_between_users_unless_asked_for() -> None:
-    """The safe scope is the default; memory that it leaves unused is pointed out."""
+    """By default users share no prompt cache. A cache size that is then unused causes a warning."""
     plain = load_settings({})
     assert plain.environment.prompt_cache_scope == "user"
     assert not plain.warnings
@@ -245,7 +252,7 @@ def test_prompts_are_not_shared_between_users_unless_asked_for() -> None:
 
 
 def test_every_secret_is_known_by_its_name() -> None:
-    """Processes started by others get no secret of ours, and every other variable."""
+    """Secrets are recognised by their variables' names, so that child processes inherit all other variables only."""
     fields = Environment.model_fields.values()
     secret = {str(f.validation_alias) for f in fields if "SecretStr" in str(f.annotation)} | {
         "DATABASE_URL"

@@ -1,4 +1,4 @@
-"""Real vLLM engines for tests, loaded once per session: a load takes half a minute."""
+"""Real vLLM engines for tests, loaded once per session, as a load takes half a minute."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ CONTEXT = 512
 
 VLLM = (
     pytest.mark.vllm,
-    # vLLM and torch warn of each other's and their own deprecated parts while they are imported.
+    # vLLM and torch cause warnings of deprecated parts while they are imported.
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.timeout(300),
 )
 
 
 def asked_for(config: pytest.Config, marker: str) -> bool:
-    """Whether `-m` names a marker: tests that need an environment of their own run only then."""
+    """Whether `-m` names the marker: tests that need an environment of their own run only then."""
     return marker in config.getoption("markexpr")
 
 
 class VllmEngines:
-    """Hands out loaded engines, one per adapter; replaces those that a test has ended."""
+    """Loaded engines, one per adapter; an engine that a test has ended is replaced."""
 
     def __init__(self) -> None:
         self._engines: dict[AdapterFolder | None, VllmEngine] = {}
 
     def make(self, adapter: AdapterFolder | None = None, **changes: object) -> VllmEngine:
-        """A new engine, not started; the caller's to end."""
+        """A new engine that is not started; the caller must close it."""
         values: dict[str, object] = {
             "model_path": _model(),
             "model_name": "smollm2",
@@ -57,7 +57,7 @@ class VllmEngines:
         return VllmEngine(VllmConfig(**{**values, **changes}), clock=SystemClock())
 
     async def ready(self, adapter: AdapterFolder | None = None) -> VllmEngine:
-        """A loaded engine that others use too."""
+        """A loaded engine, shared with other tests."""
         engine = self._engines.get(adapter)
         if engine is None or engine.status.state != "ready":
             if engine is not None:
@@ -67,7 +67,7 @@ class VllmEngines:
         return engine
 
     async def aclose(self) -> None:
-        """End them all."""
+        """Close all engines."""
         while self._engines:
             await self._engines.popitem()[1].aclose()
 
@@ -77,12 +77,12 @@ _POOL = pytest.StashKey[VllmEngines]()
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm_engines(pytestconfig: pytest.Config) -> AsyncIterator[VllmEngines]:
-    """The one pool of the session, whichever folder's tests ask first; empty until they do."""
+    """The engines of the whole session; empty until a test needs one."""
     pool = pytestconfig.stash.setdefault(_POOL, VllmEngines())
     yield pool
     await pool.aclose()
-    # A load that failed leaves a socket context of vLLM's for the collector, which then warns of
-    # it: here that is ignored, at the end of the session it would fail the run.
+    # A load that failed leaves a socket context of vLLM's, and its collection causes a warning:
+    # here that is ignored, at the end of the session it would fail the run.
     gc.collect()
 
 

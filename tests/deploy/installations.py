@@ -1,4 +1,4 @@
-"""Installations that every artefact is tried with."""
+"""Example installations for which the tests render every deployment artefact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Compose files."""
+"""The Compose files: services, variables, secrets and the detection of mistakes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.gpu.yml"])
 def test_files_satisfy_the_specification(name: str) -> None:
-    """What is in the repository is what Compose accepts, alone and with the GPU file beside it."""
+    """The committed Compose files satisfy Compose's specification, alone and merged with the GPU file."""
     merged = read("docker-compose.yml")
     for service, change in read(name)["services"].items():
         merged["services"][service] |= change
@@ -51,7 +51,7 @@ def test_files_satisfy_the_specification(name: str) -> None:
 
 
 def test_default_services_need_no_gpu_and_no_ray(project: dict[str, Any]) -> None:
-    """Without a profile: database, migrations, API."""
+    """Without a profile only models, database, migrations and API run, and no service needs a GPU."""
     services = project["services"]
     default = {name for name, service in services.items() if "profiles" not in service}
     assert default == {"models", "migrations", "api", "postgres"}
@@ -61,7 +61,7 @@ def test_default_services_need_no_gpu_and_no_ray(project: dict[str, Any]) -> Non
 
 
 def test_the_gpu_file_adds_devices_and_nothing_else() -> None:
-    """An overlay, not a second copy."""
+    """The GPU file adds a reserved GPU to the services it lists, and nothing else."""
     for name, service in read("docker-compose.gpu.yml")["services"].items():
         assert list(service) == ["deploy"], name
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
@@ -69,7 +69,7 @@ def test_the_gpu_file_adds_devices_and_nothing_else() -> None:
 
 
 def test_api_waits_for_finished_migrations_and_for_ray_if_it_runs(project: dict[str, Any]) -> None:
-    """Not for a started one-shot, and not at all for a profile that is off."""
+    """The API starts after the migrations have finished, and after Ray is deployed if its profile is on."""
     waits = project["services"]["api"]["depends_on"]
     assert waits["migrations"] == {"condition": "service_completed_successfully"}
     assert waits["ray-deploy"]["required"] is False
@@ -79,14 +79,14 @@ def test_api_waits_for_finished_migrations_and_for_ray_if_it_runs(project: dict[
 
 
 def test_both_documented_names_reach_serve(project: dict[str, Any]) -> None:
-    """`http://ray-head:8000/generate` and `http://rayserve:8000/generate`."""
+    """Serve has both documented addresses: `http://ray-head:8000/generate` and `http://rayserve:8000/generate`."""
     head = project["services"]["ray-head"]
     assert head["networks"]["front"]["aliases"] == ["rayserve"]
     assert project["services"]["api"]["networks"] == ["front", "data"]
 
 
 def test_no_secret_has_a_default_and_the_message_names_the_command(project: dict[str, Any]) -> None:
-    """A start without secrets stops with the one command that makes them."""
+    """Without one of the required secrets, Compose stops with a message that names `secrets.sh`."""
     environments = [
         value
         for service in project["services"].values()
@@ -102,7 +102,10 @@ def test_no_secret_has_a_default_and_the_message_names_the_command(project: dict
 
 
 def test_the_command_for_secrets_makes_what_is_missing_and_keeps_the_rest(tmp_path: Path) -> None:
-    """Twice is once; the file is its owner's only; what was made satisfies the settings."""
+    """`secrets.sh` adds the missing secrets to `.env` and keeps the others, however often it runs.
+
+    Only the owner can read the file, and the settings accept the secrets.
+    """
     (tmp_path / ".env").write_text("SECRET_KEY=" + "k" * 40 + "\n")
     script = tmp_path / "secrets.sh"
     script.write_text(SECRETS)
@@ -125,12 +128,12 @@ def test_the_command_for_secrets_makes_what_is_missing_and_keeps_the_rest(tmp_pa
 def test_ray_is_used_exactly_when_its_profile_runs(
     project: dict[str, Any], profiles: str, used: bool
 ) -> None:
-    """The API's settings follow the profile without a second switch."""
+    """The API uses Ray if and only if the profile `ray` is on."""
     assert api_settings(project, COMPOSE_PROFILES=profiles).inference().use_ray is used
 
 
 def test_the_switch_beats_the_profile(project: dict[str, Any]) -> None:
-    """USE_RAY_SERVE decides where it is given."""
+    """`USE_RAY_SERVE` has precedence over the profile."""
     settings = api_settings(project, COMPOSE_PROFILES="ray", USE_RAY_SERVE="false")
     assert settings.inference().use_ray is False
 
@@ -157,7 +160,7 @@ def test_the_switch_beats_the_profile(project: dict[str, Any]) -> None:
 def test_client_variables_in_env_reach_the_api(
     project: dict[str, Any], name: str, value: str, field: str, expected: object
 ) -> None:
-    """A variable in `.env` counts inside the container; left out, the default does."""
+    """A variable of the client in `.env` applies in the API's container; without it the default does."""
     given = api_settings(project, **{name: value}).inference()
     default = load_settings({}).inference()
     assert getattr(given, field) == expected
@@ -188,7 +191,7 @@ def api_settings(project: dict[str, Any], **given: str) -> Any:
 def test_the_deploying_service_deploys_the_definition_of_the_other_exports(
     serving: dict[str, Any],
 ) -> None:
-    """Its environment says what `serveConfigV2` and `serve.yaml` say."""
+    """The service `ray-deploy` deploys the same definition as `serveConfigV2` and `serve.yaml`."""
     config = ExportConfig.model_validate({"serving": serving})
     made = documents(render("compose", config)["docker-compose.yml"])[0]
     values = dict.fromkeys(REQUIRED, "s" * 40)
@@ -200,7 +203,7 @@ def test_the_deploying_service_deploys_the_definition_of_the_other_exports(
 
 
 def test_containers_may_do_as_little_as_possible(project: dict[str, Any]) -> None:
-    """Nothing written outside volumes, no capability, bounded memory and logs, no privileges."""
+    """Each container has a read-only file system, no capabilities or privileges, and limited memory and logs."""
     for name, service in project["services"].items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -211,7 +214,7 @@ def test_containers_may_do_as_little_as_possible(project: dict[str, Any]) -> Non
 
 
 def test_ports_do_not_clash_and_follow_their_variables(project: dict[str, Any]) -> None:
-    """API, Serve and dashboard each have a variable and a default of their own."""
+    """The published ports of API, Serve and dashboard are set by one variable each."""
     given = {"API_PORT": "1", "RAY_HTTP_PORT": "2", "RAY_DASHBOARD_PORT": "3"}
     ports = [port for s in project["services"].values() for port in s.get("ports", [])]
     assert sorted(resolved(port, given) for port in ports) == [
@@ -222,14 +225,14 @@ def test_ports_do_not_clash_and_follow_their_variables(project: dict[str, Any]) 
 
 
 def test_what_the_environment_cannot_say_is_refused_not_lost() -> None:
-    """An application Compose would silently change is not exported."""
+    """A setting that Compose's environment variables cannot express is refused at export, not dropped."""
     config = ExportConfig.model_validate({"serving": {"replica": {"max_waiting": 99}}})
     with pytest.raises(ConfigurationError, match=r"replica\.max_waiting"):
         render("compose", config)
 
 
 def test_each_image_is_built_by_one_service(project: dict[str, Any]) -> None:
-    """Builds of one tag side by side fail; the services of an image share what one of them builds."""
+    """Each image is built by exactly one service, since concurrent builds of one tag fail."""
     services = project["services"]
     built = [service["image"] for service in services.values() if "build" in service]
     ours = {service["image"] for service in services.values() if "mongars" in service["image"]}
@@ -237,7 +240,7 @@ def test_each_image_is_built_by_one_service(project: dict[str, Any]) -> None:
 
 
 NOT_OF_COMPOSE = {
-    # Said by the Compose file itself, for its own containers.
+    # Set by the Compose file itself, for its own containers.
     *("MONGARS_HOME", "MONGARS_CACHE", "MONGARS_HOST", "MONGARS_PORT", "LLM_ADAPTER_REGISTRY_PATH"),
     *(
         "RAY_ROUTE_PREFIX",
@@ -246,13 +249,13 @@ NOT_OF_COMPOSE = {
         "RAY_AUTH_TOKEN_PATH",
         "RAY_SERVE_ENABLE_HA_PROXY",
     ),
-    # Of `mongars up` and the command line, on the host.
+    # Used by `mongars up` and the command line, on the host.
     *("RAY_PORT", "MONGARS_API_KEY"),
 }
 
 
 def test_every_variable_of_the_settings_reaches_a_service(project: dict[str, Any]) -> None:
-    """What `.env` says is not lost on the way into the containers, or is listed here as not theirs."""
+    """Every variable of the settings in `.env` reaches a container, except those in `NOT_OF_COMPOSE`."""
     known = {str(field.validation_alias) for field in Environment.model_fields.values()}
     text = str(project["services"])
     passed = {name for name in known if f"${{{name}:" in text}
@@ -261,7 +264,7 @@ def test_every_variable_of_the_settings_reaches_a_service(project: dict[str, Any
 
 
 def test_limits_of_connections_reach_serves_proxy(project: dict[str, Any]) -> None:
-    """The proxy runs in the container of Ray's head, and bounds its connections by the same variables."""
+    """The limits of connections and header bytes reach the API and, in the container of Ray's head, Serve's proxy."""
     for name in ("MONGARS_MAX_CONNECTIONS", "MONGARS_MAX_HEADER_BYTES"):
         for service in ("api", "ray-head"):
             text = project["services"][service]["environment"][name]
@@ -272,7 +275,7 @@ def test_limits_of_connections_reach_serves_proxy(project: dict[str, Any]) -> No
     "name", ["DB_POOL_SIZE", "DB_PREPARED_STATEMENTS", "RAY_GENERAL_MODEL", "MONGARS_SYSTEM_PROMPT"]
 )
 def test_variables_in_env_reach_the_api(project: dict[str, Any], name: str) -> None:
-    """Pool, model and prompt are those of `.env`; left out, the defaults."""
+    """Variables for pool, model and prompt in `.env` apply to the API; without them the defaults do."""
     value = {"DB_POOL_SIZE": "7", "DB_PREPARED_STATEMENTS": "true"}.get(name, "/models/x.gguf")
     given = api_settings(project, **{name: value}).environment
     unset = api_settings(project).environment
@@ -283,7 +286,7 @@ def test_variables_in_env_reach_the_api(project: dict[str, Any], name: str) -> N
 
 
 def test_a_database_elsewhere_may_be_named(project: dict[str, Any]) -> None:
-    """DATABASE_URL beats the container's own database, for the API and for the migrations."""
+    """`DATABASE_URL` replaces the database container, for the API and for the migrations."""
     url = "postgresql://u:p@db.example/name"
     for service in ("api", "migrations"):
         text = project["services"][service]["environment"]["DATABASE_URL"]
@@ -293,7 +296,7 @@ def test_a_database_elsewhere_may_be_named(project: dict[str, Any]) -> None:
 
 
 def test_models_of_the_operator_reach_engine_and_replicas(project: dict[str, Any]) -> None:
-    """One volume holds the base models; a one-shot fills it before an engine is started."""
+    """One volume has the base models; a one-shot service fills it before the API and Ray's head start."""
     services = project["services"]
     for name in ("models", "api", "ray-head", "ray-deploy"):
         assert any(entry.startswith(MODEL_VOLUME) for entry in services[name]["volumes"]), name
@@ -305,7 +308,7 @@ def test_models_of_the_operator_reach_engine_and_replicas(project: dict[str, Any
 
 
 def test_an_export_elsewhere_builds_from_this_repository(tmp_path: Path) -> None:
-    """From any folder the build context is where the Dockerfiles are."""
+    """The build context of an export in any folder is the folder of the Dockerfiles, or `MONGARS_SOURCE` if set."""
     out = tmp_path / "a" / "b"
     out.mkdir(parents=True)
     files = render("compose", ExportConfig(), source=source_from(out))
@@ -322,7 +325,7 @@ def test_an_export_elsewhere_builds_from_this_repository(tmp_path: Path) -> None
     [("", "a:1", True), ("a:1", "a:1", True), ("a:2", "a:1", False), ("a:2", "", True)],
 )
 def test_an_image_on_another_base_is_reported(wanted: str, built_on: str, runs: bool) -> None:
-    """RAY_HEAD_IMAGE is never without effect in silence: the head starts on it, or says what to do."""
+    """If `RAY_HEAD_IMAGE` is not the base that the image was built on, the head stops and names the build command."""
     done = subprocess.run(  # noqa: S603 (our own script)
         [sys.executable, ROOT / "deploy" / "docker" / "base_image.py", "echo", "started"],
         env={"PATH": "/usr/bin:/bin", "RAY_HEAD_IMAGE": wanted, "MONGARS_RAY_BASE": built_on},
@@ -353,7 +356,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], Any]] = {
 
 @pytest.mark.parametrize(("path", "value"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_mistakes_are_caught(project: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    """A file with a mistake never passes for a good one."""
+    """A Compose file with a mistake is reported."""
     wrong = copy.deepcopy(project)
     at = wrong
     for key in path[:-1]:

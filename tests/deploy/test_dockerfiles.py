@@ -1,4 +1,4 @@
-"""The Dockerfiles, as far as they can be judged without building them."""
+"""The Dockerfiles, checked without building them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def text(request: pytest.FixtureRequest) -> str:
 
 
 def problems(text: str) -> list[str]:
-    """What the linter and our own rules say."""
+    """The problems that hadolint and the project's own rules find in a Dockerfile."""
     linted = subprocess.run(  # noqa: S603 (a tool of ours, fixed arguments)
         [HADOLINT, "--no-color", "-"], input=text, capture_output=True, text=True, check=False
     )
@@ -47,14 +47,14 @@ def problems(text: str) -> list[str]:
 
 
 def instructions(text: str) -> list[str]:
-    """One instruction a line, without comments."""
+    """The instructions of a Dockerfile, one per line, without comments."""
     kept = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     joined = re.sub(r"\\\n\s*", " ", kept)
     return [line.strip() for line in joined.splitlines() if line.strip()]
 
 
 def bases(lines: list[str]) -> list[str]:
-    """The images a file starts from, variables replaced by their defaults."""
+    """The images that a Dockerfile starts from, with variables replaced by their defaults."""
     defaults = dict(
         line[4:].split("=", 1) for line in lines if line.startswith("ARG ") and "=" in line
     )
@@ -63,12 +63,12 @@ def bases(lines: list[str]) -> list[str]:
 
 
 def pinned(image: str) -> bool:
-    """A version in the tag."""
+    """Whether the tag of an image has a full version."""
     return bool(re.search(r":[\w.-]*\d+\.\d+\.\d+[\w.-]*(@sha256:\w{64})?$", image))
 
 
 def ignored(path: str) -> bool:
-    """Whether `.dockerignore` keeps a path out of the build."""
+    """Whether `.dockerignore` excludes a path from the build."""
     result = False
     for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -79,12 +79,12 @@ def ignored(path: str) -> bool:
 
 
 def test_dockerfiles_pass(text: str) -> None:
-    """Linted; not root at the end; bases pinned; every source there; nothing from a URL."""
+    """The Dockerfiles pass the linter, end as a user other than root, pin their bases and copy only existing files."""
     assert problems(text) == []
 
 
 def test_the_requirements_are_the_locked_ones_with_hashes(text: str) -> None:
-    """What is installed in an image is what the tests ran with."""
+    """Each `pip install` requires hashes, or installs the project alone without its dependencies."""
     installs = re.findall(r"pip install (.*?)(?:\\\n|&&|\n)", text)
     assert len(installs) == 3
     for arguments in installs:
@@ -93,7 +93,7 @@ def test_the_requirements_are_the_locked_ones_with_hashes(text: str) -> None:
 
 @pytest.mark.parametrize("path", [".env", ".mongars/db", ".git/config", "docs/x", ".venv/bin/x"])
 def test_secrets_and_rubbish_stay_out_of_the_build(path: str) -> None:
-    """Only what is copied is sent."""
+    """Secrets and files that are not copied into an image are excluded from the build context."""
     assert ignored(path)
 
 
@@ -109,14 +109,14 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("good", "bad"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_mistakes_are_caught(good: str, bad: str) -> None:
-    """A Dockerfile with a mistake never passes for a good one."""
+    """A Dockerfile with a mistake is reported."""
     text = (FOLDER / "api.Dockerfile").read_text(encoding="utf-8")
     assert good in text
     assert problems(text.replace(good, bad)) != []
 
 
 def test_the_interpreter_of_the_ray_image_finds_its_environment(tmp_path: Path) -> None:
-    """What /usr/local/bin/python calls has the packages; through a link it would not."""
+    """`/usr/local/bin/python` in the Ray image runs the virtual environment's Python; a symbolic link would not."""
     text = (FOLDER / "ray.Dockerfile").read_text(encoding="utf-8")
     (line,) = re.findall(r"printf '(.*)' > /usr/local/bin/python ", text)
     script = tmp_path / "python"

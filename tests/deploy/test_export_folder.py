@@ -1,4 +1,4 @@
-"""Writing an export into a folder, and keeping the committed copies in step."""
+"""Writing an export into a folder, and the committed copies of the exports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mongars.serving.exports.export import render, write
 
 
 def test_files_are_written_and_a_second_export_changes_nothing(tmp_path: Path) -> None:
-    """Writing is idempotent and says what it did."""
+    """An export writes its files and returns their paths; the second time it writes and returns nothing."""
     files = {"a.yaml": "1\n", "deep/b.yaml": "2\n"}
     assert set(write(files, tmp_path, kind="k8s")) == set(files)
     assert (tmp_path / "deep" / "b.yaml").read_text() == "2\n"
@@ -23,7 +23,7 @@ def test_files_are_written_and_a_second_export_changes_nothing(tmp_path: Path) -
 
 
 def test_what_an_export_no_longer_makes_is_removed(tmp_path: Path) -> None:
-    """No stale manifest stays to be applied; exports of another kind do."""
+    """Files that an export no longer contains are removed; those of another kind of export stay."""
     write({"serve.yaml": "s\n"}, tmp_path, kind="serve")
     write({"a.yaml": "1\n", "b.yaml": "2\n"}, tmp_path, kind="k8s")
     write({"a.yaml": "1\n"}, tmp_path, kind="k8s")
@@ -33,7 +33,7 @@ def test_what_an_export_no_longer_makes_is_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("edited", ["a.yaml", "b.yaml"], ids=["replaced", "stale"])
 def test_a_file_someone_edited_is_not_lost(tmp_path: Path, edited: str) -> None:
-    """Nothing is touched until a person says so."""
+    """If an exported file was edited, an export changes nothing unless `force` is given."""
     write({"a.yaml": "1\n", "b.yaml": "2\n"}, tmp_path, kind="k8s")
     (tmp_path / edited).write_text("mine\n")
     with pytest.raises(ConfigurationError, match=edited):
@@ -46,7 +46,7 @@ def test_a_file_someone_edited_is_not_lost(tmp_path: Path, edited: str) -> None:
 
 
 def test_a_foreign_file_is_not_overwritten_unless_it_is_the_same(tmp_path: Path) -> None:
-    """A name that is taken is taken."""
+    """A file that no export wrote is not overwritten, unless its text is the same."""
     (tmp_path / "a.yaml").write_text("theirs\n")
     with pytest.raises(ConfigurationError, match=r"a\.yaml"):
         write({"a.yaml": "ours\n"}, tmp_path, kind="k8s")
@@ -54,7 +54,7 @@ def test_a_foreign_file_is_not_overwritten_unless_it_is_the_same(tmp_path: Path)
 
 
 def test_a_record_that_points_outside_removes_nothing_there(tmp_path: Path) -> None:
-    """A tampered record cannot make an export delete other files."""
+    """An export removes no file outside its folder, even if its record was changed to list one."""
     outside = tmp_path / "outside.txt"
     outside.write_text("keep\n")
     folder = tmp_path / "out"
@@ -66,21 +66,21 @@ def test_a_record_that_points_outside_removes_nothing_there(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("record", ["{", "[]"], ids=["torn", "not a record"])
 def test_an_unreadable_record_is_reported(tmp_path: Path, record: str) -> None:
-    """Not guessed about."""
+    """If the record of the last export is unreadable, the export fails with a message to remove it."""
     (tmp_path / ".mongars-export-k8s.json").write_text(record)
     with pytest.raises(ConfigurationError, match="Remove it"):
         write({"a.yaml": "1\n"}, tmp_path, kind="k8s")
 
 
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
-    """The message names the path."""
+    """An export to a folder that cannot be written fails with a message that names `--out`."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="--out"):
         write({"a.yaml": "1\n"}, tmp_path / "file", kind="serve")
 
 
 def test_committed_files_are_what_the_code_makes() -> None:
-    """`make docs` was run."""
+    """The committed deployment files are those that the code makes (`make docs` was run)."""
     for folder, kind in (("deploy/serve", "serve"), ("deploy/k8s", "k8s"), (".", "compose")):
         for path, text in render(kind, ExportConfig()).items():
             assert (ROOT / folder / path).read_text(encoding="utf-8") == text
@@ -90,7 +90,7 @@ def test_committed_files_are_what_the_code_makes() -> None:
 
 
 def test_files_follow_no_path_of_this_machine() -> None:
-    """Exports of two machines are the same."""
+    """Exports contain no path of the machine that makes them."""
     for kind in ("serve", "k8s", "helm", "compose"):
         for path, text in render(kind, ExportConfig()).items():
             assert str(ROOT) not in text, path

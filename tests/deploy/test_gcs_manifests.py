@@ -1,4 +1,4 @@
-"""The manifests in the guide to clusters are ones that the operator takes."""
+"""The manifests in the guide to clusters satisfy the schemas of KubeRay."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def gcs_options(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_guide_shows_both_ways_to_keep_the_state() -> None:
-    """One manifest with Redis, one with a volume."""
+    """The guide has a manifest for each way to keep the cluster's state: Redis and a volume (RocksDB)."""
     assert [gcs_options(manifest)["backend"] for manifest in manifests()] == ["redis", "rocksdb"]
 
 
 @pytest.mark.parametrize("manifest", manifests(), ids=lambda m: gcs_options(m)["backend"])
 def test_manifest_has_the_operators_own_shape(manifest: dict[str, Any]) -> None:
-    """Every field is known to KubeRay 1.7, with a value it accepts."""
+    """Every field of the guide's manifests exists in KubeRay 1.7 and has a value that KubeRay accepts."""
     assert schema_problems(manifest, closed(read_schema(SCHEMAS[manifest["kind"]]))) == []
 
 
 @pytest.mark.parametrize("manifest", manifests(), ids=lambda m: gcs_options(m)["backend"])
 def test_a_mistake_would_be_noticed(manifest: dict[str, Any]) -> None:
-    """The same check refuses a misspelt option and an unknown storage."""
+    """The schema check reports a misspelt option and an unknown backend."""
     options = gcs_options(manifest)
     options |= {"backend": "etcd", "redisAdress": "redis:6379"}
     assert len(schema_problems(manifest, closed(read_schema(SCHEMAS[manifest["kind"]])))) == 2

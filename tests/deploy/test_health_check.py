@@ -1,4 +1,4 @@
-"""`deploy/docker/health.py`, as a container runs it, against real sockets."""
+"""`deploy/docker/health.py`, run as in a container, against real sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKEN = "t" * 32
 
 @contextmanager
 def serving(answer: Callable[[str, str | None], tuple[int, bytes]]) -> Iterator[str]:
-    """A server on loopback; `answer` gets path and Authorization header."""
+    """The URL of a server on loopback; `answer` maps the path and Authorization header to the status and body."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -65,25 +65,25 @@ def closed_port() -> str:
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)], ids=["ready", "not ready"])
 def test_one_address_counts_by_its_status(status: int, code: int) -> None:
-    """The API's container is healthy when it says it is ready."""
+    """With one address, the check succeeds if and only if the response has status 200."""
     with serving(lambda *_: (status, b"{}")) as url:
         assert health(f"{url}/readyz") == code
 
 
 def test_a_refused_connection_is_unhealthy() -> None:
-    """A refused connection is an answer."""
+    """A server that refuses the connection is unhealthy."""
     assert health(f"{closed_port()}/readyz") == 1
 
 
 def test_a_head_without_an_application_is_ready_to_get_one() -> None:
-    """The deploying one-shot waits for this, so it cannot wait for the application."""
+    """A Ray head without an application is healthy, since the deploying service waits for that before it deploys."""
     with serving(dashboard) as url:
         assert health(url, closed_port()) == 0
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (409, 1)], ids=["ready", "not ready"])
 def test_a_head_with_the_application_is_as_ready_as_its_replica(status: int, code: int) -> None:
-    """Once deployed, health is what a question would meet."""
+    """A Ray head with an application is healthy if and only if the replica is ready."""
 
     def serve(path: str, _: str | None) -> tuple[int, bytes]:
         return (200, b'{"/": "mongars"}') if path == "/-/routes" else (status, b"{}")
@@ -93,11 +93,11 @@ def test_a_head_with_the_application_is_as_ready_as_its_replica(status: int, cod
 
 
 def test_a_head_that_refuses_our_token_is_unhealthy() -> None:
-    """A container with the wrong token would never get its application."""
+    """A Ray head that refuses the token is unhealthy, since no application could be deployed to it."""
     with serving(lambda *_: (403, b"")) as url:
         assert health(url, closed_port()) == 1
 
 
 def test_wrong_arguments_are_reported() -> None:
-    """A misspelt health check does not look like a sick container."""
+    """Wrong arguments end the check with status 2; an unhealthy server ends it with 1."""
     assert health() == 2

@@ -1,4 +1,4 @@
-"""The chart, through the real Helm engine: it makes the same objects as the manifests."""
+"""The Helm chart, rendered by the real Helm engine, makes the same objects as the manifests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chart() -> helm_python.Chart:
 
 @pytest.mark.parametrize("name", INSTALLATIONS)
 def test_chart_makes_the_objects_of_the_manifests(name: str, chart: helm_python.Chart) -> None:
-    """One configuration, one installation, whichever tool installs it."""
+    """From the same configuration, the chart makes the objects of the manifests, and its own test besides."""
     config = INSTALLATIONS[name]
     made = by_name(rendered(chart, values(config)))
     wanted = by_name(objects(config))
@@ -52,7 +52,7 @@ def test_chart_makes_the_objects_of_the_manifests(name: str, chart: helm_python.
 def test_chart_lints_and_its_objects_satisfy_the_schemas(
     name: str, chart: helm_python.Chart
 ) -> None:
-    """Helm has nothing to say against it, nor have Kubernetes, the operator and Ray."""
+    """Helm's linter accepts the chart, and the schemas of Kubernetes, KubeRay and Ray accept its objects."""
     given_values = values(INSTALLATIONS[name])
     report = helm_python.lint(CHART, given_values, strict=True)
     assert report["errors"] == []
@@ -61,7 +61,7 @@ def test_chart_lints_and_its_objects_satisfy_the_schemas(
 
 
 def test_values_a_person_leaves_out_or_nulls_take_their_defaults(chart: helm_python.Chart) -> None:
-    """A partly given optional role is filled in, as the configuration itself would."""
+    """Values that are left out or null get the defaults of the configuration, also within an optional role."""
     short = {"serving": {"replica": {"coding": {"slots": 2}, "max_waiting": None}}}
     config = ExportConfig.model_validate({"serving": {"replica": {"coding": {"slots": 2}}}})
     assert serve_config(chart, short) == deploy_schema(config.serving)
@@ -143,7 +143,7 @@ servings = st.fixed_dictionaries(
 
 
 @settings(
-    # Without shrinking: a chart is rendered for every step of it, which takes minutes.
+    # Without shrinking, which renders a chart at every step and takes minutes.
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     max_examples=60,
     deadline=None,
@@ -157,7 +157,7 @@ servings = st.fixed_dictionaries(
 def test_template_and_definition_agree_on_any_application(
     chart: helm_python.Chart, serving: dict[str, Any]
 ) -> None:
-    """From the same values, the template makes what `deploy_schema` makes: given whole or in part."""
+    """For any serving values, complete or partial, the chart's template makes what `deploy_schema` makes."""
     many = {"workers": {"nodes_max": 100_000}}  # room for any number of replicas
     config = ExportConfig.model_validate({"serving": serving, "ray": many})
     wanted = deploy_schema(config.serving)
@@ -199,7 +199,7 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
 def test_misspelt_and_impossible_values_are_refused(
     wrong: dict[str, Any], chart: helm_python.Chart
 ) -> None:
-    """By the schema, or by the template where two values contradict each other; and by the models."""
+    """Misspelt and contradictory values are refused by the chart and by the configuration classes."""
     with pytest.raises(HelmError):
         rendered(chart, wrong)
     if "namespace" not in wrong:
@@ -208,7 +208,7 @@ def test_misspelt_and_impossible_values_are_refused(
 
 
 def test_a_release_name_that_breaks_object_names_is_refused(chart: helm_python.Chart) -> None:
-    """KubeRay cuts long names; then the API would ask a Service that is not there."""
+    """A release name that is too long is refused: KubeRay would shorten it, and the API would not find its Service."""
     with pytest.raises(HelmError, match="release's name"):
         chart.render({}, name="m" * 53, namespace="mongars")
 
@@ -223,7 +223,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("file", "text"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_mistakes_in_the_chart_are_caught(file: str, text: str, tmp_path: Path) -> None:
-    """Lint, rendering or the schemas of what is rendered say no."""
+    """A mistake in the chart is found by the linter, by rendering or by the schemas of the objects."""
     copied = tmp_path / "mongars"
     shutil.copytree(CHART, copied)
     with (copied / file).open("a", encoding="utf-8") as opened:

@@ -1,4 +1,4 @@
-"""What holds for every pod and every container, however the installation is configured."""
+"""Properties of every pod and every container, in every example installation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def installation(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 def test_no_pod_runs_as_root_or_with_rights_it_does_not_need(
     installation: list[dict[str, Any]],
 ) -> None:
-    """Kubernetes' `restricted` level and a root file system nobody writes to."""
+    """Every pod satisfies Kubernetes' `restricted` level and has a read-only root file system."""
     pods = pod_specs(installation)
     assert len(pods) >= 4
     for name, pod in pods:
@@ -48,7 +48,7 @@ def test_no_pod_runs_as_root_or_with_rights_it_does_not_need(
 def test_every_container_has_resources_and_a_version(
     installation: list[dict[str, Any]],
 ) -> None:
-    """Memory is bounded and no image tag moves."""
+    """Every container has a memory limit, a CPU request and an image tag other than `latest`."""
     for name, pod in pod_specs(installation):
         for container in pod["spec"]["containers"]:
             assert container["resources"]["limits"]["memory"], name
@@ -57,7 +57,7 @@ def test_every_container_has_resources_and_a_version(
 
 
 def test_no_volume_of_a_pod_can_fill_its_node(installation: list[dict[str, Any]]) -> None:
-    """Every folder that lives with its pod has a limit."""
+    """Every `emptyDir` volume has a size limit."""
     for name, pod in pod_specs(installation):
         for volume in pod["spec"]["volumes"]:
             assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"], name
@@ -66,7 +66,7 @@ def test_no_volume_of_a_pod_can_fill_its_node(installation: list[dict[str, Any]]
 def test_a_drained_node_takes_neither_all_of_ray_nor_all_of_the_api(
     installation: list[dict[str, Any]],
 ) -> None:
-    """One Ray pod, and one API process, at a time; and a single worker can still be drained."""
+    """The disruption budgets allow the eviction of one API pod, and of one Ray pod in a cluster of least size."""
     budgets = {
         entry["metadata"]["name"]: entry["spec"]
         for entry in installation
@@ -84,7 +84,7 @@ def test_a_drained_node_takes_neither_all_of_ray_nor_all_of_the_api(
 
 
 def test_no_container_has_a_variable_twice(installation: list[dict[str, Any]]) -> None:
-    """The second of a name would win or lose by chance."""
+    """No container has two variables with the same name."""
     for name, pod in pod_specs(installation):
         for container in pod["spec"]["containers"]:
             names = [entry["name"] for entry in container.get("env", [])]
@@ -92,7 +92,7 @@ def test_no_container_has_a_variable_twice(installation: list[dict[str, Any]]) -
 
 
 def test_a_shared_volume_is_claimed_only_if_requested() -> None:
-    """By default no ReadWriteMany class is needed; images come from a registry with a login if named."""
+    """By default no volume is claimed; `registry.claim` claims one, and `secrets.image_pull` reaches every pod."""
     kinds = {entry["kind"] for entry in objects(ExportConfig())}
     assert "PersistentVolumeClaim" not in kinds
     claimed = objects(ExportConfig.model_validate({"registry": {"claim": True}}))
@@ -105,7 +105,7 @@ def test_a_shared_volume_is_claimed_only_if_requested() -> None:
 def test_ray_pods_have_the_token_and_the_cluster_requires_its_own(
     installation: list[dict[str, Any]],
 ) -> None:
-    """Neither Serve nor the dashboard answers a stranger."""
+    """Serve and Ray's dashboard require a token, which the Ray pods get from a Secret."""
     service = next(entry for entry in installation if entry["kind"] == "RayService")
     assert service["spec"]["rayClusterConfig"]["authOptions"]["mode"] == "token"
     ray_pods = [pod for name, pod in pod_specs(installation) if name.startswith("RayService")]
@@ -121,7 +121,7 @@ def test_ray_pods_have_the_token_and_the_cluster_requires_its_own(
 
 
 def test_no_secret_is_written_down(installation: list[dict[str, Any]]) -> None:
-    """Secrets are named; their values are nowhere."""
+    """No object contains the value of a secret; containers refer to Secrets by name."""
     assert not [entry for entry in installation if entry["kind"] == "Secret"]
     for name, pod in pod_specs(installation):
         for container in pod["spec"]["containers"]:
@@ -134,7 +134,7 @@ def test_no_secret_is_written_down(installation: list[dict[str, Any]]) -> None:
 def test_the_network_refuses_everything_and_opens_something_for_every_pod(
     installation: list[dict[str, Any]],
 ) -> None:
-    """A default that denies, and no pod that the policies forgot."""
+    """The network policies deny all traffic by default, and each pod is selected by a policy that allows some."""
     policies = [entry["spec"] for entry in installation if entry["kind"] == "NetworkPolicy"]
     deny = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     assert deny in policies
@@ -147,7 +147,7 @@ def test_the_network_refuses_everything_and_opens_something_for_every_pod(
 def test_ray_is_reached_by_the_api_at_serve_and_by_the_operator_only(
     installation: list[dict[str, Any]],
 ) -> None:
-    """GCS is open to Ray pods alone; nothing opens the dashboard to the namespace."""
+    """Only Ray pods reach GCS, and apart from them only the operator reaches the dashboard."""
     for entry in installation:
         if entry["kind"] != "NetworkPolicy" or "-ray" not in entry["metadata"]["name"]:
             continue
@@ -162,7 +162,7 @@ def test_ray_is_reached_by_the_api_at_serve_and_by_the_operator_only(
 
 
 def test_images_and_clusters_agree_with_the_pinned_ray() -> None:
-    """Client, operator and cluster speak one version."""
+    """Python package, base image and manifests have the Ray version that `pyproject.toml` pins."""
     pin = next(entry for entry in PROJECT["optional-dependencies"]["serve"] if "ray[" in entry)
     assert pin == f"ray[serve]=={RAY_VERSION}"
     assert RAY_BASE_IMAGE.startswith(f"rayproject/ray:{RAY_VERSION}-py311")
@@ -174,7 +174,7 @@ def test_images_and_clusters_agree_with_the_pinned_ray() -> None:
 
 
 def test_compose_publishes_on_loopback_only_and_never_the_database() -> None:
-    """Nothing listens beyond the machine unless BIND_ADDRESS says so."""
+    """Without `BIND_ADDRESS`, Compose publishes ports on loopback only, and never that of the database."""
     project = documents(compose_files(ExportConfig())["docker-compose.yml"])[0]
     ports = [resolved(port) for port in all_ports(project)]
     assert ports
@@ -183,14 +183,14 @@ def test_compose_publishes_on_loopback_only_and_never_the_database() -> None:
 
 
 def test_no_artefact_knows_a_tag_that_moves() -> None:
-    """`latest` appears nowhere, as an image or as a default."""
+    """No exported file contains the tag `latest`."""
     for kind in ("serve", "k8s", "helm", "compose"):
         for path, text in render(kind, ExportConfig()).items():
             assert ":latest" not in text, path
 
 
 def selects(spec: dict[str, Any], labels: dict[str, str]) -> bool:
-    """Whether a policy's selector matches."""
+    """Whether the pod selector of a network policy matches the labels."""
     selector = spec["podSelector"]
     exact = selector.get("matchLabels", {}).items() <= labels.items()
     among = all(

@@ -1,4 +1,4 @@
-"""The manifests, through the real kustomize and the schemas of Kubernetes and KubeRay."""
+"""The manifests, checked with kustomize and the schemas of Kubernetes and KubeRay."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def installation(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("folder", ["base", *(f"overlays/{name}" for name in OVERLAYS)])
 def test_committed_manifests_build_and_satisfy_the_schemas(folder: str) -> None:
-    """What is in the repository is what kustomize and a cluster accept."""
+    """The committed manifests build with kustomize and satisfy the schemas."""
     built = kustomize(COMMITTED / folder)
     assert len(built) > 10
     assert kubernetes_problems(built) == []
@@ -37,7 +37,7 @@ def test_committed_manifests_build_and_satisfy_the_schemas(folder: str) -> None:
 
 @pytest.mark.parametrize("base", ["cpu", "autoscaling", "external-database"])
 def test_overlays_build_exactly_the_configuration_they_stand_for(base: str, tmp_path: Path) -> None:
-    """The computed patches turn the base into the other configuration, nothing more or less."""
+    """The patches of an overlay turn the base into exactly the objects of the overlay's configuration."""
     config = INSTALLATIONS[base]
     write(files(config), tmp_path, kind="k8s")
     for name, changed in overlays(config).items():
@@ -47,7 +47,7 @@ def test_overlays_build_exactly_the_configuration_they_stand_for(base: str, tmp_
 
 
 def test_kustomize_renames_the_images_of_every_pod_ray_included(tmp_path: Path) -> None:
-    """`kustomize edit set image` is all it takes to use a registry of one's own."""
+    """`images` in a kustomization replaces the images of every pod, those of Ray included."""
     write(files(ExportConfig()), tmp_path, kind="k8s")
     images = [
         {"name": name, "newName": f"registry.test/{name}", "newTag": "9"}
@@ -65,13 +65,13 @@ def test_kustomize_renames_the_images_of_every_pod_ray_included(tmp_path: Path) 
 
 
 def test_every_installation_satisfies_the_schemas(installation: list[dict[str, Any]]) -> None:
-    """Whatever is configured, the objects are valid."""
+    """The objects of every example installation satisfy the schemas."""
     assert kubernetes_problems(installation) == []
 
 
 @pytest.mark.parametrize("name", INSTALLATIONS)
 def test_the_cluster_runs_the_very_definition_of_the_deploy_command(name: str) -> None:
-    """`serveConfigV2` says what `--deploy` would."""
+    """`serveConfigV2` is the definition that `--deploy` deploys."""
     config = INSTALLATIONS[name]
     service = by_name(objects(config))["RayService", "mongars"]
     assert yaml.safe_load(service["spec"]["serveConfigV2"]) == deploy_schema(config.serving)
@@ -93,7 +93,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("kind", "path", "value"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_mistakes_in_manifests_are_caught(kind: str, path: str, value: Any) -> None:
-    """A manifest with a mistake never passes for a good one."""
+    """A manifest with a mistake is reported."""
     wrong = copy.deepcopy(next(entry for entry in objects(ExportConfig()) if entry["kind"] == kind))
     assert kubernetes_problems([wrong]) == []
     *parents, last = path.strip("/").split("/")

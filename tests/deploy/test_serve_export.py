@@ -1,4 +1,4 @@
-"""The Serve configuration as a file."""
+"""The Serve configuration as a YAML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mongars.serving.exports.export import render
 
 @pytest.mark.parametrize("name", INSTALLATIONS)
 def test_the_file_is_the_definition_and_ray_accepts_it(name: str) -> None:
-    """Nothing is lost or added on the way to YAML, and Ray ignores nothing."""
+    """`serve.yaml` is exactly the definition of the application, and Ray accepts it and ignores no key."""
     config = INSTALLATIONS[name]
     data = yaml.safe_load(render("serve", config)["serve.yaml"])
     assert data == deploy_schema(config.serving)
@@ -26,7 +26,7 @@ def test_the_file_is_the_definition_and_ray_accepts_it(name: str) -> None:
 
 
 def test_the_committed_file_is_accepted() -> None:
-    """What is in the repository is what Ray takes."""
+    """Ray accepts the committed `serve.yaml`."""
     text = (ROOT / "deploy" / "serve" / "serve.yaml").read_text(encoding="utf-8")
     assert serve_problems(yaml.safe_load(text)) == []
 
@@ -48,7 +48,7 @@ MISTAKES: dict[str, tuple[tuple[str | int, ...], Any]] = {
 
 @pytest.mark.parametrize(("path", "value"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_mistakes_are_caught(path: tuple[str | int, ...], value: Any) -> None:
-    """A definition with a mistake never passes for a good one."""
+    """A Serve definition with a mistake is reported."""
     wrong = copy.deepcopy(deploy_schema(ExportConfig().serving))
     at: Any = wrong
     for key in path[:-1]:
@@ -58,7 +58,7 @@ def test_mistakes_are_caught(path: tuple[str | int, ...], value: Any) -> None:
 
 
 def test_settings_of_one_machine_become_those_of_a_cluster() -> None:
-    """No path of this machine and no token travels; what listens asks for the nodes' own token."""
+    """The definition for a cluster has no local path, listens on all interfaces, and uses the replicas' own token."""
     engine = EngineSpec(model_path="/home/ada/model.gguf", slots=7)
     replica = ReplicaConfig(engine=engine, coding=engine, token_sha256="ab" * 32)
     cluster = for_cluster(ServingConfig(replica=replica, host="127.0.0.1"))
@@ -83,13 +83,13 @@ def test_settings_of_one_machine_become_those_of_a_cluster() -> None:
 def test_nodes_are_made_for_the_replicas(
     serving: dict[str, Any], workers: tuple[int, int, int]
 ) -> None:
-    """Whatever an application asks for, there are nodes it fits on, and enough of them."""
+    """The worker nodes are large enough for a replica, and there are enough for all replicas."""
     made = installation(ServingConfig.model_validate(serving)).ray.workers
     assert (made.cpus, made.gpus, made.nodes_max) == workers
 
 
 def test_an_open_application_cannot_be_described() -> None:
-    """Without a token, or on loopback where nobody reaches it, there is no export."""
+    """An application without a token, or one that listens on loopback only, cannot be exported."""
     with pytest.raises(ValueError, match="token_sha256"):
         ExportConfig.model_validate({"serving": {"replica": {"token_sha256": None}}})
     with pytest.raises(ValueError, match="host"):

@@ -1,4 +1,4 @@
-"""What says no to a wrong artefact: the real schemas, each made to refuse names it does not know."""
+"""Checks of deployment artefacts by the real schemas, changed to refuse names they do not define."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEMAS = ROOT.parent / "shared" / "data"
 KUBERNETES = "1.37"
 KUBECTL = Path(sys.executable).parent / "kubectl"
 VARIABLE = re.compile(
-    r"\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>(?:[^${}]|\$\{[^}]*\})*))?\}"  # one level inside
+    r"\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>(?:[^${}]|\$\{[^}]*\})*))?\}"  # one nested level
 )
 
 
@@ -32,7 +32,7 @@ def documents(text: str) -> list[dict[str, Any]]:
 
 
 def kustomize(folder: Path) -> list[dict[str, Any]]:
-    """What the real kustomize makes of a folder."""
+    """The objects that kustomize builds from a folder."""
     found = subprocess.run(  # noqa: S603 (a tool of ours, fixed arguments)
         [KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False
     )
@@ -41,7 +41,7 @@ def kustomize(folder: Path) -> list[dict[str, Any]]:
 
 
 def serve_problems(data: dict[str, Any]) -> list[str]:
-    """Why Ray refuses, or silently ignores, parts of a Serve configuration."""
+    """The errors for which Ray refuses a Serve configuration, and the keys that Ray silently ignores."""
     try:
         parsed = ServeDeploySchema.model_validate(copy.deepcopy(data))
     except (ValidationError, ValueError, TypeError) as exc:
@@ -62,7 +62,7 @@ def _ignored(given: Any, kept: Any, at: str = "") -> list[str]:
 
 
 def kubernetes_problems(objects: list[dict[str, Any]]) -> list[str]:
-    """Why the API server, the operator or Ray would refuse an object."""
+    """The errors for which the API server, the operator or Ray would refuse one of the objects."""
     return [problem for entry in objects for problem in _object_problems(entry)]
 
 
@@ -84,7 +84,7 @@ def _object_problems(entry: dict[str, Any]) -> list[str]:
 
 
 def compose_problems(project: dict[str, Any]) -> list[str]:
-    """Why Compose would refuse a project, or start something that cannot work."""
+    """The errors for which Compose would refuse a project, or start services that cannot work."""
     found = schema_problems(project, read_schema("compose-spec"))
     services = project.get("services", {})
     for name, service in services.items():
@@ -104,7 +104,7 @@ def all_ports(project: dict[str, Any]) -> list[str]:
 
 
 def resolved(text: str, values: dict[str, str] | None = None) -> str:
-    """The text as Compose sees it, with these variables set; LookupError for a required one."""
+    """The text after Compose's substitution of variables by `values`; LookupError if a required one is missing."""
     given = values or {}
 
     def replace(match: re.Match[str]) -> str:
@@ -119,7 +119,7 @@ def resolved(text: str, values: dict[str, str] | None = None) -> str:
 
 
 def read_schema(name: str) -> dict[str, Any]:
-    """A published schema; the test is skipped where the folder with them is missing."""
+    """A published schema from `shared/data`; the test is skipped if the file is missing."""
     path = SCHEMAS / f"{name}.schema.json"
     if not path.is_file():
         pytest.skip(f"{name}.schema.json is not beside this repository")
@@ -127,13 +127,13 @@ def read_schema(name: str) -> dict[str, Any]:
 
 
 def schema_problems(data: Any, schema: dict[str, Any]) -> list[str]:
-    """Every violation, with the place it is at."""
+    """Every violation of the schema, with its path in the data."""
     errors = jsonschema.Draft7Validator(schema).iter_errors(data)
     return [f"{error.json_path}: {error.message}" for error in errors]
 
 
 def closed(schema: Any) -> Any:
-    """The schema, refusing fields it does not name (the API server would drop them)."""
+    """The schema, changed to refuse fields that it does not define (the API server would drop them)."""
     if isinstance(schema, list):
         return [closed(entry) for entry in schema]
     if not isinstance(schema, dict):
@@ -150,7 +150,7 @@ def closed(schema: Any) -> Any:
 
 
 def pod_specs(objects: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """Every pod's labels-and-specification with the name of what makes it."""
+    """The labels and specification of every pod, each with the kind and name of the object that makes it."""
     found = []
     for entry in objects:
         name = f"{entry['kind']}/{entry['metadata']['name']}"

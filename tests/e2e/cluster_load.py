@@ -1,4 +1,4 @@
-"""Streams and whole answers through several doors at once, each judged to the last word."""
+"""Concurrent requests, streamed and whole, to several endpoints; every answer is checked to its last word."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CLIENTS_PER_ENDPOINT = 2
 
 @dataclass(kw_only=True)
 class Sent:
-    """One request: when (monotonic seconds), through which door, and what became of it."""
+    """One request: its endpoint, its times in seconds (monotonic), and its result."""
 
     endpoint: str
     stream: bool
@@ -41,12 +41,12 @@ class Sent:
     ended: float = 0.0
     replica: str | None = None
     failure: str | None = None
-    """None for an answer that is complete, to the last word."""
+    """The reason of a failure; None for an answer that is complete to its last word."""
 
 
 @dataclass
 class Load:
-    """What was sent so far; those still waiting for their answer are not in it."""
+    """The requests that have ended so far."""
 
     sent: list[Sent] = field(default_factory=list)
 
@@ -66,7 +66,7 @@ class Load:
         )
 
     async def more(self, count: int, *, within: float = 30) -> None:
-        """Wait until that many more requests were answered."""
+        """Wait until `count` more requests were answered, for at most `within` seconds."""
         wanted = self.answered + count
         async with asyncio.timeout(within):
             while self.answered < wanted:
@@ -75,7 +75,7 @@ class Load:
 
 @asynccontextmanager
 async def load(endpoints: Sequence[str]) -> AsyncIterator[Load]:
-    """Keep every door busy while the block runs; at its end the last answers are waited for."""
+    """Send requests to every endpoint while the block runs; at its end, wait for the last answers."""
     found = Load()
     stopped = asyncio.Event()
     timeout = aiohttp.ClientTimeout(total=40)
@@ -105,7 +105,7 @@ async def _client(
 
 
 async def ask(http: aiohttp.ClientSession, endpoint: str, *, stream: bool) -> Sent:
-    """Send one request and judge its answer."""
+    """Send one request and check its answer."""
     sent = Sent(endpoint=endpoint, stream=stream, began=CLOCK.monotonic())
     body = {"prompt": PROMPT, "stream": stream, "max_tokens": 4 * WORDS}
     try:
@@ -128,7 +128,7 @@ async def ask(http: aiohttp.ClientSession, endpoint: str, *, stream: bool) -> Se
 
 
 async def _judge(response: aiohttp.ClientResponse) -> str | None:
-    """What is wrong with a stream that ended properly, as HTTP sees it; None if nothing is."""
+    """The reason why a stream that HTTP ended properly is wrong; None if it is right."""
     events = EventSplitter().feed(await response.read())
     if any(event.name == "error" for event in events):
         return "error event"
@@ -143,7 +143,7 @@ async def _judge(response: aiohttp.ClientResponse) -> str | None:
 
 @dataclass
 class Cut:
-    """An answer that ended too early, and said so."""
+    """An answer that was interrupted with an error."""
 
     endpoint: str
     began: float
@@ -151,14 +151,14 @@ class Cut:
 
 @dataclass
 class Asked:
-    """Questions through `LLMIntegration`, each answer judged to the last word."""
+    """Requests through `LLMIntegration`, whose answers are checked to the last word."""
 
     llm: LLMIntegration
     answered: Counter[str] = field(default_factory=Counter)
     """Complete answers per endpoint."""
     cut: list[Cut] = field(default_factory=list)
     refused: list[MongarsError] = field(default_factory=list)
-    """Questions to which no answer began."""
+    """The errors of requests whose answers did not begin."""
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def keep_asking(self) -> None:
@@ -166,14 +166,14 @@ class Asked:
             await self._ask()
 
     async def more(self, count: int, *, within: float = 30) -> None:
-        """Wait until that many more answers came complete."""
+        """Wait until `count` more answers were complete, for at most `within` seconds."""
         wanted = self.answered.total() + count
         async with asyncio.timeout(within):
             while self.answered.total() < wanted:
                 await CLOCK.sleep(0.05)
 
     async def endpoints(self) -> dict[str, str]:
-        """The state of each endpoint, as the application would show it."""
+        """The state of each endpoint by its URL, as the integration reports it."""
         found = [endpoint for part in await self.llm.status() for endpoint in part.endpoints]
         return {endpoint.url: endpoint.state for endpoint in found}
 

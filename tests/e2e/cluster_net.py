@@ -1,9 +1,8 @@
-"""Where the nodes of a test's cluster live: a network namespace each, or ports of their own.
+"""The networks of a test cluster's nodes: a network namespace each, or separate ports on loopback.
 
-In namespaces a node has an address, all ports and all processes to itself, like a machine: it is
-started by the very commands of the guide and ends as if its power failed. That takes root and `ip`
-(iproute2). Elsewhere the nodes share the loopback interface: each gets an address of 127.0.0.0/8
-and free ports, which the commands then have to name.
+In a namespace a node has its own address, ports and processes, like a machine: it is started with the commands
+of the guide and ended as if its power failed. That needs root and `ip` (iproute2). Elsewhere the nodes share the
+loopback interface: each has its own address of 127.0.0.0/8 and free ports, which the commands have to name.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
 
 GCS_PORT, DASHBOARD_PORT, HTTP_PORT = 6379, 8265, 8000
 _BENCHMARKS = "198.18"
-"""The first half of an address; RFC 2544 keeps these for tests, no network uses them."""
+"""The first two numbers of an address; RFC 2544 reserves these networks for tests."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What one node calls its own. `options` are what `ray start` must be told beside the guide."""
+    """The address, ports and options of one node; `options` are arguments of `ray start` beside those of the guide."""
 
     name: str
     address: str
@@ -46,7 +45,7 @@ class Place:
 
 
 class Net(Protocol):
-    """Hands out places; all of a cluster's nodes reach each other."""
+    """Makes places for nodes that reach each other."""
 
     listen: str
     """The address on which proxies listen."""
@@ -56,21 +55,21 @@ class Net(Protocol):
     def place(self, name: str) -> Place: ...
 
     def enter(self, place: Place) -> tuple[str, ...]:
-        """What to write before a command that is to run there."""
+        """The command words to write before a command that is to run at the place."""
         ...
 
     def processes(self, place: Place, folder: Path) -> list[psutil.Process]:
-        """What runs there now."""
+        """The processes that run at the place now."""
         ...
 
     def power_off(self, place: Place, folder: Path) -> None:
-        """SIGKILL to all of it."""
+        """Send SIGKILL to all processes at the place."""
         ...
 
 
 @contextmanager
 def some_net() -> Iterator[Net]:
-    """Namespaces where they can be made, else the loopback interface."""
+    """Namespaces if they can be made, otherwise the loopback interface."""
     reason = _obstacle()
     if reason is not None:
         yield Loopback(reason)
@@ -83,10 +82,10 @@ def some_net() -> Iterator[Net]:
 
 
 class Namespaces:
-    """A bridge, and per node a network namespace with one end of a cable to it.
+    """A bridge, and for each node a network namespace that a virtual cable connects to the bridge.
 
-    The processes of a node have a namespace of their own too: one that keeps it, and all others
-    die with that one.
+    The processes of a node have a process namespace of their own. Its first process keeps it, and all others are
+    killed when the first one ends.
     """
 
     listen = "0.0.0.0"  # noqa: S104 (of the namespace)
@@ -94,14 +93,14 @@ class Namespaces:
     def __init__(self) -> None:
         for number in range(1, 255):
             self._bridge = f"mgars{number}"
-            # Who makes the bridge has the addresses that go with its name.
+            # The first to create the bridge owns the addresses of its number.
             if _tried("link", "add", self._bridge, "type", "bridge"):
                 break
         self._subnet = f"{_BENCHMARKS}.{number}"
         _ip("addr", "add", f"{self._subnet}.1/24", "dev", self._bridge)
         _ip("link", "set", self._bridge, "up")
         self._cables: dict[str, str] = {}
-        """Per namespace, the end of its cable at the bridge."""
+        """For each namespace, the end of its cable at the bridge."""
         self._keepers: dict[str, subprocess.Popen[bytes]] = {}
 
     def describe(self) -> str:
@@ -118,7 +117,7 @@ class Namespaces:
         _ip("-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
         _ip("-n", space, "link", "set", "lo", "up")
         _ip("-n", space, "link", "set", "eth0", "up")
-        # Ray looks for its own address by the way to the outside, which need not lead anywhere.
+        # Ray finds its own address by the default route, which need not work.
         _ip("-n", space, "route", "add", "default", "via", f"{self._subnet}.1")
         return Place(name=name, address=address)
 
@@ -150,7 +149,7 @@ class Namespaces:
             [
                 *("ip", "netns", "exec", f"{self._bridge}-{place.name}"),
                 *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"),
-                # Waits, as the first process of a machine must, until the pipe from us ends.
+                # The first process of the namespace waits until its standard input is closed.
                 *("sh", "-c", "exec 3<&0; cat <&3 >/dev/null & wait"),
             ],
             stdin=subprocess.PIPE,
@@ -161,15 +160,15 @@ class Namespaces:
         return keeper
 
     def close(self) -> None:
-        """Remove it all."""
+        """Remove all cables and namespaces, and the bridge."""
         for space, cable in self._cables.items():
-            _tried("link", "del", cable)  # a namespace takes its time to do it
+            _tried("link", "del", cable)  # deleting a namespace removes its cable later
             _tried("netns", "del", space)
         _tried("link", "del", self._bridge)
 
 
 class Loopback:
-    """All nodes on this machine's loopback interface."""
+    """All nodes on the loopback interface of this machine."""
 
     listen = "127.0.0.1"
 
@@ -223,12 +222,12 @@ class Loopback:
                 with suppress(psutil.Error):
                     process.kill()
             pause(0.02)
-        # A head that returns would take this, and its workers beside it, for itself.
+        # A restarted head and workers beside it would take the address in this file for their own.
         (folder / "ray_current_cluster").unlink(missing_ok=True)
 
 
 def _obstacle() -> str | None:
-    """Why there can be no namespaces; None if there can."""
+    """The reason why namespaces cannot be made; None if they can."""
     if os.geteuid() != 0:
         return "namespaces need root"
     if shutil.which("ip") is None:

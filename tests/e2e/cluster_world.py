@@ -36,7 +36,7 @@ TOKEN_DELAY = 0.04
 REPLICAS = 3
 SMALL = ("--num-cpus=2", "--object-store-memory=80000000", "--include-log-monitor=false")
 
-# Dead nodes and proxies are noticed after five and three failed looks; by default that is 15 and 30 s.
+# A dead node is noticed after 5 failed checks, a dead proxy after 3: by default in 15 and 30 s.
 NOTICE_SOON = {
     "RAY_health_check_period_ms": "1000",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
@@ -46,7 +46,7 @@ CONTROLLER, PROXY, REPLICA = "ray::ServeController", "ray::ProxyActor", "ray::Se
 
 @dataclass
 class Node:
-    """One node: its place, its folder and what it is started with."""
+    """One node: its place in the network, its folder, and the variables and options it is started with."""
 
     net: Net
     place: Place
@@ -74,7 +74,7 @@ class Node:
 
     @property
     def answers(self) -> bool:
-        """Whether the proxy reaches a replica that is ready."""
+        """Whether the node's proxy answers `/readyz` with 200."""
         connection = http.client.HTTPConnection(self.endpoint.removeprefix("http://"), timeout=5)
         try:
             connection.request("GET", "/readyz")
@@ -85,7 +85,7 @@ class Node:
             connection.close()
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Run `ray start`; it ends once the node runs."""
+        """Run `ray start`, which ends once the node runs."""
         with (self.folder / "start.log").open("ab") as log:
             return subprocess.Popen(  # noqa: S603 (our own command)
                 [*self.net.enter(self.place), RAY, "start", *self.options, *self.place.options],
@@ -98,7 +98,7 @@ class Node:
             )
 
     def processes(self, title: str = "") -> list[psutil.Process]:
-        """What runs there now, of which the title starts like that."""
+        """The node's running processes whose command line starts with `title`."""
         found = []
         for process in self.net.processes(self.place, self.folder):
             with suppress(psutil.Error):
@@ -112,18 +112,18 @@ class Node:
         return any(p.name() == "raylet" for p in self.processes())
 
     def kill(self, title: str) -> None:
-        """SIGKILL to the processes of that title."""
+        """Send SIGKILL to the node's processes whose command line starts with `title`."""
         for process in self.processes(title):
             process.kill()
 
     def power_off(self) -> None:
-        """SIGKILL to all of the node."""
+        """Send SIGKILL to all processes of the node."""
         self.net.power_off(self.place, self.folder)
 
 
 @dataclass
 class Cluster:
-    """A head and its workers, with a token."""
+    """A head and its workers, which require a token."""
 
     token: str
     head: Node
@@ -147,7 +147,7 @@ class Cluster:
 
     @property
     def anonymous(self) -> ServeControl:
-        """The way to the cluster for somebody without its token."""
+        """A control client without the cluster's token."""
         return ServeControl(self.dashboard)
 
     def definition(self, *, max_tokens: int = 512) -> ServingConfig:
@@ -166,7 +166,7 @@ class Cluster:
         return self.control.deploy(config, timeout=60, on_progress=lambda _: None)
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """A command on the head node, with the token unless another is given."""
+        """Run a command on the head node; `variables` may replace the token."""
         head = self.head
         return subprocess.run(  # noqa: S603 (our own commands)
             [*head.net.enter(head.place), *command],
@@ -179,13 +179,13 @@ class Cluster:
         )
 
     def spread(self) -> list[str]:
-        """The addresses of the nodes with a running replica, once per replica."""
+        """The address of the node of each running replica, once per replica."""
         state = self.control.status()
         replicas = [r for part in state.deployments for r in part.replicas]
         return [r.node for r in replicas if r.state == "RUNNING"]
 
     def wait_healthy(self, *, within: float, besides: str | None = None) -> float:
-        """Seconds until every replica runs, none of them on the node of that address."""
+        """Wait until every replica runs, none of them at the address `besides`; returns the seconds that it took."""
         began = CLOCK.monotonic()
         said: object = "nothing"
         while CLOCK.monotonic() - began < within:
@@ -201,7 +201,7 @@ class Cluster:
         raise AssertionError(message)
 
     def mend(self) -> None:
-        """Bring back what an earlier test broke: every node, a replica on each of them."""
+        """Restore what an earlier test broke: start every node, with a replica on each."""
         began = [node.start() for node in self.nodes if not node.alive]
         for process in began:
             assert process.wait(timeout=60) == 0
@@ -214,9 +214,9 @@ class Cluster:
         until(lambda: all(node.answers for node in self.nodes), within=30)
 
     def counted(self) -> int:
-        """How many living nodes the head knows."""
+        """The number of living nodes in the output of `ray status`."""
         place = self.head.place
-        # With the address, or `ray` would see all clusters of the machine and refuse to choose.
+        # Without the address, `ray` would find all clusters of the machine and refuse to choose one.
         listed = self.run("ray", "status", "--address", f"{place.address}:{place.gcs_port}").stdout
         return sum(" node_" in line for line in listed.partition("Pending:")[0].splitlines())
 
@@ -230,7 +230,7 @@ class World:
     clusters: list[Cluster] = field(default_factory=list)
 
     def cluster(self, name: str, *, workers: int, **variables: str) -> Cluster:
-        """Start a head and join workers."""
+        """Start a head with `workers` workers, and wait until all have joined."""
         token = secrets.token_hex(32)
         auth = {
             "RAY_AUTH_MODE": "token",
@@ -259,7 +259,7 @@ class World:
         return cluster
 
     def end(self, cluster: Cluster) -> None:
-        """Kill all of it."""
+        """Kill all nodes of the cluster."""
         for node in reversed(cluster.nodes):
             node.power_off()
 
@@ -286,8 +286,8 @@ class World:
 
 @contextmanager
 def running_world() -> Iterator[World]:
-    """A world without clusters; whatever it has at the end is killed and removed."""
-    # Not below pytest's folder: Ray's UNIX sockets lie here, and their paths may have 107 bytes.
+    """A world without clusters; at the end its clusters are killed and its folder is removed."""
+    # Not below pytest's folder: the paths of Ray's UNIX sockets may have at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="mgc-", dir="/tmp"))
     with some_net() as net:
         world = World(net, folder)
@@ -300,7 +300,7 @@ def running_world() -> Iterator[World]:
 
 
 def until(condition: Callable[[], bool], *, within: float) -> float:
-    """Seconds until the condition holds; blocks."""
+    """Block until the condition holds; returns the seconds that it took."""
     began = CLOCK.monotonic()
     while not condition():
         assert CLOCK.monotonic() - began < within, f"not within {within} s"

@@ -1,4 +1,4 @@
-"""The real thing: one running stack for a module of tests."""
+"""A running stack (`mongars up`) for each module of tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def model_cache(base_model: Path) -> Path:
-    """The model cache the base model lies in: `<cache>/blobs/sha256/<digest>`."""
+    """The model cache that has the base model at `<cache>/blobs/sha256/<digest>`."""
     return base_model.parents[2]
 
 
@@ -31,6 +31,6 @@ async def http(stack: Stack) -> AsyncIterator[aiohttp.ClientSession]:
     headers = {"Authorization": f"Bearer {stack.key}"}
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(stack.url, headers=headers, connector=connector) as session:
-        # Tests run in any order, and some break things that mend themselves.
+        # Tests run in any order, and after some of them the stack needs time to recover.
         await provider_becomes(session, "ray_serve", seconds=60)
         yield session

@@ -1,4 +1,4 @@
-"""A page of the guide as commands: its fenced blocks, and a terminal that types them as they stand."""
+"""A page of the guide as commands: its fenced code blocks, and a terminal that runs them unchanged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Word = Literal["run", "run in the background", "not run", "shows", ""]
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A fenced block, and what the comment before it says: a name, or why it is not run."""
+    """A fenced code block, and the comment before it: its name, or the reason why it is not run."""
 
     language: str
     text: str
@@ -45,7 +45,7 @@ class Block:
 
 
 def blocks_of(page: str) -> list[Block]:
-    """Every fenced block of a page, in order."""
+    """Every fenced code block of a page, in order."""
     return [
         Block(
             language=found["language"],
@@ -59,7 +59,7 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def table_of(page: str, header: str) -> dict[str, str]:
-    """First and second column of the table with that header line; backquotes dropped."""
+    """The first and second column of the table with that header line, without backquotes."""
     rows = page.partition(header + "\n")[2].splitlines()[1:]
     found = {}
     for row in rows:
@@ -71,10 +71,10 @@ def table_of(page: str, header: str) -> dict[str, str]:
 
 
 class Terminal:
-    """Types blocks into bash on one place, like a person who goes on in the same terminal.
+    """A terminal that runs blocks with bash at one place; variables that a block exports are set for the next.
 
-    Where the place has ports of its own, `ray` and `serve` are told them by functions of the same
-    name, and the default ports in the text are replaced. In a namespace nothing is changed.
+    If the place has ports of its own, shell functions named `ray` and `serve` add them to these commands, and the
+    default ports in the text are replaced. In a namespace nothing is changed.
     """
 
     def __init__(self, net: Net, place: Place, folder: Path, *, cache: Path) -> None:
@@ -98,7 +98,7 @@ class Terminal:
             }
 
     def type(self, block: Block) -> str:
-        """Run a block to its end; what it said. Fails unless it ends with status 0."""
+        """Run a block to its end and return its output; the test fails unless its exit status is 0."""
         done = subprocess.run(  # noqa: S603 (the commands of our own guide)
             self._command(block),
             env=self._environment,
@@ -113,7 +113,7 @@ class Terminal:
         return done.stdout
 
     def type_until(self, block: Block, good: Callable[[str], bool], *, within: float) -> str:
-        """Run a block again and again until what it says is good."""
+        """Run a block repeatedly until `good` accepts its output, for at most `within` seconds."""
         began = CLOCK.monotonic()
         while not good(said := self.type(block)):
             assert CLOCK.monotonic() - began < within, f"line {block.line}:\n{said}"
@@ -122,7 +122,7 @@ class Terminal:
 
     @contextmanager
     def in_the_background(self, block: Block, *, until: str) -> Iterator[None]:
-        """Run a block that does not end; once it has said `until`, the body runs, then Ctrl-C."""
+        """Run a block that does not end: once its output has `until`, the body runs, and then the block gets SIGINT."""
         log = self._folder / f"{block.rest}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(  # noqa: S603 (the commands of our own guide)
@@ -150,7 +150,7 @@ class Terminal:
             text = text.replace(f"127.0.0.1:{HTTP_PORT}", f"127.0.0.1:{self._place.http_port}")
         script = self._folder / "block.sh"
         script.write_text(text)
-        # What a block exports, the next one finds.
+        # The variables that a block exports are saved for the next one.
         steps = f'. "{self._state}"; . "$0"; export -p >>"{self._state}"'
         shell = ("bash", "-eu", "-o", "pipefail", "-c", steps, str(script))
         return [*self._net.enter(self._place), *shell]

@@ -1,4 +1,4 @@
-"""Runs `mongars up` as a process, with its own home, ports and Ray cluster."""
+"""Run `mongars up` as a process, with its own home, ports and Ray cluster."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Stack:
 
 @contextmanager
 def running_stack(home: Path, cache: Path, *options: str, **variables: str) -> Iterator[Stack]:
-    """A started stack, stopped by SIGINT at the end."""
+    """A started stack, which is stopped by SIGINT at the end."""
     names = ("MONGARS_PORT", "RAY_HTTP_PORT", "RAY_PORT", "RAY_DASHBOARD_PORT")
     ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
     home.mkdir(exist_ok=True, mode=0o700)
@@ -111,7 +111,7 @@ def running_stack(home: Path, cache: Path, *options: str, **variables: str) -> I
 
 
 async def provider_becomes(http: aiohttp.ClientSession, name: str, *, seconds: float) -> float:
-    """Ask until that provider answers; returns how many seconds it took."""
+    """Send requests until the provider `name` answers; returns the seconds that it took."""
     clock = SystemClock()
     began = clock.monotonic()
     while clock.monotonic() - began < seconds:

@@ -1,4 +1,4 @@
-"""A head and two workers, joined as in the guide, under load while parts of them are killed."""
+"""A Ray cluster of a head and two workers, started as in the guide, under load while parts of it are killed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.e2e
 
 SERVICE = (sys.executable, "-m", "modules.ray_service")
 CUT = {"broken connection", "error event", "status 500"}
-"""How a request ends whose replica or proxy dies; in plain sight, never as a short answer."""
+"""How a request whose replica or proxy is killed fails: with an error, never as a short answer."""
 
 
 @pytest.fixture(scope="module")
 def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say something that is seen whether the test passes or not."""
+    """A function that writes a line to the terminal, whether the test passes or not."""
     capture = request.config.pluginmanager.get_plugin("capturemanager")
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
 
@@ -49,7 +49,7 @@ def world(tell: Callable[[str], None]) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def deployed(world: World, tell: Callable[[str], None]) -> Cluster:
-    """Three nodes with the application on each of them."""
+    """A cluster of three nodes with a replica on each of them."""
     began = CLOCK.monotonic()
     cluster = world.cluster("a", workers=2)
     started = CLOCK.monotonic()
@@ -65,7 +65,7 @@ def deployed(world: World, tell: Callable[[str], None]) -> Cluster:
 
 @pytest.fixture
 def cluster(deployed: Cluster) -> Cluster:
-    """The same, mended: tests run in any order, and most break something."""
+    """The deployed cluster, restored: tests run in any order, and most of them break a part of it."""
     deployed.mend()
     return deployed
 
@@ -75,9 +75,9 @@ def endpoints(cluster: Cluster) -> list[str]:
 
 
 def hit(sent: Sent, *, moment: float, endpoint: str | None, replicas: set[str]) -> bool:
-    """Whether a request was on its way at that moment through that door or to one of the replicas.
+    """Whether a request was running at that moment, through that endpoint or on one of the replicas.
 
-    A whole answer that breaks says nothing of its replica.
+    The replica of an answer in one piece that breaks is unknown; such a request counts as one of theirs.
     """
     on_its_way = sent.began <= moment <= sent.ended
     return on_its_way and (
@@ -86,7 +86,7 @@ def hit(sent: Sent, *, moment: float, endpoint: str | None, replicas: set[str]) 
 
 
 async def test_replicas_spread_and_every_proxy_answers(cluster: Cluster) -> None:
-    """`ray status` counts the nodes, `--status --json` names them, each proxy reaches replicas."""
+    """The three nodes are listed by `ray status` and `--status --json`, and every proxy reaches replicas."""
     assert cluster.counted() == 3
     addresses = {node.place.address for node in cluster.nodes}
 
@@ -113,7 +113,7 @@ async def test_replicas_spread_and_every_proxy_answers(cluster: Cluster) -> None
 async def test_killed_worker_costs_what_was_in_flight_there(
     cluster: Cluster, tell: Callable[[str], None]
 ) -> None:
-    """SIGKILL to all of a node: requests elsewhere are answered, the lost replica is replaced."""
+    """If a worker node is killed, only requests through it or on its replica fail, and the replica is replaced."""
     victim = cluster.workers[1]
     state = await asyncio.to_thread(cluster.control.status)
     lost = {r.name for r in state.deployments[0].replicas if r.node == victim.place.address}
@@ -142,7 +142,7 @@ async def test_killed_worker_costs_what_was_in_flight_there(
 async def test_killed_controller_is_not_missed(
     cluster: Cluster, tell: Callable[[str], None]
 ) -> None:
-    """Without Serve's controller requests are answered; it comes back, and deploying works."""
+    """If Serve's controller is killed, requests are answered; a new controller starts, and deploying works."""
     (before,) = cluster.head.processes(CONTROLLER)
     async with load(endpoints(cluster)) as seen:
         await seen.more(6)
@@ -168,7 +168,7 @@ async def test_killed_controller_is_not_missed(
 async def test_head_may_be_away_when_it_keeps_its_state_on_disk(
     cluster: Cluster, tell: Callable[[str], None]
 ) -> None:
-    """The power of the head fails: the workers go on answering, and obey the head that returns."""
+    """If the head node is killed, the workers answer; the restarted head has its state and can deploy again."""
     workers = [node.endpoint for node in cluster.workers]
     async with load(workers) as seen:
         await seen.more(6)
@@ -192,7 +192,7 @@ async def test_head_may_be_away_when_it_keeps_its_state_on_disk(
 async def test_killed_proxy_comes_back_and_no_other_door_is_disturbed(
     cluster: Cluster, tell: Callable[[str], None]
 ) -> None:
-    """SIGKILL to one proxy breaks what it carries; requests by another door never notice."""
+    """If a proxy is killed, only requests through it fail, and a new proxy answers within 60 s."""
     victim, *others = reversed(cluster.nodes)
     (before,) = victim.processes(PROXY)
     async with load(endpoints(cluster)) as seen:
@@ -214,7 +214,7 @@ async def test_killed_proxy_comes_back_and_no_other_door_is_disturbed(
 
 
 async def test_without_the_token_nothing_is_told_or_deployed(cluster: Cluster) -> None:
-    """A cluster with a token refuses `--status` and `--deploy` without it, in words that help."""
+    """Without the token, `--status`, `--shutdown` and deploying are refused with an error that names the variable."""
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(asyncio.to_thread(cluster.run, *SERVICE, *arguments, **variables))
@@ -237,7 +237,7 @@ async def test_without_the_token_nothing_is_told_or_deployed(cluster: Cluster) -
 async def test_two_clusters_are_two_endpoints(
     cluster: Cluster, world: World, tell: Callable[[str], None]
 ) -> None:
-    """One of two clusters dies: what it had begun to say is cut, every other question is answered."""
+    """If one of two clusters is killed, only answers that it had begun are cut; all other requests are answered."""
     other = await asyncio.to_thread(world.cluster, "b", workers=0)
     await asyncio.to_thread(other.deploy)
     await asyncio.to_thread(until, lambda: other.head.answers, within=30)
@@ -250,7 +250,7 @@ async def test_two_clusters_are_two_endpoints(
             group.create_task(asked.keep_asking())
         await asked.more(12)
         before = await asked.endpoints()
-        await CLOCK.sleep(0.4)  # into the middle of the answers of both
+        await CLOCK.sleep(0.4)  # until both clusters are in the middle of answers
         moment = CLOCK.monotonic()
         await asyncio.to_thread(world.end, other)
         await asked.more(18)

@@ -1,4 +1,4 @@
-"""The guide's way: a cluster somebody else started, and the commands that use it."""
+"""The commands for the application on a Ray cluster that was started independently, as in the guide."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def cluster(tmp_path: Path, model_cache: Path) -> AsyncIterator[Cluster]:
 
 
 async def test_deploy_status_redeploy_and_shutdown(cluster: Cluster) -> None:
-    """Deploying waits until healthy; redeploying restarts nothing; a removal leaves no engine."""
+    """`--deploy` waits until healthy, a second `--deploy` restarts no replica, and `--shutdown` ends the engines."""
     status = await cluster.run("-m", "modules.ray_service", "--status")
     assert status.returncode == 1
     assert "NOT_STARTED" in status.stdout
@@ -143,7 +143,7 @@ async def test_deploy_status_redeploy_and_shutdown(cluster: Cluster) -> None:
 
 
 async def test_other_peoples_applications_stay(cluster: Cluster) -> None:
-    """Deploying and removing ours leaves the other applications of a shared cluster alone."""
+    """Deploying and removing the application leaves other applications of the cluster running."""
     other = deploy_schema(
         ServingConfig(
             replica=ReplicaConfig(engine=EngineSpec(kind="fake")),
@@ -168,7 +168,7 @@ async def test_other_peoples_applications_stay(cluster: Cluster) -> None:
 
 
 async def test_a_deployment_that_cannot_work_says_why(cluster: Cluster, tmp_path: Path) -> None:
-    """A broken model file fails `--deploy` with the engine's own reason and exit status 1."""
+    """A broken model file fails `--deploy` with the engine's reason and exit status 1."""
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + b"\0" * 64)
     cache = {
@@ -185,7 +185,7 @@ async def test_a_deployment_that_cannot_work_says_why(cluster: Cluster, tmp_path
 
 
 async def test_no_cluster_is_a_clear_error(tmp_path: Path) -> None:
-    """Without a dashboard at the address the message says where it looked and what to do."""
+    """If there is no dashboard at the address, `--status` fails with a message that has the address."""
     done = await asyncio.to_thread(
         subprocess.run,
         [

@@ -1,4 +1,4 @@
-"""docs/guide/ray-serve.md: its commands, typed as they stand, do what the page says."""
+"""The commands of docs/guide/ray-serve.md, run unchanged, have the results that the page describes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = "| Setting | Value | Meaning |"
 
 @pytest.fixture
 def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say something that is seen whether the test passes or not."""
+    """A function that writes a line to the terminal, whether the test passes or not."""
     capture = request.config.pluginmanager.get_plugin("capturemanager")
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
 
@@ -38,7 +38,7 @@ def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 @pytest.fixture
 def terminal(model_cache: Path, tell: Callable[[str], None]) -> Iterator[Terminal]:
-    # Not below pytest's folder: Ray's UNIX sockets lie here, and their paths may have 107 bytes.
+    # Not below pytest's folder: the paths of Ray's UNIX sockets may have at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="mgg-", dir="/tmp"))
     with some_net() as net:
         place = net.place("guide0")
@@ -51,7 +51,7 @@ def terminal(model_cache: Path, tell: Callable[[str], None]) -> Iterator[Termina
 
 
 def bodies(said: str) -> list[dict[str, Any]]:
-    """Every JSON object in what a command said, between whatever else there is."""
+    """Every JSON object in a command's output, whatever other text is between them."""
     found, decoder, at = [], json.JSONDecoder(), 0
     while (at := said.find("{", at)) >= 0:
         body, at = decoder.raw_decode(said, at)
@@ -60,14 +60,14 @@ def bodies(said: str) -> list[dict[str, Any]]:
 
 
 def shape(value: object) -> object:
-    """Names of fields, at every level."""
+    """The names of an object's fields, at every level."""
     if isinstance(value, dict):
         return {name: shape(part) for name, part in value.items()}
     return [shape(part) for part in value] if isinstance(value, list) else None
 
 
 def values_in(value: object) -> Iterator[tuple[str, object]]:
-    """Every named value, at every level."""
+    """Every name and value in an object, at every level."""
     if isinstance(value, dict):
         for name, part in value.items():
             yield name, part
@@ -78,7 +78,7 @@ def values_in(value: object) -> Iterator[tuple[str, object]]:
 
 
 def deployments(status: str, application: str) -> set[str]:
-    """What `serve status` says of an application's deployments and of the proxies."""
+    """The statuses of an application's deployments and of the proxies in the output of `serve status`."""
     told = yaml.safe_load(status)
     assert told["applications"][application]["status"] == "RUNNING"
     parts = told["applications"][application]["deployments"].values()
@@ -86,7 +86,7 @@ def deployments(status: str, application: str) -> set[str]:
 
 
 class Reader:
-    """Reads what each block said, as somebody who follows the page; one method per block."""
+    """The checks of the blocks' output: one method per block, named like the block."""
 
     def __init__(self) -> None:
         self.replica = ""
@@ -201,12 +201,12 @@ class Reader:
 
 
 PATIENCE = {"nodes": 20.0}
-"""Seconds for what the page says takes a moment."""
+"""Seconds to repeat a block whose result needs a moment, according to the page."""
 SAYS_READY = {"own": "Application 'default' is ready"}
 
 
 def follow(terminal: Terminal, blocks: list[Block]) -> dict[str, float]:
-    """Type every block that is to be run, and read what it says; the seconds each took."""
+    """Run every block that is to be run and check its output; returns the seconds that each took."""
     reader, took = Reader(), {}
     with ExitStack() as background:
         for block in blocks:
@@ -233,7 +233,7 @@ def _said(terminal: Terminal, block: Block) -> str:
 def test_the_commands_of_the_page_do_what_it_says(
     terminal: Terminal, tell: Callable[[str], None]
 ) -> None:
-    """Typed in order on one cluster, each command shows what the page says it shows."""
+    """The commands of the page, run in order on one cluster, have the output that the page describes."""
     began = CLOCK.monotonic()
     took = follow(terminal, BLOCKS)
     assert {"prepare", "start", "deploy", "status", "whole", "stream", "own"} <= set(took)
@@ -246,7 +246,7 @@ def test_the_commands_of_the_page_do_what_it_says(
     [pytest.param(b, id=f"line-{b.line}") for b in BLOCKS if b.language == "bash"],
 )
 def test_every_command_is_run_or_says_why_not(block: Block) -> None:
-    """No command stands on the page unread: it is executed, or a comment gives the reason."""
+    """Every command of the page is run by a test, or a comment has the reason why not."""
     assert block.word in {"run", "run in the background", "not run"}
     if block.word == "run":
         assert hasattr(Reader, block.rest.replace("-", "_"))
@@ -256,7 +256,7 @@ def test_every_command_is_run_or_says_why_not(block: Block) -> None:
 
 
 def test_the_guide_is_followed_word_for_word() -> None:
-    """The commands of the deployment guide, sections 1 and 2, are on the page, and the testable run."""
+    """The page has the commands of sections 1 and 2 of the deployment guide, and those that can be tested are run."""
     assert len(BLOCKS) == PAGE.count("\n```") // 2, "every fence is understood"
     written = {
         line: block.word

@@ -1,4 +1,4 @@
-"""One command, then everything a person does with the running stack."""
+"""One `mongars up`, and all uses of the running stack: chat, commands, overload, crashes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PATH = "/v1/chat/completions"
 
 
 def engine_child(stack: Stack, parent: str) -> psutil.Process:
-    """The engine process below the process whose command line holds `parent`."""
+    """The engine process whose parent's command line contains `parent`."""
     for process in stack.owned():
         if "mongars.engines.llama_cpp.child" in process.cmdline():
             above = process.parent()
@@ -48,7 +48,7 @@ async def events_of(response: aiohttp.ClientResponse) -> list[ServerEvent]:
 
 
 def test_screen_tells_what_a_person_needs(stack: Stack) -> None:
-    """After the start one screen gives the URL, the key (once), the provider and how to stop."""
+    """After the start, the output has the URL, the key, the provider, the adapter, the log folder and how to stop."""
     for text in (stack.url, "mg-", "ray_serve", "Ctrl-C", "baseline", str(stack.home / "logs")):
         assert text in stack.screen
 
@@ -56,7 +56,7 @@ def test_screen_tells_what_a_person_needs(stack: Stack) -> None:
 async def test_answers_come_from_ray_and_equal_the_bare_engine(
     stack: Stack, http: aiohttp.ClientSession, base_model: Path
 ) -> None:
-    """A greedy answer through API, Ray and engine equals the bare engine's, usage included."""
+    """A greedy answer through API, Ray and engine has the tokens and the usage of the bare engine."""
     text = "Explain in two sentences why the sky is blue."
     config = LlamaCppConfig(model_path=base_model, model_name="bare")
     engine = LlamaCppEngine(config, clock=CLOCK)
@@ -90,7 +90,7 @@ async def test_answers_come_from_ray_and_equal_the_bare_engine(
 
 
 async def test_official_client_works_unchanged(stack: Stack) -> None:
-    """The `openai` package chats with the stack, whole and streamed."""
+    """The `openai` package gets answers from the stack, in one piece and streamed."""
     async with openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key=stack.key) as client:
         messages = [{"role": "user", "content": "Say hello."}]
         whole = await client.chat.completions.create(
@@ -104,7 +104,7 @@ async def test_official_client_works_unchanged(stack: Stack) -> None:
 
 
 async def test_the_chat_remembers(http: aiohttp.ClientSession) -> None:
-    """The prompt grows by the earlier turn, and history returns what was said."""
+    """The prompt of a conversation's second message includes the first turn, and the history returns both."""
     prompts = []
     for message in ("My name is Ada.", "What is my name?"):
         body = {"message": message, "session_id": "memory"}
@@ -118,7 +118,7 @@ async def test_the_chat_remembers(http: aiohttp.ClientSession) -> None:
 
 
 def test_commands_see_the_running_stack(stack: Stack) -> None:
-    """chat, status, doctor, `--status` and Ray's own `serve status` agree that all is well."""
+    """`chat`, `status`, `doctor`, `--status` and Ray's own `serve status` report a healthy stack."""
     chat = stack.run("-m", "mongars", "chat", "--json", "Say hello.")
     assert json.loads(chat.stdout)["provider"] == "ray_serve", chat.stderr
     status = stack.run("-m", "mongars", "status", "--json")
@@ -138,14 +138,14 @@ def test_commands_see_the_running_stack(stack: Stack) -> None:
 
 
 def test_second_stack_on_the_same_home_is_refused(stack: Stack) -> None:
-    """A second `mongars up` says that one is running instead of disturbing it."""
+    """A second `mongars up` with the same home is refused with the process id of the first."""
     second = stack.run("-m", "mongars", "up")
     assert second.returncode == 1
     assert str(stack.process.pid) in second.stdout + second.stderr
 
 
 async def test_everything_listens_on_loopback_or_asks_for_a_token(stack: Stack) -> None:
-    """No port of the stack is open to other machines, but for the one Ray guards by its token."""
+    """Only the port of Ray's replicas listens beyond loopback, and the dashboard requires the token."""
     open_ports = {
         (process.name(), connection.laddr.port)
         for process in stack.owned()
@@ -164,7 +164,7 @@ async def test_everything_listens_on_loopback_or_asks_for_a_token(stack: Stack) 
 async def test_no_process_has_a_secret_it_does_not_need(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """Only the API has the key that signs tokens; nothing has keys of other programs."""
+    """Only the API process has the key that signs login tokens, and no process has keys of other programs."""
     async with http.post(PATH, json=question()) as response:
         assert response.status == 200
     seen = set()
@@ -181,7 +181,7 @@ async def test_no_process_has_a_secret_it_does_not_need(
 
 @pytest.mark.parametrize("port", ["MONGARS_PORT", "RAY_HTTP_PORT"])
 async def test_header_floods_are_refused_at_both_doors(stack: Stack, port: str) -> None:
-    """Neither the API nor the proxy of Ray Serve collects headers from callers without a key."""
+    """The API and the Ray Serve proxy refuse a flood of headers with 431, before any authentication."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.environment[port]))
     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"x: y\r\n" * 20_000)
     assert b" 431 " in await reader.readline()
@@ -191,7 +191,7 @@ async def test_header_floods_are_refused_at_both_doors(stack: Stack, port: str) 
 async def test_killed_engine_cuts_its_streams_and_is_back_in_seconds(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """Kill -9 of the replica's engine: the answer goes on elsewhere, and Ray is back within 10 s."""
+    """If the replica's engine is killed, its stream is continued elsewhere; Ray answers again within 10 s."""
     victim = engine_child(stack, "ServeReplica")
     body = question("Tell me a very long story.", max_tokens=400, stream=True)
     async with http.post(PATH, json=body) as response:
@@ -208,7 +208,7 @@ async def test_killed_engine_cuts_its_streams_and_is_back_in_seconds(
 async def test_fifty_chats_at_once_are_answered_or_told_to_wait(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """Fifty concurrent chats: each ends, with an answer or 503; a second wave costs no memory."""
+    """Of fifty concurrent chats each ends with an answer or with 503; a second wave needs no more memory."""
 
     async def ask(number: int) -> tuple[int, str | None, str]:
         body = question(f"Say the number {number}.", max_tokens=12)
@@ -232,9 +232,9 @@ async def test_fifty_chats_at_once_are_answered_or_told_to_wait(
 
 
 def memory(stack: Stack) -> dict[int, int]:
-    """Resident bytes of the API and of each engine, by process id.
+    """The resident memory, in bytes, of the API and of each engine, by process id.
 
-    On a busy machine the local engine may be started by one wave and not by another.
+    On a busy machine, one wave may start the embedded engine and another one may not.
     """
     processes = [
         p for p in stack.owned() if {"api", "mongars.engines.llama_cpp.child"} & set(p.cmdline())
@@ -245,7 +245,7 @@ def memory(stack: Stack) -> dict[int, int]:
 async def test_crashed_api_is_restarted_and_says_so(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """Kill -9 of the API process: the screen says so, and it answers again by itself."""
+    """If the API process is killed, the output reports that, and a new process answers."""
     victim = next(p for p in stack.owned() if p.cmdline()[1:4] == ["-m", "mongars", "api"])
     victim.send_signal(signal.SIGKILL)
     stack.wait_for("api was killed by signal 9", seconds=10)
@@ -256,7 +256,7 @@ async def test_crashed_api_is_restarted_and_says_so(
 async def test_without_ray_answers_come_locally_and_return_to_ray_by_themselves(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """Ray dies under running and waiting requests: they go on locally, and later ones on Ray."""
+    """If Ray is killed, running and waiting requests are answered locally, and later ones by Ray once it is back."""
     await provider_becomes(http, "ray_serve", seconds=15)
     cluster = [p for p in stack.owned() if "ray" in " ".join([p.name(), *p.cmdline()[:3]])]
     assert len(cluster) > 5
@@ -284,14 +284,14 @@ async def test_without_ray_answers_come_locally_and_return_to_ray_by_themselves(
                 process.send_signal(signal.SIGKILL)
     first, provider, fallback = waiting.result()
     assert (provider, fallback) == ("embedded", "true")
-    # It waits for the stories that go on in the two slots there are, while Ray starts again.
+    # The request waits for the long answers in the two local slots, while Ray starts again.
     assert first - killed < 180
     for response in running:
         rest = (await response.read()).decode()
         assert "event: error" not in rest
         assert rest.endswith("data: [DONE]\n\n")
     async with http.post(PATH, json=question()) as response:
-        assert response.status == 200  # by Ray, if that is back already
+        assert response.status == 200  # by Ray, if Ray is back already
         assert orjson.loads(await response.read())["choices"][0]["message"]["content"]
     stack.wait_for("deployed again", seconds=90)
     await provider_becomes(http, "ray_serve", seconds=30)

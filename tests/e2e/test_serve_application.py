@@ -1,4 +1,4 @@
-"""The application on a real cluster: updates under load, overload, affinity, HAProxy."""
+"""The Serve application on a real cluster: updates under load, overload, session affinity, HAProxy."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 @dataclass
 class Seen:
-    """What callers saw: statuses, answers that were not whole, and who answered."""
+    """The results of a load: statuses, incomplete answers, replicas and token counts."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Seen:
 
 
 async def ask(http: aiohttp.ClientSession, url: str, seen: Seen, **more: object) -> None:
-    """One streamed question, judged to its last word."""
+    """Send one streaming request and check that its answer is complete."""
     headers = more.pop("headers", {})
     body = {"prompt": "word " * 20, "stream": True, **more}
     began = CLOCK.monotonic()
@@ -99,7 +99,7 @@ async def ask(http: aiohttp.ClientSession, url: str, seen: Seen, **more: object)
 
 @asynccontextmanager
 async def load(url: str, callers: int, **more: object) -> AsyncIterator[Seen]:
-    """Callers who ask again and again while the block runs, and finish what they began."""
+    """Callers that send requests one after the other while the block runs; at its end they finish the last one."""
     seen, stop = Seen(), asyncio.Event()
 
     async def caller(http: aiohttp.ClientSession) -> None:
@@ -116,7 +116,7 @@ async def load(url: str, callers: int, **more: object) -> AsyncIterator[Seen]:
 
 
 async def test_unchanged_definition_restarts_nothing(cluster: Cluster) -> None:
-    """Deploying again what is deployed keeps every replica and its process."""
+    """Deploying an unchanged definition keeps every replica and its process."""
     await cluster.deploy(application(replicas=2))
     before = cluster.control.status().deployments[0].replicas
     await cluster.deploy(application(replicas=2))
@@ -125,7 +125,7 @@ async def test_unchanged_definition_restarts_nothing(cluster: Cluster) -> None:
 
 
 async def test_monitors_reach_a_replica_through_the_proxy(cluster: Cluster) -> None:
-    """HEAD and `/health` are answered through Serve, too, and 405 names the methods."""
+    """HEAD and `/health` are answered through the proxy, and a wrong method gets 405 with `Allow`."""
     await cluster.deploy(application())
     async with client() as http:
         async with http.head(cluster.url + "/health") as response:
@@ -135,7 +135,7 @@ async def test_monitors_reach_a_replica_through_the_proxy(cluster: Cluster) -> N
 
 
 async def test_sampling_default_changes_without_dropping_a_request(cluster: Cluster) -> None:
-    """While callers ask, a new default arrives: same replica, every answer whole."""
+    """A new sampling default applies under load without replacing the replica or breaking an answer."""
     await cluster.deploy(application(tokens=12))
     async with load(cluster.url, 3) as seen:
         await CLOCK.sleep(1.0)
@@ -148,7 +148,7 @@ async def test_sampling_default_changes_without_dropping_a_request(cluster: Clus
 
 
 async def test_code_change_on_one_replica_drops_nothing(cluster: Cluster) -> None:
-    """The only replica is replaced under load: the new one takes over before the old one goes."""
+    """A changed engine setting replaces the only replica under load without failing a request."""
     await cluster.deploy(application())
     async with load(cluster.url, 3) as seen:
         await CLOCK.sleep(1.0)
@@ -160,7 +160,7 @@ async def test_code_change_on_one_replica_drops_nothing(cluster: Cluster) -> Non
 
 
 async def test_overload_is_refused_politely_and_ends_at_once(cluster: Cluster) -> None:
-    """At four times the capacity: 200s, and 503s that say when to come back; then all is well."""
+    """At four times the capacity, requests get 200 or 503 with `Retry-After`; afterwards requests are answered."""
     await cluster.deploy(application())
     async with load(cluster.url, 4 * (SLOTS + WAITING)) as seen:
         await CLOCK.sleep(6.0)
@@ -176,7 +176,7 @@ async def test_overload_is_refused_politely_and_ends_at_once(cluster: Cluster) -
 
 
 async def test_conversation_stays_with_its_replica_while_that_has_room(cluster: Cluster) -> None:
-    """The same `x-session-id` meets the same replica; more of it than slots spills over."""
+    """Requests with one `x-session-id` go to the same replica, and beyond its slots to others."""
     await cluster.deploy(application(replicas=3))
     seen = [Seen() for _ in range(8)]
     async with client() as http:
@@ -196,7 +196,7 @@ async def test_conversation_stays_with_its_replica_while_that_has_room(cluster: 
 
 
 async def test_replicas_follow_the_load(cluster: Cluster) -> None:
-    """More callers than slots, for a while: more replicas; nobody is dropped for it."""
+    """With more callers than slots for a while, replicas are added, and no request fails."""
     scaling = Autoscaling(min_replicas=1, max_replicas=3, upscale_delay=1.0)
     config = application(slots=2).model_copy(update={"autoscaling": scaling})
     await cluster.deploy(config)
@@ -208,7 +208,7 @@ async def test_replicas_follow_the_load(cluster: Cluster) -> None:
 
 
 async def test_haproxy_instead_of_rays_proxy() -> None:
-    """With HAProxy before the replicas: answers, streams, refusals with `Retry-After`."""
+    """With HAProxy in front of the replicas, requests are answered, or refused with 503 and `Retry-After`."""
     config = application().model_copy(update={"haproxy": True})
     async with ray_cluster(2, haproxy=True) as cluster:
         await cluster.deploy(config)

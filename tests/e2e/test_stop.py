@@ -1,4 +1,4 @@
-"""How the stack ends."""
+"""Stopping the stack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLOCK = SystemClock()
 
 
 async def test_ctrl_c_stops_everything_in_time(tmp_path: Path, model_cache: Path) -> None:
-    """Ctrl-C, with an answer being written, ends the stack within 15 s and leaves no process."""
+    """Ctrl-C during an answer ends the stack within 15 s and leaves no process."""
     with running_stack(tmp_path / "home", model_cache) as stack:
         headers = {"Authorization": f"Bearer {stack.key}"}
         async with aiohttp.ClientSession(stack.url, headers=headers) as http:

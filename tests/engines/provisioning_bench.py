@@ -1,4 +1,4 @@
-"""A tiny wheel that holds a tiny model, and a cache to provision it into."""
+"""A tiny wheel with a tiny model, and a cache to provision the model into."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REQUIREMENT = "tiny-model==1.0"
 
 
 def gguf_bytes(*, size: int = 4096, version: int = 3, tensors: int = 1) -> bytes:
-    """A file that begins as GGUF does, and is otherwise filler."""
+    """Bytes with a valid GGUF head, followed by filler up to `size`."""
     head = struct.pack("<4sIQQ", b"GGUF", version, tensors, 0)
     return head + b"\x2a" * (size - len(head))
 
@@ -36,7 +36,7 @@ def gguf_bytes(*, size: int = 4096, version: int = 3, tensors: int = 1) -> bytes
 def build_wheel(
     folder: Path, content: bytes, *, member: str = MEMBER, others: Mapping[str, bytes] | None = None
 ) -> Path:
-    """A wheel pip accepts, holding `content` under `member`, and other files."""
+    """A wheel that pip accepts, with `content` at the path `member` and with `others`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "tiny_model-1.0-py3-none-any.whl"
     info = "tiny_model-1.0.dist-info"
@@ -55,7 +55,7 @@ def build_wheel(
 
 
 def wheel_source(links: Path, content: bytes) -> WheelSource:
-    """The source that expects exactly `content` from the wheels in `links`, and no index."""
+    """A source that expects exactly `content` from the wheels in the folder `links`, and uses no index."""
     return WheelSource(
         name="tiny",
         requirement=REQUIREMENT,
@@ -69,7 +69,7 @@ def wheel_source(links: Path, content: bytes) -> WheelSource:
 
 @dataclass
 class Bench:
-    """One cache, one wheel folder, and what was reported."""
+    """A model cache, a folder of wheels, and the provisioning steps that were reported."""
 
     root: Path
     content: bytes = field(default_factory=gguf_bytes)
@@ -77,22 +77,22 @@ class Bench:
 
     @property
     def cache(self) -> Path:
-        """The model cache."""
+        """The folder of the model cache."""
         return self.root / "cache"
 
     @property
     def links(self) -> Path:
-        """The folder of wheels."""
+        """The folder with the wheels."""
         return self.root / "links"
 
     @property
     def source(self) -> WheelSource:
-        """The wheel that holds `content`."""
+        """The wheel source whose model is `content`."""
         return wheel_source(self.links, self.content)
 
     @property
     def blob(self) -> Path:
-        """Where the model ends up."""
+        """The path of the provisioned model."""
         return self.cache / "blobs" / "sha256" / self.source.sha256
 
     def run(
@@ -103,7 +103,7 @@ class Bench:
         force: bool = False,
         ollama_host: str = "http://127.0.0.1:9",
     ) -> tuple[RoleStatus, ...]:
-        """Provision; both roles have the same model."""
+        """Provision the roles; general and coding have the same model."""
         chosen = spec or self.source
         config = ProvisioningConfig(
             cache=self.cache,
@@ -118,7 +118,7 @@ class Bench:
         return provision(roles or ("general",), config=config, progress=watch, force=force)
 
     def litter(self) -> list[str]:
-        """Files that no finished run leaves behind."""
+        """The files in the cache that a finished run must not leave behind."""
         kept = {"provision.lock", "general.json", "coding.json"}
         files = [path for path in self.cache.rglob("*") if path.is_file()]
         blobs = self.cache / "blobs" / "sha256"

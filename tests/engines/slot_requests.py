@@ -1,4 +1,4 @@
-"""Requests to a slot table, and tables to send them to."""
+"""Requests to a slot table, and slot tables for tests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def soon(seconds: float = 5.0) -> Deadline:
 class Reply:
     text: str
     adapter: str
-    """As the engine's origin names it."""
+    """The adapter's name, from the engine's origin."""
 
 
 async def answer(table: SlotTable, request: GenerationRequest | None = None) -> Reply:

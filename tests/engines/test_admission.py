@@ -1,4 +1,4 @@
-"""The queue's idea of how long it is."""
+"""The expected wait in an engine's queue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def served(admission: Admission, clock: ManualClock, *, seconds: float) ->
 
 
 async def test_expected_wait_is_a_running_average_of_complete_answers() -> None:
-    """The first answer sets it, later ones move it."""
+    """The expected wait is the duration of the first answer, and then a running average."""
     clock, admission = ManualClock(), Admission(slots=1, max_waiting=2)
     await served(admission, clock, seconds=10.0)
     async with admission.slot(Deadline.after(clock, 100.0)):
@@ -30,7 +30,7 @@ async def test_expected_wait_is_a_running_average_of_complete_answers() -> None:
 
 
 async def test_requests_that_failed_teach_nothing() -> None:
-    """A thousand refusals a second do not make the queue look short."""
+    """Requests that fail do not change the expected wait, however many they are."""
     clock, admission = ManualClock(), Admission(slots=1, max_waiting=2)
     await served(admission, clock, seconds=10.0)
     for _ in range(50):
@@ -48,7 +48,7 @@ async def test_requests_that_failed_teach_nothing() -> None:
 
 
 async def test_long_queue_of_one_account_is_no_reason_to_refuse_another() -> None:
-    """Only the wait of its own requests counts, and none where a slot is kept for it."""
+    """The expected wait of an account depends on its own requests only, and is 0 if a slot is reserved for it."""
     clock, admission = ManualClock(), Admission(slots=2, max_waiting=100)
     flood, other = Share(scope="A"), Share(scope="B")
     async with admission.slot(Deadline.after(clock, 100.0), other):

@@ -1,4 +1,4 @@
-"""Several answers to one question, merged into one stream."""
+"""Several choices of one request, merged into one stream."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def started(**plan: object) -> FakeEngine:
 
 
 async def test_every_choice_is_whole_and_they_are_counted_together() -> None:
-    """Three choices: three texts, three finish reasons, one usage, one `[DONE]`."""
+    """A request for three choices gets three complete texts, three finish reasons, one usage and one `[DONE]`."""
     engine = await started(slots=2, token_delay=0.001)
     async with stream_choices(ask(3), engine.stream, at_once=3) as blocks:
         raw = b"".join([block async for block in blocks])
@@ -59,7 +59,7 @@ async def test_every_choice_is_whole_and_they_are_counted_together() -> None:
 
 
 async def test_seed_differs_from_choice_to_choice() -> None:
-    """With one seed for all, sampled choices would all be the same."""
+    """Each choice gets its own seed, since with the same seed all sampled choices would be equal."""
     seeds = []
 
     @asynccontextmanager
@@ -76,7 +76,7 @@ async def test_seed_differs_from_choice_to_choice() -> None:
 
 
 async def test_refusal_before_the_first_word_is_raised_on_entering() -> None:
-    """An engine without room refuses all of it, with a status still to choose."""
+    """If the engine refuses before the first token, the error is raised before the stream is opened."""
 
     @asynccontextmanager
     async def full(_: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -89,13 +89,13 @@ async def test_refusal_before_the_first_word_is_raised_on_entering() -> None:
 
 
 async def test_one_cut_choice_cuts_the_answer() -> None:
-    """A stream of which one choice broke off never ends like a complete one."""
+    """If one choice breaks off, the stream raises `GenerationInterrupted` and has no `[DONE]`."""
     engine = await started(cut_after_tokens=2, token_delay=0.001)
     read: list[bytes] = []
 
     async def read_on(blocks: AsyncIterator[bytes]) -> None:
         async for block in blocks:
-            read.append(block)  # noqa: PERF401 (what came before the cut counts, too)
+            read.append(block)  # noqa: PERF401 (blocks before the cut are kept)
 
     async with stream_choices(ask(2), engine.stream, at_once=3) as blocks:
         with pytest.raises(GenerationInterrupted):
@@ -105,7 +105,7 @@ async def test_one_cut_choice_cuts_the_answer() -> None:
 
 
 async def test_leaving_stops_every_choice() -> None:
-    """A caller who leaves frees all the slots the choices held."""
+    """If the caller leaves the stream, the slots of all choices become free."""
     engine = await started(slots=3, token_delay=10.0)
     async with stream_choices(ask(3), engine.stream, at_once=3) as blocks:
         await anext(blocks)
@@ -114,7 +114,7 @@ async def test_leaving_stops_every_choice() -> None:
 
 
 async def test_unexpected_failure_of_a_choice_is_raised_not_waited_for() -> None:
-    """A bug below ends the request; nobody waits for a choice that will never come."""
+    """An unexpected error of one choice is raised at once; the stream does not wait for the choice."""
 
     @asynccontextmanager
     async def broken(_: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -128,7 +128,7 @@ async def test_unexpected_failure_of_a_choice_is_raised_not_waited_for() -> None
 
 
 async def test_passed_deadline_stays_a_passed_deadline() -> None:
-    """504, as for one answer; not the 500 of a cut one."""
+    """A deadline that passes in a choice is raised as `DeadlineExceeded` (504), not as an interrupted answer (500)."""
     engine = await started(token_delay=0.001)
 
     @asynccontextmanager

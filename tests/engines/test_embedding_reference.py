@@ -1,4 +1,4 @@
-"""The vectors of the built-in embedding model are those of its authors' own software."""
+"""The built-in embedding model has the tokens and vectors of its authors' own software."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def wordpiece() -> WordPiece:
 
 @pytest.mark.parametrize("reference", REFERENCES.values(), ids=REFERENCES)
 def test_texts_are_cut_into_the_same_tokens(wordpiece, reference: Reference) -> None:
-    """Case, accents, numbers, scripts, controls and endless words, token for token."""
+    """The tokens of each reference text are equal: case, accents, numbers, scripts, control characters, long words."""
     assert wordpiece.encode(reference.text) == reference.tokens
 
 
 async def test_vectors_are_those_of_the_reference() -> None:
-    """Cosine 0.999 at least for every probe, up to the longest text the model reads."""
+    """Each vector has a cosine of at least 0.999 with the reference, up to the longest text that the model accepts."""
     texts = [reference.text for reference in REFERENCES.values()]
     async with minilm() as embedder:
         found = await embedder.embed(texts)
@@ -44,7 +44,7 @@ async def test_vectors_are_those_of_the_reference() -> None:
 
 
 async def test_model_that_names_no_pooling_gets_the_mean(base_model) -> None:
-    """A GGUF of another kind, whose tokenizer is its own, gives one vector per text all the same."""
+    """A GGUF model without a pooling type and with another tokenizer gives one vector per text, the mean."""
     config = LlamaCppConfig(
         model_path=base_model, model_name="m", slots=1, context_tokens=64, embedding=True
     )

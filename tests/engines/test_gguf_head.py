@@ -1,4 +1,4 @@
-"""Heads of GGUF files that are damaged."""
+"""Reading the head of GGUF files, damaged ones included."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def head(entry: bytes) -> bytes:
 
 
 def test_values_of_a_whole_head_are_read(tmp_path: Path) -> None:
-    """Texts and lists, as written."""
+    """The values in the head of a valid file are read."""
     path = tmp_path / "model.gguf"
     numbers = struct.pack("<IIQ", ARRAY, 0, 3) + b"\x01\x02\x03"
     path.write_bytes(head(KEY + numbers))
@@ -45,7 +45,7 @@ def test_values_of_a_whole_head_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_head_is_refused_in_words(tmp_path: Path, entry: bytes) -> None:
-    """No length found in a file makes anybody ask for that much memory."""
+    """A damaged head is refused as damaged; a length in it never causes an allocation of that size."""
     path = tmp_path / "model.gguf"
     path.write_bytes(head(entry))
     with pytest.raises(ProvisioningFailed, match="damaged"):

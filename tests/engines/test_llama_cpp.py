@@ -1,4 +1,4 @@
-"""What is particular to llama.cpp in a child process: crashes, cancellation, clean ends."""
+"""llama.cpp in a child process: crashes, cancellation, and clean shutdown."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def accumulate(engine: LlamaCppEngine, request: GenerationRequest) -> Answ
 async def test_a_long_temporary_folder_leaves_room_for_the_socket(
     base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a TMPDIR of 110 characters the engine starts all the same and answers."""
+    """With a temporary folder whose path has more than 110 characters, too long for a socket, the engine answers."""
     long = tmp_path / "t" / "x".ljust(110, "x")
     long.mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(long))
@@ -89,7 +89,7 @@ def child_of(engine: LlamaCppEngine) -> psutil.Process:
 async def test_killed_child_ends_the_stream_with_an_error_and_comes_back(
     engine: LlamaCppEngine,
 ) -> None:
-    """After kill -9 the cut stream raises, the engine serves again in seconds, no zombie stays."""
+    """If the child process is killed, the stream raises; the engine is ready again within 5 s and no zombie stays."""
     child = child_of(engine)
     async with engine.stream(ask("Tell me a very long story")) as blocks:
         await anext(blocks)
@@ -106,7 +106,7 @@ async def test_killed_child_ends_the_stream_with_an_error_and_comes_back(
 
 
 async def test_stuck_child_is_killed_and_replaced(engine: LlamaCppEngine) -> None:
-    """A child that lives and says nothing is noticed by its health checks, with nobody waiting."""
+    """A stopped child process is detected by its health checks, without a request, and replaced within 25 s."""
     child = child_of(engine)
     child.send_signal(signal.SIGSTOP)
     await eventually(
@@ -117,7 +117,7 @@ async def test_stuck_child_is_killed_and_replaced(engine: LlamaCppEngine) -> Non
 
 
 async def test_request_before_a_silent_child_fails_soon(base_model: Path) -> None:
-    """Whoever waits for a child that went silent gets an error, not an endless wait."""
+    """A request to a child process that sends nothing for `stuck_after` fails; it does not wait endlessly."""
     config = LlamaCppConfig(model_path=base_model, model_name="smollm2", slots=1, stuck_after=1.0)
     made = LlamaCppEngine(config, clock=SystemClock())
     await made.start()
@@ -134,7 +134,7 @@ async def test_request_before_a_silent_child_fails_soon(base_model: Path) -> Non
 
 
 async def test_reader_slower_than_the_limit_is_not_the_engines_silence(base_model: Path) -> None:
-    """A client that reads slowly does not get its engine killed."""
+    """A client that reads more slowly than `stuck_after` does not cause the child process to be killed."""
     config = LlamaCppConfig(model_path=base_model, model_name="smollm2", slots=1, stuck_after=3.0)
     made = LlamaCppEngine(config, clock=SystemClock())
     await made.start()
@@ -154,7 +154,7 @@ async def test_reader_slower_than_the_limit_is_not_the_engines_silence(base_mode
 async def test_abandoned_before_the_first_token_stops_the_work(
     engine: LlamaCppEngine, words: int
 ) -> None:
-    """A client that leaves while its prompt is being read costs no further CPU time."""
+    """If the client leaves before the first token, the child process stops using the CPU."""
     entered = asyncio.Event()
 
     async def read() -> None:
@@ -172,7 +172,7 @@ async def test_abandoned_before_the_first_token_stops_the_work(
 
 
 async def test_broken_model_is_refused_with_the_engines_own_words(tmp_path: Path) -> None:
-    """A file that is no model fails the start, naming the file, and leaves no process."""
+    """A file that is no model fails the start with an error that names the file, and leaves no process."""
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + b"\0" * 1000)
     config = LlamaCppConfig(model_path=broken, model_name="broken")
@@ -185,7 +185,7 @@ async def test_broken_model_is_refused_with_the_engines_own_words(tmp_path: Path
 
 
 async def test_socket_is_private(engine: LlamaCppEngine) -> None:
-    """Only this user can reach the engine: socket 0600 in a folder 0700."""
+    """Only the same user can reach the engine: its socket has mode 0600, the socket's folder 0700."""
     assert engine._child.process is not None
     path = engine._child.process.socket_path
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -193,7 +193,7 @@ async def test_socket_is_private(engine: LlamaCppEngine) -> None:
 
 
 async def test_close_removes_process_and_socket(base_model: Path) -> None:
-    """After `aclose` neither the child nor its socket folder is left."""
+    """After `aclose`, neither the child process nor the folder of its socket exists."""
     made = LlamaCppEngine(
         LlamaCppConfig(model_path=base_model, model_name="smollm2"), clock=SystemClock()
     )
@@ -206,7 +206,7 @@ async def test_close_removes_process_and_socket(base_model: Path) -> None:
 
 
 def test_child_goes_when_its_parent_is_killed(base_model: Path) -> None:
-    """Kill -9 of the parent takes the engine process and its socket along."""
+    """If the parent process is killed, the child process ends and the folder of its socket is removed."""
     program = (
         "import asyncio, pathlib, sys\n"
         "from mongars.core.clock import SystemClock\n"
@@ -234,7 +234,7 @@ def test_child_goes_when_its_parent_is_killed(base_model: Path) -> None:
 
 
 async def test_log_probabilities_reach_the_caller(engine: LlamaCppEngine) -> None:
-    """Asked for log-probabilities, the engine reports one per token."""
+    """With `logprobs` the engine reports one log-probability per token."""
     result = await accumulate(engine, ask("Say hi", max_tokens=4, logprobs=True))
     logprobs = result.completion(engine.origin).logprobs
     assert len(logprobs) == 4

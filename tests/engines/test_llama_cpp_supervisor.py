@@ -1,4 +1,4 @@
-"""The supervisor of the llama.cpp child, with a child that is none."""
+"""The supervisor of the llama.cpp child process, with fake child processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG = LlamaCppConfig(model_path=Path("none.gguf"), model_name="none")
 
 
 class Child:
-    """Lives until it is killed; nobody listens at its socket."""
+    """A fake child process that runs until it is killed; its socket does not exist."""
 
     api_key = "key"
     socket_path = Path("/nonexistent/engine.sock")
@@ -51,7 +51,7 @@ class Child:
 
 
 class Nursery(list[Child]):
-    """Makes children and remembers them."""
+    """Makes fake child processes, and is the list of them."""
 
     async def spawn(self, _: Any) -> Any:
         self.append(Child(len(self) + 1))
@@ -59,7 +59,7 @@ class Nursery(list[Child]):
 
 
 async def test_refusal_while_a_dead_child_is_cleared_away_does_not_say_ready() -> None:
-    """It says that the engine restarts, from the moment its child is gone."""
+    """While a dead child process is cleaned up, requests are refused as `NotReady` with "restarting"."""
     clock, children = ManualClock(), Nursery()
     supervisor = LlamaCppSupervisor(CONFIG, clock=clock, spawn=children.spawn)
     await supervisor.start()
@@ -77,7 +77,7 @@ async def test_refusal_while_a_dead_child_is_cleared_away_does_not_say_ready() -
 
 
 async def test_silence_of_a_dead_child_is_not_held_against_the_next() -> None:
-    """The checks count anew with each child."""
+    """Failed health checks of a dead child process do not count for the next one."""
     clock, children = ManualClock(), Nursery()
     supervisor = LlamaCppSupervisor(CONFIG, clock=clock, spawn=children.spawn)
     await supervisor.start()
@@ -96,7 +96,7 @@ async def test_silence_of_a_dead_child_is_not_held_against_the_next() -> None:
 
 
 class Generating(Child):
-    """Closes every connection that asks for its health, and sends tokens when the test says so."""
+    """A fake child process that closes the connections of health checks; it sends a token when `next_token` is set."""
 
     def __init__(self, pid: int, folder: Path) -> None:
         super().__init__(pid)
@@ -120,7 +120,7 @@ class Generating(Child):
 async def test_child_that_sends_tokens_is_not_killed_for_unanswered_health_checks(
     tmp_path: Path,
 ) -> None:
-    """A busy machine costs nobody an answer; a child without health and tokens is replaced."""
+    """A child process that sends tokens is not killed for failed health checks; without tokens it is replaced."""
     clock, child = ManualClock(), Generating(1, tmp_path)
 
     async def spawn(_: Any) -> Any:
@@ -130,7 +130,7 @@ async def test_child_that_sends_tokens_is_not_killed_for_unanswered_health_check
         before = child.health_checks
         await clock.advance(CHECK_PERIOD)
         await eventually(lambda: child.health_checks > before)
-        await SystemClock().sleep(0.02)  # until the closed connection has been seen
+        await SystemClock().sleep(0.02)  # until the supervisor has noticed the closed connection
 
     server = await asyncio.start_unix_server(child.serve, child.socket_path)
     supervisor = LlamaCppSupervisor(CONFIG, clock=clock, spawn=spawn)
@@ -155,9 +155,9 @@ async def test_child_that_sends_tokens_is_not_killed_for_unanswered_health_check
 async def test_start_that_is_broken_off_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cancelled while the operating system makes the process."""
+    """If the start is cancelled while the process is created, no temporary folder is left."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
             await LlamaCppProcess.spawn(CONFIG)
-    assert os.listdir(tmp_path) == []  # noqa: PTH208 (nothing waits for it)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 (nothing else runs on the event loop)

@@ -1,4 +1,4 @@
-"""What we send and what our fake answers, read by the official client's own types."""
+"""Requests to Ollama and responses of the fake Ollama, read by the types of the official client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MESSAGES = [{"role": "user", "content": "good morning"}]
 
 
 def test_what_we_send_is_a_request_of_the_official_client() -> None:
-    """Every field we write has the name, the place and the type Ollama's client gives it."""
+    """Every field of a request has the name, the place and the type that the official client has for it."""
     body = chat_request(
         GenerationRequest(
             messages=(
@@ -52,7 +52,7 @@ def test_what_we_send_is_a_request_of_the_official_client() -> None:
     "fault", [FaultyResponse(text="good day to you"), Echo()], ids=["answer", "echo"]
 )
 async def test_what_our_fake_answers_is_read_by_the_official_client(fault: Fault) -> None:
-    """The official client streams from the fake as from the real server."""
+    """The official client reads streams and the list of models from the fake Ollama."""
     async with FakeOllama() as server:
         server.always = fault
         async with ollama.AsyncClient(host=server.base, trust_env=False) as client:
@@ -67,7 +67,7 @@ async def test_what_our_fake_answers_is_read_by_the_official_client(fault: Fault
 
 
 async def test_refusal_reaches_the_official_client_as_its_own_error() -> None:
-    """A model that is not there: 404 and the words the client shows."""
+    """For an unknown model the official client raises its own error, with 404 and the server's message."""
     async with (
         FakeOllama() as server,
         ollama.AsyncClient(host=server.base, trust_env=False) as client,

@@ -1,4 +1,4 @@
-"""The engine's prompt cache serves the account that filled it, and tells no other what it holds."""
+"""The engine's prompt cache is used only by the account that filled it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WINDOW = 512
 
 
 def asked(scope: str | None, *texts: str, **sampling: object) -> GenerationRequest:
-    """A conversation whose turns alternate, beginning with the user."""
+    """A conversation of the account `scope`, whose messages alternate, the user's first."""
     roles = ("user", "assistant") * len(texts)
     return GenerationRequest(
         messages=tuple(
@@ -52,7 +52,7 @@ async def folded(engine: Engine, request: GenerationRequest) -> tuple[str, Usage
 
 
 async def cached(engine: Engine, request: GenerationRequest) -> int:
-    """The tokens of the prompt that the engine says it had already."""
+    """The number of the prompt's tokens that the engine reused from its cache."""
     _, usage = await folded(engine, request)
     return usage.cached_tokens
 
@@ -66,7 +66,7 @@ def running(base_model: Path, **options: object) -> AbstractAsyncContextManager[
 @pytest.mark.model
 @pytest.mark.parametrize("slots", [1, 2])
 async def test_guessing_what_another_user_asked_reads_nothing(base_model: Path, slots: int) -> None:
-    """An exact guess, a wrong one and a stranger's question look alike to another account."""
+    """Another account's guess of a prompt, exact or not, reuses no token."""
     async with running(base_model, slots=slots) as engine:
         for guess in (SECRET, WRONG_DAY, WRONG_SUM, STRANGER):
             await cached(engine, asked("anna", SECRET))
@@ -76,7 +76,7 @@ async def test_guessing_what_another_user_asked_reads_nothing(base_model: Path, 
 
 @pytest.mark.model
 async def test_own_conversation_is_read_once(base_model: Path) -> None:
-    """The second turn reuses the first, also after another account's turn on another slot."""
+    """The second message of a conversation reuses the tokens of the first, also after a request of another account."""
     async with running(base_model) as engine:
         text, usage = await folded(engine, asked("anna", SECRET))
         assert await cached(engine, asked("ben", SECRET)) == 0
@@ -87,7 +87,7 @@ async def test_own_conversation_is_read_once(base_model: Path) -> None:
 
 @pytest.mark.model
 async def test_refused_request_does_not_make_anothers_prompt_its_own(base_model: Path) -> None:
-    """A prompt that is too long leaves the slot as it was; the next one of its account reads none."""
+    """A request that is refused as too long does not let its account reuse the prompt in the slot."""
     async with running(base_model, slots=1) as engine:
         await cached(engine, asked("anna", SECRET))
         with pytest.raises(ContextLengthExceeded):
@@ -99,7 +99,7 @@ async def test_refused_request_does_not_make_anothers_prompt_its_own(base_model:
 async def test_request_without_an_account_reuses_nothing_and_leaves_nothing(
     base_model: Path,
 ) -> None:
-    """Two of them have nothing to do with each other."""
+    """Requests without an account reuse no token, and no other request reuses theirs."""
     async with running(base_model, slots=1) as engine:
         for scope in (None, None, "ben", None):
             assert await cached(engine, asked(scope, SECRET)) == 0
@@ -107,7 +107,7 @@ async def test_request_without_an_account_reuses_nothing_and_leaves_nothing(
 
 @pytest.mark.model
 async def test_operator_may_share_prompts_among_all(base_model: Path) -> None:
-    """With the scope `shared`, a prompt is read once for everybody."""
+    """With the scope `shared`, a prompt is reused by all accounts."""
     async with running(base_model, slots=1, prompt_cache_scope="shared") as engine:
         await cached(engine, asked("anna", SECRET))
         assert await cached(engine, asked("ben", SECRET)) > 20
@@ -115,7 +115,7 @@ async def test_operator_may_share_prompts_among_all(base_model: Path) -> None:
 
 @pytest.mark.model
 async def test_memory_for_finished_prompts_is_not_shared_either(base_model: Path) -> None:
-    """What llama.cpp keeps beside the slots comes back to no other account."""
+    """Prompts in llama.cpp's memory beside the slots are not reused by other accounts either."""
     async with running(base_model, slots=1, prompt_cache_mib=64) as engine:
         await cached(engine, asked("anna", SECRET))
         await cached(engine, asked("cleo", STRANGER))
@@ -124,7 +124,7 @@ async def test_memory_for_finished_prompts_is_not_shared_either(base_model: Path
 
 @pytest.mark.model
 async def test_four_accounts_on_two_slots_are_all_answered(base_model: Path) -> None:
-    """Each gets the answer it gets alone, in a bounded time; leaving frees a slot for the others."""
+    """Four accounts on two slots each get the answer they get alone; a client that leaves frees its slot."""
     async with running(base_model) as engine:
         questions = {scope: f"Repeat the word {scope} three times" for scope in "abcd"}
         alone = {
@@ -147,7 +147,7 @@ async def test_four_accounts_on_two_slots_are_all_answered(base_model: Path) -> 
 
 @pytest.mark.model
 async def test_several_answers_use_several_slots_of_one_account(base_model: Path) -> None:
-    """`n` answers come from `n` slots; another account's guess afterwards reads nothing."""
+    """`n` choices use `n` slots, and another account's guess afterwards reuses no token."""
     async with running(base_model) as engine:
         request = asked("anna", SECRET, n=2)
         both, _ = await read_stream(
@@ -160,7 +160,7 @@ async def test_several_answers_use_several_slots_of_one_account(base_model: Path
 
 @pytest.mark.model
 async def test_engine_that_was_killed_begins_with_empty_slots(base_model: Path) -> None:
-    """Nothing is claimed of slots that are gone, and requests are answered as before."""
+    """After the child process was killed, its slots count as empty and requests are answered."""
     async with running(base_model, slots=1) as engine:
         await cached(engine, asked("anna", SECRET))
         assert engine.status.pid is not None
@@ -176,14 +176,14 @@ async def test_engine_that_was_killed_begins_with_empty_slots(base_model: Path) 
 async def place(
     table: PromptCacheSlots, request: GenerationRequest, *, process: int = 1
 ) -> tuple[int, bool]:
-    """Use a slot; returns which, and whether its prompt may be reused."""
+    """Use a slot; returns its number, and whether its prompt may be reused."""
     async with table.hold(request.scope, request.messages, process=process) as held:
         held.prompt_started()
         return held.parameters["id_slot"], held.parameters["cache_prompt"]
 
 
 async def test_conversation_finds_its_slot_among_others() -> None:
-    """Two conversations of one account keep a slot each, while there are enough."""
+    """A conversation gets its own slot again: two of one account have one slot each, while there are enough."""
     table = PromptCacheSlots(3)
     assert await place(table, asked("anna", "sea")) == (0, False)
     assert await place(table, asked("anna", "sky")) == (1, False)
@@ -194,7 +194,7 @@ async def test_conversation_finds_its_slot_among_others() -> None:
 
 
 async def test_slot_used_least_recently_is_taken_over() -> None:
-    """What was in it is not reused."""
+    """A new account gets the slot that was used least recently, and does not reuse its prompt."""
     table = PromptCacheSlots(2)
     await place(table, asked("anna", "sea"))
     await place(table, asked("ben", "sky"))
@@ -203,7 +203,7 @@ async def test_slot_used_least_recently_is_taken_over() -> None:
 
 
 async def test_prompt_that_was_never_begun_is_not_in_the_slot() -> None:
-    """A request that was cancelled or refused leaves unknown content, which nobody reuses."""
+    """After a request that was cancelled or refused, the slot's content counts as unknown and is not reused."""
     table = PromptCacheSlots(1)
     await place(table, asked("anna", "sea"))
     async with table.hold("ben", asked("ben", "sky").messages, process=1):
@@ -213,14 +213,14 @@ async def test_prompt_that_was_never_begun_is_not_in_the_slot() -> None:
 
 
 async def test_new_process_has_empty_slots() -> None:
-    """The table of a killed process says nothing of the next one."""
+    """The slots of a new process count as empty."""
     table = PromptCacheSlots(1)
     await place(table, asked("anna", "sea"), process=1)
     assert await place(table, asked("anna", "sea"), process=2) == (0, False)
 
 
 async def test_busy_slots_are_waited_for() -> None:
-    """More requests than slots take turns, and one that leaves while waiting holds nothing."""
+    """With all slots busy, requests wait; one that is cancelled while waiting holds no slot."""
     table, request = PromptCacheSlots(1), asked("anna", "sea")
     async with table.hold(request.scope, request.messages, process=1):
         with pytest.raises(TimeoutError):

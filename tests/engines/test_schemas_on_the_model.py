@@ -1,4 +1,4 @@
-"""Schemas that the real model is held to: hot and seeded, so that a dropped keyword shows."""
+"""Schemas enforced on the real model, at a high temperature and with a seed, so that a missing rule shows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PERSON = mapping(
     additionalProperties=False,
     **{"$defs": {"Address": mapping({"street": text(), "city": text()})}},
 )
-"""As pydantic describes the classes that clients send."""
+"""A schema as pydantic makes it from a class."""
 
 
 STEPS = mapping(
@@ -51,7 +51,7 @@ STEPS = mapping(
         "final_answer": text(),
     }
 )
-"""A list of objects, which a small model does not end by itself."""
+"""A list of objects, which a small model continues until the context is full."""
 
 
 def asked(words: str, form: dict[str, Any], **sampling: Any) -> GenerationRequest:
@@ -77,7 +77,7 @@ def engine_of(base_model: Path) -> LlamaCppEngine:
 
 
 async def test_every_keyword_holds_at_a_high_temperature(base_model: Path) -> None:
-    """Each entry of the list of keywords, drawn by the model: finished texts are valid, cut ones few."""
+    """At a high temperature, finished answers follow the schema, for every enforced keyword; less than half are cut."""
     cut = []
     async with started(engine_of(base_model)) as engine:
         for name, schema in ENFORCED.items():
@@ -92,7 +92,7 @@ async def test_every_keyword_holds_at_a_high_temperature(base_model: Path) -> No
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8], ids=["greedy", "usual"])
 async def test_ordinary_schemas_finish(base_model: Path, temperature: float) -> None:
-    """A small model ends what client libraries ask it for, well before any limit."""
+    """The small model finishes an answer to a typical schema before the token limit."""
     async with started(engine_of(base_model)) as engine:
         for seed in range(1 if temperature == 0 else 4):
             request = asked(
@@ -129,11 +129,11 @@ CONVERTED: dict[str, Schema] = {
         "definitions": {"A": {"type": "boolean"}},
     },
 }
-"""The keywords that are left to llama.cpp's own conversion, which is Ollama's, too."""
+"""Schemas with the keywords that llama.cpp's own conversion enforces, which Ollama uses as well."""
 
 
 async def test_what_is_left_to_the_conversion_holds(base_model: Path) -> None:
-    """Each of its keywords, drawn by the model at a high temperature."""
+    """At a high temperature, finished answers follow the schemas that llama.cpp itself converts."""
     used = {name for schema in CONVERTED.values() for name in names_in(schema)}
     assert set(CONVERTER) <= used
     config = LlamaCppConfig(model_path=base_model, model_name="m", slots=1, context_tokens=2048)
@@ -160,7 +160,7 @@ def names_in(value: object) -> list[str]:
 
 
 async def test_a_model_that_repeats_itself_comes_to_an_end(base_model: Path) -> None:
-    """Greedy, it would write the same step until the context is full."""
+    """A list that the small model would repeat until the context is full comes to an end."""
     async with started(engine_of(base_model)) as engine:
         request = asked(
             "Give me data about a person.", shaped(STEPS), max_tokens=1200, temperature=0.0

@@ -1,4 +1,4 @@
-"""The slot table: which entry a request gets."""
+"""The slot table: which adapter answers a request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mongars.testing.adapters import FakeAdapter, adapter_in
     ],
 )
 async def test_a_pin_gets_exactly_the_adapter_it_names(pin: str, expected: str) -> None:
-    """By alias, version, digest or several of them."""
+    """A pin by alias, version, digest or several of them gets the adapter it names."""
     async with running() as table:
         await table.prepare(key(V7), V7.engine)
         await table.prepare(key(V8), V8.engine)
@@ -62,7 +62,7 @@ async def test_a_pin_gets_exactly_the_adapter_it_names(pin: str, expected: str) 
 async def test_a_pin_that_nothing_matches_is_refused_and_never_answered_by_another(
     pin: str,
 ) -> None:
-    """The error names what is served; no engine is asked."""
+    """A pin that matches no adapter is refused with an error that lists the served adapters."""
     async with running() as table:
         await table.prepare(key(V7), V7.engine)
         with pytest.raises(AdapterUnknown, match=f"Served: baseline, {V7.name}") as caught:
@@ -71,7 +71,7 @@ async def test_a_pin_that_nothing_matches_is_refused_and_never_answered_by_anoth
 
 
 async def test_the_same_name_with_other_bytes_is_two_entries() -> None:
-    """The name alone means the active one; without one of them active, it is not guessed."""
+    """Two adapters of one version are distinguished by digest; the version alone is the active one or is refused."""
     first, second = (FakeAdapter(version="v7", content=text) for text in ("a", "b"))
     async with running() as table:
         await table.prepare(key(first), first.engine)
@@ -85,7 +85,7 @@ async def test_the_same_name_with_other_bytes_is_two_entries() -> None:
 
 
 async def test_an_answer_that_was_cut_goes_on_with_the_adapter_that_began_it() -> None:
-    """After a swap a continuation still gets the old adapter, as long as that is here."""
+    """After a swap, a cut answer is continued by the adapter that began it; once that is retired, by the active one."""
     partial = PartialAnswer(
         text="[1] you", model="fake", adapter_version=BASE_ADAPTER, adapter_digest=None
     )
@@ -100,7 +100,7 @@ async def test_an_answer_that_was_cut_goes_on_with_the_adapter_that_began_it() -
 
 
 async def test_roles_are_apart_and_a_role_without_an_engine_is_the_general_one() -> None:
-    """An adapter of one role is none of another's."""
+    """Each role has its own adapters; a role without an engine uses those of the general role."""
     coding = replace(ask(adapter="v7"), task_type="coding")
     async with running() as table:
         await table.prepare(key(V7), V7.engine)

@@ -1,4 +1,4 @@
-"""The states of an entry of the slot table."""
+"""The states and transitions of an entry in the slot table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ILLEGAL = [pair for pair in itertools.product(STATES, EVENTS) if pair not in TRA
 
 @pytest.mark.parametrize(("state", "event"), ILLEGAL, ids="-".join)
 def test_every_other_event_is_a_typed_error(state: SlotState, event: SlotEvent) -> None:
-    """The error names the entry, its state, the event and what is possible instead."""
+    """A transition that the table lacks raises an error with the entry, its state, the event and the valid events."""
     with pytest.raises(IllegalTransition) as caught:
         advance(state, event, entry="general/v7")
     assert isinstance(caught.value, Conflict)
@@ -36,7 +36,7 @@ def test_every_other_event_is_a_typed_error(state: SlotState, event: SlotEvent) 
 
 @pytest.mark.parametrize(("state", "event"), TRANSITIONS, ids="-".join)
 def test_every_event_of_the_table_leads_where_it_says(state: SlotState, event: SlotEvent) -> None:
-    """The table is what is run, and it is the one in the documentation of the module."""
+    """Each transition has the result in the table, which is also the table in the module's documentation."""
     following = advance(state, event, entry="general/v7")
     assert following == TRANSITIONS[state, event]
     row = [f"`{state}`", f"`{event}`", f"`{following}`"]
@@ -49,7 +49,7 @@ def test_every_event_of_the_table_leads_where_it_says(state: SlotState, event: S
 
 
 def test_every_state_can_be_reached_and_left() -> None:
-    """No entry is stuck: from every state the way to `retired` is open."""
+    """From every state, `retired` can be reached."""
     reached: set[SlotState] = {"retired"}
     for _ in STATES:
         reached |= {state for (state, _), following in TRANSITIONS.items() if following in reached}

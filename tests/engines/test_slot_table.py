@@ -1,4 +1,4 @@
-"""The slot table: engines that are prepared, activated and retired while others serve."""
+"""The slot table: engines that are prepared, activated and retired while others answer requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support import eventually, impatient
 
 
 async def test_prepared_adapters_answer_who_pins_them_and_active_ones_everybody_else() -> None:
-    """Preparing changes nothing for requests without a pin; activating changes it for the next one."""
+    """A prepared adapter answers only requests that pin it; once activated, it answers requests without a pin."""
     async with running() as table:
         await table.prepare(key(V7), V7.engine)
         assert (await answer(table)).text == "[1] you said: good day"
@@ -40,7 +40,7 @@ async def test_prepared_adapters_answer_who_pins_them_and_active_ones_everybody_
 
 
 async def test_twenty_swaps_while_eight_streams_run_fail_no_request() -> None:
-    """Each answer's text was written by the very adapter that its origin names."""
+    """During 20 swaps with eight streams no request fails, and each text is from the adapter that the origin names."""
     said: list[Reply] = []
     done = asyncio.Event()
     async with running(SLOW) as table:
@@ -68,7 +68,7 @@ async def test_twenty_swaps_while_eight_streams_run_fail_no_request() -> None:
 
 
 async def test_retiring_waits_for_the_streams_that_run() -> None:
-    """A draining entry takes no new request; its engine lives until its last response has ended."""
+    """A retiring entry gets no new request, and its engine is closed when its last response has ended."""
     engine = V7.engine(SLOW)
     async with running() as table:
         await table.prepare(key(V7), lambda: engine)
@@ -88,7 +88,7 @@ async def test_retiring_waits_for_the_streams_that_run() -> None:
 
 
 async def test_retiring_waits_for_requests_in_the_queue_too() -> None:
-    """A request that was given an entry is answered by it, though it still waited for a slot."""
+    """Retiring an entry waits for the requests in its queue, which the entry's engine answers."""
     engine = V7.engine(replace(SLOW, slots=1))
     async with running() as table:
         await table.prepare(key(V7), lambda: engine)
@@ -102,7 +102,7 @@ async def test_retiring_waits_for_requests_in_the_queue_too() -> None:
 
 
 async def test_a_stream_that_outlasts_the_deadline_is_cut_and_the_engine_closed() -> None:
-    """Retiring is bounded; what is cut does not look complete."""
+    """A stream that runs past the deadline of `retire` is interrupted, and its engine is closed."""
     engine = V7.engine(FakePlan(first_token_delay=0.01, token_delay=30))
     cut: list[Exception] = []
     async with running() as table:
@@ -123,7 +123,7 @@ async def test_a_stream_that_outlasts_the_deadline_is_cut_and_the_engine_closed(
 
 
 async def test_a_cancelled_retirement_can_be_taken_up_again() -> None:
-    """The entry goes on draining, and is removed by the next call."""
+    """After a cancelled `retire` the entry stays draining, and the next call removes it."""
     engine = V7.engine(FakePlan(token_delay=0.05))
     async with running() as table, asyncio.TaskGroup() as group:
         await table.prepare(key(V7), lambda: engine)
@@ -138,7 +138,7 @@ async def test_a_cancelled_retirement_can_be_taken_up_again() -> None:
 
 
 async def test_what_the_state_of_an_entry_does_not_allow_is_refused_and_changes_nothing() -> None:
-    """The active entry cannot be retired or activated again; a draining one cannot come back."""
+    """A change that an entry's state does not allow is refused and changes nothing."""
     async with running() as table:
         with pytest.raises(IllegalTransition, match="general/baseline is active; it cannot drain"):
             await table.retire(BASE, soon())
@@ -161,7 +161,7 @@ async def test_what_the_state_of_an_entry_does_not_allow_is_refused_and_changes_
 
 
 async def test_an_engine_that_has_failed_since_it_was_prepared_is_not_activated() -> None:
-    """The error has the reason; the active entry stays, and the failed one can be retired."""
+    """A prepared engine that has failed is not activated; the error has the reason, and the entry can be retired."""
     engine = V7.engine()
     async with running() as table:
         await table.prepare(key(V7), lambda: engine)
@@ -174,11 +174,11 @@ async def test_an_engine_that_has_failed_since_it_was_prepared_is_not_activated(
 
 
 class Wrong(FakeEngine):
-    """It has the base loaded, whatever was meant."""
+    """An engine that reports the base model instead of the adapter."""
 
 
 class Killed(FakeEngine):
-    """Its process ends during the start."""
+    """An engine whose process is killed during the start."""
 
     async def start(self) -> None:
         self._status = EngineStatus(state="starting")
@@ -199,7 +199,7 @@ class Killed(FakeEngine):
 async def test_a_failing_preparation_leaves_everything_serving(
     engine: FakeEngine, says: str
 ) -> None:
-    """The reason is raised, the new engine is closed, the table as before; it can be tried again."""
+    """If a preparation fails, the reason is raised, the new engine is closed, and the table is unchanged."""
     async with running(SLOW) as table:
         async with asyncio.TaskGroup() as group:
             asked = [group.create_task(answer(table)) for _ in range(3)]
@@ -213,7 +213,7 @@ async def test_a_failing_preparation_leaves_everything_serving(
 
 
 async def test_a_factory_that_fails_leaves_everything_serving() -> None:
-    """Nothing was started, so there is nothing to close."""
+    """If the factory of an engine fails, the reason is raised and a new preparation is possible."""
 
     def failing() -> FakeEngine:
         message = "no file"
@@ -226,7 +226,7 @@ async def test_a_factory_that_fails_leaves_everything_serving() -> None:
 
 
 async def test_a_cancelled_preparation_closes_its_engine() -> None:
-    """No engine is left behind."""
+    """If a preparation is cancelled, its engine is closed."""
     engine = V7.engine(FakePlan(start_delay=30))
     async with running() as table:
         async with impatient(lambda: table.prepare(key(V7), lambda: engine)):
@@ -238,7 +238,7 @@ async def test_a_cancelled_preparation_closes_its_engine() -> None:
 
 
 async def test_a_table_that_is_closed_during_a_preparation_keeps_no_engine() -> None:
-    """The preparation raises `not_ready`, and its engine is closed."""
+    """If the table is closed during a preparation, the preparation raises `NotReady` and its engine is closed."""
     engine = V7.engine(FakePlan(start_delay=0.05))
     async with running() as table, asyncio.TaskGroup() as group:
 
@@ -253,7 +253,7 @@ async def test_a_table_that_is_closed_during_a_preparation_keeps_no_engine() -> 
 
 
 async def test_a_start_that_fails_leaves_no_engine_running() -> None:
-    """One bad engine of several: all are closed, and the reason is raised."""
+    """If one of several engines fails to start, all are closed and the reason is raised."""
     engines = [FakeEngine(FakePlan(), clock=CLOCK), V7.engine(FakePlan(start_error="no weights"))]
     table = SlotTable(max_waiting=1)
     table.add("general", engines[0])
@@ -264,7 +264,7 @@ async def test_a_start_that_fails_leaves_no_engine_running() -> None:
 
 
 async def test_the_load_counts_slots_of_active_engines_only() -> None:
-    """A prepared engine is no room for requests without a pin."""
+    """The load counts the slots of active engines only."""
     async with running(FakePlan(slots=3)) as table:
         await table.prepare(key(V7), V7.engine)
         assert table.load.slots == 3

@@ -1,4 +1,4 @@
-"""The slot table with real engine processes."""
+"""The slot table with real llama.cpp processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Adapted(LlamaCppEngine):
-    """A real engine that calls itself an adapter's: to have two of them in one table."""
+    """A real engine whose origin names an adapter, so that one table can have two engines."""
 
     @property
     def origin(self) -> Origin:
@@ -42,7 +42,7 @@ def _child_processes() -> set[int]:
 
 @pytest.mark.model
 async def test_a_real_engine_killed_while_it_loads_disturbs_nothing(base_model: Path) -> None:
-    """A process killed during the preparation: the reason is raised, the base goes on answering."""
+    """If an engine's process is killed during its preparation, the reason is raised and the base model answers."""
     others = _child_processes()  # such as the database of other tests
     config = LlamaCppConfig(
         model_path=base_model, model_name="smollm2", slots=2, context_tokens=512

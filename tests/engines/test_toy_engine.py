@@ -1,4 +1,4 @@
-"""A kind of engine in one file: registered once, and settings, definitions and replicas know it."""
+"""An engine kind in one file: once registered, settings, definitions and replicas accept it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class ToyEngine:
-    """It says one word, whatever the request."""
+    """An engine that answers every request with one word."""
 
     continues = False
 
@@ -61,7 +61,7 @@ class ToyEngine:
 
 
 def build_toy(spec: Spec, _: EngineSetup) -> ToyEngine:
-    """The factory: it reads its own option."""
+    """The engine of a specification, with the word of its option `word`."""
     return ToyEngine(str(spec.options.get("word", "toy")), slots=spec.slots)
 
 
@@ -76,7 +76,7 @@ def toy() -> Iterator[None]:
 
 
 async def test_a_registered_engine_answers_on_a_replica() -> None:
-    """From a definition, as Ray hands it to a replica, to the text of an answer."""
+    """A replica built from a definition with the registered engine answers with it."""
     engine = EngineSpec.model_validate({"kind": "toy", "slots": 2, "options": {"word": "hello"}})
     replica, _ = build_replica(ReplicaConfig(engine=engine), "r1")
     request = GenerationRequest(
@@ -93,7 +93,7 @@ async def test_a_registered_engine_answers_on_a_replica() -> None:
 
 
 def test_the_setting_chooses_it_and_the_definition_and_exports_hold_it(tmp_path: Path) -> None:
-    """`MONGARS_ENGINE=toy`: no model is looked for, and no embedder is assumed."""
+    """`MONGARS_ENGINE=toy` chooses the engine for definitions and exports, without a model file and an embedder."""
     settings = load_settings({"MONGARS_ENGINE": "toy", "MONGARS_HOME": str(tmp_path)})
     for config in (serving_config(settings), exported_config(settings, images_only=True)):
         assert (config.replica.engine.kind, config.replica.engine.model_path) == ("toy", "")
@@ -104,7 +104,7 @@ def test_the_setting_chooses_it_and_the_definition_and_exports_hold_it(tmp_path:
 
 
 def test_what_is_not_registered_is_refused_by_name() -> None:
-    """In the settings and in a definition, with the kinds there are; names are given once."""
+    """An unknown engine is refused with a list of the kinds; a name cannot be registered twice."""
     with pytest.raises(ConfigurationError, match=r"MONGARS_ENGINE.*'llama_cpp', 'vllm' or 'toy'"):
         load_settings({"MONGARS_ENGINE": "toys"})
     with pytest.raises(ValidationError, match="'ollama', 'fake' or 'toy'"):
@@ -116,6 +116,6 @@ def test_what_is_not_registered_is_refused_by_name() -> None:
 
 
 def test_the_chart_of_the_built_in_kinds_stays_closed() -> None:
-    """The generated schema names the kinds that are shipped."""
+    """The generated chart schema lists only the built-in kinds."""
     kinds = schema()["$defs"]["EngineSpec"]["properties"]["kind"]["enum"]
     assert kinds == ["llama_cpp", "vllm", "ollama", "fake"]

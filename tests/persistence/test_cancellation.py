@@ -1,4 +1,4 @@
-"""Clients leave at any moment; nobody after them may notice."""
+"""Requests cancelled at any moment leave no lock, no lost connection and no lost turn."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHANCE = random.Random(20261123)  # noqa: S311
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Nothing may depend on when the garbage collector comes by."""
+    """Switch the garbage collector off: clean-up must not depend on it."""
     gc.collect()
     gc.disable()
     try:
@@ -57,12 +57,12 @@ async def read(database: Database) -> None:
 
 
 async def append(database: Database) -> None:
-    """What an answer ends with."""
+    """Store a turn, as every answer does at its end."""
     await SqlConversations(database, SystemClock()).append(TURN)
 
 
 async def break_off(work: Callable[[Database], Awaitable[None]], database: Database) -> None:
-    """Begin the work, let some milliseconds pass, and cancel it, as insistently as anyio does."""
+    """Start the work and cancel it after some milliseconds, sometimes repeatedly, as anyio does."""
     clock = SystemClock()
 
     async def begin() -> None:
@@ -77,7 +77,7 @@ async def break_off(work: Callable[[Database], Awaitable[None]], database: Datab
 
 
 def checked_out(database: Database) -> int:
-    """How many connections are missing from the pools."""
+    """The number of connections that are checked out of the pools."""
     pools = {engine.sync_engine.pool for engine in (database._writer, database._reader)}
     return sum(pool.checkedout() for pool in pools)
 
@@ -85,7 +85,7 @@ def checked_out(database: Database) -> int:
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_collector")
 async def test_clients_that_leave_lock_nobody_out(database: Database, tmp_path: Path) -> None:
-    """After each of hundreds of cancellations a write succeeds at once, and no connection is lost."""
+    """After each of 120 rounds of cancelled transactions a write succeeds within 1 s, and no connection is lost."""
     await append(database)
     for _ in range(120):
         async with asyncio.TaskGroup() as group:
@@ -98,17 +98,17 @@ async def test_clients_that_leave_lock_nobody_out(database: Database, tmp_path: 
     if (tmp_path / "mongars.db").exists():
         with closing(sqlite3.connect(tmp_path / "mongars.db", isolation_level=None)) as other:
             assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            # Not one abandoned reader holds the log back.
+            # No abandoned reader prevents the checkpoint of the write-ahead log.
             assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
 
 
 async def test_an_abandoned_turn_is_stored_nevertheless(database: Database) -> None:
-    """Whenever the client leaves once storing began, the turn is there afterwards."""
+    """A turn is stored even if its request is cancelled while the turn is being stored."""
     clock = SystemClock()
     for _ in range(20):
         async with asyncio.TaskGroup() as group:
             task = group.create_task(append(database))
-            await clock.sleep(0)  # now it has begun
+            await clock.sleep(0)  # the task has begun
             await clock.sleep(CHANCE.uniform(0, 0.004))
             task.cancel()
     await eventually(lambda: not database._transactions.unfinished, seconds=5)
@@ -117,11 +117,11 @@ async def test_an_abandoned_turn_is_stored_nevertheless(database: Database) -> N
 
 
 async def test_closing_waits_for_an_abandoned_turn(sqlite_database: Database) -> None:
-    """A shutdown right after a client has left does not lose the turn."""
+    """Closing the database waits for a turn whose request was cancelled before the turn was written."""
     history = SqlConversations(sqlite_database, SystemClock())
     async with sqlite_database.writing(), asyncio.TaskGroup() as group:
         task = group.create_task(history.append(TURN))
-        await SystemClock().sleep(0)  # now it waits for the one connection that writes
+        await SystemClock().sleep(0)  # the task waits for the only writing connection
         task.cancel()
     await sqlite_database.aclose()
     path = sqlite_database._file
@@ -139,7 +139,7 @@ async def test_closing_waits_for_an_abandoned_turn(sqlite_database: Database) ->
     ids=["writing", "reading"],
 )
 def test_a_closed_connection_holds_no_lock(tmp_path: Path, statement: str) -> None:
-    """Closing ends the transaction although a cursor is still in use; twice is fine."""
+    """Closing a connection ends its transaction although a cursor is still open; closing it twice is allowed."""
     path = tmp_path / "file.db"
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA journal_mode=WAL")

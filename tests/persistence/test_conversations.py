@@ -1,3 +1,5 @@
+"""Stored turns of conversations: order, owners, expiry, texts, times and concurrent writers."""
+
 from __future__ import annotations
 
 import asyncio
@@ -24,17 +26,17 @@ if TYPE_CHECKING:
 
 
 def turn(query: str, *, user: str = "ada", session: str | None = None) -> NewTurn:
-    """A finished exchange."""
+    """A turn with the response `re: ` and the query."""
     return NewTurn(user_id=user, query=query, response=f"re: {query}", session_id=session)
 
 
 async def queries(history: SqlConversations, user: str = "ada", **options: object) -> list[str]:
-    """What was asked, newest first."""
+    """The queries of the stored turns, newest first."""
     return [t.query for t in await history.latest(user, **{"limit": 100, **options})]
 
 
 async def test_turns_come_back_newest_first(database: Database, clock: ManualClock) -> None:
-    """What was stored comes back whole, newest first, and no more than asked for."""
+    """Stored turns are returned unchanged, newest first, and no more than `limit`."""
     history = SqlConversations(database, clock)
     stored = []
     for number in range(5):
@@ -47,7 +49,7 @@ async def test_turns_come_back_newest_first(database: Database, clock: ManualClo
 
 
 async def test_people_and_sessions_are_kept_apart(database: Database, clock: ManualClock) -> None:
-    """Nobody sees another's turns; a named session shows its own only, no name shows all."""
+    """Users see only their own turns: those of a session if one is given, otherwise all."""
     history = SqlConversations(database, clock)
     await history.append(turn("one", session="a"))
     await history.append(turn("two", session="b"))
@@ -60,7 +62,7 @@ async def test_people_and_sessions_are_kept_apart(database: Database, clock: Man
 
 
 async def test_expired_turns_are_not_shown(database: Database, clock: ManualClock) -> None:
-    """A turn with a keeping time is shown until exactly then."""
+    """A turn with a keeping time of one hour is returned for exactly one hour."""
     history = SqlConversations(database, clock, keep=timedelta(hours=1))
     stored = await history.append(turn("secret"))
     assert stored.expires_at == clock.now() + timedelta(hours=1)
@@ -71,7 +73,7 @@ async def test_expired_turns_are_not_shown(database: Database, clock: ManualCloc
 
 
 async def test_every_text_survives(database: Database, clock: ManualClock) -> None:
-    """Any text comes back as it was, but for NUL, which PostgreSQL cannot hold."""
+    """Any text is returned as it was stored, except that NUL, which PostgreSQL cannot store, becomes U+FFFD."""
     history = SqlConversations(database, clock)
     await history.append(turn("naïve 日本 🦙 'quote' %s :name\r\n\ta\x00b", session="s\x00"))
     stored = ["naïve 日本 🦙 'quote' %s :name\r\n\ta\ufffdb"]
@@ -83,7 +85,7 @@ async def test_every_text_survives(database: Database, clock: ManualClock) -> No
 async def test_rows_of_the_earlier_program_are_readable(
     database: Database, clock: ManualClock
 ) -> None:
-    """Rows without query, response or session are turns with empty texts."""
+    """Rows of the earlier program without query, response or session are returned as turns with empty texts."""
     async with database.writing() as connection:
         await connection.execute(text("INSERT INTO conversation_history (user_id) VALUES ('ada')"))
     (found,) = await SqlConversations(database, clock).latest("ada", limit=1)
@@ -94,13 +96,13 @@ async def test_rows_of_the_earlier_program_are_readable(
 
 @pytest.mark.parametrize("limit", [0, -1])
 async def test_a_limit_must_be_positive(database: Database, clock: ManualClock, limit: int) -> None:
-    """No limit below one is taken to mean everything."""
+    """A limit of 0 or less is refused."""
     with pytest.raises(InvalidRequest, match="limit must be positive"):
         await SqlConversations(database, clock).latest("ada", limit=limit)
 
 
 async def test_no_embedding_is_null(database: Database) -> None:
-    """A turn without an embedding has SQL NULL, not JSON null or an empty list."""
+    """A turn without an embedding is stored as SQL NULL, not as JSON null or an empty list."""
     async with database.writing() as connection:
         await connection.execute(insert(conversation_history).values(user_id="ada", vector=None))
         query = text("SELECT count(*) FROM conversation_history WHERE vector IS NULL")
@@ -108,7 +110,7 @@ async def test_no_embedding_is_null(database: Database) -> None:
 
 
 async def test_times_are_utc_whatever_their_zone(database: Database) -> None:
-    """A time in another zone is stored as the same moment; one without a zone is refused."""
+    """A time in another zone is stored as the same moment in UTC; a time without a zone is refused."""
     east = datetime(2026, 1, 1, 3, 0, tzinfo=timezone(timedelta(hours=3)))
     column = conversation_history.c.timestamp
     async with database.writing() as connection:
@@ -128,7 +130,7 @@ async def test_times_are_utc_whatever_their_zone(database: Database) -> None:
 async def test_simultaneous_writers_lose_nothing(
     kind: str, processes: int, make_config: Callable[[str], DatabaseConfig]
 ) -> None:
-    """Ten writers of 25 turns each leave 250, whether they share a pool or contend for a file."""
+    """Ten concurrent writers of 25 turns each leave 250 turns, with one shared pool as with five pools."""
     config = make_config(kind)
     upgrade(config)
     databases = [Database(config) for _ in range(processes)]
@@ -153,7 +155,7 @@ async def test_simultaneous_writers_lose_nothing(
 async def test_simultaneous_changes_of_one_row_lose_nothing(
     kind: str, make_config: Callable[[str], DatabaseConfig]
 ) -> None:
-    """Read-modify-write in a writing transaction counts every step on SQLite, five pools or not."""
+    """250 concurrent read-modify-write transactions over five pools lose no update."""
     config = make_config(kind)
     upgrade(config)
     databases = [Database(config) for _ in range(5)]

@@ -1,3 +1,5 @@
+"""Reading the revision of a database without changing the database."""
+
 from __future__ import annotations
 
 import sqlite3
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def test_asking_for_the_revision_changes_nothing(tmp_path: Path) -> None:
-    """Looking makes no file, leaves the journal as it is, and needs no lock a writer has."""
+    """Reading the revision creates no file, leaves the journal mode as it is, and needs no lock."""
     path = tmp_path / "mongars.db"
     config = DatabaseConfig(url=f"sqlite:///{path}", startup_timeout=0.2)
     assert current(config) is None
@@ -34,7 +36,7 @@ def test_asking_for_the_revision_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_looking_cannot_write(config: DatabaseConfig) -> None:
-    """The engine that looks refuses to change anything, should somebody try."""
+    """The engine that reads the revision refuses to write."""
     upgrade(config)
     with (
         pytest.raises(DBAPIError),

@@ -1,3 +1,5 @@
+"""`init_db.py` and the `alembic` commands, run as in the guide."""
+
 from __future__ import annotations
 
 import subprocess
@@ -15,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def call(*arguments: str) -> tuple[int, str]:
-    """Run Python in the repository's root, as the guide says: exit code and all output."""
+    """Exit status and output of Python with these arguments in the repository's root, as in the guide."""
     ended = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -29,7 +31,7 @@ def call(*arguments: str) -> tuple[int, str]:
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatabaseConfig:
-    """A SQLite file that does not exist yet, named by DATABASE_URL."""
+    """The settings for a SQLite file that does not exist yet; `DATABASE_URL` has its URL."""
     url = f"sqlite:///{tmp_path}/new/mongars.db"
     monkeypatch.setenv("DATABASE_URL", url)
     return DatabaseConfig(url=url)
@@ -52,7 +54,7 @@ def test_the_commands_of_the_guide_work(config: DatabaseConfig) -> None:
 
 
 def test_the_guide_names_all_that_a_downgrade_drops(config: DatabaseConfig) -> None:
-    """Whoever reads the guide before the documented downgrade knows each table and column it loses."""
+    """The guide names every table and column that the documented downgrade drops."""
 
     def names() -> set[str]:
         looking = inspect(read_only_engine(config))
@@ -66,13 +68,13 @@ def test_the_guide_names_all_that_a_downgrade_drops(config: DatabaseConfig) -> N
     page = (ROOT / "docs" / "guide" / "getting-started.md").read_text()
     lost = before - names()
     assert {"api_keys", "memory_entries", "session_id"} & lost
-    kept_columns = {"secret_hash", "last_used_at", "revoked_at", "ttl", "name"}  # of those tables
+    kept_columns = {"secret_hash", "last_used_at", "revoked_at", "ttl", "name"}  # of dropped tables
     assert [name for name in lost - kept_columns if f"`{name}`" not in page] == []
 
 
 @pytest.mark.slow
 def test_a_failure_is_logged_and_returned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """init_db.py names the trouble in one line, without the password, and exits with 1."""
+    """If the database is unreachable, init_db.py logs the cause in one line, without the password, and exits with 1."""
     monkeypatch.setenv("DB_STARTUP_TIMEOUT", "0.1")
     monkeypatch.setenv("DATABASE_URL", "postgres://nobody:s3cret@127.0.0.1:1/none")
     code, output = call("init_db.py")

@@ -1,3 +1,5 @@
+"""Upgrades and downgrades of the database, their failures, and waiting for the database."""
+
 from __future__ import annotations
 
 import sqlite3
@@ -44,27 +46,27 @@ CHAIN = [
 
 
 def tables(config: DatabaseConfig) -> set[str]:
-    """The tables there are."""
+    """The names of the database's tables."""
     engine = migration_engine(config)
     with engine.connect() as connection:
         return set(inspect(connection).get_table_names())
 
 
 def execute(config: DatabaseConfig, *statements: str) -> None:
-    """Run statements in one transaction."""
+    """Execute statements in one transaction."""
     with migration_engine(config).begin() as connection:
         for statement in statements:
             connection.execute(text(statement))
 
 
 def rows(config: DatabaseConfig, query: str) -> list[tuple[object, ...]]:
-    """All rows of a query."""
+    """All rows that a query returns."""
     with migration_engine(config).begin() as connection:
         return [tuple(row) for row in connection.execute(text(query))]
 
 
 def test_the_published_chain_is_complete(tmp_path: Path) -> None:
-    """Every id of the earlier program is there, in order, under its published file name."""
+    """Every revision of the earlier program exists, in its order and with its published file name."""
     script = ScriptDirectory.from_config(
         alembic_config(DatabaseConfig(url=f"sqlite:///{tmp_path}/m.db"))
     )
@@ -76,7 +78,7 @@ def test_the_published_chain_is_complete(tmp_path: Path) -> None:
 
 
 def test_an_empty_database_reaches_the_head(config: DatabaseConfig) -> None:
-    """One call takes an empty database to the newest revision, and again changes nothing."""
+    """One call upgrades an empty database to the newest revision; a second call changes nothing."""
     assert current(config) is None
     upgrade(config)
     assert current(config) == CHAIN[-1]
@@ -86,13 +88,13 @@ def test_an_empty_database_reaches_the_head(config: DatabaseConfig) -> None:
 
 
 def test_the_models_describe_what_the_migrations_made(config: DatabaseConfig) -> None:
-    """Alembic finds no difference between the tables in code and in the database."""
+    """Alembic finds no difference between the tables in the code and those in the database."""
     upgrade(config)
     command.check(alembic_config(config))
 
 
 def test_every_single_step_goes_down_and_up(config: DatabaseConfig) -> None:
-    """Each revision can be undone and redone on its own; undoing all of them leaves nothing."""
+    """Each revision can be downgraded and upgraded on its own; a downgrade to base drops all tables."""
     for revision in CHAIN:
         upgrade(config, revision)
         downgrade(config, "-1")
@@ -105,14 +107,14 @@ def test_every_single_step_goes_down_and_up(config: DatabaseConfig) -> None:
 def test_no_extension_is_created_on_the_way_up(
     make_config: Callable[[str], DatabaseConfig],
 ) -> None:
-    """A PostgreSQL that merely offers pgvector is left without it."""
+    """An upgrade does not create the extension pgvector on a PostgreSQL server where it is available."""
     config = make_config("pgvector")
     upgrade(config)
     assert rows(config, "SELECT 1 FROM pg_extension WHERE extname = 'vector'") == []
 
 
 def test_rolling_back_keeps_turns_and_accounts(config: DatabaseConfig) -> None:
-    """The documented rollback keeps what people said and who they are, and drops API keys only."""
+    """The documented rollback keeps turns, accounts and trends, and drops API keys and session ids."""
     upgrade(config)
     execute(
         config,
@@ -135,7 +137,7 @@ def test_rolling_back_keeps_turns_and_accounts(config: DatabaseConfig) -> None:
 
 
 def test_missing_values_become_the_defaults(config: DatabaseConfig) -> None:
-    """Old rows with NULL where an object or a text belongs are filled, not refused."""
+    """NULL in old rows, where an object or a text is required, is replaced by the default."""
     upgrade(config, "20250130_01")
     execute(
         config,
@@ -149,9 +151,9 @@ def test_missing_values_become_the_defaults(config: DatabaseConfig) -> None:
 
 
 def test_a_failing_migration_leaves_the_previous_revision(config: DatabaseConfig) -> None:
-    """When a revision fails halfway, none of it stays; with the cause removed it then succeeds."""
+    """A revision that fails leaves the database at the previous one; once the cause is removed, it succeeds."""
     upgrade(config, "20251004_01")
-    execute(config, "CREATE TABLE api_keys (id INTEGER)")  # the head creates columns, then this
+    execute(config, "CREATE TABLE api_keys (id INTEGER)")  # the head adds columns, then this table
     with pytest.raises(ConfigurationError, match=r"left the database as it was.*api_keys"):
         upgrade(config)
     assert current(config) == "20251004_01"
@@ -180,7 +182,7 @@ def upgrade():
 def test_a_failure_in_a_later_revision_undoes_the_earlier_ones_too(
     config: DatabaseConfig, tmp_path: Path
 ) -> None:
-    """An upgrade over several revisions happens as a whole or not at all."""
+    """If one of several revisions fails, the upgrade undoes the earlier ones as well."""
     folder = tmp_path / "more"
     folder.mkdir()
     (folder / "99990101_01_broken.py").write_text(BROKEN)
@@ -207,7 +209,7 @@ upgrade(DatabaseConfig(url=sys.argv[1]))
 
 @pytest.mark.slow
 def test_migrating_at_the_same_time_is_safe(config: DatabaseConfig) -> None:
-    """Of several processes that migrate one empty database at once, all succeed."""
+    """Four processes that migrate one empty database at the same time all succeed."""
     processes = [
         subprocess.Popen(  # noqa: S603 - our own interpreter and code
             [sys.executable, "-W", "error", "-c", MIGRATE_ON_SIGNAL, config.url],
@@ -231,14 +233,14 @@ def test_migrating_at_the_same_time_is_safe(config: DatabaseConfig) -> None:
 
 
 def test_waiting_ends_when_the_database_answers(config: DatabaseConfig) -> None:
-    """A database that answers is not waited for."""
+    """A database that answers at once is not waited for."""
     waits: list[float] = []
     wait_for_database(config, wait=waits.append)
     assert waits == []
 
 
 def test_waiting_tries_again_and_gives_up_in_time() -> None:
-    """An unreachable database is tried every interval and reported, with the cause, in time."""
+    """An unreachable database is tried again every interval; after the timeout the error has the cause, no password."""
     waits: list[float] = []
     config = DatabaseConfig(
         url="postgresql://nobody:s3cret@127.0.0.1:1/none",
@@ -252,7 +254,7 @@ def test_waiting_tries_again_and_gives_up_in_time() -> None:
 
 
 def test_waiting_is_reported_at_once_and_every_ten_seconds() -> None:
-    """Whoever watches a start sees at once what it waits for, and that it still does."""
+    """While the start waits for the database, a line with the cause is reported at once and then every ten seconds."""
     lines: list[str] = []
     clock = ManualClock()
     config = DatabaseConfig(
@@ -269,7 +271,7 @@ def test_waiting_is_reported_at_once_and_every_ten_seconds() -> None:
 
 @pytest.mark.parametrize("who", ["postgres", "stranger"])
 def test_what_waiting_cannot_mend_fails_at_once(who: str, postgres: Postgres) -> None:
-    """A database or a user that does not exist is reported with the server's words, unwaited."""
+    """A database or a user that does not exist is reported at once with the server's message, without waiting."""
     waits: list[float] = []
     url = f"postgresql://{who}@/missing?host={postgres.socket_folder}"
     with pytest.raises(StorageUnavailable, match="does not exist"):
@@ -278,7 +280,7 @@ def test_what_waiting_cannot_mend_fails_at_once(who: str, postgres: Postgres) ->
 
 
 def test_a_database_newer_than_the_program_is_refused(config: DatabaseConfig) -> None:
-    """A revision this program does not know stops the start and is named."""
+    """A database with an unknown revision is refused, and the error names the revision."""
     upgrade(config)
     execute(config, "UPDATE alembic_version SET version_num = '20991231_01'")
     with pytest.raises(ConfigurationError, match="20991231_01"):
@@ -286,7 +288,7 @@ def test_a_database_newer_than_the_program_is_refused(config: DatabaseConfig) ->
 
 
 def test_a_database_made_without_migrations_is_taken_over(config: DatabaseConfig) -> None:
-    """Tables of an unversioned database are kept, completed and then versioned."""
+    """Tables of a database without a revision are kept and completed, and then get the newest revision."""
     upgrade(config, "20250130_01")
     execute(
         config,
@@ -308,7 +310,7 @@ def test_a_database_made_without_migrations_is_taken_over(config: DatabaseConfig
 
 
 def test_the_sqlite_file_belongs_to_its_owner_and_stays_in_wal_mode(tmp_path: Path) -> None:
-    """A fresh file, folder included, is readable by its owner only and set to WAL for good."""
+    """A new SQLite file and its folder are made; only the owner can read the file, and it is in WAL mode."""
     path = tmp_path / "new" / "folder" / "mongars.db"
     upgrade(DatabaseConfig(url=f"sqlite:///{path}"))
     assert path.stat().st_mode & 0o077 == 0
@@ -317,7 +319,7 @@ def test_the_sqlite_file_belongs_to_its_owner_and_stays_in_wal_mode(tmp_path: Pa
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_failure(tmp_path: Path) -> None:
-    """A database file under something that is no folder is reported as such, not as a traceback."""
+    """A database file whose folder cannot be created is reported as `StorageUnavailable`."""
     (tmp_path / "file").touch()
     with pytest.raises(StorageUnavailable, match="cannot be created"):
         upgrade(DatabaseConfig(url=f"sqlite:///{tmp_path}/file/mongars.db"))

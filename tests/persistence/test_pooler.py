@@ -1,4 +1,4 @@
-"""PostgreSQL behind PgBouncer in transaction mode, as managed databases offer it."""
+"""PostgreSQL behind PgBouncer in transaction mode, as managed databases are."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs pgbouncer (a Debi
 
 @contextmanager
 def pooling(url: str, folder: Path) -> Iterator[str]:
-    """A pooler with two server connections before that database; yields the URL through it."""
+    """Run a pooler with two server connections in front of the database `url`; yields the URL of the pooler."""
     target = make_url(url)
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
@@ -45,7 +45,7 @@ def pooling(url: str, folder: Path) -> Iterator[str]:
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         "auth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n"
     )
-    # It refuses to run as root; then it is run as the user PostgreSQL runs as.
+    # PgBouncer refuses to run as root; then it runs as the user that PostgreSQL runs as.
     owner = Path(str(target.query["host"])).owner()
     user = ["-u", owner] if os.getuid() == 0 else []
     for path in (config, *config.parents[:4]) if user else ():
@@ -65,13 +65,13 @@ def pooling(url: str, folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def pooled_url(make_config: Callable[[str], DatabaseConfig], tmp_path: Path) -> Iterator[str]:
-    """An empty database, seen through the pooler."""
+    """The URL of an empty database through the pooler."""
     with pooling(make_config("postgresql").url, tmp_path) as url:
         yield url
 
 
 async def chat(conversations: SqlConversations, number: int) -> int:
-    """What one chat asks of the database: several reads and a turn."""
+    """The database accesses of one chat: several reads and a stored turn; returns the number of turns found."""
     for _ in range(7):
         await conversations.latest(f"user-{number}", limit=5, session_id="s")
     turn = NewTurn(user_id=f"user-{number}", query="q", response="r", session_id="s")
@@ -80,7 +80,7 @@ async def chat(conversations: SqlConversations, number: int) -> int:
 
 
 async def test_a_transaction_pooler_works_as_it_is(pooled_url: str) -> None:
-    """Migrations, 40 chats at once and the statement time-out work with default settings."""
+    """Through a pooler, migrations, 40 concurrent chats and the statement timeout work with default settings."""
     config = DatabaseConfig(url=pooled_url)
     await asyncio.to_thread(upgrade, config)
     assert await asyncio.to_thread(current, config) == head()
@@ -96,7 +96,7 @@ async def test_a_transaction_pooler_works_as_it_is(pooled_url: str) -> None:
 
 
 async def test_prepared_statements_behind_a_pooler_name_the_setting(pooled_url: str) -> None:
-    """Where the operator asks for them all the same, the failure says which setting to change."""
+    """If prepared statements are switched on behind a pooler, the error names `DB_PREPARED_STATEMENTS`."""
     config = DatabaseConfig(url=pooled_url, prepared_statements=True)
     await asyncio.to_thread(upgrade, DatabaseConfig(url=pooled_url))
     async with Database(config) as database:

@@ -1,3 +1,5 @@
+"""Accounts and API keys in the database."""
+
 from __future__ import annotations
 
 import asyncio
@@ -26,7 +28,7 @@ def accounts(database: Database, clock: ManualClock) -> SqlAccounts:
 
 
 async def test_an_account_is_found_in_any_case(accounts: SqlAccounts, clock: ManualClock) -> None:
-    """A stored account comes back under its own spelling, whatever the case asked for."""
+    """An account is found by its name in any case, and returned with its name as it was created."""
     created = await accounts.create_account(ADA)
     found = await accounts.credentials("aDA")
     assert found is not None
@@ -37,7 +39,7 @@ async def test_an_account_is_found_in_any_case(accounts: SqlAccounts, clock: Man
 
 
 async def test_a_name_is_taken_in_every_case(accounts: SqlAccounts) -> None:
-    """Two names that differ in case only are one name."""
+    """Names that differ only in case are the same name, so the second account is refused."""
     await accounts.create_account(ADA)
     with pytest.raises(Conflict, match="ADA"):
         await accounts.create_account(NewAccount(username="ADA", password_hash="x"))
@@ -45,7 +47,7 @@ async def test_a_name_is_taken_in_every_case(accounts: SqlAccounts) -> None:
 
 
 async def test_of_simultaneous_creations_one_wins(accounts: SqlAccounts) -> None:
-    """When several callers make the same account at once, one succeeds and the rest are told."""
+    """Of five concurrent creations of one account, one succeeds and four raise `Conflict`."""
 
     async def create() -> bool:
         try:
@@ -70,7 +72,7 @@ async def test_an_account_and_its_first_key_are_made_together(accounts: SqlAccou
 
 
 async def test_an_administrator_is_noticed(accounts: SqlAccounts) -> None:
-    """Whether anybody administers is known, and accounts are listed oldest first."""
+    """`has_admin` is true once there is an administrator; accounts are listed oldest first."""
     await accounts.create_account(ADA)
     assert not await accounts.has_admin()
     await accounts.create_account(NewAccount(username="root", password_hash="x", is_admin=True))
@@ -82,7 +84,7 @@ async def test_an_administrator_is_noticed(accounts: SqlAccounts) -> None:
 
 
 async def test_a_password_can_be_replaced(accounts: SqlAccounts) -> None:
-    """The new hash counts; an unknown account is an error."""
+    """A new password hash replaces the old one; for an unknown account `NotFound` is raised."""
     await accounts.create_account(ADA)
     await accounts.set_password("ada", "new hash")
     found = await accounts.credentials("Ada")
@@ -93,7 +95,7 @@ async def test_a_password_can_be_replaced(accounts: SqlAccounts) -> None:
 
 
 async def test_a_key_is_found_by_its_digest_only(accounts: SqlAccounts) -> None:
-    """A key belongs to the account as that is spelled, and is found by nothing but its digest."""
+    """A key is found by its digest only, not by its id, and has the account's name as the account was created."""
     await accounts.create_account(ADA)
     created = await accounts.create_key(KEY)
     assert (created.id, created.username, created.name) == ("0123456789ab", "Ada", "laptop")
@@ -104,7 +106,7 @@ async def test_a_key_is_found_by_its_digest_only(accounts: SqlAccounts) -> None:
 
 
 async def test_a_key_needs_an_account_and_is_unique(accounts: SqlAccounts) -> None:
-    """A key for nobody, or one that exists already, is refused."""
+    """A key for an unknown account and a key that exists already are refused."""
     with pytest.raises(NotFound, match="ada"):
         await accounts.create_key(KEY)
     await accounts.create_account(ADA)
@@ -116,7 +118,7 @@ async def test_a_key_needs_an_account_and_is_unique(accounts: SqlAccounts) -> No
 async def test_a_revoked_key_stays_revoked_since_then(
     accounts: SqlAccounts, clock: ManualClock
 ) -> None:
-    """Revoking keeps the key visible with the first time it was revoked."""
+    """A revoked key is still listed, with the time at which it was first revoked."""
     await accounts.create_account(ADA)
     await accounts.create_key(KEY)
     at = clock.now()
@@ -130,7 +132,7 @@ async def test_a_revoked_key_stays_revoked_since_then(
 
 
 async def test_use_is_noted_once_a_minute(accounts: SqlAccounts, clock: ManualClock) -> None:
-    """The time of the last use is kept to the minute, not written at every use."""
+    """The time of a key's last use is written at most once a minute."""
     await accounts.create_account(ADA)
     await accounts.create_key(KEY)
     seen = []
@@ -144,7 +146,7 @@ async def test_use_is_noted_once_a_minute(accounts: SqlAccounts, clock: ManualCl
 
 
 async def test_keys_go_with_their_account(accounts: SqlAccounts, database: Database) -> None:
-    """Deleting an account deletes its keys, on SQLite too."""
+    """Deleting an account deletes its keys, on SQLite as well as on PostgreSQL."""
     await accounts.create_account(ADA, key=replace(KEY, username="Ada"))
     async with database.writing() as connection:
         await connection.execute(text("DELETE FROM user_accounts"))

@@ -1,3 +1,5 @@
+"""Failures of storage: missing, replaced, full, locked and read-only databases, and cancelled requests."""
+
 from __future__ import annotations
 
 import asyncio
@@ -29,13 +31,13 @@ TURN = NewTurn(user_id="ada", query="q" * 5000, response="r" * 5000)
 
 
 async def pragma(database: Database, statement: str) -> None:
-    """Set something on the one connection that writes."""
+    """Execute a PRAGMA on the only writing connection."""
     async with database.writing() as connection:
         await connection.execute(text(f"PRAGMA {statement}"))
 
 
 async def test_a_healthy_database_says_so(database: Database) -> None:
-    """A migrated database is healthy and knows its revision."""
+    """A migrated database is healthy, and its revision is the newest."""
     await database.healthy()
     assert await database.revision() == head()
 
@@ -43,7 +45,7 @@ async def test_a_healthy_database_says_so(database: Database) -> None:
 async def test_an_empty_database_has_no_revision(
     make_config: Callable[[str], DatabaseConfig],
 ) -> None:
-    """Before the first migration there is no revision, which is no error."""
+    """A database before its first migration has the revision None, which is no error."""
     async with Database(make_config("postgresql")) as database:
         assert await database.revision() is None
 
@@ -52,7 +54,7 @@ async def test_an_empty_database_has_no_revision(
 async def test_a_missing_table_says_what_to_run(
     kind: str, make_config: Callable[[str], DatabaseConfig], tmp_path: Path
 ) -> None:
-    """Using a database that was never migrated points to the command that migrates it."""
+    """For a database that was never migrated, the error names the command that migrates it."""
     config = make_config(kind)
     if kind == "sqlite":
         (tmp_path / "mongars.db").touch()
@@ -62,7 +64,7 @@ async def test_a_missing_table_says_what_to_run(
 
 
 async def test_an_unreachable_server_is_storage_unavailable() -> None:
-    """A refused connection is our error, with the driver's as its cause, and tells no secret."""
+    """A refused connection raises `StorageUnavailable`, caused by the driver's error and without the password."""
     config = DatabaseConfig(url="postgresql://nobody:s3cret@127.0.0.1:1/none")
     async with Database(config) as database:
         with pytest.raises(StorageUnavailable, match="cannot be reached") as caught:
@@ -74,7 +76,7 @@ async def test_an_unreachable_server_is_storage_unavailable() -> None:
 async def test_a_missing_file_is_not_replaced_by_an_empty_one(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
-    """A SQLite file that is gone is reported; nobody writes into the void or starts afresh."""
+    """If the SQLite file is missing, an error is raised and no new file is created."""
     path = tmp_path / "mongars.db"
     await sqlite_database.healthy()
     path.unlink()
@@ -87,7 +89,7 @@ async def test_a_missing_file_is_not_replaced_by_an_empty_one(
 async def test_a_replaced_file_loses_no_acknowledged_turn(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
-    """After another file took its place, nothing is acknowledged that only the old one holds."""
+    """After the SQLite file was replaced by another, reads, writes and the health check fail."""
     path = tmp_path / "mongars.db"
     conversations = SqlConversations(sqlite_database, SystemClock())
     await conversations.append(TURN)
@@ -104,7 +106,7 @@ async def test_a_replaced_file_loses_no_acknowledged_turn(
 async def test_a_file_replaced_during_a_write_is_noticed_before_the_answer(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
-    """A transaction whose file vanished before its commit is reported as not stored."""
+    """If the SQLite file is replaced during a transaction, the commit is reported as failed."""
     path = tmp_path / "mongars.db"
     await sqlite_database.healthy()
     upgrade(DatabaseConfig(url=f"sqlite:///{tmp_path}/other.db"))
@@ -121,7 +123,7 @@ async def test_a_file_replaced_during_a_write_is_noticed_before_the_answer(
 async def test_a_database_that_cannot_be_written_is_not_healthy(
     sqlite_database: Database,
 ) -> None:
-    """Reading alone is not enough to be ready: a read-only database says so."""
+    """A SQLite database that can be read but not written is not healthy."""
     await pragma(sqlite_database, "query_only=ON")
     with pytest.raises(StorageUnavailable, match="read-only"):
         await sqlite_database.healthy()
@@ -130,7 +132,7 @@ async def test_a_database_that_cannot_be_written_is_not_healthy(
 async def test_a_read_only_server_is_not_healthy(
     make_config: Callable[[str], DatabaseConfig],
 ) -> None:
-    """PostgreSQL that refuses writes, as a standby does, is not ready."""
+    """A PostgreSQL server that is read-only, such as a standby, is not healthy."""
     config = make_config("postgresql")
     upgrade(config)
     async with Database(config) as database:
@@ -145,13 +147,13 @@ async def test_a_read_only_server_is_not_healthy(
 
 
 def test_a_file_that_cannot_be_opened_is_storage_unavailable(tmp_path: Path) -> None:
-    """A folder in the file's place is reported as such."""
+    """A folder in place of the database file is reported as `StorageUnavailable`."""
     with pytest.raises(StorageUnavailable, match="cannot be opened"):
         upgrade(DatabaseConfig(url=f"sqlite:///{tmp_path}"))
 
 
 async def test_a_file_that_is_no_database_is_storage_unavailable(tmp_path: Path) -> None:
-    """A file with other contents is neither used nor overwritten."""
+    """A file that is not a SQLite database is reported and not overwritten."""
     path = tmp_path / "letter.txt"
     path.write_text("Dear Ada, " * 500)
     config = DatabaseConfig(url=f"sqlite:///{path}")
@@ -164,17 +166,17 @@ async def test_a_file_that_is_no_database_is_storage_unavailable(tmp_path: Path)
 
 
 async def test_a_full_disk_is_storage_unavailable(sqlite_database: Database) -> None:
-    """When the file cannot grow, nothing is stored and what is there stays readable."""
+    """If the disk is full, nothing is stored, and the turns stored before can still be read."""
     conversations = SqlConversations(sqlite_database, SystemClock())
     stored = await conversations.append(TURN)
-    await pragma(sqlite_database, "max_page_count=1")  # SQLite takes it as: no page more
+    await pragma(sqlite_database, "max_page_count=1")  # SQLite then adds no page
     with pytest.raises(StorageUnavailable, match="disk is full"):
         await conversations.append(replace(TURN, query="q" * 100_000))
     assert (await conversations.latest("ada", limit=10))[-1] == stored
 
 
 async def test_a_read_only_database_is_storage_unavailable(sqlite_database: Database) -> None:
-    """A database that refuses writes is reported as read-only; reading goes on."""
+    """On a read-only SQLite database, writing raises `StorageUnavailable` and reading works."""
     await pragma(sqlite_database, "query_only=ON")
     conversations = SqlConversations(sqlite_database, SystemClock())
     with pytest.raises(StorageUnavailable, match="read-only"):
@@ -185,7 +187,7 @@ async def test_a_read_only_database_is_storage_unavailable(sqlite_database: Data
 async def test_a_read_only_server_is_storage_unavailable(
     make_config: Callable[[str], DatabaseConfig],
 ) -> None:
-    """The same on PostgreSQL, as on a standby."""
+    """On a read-only PostgreSQL server, writing raises `StorageUnavailable`."""
     config = make_config("postgresql")
     upgrade(config)
     async with Database(config) as database:
@@ -200,7 +202,7 @@ async def test_a_read_only_server_is_storage_unavailable(
 async def test_a_locked_database_is_storage_unavailable(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
-    """While another process holds the write lock, writing fails in time and reading goes on."""
+    """While another process has the write lock, writing fails after the busy timeout, and reading works."""
     await pragma(sqlite_database, "busy_timeout=20")
     conversations = SqlConversations(sqlite_database, SystemClock())
     with closing(sqlite3.connect(tmp_path / "mongars.db", isolation_level=None)) as other:
@@ -213,7 +215,7 @@ async def test_a_locked_database_is_storage_unavailable(
 
 @pytest.mark.slow
 async def test_a_taken_pool_is_storage_unavailable(sqlite_database: Database) -> None:
-    """When no connection comes free in time, the caller is told instead of waiting on."""
+    """If no connection becomes free within the pool's timeout, `StorageUnavailable` is raised."""
     async with sqlite_database.writing():
         with pytest.raises(StorageUnavailable, match="connection is taken"):
             async with sqlite_database.writing():
@@ -221,7 +223,7 @@ async def test_a_taken_pool_is_storage_unavailable(sqlite_database: Database) ->
 
 
 async def test_our_own_mistakes_are_not_disguised(database: Database) -> None:
-    """Broken constraints and faulty SQL surface as what they are."""
+    """Violated constraints and faulty SQL raise SQLAlchemy's errors, not `StorageUnavailable`."""
     with pytest.raises(IntegrityError):
         async with database.writing() as connection:
             await connection.execute(text("INSERT INTO memory_entries (id) VALUES (1)"))
@@ -237,7 +239,7 @@ async def test_our_own_mistakes_are_not_disguised(database: Database) -> None:
 async def test_errors_do_not_quote_the_row(
     make_config: Callable[[str], DatabaseConfig], kind: str, lacking: str | None
 ) -> None:
-    """A refused row is in the text of no error: neither as parameters nor as PostgreSQL's detail."""
+    """An error about a refused row contains no value of it, neither as a parameter nor in PostgreSQL's detail."""
     config = make_config(kind)
     upgrade(config)
     row = {"username": "planted-name", "password_hash": "planted-hash"}
@@ -257,7 +259,7 @@ async def test_errors_do_not_quote_the_row(
 
 
 async def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
-    """What was written before an exception is not there afterwards."""
+    """A transaction that ends with an exception stores nothing."""
 
     async def insert_then_fail() -> None:
         async with database.writing() as connection:
@@ -271,7 +273,7 @@ async def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
 
 
 async def test_a_cancelled_writer_frees_its_place(database: Database) -> None:
-    """Cancelling a task inside a transaction undoes it and blocks nobody."""
+    """Cancelling a task in a transaction undoes the transaction, and the next write succeeds."""
     inside = asyncio.Event()
 
     async def write_and_wait() -> None:
@@ -291,7 +293,7 @@ async def test_a_cancelled_writer_frees_its_place(database: Database) -> None:
 
 
 async def test_a_closed_database_is_storage_unavailable(sqlite_database: Database) -> None:
-    """After closing, twice for good measure, every use is refused."""
+    """After closing the database, also twice, every use raises `StorageUnavailable`."""
     await sqlite_database.aclose()
     await sqlite_database.aclose()
     with pytest.raises(StorageUnavailable, match="closed"):
@@ -299,6 +301,6 @@ async def test_a_closed_database_is_storage_unavailable(sqlite_database: Databas
 
 
 def test_a_bad_url_stops_the_start() -> None:
-    """An unusable URL is found when the database is made, not at the first request."""
+    """An unusable URL is refused when the `Database` is created, not at the first request."""
     with pytest.raises(ConfigurationError, match="DATABASE_URL"):
         Database(DatabaseConfig(url="nonsense"))

@@ -1,3 +1,5 @@
+"""Database URLs: accepted forms, refused ones, and hidden passwords."""
+
 from __future__ import annotations
 
 import pytest
@@ -45,7 +47,7 @@ POSTGRESQL = "postgresql+psycopg://u:p@db:5432/name"
     ],
 )
 def test_every_spelling_becomes_one(given: str, app: str, migration: str) -> None:
-    """Each usual spelling of a URL yields the drivers monGARS uses, and keeps everything else."""
+    """Each usual form of a URL is changed to the drivers that monGARS uses, and the rest of it is kept."""
     assert app_url(given).render_as_string(hide_password=False) == app
     assert migration_url(given).render_as_string(hide_password=False) == migration
 
@@ -63,7 +65,7 @@ def test_every_spelling_becomes_one(given: str, app: str, migration: str) -> Non
     ],
 )
 def test_an_unusable_url_is_named_and_not_shown(given: str) -> None:
-    """A bad URL stops the start with the variable's name, and its password stays secret."""
+    """An unusable URL stops the start with an error that names `DATABASE_URL` and does not contain the password."""
     with pytest.raises(ConfigurationError, match="DATABASE_URL") as caught:
         app_url(given)
     assert "s3cret" not in str(caught.value)
@@ -83,7 +85,7 @@ def test_an_unusable_url_is_named_and_not_shown(given: str) -> None:
     ids=["userinfo", "query", "none"],
 )
 def test_logs_never_show_a_password(given: str, shown: str) -> None:
-    """The masked form hides the password wherever it stands."""
+    """The masked URL and the settings' `repr` do not contain the password."""
     assert masked(given) == shown
     assert "s3cret" not in repr(DatabaseConfig(url=given))
 
@@ -100,7 +102,7 @@ def test_logs_never_show_a_password(given: str, shown: str) -> None:
     ],
 )
 def test_a_parameter_postgresql_does_not_have_is_named(parameter: str, says: str) -> None:
-    """Other drivers' parameters stop the start with one line: which one, and what to write instead."""
+    """A parameter that PostgreSQL does not have stops the start; a message of one line has its name and what to do."""
     url = f"postgresql://u:s3cret@db/name?{parameter}"
     with pytest.raises(ConfigurationError) as caught:
         app_engines(DatabaseConfig(url=url))

@@ -1,3 +1,5 @@
+"""Migration of stored vectors between JSON, pgvector and arrays, without losing a value."""
+
 from __future__ import annotations
 
 import json
@@ -47,7 +49,7 @@ def run(config: DatabaseConfig, *statements: str, **values: object) -> None:
 
 
 def store(config: DatabaseConfig, payloads: dict[str, str | None]) -> None:
-    """One row per payload, named by its `query`."""
+    """Insert one row per payload; the payload's name is the row's `query`."""
     kind = "TEXT" if config.url.startswith("sqlite") else "JSONB"
     column = f"CAST(:payload AS {kind})"
     insert = f"INSERT INTO conversation_history (query, vector) VALUES (:name, {column})"  # noqa: S608
@@ -57,14 +59,14 @@ def store(config: DatabaseConfig, payloads: dict[str, str | None]) -> None:
 
 
 def stored(config: DatabaseConfig) -> dict[str, str | None]:
-    """The text of every vector, by the row's `query`."""
+    """The text of every stored vector, by the row's `query`."""
     query = "SELECT query, CAST(vector AS TEXT) FROM conversation_history"
     with migration_engine(config).begin() as connection:
         return {row[0]: row[1] for row in connection.execute(text(query))}
 
 
 def values(payloads: dict[str, str | None]) -> dict[str, object]:
-    """Payloads as values; SQL NULL as `...`, to differ from JSON null."""
+    """The payloads as parsed values; `...` for SQL NULL, to differ from JSON null."""
     return {
         name: ... if payload is None else json.loads(payload, parse_int=float)
         for name, payload in payloads.items()
@@ -72,7 +74,7 @@ def values(payloads: dict[str, str | None]) -> dict[str, object]:
 
 
 def column_type(config: DatabaseConfig) -> str:
-    """What the column really is."""
+    """The PostgreSQL type of the column `vector`."""
     query = (
         "SELECT format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = 'conversation_history'::regclass AND attname = 'vector'"
@@ -82,7 +84,7 @@ def column_type(config: DatabaseConfig) -> str:
 
 
 def float32s(count: int) -> list[float]:
-    """Finite single-precision numbers of every magnitude."""
+    """Finite single-precision numbers other than 0, of every magnitude."""
     source = random.Random(20250130)  # noqa: S311
     found: list[float] = []
     while len(found) < count:
@@ -93,13 +95,13 @@ def float32s(count: int) -> list[float]:
 
 
 def bits(payload: str | None) -> bytes:
-    """A vector's single-precision bits."""
+    """The single-precision bytes of a vector."""
     numbers = json.loads(payload or "[]")
     return struct.pack(f"<{len(numbers)}f", *numbers)
 
 
 def shortest(number: float) -> str:
-    """The shortest decimal that means this single-precision number."""
+    """The shortest decimal number that is read as this single-precision number."""
     for digits in range(1, 18):
         candidate = f"{number:.{digits}g}"
         if struct.pack("<f", float(candidate)) == struct.pack("<f", number):
@@ -108,7 +110,7 @@ def shortest(number: float) -> str:
 
 
 def test_a_rollback_and_return_lose_no_payload(config: DatabaseConfig) -> None:
-    """Down and up again, NULL, `[]`, odd sizes and what no float vector can hold are all there."""
+    """A downgrade and an upgrade keep every vector: NULL, `[]`, odd lengths and values that no float can hold."""
     upgrade(config)
     store(config, UNUSUAL)
     downgrade(config, ROLLBACK)
@@ -117,7 +119,7 @@ def test_a_rollback_and_return_lose_no_payload(config: DatabaseConfig) -> None:
 
 
 def test_float32_vectors_survive_bit_for_bit(config: DatabaseConfig) -> None:
-    """Single-precision numbers of every magnitude keep their bits, through two round trips."""
+    """Single-precision vectors keep every bit through two downgrades and upgrades."""
     upgrade(config)
     rows = {str(i): float32s(384 * 8)[i * 384 : (i + 1) * 384] for i in range(8)}
     store(config, {name: f"[{','.join(map(shortest, row))}]" for name, row in rows.items()})
@@ -132,7 +134,7 @@ def test_float32_vectors_survive_bit_for_bit(config: DatabaseConfig) -> None:
 def test_a_rollback_uses_what_the_server_has(
     kind: str, expected: str, make_config: Callable[[str], DatabaseConfig]
 ) -> None:
-    """Down there the column is pgvector's where that can be had, else an array of floats."""
+    """After a downgrade the column has pgvector's type if the server offers pgvector, otherwise it is `real[]`."""
     config = make_config(kind)
     upgrade(config)
     store(config, {"one": "[1, 2.5]", "none": None, "empty": "[]"})
@@ -144,7 +146,7 @@ def test_a_rollback_uses_what_the_server_has(
 
 
 def test_without_the_privilege_a_rollback_takes_arrays(postgres: Postgres) -> None:
-    """Where pgvector is offered but may not be created, the rollback succeeds without it."""
+    """If the role may not create the extension pgvector, the downgrade succeeds with `real[]`."""
     admin = DatabaseConfig(url=postgres.database(pgvector=True))
     run(
         admin,
@@ -165,7 +167,7 @@ def test_without_the_privilege_a_rollback_takes_arrays(postgres: Postgres) -> No
 def test_what_changed_after_the_rollback_wins(
     kind: str, make_config: Callable[[str], DatabaseConfig]
 ) -> None:
-    """A payload set aside comes back only to a row nobody has given another vector since."""
+    """After a downgrade and an upgrade, an original vector is restored only if the row's vector was not changed."""
     config = make_config(kind)
     upgrade(config)
     store(config, {"kept": "[]", "changed": "[]", "removed": "[]"})
@@ -184,7 +186,7 @@ def test_what_changed_after_the_rollback_wins(
 def test_negative_zeros_survive_the_conversion(
     kind: str, make_config: Callable[[str], DatabaseConfig]
 ) -> None:
-    """JSONB has no negative zero; a downgrade brings back those of vectors nobody has changed."""
+    """A downgrade restores negative zeros, which JSONB cannot store, in vectors that were not changed meanwhile."""
     config = make_config(kind)
     if kind == "pgvector":
         run(config, "CREATE EXTENSION vector")
@@ -214,7 +216,7 @@ def test_negative_zeros_survive_the_conversion(
 
 @pytest.fixture
 def pgvector_config(make_config: Callable[[str], DatabaseConfig]) -> DatabaseConfig:
-    """A database with the extension in use, as the earlier program had it."""
+    """A database in which the extension pgvector is created, as the earlier program did."""
     config = make_config("pgvector")
     run(config, "CREATE EXTENSION vector")
     return config
@@ -224,7 +226,7 @@ def pgvector_config(make_config: Callable[[str], DatabaseConfig]) -> DatabaseCon
 def test_an_earlier_pgvector_database_becomes_json(
     revision: str, pgvector_config: DatabaseConfig
 ) -> None:
-    """Whatever revision the earlier program left it at, with its index, the head holds JSON."""
+    """A pgvector column of any earlier revision, indexes included, becomes JSONB at the newest revision."""
     upgrade(pgvector_config, revision)
     run(
         pgvector_config,
@@ -242,7 +244,7 @@ def test_an_earlier_pgvector_database_becomes_json(
 
 
 def test_the_initial_column_is_the_published_one(pgvector_config: DatabaseConfig) -> None:
-    """Where pgvector is installed already, the documented revision has `vector(3072)`."""
+    """If pgvector is created already, the documented revision makes the column `vector(3072)`."""
     upgrade(pgvector_config, ROLLBACK)
     assert column_type(pgvector_config) == "vector(3072)"
 
@@ -251,7 +253,7 @@ def test_the_initial_column_is_the_published_one(pgvector_config: DatabaseConfig
 def test_other_json_and_arrays_become_jsonb(
     kind: str, make_config: Callable[[str], DatabaseConfig]
 ) -> None:
-    """JSON, JSONB with the old default `[]`, and double arrays arrive, and the default is gone."""
+    """Columns of JSON, JSONB or double arrays become JSONB with their values, and their default is dropped."""
     config = make_config("postgresql")
     upgrade(config, "20250130_01")
     literal = "'{1.5}'" if kind.startswith("double") else "'[1.5]'"
@@ -267,7 +269,7 @@ def test_other_json_and_arrays_become_jsonb(
 
 
 def test_a_view_in_the_way_is_named(pgvector_config: DatabaseConfig) -> None:
-    """A view on the column stops the migration with its name; nothing has changed then."""
+    """A view on the column stops the migration with an error that names the view, and nothing is changed."""
     upgrade(pgvector_config, ROLLBACK)
     run(pgvector_config, "CREATE VIEW watching AS SELECT vector FROM conversation_history")
     with pytest.raises(ConfigurationError, match="watching"):
@@ -277,7 +279,7 @@ def test_a_view_in_the_way_is_named(pgvector_config: DatabaseConfig) -> None:
 
 
 def test_an_unknown_type_is_refused(make_config: Callable[[str], DatabaseConfig]) -> None:
-    """A column of a type nobody foresaw is named and left alone."""
+    """A column of an unknown type is refused with an error that names the type, and nothing is changed."""
     config = make_config("postgresql")
     upgrade(config, ROLLBACK)
     run(config, "ALTER TABLE conversation_history ALTER vector TYPE bytea USING NULL")

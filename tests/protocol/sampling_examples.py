@@ -1,4 +1,4 @@
-"""A value for each field of `Sampling`, within the bounds of the table and not the default."""
+"""An example for each field of `Sampling`: a valid value that is not the default."""
 
 from __future__ import annotations
 

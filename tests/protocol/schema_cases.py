@@ -1,4 +1,4 @@
-"""Schemas that are enforced, and those that are refused, used with and without a model."""
+"""Schemas that can be enforced, and schemas that are refused, for tests with and without a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections of both deployables: bounded before anybody is authenticated, closed in stages."""
+"""HTTP/1.1 connections of the API and of replicas: limits before authentication, and when connections are closed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POST = b"POST /seen HTTP/1.1\r\nHost: a\r\n"
 
 @dataclass(slots=True)
 class Server:
-    """A server under test, and what it reported."""
+    """A running server and the counts that it reported."""
 
     port: int
     connections: Connections
@@ -37,7 +37,7 @@ class Server:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
     async def ask(self, *parts: bytes) -> bytes:
-        """Everything the server answers to these bytes until it closes; nothing if it resets."""
+        """All bytes that the server sends in answer to `parts` until it closes; empty if it resets the connection."""
         reader, writer = await self.open()
         answer = b""
         try:
@@ -52,7 +52,7 @@ class Server:
 
 
 async def _send(writer: asyncio.StreamWriter, *parts: bytes) -> None:
-    with suppress(ConnectionError):  # the server has had enough
+    with suppress(ConnectionError):  # the server closed the connection
         for part in parts:
             writer.write(part)
             await writer.drain()
@@ -80,7 +80,7 @@ def _app() -> FastAPI:
 
 @asynccontextmanager
 async def start(**limits: Any) -> AsyncIterator[Server]:
-    """A real uvicorn with the guarded protocol."""
+    """A real uvicorn with the guarded HTTP protocol."""
     server = Server(0, Connections(HttpLimits(**limits), lambda refused: None))
     async with serving(_app(), http=guarded(server.connections)) as url:
         server.port = int(url.rpartition(":")[2])
@@ -96,7 +96,7 @@ def body(answer: bytes) -> Any:
 
 
 async def test_many_short_headers_are_refused_without_being_kept() -> None:
-    """A flood of header fields gets 431 after the first hundred."""
+    """After a hundred header fields a request is refused with 431 and its connection closed."""
     async with start() as server:
         block = b"x: y\r\n" * 10_000
         answer = await server.ask(HEAD, *[block] * 100)
@@ -106,14 +106,14 @@ async def test_many_short_headers_are_refused_without_being_kept() -> None:
 
 
 async def test_one_huge_header_is_refused_while_it_arrives() -> None:
-    """A header field that never ends gets 431 soon, not when it is complete."""
+    """An endless header field is refused with 431 while it arrives."""
     async with start() as server:
         answer = await server.ask(HEAD + b"x: ", *[b"y" * 65_536] * 200)
     assert status(answer) == 431
 
 
 async def test_one_huge_header_name_and_line_are_refused_too() -> None:
-    """Neither a field's name nor the request line is collected without end."""
+    """An endless header name, request line or run of empty lines is refused."""
     async with start() as server:
         assert status(await server.ask(HEAD, *[b"y" * 65_536] * 50)) == 431
         assert status(await server.ask(b"GET /", *[b"y" * 65_536] * 50)) == 414
@@ -121,7 +121,7 @@ async def test_one_huge_header_name_and_line_are_refused_too() -> None:
 
 
 async def test_large_headers_within_one_packet_are_refused() -> None:
-    """The bound holds for a head that arrives whole, too."""
+    """The limit of 4096 bytes for the head also applies to a head that arrives in one packet."""
     async with start(head_bytes=4096) as server:
         assert status(await server.ask(HEAD + b"x: " + b"y" * 5000 + b"\r\n\r\n")) == 431
         small = HEAD + b"connection: close\r\nx: " + b"y" * 3000 + b"\r\n\r\n"
@@ -129,7 +129,7 @@ async def test_large_headers_within_one_packet_are_refused() -> None:
 
 
 async def test_trailer_fields_are_not_headers() -> None:
-    """What follows the body cannot authenticate a request."""
+    """Fields in the trailer, after the body, are not headers and so cannot authenticate a request."""
     chunked = b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n2\r\nhi\r\n0\r\n"
     async with start() as server:
         answer = await server.ask(POST + chunked + b"authorization: Bearer x\r\n\r\n")
@@ -144,7 +144,7 @@ async def test_trailer_fields_are_not_headers() -> None:
     ids=["many", "one"],
 )
 async def test_trailers_are_bounded(flood: bytes) -> None:
-    """A flood behind the body is refused like one before it."""
+    """Too many or too long trailer fields are refused with 431."""
     async with start() as server:
         head = POST + b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx: "
         answer = await server.ask(head, *[flood] * 100)
@@ -153,7 +153,7 @@ async def test_trailers_are_bounded(flood: bytes) -> None:
 
 
 async def test_a_chunk_extension_without_end_is_refused() -> None:
-    """The line that announces a chunk is bounded as well."""
+    """An endless chunk extension is refused with 431."""
     async with start() as server:
         head = POST + b"transfer-encoding: chunked\r\n\r\n2;"
         assert status(await server.ask(head, *[b"y" * 60_000] * 100)) == 431
@@ -174,13 +174,13 @@ async def test_a_chunk_extension_without_end_is_refused() -> None:
     ],
 )
 async def test_host(head: bytes, expected: int) -> None:
-    """`Host` is there once and well-formed, or the request is refused."""
+    """A request without exactly one valid `Host` is refused with 400; in HTTP/1.0 it may be missing."""
     async with start() as server:
         assert status(await server.ask(head + b"connection: close\r\n\r\n")) == expected
 
 
 async def test_allowed_hosts() -> None:
-    """An operator can name the hosts; others are refused."""
+    """If the operator lists the allowed hosts, a request for another host is refused with 400."""
     async with start(hosts=frozenset({"chat.example", "[::1]"})) as server:
         for host, expected in ((b"Chat.Example:80", 200), (b"[::1]", 200), (b"evil.example", 400)):
             request = b"GET /seen HTTP/1.1\r\nconnection: close\r\nHost: " + host + b"\r\n\r\n"
@@ -192,7 +192,7 @@ async def test_allowed_hosts() -> None:
 
 @pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
 async def test_an_upgrade_may_be_ignored(protocol: bytes) -> None:
-    """A POST that offers another protocol is answered, body and all, instead of hanging."""
+    """A POST that offers to upgrade to another protocol is answered over HTTP/1.1, with its whole body read."""
     upgrade = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: " + protocol + b"\r\n"
     async with start() as server:
         head = POST + upgrade + b"content-length: 5\r\n\r\n"
@@ -204,7 +204,7 @@ async def test_an_upgrade_may_be_ignored(protocol: bytes) -> None:
 
 
 async def test_connect_is_refused() -> None:
-    """This is no proxy."""
+    """`CONNECT` is refused with 400, as the server is no proxy."""
     async with start() as server:
         assert status(await server.ask(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n")) == 400
 
@@ -212,7 +212,7 @@ async def test_connect_is_refused() -> None:
 @pytest.mark.parametrize("path", [b"/early", b"/nowhere"])
 @pytest.mark.parametrize("close", [b"", b"connection: close\r\n"], ids=["keep", "close"])
 async def test_an_early_response_arrives_whole(path: bytes, close: bytes) -> None:
-    """A client that is still sending 20 MB reads the whole response, not a reset."""
+    """A client that is still sending 20 MB reads the whole early response, not a reset."""
     async with start() as server:
         head = b"POST " + path + b" HTTP/1.1\r\nHost: a\r\n" + close
         head += b"content-length: 20000000\r\n\r\n"
@@ -222,7 +222,7 @@ async def test_an_early_response_arrives_whole(path: bytes, close: bytes) -> Non
 
 
 async def test_reading_on_is_bounded() -> None:
-    """A client that ignores the response is cut off."""
+    """A client that goes on sending after the response is disconnected after `linger_bytes`."""
     async with start(linger_bytes=1_000_000) as server:
         reader, writer = await server.open()
         writer.write(b"POST /early HTTP/1.1\r\nHost: a\r\ncontent-length: 99999999\r\n\r\n")
@@ -234,7 +234,7 @@ async def test_reading_on_is_bounded() -> None:
 
 
 async def test_a_small_body_after_an_early_response_keeps_the_connection() -> None:
-    """An early response to an ordinary request does not cost its connection."""
+    """After an early response to a request with a small body, the connection can be used again."""
     async with start() as server:
         reader, writer = await server.open()
         writer.write(b"POST /early HTTP/1.1\r\nHost: a\r\ncontent-length: 5\r\n\r\n")
@@ -245,7 +245,7 @@ async def test_a_small_body_after_an_early_response_keeps_the_connection() -> No
 
 
 async def test_a_large_body_keeps_the_connection_when_it_was_read() -> None:
-    """Only a response that overtakes its request costs the connection."""
+    """After a request with a large body that was read, the connection can be used again."""
     async with start() as server:
         reader, writer = await server.open()
         writer.write(POST + b"content-length: 300000\r\n\r\n" + b"x" * 300_000)
@@ -256,14 +256,14 @@ async def test_a_large_body_keeps_the_connection_when_it_was_read() -> None:
 
 
 async def test_an_unfinished_head_is_timed_out() -> None:
-    """A head that trickles in gets 408; an unused connection is closed."""
+    """An incomplete head gets 408 after `head_seconds`; a connection without a request is closed."""
     async with start(head_seconds=0.3) as server:
         assert status(await server.ask(HEAD)) == 408
         assert await server.ask() == b""
 
 
 async def test_idle_connections_make_way_for_new_ones() -> None:
-    """With every place taken by idle connections a new client is served all the same."""
+    """If idle connections take every place, the oldest is closed and a new client is answered."""
     async with start(connections=20) as server:
         idle = [await server.open() for _ in range(60)]
         answer = await server.ask(HEAD + b"connection: close\r\n\r\n")
@@ -274,7 +274,7 @@ async def test_idle_connections_make_way_for_new_ones() -> None:
 
 
 async def test_unfinished_requests_make_way_for_new_ones() -> None:
-    """Requests whose bodies never come do not keep others out."""
+    """If requests with incomplete bodies take every place, a new client is answered all the same."""
     async with start(connections=10) as server:
         stuck = [await server.open() for _ in range(10)]
         for _, writer in stuck:
@@ -289,7 +289,7 @@ async def test_unfinished_requests_make_way_for_new_ones() -> None:
 
 
 async def test_a_full_server_refuses_at_once() -> None:
-    """With every place taken by requests a new client gets 503 instead of waiting."""
+    """If running requests take every place, a new client gets 503 with `Retry-After` at once."""
     async with start(connections=5) as server:
         busy = [await server.open() for _ in range(5)]
         for _, writer in busy:
@@ -304,7 +304,7 @@ async def test_a_full_server_refuses_at_once() -> None:
 
 
 async def test_pipelined_requests_are_answered_in_order_and_bounded() -> None:
-    """A few requests sent ahead are served; thousands of them end the connection."""
+    """A few pipelined requests are answered in order; thousands end the connection."""
     async with start() as server:
         few = HEAD + b"\r\n" + b"GET /slow HTTP/1.1\r\nHost: a\r\nconnection: close\r\n\r\n"
         answer = await server.ask(few)
@@ -313,7 +313,7 @@ async def test_pipelined_requests_are_answered_in_order_and_bounded() -> None:
 
 
 async def test_bytes_that_are_no_request() -> None:
-    """Garbage gets 400, and an answer under way is never followed by one for garbage."""
+    """Bytes that are no request get 400; behind a running request they get no response."""
     async with start() as server:
         for garbage in (b"\x16\x03\x01 hello", b"GET http://[ HTTP/1.1\r\nHost: a"):
             assert status(await server.ask(garbage + b"\r\n\r\n")) == 400

@@ -1,4 +1,4 @@
-"""Log-probabilities as clients read them, whatever an engine sends."""
+"""Log-probabilities as clients receive them, whatever form the engine sends them in."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def read(raw: bytes, *, alternatives: bool, block: int) -> list[dict[str, 
 
 
 def test_a_part_of_a_character_is_named_as_openai_does() -> None:
-    """Its bytes stay, and its token says them."""
+    """A token that is part of a character keeps its `bytes`, and its text lists them after `bytes:`, as OpenAI does."""
     found = named({**HALF, "top_logprobs": [{**HALF, "token": ""}]})
     assert found["token"] == "bytes:\\xf0\\x9f"
     assert found["top_logprobs"][0]["token"] == "bytes:\\xf0\\x9f"
@@ -41,7 +41,7 @@ def test_a_part_of_a_character_is_named_as_openai_does() -> None:
 
 
 def test_a_token_known_by_its_text_has_its_bytes() -> None:
-    """Of several tokens in one text none is known by itself."""
+    """A single token has the bytes of its text; for several tokens in one text `bytes` is None."""
     assert entries("é", [-1.0])[0]["bytes"] == [0xC3, 0xA9]
     assert [entry["bytes"] for entry in entries("", [-1.0])] == [None]
     assert [entry["bytes"] for entry in entries("ab", [-1.0, -2.0])] == [None, None]
@@ -49,7 +49,7 @@ def test_a_token_known_by_its_text_has_its_bytes() -> None:
 
 @pytest.mark.parametrize("block", [7, 10_000])
 async def test_alternatives_come_only_if_they_are_wanted(block: int) -> None:
-    """Whatever characters their tokens have, and wherever the bytes were cut."""
+    """Alternatives of a token are sent only if requested, whatever their characters and wherever the stream is cut."""
     entry = {**ODD, "top_logprobs": [ODD, {**ODD, "token": "[", "bytes": [91]}]}
     raw = sent(entry, entry) + sent({**HALF, "top_logprobs": [HALF]}) + DONE
     plain, half = await read(raw, alternatives=False, block=block)
@@ -61,7 +61,7 @@ async def test_alternatives_come_only_if_they_are_wanted(block: int) -> None:
 
 
 async def test_a_token_that_ends_within_a_character_is_named_by_its_bytes() -> None:
-    """Even if the engine shows the whole characters before it."""
+    """A token that ends within a character is named by its bytes, even if the engine shows the characters before."""
     entry = {"token": " ", "bytes": [0x20, 0xF0, 0x9F], "logprob": -1.0, "top_logprobs": []}
     ((found,),) = await read(sent(entry) + DONE, alternatives=True, block=10_000)
     assert found["token"] == "bytes:\\x20\\xf0\\x9f"

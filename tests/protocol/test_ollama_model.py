@@ -1,4 +1,4 @@
-"""What the responses of an Ollama server mean, for the engine and for the provider."""
+"""How the responses of an Ollama server are read, for the engine and for the provider."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def listed(models: object) -> bytes:
 def test_a_refusal_becomes_an_error_of_ours(
     status: int, text: str, error: type[MongarsError]
 ) -> None:
-    """The error names the server; waiting times are kept where waiting helps."""
+    """Each error response becomes the matching error; `NotReady` and `Overloaded` have the server and `retry_after`."""
     found = MODEL.refusal(status, orjson.dumps({"error": text}), retry_after=3.0)
     assert type(found) is error
     if isinstance(found, NotReady | Overloaded):
@@ -48,19 +48,19 @@ def test_a_refusal_becomes_an_error_of_ours(
 
 @pytest.mark.parametrize("data", [b"", b"<html>", b"[]", b"{}"])
 def test_a_refusal_without_a_message_is_one_all_the_same(data: bytes) -> None:
-    """A proxy in front of the server writes what it likes."""
+    """An error response without a readable message, for example from a proxy, becomes `InferenceFailed`."""
     assert isinstance(MODEL.refusal(502, data, retry_after=None), InferenceFailed)
 
 
 @pytest.mark.parametrize("name", ["fake", "fake:latest"])
 def test_a_listed_model_is_found(name: str) -> None:
-    """With its tag or without."""
+    """A model is found in the server's list with and without its tag."""
     MODEL.check_tags(200, listed([3, {"name": "other"}, {"name": name}, None]))
 
 
 @pytest.mark.parametrize("models", [[], None, [{"name": "fake:8b"}]])
 def test_a_model_that_is_not_listed_comes_with_the_command_that_gets_it(models: object) -> None:
-    """The message contains the command to run."""
+    """If the model is not listed, the error contains the command that fetches it."""
     with pytest.raises(NotReady, match="ollama pull fake"):
         MODEL.check_tags(200, listed(models))
 
@@ -70,14 +70,14 @@ def test_a_model_that_is_not_listed_comes_with_the_command_that_gets_it(models: 
     [(200, b"{}"), (200, b"<html>"), (200, listed(3)), (500, listed([{"name": "fake"}]))],
 )
 def test_another_server_at_the_address_is_recognised(status: int, data: bytes) -> None:
-    """The message says that it is not an Ollama server."""
+    """If the server at the address is not Ollama, the error says so."""
     with pytest.raises(InvalidAnswer, match="not an Ollama"):
         MODEL.check_tags(status, data)
 
 
 @pytest.mark.parametrize("window", [None, 4096])
 def test_the_context_window_is_sent_if_one_is_given(window: int | None) -> None:
-    """Without it, the server loads its own default."""
+    """`num_ctx` is sent if the context window is set; otherwise the server uses its default."""
     request = GenerationRequest(
         messages=(Message(role="user", content="Hi"),), request_id="r", sampling=Sampling(seed=1)
     )

@@ -1,4 +1,4 @@
-"""Request parameters: read, ignored or refused; null as good as left out; what becomes of messages."""
+"""Request parameters: which are read, ignored or refused, that null counts as left out, and how messages are read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEMANDS: dict[str, Any] = {
     "function_call": {"name": "f"},
     "modalities": ["text", "audio"],
 }
-"""Of the refused parameters, a value of the right type that demands something."""
+"""For refused parameters: a value of the right type that would change the answer."""
 
 
 def chat(**fields: Any) -> ChatCompletionRequest:
@@ -48,7 +48,7 @@ def told(*messages: dict[str, Any]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("parse", [chat, generate], ids=["openai", "generate"])
 @pytest.mark.parametrize("name", sorted(GENERATION_REFUSED))
 def test_what_the_answer_would_depend_on_is_refused_by_name(name: str, parse: Any) -> None:
-    """A demand nothing fulfils is 400 with the parameter's name; null and neutral values pass."""
+    """A refused parameter gives 400 with its name; null and values that change nothing are accepted."""
     with pytest.raises(InvalidRequest, match=f"^{name}: ") as caught:
         parse(**{name: DEMANDS.get(name, {"type": "demanded"})})
     assert caught.value.param == name
@@ -58,7 +58,7 @@ def test_what_the_answer_would_depend_on_is_refused_by_name(name: str, parse: An
 
 @pytest.mark.parametrize("name", sorted(EMBEDDINGS_REFUSED))
 def test_embeddings_refuse_what_they_cannot_do(name: str) -> None:
-    """The same for vectors."""
+    """A parameter that embeddings cannot support is refused by its name; null and neutral values are accepted."""
     body = {"model": "m", "input": "a", name: "demanded"}
     with pytest.raises(InvalidRequest, match=f"^{name}: "):
         parse_model(orjson.dumps(body), EmbeddingRequest)
@@ -68,7 +68,7 @@ def test_embeddings_refuse_what_they_cannot_do(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(IGNORED))
 def test_what_the_answer_does_not_depend_on_is_accepted(name: str) -> None:
-    """Tools without a demand to call one, hints and records of the caller's pass."""
+    """Parameters that do not change the answer, such as tools that need not be called, are accepted."""
     chat(**{name: [{"type": "function", "function": {"name": "f"}}]})
 
 
@@ -76,12 +76,12 @@ def test_what_the_answer_does_not_depend_on_is_accepted(name: str) -> None:
     "choice", ["auto", "none", {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}]
 )
 def test_tools_that_need_not_be_called_may_be_sent(choice: object) -> None:
-    """`auto` allows an answer in text, in each of its forms."""
+    """`tools` are accepted with every form of `tool_choice` that allows an answer in text."""
     chat(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice=choice)
 
 
 def test_no_parameter_is_both_read_and_refused() -> None:
-    """The models read the sampling parameters and what is their own; no name stands in two tables."""
+    """The request models have the sampling parameters and their own fields, and no name is both read and refused."""
     read = ChatCompletionRequest.model_fields.keys() | GenerateRequest.model_fields.keys()
     own = {"task_type", "adapter", "session_id", "cache_salt", "weight", "continue_from"}
     chat_only = {"model", "messages", "prompt", "stream", "stream_options", "max_completion_tokens"}
@@ -95,7 +95,7 @@ def test_no_parameter_is_both_read_and_refused() -> None:
 
 
 def test_null_is_as_good_as_left_out_at_every_level() -> None:
-    """Every field of the reference that may be null may be null."""
+    """Every field that may be null in the API reference may be null here, in nested objects as well."""
     nothing = dict.fromkeys(
         ChatCompletionRequest.model_fields.keys() | GENERATION_REFUSED.keys() | IGNORED.keys()
     )
@@ -139,14 +139,14 @@ def test_null_is_as_good_as_left_out_at_every_level() -> None:
     ],
 )
 def test_the_parameter_at_fault_is_named(fields: dict[str, Any], param: str) -> None:
-    """Clients find it in `param`."""
+    """The error has the name of the wrong parameter in `param`."""
     with pytest.raises(InvalidRequest) as caught:
         chat(**fields)
     assert caught.value.param == param
 
 
 def test_what_our_client_sends_is_read_as_it_was_meant() -> None:
-    """Every sampling parameter survives the way to a replica."""
+    """A request that the client writes for a replica is read by the replica with every sampling parameter unchanged."""
     sampling = Sampling(**EXAMPLES)
     assert all(getattr(sampling, f.name) != f.default for f in dataclasses.fields(Sampling))
     request = GenerationRequest(
@@ -157,7 +157,7 @@ def test_what_our_client_sends_is_read_as_it_was_meant() -> None:
 
 
 def test_zero_tokens_mean_the_default_on_generate() -> None:
-    """As the earlier monGARS client sends it."""
+    """On `/generate`, `max_tokens: 0`, which the earlier client sends, means the default."""
     assert generate(max_tokens=0).to_generation(request_id="r").sampling.max_tokens is None
 
 
@@ -174,7 +174,7 @@ def test_zero_tokens_mean_the_default_on_generate() -> None:
     ],
 )
 def test_a_part_that_is_no_text_is_named(part: object, says: str) -> None:
-    """Which message, which part, what it is."""
+    """For a message part that is not text, the error has the message, the part and its type."""
     with pytest.raises(InvalidRequest, match=says) as caught:
         told({"role": "user", "content": [{"type": "text", "text": "a"}, part]})
     assert "messages.0.content: part 1" in str(caught.value)
@@ -182,21 +182,21 @@ def test_a_part_that_is_no_text_is_named(part: object, says: str) -> None:
 
 
 def test_a_message_of_the_system_alone_can_be_answered() -> None:
-    """Legal in the reference; nothing but blanks is not."""
+    """A request with only a system message is accepted; one with only blanks is refused."""
     assert told({"role": "system", "content": "Be brief."}) == [("system", "Be brief.")]
     with pytest.raises(PromptMissing):
         told({"role": "system", "content": " "})
 
 
 def test_a_refusal_of_the_assistant_stays_its_words() -> None:
-    """As a part and as a field."""
+    """A refusal of the assistant, as a part or as a field, is read as the message's text."""
     part = {"type": "refusal", "refusal": "I cannot."}
     assert told({"role": "assistant", "content": [part]}) == [("assistant", "I cannot.")]
     assert told({"role": "assistant", "refusal": "No."}) == [("assistant", "No.")]
 
 
 def test_tool_calls_and_results_of_the_history_become_text() -> None:
-    """An agent's history keeps what was called and what came back (ADR 0019)."""
+    """Tool calls and tool results in the history are read as text (ADR 0019)."""
     calls = [
         {"id": "a", "type": "function", "function": {"name": "sum", "arguments": '{"of": [1, 2]}'}},
         {"id": "b", "type": "custom", "custom": {"name": "note", "input": "three"}},
@@ -221,7 +221,7 @@ def test_tool_calls_and_results_of_the_history_become_text() -> None:
     "call", [{"id": "a"}, {"type": "function", "function": {}}, {"type": "web", "web": {}}, "f"]
 )
 def test_a_tool_call_that_names_nothing_is_refused(call: object) -> None:
-    """It would vanish."""
+    """A tool call without a name is refused, as it would be lost from the text."""
     with pytest.raises(CallerError) as caught:
         told({"role": "assistant", "tool_calls": [call]})
     assert "messages.0.tool_calls.0" in str(caught.value)

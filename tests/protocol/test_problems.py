@@ -1,4 +1,4 @@
-"""Errors on the wire, both ways."""
+"""Errors in response bodies and headers, written and read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mongars.protocol.problems import (
     "kind", [kind for kind in STATUS if kind is not errors.AllProvidersFailed], ids=lambda k: k.code
 )
 def test_every_error_survives_the_wire(kind: type[errors.MongarsError]) -> None:
-    """An error written by the replica or the API is read back as the same kind."""
+    """An error that the replica or the API writes is read by the client as the same class."""
     error = error_from(kind.code, "what happened", body={"prompt_tokens": 9, "context_tokens": 4})
     assert type(error_in(error_body(error, adapter_version="v1"))) is kind
     assert type(error_in(openai_body(error))) is kind
@@ -28,7 +28,7 @@ def test_every_error_survives_the_wire(kind: type[errors.MongarsError]) -> None:
 
 
 def test_context_numbers_survive_the_wire() -> None:
-    """Both numbers of a context overflow reach the caller."""
+    """Both token numbers of `ContextLengthExceeded` are in the body and are read again."""
     error = errors.ContextLengthExceeded(prompt_tokens=900, context_tokens=512)
     for body in (error_body(error, adapter_version="v1"), openai_body(error)):
         read = error_in(body)
@@ -47,12 +47,12 @@ def test_context_numbers_survive_the_wire() -> None:
     ids=["rounded-up", "unknown", "at-least-one", "none"],
 )
 def test_retry_after_is_in_whole_seconds(error: errors.MongarsError, header: str | None) -> None:
-    """`Retry-After` is rounded up, so nobody who obeys it comes too early."""
+    """`Retry-After` is rounded up to whole seconds, and at least 1."""
     assert retry_after_header(error).get("Retry-After") == header
 
 
 def test_all_providers_failed_tells_busy_from_broken() -> None:
-    """503 with the shortest wait if somebody is only busy, else 504 for time, else 502."""
+    """If all providers failed: 503 with the wait if one was overloaded, else 504 for a passed deadline, else 502."""
     down = errors.EndpointUnreachable("down")
     busy = errors.AllProvidersFailed(
         (("ray_serve", down), ("embedded", errors.Overloaded("full", retry_after=4)))
@@ -68,6 +68,6 @@ def test_all_providers_failed_tells_busy_from_broken() -> None:
 
 
 def test_unknown_codes_are_failures_not_successes() -> None:
-    """A code of another version is read as a failed inference."""
+    """An unknown error code, as of another version, is read as `InferenceFailed`."""
     assert isinstance(error_in({"error": "new_code", "detail": "x"}), errors.InferenceFailed)
     assert isinstance(error_in({"error": True}), errors.InferenceFailed)

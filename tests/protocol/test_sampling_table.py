@@ -1,4 +1,4 @@
-"""The table of sampling parameters: each one is read, and reaches every engine or is refused by name."""
+"""The table of sampling parameters: each is read, and is sent to every engine or refused by its name."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def body_for(body: BodyFormat, sampling: Sampling) -> dict[str, Any]:
 
 
 def example(name: str) -> Sampling:
-    """That parameter alone, with the one that it depends on."""
+    """A `Sampling` with that parameter alone, and `logprobs` for `top_logprobs`."""
     needed = {"logprobs": True} if name == "top_logprobs" else {}
     return Sampling(**{name: EXAMPLES[name], **needed})
 
 
 def test_the_table_has_every_parameter() -> None:
-    """No field of `Sampling` is out of a client's reach, and the table names no other."""
+    """The table has exactly the fields of `Sampling`."""
     assert BY_NAME.keys() == {each.name for each in fields(Sampling)}
 
 
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("name", sorted(BY_NAME))
 def test_a_parameter_reaches_each_engine_or_is_refused_by_name(name: str, body: BodyFormat) -> None:
-    """What a client demands is in the request to the engine, or the client gets an error that names it."""
+    """A parameter that a client sets is in the engine's request, or the client gets an error with its name."""
     entry = BY_NAME[name]
     place = entry.place(body)
     if place is None:
@@ -81,19 +81,19 @@ def test_a_parameter_reaches_each_engine_or_is_refused_by_name(name: str, body: 
 def test_a_parameter_is_a_field_of_each_dialect_of_openai(
     model: type[ChatCompletionRequest | GenerateRequest | CompletionRequest], field: str
 ) -> None:
-    """Every dialect has all parameters, with the value None when left out."""
+    """Every request model of OpenAI's dialects has all parameters, with the default None."""
     assert model.model_fields[field].default is None
 
 
 def test_options_of_ollama_are_read_and_written_under_the_same_names() -> None:
-    """What Ollama's clients call a parameter, we call it too when we are the client."""
+    """The parameters have the same names in requests from Ollama's clients and in requests to Ollama."""
     read = {entry.name: field for field, entry in parameters_of(OllamaOptions).items()}
     written = {name: entry.place("ollama") for name, entry in BY_NAME.items()}
     assert read == {name: place for name, place in written.items() if isinstance(place, str)}
 
 
 def test_values_that_are_sent_are_those_that_differ_from_the_default() -> None:
-    """0 is a value: temperature 0 must not become the replica's default."""
+    """A value of 0 is sent: temperature 0 must not become the replica's default."""
     zeros = {"temperature": 0.0, "top_k": 0, "min_p": 0.0, "presence_penalty": 0.0, "seed": 0}
     written = body_for("replica", Sampling(**zeros))
     assert {name: written[name] for name in zeros} == zeros
@@ -101,6 +101,6 @@ def test_values_that_are_sent_are_those_that_differ_from_the_default() -> None:
 
 
 def test_a_choice_count_is_sent_if_there_are_several() -> None:
-    """`n: 1` is what happens anyway."""
+    """`n` is sent only if it is not 1."""
     assert "n" not in body_for("replica", Sampling(n=1))
     assert body_for("replica", Sampling(n=2))["n"] == 2

@@ -1,4 +1,4 @@
-"""Bodies that dawdle."""
+"""Request bodies that arrive too slowly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def test_body_that_never_ends_is_given_up() -> None:
-    """Whoever sends half a body and waits does not hold a place for ever."""
+    """A body that does not arrive within the time limit is refused."""
 
     async def half() -> AsyncIterator[bytes]:
         yield b'{"prompt"'

@@ -1,4 +1,4 @@
-"""Texts that a grammar in llama.cpp's notation may write, drawn at random."""
+"""Random texts that a grammar in llama.cpp's notation allows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _TOKEN = re.compile(
 )
 _ESCAPE = re.compile(r"\\(U[0-9A-F]{8}|x[0-9A-F]{2}|.)", re.DOTALL)
 _LONG = 6
-"""Beyond so many repetitions only the least and the greatest number are drawn."""
+"""If the greatest number of repetitions exceeds the least by more, only a few of the numbers are drawn."""
 
 
 class Writer:
-    """One grammar."""
+    """A grammar and a source of random numbers."""
 
     def __init__(self, grammar: str, random: Random) -> None:
         self._random = random
@@ -30,7 +30,7 @@ class Writer:
             self._rules[name] = tokens
 
     def text(self) -> str:
-        """One text of the grammar."""
+        """A random text that the grammar allows."""
         return self._rule("root")
 
     def _rule(self, name: str) -> str:
@@ -42,7 +42,7 @@ class Writer:
         return text
 
     def _choice(self, tokens: list[str], at: int) -> tuple[str, int]:
-        # Each alternative is drawn from with the same chance, so all of them are parsed first.
+        # Each alternative is drawn with the same probability, so all of them are parsed first.
         spans, begin, depth = [], at, 0
         while at < len(tokens) and (depth or tokens[at] != ")"):
             depth += (tokens[at] == "(") - (tokens[at] == ")")

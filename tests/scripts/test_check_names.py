@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def check(source: Path) -> tuple[int, str]:
-    """Exit status and output of the check of that folder."""
+    """Exit status and output of the check of the folder `source`."""
     done = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", "scripts.check_names", str(source)],
         cwd=ROOT,
@@ -46,7 +46,7 @@ def write(source: Path, **modules: str) -> None:
 def test_a_type_name_used_twice_fails_and_both_files_are_named(
     tmp_path: Path, one: str, other: str
 ) -> None:
-    """A second class or type alias of a name fails the check, which lists where each stands."""
+    """Two classes or type aliases with the same name fail the check, which lists the file of each."""
     write(tmp_path, api__first=one, core__second=other)
     status, output = check(tmp_path)
     assert status == 1
@@ -54,7 +54,7 @@ def test_a_type_name_used_twice_fails_and_both_files_are_named(
 
 
 def test_a_module_name_used_twice_fails_and_both_files_are_named(tmp_path: Path) -> None:
-    """Two modules of one name fail; `config`, which every folder may have, does not."""
+    """Two modules with the same name fail the check; `config`, which is allowed in every folder, does not."""
     write(tmp_path, api__answers="", core__answers="", api__config="", core__config="")
     status, output = check(tmp_path)
     assert status == 1

@@ -1,4 +1,4 @@
-"""Adapters on a replica: pinned, swapped and reported over HTTP."""
+"""Adapters on a replica, over HTTP: pinned, swapped and named in responses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Response:
     status: int
     headers: dict[str, str]
     named: dict[str, Any]
-    """The body, or the `meta` event of a stream: what it says of its origin."""
+    """The body, or the `meta` event of a stream: both name adapter and replica."""
     text: str
 
 
@@ -85,7 +85,7 @@ def soon() -> Deadline:
 
 
 def check_names(response: Response, adapter: FakeAdapter | None) -> None:
-    """Text, headers and body name the same adapter."""
+    """Check that text, headers and body of the response name the same adapter."""
     version = "baseline" if adapter is None else adapter.version
     digest = None if adapter is None else adapter.digest
     assert adapter_in(response.text) == ("baseline" if adapter is None else adapter.name)
@@ -108,7 +108,7 @@ def check_names(response: Response, adapter: FakeAdapter | None) -> None:
     ids=["version", "name", "both", "digest", "short-digest"],
 )
 async def test_a_pinned_adapter_answers_and_is_named(pin: dict[str, str], stream: bool) -> None:
-    """A prepared adapter answers who pins it; the others still get the base, and read so."""
+    """A prepared adapter answers requests that pin it; other requests are answered by the base model."""
     async with served() as it:
         await it.table.prepare(V7_KEY, V7.engine)
         check_names(await it.ask(stream=stream, adapter=pin), V7)
@@ -117,7 +117,7 @@ async def test_a_pinned_adapter_answers_and_is_named(pin: dict[str, str], stream
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_the_old_version_can_be_pinned_after_a_swap_until_it_is_retired(stream: bool) -> None:
-    """Then the pin is 404, not answered by the new one."""
+    """After a swap the old adapter can be pinned until it is retired; then the pin is refused with 404."""
     async with served() as it:
         await it.table.prepare(V7_KEY, V7.engine)
         it.table.activate(V7_KEY)
@@ -137,7 +137,7 @@ async def test_the_old_version_can_be_pinned_after_a_swap_until_it_is_retired(st
 async def test_a_response_names_the_engine_that_produced_it_though_another_is_active_by_then() -> (
     None
 ):
-    """A request that waits in the old engine's queue during the swap is answered by the old one."""
+    """A request that waits in the old engine's queue during a swap is answered by that engine, and named so."""
     async with served(FakePlan(token_delay=0.05, slots=1)) as it:
         await it.table.prepare(V7_KEY, V7.engine)
         async with asyncio.TaskGroup() as group:
@@ -153,7 +153,7 @@ async def test_a_response_names_the_engine_that_produced_it_though_another_is_ac
 
 
 async def test_twenty_swaps_under_load_fail_no_request_over_http() -> None:
-    """Eight clients, half of them streaming: every response is whole and names its own adapter."""
+    """During 20 swaps all requests of eight clients succeed, and each response names the adapter that wrote it."""
     responses: list[tuple[Response, FakeAdapter | None]] = []
     seen: set[str] = set()
     versions: dict[str, FakeAdapter | None] = {"baseline": None}
@@ -188,7 +188,7 @@ async def test_twenty_swaps_under_load_fail_no_request_over_http() -> None:
 
 
 async def test_a_prepared_engine_that_fails_does_not_make_the_replica_unready() -> None:
-    """Readiness and health are those of the active engines."""
+    """Readiness depends on the active engine, not on an engine that is only prepared."""
     engine = V7.engine()
     async with served() as it:
         await it.table.prepare(V7_KEY, lambda: engine)
@@ -204,7 +204,7 @@ async def test_a_prepared_engine_that_fails_does_not_make_the_replica_unready() 
 
 
 async def test_several_choices_come_from_one_adapter() -> None:
-    """A swap between two choices of one request mixes nothing."""
+    """All choices of a request come from one adapter, even if a swap happens between two of them."""
     plan = FakePlan(token_delay=0.02, slots=1)
     async with served(plan) as it, asyncio.TaskGroup() as group:
         await it.table.prepare(V7_KEY, V7.engine)

@@ -1,4 +1,4 @@
-"""What a definition refuses before it reaches a cluster."""
+"""Configurations that are refused before they are deployed."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from mongars.serving.definition import deploy_schema
     ],
 )
 def test_impossible_definitions_are_refused(wrong: dict[str, Any], says: str) -> None:
-    """Each says what is wrong, here instead of in a controller's log."""
+    """An impossible configuration is refused with an error that names the mistake."""
     with pytest.raises(ValidationError, match=says):
         ServingConfig.model_validate(wrong)
 
 
 def test_another_deployment_in_between_is_noticed() -> None:
-    """What the cluster was told last is compared with what was sent."""
+    """If the cluster's application is not the one that was sent, another caller's deployment has replaced it."""
     ours = deploy_schema(ServingConfig())["applications"][0]
     other = ReplicaConfig(sampling=SamplingDefaults(temperature=0.1))
     theirs = deploy_schema(ServingConfig(replica=other))["applications"][0]

@@ -1,4 +1,4 @@
-"""Talking to a cluster's dashboard that misbehaves."""
+"""The client of a Ray dashboard that does not answer, and the states that it reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def silent_dashboard() -> Iterator[str]:
-    """Takes connections and never says a word."""
+    """The URL of a server that accepts connections and sends nothing."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -26,7 +26,7 @@ def silent_dashboard() -> Iterator[str]:
 
 
 def test_dashboard_that_never_answers_is_given_up(silent_dashboard: str) -> None:
-    """A command against it ends with an error instead of hanging for ever."""
+    """A command to a dashboard that never answers ends with an error after its timeout."""
     outcome: list[BaseException] = []
 
     def ask() -> None:
@@ -61,7 +61,7 @@ def details(*, replicas: int = 2, proxy: str = "HEALTHY", status: str = "HEALTHY
 
 
 def test_progress_counts_replicas_that_run() -> None:
-    """A replica that is still starting is not among those that can answer."""
+    """The progress counts replicas that run, not those that are starting."""
     found = details(status="UPDATING")
     found["applications"]["mongars"]["deployments"]["LLMDeployment"]["replicas"][1]["state"] = (
         "STARTING"
@@ -85,7 +85,7 @@ def test_progress_counts_replicas_that_run() -> None:
 def test_healthy_answers_everywhere_and_settled_has_every_replica(
     found: dict, *, healthy: bool, settled: bool
 ) -> None:
-    """Following the load is healthy; a deployment is over only when all replicas run."""
+    """An application is healthy if it answers on every node, and settled once all replicas run."""
     state = application_state(found)
     assert state.healthy is healthy
     assert state.settled is settled

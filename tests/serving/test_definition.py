@@ -1,4 +1,4 @@
-"""The Serve application's definition, validated offline by Ray's own schema."""
+"""The Serve application's definition, validated without a cluster by Ray's own schema."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from mongars.serving.definition import deploy_schema
 
 
 def test_definition_satisfies_rays_schema() -> None:
-    """What we deploy is what Ray accepts."""
+    """Ray's schema accepts the definition."""
     ServeDeploySchema.model_validate(deploy_schema(ServingConfig()))
 
 
 def test_definition_never_listens_everywhere_by_itself() -> None:
-    """The host is always written out, because the declarative default is every interface."""
+    """The definition always has the host, because Ray's default is all interfaces; monGARS' default is loopback."""
     assert deploy_schema(ServingConfig())["http_options"]["host"] == "127.0.0.1"
 
 
 def test_sampling_changes_reach_replicas_without_replacing_them() -> None:
-    """A sampling default changes `user_config` only; what replaces replicas stays the same."""
+    """A changed sampling default changes only `user_config`, so that replicas are not replaced."""
     first = deploy_schema(ServingConfig())["applications"][0]
     replica = ReplicaConfig(sampling=SamplingDefaults(temperature=0.1))
     second = deploy_schema(ServingConfig(replica=replica))["applications"][0]
@@ -29,7 +29,7 @@ def test_sampling_changes_reach_replicas_without_replacing_them() -> None:
 
 
 def test_replica_has_room_for_its_slots_its_queue_and_health_checks() -> None:
-    """Serve admits what the replica itself would hold, and a little more."""
+    """Serve admits more concurrent requests to a replica than the replica has slots and queue places."""
     replica = ReplicaConfig(engine=EngineSpec(slots=3), max_waiting=5)
     deployment = deploy_schema(ServingConfig(replica=replica))["applications"][0]["deployments"][0]
     assert deployment["max_ongoing_requests"] > 8
@@ -45,7 +45,7 @@ def test_wrong_definitions_are_refused(wrong: dict[str, object]) -> None:
 
 
 def test_queue_overflows_of_serve_itself_carry_retry_after() -> None:
-    """What Serve refuses before a replica sees it asks for patience like the replica does."""
+    """The 503 that Serve itself sends when its queue is full has `Retry-After`."""
     deployment = deploy_schema(ServingConfig())["applications"][0]["deployments"][0]
     assert deployment["backpressure_config"]["status_code"] == 503
     assert deployment["backpressure_config"]["retry_after_s"] > 0

@@ -1,4 +1,4 @@
-"""Accounts share a replica: one that floods it keeps nobody out."""
+"""A replica shared by accounts: one that floods it does not exclude the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mongars.engines.embedder import Embeddings
 
 GENERATION = 10.0
-"""Seconds of one choice."""
+"""Seconds that one choice takes."""
 SLOTS = 4
 
 
@@ -40,7 +40,7 @@ def ask(scope: str, *, n: int = 1, weight: float = 1.0) -> GenerationRequest:
 
 
 class World:
-    """A replica whose choices take ten seconds each, on a clock of the test's."""
+    """A replica whose choices take ten seconds each, by a manual clock."""
 
     def __init__(self, **config: int) -> None:
         self.clock = ManualClock()
@@ -86,7 +86,7 @@ async def flooded(requests: int, **config: int) -> AsyncIterator[tuple[World, as
 
 
 async def test_another_account_is_answered_within_one_generation_more() -> None:
-    """Fourteen requests of eight choices run; five questions of another user all get an answer."""
+    """While account A floods the replica, each of five requests of B is answered within 21 s (two generations)."""
     async with flooded(14) as (world, group):
         assert world.engine.busy == SLOTS
         for number in range(5):
@@ -95,7 +95,7 @@ async def test_another_account_is_answered_within_one_generation_more() -> None:
             while not question.done():
                 await world.pass_time(1)
                 assert world.clock.monotonic() - asked <= 2 * GENERATION + 1
-            if number:  # a slot is kept for an account that was here a moment ago
+            if number:  # a slot is reserved for an account after its request
                 assert world.clock.monotonic() - asked <= GENERATION + 1
         assert world.done.count("B") == 5
         assert world.refused == []
@@ -104,7 +104,7 @@ async def test_another_account_is_answered_within_one_generation_more() -> None:
 
 
 async def test_a_full_queue_refuses_the_account_that_filled_it() -> None:
-    """The other one gets a place, the flood's newest request 503 with `Retry-After`."""
+    """If the queue is full, a request of another account is queued, and the flood's newest is refused with 503."""
     async with flooded(60, max_waiting=2) as (world, group):
         before = len(world.refused)
         assert world.refused == ["A"] * before
@@ -117,7 +117,7 @@ async def test_a_full_queue_refuses_the_account_that_filled_it() -> None:
 
 
 async def test_weight_reaches_the_replica_and_counts_there() -> None:
-    """The API sends the weight of an account; of five slots of time a weight of four gets four."""
+    """The weight of an account reaches the replica; while both wait, weight 4 gets three of the four slots."""
     body = request_body(ask("B"), stream=True, cache_salt="b", weight=4)
     heavy = GenerateRequest.model_validate(body).to_generation(request_id="req-2")
     assert (heavy.share.scope, heavy.share.weight) == ("b", 4)
@@ -137,7 +137,7 @@ async def test_weight_reaches_the_replica_and_counts_there() -> None:
 
 
 class SlowEmbedder(FakeEmbedder):
-    """Takes ten seconds for each request, on the clock of the test."""
+    """An embedder that takes ten seconds for each request, by the manual clock."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class SlowEmbedder(FakeEmbedder):
 
 
 async def test_a_flood_of_embeddings_lets_another_account_in() -> None:
-    """Eight requests of A wait when B's arrives: it is served after the one under way."""
+    """An embedding request of B is served next after the running one, before eight waiting requests of A."""
     clock = ManualClock()
     replica = Replica(
         {"general": FakeEngine(FakePlan(), clock=clock)},

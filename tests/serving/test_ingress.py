@@ -1,4 +1,4 @@
-"""The replica's HTTP face, over real sockets, with the deterministic engine."""
+"""The replica's HTTP interface, over real sockets, with the fake engine."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def events_of(response: aiohttp.ClientResponse) -> list[ServerEvent]:
 
 
 async def test_whole_answer_has_the_published_fields() -> None:
-    """A JSON answer carries text, adapter, usage and origin under the published names."""
+    """A JSON answer has text, adapter, usage and replica under the published names."""
     async with served(FakePlan()) as it, it.post({"prompt": "good morning"}) as response:
         body = await response.json()
         assert response.status == 200
@@ -77,7 +77,7 @@ async def test_whole_answer_has_the_published_fields() -> None:
 
 
 async def test_stream_is_meta_then_chunks_then_done_with_the_same_text() -> None:
-    """A stream starts with who answers, ends with `[DONE]`, and its text equals the whole answer."""
+    """A stream starts with `meta`, ends with `[DONE]`, and has the text and usage of the answer in one piece."""
     async with served(FakePlan()) as it:
         async with it.post({"prompt": "good morning"}) as response:
             whole = await response.json()
@@ -149,7 +149,7 @@ async def test_stream_is_meta_then_chunks_then_done_with_the_same_text() -> None
 async def test_bad_input_gets_a_status_and_a_reason(
     body: bytes, status: int, code: str, says: str
 ) -> None:
-    """Every kind of bad input is answered with a real status and a body that names the fault."""
+    """Each kind of bad request gets its HTTP status and a body that names the mistake."""
     async with (
         served(FakePlan()) as it,
         it.http.post(it.url + "/generate", data=body) as response,
@@ -178,7 +178,7 @@ async def test_bad_input_gets_a_status_and_a_reason(
 async def test_a_pinned_adapter_is_served_or_refused(
     adapter: dict[str, str | None], status: int
 ) -> None:
-    """The earlier client's registry entry gets the served model; a pin of another adapter gets 404."""
+    """A registry entry, as the earlier client sends it, gets the served model; a pin of another adapter gets 404."""
     async with (
         served(FakePlan()) as it,
         it.post({"prompt": "good morning", "adapter": adapter}) as response,
@@ -202,14 +202,14 @@ async def test_a_pinned_adapter_is_served_or_refused(
     ],
 )
 async def test_the_parameter_at_fault_is_named(fields: dict[str, object], param: str) -> None:
-    """In a field of its own, beside the words."""
+    """The error has the name of the wrong parameter in `param`."""
     async with served(FakePlan()) as it, it.post({"prompt": "x"} | fields) as response:
         assert response.status == 400
         assert (await response.json())["param"] == param
 
 
 async def test_unreadable_deadline_header_is_named() -> None:
-    """A deadline that is no number is the caller's error, not silently ignored."""
+    """A timeout header that is no number is refused with 400."""
     async with (
         served(FakePlan()) as it,
         it.post({"prompt": "x"}, headers={"X-Request-Timeout-Ms": "soon"}) as response,
@@ -219,7 +219,7 @@ async def test_unreadable_deadline_header_is_named() -> None:
 
 
 async def test_cut_stream_ends_with_an_error_event_and_no_done() -> None:
-    """When the engine breaks off, the stream says so and never looks complete."""
+    """If the engine breaks off, the stream ends with an error event and without `[DONE]`."""
     async with (
         served(FakePlan(cut_after_tokens=2)) as it,
         it.post({"prompt": "good morning", "stream": True}) as response,
@@ -231,7 +231,7 @@ async def test_cut_stream_ends_with_an_error_event_and_no_done() -> None:
 
 
 async def test_cut_whole_answer_is_an_error_not_a_short_answer() -> None:
-    """Without streaming a cut answer is a 500 with no content."""
+    """Without streaming, an answer that breaks off is a 500 without content."""
     async with (
         served(FakePlan(cut_after_tokens=2)) as it,
         it.post({"prompt": "good morning"}) as response,
@@ -241,7 +241,7 @@ async def test_cut_whole_answer_is_an_error_not_a_short_answer() -> None:
 
 
 async def test_full_queue_is_refused_with_retry_after() -> None:
-    """Beyond slots and queue the answer is 503 with `Retry-After`, at once; the others finish."""
+    """If slots and queue are full, a request is refused with 503 and `Retry-After`; the others are answered."""
     plan = FakePlan(slots=1, token_delay=0.03)
     async with served(plan, max_waiting=1) as it:
 
@@ -257,7 +257,7 @@ async def test_full_queue_is_refused_with_retry_after() -> None:
 
 
 async def test_deadline_shorter_than_the_queue_is_refused_on_arrival() -> None:
-    """Once it is known how long answers take, a request that cannot start in time is told so."""
+    """A request whose timeout is shorter than the expected wait in the queue is refused on arrival."""
     async with served(FakePlan(slots=1, token_delay=0.05)) as it:
         hurry = {"X-Request-Timeout-Ms": "50"}
         await _read(it, {"prompt": "how long answers take is learnt"})
@@ -271,7 +271,7 @@ async def test_deadline_shorter_than_the_queue_is_refused_on_arrival() -> None:
 
 
 async def test_deadline_that_passes_while_answering_ends_the_stream_with_an_error() -> None:
-    """An answer that runs past its deadline ends with an error event."""
+    """A stream that runs past the request's deadline ends with an error event."""
     async with (
         served(FakePlan(token_delay=0.05)) as it,
         it.post(
@@ -289,7 +289,7 @@ async def test_deadline_that_passes_while_answering_ends_the_stream_with_an_erro
     ids=["before-first-token", "mid-answer"],
 )
 async def test_client_that_leaves_frees_the_slot(plan: FakePlan, stream: bool) -> None:
-    """A disconnect stops the work within 0.2 s, in every phase, streamed or not."""
+    """If the client disconnects, the engine stops within 0.2 s, before the first token and after, streamed or not."""
     body = {"prompt": "a b c d e f", "stream": stream}
     async with served(plan) as it, impatient(lambda: _read(it, body)) as client:
         await eventually(lambda: it.engine.busy == 1)
@@ -299,7 +299,7 @@ async def test_client_that_leaves_frees_the_slot(plan: FakePlan, stream: bool) -
 
 
 async def test_client_that_leaves_the_queue_is_forgotten() -> None:
-    """A disconnect while waiting for a slot leaves the queue."""
+    """A request whose client disconnects while it waits for a slot leaves the queue within 0.2 s."""
     body = {"prompt": "a b c", "stream": True}
     plan = FakePlan(slots=1, token_delay=0.2)
     async with served(plan) as it, impatient(lambda: _read(it, body)):
@@ -316,7 +316,7 @@ async def _read(it: Served, body: object) -> None:
 
 
 async def test_readiness_tells_the_engines_state() -> None:
-    """`/readyz` is 200 only while a question would be answered; `/healthz` always answers."""
+    """`/readyz` is 200 only while the engine can answer; `/healthz` always answers with the engine's state."""
     async with served(FakePlan()) as it:
         async with it.http.get(it.url + "/readyz") as response:
             assert response.status == 200
@@ -332,7 +332,7 @@ async def test_readiness_tells_the_engines_state() -> None:
 
 
 async def test_new_defaults_apply_to_running_replicas() -> None:
-    """A changed sampling default reaches the next request without a restart."""
+    """A changed sampling default applies to the next request, without a restart."""
     async with served(FakePlan()) as it:
         it.replica.use_defaults(SamplingDefaults(max_tokens=2))
         async with it.post({"prompt": "a b c d"}) as response:
@@ -342,7 +342,7 @@ async def test_new_defaults_apply_to_running_replicas() -> None:
 
 
 async def test_the_token_is_required_where_one_is_set() -> None:
-    """With a token configured, only its holders are answered; health stays open."""
+    """If a token is configured, requests need it; `/readyz` does not."""
     token = "a-token-of-some-length"
     digest = hashlib.sha256(token.encode()).hexdigest()
     async with served(FakePlan(), token_sha256=digest) as it:
@@ -358,7 +358,7 @@ async def test_the_token_is_required_where_one_is_set() -> None:
 
 
 async def test_compressed_bodies_are_refused_by_name() -> None:
-    """A gzip body is 415 that says what is read."""
+    """A gzip body is refused with 415 and a message that says which encoding is accepted."""
     async with served(FakePlan()) as it:
         for path in ("/generate", "/v1/embeddings"):
             async with it.http.post(
@@ -372,14 +372,14 @@ async def test_compressed_bodies_are_refused_by_name() -> None:
     "plan", [FakePlan(first_token_delay=5), FakePlan(token_delay=0.15)], ids=["no-token", "cut"]
 )
 async def test_a_late_whole_answer_is_504(plan: FakePlan) -> None:
-    """An answer in one piece that the deadline cuts is late, not broken."""
+    """An answer in one piece that passes the deadline gets 504."""
     headers = {"X-Request-Timeout-Ms": "250"}
     async with served(plan) as it, it.post({"prompt": "Hi"}, headers=headers) as response:
         assert response.status == 504
 
 
 async def test_head_health_and_allow() -> None:
-    """Monitors reach a replica by `/health` and HEAD; 405 says what a path can do."""
+    """`/health`, `/healthz`, `/readyz` and `/v1/models` answer HEAD; a wrong method gets 405 with `Allow`."""
     async with served(FakePlan()) as it:
         for path in ("/health", "/healthz", "/readyz", "/v1/models"):
             async with it.http.head(it.url + path) as response:

@@ -1,4 +1,4 @@
-"""Pieces of answers: at once for one, gathered for several; never lost, never late at the end."""
+"""Pieces of streamed answers: sent at once for one answer, gathered for several, and never lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """Blocks that a test hands out."""
+    """Blocks of an answer, which the test supplies one by one."""
 
     def __init__(self) -> None:
         self._given: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
@@ -37,7 +37,7 @@ class Source:
 
 
 class Reader:
-    """Somebody who takes an answer's pieces as they come."""
+    """A client that collects the pieces of an answer."""
 
     def __init__(self) -> None:
         self.source = Source()
@@ -57,7 +57,7 @@ class Reader:
 
 
 class Answers:
-    """Answers of one replica, each with its source and its reader."""
+    """The answers of one replica, each with its source and its reader."""
 
     def __init__(self, clock: ManualClock, *, longest: float = 0.2) -> None:
         self.clock = clock
@@ -82,6 +82,7 @@ class Answers:
 
 
 async def test_a_single_answer_is_passed_on_as_it_comes() -> None:
+    """A single answer is passed on piece by piece, without waiting."""
     async with Answers(ManualClock()) as answers:
         source, reader = await answers.open()
         for count in (1, 2, 3):
@@ -95,13 +96,14 @@ async def test_a_single_answer_is_passed_on_as_it_comes() -> None:
 
 
 async def test_several_answers_are_gathered_and_go_out_together() -> None:
+    """Pieces of several answers are gathered and sent together, except the first of each."""
     async with Answers(ManualClock()) as answers:
         opened = [await answers.open() for _ in range(3)]
         for source, _ in opened:
             source.give(b"a")
         await answers.clock.advance(0)
         assert [reader.pieces for _, reader in opened] == [[b"a"]] * 3, "the first never waits"
-        await answers.clock.advance(0.03)  # the pace of the first two; from now on that of three
+        await answers.clock.advance(0.03)  # the interval of two answers; the next is of three
         for source, _ in opened:
             source.give(b"b", b"c")
         await answers.clock.advance(0.059)
@@ -111,6 +113,7 @@ async def test_several_answers_are_gathered_and_go_out_together() -> None:
 
 
 async def test_the_end_does_not_wait() -> None:
+    """The last piece and the end of an answer are sent at once."""
     async with Answers(ManualClock()) as answers:
         await answers.open(answers=20)
         source, reader = await answers.open()
@@ -123,6 +126,7 @@ async def test_the_end_does_not_wait() -> None:
 
 
 async def test_a_failure_comes_after_all_that_was_written() -> None:
+    """A failure is raised after all pieces that were written before."""
     async with Answers(ManualClock()) as answers:
         await answers.open()
         source, reader = await answers.open()
@@ -133,6 +137,7 @@ async def test_a_failure_comes_after_all_that_was_written() -> None:
 
 
 async def test_no_token_waits_longer_than_the_bound() -> None:
+    """A piece waits at most `longest` seconds."""
     async with Answers(ManualClock(), longest=0.2) as answers:
         source, reader = await answers.open(answers=100)
         source.give(b"a")
@@ -143,6 +148,7 @@ async def test_no_token_waits_longer_than_the_bound() -> None:
 
 
 async def test_the_last_answer_left_is_passed_on_at_once_again() -> None:
+    """When only one answer is left, its pieces are passed on at once again."""
     async with Answers(ManualClock()) as answers:
         source, reader = await answers.open()
         other, _ = await answers.open()
@@ -157,6 +163,7 @@ async def test_the_last_answer_left_is_passed_on_at_once_again() -> None:
 
 
 async def test_zero_switches_it_off() -> None:
+    """With `longest=0` pieces are passed on at once."""
     async with Answers(ManualClock(), longest=0) as answers:
         opened = [await answers.open() for _ in range(4)]
         for source, _ in opened:
@@ -170,6 +177,7 @@ async def test_zero_switches_it_off() -> None:
 
 @pytest.mark.parametrize("gone", ["before the first piece", "in the middle"])
 async def test_leaving_stops_the_reading(gone: str) -> None:
+    """If the reader leaves, the source is closed."""
     clock, source = ManualClock(), Source()
     pacing = Pacing(clock, longest=0.2)
     async with pacing.gather(source.blocks()) as gathered:
@@ -182,7 +190,7 @@ async def test_leaving_stops_the_reading(gone: str) -> None:
 
 
 async def test_what_was_read_is_available_after_an_interruption() -> None:
-    """A deadline that passes between two pieces costs none of the tokens before it."""
+    """After an interruption, `rest` returns the pieces that were read but not sent."""
     clock, source = ManualClock(), Source()
     async with Pacing(clock, longest=0.2).gather(source.blocks(), answers=9) as gathered:
         source.give(b"a")
@@ -193,6 +201,8 @@ async def test_what_was_read_is_available_after_an_interruption() -> None:
 
 
 async def test_an_engine_that_is_cancelled_does_not_look_complete() -> None:
+    """An engine whose task is cancelled raises `CancelledError`; its answer does not look complete."""
+
     async def blocks() -> AsyncIterator[bytes]:
         yield b"a"
         raise asyncio.CancelledError
@@ -204,6 +214,7 @@ async def test_an_engine_that_is_cancelled_does_not_look_complete() -> None:
 
 
 async def test_a_caller_who_does_not_read_holds_the_engine_back() -> None:
+    """If the client does not read, at most about `MOST_HELD` bytes are read from the engine."""
     clock, block, read = ManualClock(), b"x" * 1000, []
 
     async def blocks() -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""Which requests share work on their prompts: at the replica's own door, and through the client."""
+"""Which requests may share cached prompts, on the replica and through the client."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def engine_of(base_model: Path, config: ReplicaConfig) -> Engine:
 
 @asynccontextmanager
 async def replica_of(base_model: Path, **options: object) -> AsyncIterator[str]:
-    """The address of a replica with the real model, as an operator configures it."""
+    """The address of a replica with the real model and these options."""
     config = ReplicaConfig(**options)
     engines = {"general": engine_of(base_model, config)}
     replica = Replica(engines, config, clock=CLOCK, replica_id="r1")
@@ -59,7 +59,7 @@ async def cached(url: str, text: str, **fields: object) -> int:
 
 
 async def test_prompts_are_reused_for_the_same_salt_only(base_model: Path) -> None:
-    """No salt is no account: neither a session's name nor the same text makes it one."""
+    """A cached prompt is reused only by requests with the same `cache_salt`; requests without one reuse none."""
     async with replica_of(base_model) as url:
         assert await cached(url, SECRET, cache_salt="a", session_id="s") == 0
         assert await cached(url, SECRET, cache_salt="b", session_id="s") == 0
@@ -70,7 +70,7 @@ async def test_prompts_are_reused_for_the_same_salt_only(base_model: Path) -> No
 
 
 async def test_operator_may_let_all_callers_share(base_model: Path) -> None:
-    """`prompt_cache_scope: shared` reaches the engine of the replica."""
+    """With `prompt_cache_scope: shared`, all requests reuse each other's prompts."""
     async with replica_of(base_model, prompt_cache_scope="shared") as url:
         await cached(url, SECRET, cache_salt="a")
         assert await cached(url, SECRET) > 20
@@ -87,7 +87,7 @@ async def asked(llm: LLMIntegration, scope: str | None) -> int:
 
 @pytest.mark.parametrize("through", ["replica", "embedded"])
 async def test_accounts_read_nothing_of_each_other(base_model: Path, through: str) -> None:
-    """An exact guess counts no token that another account sent; one's own second question does."""
+    """No token of a prompt is reused for another account; the account's own second request reuses it."""
     async with replica_of(base_model) as url:
         ray = through == "replica"
         config = InferenceConfig(endpoints=(url,) if ray else (), use_ray=ray, timeout=30)

@@ -1,4 +1,4 @@
-"""Refusals: at once while they are few, later in a storm, never much later."""
+"""Refusals (503): sent at once while they are few, delayed while they are many, never by more than a bound."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOLERANCE = 1e-9
 
 
 async def told(clock: ManualClock, refusals: Refusals, count: int) -> list[float]:
-    """When each of so many simultaneous refusals was told, in seconds from now."""
+    """The delays of `count` simultaneous refusals, in seconds."""
     began, moments = clock.monotonic(), list[float]()
 
     async def one() -> None:
@@ -27,11 +27,13 @@ async def told(clock: ManualClock, refusals: Refusals, count: int) -> list[float
 
 
 async def test_a_few_refusals_are_sent_at_once() -> None:
+    """`BURST` refusals are sent without a delay."""
     clock = ManualClock()
     assert max(await told(clock, Refusals(clock), BURST)) < TOLERANCE
 
 
 async def test_many_refusals_are_sent_one_after_the_other_and_none_waits_long() -> None:
+    """Many refusals are sent one by one, `PER_SECOND`, and none waits longer than `LONGEST` seconds."""
     clock = ManualClock()
     moments = await told(clock, Refusals(clock), 200)
     in_turn = [moment for moment in moments if TOLERANCE < moment < LONGEST - TOLERANCE]
@@ -41,6 +43,7 @@ async def test_many_refusals_are_sent_one_after_the_other_and_none_waits_long() 
 
 
 async def test_after_the_storm_it_is_as_before() -> None:
+    """After many refusals and a pause, refusals are sent at once again."""
     clock = ManualClock()
     refusals = Refusals(clock)
     await told(clock, refusals, 200)
@@ -49,7 +52,7 @@ async def test_after_the_storm_it_is_as_before() -> None:
 
 
 async def test_callers_who_come_back_at_once_are_slowed_down() -> None:
-    """70 of them, for a minute: without the wait they would ask as fast as they can."""
+    """70 clients that send again at once are slowed down by the delay of their refusals."""
     clock = ManualClock()
     refusals, asked = Refusals(clock), 0
 

@@ -1,4 +1,4 @@
-"""What a replica serves beside the general model: code, several answers, vectors."""
+"""A replica's other functions: a coding model, several choices, embeddings and response formats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLOCK = SystemClock()
 
 
 class Coder(FakeEngine):
-    """A second model, told apart by its name."""
+    """A second fake engine, whose model is named `coder`."""
 
     @property
     def origin(self) -> Any:
@@ -81,7 +81,7 @@ async def replica(*, embedding: bool = True, **limits: object) -> AsyncIterator[
 async def test_task_type_chooses_the_model_and_the_answer_names_it(
     task_type: str, model: str
 ) -> None:
-    """Tasks about code go to the coding model, whatever the case; everything else does not."""
+    """Requests with a task type for code go to the coding model, whatever the case; all others to the general model."""
     async with replica() as it:
         status, body = await it.json("/generate", {"prompt": "hello", "task_type": task_type})
     assert status == 200
@@ -89,7 +89,7 @@ async def test_task_type_chooses_the_model_and_the_answer_names_it(
 
 
 async def test_several_answers_are_joined_listed_and_counted() -> None:
-    """`n` answers: text joined by a blank line, each listed, tokens told per answer."""
+    """With `n: 2` the text has both choices, separated by a blank line; each is also listed, with its tokens."""
     async with replica() as it:
         status, body = await it.json("/generate", {"prompt": "good day", "n": 2})
     assert status == 200
@@ -102,7 +102,7 @@ async def test_several_answers_are_joined_listed_and_counted() -> None:
 
 
 async def test_several_answers_are_streamed_side_by_side() -> None:
-    """Streamed, the chunks of the answers carry their index, and `[DONE]` comes once."""
+    """In a stream of several choices each chunk has the choice's index, and `[DONE]` occurs once."""
     async with replica() as it:
         _, data = await it.post("/generate", {"prompt": "good day", "n": 3, "stream": True})
     events = EventSplitter().feed(data)
@@ -115,7 +115,7 @@ async def test_several_answers_are_streamed_side_by_side() -> None:
 
 @pytest.mark.parametrize("n", [0, 129, "x"])
 async def test_impossible_numbers_of_answers_are_refused(n: object) -> None:
-    """`n` out of range is the caller's error, named."""
+    """An `n` out of range is refused with 400 and its name."""
     async with replica() as it:
         status, body = await it.json("/generate", {"prompt": "x", "n": n})
     assert (status, body["error"]) == (400, "invalid_request")
@@ -123,7 +123,7 @@ async def test_impossible_numbers_of_answers_are_refused(n: object) -> None:
 
 
 async def test_vectors_come_in_order_in_both_encodings() -> None:
-    """Base64, the default of OpenAI's client, holds the same numbers as the list."""
+    """Embeddings are in the order of the texts, and base64 has the same numbers as the list."""
     texts = ["good morning", "bad weather", "good morning"]
     async with replica() as it:
         _, plain = await it.json("/v1/embeddings", {"input": texts, "model": "fake-embedding"})
@@ -162,7 +162,7 @@ async def test_vectors_come_in_order_in_both_encodings() -> None:
 async def test_bad_embedding_requests_say_what_is_wrong(
     body: dict[str, Any], status: int, code: str, says: str
 ) -> None:
-    """Each kind of bad input: a real status, OpenAI's body, the reason."""
+    """Each kind of bad embedding request gets its status and OpenAI's error body with the reason."""
     async with replica() as it:
         found, answer = await it.json("/v1/embeddings", {"model": "fake-embedding", **body})
     assert (found, answer["error"]["code"]) == (status, code)
@@ -170,7 +170,7 @@ async def test_bad_embedding_requests_say_what_is_wrong(
 
 
 async def test_as_many_texts_as_openai_reads_are_read_at_once() -> None:
-    """2,048 texts in one request: a vector each, in their order; null fields count as left out."""
+    """2,048 texts in one request get 2,048 vectors in order; null fields count as left out."""
     texts = [f"text {index}" for index in range(2048)]
     body = {"input": texts, "model": "fake-embedding", "dimensions": None, "encoding_format": None}
     async with replica() as it:
@@ -180,7 +180,7 @@ async def test_as_many_texts_as_openai_reads_are_read_at_once() -> None:
 
 
 async def test_without_an_embedding_model_the_route_is_404() -> None:
-    """404 naming the setting, not an error of the machine."""
+    """Without an embedding model, `/v1/embeddings` is 404 and names the setting."""
     async with replica(embedding=False) as it:
         status, answer = await it.json("/v1/embeddings", {"input": "a", "model": "fake-embedding"})
     assert status == 404
@@ -188,7 +188,7 @@ async def test_without_an_embedding_model_the_route_is_404() -> None:
 
 
 async def test_models_are_listed_and_every_route_requires_the_token() -> None:
-    """The list names each model once; without the token neither door opens."""
+    """`/v1/models` lists each model once; it and `/v1/embeddings` are 401 without the token."""
     async with replica() as it, it.http.get(it.url + "/v1/models") as response:
         names = [entry["id"] for entry in (await response.json())["data"]]
     assert names == ["fake", "coder", "fake-embedding"]
@@ -255,7 +255,7 @@ def nested_lists(levels: int, items: int) -> dict[str, Any]:
 async def test_response_formats_no_engine_could_keep_are_refused(
     wanted: dict[str, Any], says: str
 ) -> None:
-    """A promise of shape that engines would silently break is refused at the border."""
+    """A response format that no engine can enforce is refused with 400 and the reason."""
     async with replica() as it:
         status, body = await it.json("/generate", {"prompt": "x", "response_format": wanted})
     assert status == 400
@@ -272,7 +272,7 @@ async def test_response_formats_no_engine_could_keep_are_refused(
     ],
 )
 async def test_ordinary_patterns_pass(pattern: str, text: str) -> None:
-    """What forms ask for is far below the limits."""
+    """Ordinary patterns, such as of dates and phone numbers, are within the limits."""
     async with replica() as it:
         status, body = await it.json(
             "/generate", {"prompt": f'"{text}"', "response_format": patterned(pattern)}
@@ -297,7 +297,7 @@ async def test_ordinary_patterns_pass(pattern: str, text: str) -> None:
     ],
 )
 async def test_the_documented_limits_are_allowed(schema: dict[str, Any], text: str) -> None:
-    """The largest schema the guide allows is answered."""
+    """The largest schemas that the guide allows are answered."""
     form = {"type": "json_schema", "json_schema": {"schema": schema}}
     async with replica() as it:
         status, body = await it.json("/generate", {"prompt": text, "response_format": form})
@@ -306,7 +306,7 @@ async def test_the_documented_limits_are_allowed(schema: dict[str, Any], text: s
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_more_answers_than_slots_are_drawn_in_turn(stream: bool) -> None:
-    """`n` of 128 on a replica of a few slots and a short queue: every answer comes, in its place."""
+    """With `n: 128` on a replica with few slots and a short queue, all choices are generated."""
     async with replica(max_waiting=1) as it:
         _, data = await it.post("/generate", {"prompt": "good day", "n": 128, "stream": stream})
     if not stream:
@@ -320,7 +320,7 @@ async def test_more_answers_than_slots_are_drawn_in_turn(stream: bool) -> None:
 
 
 async def test_chat_model_makes_no_vectors() -> None:
-    """Vectors of different models never pass for one another."""
+    """The chat model is refused for embeddings with 404, and the error names the embedding model."""
     async with replica() as it:
         status, answer = await it.json("/v1/embeddings", {"input": "a", "model": "fake"})
     assert status == 404
@@ -328,7 +328,7 @@ async def test_chat_model_makes_no_vectors() -> None:
 
 
 async def test_whole_answers_hold_their_log_probabilities() -> None:
-    """Asked for, they come whole as well as streamed."""
+    """With `logprobs`, an answer in one piece has the log-probabilities of its tokens; without, it has none."""
     async with replica() as it:
         _, body = await it.json("/generate", {"prompt": "x", "logprobs": True})
         _, without = await it.json("/generate", {"prompt": "x"})

@@ -1,4 +1,4 @@
-"""A finished answer that violates the schema asked for is an error, whatever engine gave it."""
+"""A finished answer that violates the requested schema is an error, whichever engine wrote it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LISTED = {
 
 
 class Careless(FakeEngine):
-    """Knows nothing of schemas, and repeats the last message."""
+    """A fake engine that ignores schemas and repeats the last message."""
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -50,7 +50,7 @@ class Careless(FakeEngine):
 
 
 MUTE = tuple((index, -100.0) for index in range(3))
-"""Of the fake engine's words, all but the repeated message."""
+"""A bias that suppresses the fake engine's own words, so that only the repeated message is left."""
 
 
 async def answered(prompt: str, **more: object) -> tuple[int, bytes]:
@@ -67,7 +67,7 @@ async def answered(prompt: str, **more: object) -> tuple[int, bytes]:
 
 
 async def test_a_valid_text_is_an_answer() -> None:
-    """What follows the schema arrives, whole and streamed."""
+    """A text that follows the schema is returned, in one piece and streamed."""
     status, data = await answered("[1, 2]")
     assert (status, orjson.loads(data)["content"]) == (200, "[1, 2]")
     _, stream = await answered("[1, 2]", stream=True)
@@ -77,14 +77,14 @@ async def test_a_valid_text_is_an_answer() -> None:
 @pytest.mark.parametrize("more", [{}, {"n": 2}], ids=["one", "several"])
 @pytest.mark.parametrize("text", ["[1, 3]", "[1, 2] ok", "sorry"])
 async def test_a_violation_is_an_error(text: str, more: dict[str, Any]) -> None:
-    """Never 200: the caller would take it for what the schema promises."""
+    """A text that violates the schema gives 500, for one choice and for several."""
     status, data = await answered(text, **more)
     assert status == 500
     assert b"response_format" in data
 
 
 async def test_a_stream_that_violates_ends_with_an_error() -> None:
-    """The end of the stream says so; no `[DONE]` and no finish reason pass it for a whole answer."""
+    """A stream that violates the schema ends with an error event, without `[DONE]` and without a finish reason."""
     status, data = await answered("[1, 3]", stream=True)
     assert status == 200
     assert b"event: error" in data
@@ -93,7 +93,7 @@ async def test_a_stream_that_violates_ends_with_an_error() -> None:
 
 
 async def test_a_stop_text_that_cuts_the_answer_is_the_callers_mistake() -> None:
-    """400 naming `stop`: sending the same again would end the same way."""
+    """If a stop text cuts the JSON, the request is refused with 400 and the name `stop`."""
     status, data = await answered("[1, 2]", stop=[" 2"])
     assert status == 400
     assert orjson.loads(data)["detail"].startswith("stop:")
@@ -102,7 +102,7 @@ async def test_a_stop_text_that_cuts_the_answer_is_the_callers_mistake() -> None
 
 
 async def test_an_answer_cut_by_its_length_has_that_finish_reason() -> None:
-    """It is incomplete by the caller's own limit; its finish reason is no promise."""
+    """An answer that `max_tokens` cuts is returned with the finish reason `length`, though it violates the schema."""
     status, data = await answered("[1, 2]", max_tokens=1)
     assert status == 200
     assert orjson.loads(data)["finish_reason"] == "length"
@@ -110,7 +110,7 @@ async def test_an_answer_cut_by_its_length_has_that_finish_reason() -> None:
 
 @pytest.mark.parametrize(("text", "kept"), [("[1, 2]", True), ("[1, 3]", False)])
 async def test_ollama_is_held_to_it_too(text: str, kept: bool) -> None:
-    """The provider checks what the server wrote."""
+    """The Ollama provider checks the server's answer against the schema as well."""
     config_of = {"endpoints": (), "use_ray": False, "ollama_model": "fake"}
     async with FakeOllama(FaultyResponse(text=text)) as server:
         config = InferenceConfig(ollama_host=server.base, **config_of)

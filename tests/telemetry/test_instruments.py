@@ -1,4 +1,4 @@
-"""Counters, histograms and gauges are what their declaration says, on the page Prometheus scrapes."""
+"""Counters, histograms and gauges have their declared type on the page that Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def families(page: Instruments) -> dict[str, Any]:
 
 
 def test_gauge_goes_up_and_down_and_forgets_what_is_gone() -> None:
-    """A gauge shows the value at the scrape, as type gauge without `_total`, and no series that ended."""
+    """A gauge is exported as type gauge without `_total`, with its value at the scrape and without ended series."""
     depths = {"training": 3.0, "erasure": 1.0}
     with instruments(DEPTH) as made:
         made.gauge(DEPTH, lambda: [(v, {"queue": name}) for name, v in depths.items()])
@@ -57,7 +57,7 @@ def test_gauge_goes_up_and_down_and_forgets_what_is_gone() -> None:
 
 
 def test_every_metric_is_of_its_declared_kind() -> None:
-    """Each counter and histogram that has a value appears as what the reference says it is."""
+    """Each metric that has a value is exported with the type it is declared with."""
     with instruments() as made:
         for metric in METRICS:
             attributes = dict.fromkeys(metric.attributes, "x")
@@ -75,7 +75,7 @@ def test_every_metric_is_of_its_declared_kind() -> None:
 
 
 def test_an_undeclared_metric_is_refused() -> None:
-    """A metric that the generated reference does not list cannot be used, whatever its kind."""
+    """A metric that is undeclared, or declared with another kind, is refused with KeyError."""
     counter = Metric(name="toy.jobs", kind="counter", unit="{job}", description="Jobs.")
     with instruments() as made:
         with pytest.raises(KeyError):
@@ -89,5 +89,5 @@ def test_an_undeclared_metric_is_refused() -> None:
 
 
 def test_metric_names_are_unique() -> None:
-    """Two declarations never share a series."""
+    """No two metrics have the same name."""
     assert len({metric.name for metric in METRICS}) == len(METRICS)

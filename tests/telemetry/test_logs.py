@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each, whatever a peer has sent."""
+"""Each log line is one JSON object, whatever values the event has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mongars.telemetry.names import LOG_EVENTS
 def test_no_value_costs_the_answer_it_is_about(
     value: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A count beyond 64 bit or half a character is written somehow; nothing is raised."""
+    """A value that JSON or UTF-8 cannot hold is logged in some form, in a line of valid JSON; nothing is raised."""
     configure_logs()
     LogObserver().observe(Note(log=log_events.ANSWERED, values={"completion_tokens": value}))
     line = json.loads(capsys.readouterr().err)
@@ -29,7 +29,7 @@ def test_no_value_costs_the_answer_it_is_about(
 
 
 def test_events_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
-    """`MONGARS_LOG_LEVEL` holds for every event by its own level."""
+    """Events below the configured log level (`MONGARS_LOG_LEVEL`) are not written."""
     configure_logs(level="warning")
     LogObserver().observe(Note(log=log_events.ANSWERED))
     LogObserver().observe(Note(log=log_events.RAY_FALLBACK_LOCAL))
@@ -38,7 +38,7 @@ def test_events_below_the_level_are_not_written(capsys: pytest.CaptureFixture[st
 
 
 def test_every_log_event_is_in_the_reference() -> None:
-    """What the code can write is what `docs/reference/metrics.md` lists, each name once."""
+    """Every log event in the code is in the list that `docs/reference/metrics.md` is made from, each name once."""
     for module in pkgutil.walk_packages(mongars.__path__, "mongars."):
         if not module.name.endswith(("__main__", ".env")) and ".vllm" not in module.name:
             importlib.import_module(module.name)

@@ -1,6 +1,6 @@
-"""What `LLMIntegration` makes of each fault of its first choice, with a healthy second one.
+"""`LLMIntegration` with a fake replica that has a fault, and a healthy Ollama as fallback.
 
-The whole right answer or a clean error, in bounded time; and the next question is answered.
+Each request gets the whole right answer or an error, in bounded time, and the next request is answered.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class World(NamedTuple):
     stack: Stack
 
     async def ask(self, *, streamed: bool) -> Route:
-        """Check the answer, and return the way it came."""
+        """Send a question, check the whole answer, and return its route."""
         if streamed:
             accumulated = AnswerAccumulator()
             async with self.stack.integration.open(question()) as answer:
@@ -121,7 +121,7 @@ def name(fault: Fault) -> str:
     ids=name,
 )
 async def test_who_answers(fault: Fault, provider: str, patience: float, streamed: bool) -> None:
-    """Whoever can; the fault before the first token is never seen."""
+    """With each fault the whole answer comes within 15 s from the provider in the table; no request stays open."""
     async with world(patience=patience) as it:
         it.primary.always = fault
         began = CLOCK.monotonic()
@@ -148,7 +148,7 @@ async def test_who_answers(fault: Fault, provider: str, patience: float, streame
     ids=name,
 )
 async def test_a_cut_in_the_middle_is_mended(fault: Fault, streamed: bool) -> None:
-    """By the same endpoint or by the next provider: the text is the uncut one."""
+    """An answer that is cut is completed by the same endpoint or by the next provider, and equals the uncut answer."""
     async with world() as it:
         it.primary.always = fault
         await it.ask(streamed=streamed)
@@ -158,7 +158,7 @@ async def test_a_cut_in_the_middle_is_mended(fault: Fault, streamed: bool) -> No
 
 @both
 async def test_a_true_continuation_is_used(streamed: bool) -> None:
-    """Nothing that was delivered is asked for twice."""
+    """An endpoint that can continue its answer generates only the rest, and no other provider is used."""
     async with world() as it:
         it.primary.faults.extend((CUT, FaultyResponse(continues=True)))
         await it.ask(streamed=streamed)
@@ -168,7 +168,7 @@ async def test_a_true_continuation_is_used(streamed: bool) -> None:
 
 @both
 async def test_a_false_continuation_is_found_out(streamed: bool) -> None:
-    """Another adapter cannot go on in the middle of this one's answer."""
+    """A continuation that comes from another adapter is discarded, and the answer is started again."""
     async with world() as it:
         it.primary.faults.extend((CUT, FalseContinuation(text="Nonsense.")))
         it.primary.always = Status(code=500, error="inference_failed")
@@ -181,7 +181,7 @@ async def test_a_false_continuation_is_found_out(streamed: bool) -> None:
 async def test_bytes_of_one_answer_are_not_read_as_the_next(
     hold_open: bool, streamed: bool
 ) -> None:
-    """What came after the announced length is nobody's; at worst it costs that connection."""
+    """Bytes beyond the announced length are not read as the next answer; their connection is not used again."""
     async with world() as it:
         it.primary.faults.append(WrongLength(by=-20, hold_open=hold_open))
         routes = [await it.ask(streamed=streamed) for _ in range(3)]
@@ -192,12 +192,12 @@ async def test_bytes_of_one_answer_are_not_read_as_the_next(
 
 @both
 async def test_an_answer_nobody_asked_for_is_nobodys(streamed: bool) -> None:
-    """It is not read as the answer to the next request, which may be another person's."""
+    """A response without a request is not read as the answer to the next request, which may be another user's."""
     async with world() as it:
         it.primary.faults.append(StrayAnswer())
         for _ in range(3):
             assert (await it.ask(streamed=streamed)).provider == "ray_serve"
-            for _ in range(10):  # many small turns: whatever is under way arrives
+            for _ in range(10):  # many turns of the event loop, so that bytes in transit arrive
                 await CLOCK.sleep(0.03)
         first, second, third = (request.connection for request in it.primary.received)
         assert first != second == third
@@ -205,6 +205,7 @@ async def test_an_answer_nobody_asked_for_is_nobodys(streamed: bool) -> None:
 
 @both
 async def test_the_callers_own_mistake_in_disguise_is_told(streamed: bool) -> None:
+    """A request error that the replica sends with status 200 is raised as `CallerError`, without a fallback."""
     async with world() as it:
         it.primary.always = DisguisedError(error="invalid_request", detail="No such thing.")
         with pytest.raises(CallerError, match="No such thing"):
@@ -226,6 +227,7 @@ async def test_the_callers_own_mistake_in_disguise_is_told(streamed: bool) -> No
 async def test_an_endpoint_that_comes_and_goes_costs_no_answer(
     flapping: Fault, streamed: bool
 ) -> None:
+    """If an endpoint fails and recovers again and again, all 12 requests are answered, with few attempts."""
     async with world() as it:
         it.primary.always = flapping
         for _ in range(12):
@@ -236,7 +238,7 @@ async def test_an_endpoint_that_comes_and_goes_costs_no_answer(
 
 @both
 async def test_a_huge_event_does_not_fill_the_memory(streamed: bool) -> None:
-    """Of half a GiB, no more is read than an event may have; then the connection is closed."""
+    """Of an event of 512 MiB, the client reads no more than the limit for one event, then closes the connection."""
     async with world() as it:
         it.primary.always = HugeEvent(after=10, mib=512)
         tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Orders by HTTP: what other people's tests use."""
+"""The control API of the fake replica over HTTP, as tests of other projects use it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ EVERY_KIND: tuple[Fault, ...] = (
 
 
 class Remote:
-    """A client of the control plane, as somebody else would write it."""
+    """An HTTP client of the fake replica and of its control API."""
 
     def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
         self.session = session
@@ -80,7 +80,7 @@ async def remote() -> AsyncIterator[Remote]:
 
 @pytest.mark.parametrize("fault", EVERY_KIND, ids=lambda fault: fault.kind)
 async def test_every_fault_can_be_ordered_and_is_shown_as_ordered(fault: Fault) -> None:
-    """What the state shows is what one would send."""
+    """Every fault can be set over HTTP, and the state shows each in the form in which it was sent."""
     told = described(fault)
     async with remote() as it:
         status, state = await it.order("PUT", "/control/always", told)
@@ -91,6 +91,7 @@ async def test_every_fault_can_be_ordered_and_is_shown_as_ordered(fault: Fault) 
 
 
 async def test_ordered_faults_are_met_in_order() -> None:
+    """Queued faults occur in the order in which they were sent, and then the permanent fault."""
     async with remote() as it:
         await it.order("PUT", "/control/always", {"kind": "status", "code": 500})
         await it.order("POST", "/control/faults", {"kind": "status", "code": 429})
@@ -99,6 +100,7 @@ async def test_ordered_faults_are_met_in_order() -> None:
 
 
 async def test_what_was_received_is_told_without_what_was_said() -> None:
+    """The state lists each received request with its fault and its outcome, but not its texts."""
     async with remote() as it:
         await it.ask(stream=True, task_type="coding")
         await it.order("POST", "/control/faults", {"kind": "reset"})
@@ -115,6 +117,7 @@ async def test_what_was_received_is_told_without_what_was_said() -> None:
 
 
 async def test_a_reset_forgets_everything() -> None:
+    """DELETE removes all faults and all recorded requests."""
     async with remote() as it:
         await it.order("PUT", "/control/always", {"kind": "status", "code": 500})
         await it.order("POST", "/control/faults", CUT)
@@ -141,6 +144,7 @@ async def test_a_reset_forgets_everything() -> None:
     ids=str,
 )
 async def test_a_mistake_is_named_and_changes_nothing(told: object, named: str) -> None:
+    """A wrong fault is refused with 422 and the name of the wrong field or value, and changes nothing."""
     async with remote() as it:
         for method, path, data in (
             ("PUT", "/control/always", told),
@@ -156,6 +160,7 @@ async def test_a_mistake_is_named_and_changes_nothing(told: object, named: str) 
 
 
 async def test_no_json_is_a_mistake_too() -> None:
+    """A body that is not JSON is refused with 422."""
     async with remote() as it:
         order = it.session.put(f"{it.base}/control/always", data=b"{")
         async with order as response:

@@ -1,3 +1,5 @@
+"""The fake replica: it speaks the replica's protocol, has faults in order, and can be restarted."""
+
 from __future__ import annotations
 
 import aiohttp
@@ -29,7 +31,7 @@ def test_what_we_send_is_what_the_protocol_reads() -> None:
 
 
 async def test_the_fake_speaks_the_protocol() -> None:
-    """A stream of meta, chunks, counts and `[DONE]`, read by nothing but the protocol's own code."""
+    """The fake replica streams meta, chunks, counts and `[DONE]`, and the production parsers read them."""
     async with FakeReplica() as replica:
         status, data = await post(replica)
     events = EventSplitter().feed(data)
@@ -44,14 +46,14 @@ async def test_the_fake_speaks_the_protocol() -> None:
 
 
 async def test_without_stream_it_answers_in_one_piece() -> None:
-    """`stream: false` gets the JSON form."""
+    """With `stream: false`, the fake replica answers with the text in one piece."""
     async with FakeReplica() as replica:
         _, data = await post(replica, stream=False)
     assert TEXT.encode() in data
 
 
 async def test_faults_are_taken_in_order_and_then_it_is_healthy() -> None:
-    """A queue of faults first, `always` afterwards."""
+    """Queued faults occur first and in order, then `always`, which is a healthy answer by default."""
     async with FakeReplica(Status(code=503, error="overloaded"), Reset()) as replica:
         status, data = await post(replica)
         assert (status, b'"error":"overloaded"' in data) == (503, True)
@@ -64,7 +66,7 @@ async def test_faults_are_taken_in_order_and_then_it_is_healthy() -> None:
 
 
 async def test_it_comes_back_on_the_same_port() -> None:
-    """Stop and start are a restart as clients see it."""
+    """A fake replica that is stopped and started again has the same port, like a restarted server."""
     async with FakeReplica() as replica:
         url = replica.url
         await replica.stop()

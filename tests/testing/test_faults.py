@@ -1,4 +1,4 @@
-"""Each fault as a client sees it who knows nothing of ours: by bytes, or by aiohttp."""
+"""Each fault of the fake replica as a client sees it, in raw bytes or through aiohttp."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def ask(replica: FakeReplica, **extra: Any) -> tuple[int, bytes]:
 async def raw(
     replica: FakeReplica, *, stream: bool = True, until: bytes | None = None
 ) -> list[bytes]:
-    """Everything that comes back on the connection, piece by piece; or up to those words."""
+    """The pieces of bytes that arrive on the connection, all of them or until they contain `until`."""
     parts = urlsplit(replica.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     body = orjson.dumps({"prompt": "Hi", "stream": stream})
@@ -91,7 +91,7 @@ def text_in(data: bytes) -> str:
 
 
 async def test_a_trickled_head_comes_byte_by_byte() -> None:
-    """The status line takes many reads; what follows is a healthy answer."""
+    """A trickled head arrives byte by byte, and a healthy answer follows."""
     async with FakeReplica(TrickledHead(byte_delay=0.002)) as replica:
         pieces = await raw(replica)
     head, _, body = b"".join(pieces).partition(b"\r\n\r\n")
@@ -101,6 +101,7 @@ async def test_a_trickled_head_comes_byte_by_byte() -> None:
 
 
 async def test_a_huge_event_is_one_event() -> None:
+    """A huge event is a single event of more than 2 MiB in an otherwise normal stream."""
     async with FakeReplica(HugeEvent(after=2, mib=2)) as replica:
         _, data = await ask(replica)
     events = sorted(data.split(b"\n\n"), key=len)
@@ -111,6 +112,7 @@ async def test_a_huge_event_is_one_event() -> None:
 
 
 async def test_a_huge_whole_answer() -> None:
+    """Without a stream, the huge event is a body with 2 MiB of text."""
     async with FakeReplica(HugeEvent(mib=2)) as replica:
         _, data = await ask(replica, stream=False)
     assert len(orjson.loads(data)["content"]) == 2 * 1024 * 1024
@@ -118,6 +120,7 @@ async def test_a_huge_whole_answer() -> None:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_more_is_announced_than_sent(stream: bool) -> None:
+    """If more bytes are announced than sent, the client sees an incomplete body."""
     async with FakeReplica(WrongLength(by=10)) as replica, response(replica, stream=stream) as got:
         with pytest.raises(aiohttp.ClientPayloadError):
             await got.read()
@@ -125,7 +128,7 @@ async def test_more_is_announced_than_sent(stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_less_is_announced_than_sent(stream: bool) -> None:
-    """The rest comes all the same, as nobody's."""
+    """If fewer bytes are announced than sent, the surplus follows on the same connection."""
     async with FakeReplica(WrongLength(by=-10)) as replica:
         data = b"".join(await raw(replica, stream=stream))
     head, _, body = data.partition(b"\r\n\r\n")
@@ -134,6 +137,7 @@ async def test_less_is_announced_than_sent(stream: bool) -> None:
 
 
 async def test_who_waits_for_the_rest_waits() -> None:
+    """If the connection stays open, a client that waits for the missing bytes waits until its own timeout."""
     fault = WrongLength(by=10, whole=True, hold_open=True)
     async with FakeReplica(fault) as replica, response(replica) as got:
         assert got.content_type == "application/json"
@@ -144,7 +148,7 @@ async def test_who_waits_for_the_rest_waits() -> None:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_a_stray_answer_follows_a_right_one(stream: bool) -> None:
-    """Each with a length of its own, on the same connection."""
+    """A stray answer is a second complete response on the same connection, after the right one."""
     async with FakeReplica(StrayAnswer(text="Not yours.")) as replica:
         pieces = await raw(replica, stream=stream, until=b"Not yours.")
     first, second = b"".join(pieces).split(b"HTTP/1.1 200 OK")[1:]
@@ -153,6 +157,7 @@ async def test_a_stray_answer_follows_a_right_one(stream: bool) -> None:
 
 
 async def test_a_slow_body_follows_a_quick_head() -> None:
+    """A slow body follows a head that is sent at once."""
     async with FakeReplica(SlowBody(seconds=0.5)) as replica:
         began = CLOCK.monotonic()
         async with response(replica) as got:
@@ -163,6 +168,7 @@ async def test_a_slow_body_follows_a_quick_head() -> None:
 
 
 async def test_an_error_in_disguise_is_a_200() -> None:
+    """A disguised error has status 200, an empty text and an `error`."""
     async with FakeReplica(DisguisedError(error="inference_failed", detail="no")) as replica:
         status, data = await ask(replica)
     told = orjson.loads(data)
@@ -171,12 +177,14 @@ async def test_an_error_in_disguise_is_a_200() -> None:
 
 
 async def test_silence_ends_with_a_reset() -> None:
+    """Silence for 0.05 s ends with a reset of the connection."""
     async with FakeReplica(Silence(seconds=0.05)) as replica:
         with pytest.raises(aiohttp.ClientConnectionError):
             await ask(replica)
 
 
 async def test_it_goes_up_and_down_by_its_clock() -> None:
+    """A flapping replica answers and fails in turn, for the given seconds of its clock."""
     clock = ManualClock()
     async with FakeReplica(clock=clock) as replica:
         replica.always = Flapping(up=3, down=2)
@@ -194,6 +202,7 @@ async def test_it_goes_up_and_down_by_its_clock() -> None:
 
 
 async def test_faults_in_turn_begin_again() -> None:
+    """Faults in turn begin again after the last one."""
     async with FakeReplica() as replica:
         replica.always = InTurn(faults=(Status(code=503), FaultyResponse(), Status(code=429)))
         found = [(await ask(replica, stream=False))[0] for _ in range(7)]
@@ -201,7 +210,7 @@ async def test_faults_in_turn_begin_again() -> None:
 
 
 async def test_turns_within_turns() -> None:
-    """The inner ones move on when the outer ones have gone round."""
+    """Nested faults in turn advance by one each time the outer list reaches them."""
     inner = InTurn(faults=(Status(code=500), Status(code=502)))
     async with FakeReplica() as replica:
         replica.always = InTurn(faults=(FaultyResponse(), inner))
@@ -210,6 +219,7 @@ async def test_turns_within_turns() -> None:
 
 
 async def test_a_continuation_is_refused_and_nothing_else() -> None:
+    """A continuation is refused with 400, and other requests are answered."""
     async with FakeReplica() as replica:
         replica.always = NoContinuation()
         assert text_in((await ask(replica))[1]) == TEXT
@@ -218,6 +228,7 @@ async def test_a_continuation_is_refused_and_nothing_else() -> None:
 
 
 async def test_a_false_continuation_claims_to_be_one() -> None:
+    """A false continuation has the header `x-continued`, but another adapter's version and text."""
     async with FakeReplica() as replica:
         replica.always = FalseContinuation(text="Not that.")
         assert text_in((await ask(replica))[1]) == TEXT
@@ -233,7 +244,7 @@ async def test_a_false_continuation_claims_to_be_one() -> None:
     ids=["its own", "in the middle of a token", "of another adapter"],
 )
 async def test_a_true_continuation_sends_the_rest(changed: dict[str, str], continued: bool) -> None:
-    """Only of its own words; else it begins anew and does not claim anything."""
+    """Only the replica's own answer is continued; otherwise a new answer starts, without `x-continued`."""
     async with FakeReplica() as replica:
         replica.always = FaultyResponse(continues=True)
         async with response(replica, continue_from={**BEGUN, **changed}) as got:
@@ -246,7 +257,7 @@ async def test_a_true_continuation_sends_the_rest(changed: dict[str, str], conti
     "fault", [Reset(), TrickledHead(byte_delay=0), WrongLength(by=0), HugeEvent(mib=1)], ids=repr
 )
 async def test_afterwards_the_fake_is_healthy(fault: Fault) -> None:
-    """A fault of one connection is not one of the server."""
+    """A fault affects one request only: the next one gets a healthy answer."""
     async with FakeReplica(fault) as replica:
         try:
             await ask(replica)
@@ -258,7 +269,7 @@ async def test_afterwards_the_fake_is_healthy(fault: Fault) -> None:
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b""])
 async def test_what_is_no_request_is_refused_and_costs_no_fault(body: bytes) -> None:
-    """As the real ingress does."""
+    """A body that is no request is refused with 400, as by the real ingress, and uses up no queued fault."""
     async with FakeReplica(Reset()) as replica, aiohttp.ClientSession() as session:
         async with session.post(replica.url, data=body) as got:
             assert (got.status, (await got.json())["error"]) == (400, "invalid_request")

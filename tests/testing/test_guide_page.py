@@ -1,4 +1,4 @@
-"""The page for people who test their own client: its commands work, its table is complete."""
+"""`docs/guide/testing-your-client.md`: its commands work, and its table has every fault."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROGRAM = [sys.executable, "-m", "mongars.testing.fake_replica"]
 
 @contextmanager
 def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """The program, from its first line on; at the end it is told to stop by Ctrl-C."""
+    """The started program, after its first line of output; at the end SIGINT (Ctrl-C) must stop it with status 0."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:  # noqa: S603
         try:
             assert program.stdout is not None
@@ -48,13 +48,13 @@ def typed(command: str) -> str:
 
 
 def states(said: str) -> list[dict[str, Any]]:
-    """Several JSON objects, one behind the other."""
+    """The JSON objects in the output `said`, where one follows the other."""
     return json.loads("[" + said.replace("}{", "},{") + "]")
 
 
 @pytest.mark.slow
 def test_the_commands_of_the_page() -> None:
-    """In order, in one session: run, ask, order, look, forget."""
+    """The page's commands work in order: start the replica, send a request, set faults, read the state, reset."""
     (port,) = free_ports(1)
     start, ask, order, always, look = (block.replace("9001", str(port)) for block in BLOCKS)
     with running([sys.executable, *shlex.split(start)[1:]]):
@@ -70,6 +70,7 @@ def test_the_commands_of_the_page() -> None:
 
 @pytest.mark.slow
 def test_faults_from_the_command_line() -> None:
+    """Faults can be set on the command line, once (`--fault`) and permanently (`--always`)."""
     (port,) = free_ports(1)
     fault = '{"kind": "status", "code": 418}'
     base = f"http://127.0.0.1:{port}"
@@ -80,7 +81,7 @@ def test_faults_from_the_command_line() -> None:
 
 @pytest.mark.slow
 def test_what_is_wrong_with_the_command_is_said() -> None:
-    """A fault that is none, and a port that is taken."""
+    """An unknown fault ends the command with status 2, a port in use with 1, and the message names it."""
     (port,) = free_ports(1)
     wrong = subprocess.run(  # noqa: S603
         [*PROGRAM, "--fault", '{"kind": "explode"}'], capture_output=True, text=True, check=False
@@ -94,6 +95,7 @@ def test_what_is_wrong_with_the_command_is_said() -> None:
 
 
 def test_the_table_names_every_fault_and_field() -> None:
+    """The page's table has every fault with all its fields."""
     rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| (.*)\|$", PAGE, re.MULTILINE))
     told = {
         kind: set(re.findall(r"`(\w+)`", row)) - {"close", "abort"} for kind, row in rows.items()

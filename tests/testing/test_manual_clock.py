@@ -1,3 +1,5 @@
+"""The manual clock, whose time passes only by `advance`."""
+
 from __future__ import annotations
 
 import asyncio
@@ -6,7 +8,7 @@ from mongars.testing.manual_clock import ManualClock
 
 
 async def test_time_passes_only_by_hand() -> None:
-    """Sleepers wake in the order of their moments, each at its own."""
+    """Time passes only by `advance`; each sleeper wakes at its own time, the earliest first."""
     clock = ManualClock()
     woken: list[tuple[str, float]] = []
 
@@ -27,7 +29,7 @@ async def test_time_passes_only_by_hand() -> None:
 
 
 async def test_a_cancelled_sleeper_is_forgotten() -> None:
-    """Who left is not waited for."""
+    """A cancelled sleeper no longer counts as a sleeper."""
     clock = ManualClock()
     async with asyncio.TaskGroup() as group:
         task = group.create_task(clock.sleep(1.0))

@@ -1,4 +1,4 @@
-"""Small LoRA adapters in PEFT's format, as the base model would get them, with loud weights."""
+"""Small LoRA adapters in PEFT's format for the base model, with weights large enough to change answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPES = {"q_proj": WIDTH, "v_proj": 192}
 def write_adapter(
     folder: Path, *, rank: int = 8, seed: int = 1, layers: int = LAYERS, skip: str = "none"
 ) -> AdapterFolder:
-    """Write an adapter of random weights, strong enough that greedy answers change."""
+    """Write an adapter of random weights, large enough to change greedy answers; `skip` leaves tensors out."""
     folder.mkdir(parents=True)
     noise = random.Random(seed)  # noqa: S311
     tensors: dict[str, tuple[list[int], bytes]] = {}
@@ -49,7 +49,7 @@ def write_adapter(
 
 
 def as_published(folder: Path) -> AdapterFolder:
-    """The folder with the digest of what is in it now."""
+    """The adapter folder with the digest of its present content."""
     return AdapterFolder(version="v1", digest=folder_digest(folder), path=folder)
 
 
@@ -59,7 +59,7 @@ def _tensor(noise: random.Random, shape: list[int], scale: float) -> tuple[list[
 
 
 def safetensors(tensors: dict[str, tuple[list[int], bytes]]) -> bytes:
-    """The bytes of a safetensors file."""
+    """The bytes of a safetensors file with these tensors, given as shape and data."""
     header, body = {}, b""
     for name, (shape, data) in tensors.items():
         header[name] = {

@@ -1,4 +1,4 @@
-"""Tests that need vLLM are not even collected unless `-m vllm` asks for them."""
+"""Tests that need vLLM are collected only with `-m vllm`."""
 
 from __future__ import annotations
 

@@ -25,17 +25,17 @@ def adapter(tmp_path: Path) -> AdapterFolder:
 
 
 def test_published_folder_is_accepted(adapter: AdapterFolder) -> None:
-    """A folder that is what its digest says passes."""
+    """A folder whose content matches its digest is accepted."""
     check_adapter(adapter, max_rank=8)
 
 
 def test_the_name_is_the_digest_of_the_content(adapter: AdapterFolder) -> None:
-    """The name an engine sees is the version and the first twelve digits of the digest."""
+    """The adapter's name is its version and the first twelve digits of its digest."""
     assert adapter.name == f"v1@{adapter.digest[:12]}"
 
 
 def test_digest_follows_the_content_only(adapter: AdapterFolder, tmp_path: Path) -> None:
-    """A copy has the same digest; another name of a file, or a file in a subfolder, another one."""
+    """A copy of the folder has the same digest; a file in another subfolder changes the digest."""
     copy = tmp_path / "copy"
     shutil.copytree(adapter.path, copy)
     assert folder_digest(copy) == adapter.digest
@@ -46,7 +46,7 @@ def test_digest_follows_the_content_only(adapter: AdapterFolder, tmp_path: Path)
 
 
 def test_one_flipped_byte_is_refused(adapter: AdapterFolder) -> None:
-    """Weights that changed after publication never reach an engine."""
+    """A folder with one changed byte is refused."""
     weights = adapter.path / "adapter_model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
@@ -99,14 +99,14 @@ def _empty(folder: Path) -> None:
 def test_damaged_folder_is_refused_even_with_the_right_digest(
     adapter: AdapterFolder, damage: Callable[[Path], None], reason: str
 ) -> None:
-    """What was published broken is refused with the reason."""
+    """A damaged folder is refused with the reason, even if its digest is right."""
     damage(adapter.path)
     with pytest.raises(InferenceFailed, match=reason):
         check_adapter(as_published(adapter.path), max_rank=8)
 
 
 def test_links_are_refused(adapter: AdapterFolder, tmp_path: Path) -> None:
-    """Nothing outside the folder is read."""
+    """A folder with a symbolic link is refused, so that nothing outside the folder is read."""
     (tmp_path / "secret").write_text("secret")
     (adapter.path / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(InferenceFailed, match="neither file nor folder"):
@@ -114,28 +114,28 @@ def test_links_are_refused(adapter: AdapterFolder, tmp_path: Path) -> None:
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
-    """A folder that is not there is named."""
+    """A missing folder is refused as such."""
     adapter = AdapterFolder(version="v1", digest="0" * 64, path=tmp_path / "gone")
     with pytest.raises(InferenceFailed, match="cannot be read: No such file"):
         check_adapter(adapter, max_rank=8)
 
 
 def test_too_high_a_rank_is_refused(tmp_path: Path) -> None:
-    """The rank of the adapter and that of the engine are both named."""
+    """A rank above the engine's is refused with both numbers."""
     adapter = write_adapter(tmp_path / "adapter", layers=1, rank=16)
     with pytest.raises(InferenceFailed, match="has rank 16; the engine takes at most 8"):
         check_adapter(adapter, max_rank=8)
 
 
 def test_digest_must_be_one(adapter: AdapterFolder) -> None:
-    """A digest that is no sha256 is refused before anything is read."""
+    """A digest that is no SHA-256 is refused."""
     wrong = AdapterFolder(version="v1", digest="latest", path=adapter.path)
     with pytest.raises(InferenceFailed, match="is no sha256: 'latest'"):
         check_adapter(wrong, max_rank=8)
 
 
 def test_pair_without_its_other_half_is_refused(tmp_path: Path) -> None:
-    """A itself changes nothing."""
+    """A LoRA pair whose B matrix is missing is refused, since A alone changes nothing."""
     adapter = write_adapter(tmp_path / "adapter", layers=1, skip="v_proj.lora_B")
     with pytest.raises(InferenceFailed, match="something else than pairs"):
         check_adapter(adapter, max_rank=8)
@@ -152,7 +152,7 @@ Q, V = (f"model.layers.0.self_attn.{part}_proj.weight" for part in "qv")
 
 
 def test_adapter_of_the_model_fits(adapter: AdapterFolder, tmp_path: Path) -> None:
-    """Modules and shapes agree, also when the model is cut into several files."""
+    """An adapter whose modules and shapes are in the model is accepted, also for a model of several files."""
     model = base_model(tmp_path / "model", {Q: [576, 576], V: [192, 576]})
     check_fit(adapter, model)
     (model / "model.safetensors").rename(model / "part-1.safetensors")
@@ -162,7 +162,7 @@ def test_adapter_of_the_model_fits(adapter: AdapterFolder, tmp_path: Path) -> No
 
 
 def test_quantised_model_has_modules_without_shapes(adapter: AdapterFolder, tmp_path: Path) -> None:
-    """Where the weights are packed, only the names are compared."""
+    """For a quantised model, whose weights are packed, only the names of modules are compared."""
     names = (f"model.layers.0.self_attn.{part}_proj.qweight" for part in "qv")
     check_fit(adapter, base_model(tmp_path / "model", {name: [2, 2] for name in names}))
 
@@ -177,13 +177,13 @@ def test_quantised_model_has_modules_without_shapes(adapter: AdapterFolder, tmp_
 def test_adapter_of_another_model_is_refused(
     adapter: AdapterFolder, tmp_path: Path, shapes: dict[str, list[int]], reason: str
 ) -> None:
-    """An adapter that would be ignored, or garbage, is refused."""
+    """An adapter with a module or a shape that the model does not have is refused."""
     with pytest.raises(InferenceFailed, match=reason):
         check_fit(adapter, base_model(tmp_path / "model", shapes))
 
 
 def test_broken_model_folder_is_named(adapter: AdapterFolder, tmp_path: Path) -> None:
-    """A model without weights, or with an index that says nothing, is refused."""
+    """A model folder without weights, or with an invalid index, is refused with the name of the file."""
     with pytest.raises(InferenceFailed, match=r"no usable model\.safetensors"):
         check_fit(adapter, tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("[]")
@@ -192,6 +192,6 @@ def test_broken_model_folder_is_named(adapter: AdapterFolder, tmp_path: Path) ->
 
 
 def test_two_digests_never_share_a_number() -> None:
-    """Each digest keeps its own number, from 1."""
+    """Each digest has its own number, counted from 1."""
     ids = AdapterIds()
     assert [ids.id_of(digest) for digest in ("a", "b", "a", "c")] == [1, 2, 1, 3]

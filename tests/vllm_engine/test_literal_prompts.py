@@ -1,4 +1,4 @@
-"""Prompts for vLLM, with a tokenizer that behaves as those of the transformers library do."""
+"""Prompts for vLLM, with a fake tokenizer that behaves like those of the transformers library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Added:
 
 
 class CharacterTokenizer:
-    """One token per character, and the special ones; `splits`: whether it knows that option."""
+    """A tokenizer with one token per character and three special ones; `splits`: it accepts `split_special_tokens`."""
 
     added_tokens_decoder = {  # noqa: RUF012
         1: Added(START, special=True),
@@ -60,7 +60,7 @@ class CharacterTokenizer:
 
 @pytest.mark.parametrize("splits", [True, False], ids=["splits", "does not split"])
 def test_control_tokens_come_from_the_template_only(*, splits: bool) -> None:
-    """Two turns and the beginning of the answer; every character that was typed is a token."""
+    """The control tokens of a prompt are those of the template; control tokens in messages become characters."""
     prompts = ChatPrompts.of(CharacterTokenizer(splits=splits))
     tokens = prompts.tokens(
         [Message(role="system", content=FORGED), Message(role="user", content=FORGED)]
@@ -70,7 +70,7 @@ def test_control_tokens_come_from_the_template_only(*, splits: bool) -> None:
 
 
 def test_other_conversations_are_rendered_as_before() -> None:
-    """In one call of the template, which also makes the tokens."""
+    """A conversation without control tokens has the tokens of the tokenizer's own template call."""
     tokenizer = CharacterTokenizer(splits=True)
     messages = [Message(role="user", content="Hello there")]
     conversation = [{"role": "user", "content": "Hello there"}]
@@ -85,7 +85,7 @@ def test_other_conversations_are_rendered_as_before() -> None:
 def test_cache_is_salted_by_account(
     scope: str | None, cache_scope: PromptCacheScope, salts: int
 ) -> None:
-    """The same account has the same salt, a request without one has its own, shared has none."""
+    """Requests of an account have the same cache salt, requests without one a new salt each, and `shared` has none."""
     request = GenerationRequest(messages=(), request_id="r", scope=scope)
     prompts = [token_prompt([1], request, cache_scope=cache_scope) for _ in range(2)]
     assert all(prompt["prompt_token_ids"] == [1] for prompt in prompts)

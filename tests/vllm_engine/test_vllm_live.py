@@ -1,4 +1,4 @@
-"""What is particular to vLLM: formats, adapters, cancellation, deaths, clean ends."""
+"""Real vLLM: formats, log-probabilities, adapters, cancellation, failures and shutdown."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def answer(engine: VllmEngine, request: GenerationRequest) -> AnswerAccumu
 
 
 def processes() -> set[psutil.Process]:
-    """The processes of engines: not Python's own tracker, which lives as long as Python does."""
+    """The processes of engines, without Python's resource tracker, which runs as long as Python."""
     return {
         process
         for process in psutil.Process().children(recursive=True)
@@ -90,7 +90,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> AdapterFolder:
 
 
 async def test_schema_is_kept(vllm_engines: VllmEngines) -> None:
-    """An answer to a schema is JSON of that shape."""
+    """The answer to a request with a schema is JSON that follows the schema."""
     engine = await vllm_engines.ready()
     accumulated = await answer(
         engine, ask("Describe a person", max_tokens=100, response_format=shaped(PERSON))
@@ -101,14 +101,14 @@ async def test_schema_is_kept(vllm_engines: VllmEngines) -> None:
 
 
 async def test_any_json_object_is_json(vllm_engines: VllmEngines) -> None:
-    """`json_object` lets nothing through that is no beginning of an object."""
+    """With `json_object` the answer begins as a JSON object."""
     engine = await vllm_engines.ready()
     accumulated = await answer(engine, ask("Say hello", response_format={"type": "json_object"}))
     assert accumulated.text.startswith("{")
 
 
 async def test_characters_of_many_bytes_arrive_whole(vllm_engines: VllmEngines) -> None:
-    """Every event is whole text, however the tokenizer cuts its bytes."""
+    """Each event has whole characters, even if a character has several tokens."""
     engine = await vllm_engines.ready()
     wanted = "日本語 😀 ñ"
     schema = shaped({"type": "string", "enum": [wanted]})
@@ -119,7 +119,7 @@ async def test_characters_of_many_bytes_arrive_whole(vllm_engines: VllmEngines) 
 
 
 async def test_logprobs_of_every_token(vllm_engines: VllmEngines) -> None:
-    """One entry per generated token; greedy decoding takes the likeliest of the alternatives."""
+    """With `logprobs` each token has an entry with its alternatives; greedy decoding takes the most likely one."""
     engine = await vllm_engines.ready()
     events = await chunks(engine, ask(SEA, max_tokens=8, logprobs=True, top_logprobs=3))
     entries = [
@@ -136,7 +136,7 @@ async def test_logprobs_of_every_token(vllm_engines: VllmEngines) -> None:
 
 
 async def test_seed_makes_chance_repeatable(vllm_engines: VllmEngines) -> None:
-    """The same seed gives the same answer, another one another."""
+    """The same seed gives the same answer, another seed another answer."""
     engine = await vllm_engines.ready()
     texts = [
         (await answer(engine, ask(SEA, temperature=1.5, seed=seed))).text for seed in (7, 7, 8)
@@ -145,7 +145,7 @@ async def test_seed_makes_chance_repeatable(vllm_engines: VllmEngines) -> None:
 
 
 async def test_repeated_prompt_is_read_from_the_cache(vllm_engines: VllmEngines) -> None:
-    """The tokens vLLM did not have to read again are counted."""
+    """A repeated prompt is reused from the cache, and the number of reused tokens is reported."""
     engine = await vllm_engines.ready()
     question = ask("Summarise: " + "the sea is calm today and blue " * 40, max_tokens=2)
     first, second = await answer(engine, question), await answer(engine, question)
@@ -160,7 +160,7 @@ async def test_repeated_prompt_is_read_from_the_cache(vllm_engines: VllmEngines)
 async def test_impossible_schema_is_the_callers_mistake(
     vllm_engines: VllmEngines, schema: dict[str, object]
 ) -> None:
-    """A schema vLLM cannot follow is refused before the first byte; the engine goes on."""
+    """A schema that vLLM cannot enforce is refused before the first byte, and the engine goes on answering."""
     engine = await vllm_engines.ready()
     with pytest.raises(InvalidRequest):
         await answer(engine, ask("Say hello", response_format=shaped(schema)))
@@ -168,7 +168,7 @@ async def test_impossible_schema_is_the_callers_mistake(
 
 
 async def test_prompt_that_fills_the_context_is_refused(vllm_engines: VllmEngines) -> None:
-    """Room for at least one token of answer is needed."""
+    """A prompt without room for one token of an answer is refused."""
     engine = await vllm_engines.ready()
     short = await answer(engine, ask("word", max_tokens=1))
     assert short.usage is not None
@@ -182,7 +182,7 @@ async def test_prompt_that_fills_the_context_is_refused(vllm_engines: VllmEngine
 
 
 async def test_leaving_ends_the_work_inside_vllm(vllm_engines: VllmEngines) -> None:
-    """An abandoned stream is no request of vLLM's any more, whether read or still waiting."""
+    """Cancelled requests are removed from vLLM, both running and waiting ones."""
     engine = await vllm_engines.ready()
     async with asyncio.TaskGroup() as group:
         tasks = [
@@ -200,7 +200,7 @@ async def test_leaving_ends_the_work_inside_vllm(vllm_engines: VllmEngines) -> N
 async def test_words_of_users_are_written_nowhere(
     vllm_engines: VllmEngines, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither prompt nor answer reaches a log."""
+    """Neither prompt nor answer is in the output or in a log."""
     engine = await vllm_engines.ready()
     with caplog.at_level("DEBUG"):
         await answer(engine, ask("My password is xyzzy-4711. Repeat my password."))
@@ -213,7 +213,7 @@ async def test_words_of_users_are_written_nowhere(
 async def test_adapter_changes_the_answer_and_is_named(
     vllm_engines: VllmEngines, adapter: AdapterFolder
 ) -> None:
-    """With an adapter the greedy answer differs, and the origin names the loaded digest."""
+    """With an adapter the greedy answer differs, and the origin has the adapter's digest."""
     base, tuned = await vllm_engines.ready(), await vllm_engines.ready(adapter)
     assert base.origin == Origin(model="smollm2", engine="vllm")
     assert tuned.origin == Origin(
@@ -229,7 +229,7 @@ async def test_adapter_changes_the_answer_and_is_named(
 async def test_other_bytes_than_published_are_refused(
     vllm_engines: VllmEngines, adapter: AdapterFolder
 ) -> None:
-    """A wrong digest fails the start at once, and no process is started."""
+    """An adapter whose digest does not match fails the start, before a process is started."""
     before = processes()
     engine = vllm_engines.make(replace(adapter, digest="0" * 64))
     with pytest.raises(InferenceFailed, match="is not what it should be"):
@@ -243,7 +243,7 @@ async def test_other_bytes_than_published_are_refused(
 async def test_adapter_that_vllm_refuses_fails_the_start(
     vllm_engines: VllmEngines, tmp_path: Path
 ) -> None:
-    """A kind of adapter vLLM does not know is refused with its reason; no process is left."""
+    """An adapter that vLLM does not support fails the start with vLLM's reason, and no process is left."""
     before = processes()
     unknown = write_adapter(tmp_path / "unknown", layers=1)
     config = unknown.path / "adapter_config.json"
@@ -258,7 +258,7 @@ async def test_adapter_that_vllm_refuses_fails_the_start(
 async def test_adapter_of_another_model_is_refused(
     vllm_engines: VllmEngines, tmp_path: Path
 ) -> None:
-    """VLLM would load it and answer like the base; the start fails before vLLM sees it."""
+    """An adapter of another model fails the start: vLLM would load it and answer like the base model."""
     stranger = write_adapter(tmp_path / "stranger", layers=31)
     engine = vllm_engines.make(stranger)
     with pytest.raises(InferenceFailed, match=r"is for 'model\.layers\.30\.self_attn\.q_proj'"):
@@ -267,7 +267,7 @@ async def test_adapter_of_another_model_is_refused(
 
 
 async def test_a_failed_load_names_the_reason(vllm_engines: VllmEngines) -> None:
-    """The reason, which vLLM only logs from its own processes, is told; no process is left."""
+    """If vLLM fails to load, the error has the reason from vLLM's log, and no process is left."""
     before = processes()
     engine = vllm_engines.make(kv_cache_mib=1)
     with pytest.raises(InferenceFailed, match="memory") as caught:
@@ -277,14 +277,14 @@ async def test_a_failed_load_names_the_reason(vllm_engines: VllmEngines) -> None
 
 
 async def test_folder_without_a_model_is_named(vllm_engines: VllmEngines, tmp_path: Path) -> None:
-    """A wrong folder fails the start and is named."""
+    """A folder without a model fails the start with an error that names the folder."""
     engine = vllm_engines.make(model_path=tmp_path)
     with pytest.raises(InferenceFailed, match=tmp_path.name):
         await engine.start()
 
 
 async def test_start_that_is_broken_off_leaves_nothing(vllm_engines: VllmEngines) -> None:
-    """A start that takes too long is ended, with the processes it has begun."""
+    """A start that takes longer than `start_timeout` fails, and its processes are ended."""
     before = processes()
     engine = vllm_engines.make(start_timeout=9.0)
     with pytest.raises(InferenceFailed, match="did not load"):
@@ -295,7 +295,7 @@ async def test_start_that_is_broken_off_leaves_nothing(vllm_engines: VllmEngines
 
 
 async def test_killed_engine_cuts_the_stream_and_is_failed(vllm_engines: VllmEngines) -> None:
-    """After kill -9 of vLLM's engine the stream raises, the status says so, nothing is left."""
+    """If vLLM's process is killed, the stream raises, the engine is `failed`, and no process is left."""
     others = processes()
     await vllm_engines.aclose()
     engine = await vllm_engines.ready()
@@ -317,7 +317,7 @@ async def test_killed_engine_cuts_the_stream_and_is_failed(vllm_engines: VllmEng
 async def test_engine_that_is_closed_leaves_no_process(
     vllm_engines: VllmEngines, adapter: AdapterFolder
 ) -> None:
-    """Closing ends every process, also under a stream, which is told that it was cut."""
+    """Closing an engine ends all its processes, and a running stream raises `GenerationInterrupted`."""
     engine = await vllm_engines.ready(adapter)
     assert engine.status.pid is not None
     core = psutil.Process(engine.status.pid)

@@ -1,4 +1,4 @@
-"""What vLLM is asked, and what its outputs become, without vLLM."""
+"""Requests to vLLM and the events made from its outputs, tested without vLLM."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def written(*pieces: Piece, top_logprobs: int = 0) -> list[dict[str, objec
 
 
 async def test_outputs_become_role_text_finish_and_usage() -> None:
-    """Every event is a chunk; counts are vLLM's; a piece without text makes no event."""
+    """Outputs of vLLM become chunks with role, text, finish reason and usage; one without text becomes no chunk."""
     events = await written(
         Piece("Hel", [1]), Piece("", [2]), Piece("lo", [3, 4]), Piece("", [5], "stop")
     )
@@ -79,7 +79,7 @@ async def test_outputs_become_role_text_finish_and_usage() -> None:
 
 
 async def test_logprobs_have_the_form_of_openai() -> None:
-    """One entry per token, the alternatives by rank, an impossible token as a finite number."""
+    """Log-probabilities have OpenAI's form: one entry per token, alternatives by rank, -9999 for minus infinity."""
     table = {
         9: Logprob(-3.0, 3, "c"),
         7: Logprob(-0.5, 1, "é"),
@@ -100,13 +100,13 @@ async def test_logprobs_have_the_form_of_openai() -> None:
 
 @pytest.mark.parametrize("reason", [None, "abort", "error"])
 async def test_answer_that_vllm_broke_off_is_interrupted(reason: str | None) -> None:
-    """Only a stop or the token limit end an answer."""
+    """An output that ends without a stop or the token limit raises `GenerationInterrupted`."""
     with pytest.raises(GenerationInterrupted):
         await written(Piece("Hel", [1], reason))
 
 
 def test_open_parameters_are_the_models_own() -> None:
-    """What the request leaves open comes from the model's defaults, the token limit never."""
+    """Parameters that a request leaves out have the model's defaults, except the token limit."""
     arguments = sampling_arguments(
         Sampling(
             temperature=0.0,
@@ -151,7 +151,7 @@ def test_open_parameters_are_the_models_own() -> None:
     ],
 )
 def test_response_formats(response_format: object, expected: object) -> None:
-    """OpenAI's formats become vLLM's constraints."""
+    """OpenAI's response formats become vLLM's constraints."""
     assert structure_arguments(response_format) == expected
 
 
@@ -161,13 +161,13 @@ def test_response_formats(response_format: object, expected: object) -> None:
     ids=["empty", "unknown", "no-schema", "schema-missing"],
 )
 def test_unknown_response_format_is_the_callers_mistake(response_format: dict[str, object]) -> None:
-    """A format nobody knows is refused, not ignored."""
+    """An unknown response format is refused, not ignored."""
     with pytest.raises(InvalidRequest, match="response_format"):
         structure_arguments(response_format)
 
 
 def test_reason_is_the_last_error_that_names_one(tmp_path: Path) -> None:
-    """VLLM's log ends with errors that point to others; the one pointed to is told."""
+    """The reason is the first cause in vLLM's log, not the later errors that refer to it."""
     assert runtime_config.logged_reason(tmp_path) == ""
     (tmp_path / "vllm.log").write_text(
         "WorkerProc failed to start.\nTraceback (most recent call last):\n"
@@ -180,7 +180,7 @@ def test_reason_is_the_last_error_that_names_one(tmp_path: Path) -> None:
 
 
 def test_without_vllm_the_extra_is_named() -> None:
-    """Who chose this engine without installing it is told what to install."""
+    """If vLLM is not installed, the error names the extra to install."""
     config = VllmConfig(model_path=Path("model"), model_name="m")
     with pytest.raises(ConfigurationError, match=r"'vllm' is not installed.*mongars\[vllm\]"):
         VllmEngine(config, clock=SystemClock())
