@@ -39,8 +39,8 @@ class Worker(Protocol):
 class BackgroundWork:
     """Async context manager that runs the coroutine `run` of each worker in a task of its own.
 
-    A `run` that ends or raises is called again after `RESTART_PAUSE` (1 s). On exit, the tasks are cancelled and then
-    the `aclose` of each worker is called.
+    Entering starts the tasks. A `run` that ends or raises is called again after `RESTART_PAUSE` (1 s). On exit, the
+    tasks are cancelled and awaited, and then the `aclose` of each worker is called.
     """
 
     def __init__(self, workers: Sequence[Worker], *, clock: Clock, observer: Observer) -> None:

@@ -224,8 +224,8 @@ class ProviderChain:
     ) -> AnswerStream | None:
         """The answer of the first provider whose reported context window holds the prompt; None if none starts one.
 
-        `reason`: why Ray failed before, None if it did not. Errors of these providers are emitted as events and not
-        raised.
+        `stack` keeps the provider's stream open. `reason`: why Ray failed before, None if it did not. Errors of these
+        providers are emitted as events and not raised.
         """
         for provider in providers:
             if call.deadline.expired():

@@ -45,7 +45,8 @@ class TextBatch:
 class EmbeddedTexts:
     """The vectors of one piece of a batch (see `pieces`), in the order of its texts, each as packed float32.
 
-    `prompt_tokens`: tokens of all its texts. `endpoint`: where they were embedded.
+    `prompt_tokens`: tokens of all its texts. `endpoint`: host, port and path of the Ray endpoint that embedded them, or
+    `in-process` for the embedder on this machine.
     """
 
     vectors: tuple[bytes, ...]
@@ -72,7 +73,7 @@ class EmbeddingProvider(Protocol):
 
     @property
     def name(self) -> ProviderName:
-        """The provider's name in metrics, logs and response headers."""
+        """The provider's name in metrics, logs and response headers, such as `ray_serve`."""
         ...
 
     @property

@@ -47,8 +47,9 @@ class Route:
 class ProviderStatus:
     """The state of a provider as shown to operators.
 
-    `detail`: a sentence on the state and, if something is wrong, on what an operator can do. `endpoints`: empty except
-    for Ray.
+    `state`: `up`, `resting` (not used until the time in its `Retry-After`), `down`, `unknown` or `off` (not
+    configured). `detail`: a sentence on the state and, if something is wrong, on what an operator can do. `endpoints`:
+    empty except for Ray.
     """
 
     name: ProviderName
@@ -162,7 +163,7 @@ class Provider(Protocol):
 
     @property
     def name(self) -> ProviderName:
-        """The provider's name in metrics, logs and response headers."""
+        """The provider's name in metrics, logs and response headers: `ray_serve`, `ollama` or `embedded`."""
         ...
 
     @property

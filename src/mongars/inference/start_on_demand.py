@@ -34,7 +34,10 @@ class Startable(Protocol):
 
 
 class StartOnDemand:
-    """Starts the engines of one provider when a request needs them, one at a time, and stops them when all are idle."""
+    """Starts the engines of one provider when a request needs them, one at a time, and stops them when all are idle.
+
+    A request awaits `ready` before it uses an engine, and calls `record_use` when it ends; `run` does the work.
+    """
 
     def __init__(
         self, stop_unused: Callable[[], Awaitable[None]], *, idle_seconds: float = IDLE_SECONDS

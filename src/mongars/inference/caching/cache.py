@@ -40,9 +40,9 @@ ROLLOUT_SECONDS = 60.0
 def answer_key(request: GenerationRequest, defaults: Sampling) -> bytes | None:
     """The key of the answer cache for `request`, as SHA-256 bytes; None if its answer must not be stored.
 
-    Requests of one account with the same messages, sampling parameters, task type and adapter have the same key. An
-    answer is stored only if the request names an account (`scope`), has temperature 0 or a seed, and does not continue
-    a partial answer. `defaults`: values for sampling parameters that the request does not set.
+    Requests of one account with the same messages, sampling parameters, task type, adapter and `shortens` have the same
+    key. An answer is stored only if the request names an account (`scope`), has temperature 0 or a seed, and does not
+    continue a partial answer. `defaults`: values for sampling parameters that the request does not set.
     """
     sampling = request.sampling.with_defaults(defaults)
     repeatable = sampling.temperature == 0 or sampling.seed is not None
@@ -85,8 +85,8 @@ class CachedAnswer:
 class AnswerCache:
     """Least-recently-used cache of answers in memory.
 
-    `max_bytes`: bound on the approximate size of all stored answers in bytes. `seconds`: age at which an answer is
-    removed.
+    `max_bytes`: bound on the approximate size of all stored answers in bytes. `seconds`: an answer is removed this many
+    seconds after it was stored.
     """
 
     def __init__(self, *, max_bytes: int, seconds: float, clock: Clock) -> None:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class OllamaDecoder:
-    """Decodes the JSON lines of an Ollama answer into one `Origin`, then `Chunk`s, then `End` when it is complete."""
+    """Decodes the JSON lines of an Ollama answer into one `Origin`, then `Chunk`s, then `End` when it is complete.
+
+    It is the `Decoder` with which an `AnswerReader` reads the body of a `POST /api/chat` response.
+    """
 
     def __init__(
         self, *, answer_id: str, created: int, model: str, schema: dict[str, Any] | None = None

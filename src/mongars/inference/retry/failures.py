@@ -57,8 +57,9 @@ class ConnectFailed(EndpointUnreachable):
 class AttemptError(Exception):
     """One attempt at a Ray endpoint failed; another attempt may succeed.
 
-    `error`: the error to raise if there is no further attempt. `failure_class` decides whether and where the request is
-    retried. `reason`: the label in metrics and logs. `status`: the response's HTTP status, None without one.
+    `error`: the error to raise if there is no further attempt. `failure_class`: `busy`, `error`, `invalid`, `timeout`
+    or `unreachable`; it decides whether and where the request is retried. `reason`: the label in metrics and logs, such
+    as `server_error`. `status`: the response's HTTP status, None without one.
     """
 
     def __init__(
