@@ -32,7 +32,7 @@ class Worker(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close all connections and engines of this provider. Safe to call twice."""
+        """Close all connections and engines of this provider; requests in progress then fail. Safe to call twice."""
         ...
 
 

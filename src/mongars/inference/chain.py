@@ -243,7 +243,7 @@ class ProviderChain:
         return None
 
     def _failover(self, call: _Call, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
-        """A function that continues a broken answer at one of the providers in `among`, for `FailoverChunks`.
+        """A function that continues a broken answer at one of the providers in `among`: `reopen` of `FailoverChunks`.
 
         `first`: the route of the provider that started the answer. None is returned if answers to this request must not
         be continued by another provider (see `can_fail_over`).

@@ -24,7 +24,7 @@ class TextBatch:
     """A request for the vectors of `texts` by the embedding model `model`.
 
     `scope`: the account that made the request; None without accounts. `traceparent`: W3C trace context, passed on; None
-    without one.
+    without one. `dimensions`: vector length that the client demands; None for that of the model.
     """
 
     texts: tuple[str, ...]
@@ -96,7 +96,7 @@ class EmbeddingProvider(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close all connections and engines of this provider. Safe to call twice."""
+        """Close all connections and engines of this provider; requests in progress then fail. Safe to call twice."""
         ...
 
 

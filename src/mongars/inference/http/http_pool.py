@@ -116,11 +116,12 @@ class HttpPool:
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str]
     ) -> AsyncIterator[UpstreamResponse]:
-        """Context manager that POSTs a JSON body; entered when the response's status and headers have arrived.
+        """Context manager that POSTs a JSON body; entered when status and headers of the response have arrived.
 
-        Entering raises `ConnectFailed` if no connection was established, `EndpointUnreachable` if it breaks before the
-        response, or `InvalidAnswer` if the response is not HTTP. There is no timeout, except for connecting. Exit
-        closes the connection, unless `reusable` of the response was set and its body ends within `DRAIN_SECONDS`.
+        `headers`: sent besides `content-type`. The status may be any; redirects are not followed. Entering raises
+        `ConnectFailed` if no connection was established, `EndpointUnreachable` if it breaks before the response, or
+        `InvalidAnswer` if the response is not HTTP. There is no timeout, except for connecting. Exit closes the
+        connection, unless `reusable` of the response was set and its body ends within `DRAIN_SECONDS` (0.25 s).
         """
         with self._kept_connection(url) as connection:
             sent = {"content-type": "application/json", **headers, **connection}

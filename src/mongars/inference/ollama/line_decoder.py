@@ -25,7 +25,8 @@ class OllamaDecoder:
     ) -> None:
         """`answer_id`, `created` (Unix seconds) and `model` are written into the OpenAI event that each chunk contains.
 
-        `schema`: JSON schema that the complete text must match; None if the text is not restricted.
+        `model` is used until a line of the answer names one. `schema`: JSON schema that the complete text must match;
+        None if the text is not restricted.
         """
         self._check = None if schema is None else FinishedCheck(schema)
         self._lines = LineReader(answer_id=answer_id, created=created, model=model)
