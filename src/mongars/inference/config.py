@@ -53,9 +53,10 @@ class InferenceConfig:
     """Settings of `LLMIntegration`; all times are in seconds.
 
     `timeout` (`RAY_CLIENT_TIMEOUT`) bounds the wait for the first content token from Ray; it is extended by
-    `seconds_per_1k_prompt_tokens` for every 1000 tokens of the prompt (estimated). All Ray attempts of a request
-    share this time, and at least `local_reserve` is left for the local providers. Once a stream has started,
-    only `idle_timeout` and `total_timeout` apply.
+    `seconds_per_1k_prompt_tokens` for every 1000 tokens of the prompt (estimated). All Ray attempts of a request share
+    this time; `local_reserve`, or a third of the request's time if that is less, is left for the local providers. Once
+    a stream has started, only `idle_timeout` (from one chunk to the next) and `total_timeout` (for the whole request)
+    apply.
     """
 
     endpoints: tuple[str, ...]

@@ -44,7 +44,8 @@ class StartOnDemand:
     ) -> None:
         """`stop_unused`: coroutine function that stops all engines that have no request.
 
-        `idle_seconds`: it is called after that many seconds without any request.
+        `idle_seconds`: it is called after that many seconds (by default 300) without any request, or up to half as long
+        later.
         """
         self._stop_unused = stop_unused
         self._idle_seconds = idle_seconds

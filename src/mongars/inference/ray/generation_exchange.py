@@ -43,7 +43,7 @@ class StartedAnswer:
 
     @property
     def stalled(self) -> bool:
-        """Whether the answer was cut because no chunk arrived for too long; see `StartedResult`."""
+        """Whether the answer was cut because no chunk arrived for `InferenceConfig.idle_timeout` seconds."""
         return self.chunks.stalled
 
     @property

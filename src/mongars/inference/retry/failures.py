@@ -125,8 +125,8 @@ def failure_of_status(
 def failure_of(error: MongarsError, *, status: int | None = None) -> AttemptError | CallerError:
     """The error for an attempt that failed with `error` before its first token.
 
-    A `CallerError` is returned unchanged if the request itself is wrong; else the result is an `AttemptError`.
-    `status`: the HTTP status, None without a response.
+    A `CallerError` is returned unchanged if the request itself is wrong; else, also if the endpoint refused the
+    credentials of this process, the result is an `AttemptError`. `status`: the HTTP status, None without a response.
     """
     if isinstance(error, _OUR_CREDENTIALS):
         return unreachable("The endpoint refused our credentials.", status=status)

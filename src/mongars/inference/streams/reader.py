@@ -65,7 +65,8 @@ class AnswerReader:
 
     `blocks`: the bytes of the response body, cut anywhere. `origin`: used until the stream names another one. `idle`:
     seconds without a chunk after which the answer is cut. `deadline`: the time by which it must be complete. `choices`:
-    how many answers the stream contains.
+    how many answers the stream contains. After the last finish reason, it waits at most 2 s for token counts and the
+    end; the answer is then complete.
     """
 
     def __init__(

@@ -66,7 +66,11 @@ class GuardedHttp(HttpToolsProtocol):
         self._refusal: RefusedRequest | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """Start the time limit for the first request head, or refuse the new connection if too many are open."""
+        """Start the time limit for the first request head, or refuse the new connection if too many are open.
+
+        The limit is `HttpLimits.head_seconds`. A refused connection is answered with 503, or closed at once (see
+        `Connections.admit`).
+        """
         super().connection_made(transport)
         self._outgoing = _Outgoing(self)
         self.due = self.loop.time() + self.guard.limits.head_seconds
@@ -114,7 +118,11 @@ class GuardedHttp(HttpToolsProtocol):
     # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """Start the time limit for the head of a new request, whose first byte has arrived."""
+        """Start the time limit for the head of a new request, whose first byte has arrived: `HttpLimits.head_seconds`.
+
+        Not for the connection's first request, for which it runs since the connection was opened, nor while another
+        request is being answered.
+        """
         super().on_message_begin()
         self._progress = self._head_started = True
         self._trailers = 0
