@@ -32,15 +32,15 @@ class Worker(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close all connections and engines of this provider. Safe to call twice."""
+        """Close all connections and engines of this provider; requests in progress then fail. Safe to call twice."""
         ...
 
 
 class BackgroundWork:
     """Async context manager that runs the coroutine `run` of each worker in a task of its own.
 
-    A `run` that ends or raises is called again after `RESTART_PAUSE` (1 s). On exit, the tasks are cancelled and then
-    the `aclose` of each worker is called.
+    Entering starts the tasks. A `run` that ends or raises is called again after `RESTART_PAUSE` (1 s). On exit, the
+    tasks are cancelled and awaited, and then the `aclose` of each worker is called.
     """
 
     def __init__(self, workers: Sequence[Worker], *, clock: Clock, observer: Observer) -> None:

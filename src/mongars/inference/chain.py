@@ -224,8 +224,8 @@ class ProviderChain:
     ) -> AnswerStream | None:
         """The answer of the first provider whose reported context window holds the prompt; None if none starts one.
 
-        `reason`: why Ray failed before, None if it did not. Errors of these providers are emitted as events and not
-        raised.
+        `stack` keeps the provider's stream open. `reason`: why Ray failed before, None if it did not. Errors of these
+        providers are emitted as events and not raised.
         """
         for provider in providers:
             if call.deadline.expired():
@@ -243,7 +243,7 @@ class ProviderChain:
         return None
 
     def _failover(self, call: _Call, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
-        """A function that continues a broken answer at one of the providers in `among`, for `FailoverChunks`.
+        """A function that continues a broken answer at one of the providers in `among`: `reopen` of `FailoverChunks`.
 
         `first`: the route of the provider that started the answer. None is returned if answers to this request must not
         be continued by another provider (see `can_fail_over`).

@@ -53,9 +53,10 @@ class InferenceConfig:
     """Settings of `LLMIntegration`; all times are in seconds.
 
     `timeout` (`RAY_CLIENT_TIMEOUT`) bounds the wait for the first content token from Ray; it is extended by
-    `seconds_per_1k_prompt_tokens` for every 1000 tokens of the prompt (estimated). All Ray attempts of a request
-    share this time, and at least `local_reserve` is left for the local providers. Once a stream has started,
-    only `idle_timeout` and `total_timeout` apply.
+    `seconds_per_1k_prompt_tokens` for every 1000 tokens of the prompt (estimated). All Ray attempts of a request share
+    this time; `local_reserve`, or a third of the request's time if that is less, is left for the local providers. Once
+    a stream has started, only `idle_timeout` (from one chunk to the next) and `total_timeout` (for the whole request)
+    apply.
     """
 
     endpoints: tuple[str, ...]
@@ -103,8 +104,8 @@ class InferenceConfig:
     def cache_salt(self, scope: str | None) -> str | None:
         """The `cache_salt` that is sent to replicas with requests of the account `scope`; None if `scope` is None.
 
-        Replicas reuse cached prompt prefixes only among requests with the same salt. It is a keyed hash, so that
-        replicas do not learn the account's name.
+        Replicas reuse cached prompt prefixes only among requests with the same salt. It is a keyed hash (32 hexadecimal
+        digits), so that replicas do not learn the account's name.
         """
         return None if scope is None else _salt(self.cache_salt_key, scope)
 
@@ -116,11 +117,17 @@ class InferenceConfig:
         return Share(scope=scope, weight=self.weights.get(scope or "", 1.0))
 
     def first_token_seconds(self, request: GenerationRequest) -> float:
-        """Time limit in seconds for the first content token from Ray: `timeout`, extended for a long prompt."""
+        """Time limit in seconds for the first content token from Ray: `timeout`, extended for a long prompt.
+
+        It is extended by `seconds_per_1k_prompt_tokens` for every 3000 bytes of the prompt (about 1000 tokens).
+        """
         return self.first_result_seconds(request.prompt_bytes)
 
     def first_result_seconds(self, size: int) -> float:
-        """Time limit in seconds for Ray to start a result: `timeout`, extended for the `size` of the text in bytes."""
+        """Time limit in seconds for Ray to start a result: `timeout`, extended for the `size` of the text in bytes.
+
+        It is extended by `seconds_per_1k_prompt_tokens` for every 3000 bytes (about 1000 tokens).
+        """
         return self.timeout + self._reading_time(size)
 
     def start_by(self, seconds: float, deadline: Deadline) -> Deadline:

@@ -128,7 +128,11 @@ class Embedded:
         await self._on_demand.run()
 
     async def status(self) -> ProviderStatus:
-        """The state of the engine in use for the `general` model role; `unknown` while it is stopped or starting."""
+        """The state of the engine in use for the `general` model role.
+
+        `up` if it is ready, `down` while it restarts or after a failed start, `unknown` while it is stopped or
+        starting.
+        """
         found = self.slot_table.active("general").engine.status
         words = {"stopped": "not started; starts when first needed"}
         detail = found.detail or words.get(found.state, "")
@@ -143,7 +147,7 @@ class Embedded:
         return False
 
     async def aclose(self) -> None:
-        """Stop all engines and release their memory."""
+        """Stop all engines and release their memory; answers that are being generated are cut."""
         await self.slot_table.aclose()
 
     def _complete(self, request: GenerationRequest, queued: QueuedEngine) -> GenerationRequest:

@@ -24,7 +24,7 @@ class TextBatch:
     """A request for the vectors of `texts` by the embedding model `model`.
 
     `scope`: the account that made the request; None without accounts. `traceparent`: W3C trace context, passed on; None
-    without one.
+    without one. `dimensions`: vector length that the client demands; None for that of the model.
     """
 
     texts: tuple[str, ...]
@@ -45,7 +45,8 @@ class TextBatch:
 class EmbeddedTexts:
     """The vectors of one piece of a batch (see `pieces`), in the order of its texts, each as packed float32.
 
-    `prompt_tokens`: tokens of all its texts. `endpoint`: where they were embedded.
+    `prompt_tokens`: tokens of all its texts. `endpoint`: host, port and path of the Ray endpoint that embedded them, or
+    `in-process` for the embedder on this machine.
     """
 
     vectors: tuple[bytes, ...]
@@ -72,7 +73,7 @@ class EmbeddingProvider(Protocol):
 
     @property
     def name(self) -> ProviderName:
-        """The provider's name in metrics, logs and response headers."""
+        """The provider's name in metrics, logs and response headers, such as `ray_serve`."""
         ...
 
     @property
@@ -95,7 +96,7 @@ class EmbeddingProvider(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close all connections and engines of this provider. Safe to call twice."""
+        """Close all connections and engines of this provider; requests in progress then fail. Safe to call twice."""
         ...
 
 

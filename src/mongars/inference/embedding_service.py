@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 class EmbeddingService:
     """Embeds each batch of texts with the first provider that can, in order of preference.
 
-    Use it as an async context manager, once per process: while entered, the background work of the providers runs.
+    Use it as an async context manager, once per process: while entered, the background work of the providers runs;
+    leaving closes the providers.
     """
 
     def __init__(
@@ -47,7 +48,10 @@ class EmbeddingService:
         observer: Observer,
         cure: str = "",
     ) -> None:
-        """`providers`: in order of preference. `cure`: text on what an operator can do if all of them fail."""
+        """`providers`: in order of preference.
+
+        `cure`: text on what an operator can do if all of them fail, appended to the message of `AllProvidersFailed`.
+        """
         self._providers = providers
         self._cure = cure
         self._clock = clock
@@ -62,10 +66,11 @@ class EmbeddingService:
         await self._work.__aexit__()
 
     async def embed(self, batch: TextBatch, deadline: Deadline) -> EmbeddedBatch:
-        """The vectors of all texts of the batch, which are sent in pieces, one after the other.
+        """The vectors of all texts of the batch, which are sent in pieces, one after the other; it must have a text.
 
-        Raises `ModelUnknown` if no provider has the model, another `CallerError` if the request is wrong, or
-        `AllProvidersFailed`, which contains the error of each provider.
+        All pieces together must be complete by `deadline`. Raises `ModelUnknown` if no provider has the model, another
+        `CallerError` if the request is wrong (such as other `dimensions` than the model's), or `AllProvidersFailed`,
+        which contains the error of each provider.
         """
         call = _BatchCall(
             self._providers, batch, deadline, observer=self._observer, cure=self._cure

@@ -100,7 +100,10 @@ class AttemptStarted(_Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSkipped(_OfRequest):
-    """A request was sent to no endpoint at all; one event per endpoint, with the endpoint's state as `reason`."""
+    """A request was sent to no endpoint at all; one event per endpoint.
+
+    `reason`: the endpoint's state, such as `down`, `resting` or `drained` (see `StateName`).
+    """
 
     endpoint: str
     path: str
@@ -124,7 +127,8 @@ class ScalingSeen(_Attempt):
 class AttemptFailed(_Attempt):
     """A request sent to a Ray endpoint failed before its first token or, with reason `interrupted`, after it.
 
-    `error`: the code of the error. `status_code`: HTTP status of the response, None without one.
+    `reason`: the kind of failure, such as `timeout` or `server_error`. `error`: the code of the error. `status_code`:
+    HTTP status of the response, None without one.
     """
 
     reason: AttemptFailure
@@ -181,7 +185,11 @@ class EndpointChanged(_Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FellBack(_OfRequest):
-    """Ray did not answer, or its stream broke; local providers, if any, are tried. `cause`: code of Ray's error."""
+    """Ray did not answer, or its stream broke; local providers, if any, are tried.
+
+    `reason`: `empty_response`, `error_response` or, for all other failures, `ray_exception`. `cause`: code of Ray's
+    error.
+    """
 
     reason: FallbackReason
     cause: str
@@ -190,7 +198,10 @@ class FellBack(_OfRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalFailed(_OfRequest):
-    """A local provider (Ollama or the embedded engine) failed to start an answer; `cause` is the code of its error."""
+    """A local provider (Ollama, embedded engine, local embedder) failed before its result.
+
+    `cause`: the code of its error.
+    """
 
     provider: str
     cause: str
@@ -241,7 +252,11 @@ class Unanswered(_OfRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(_OfRequest):
-    """A started answer has ended with `outcome`; both times are seconds since processing of the request began."""
+    """A started answer has ended with `outcome`; both times are seconds since processing of the request began.
+
+    `outcome`: `success`, `fallback` (success after Ray failed), `error` or `cancelled`. `attempts`: requests sent to
+    all providers. `prompt_tokens`, `completion_tokens`: None if the engine did not report them.
+    """
 
     provider: str
     endpoint: str
@@ -263,7 +278,10 @@ class Answered(_OfRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingsEnded(_OfRequest):
-    """A request for the vectors of `texts` texts ended with `outcome`, `seconds` after its processing began."""
+    """A request for the vectors of `texts` texts ended with `outcome`, `seconds` after its processing began.
+
+    `outcome`: `success`, `fallback` (success after Ray failed) or `cancelled`. `provider`: `none` if none answered.
+    """
 
     provider: str
     endpoint: str
@@ -288,5 +306,8 @@ def ray_event(config: InferenceConfig) -> RayEnabled | RayDisabled:
 
 @functools.lru_cache(maxsize=64)
 def split_label(url: str) -> tuple[str, str]:
-    """Split the URL of an endpoint into host with port, and path (`/` if empty); credentials and query are left out."""
+    """Split the URL of an endpoint into host with port, and path; credentials and query are left out.
+
+    For `http://user@host:8000/app?x=1` the result is `("host:8000", "/app")`. Without a path it is `/`.
+    """
     return endpoint_label(url), urlsplit(url).path or "/"

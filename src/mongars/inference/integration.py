@@ -33,7 +33,8 @@ class LLMIntegration:
     """Generates answers with Ray Serve and, when Ray fails, with local providers (Ollama, embedded engine).
 
     Use it as an async context manager, once per process: while entered, it holds connections, probes endpoints and
-    starts and stops the embedded engines. Failures are raised as exceptions, never returned as text.
+    starts and stops the embedded engines; leaving closes them all. Failures are raised as exceptions, never returned as
+    text.
     """
 
     def __init__(
@@ -105,9 +106,10 @@ class LLMIntegration:
 
         Keys: `text`, `confidence` (exponential of the mean token log-probability, or None), `tokens_used` (completion
         tokens counted by the engine, or None), `source` (provider name), `adapter_version`, `usage` (OpenAI's object,
-        or None), `request_id`. `response_hints`: with a true value at `reasoning`, the task type `general` becomes
-        `reasoning`; others are ignored. `session_id`: requests with the same one prefer the same endpoint. `max_tokens`
-        None: the configured default. Raises `PromptMissing` if `prompt` is blank, and the errors of `generate`.
+        or None), `request_id`. `task_type`: `code`, `coding` or `developer` selects the model for code.
+        `response_hints`: with a true value at `reasoning`, the task type `general` becomes `reasoning`; others are
+        ignored. `session_id`: requests with the same one prefer the same endpoint. `max_tokens` None: the configured
+        default. Raises `PromptMissing` if `prompt` is blank, and the errors of `generate`.
         """
         request = prompt_request(
             prompt,
@@ -128,9 +130,10 @@ class LLMIntegration:
     ) -> AsyncGenerator[Chunk, None]:
         """Answer one prompt as a stream of chunks.
 
-        `session_id`: requests with the same one prefer the same endpoint. `max_tokens` None: the configured default.
-        Close the iterator (`contextlib.aclosing`) to stop early. Iteration raises `PromptMissing` if `prompt` is blank,
-        `AllProvidersFailed`, or `GenerationInterrupted` if the stream breaks.
+        `task_type`: `code`, `coding` or `developer` selects the model for code. `session_id`: requests with the same
+        one prefer the same endpoint. `max_tokens` None: the configured default. Close the iterator
+        (`contextlib.aclosing`) to stop early. Iteration raises `PromptMissing` if `prompt` is blank, another
+        `CallerError` if the request is wrong, `AllProvidersFailed`, or `GenerationInterrupted` if the stream breaks.
         """
         sampling = Sampling(max_tokens=max_tokens)
         request = prompt_request(prompt, task_type, session_id=session_id, sampling=sampling)

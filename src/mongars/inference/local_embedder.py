@@ -24,7 +24,11 @@ WAITING = 16
 
 
 class LocalEmbedder:
-    """The embedding provider with an embedder process on this machine, started when needed and stopped when idle."""
+    """The embedding provider with an embedder process on this machine, started when needed and stopped when idle.
+
+    It embeds one batch at a time; `waiting`: maximum number of others that wait. `idle_seconds`: seconds without
+    requests after which the process is stopped.
+    """
 
     name: ProviderName = "embedded"
     local = True
@@ -77,7 +81,7 @@ class LocalEmbedder:
         await self._on_demand.run()
 
     async def aclose(self) -> None:
-        """Stop the embedder process, if it runs."""
+        """Stop the embedder process, if it runs. Safe to call twice."""
         await self._embedder.aclose()
 
     async def _stop_unused(self) -> None:

@@ -43,7 +43,10 @@ def resolved_task_type(task_type: str, hints: Mapping[str, Any] | None) -> str:
 
 
 def response_dict(completion: Completion, route: Route, *, request_id: str) -> dict[str, Any]:
-    """The dictionary that `LLMIntegration.generate_response` returns; values the engine did not report are None."""
+    """The dictionary that `LLMIntegration.generate_response` returns; values the engine did not report are None.
+
+    Keys: `text`, `confidence`, `tokens_used`, `source`, `adapter_version`, `usage` and `request_id`.
+    """
     usage = completion.usage
     logprobs = completion.logprobs
     return {

@@ -47,8 +47,9 @@ class Route:
 class ProviderStatus:
     """The state of a provider as shown to operators.
 
-    `detail`: a sentence on the state and, if something is wrong, on what an operator can do. `endpoints`: empty except
-    for Ray.
+    `state`: `up`, `resting` (not used until the time in its `Retry-After`), `down`, `unknown` or `off` (not
+    configured). `detail`: a sentence on the state and, if something is wrong, on what an operator can do. `endpoints`:
+    empty except for Ray.
     """
 
     name: ProviderName
@@ -58,7 +59,11 @@ class ProviderStatus:
 
 
 class Attempts:
-    """Counts the requests sent to providers on behalf of one client request, and the time spent waiting for them."""
+    """Counts the requests sent to providers on behalf of one client request, and the time spent waiting for them.
+
+    `count`: requests sent so far. `waited`: seconds in which at least one of them had not started a result.
+    `fell_back`: whether the event `FellBack` has been emitted for the request.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -148,6 +153,7 @@ class ProviderStream:
     """An answer that a provider has started, after its first content has arrived.
 
     `origin`: model, engine and adapter that generate it. `endpoint`: the address that answers, for logs and headers.
+    `continued`: whether the chunks start after the text of the request's `continue_from`; False: they repeat it.
     """
 
     origin: Origin
@@ -162,7 +168,7 @@ class Provider(Protocol):
 
     @property
     def name(self) -> ProviderName:
-        """The provider's name in metrics, logs and response headers."""
+        """The provider's name in metrics, logs and response headers: `ray_serve`, `ollama` or `embedded`."""
         ...
 
     @property
@@ -205,5 +211,5 @@ class Provider(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close all connections and engines of this provider. Safe to call twice."""
+        """Close all connections and engines of this provider; requests in progress then fail. Safe to call twice."""
         ...

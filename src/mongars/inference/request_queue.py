@@ -58,7 +58,7 @@ class RequestQueue:
         """Context manager that holds a place for one request; yields the seconds waited for it.
 
         `share`: the request's account and its weight. Entering raises `Overloaded` if no place was free for `max_wait`
-        seconds, and at once if the queue is full or the wait is expected to be longer.
+        seconds, and at once if 256 requests (`MAX_WAITING`) wait already or the wait is expected to be longer.
         """
         now = self._clock.monotonic
         arrived = now()

@@ -34,14 +34,18 @@ class Startable(Protocol):
 
 
 class StartOnDemand:
-    """Starts the engines of one provider when a request needs them, one at a time, and stops them when all are idle."""
+    """Starts the engines of one provider when a request needs them, one at a time, and stops them when all are idle.
+
+    A request awaits `ready` before it uses an engine, and calls `record_use` when it ends; `run` does the work.
+    """
 
     def __init__(
         self, stop_unused: Callable[[], Awaitable[None]], *, idle_seconds: float = IDLE_SECONDS
     ) -> None:
         """`stop_unused`: coroutine function that stops all engines that have no request.
 
-        `idle_seconds`: it is called after that many seconds without any request.
+        `idle_seconds`: it is called after that many seconds (by default 300) without any request, or up to half as long
+        later.
         """
         self._stop_unused = stop_unused
         self._idle_seconds = idle_seconds

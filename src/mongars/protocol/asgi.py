@@ -61,7 +61,10 @@ class ResponseWriter:
         self.started = False
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send the HTTP status and headers; call it once, before the body."""
+        """Send the HTTP status and headers; call it once, before the body.
+
+        `headers`: values by name; the names are sent in lower case.
+        """
         self.started = True
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
@@ -75,7 +78,10 @@ class ResponseWriter:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def json(self, status: int, body: object, headers: Mapping[str, str]) -> None:
-        """Send a complete response with `body` encoded as JSON; `headers`: further ones than its type and length."""
+        """Send a complete response with `body` encoded as JSON.
+
+        `headers`: added to `content-type` and `content-length`, or replace them if they have these names in lower case.
+        """
         data = orjson.dumps(body)
         fixed = {"content-type": "application/json", "content-length": str(len(data))}
         await self.start(status, {**fixed, **headers})
@@ -83,7 +89,10 @@ class ResponseWriter:
 
 
 def stream_headers(media_type: str) -> dict[str, str]:
-    """The response headers for a streamed body of type `media_type`, which disable caching and buffering in proxies."""
+    """The response headers for a streamed body of type `media_type`, which disable caching and buffering in proxies.
+
+    Keys: `content-type`, `cache-control` and `x-accel-buffering`.
+    """
     return {
         "content-type": media_type,
         "cache-control": "no-cache",
@@ -98,7 +107,7 @@ EVENT_STREAM_HEADERS = stream_headers("text/event-stream")
 class WrittenResponse:
     """An ASGI response, as a route returns it, that is written by the coroutine function `serve`.
 
-    `serve` is cancelled when the client disconnects.
+    `serve` is called with a `ResponseWriter`, and cancelled when the client disconnects.
     """
 
     background: Any = None

@@ -30,10 +30,11 @@ async def read_limited(
 ) -> bytes:
     """Read and return the whole request body, of at most `limit` bytes.
 
-    `declared`: its `Content-Length`, `encoding`: its `Content-Encoding`; None without the header. Raises
-    `EncodingUnsupported` for a compressed body, since a few compressed bytes can expand to gigabytes; `TooLarge` as
-    soon as the body is known to exceed `limit` bytes, without reading the rest; and `InvalidRequest` if it does not
-    arrive within `seconds`, since a slow client occupies a connection.
+    `blocks`: the parts of the body as they arrive. `declared`: its `Content-Length`, `encoding`: its
+    `Content-Encoding`; None without the header. Raises `EncodingUnsupported` for a compressed body, since a few
+    compressed bytes can expand to gigabytes; `TooLarge` as soon as the body is known to exceed `limit` bytes, without
+    reading the rest; and `InvalidRequest` if it does not arrive within `seconds`, since a slow client occupies a
+    connection.
     """
     if encoding is not None and encoding.strip().lower() not in {"", "identity"}:
         detail = (

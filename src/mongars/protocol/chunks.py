@@ -38,7 +38,10 @@ class ChunkWriter:
         )
 
     def reasoning(self, text: str) -> Chunk:
-        """A chunk with a piece of the model's reasoning, which precedes the text of the answer."""
+        """A chunk with a piece of the model's reasoning, which precedes the text of the answer.
+
+        In its event, the reasoning is in the field `reasoning_content` of `delta`.
+        """
         delta, self._delta = {**self._delta, REASONING: text}, {}
         return Chunk(reasoning=text, raw=self._raw(delta))
 

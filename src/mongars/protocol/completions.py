@@ -59,7 +59,8 @@ class CompletionRequest(SamplingFields):
     def _counted(cls, data: object) -> object:
         """Convert the number in the field `logprobs` to the chat protocol's `logprobs: true` and `top_logprobs`.
 
-        Raises `ValueError` if it is not a whole number from 0 to 5.
+        `data`: the decoded request body; it is returned unchanged if the field is absent, null or a boolean, or if it
+        is no object. Raises `ValueError` for any other value than a whole number from 0 to 5.
         """
         wanted = data.get("logprobs") if isinstance(data, dict) else None
         if not isinstance(data, dict) or wanted is None or isinstance(wanted, bool):
@@ -77,7 +78,8 @@ class CompletionRequest(SamplingFields):
 class ChoiceWriter:
     """Builds the entries of `choices` for one choice of a `/v1/completions` response.
 
-    They have the text, the log-probabilities, and the offset in characters of each token in the text.
+    Keys of an entry: `index`, `text`, `finish_reason` and `logprobs`, which is None or has the lists `tokens`,
+    `token_logprobs`, `top_logprobs` and `text_offset` (offset of each token in the text, in characters).
     """
 
     def __init__(self, index: int, *, alternatives: int | None) -> None:
@@ -91,7 +93,10 @@ class ChoiceWriter:
         self._logprobs: dict[str, list[Any]] = _no_logprobs()
 
     def piece(self, chunk: Chunk) -> dict[str, Any]:
-        """The entry of `choices` for `chunk` in an event of a stream, with its log-probabilities."""
+        """The entry of `choices` for `chunk` in an event of a stream, with its log-probabilities.
+
+        Call it for the chunks of the choice in order, as the offsets of tokens are counted from the first chunk on.
+        """
         return self._choice(chunk.text, self._rated(chunk), chunk.finish_reason)
 
     def add(self, chunk: Chunk) -> None:
@@ -142,9 +147,9 @@ def _no_logprobs() -> dict[str, list[Any]]:
 def text_body(
     choices: list[dict[str, Any]], *, answer_id: str, created: int, model: str
 ) -> dict[str, Any]:
-    """A `text_completion` object, which is a complete response, or one event of a stream.
+    """OpenAI's `text_completion` object, which is a complete response, or one event of a stream.
 
-    `choices`: entries made by `ChoiceWriter`. `created`: Unix seconds.
+    `choices`: entries made by `ChoiceWriter`. `answer_id`: its field `id`. `created`: Unix seconds.
     """
     return {
         "id": answer_id,

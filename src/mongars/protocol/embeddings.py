@@ -120,17 +120,21 @@ def pack(vector: Sequence[float]) -> bytes:
 
 
 def unpack(vector: bytes) -> tuple[float, ...]:
-    """Decode the numbers of a vector that `pack` has encoded."""
+    """Decode the numbers of a vector that `pack` has encoded.
+
+    Raises `struct.error` if the length of `vector` is not a multiple of 4 bytes.
+    """
     return struct.unpack(f"<{len(vector) // FLOAT_BYTES}f", vector)
 
 
 def request_body(
     texts: Sequence[str], *, model: str, cache_salt: str | None, weight: float
 ) -> dict[str, Any]:
-    """The JSON body of a request to a replica for the vectors of `texts`, in the format `base64`.
+    """The JSON body of a replica's `POST /v1/embeddings` for the vectors of `texts`, in the format `base64`.
 
-    `cache_salt`: identifies the account without its name, None without an account. `weight`: the account's share while
-    requests queue, relative to an account of weight 1.
+    Keys: `input`, `model`, `encoding_format`, and `cache_salt` and `weight` where given. `cache_salt`: identifies the
+    account without its name, None without an account. `weight`: the account's share while requests queue, relative to
+    an account of weight 1, which is left out.
     """
     body: dict[str, Any] = {"input": list(texts), "model": model, "encoding_format": "base64"}
     if cache_salt is not None:
@@ -143,8 +147,9 @@ def request_body(
 def read_embeddings(body: dict[str, Any], *, count: int) -> tuple[tuple[bytes, ...], int, str]:
     """What the response `body` to a request for `count` vectors contains: packed vectors, prompt tokens, model name.
 
-    The vectors are in the order of the texts, each as `pack` encodes it. Raises `InvalidAnswer` unless there is one
-    vector for each text, all of the same length.
+    `body`: decoded JSON in OpenAI's format, with vectors as base64 text or lists of numbers. The result has them in the
+    order of the texts, each as `pack` encodes it. Raises `InvalidAnswer` unless there is one vector for each text, all
+    of the same length.
     """
     try:
         entries = sorted(body["data"], key=lambda entry: int(entry["index"]))
@@ -174,7 +179,10 @@ def _packed(found: object) -> bytes:
 
 
 def written_entry(index: int, vector: bytes, *, encoding_format: EncodingFormat) -> orjson.Fragment:
-    """The entry of `data` for the packed vector of text number `index` (from 0), as a fragment of encoded JSON."""
+    """The entry of `data` for the packed vector of text number `index` (from 0), as a fragment of encoded JSON.
+
+    `encoding_format`: `base64` for base64 text, `float` for a list of numbers.
+    """
     packed = encoding_format == "base64"
     embedding = base64.b64encode(vector).decode("ascii") if packed else unpack(vector)
     return orjson.Fragment(
@@ -183,7 +191,11 @@ def written_entry(index: int, vector: bytes, *, encoding_format: EncodingFormat)
 
 
 def response_body(data: Sequence[object], *, model: str, prompt_tokens: int) -> dict[str, Any]:
-    """The JSON body of a response with `data` as its list of vectors, one entry per text."""
+    """The JSON body of a response of `/v1/embeddings` in OpenAI's format.
+
+    Keys: `object`, `data`, `model` and `usage` (`prompt_tokens` and `total_tokens`). `data`: one entry per text, such
+    as those of `written_entry`.
+    """
     usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     return {"object": "list", "data": data, "model": model, "usage": usage}
 
@@ -207,7 +219,8 @@ def embeddings_body(
 ) -> dict[str, Any]:
     """The JSON body of a replica's response, with one entry for each of `vectors`, of which there is at least one.
 
-    Raises `InvalidRequest` if the request demands another number of dimensions than the vectors have.
+    `request` decides whether vectors are written as lists or base64 text. For the keys, see `response_body`. Raises
+    `InvalidRequest` if the request demands another number of dimensions than the vectors have.
     """
     check_dimensions(request.dimensions, found=len(vectors[0]), model=model)
     encode = _base64 if request.encoding_format == "base64" else list

@@ -52,7 +52,10 @@ class AdapterPayload(WireModel):
     adapter_path: str | None = None
 
     def pin(self) -> str | None:
-        """The adapter demanded, as `NAME`, `NAME@DIGEST` or `@DIGEST` for `GenerationRequest.adapter`; None for any."""
+        """The adapter demanded, as `NAME`, `NAME@DIGEST` or `@DIGEST` for `GenerationRequest.adapter`; None for any.
+
+        None too if `adapter_path` is set, even beside a version or digest.
+        """
         if self.adapter_path is not None or (self.version is None and self.digest is None):
             return None
         if self.digest is None:
@@ -90,9 +93,9 @@ class GenerateRequest(SamplingFields):
     continue_from: PartialAnswerPayload | None = None
 
     def to_generation(self, *, request_id: str) -> GenerationRequest:
-        """Convert this request body to a `GenerationRequest`.
+        """Convert this request body to a `GenerationRequest` with the id `request_id`.
 
-        Raises `PromptMissing` if neither `prompt` nor `messages` contains text.
+        Raises `PromptMissing` if the messages, or `prompt` where there are none, contain no text.
         """
         messages = self.messages or [ChatMessage(role="user", content=self.prompt or "")]
         partial = self.continue_from
@@ -152,7 +155,8 @@ def _pin_body(adapter: str) -> dict[str, str]:
 def origin_body(origin: Origin) -> dict[str, Any]:
     """The response fields that name the model, engine, adapter and replica of an answer.
 
-    They are in the event `meta`, with which a stream begins, and in non-streaming responses.
+    Keys: `model`, `engine`, `adapter_version`, `adapter` (`version` and `digest`), `replica` and `degraded`. They are
+    in the event `meta`, with which a stream begins, and in non-streaming responses.
     """
     return {
         "model": origin.model,
@@ -167,8 +171,8 @@ def origin_body(origin: Origin) -> dict[str, Any]:
 def origin_from(body: dict[str, Any]) -> Origin:
     """Parse the fields that `origin_body` writes; an answer without adapter fields is one of the base model.
 
-    Absent names of model and engine are `unknown`. Raises `InvalidAnswer` for a name that cannot be sent in an HTTP
-    header.
+    `body`: the decoded data of the event `meta`, or a decoded non-streaming response. Absent names of model and engine
+    are `unknown`. Raises `InvalidAnswer` for a name of an adapter or replica that cannot be sent in an HTTP header.
     """
     adapter = body.get("adapter")
     digest = adapter.get("digest") if isinstance(adapter, dict) else None
@@ -196,7 +200,8 @@ def _name(value: object) -> str:
 def answer_body(completion: Completion, *, timings: dict[str, float]) -> dict[str, Any]:
     """The JSON body of a non-streaming response of `/generate`.
 
-    `timings`: durations in seconds by name, sent as they are.
+    Keys: those of `origin_body`, `content`, `message`, `usage`, `finish_reason`, `choices` and `timings`. `timings`:
+    durations in seconds by name, sent as they are.
     """
     choices = completion.choices
     usage: dict[str, Any] = {"model": completion.origin.model, "generations": len(choices)}
@@ -223,6 +228,7 @@ def _choice_body(choice: Choice) -> dict[str, Any]:
 def error_body(error: MongarsError, *, adapter_version: str) -> dict[str, Any]:
     """The JSON body of an error response of `/generate`, in the format of the earlier monGARS.
 
+    Keys: `content` (empty), `error` (the code), `detail` (the message), `adapter_version`, and those of `error_facts`.
     `adapter_version`: that of the adapter in use.
     """
     return {

@@ -30,7 +30,8 @@ _NONE = b'"top_logprobs":[]'
 def entry(token: str, logprob: float) -> dict[str, Any]:
     """The log-probability entry, in OpenAI's format, of a token whose alternatives are not known.
 
-    `bytes` is None in it if `token` is empty or contains an incomplete character.
+    Keys: `token`, `logprob`, `top_logprobs` (empty) and `bytes` (the numbers of the token's UTF-8 bytes), which is None
+    if `token` is empty or contains an incomplete character.
     """
     known = bool(token) and REPLACED not in token
     return {
@@ -53,10 +54,11 @@ def entries(text: str, logprobs: Iterable[float]) -> list[dict[str, Any]]:
 
 
 def named(sent: dict[str, Any]) -> dict[str, Any]:
-    """A copy of an engine's log-probability entry in which a token that is part of a character is named by its bytes.
+    r"""A copy of an engine's log-probability entry in which a token that is part of a character is named by its bytes.
 
-    Such a name is `bytes:` with an escape per byte. Alternatives in `top_logprobs` are converted too. Raises
-    `TypeError`, `KeyError` or `ValueError` if `sent` is not such an entry.
+    Such a name is `bytes:` with an escape per byte, as in `bytes:\xf0\x9f`. `sent`: the decoded entry, with `token`,
+    `logprob` and, if known, `bytes`. Alternatives in `top_logprobs` are converted too. Raises `TypeError`, `KeyError`
+    or `ValueError` if `sent` is not such an entry.
     """
     found = {
         "token": sent["token"],
@@ -81,8 +83,9 @@ async def mended(
 ) -> AsyncGenerator[bytes, None]:
     """Yield the engine's stream of events, with the log-probability entries in them converted by `named`.
 
-    `blocks`: the bytes of the stream, cut anywhere; each yielded block has whole events. `alternatives` False: the
-    lists of alternative tokens are emptied.
+    `blocks`: the bytes of the stream, cut anywhere; each yielded block has whole events, and an event that is
+    incomplete at the end is dropped. `alternatives` False: the lists of alternative tokens are emptied. Raises the
+    errors of `named` and `EventTooLarge`.
     """
     splitter = EventSplitter()
     async for block in blocks:

@@ -40,8 +40,8 @@ def chat_request(
     """The JSON body of Ollama's `POST /api/chat` for a streamed answer.
 
     `markers`: the model's control tokens, such as `<|im_end|>`. Those in messages must be read as text; Ollama accepts
-    no token ids, so each one that a message contains is interrupted by `SEPARATOR`. Raises `ParameterUnsupported` for a
-    parameter or a part of a response format that Ollama does not support.
+    no token ids, so each one that a message contains is interrupted by an invisible character (`SEPARATOR`). Raises
+    `ParameterUnsupported` for a parameter or a part of a response format that Ollama does not support.
     """
     sampling = request.sampling
     options = _SAMPLING.write(sampling)
@@ -67,7 +67,10 @@ def chat_request(
 
 
 def origin_named(model: str) -> Origin:
-    """The `Origin` of an answer by the Ollama model `model`: without an adapter, and with `degraded` true."""
+    """The `Origin` of an answer by the Ollama model `model`: without an adapter, and with `degraded` true.
+
+    `degraded`: the engine `ollama` cannot use the adapters of this deployment.
+    """
     return Origin(model=model, engine="ollama", degraded=True)
 
 
@@ -82,7 +85,10 @@ def tagged(name: str) -> str:
 
 
 def models_in(listed: dict[str, Any]) -> list[str] | None:
-    """The model names in a response of `GET /api/tags`; None if it is not a response of an Ollama server."""
+    """The model names in a response of `GET /api/tags`; None if it is not a response of an Ollama server.
+
+    `listed`: the decoded body. It is not Ollama's if its field `models` is absent or neither a list nor null.
+    """
     entries = listed.get("models", ...)
     if entries is None:  # some versions send null for an empty list
         return []
@@ -92,7 +98,10 @@ def models_in(listed: dict[str, Any]) -> list[str] | None:
 
 
 def window_in(shown: dict[str, Any]) -> int | None:
-    """The model's maximum context window in tokens, from a response of `POST /api/show`; None if it has none."""
+    """The model's maximum context window in tokens, from a response of `POST /api/show`; None if it has none.
+
+    `shown`: the decoded body, whose field `model_info` has the value.
+    """
     info = shown.get("model_info")
     if not isinstance(info, dict):
         return None
@@ -165,7 +174,8 @@ class LineReader:
     def feed(self, block: bytes) -> Iterator[Chunk]:
         """Parse a block of bytes; yields the chunks of the lines that it completes, and keeps an incomplete line.
 
-        Raises `InferenceFailed` for a line with an error, and `InvalidAnswer` for a malformed or too long one.
+        Raises `InferenceFailed` for a line with an error, and `InvalidAnswer` for a malformed one or an incomplete one
+        of more than `LONGEST_LINE` (4 MiB). Nothing is read after the line with `done: true`.
         """
         self._rest += block
         while not self.done and (end := self._rest.find(b"\n")) >= 0:
@@ -219,7 +229,8 @@ class LineReader:
 def _logprobs(body: dict[str, Any], text: str) -> list[dict[str, Any]]:
     """The log-probability entries in a line of the stream, in OpenAI's format.
 
-    Empty if there are none, or if one is invalid, so that the text is still used.
+    `body`: the decoded line. `text`: its text, used as the token of entries that have none. Empty if there are no
+    entries, or if one is invalid, so that the text is still used.
     """
     found = body.get("logprobs") or ()
     try:

@@ -53,8 +53,8 @@ class OllamaModelApi:
         """The body of `POST /api/chat` for a streamed answer of this model, as encoded JSON.
 
         `context_tokens`: size of the context window to load; None for the server's default. `markers`: the model's
-        control tokens, which are interrupted by `SEPARATOR` in the messages, so that they are read as text. Raises
-        `ParameterUnsupported` for a parameter that Ollama does not support.
+        control tokens, which are interrupted by an invisible character (`SEPARATOR`) in the messages, so that they are
+        read as text. Raises `ParameterUnsupported` for a parameter that Ollama does not support.
         """
         body = chat_request(request, model=self.name, markers=markers)
         if context_tokens is not None:
@@ -69,7 +69,9 @@ class OllamaModelApi:
         return encode({"model": self.name, "verbose": verbose})
 
     def check_tags(self, status: int, data: bytes) -> None:
-        """Check that a response of `GET /api/tags` is from an Ollama server that has the model; `data`: its body.
+        """Check that a response of `GET /api/tags` is from an Ollama server that has the model.
+
+        `status`: the HTTP status, `data`: the body of the response.
 
         Raises:
             InvalidAnswer: it is not the response of an Ollama server.
@@ -101,9 +103,9 @@ class OllamaModelApi:
     ) -> MongarsError:
         """The error for a response of `POST /api/chat` with the body `data` and a status other than 200.
 
-        `NotReady` for 404, `Overloaded` for 429 and 503, `ContextLengthExceeded` for a prompt that is too long, else
-        `InferenceFailed`. `retry_after`: seconds from the response's header, None without it. `context_tokens`: size of
-        the loaded context window, used if the server does not report it.
+        `NotReady` for 404, `Overloaded` for 429 and 503, `ContextLengthExceeded` for 400 if the prompt is too long,
+        else `InferenceFailed`. `retry_after`: seconds from the response's header, None without it. `context_tokens`:
+        size of the loaded context window, used if the server does not report it.
         """
         message = error_text(data)
         if status == HTTPStatus.NOT_FOUND:

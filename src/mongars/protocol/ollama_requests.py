@@ -163,7 +163,10 @@ class OllamaRequest(WireModel):
 
     @abstractmethod
     def content(self, text: str, thinking: str = "") -> dict[str, Any]:
-        """The response fields with the answer's `text` and, unless it is empty, the model's reasoning `thinking`."""
+        """The response fields, in Ollama's format, with the answer's `text` and the model's reasoning `thinking`.
+
+        Keys: `message` for `/api/chat`, `response` and `thinking` for `/api/generate`. An empty `thinking` is left out.
+        """
 
     def to_sampling(self) -> Sampling:
         """The sampling parameters of this request as a `Sampling`."""
@@ -190,7 +193,10 @@ class OllamaChatRequest(OllamaRequest):
         return prompt_messages([message.as_chat() for message in self.messages])
 
     def content(self, text: str, thinking: str = "") -> dict[str, Any]:
-        """The response field `message`, with the answer's `text` and, unless it is empty, the reasoning `thinking`."""
+        """The response field `message`: an object with `role`, `content` and, if there is any reasoning, `thinking`.
+
+        `text`: the answer's text, sent as `content`.
+        """
         message = {"role": "assistant", "content": text}
         return {"message": {**message, "thinking": thinking} if thinking else message}
 

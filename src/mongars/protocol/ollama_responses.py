@@ -23,10 +23,10 @@ def timestamp(moment: datetime) -> str:
 def part_body(
     content: Mapping[str, Any], *, model: str, created_at: str, done: bool = False
 ) -> dict[str, Any]:
-    """The JSON object of one line of a stream, or of a non-streaming response.
+    """The JSON object of one line of a stream, or of a non-streaming response, in Ollama's format.
 
-    `content`: its fields with text and counts. `created_at`: time from `timestamp`. `done`: whether the answer is
-    complete.
+    Keys: `model`, `created_at`, `done` and those of `content`, the fields with text and counts. `created_at`: time from
+    `timestamp`. `done`: whether the answer is complete.
     """
     return {"model": model, "created_at": created_at, **content, "done": done}
 
@@ -39,8 +39,9 @@ def done_fields(
 ) -> dict[str, Any]:
     """The fields that only the last line of an answer has: the finish reason, durations and token counts.
 
-    `reason`: why the answer ended, or `load` if the request only loaded the model. `durations`: in seconds by field
-    name, converted to nanoseconds. Without `usage`, the counts are left out.
+    Keys: `done_reason`, those of `durations`, and `prompt_eval_count` and `eval_count`, which are left out without
+    `usage`. `reason`: why the answer ended, or `load` if the request only loaded the model. `durations`: in seconds by
+    Ollama's field name, such as `total_duration`; converted to nanoseconds.
     """
     found: dict[str, Any] = {"done_reason": reason}
     for name, seconds in (durations or {}).items():
@@ -54,9 +55,10 @@ def done_fields(
 def embed_body(
     vectors: Sequence[object], *, model: str, prompt_tokens: int, durations: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The JSON body of a response of `/api/embed`, with `vectors` as they are.
+    """The JSON body of a response of `/api/embed`, in Ollama's format.
 
-    `durations`: in seconds by field name, converted to nanoseconds.
+    Keys: `model`, `embeddings` (`vectors` as they are), `prompt_eval_count` and those of `durations`. `durations`: in
+    seconds by Ollama's field name, such as `total_duration`; converted to nanoseconds.
     """
     found: dict[str, Any] = {"model": model, "embeddings": vectors}
     for name, seconds in durations.items():
@@ -76,7 +78,10 @@ DETAILS: dict[str, Any] = {
 
 
 def model_body(name: str, *, modified_at: str) -> dict[str, Any]:
-    """The entry of one available model in the response of `/api/tags`; its size (0) and digest (empty) are unknown."""
+    """The entry of one available model in the response of `/api/tags`; its size (0) and digest (empty) are unknown.
+
+    `modified_at`: time from `timestamp`.
+    """
     return {
         "name": name,
         "model": name,
@@ -90,9 +95,10 @@ def model_body(name: str, *, modified_at: str) -> dict[str, Any]:
 def running_body(
     name: str, *, expires_at: str, context_tokens: int | None = None
 ) -> dict[str, Any]:
-    """The entry of one loaded model in the response of `/api/ps`.
+    """The entry of one loaded model in the response of `/api/ps`; its sizes (0) and digest (empty) are unknown.
 
-    `expires_at`: when it will be unloaded, from `timestamp`. `context_tokens`: its context window; None if unknown.
+    `expires_at`: when it will be unloaded, from `timestamp`. `context_tokens`: its context window; None: it is left
+    out.
     """
     found = {
         "name": name,
@@ -115,7 +121,8 @@ def show_body(
 ) -> dict[str, Any]:
     """The JSON body of a response of `/api/show`, which describes the model `name`.
 
-    `context_tokens`: its context window, at the key where Ollama's clients read it; None: it is left out.
+    `modified_at`: time from `timestamp`. `context_tokens`: its context window, at the key where Ollama's clients read
+    it (`mongars.context_length` in `model_info`); None: it is left out. `capability`: what the model does.
     """
     info: dict[str, Any] = {"general.architecture": "mongars", "general.basename": name}
     if context_tokens is not None:

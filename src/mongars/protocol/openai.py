@@ -64,7 +64,10 @@ class ChatCompletionRequest(SamplingFields):
 
 
 def model_card(name: str, *, created: int) -> dict[str, Any]:
-    """The entry of one model in the response of `GET /v1/models`; `created` is in Unix seconds."""
+    """The entry of one model in the response of `GET /v1/models`; `created` is in Unix seconds.
+
+    Keys: `id` (the name), `object`, `created` and `owned_by`.
+    """
     return {"id": name, "object": "model", "created": created, "owned_by": "mongars"}
 
 
@@ -81,7 +84,11 @@ def fingerprint_in(raw: bytes) -> str | None:
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
-    """The token counts as OpenAI's `usage` object."""
+    """The token counts as OpenAI's `usage` object.
+
+    Keys: `prompt_tokens`, `completion_tokens`, `total_tokens`, `prompt_tokens_details` (`cached_tokens`) and, if the
+    counts of each choice are known, `completion_tokens_per_generation`.
+    """
     body: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -101,10 +108,11 @@ def completion_body(
     logprobs: Mapping[int, list[dict[str, Any]]] | None = None,
     fingerprint: str | None = None,
 ) -> dict[str, Any]:
-    """The `chat.completion` object of a non-streaming answer; `created` is in Unix seconds.
+    """OpenAI's `chat.completion` object of a non-streaming answer; `created` is in Unix seconds.
 
-    `logprobs`: the entries of `logprob_entries`, by choice index; None if they were not requested. `fingerprint`: the
-    `system_fingerprint` reported by the engine; None: derived from the model's name.
+    `answer_id`: its field `id`. `logprobs`: the entries of `logprob_entries`, by choice index; None if they were not
+    requested. `fingerprint`: the `system_fingerprint` reported by the engine; None: derived from the model's name.
+    Without token counts in `completion`, the field `usage` is left out.
     """
     choices = [
         {
@@ -131,7 +139,10 @@ def completion_body(
 
 
 def message_body(choice: Choice) -> dict[str, Any]:
-    """The object `message` of one choice of a non-streaming answer; the reasoning, if any, is in its own field."""
+    """The object `message` of one choice of a non-streaming answer, in OpenAI's format.
+
+    Keys: `role` (`assistant`), `content` and, if there is any reasoning, `reasoning_content`.
+    """
     body = {"role": "assistant", "content": choice.text}
     return {**body, REASONING: choice.reasoning} if choice.reasoning else body
 
@@ -145,9 +156,10 @@ def chunk_body(
     finish_reason: str | None = None,
     index: int = 0,
 ) -> dict[str, Any]:
-    """The `chat.completion.chunk` object of a stream event with one choice; `created` is in Unix seconds.
+    """OpenAI's `chat.completion.chunk` object of a stream event with one choice; `created` is in Unix seconds.
 
-    `delta`: what is new in the message, such as `{"content": "text"}`. `index`: the number of the choice.
+    `answer_id`: its field `id`. `delta`: what is new in the message, such as `{"content": "text"}`. `finish_reason`:
+    None unless the choice ends with this event. `index`: the number of the choice.
     """
     choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
     return {
@@ -180,7 +192,7 @@ def logprob_entries(chunk: Chunk) -> list[dict[str, Any]]:
 
 
 def read_chunk(event: ServerEvent) -> Chunk:
-    """Parse an event of a stream in OpenAI's format as a chunk.
+    """Parse an event of a stream in OpenAI's format as a chunk; not for the event `[DONE]`.
 
     Raises the error that the event reports, or `InvalidAnswer` if the event is not a chunk.
     """
@@ -249,15 +261,18 @@ def _usage_in(body: dict[str, Any]) -> tuple[Usage | None, bool]:
 
 
 def reasoning_in(message: dict[str, Any]) -> str:
-    """The model's reasoning in a message or a stream's `delta`, under any of the known field names; else empty."""
+    """The model's reasoning in a decoded message or a stream's `delta`; empty if there is none.
+
+    It is the first text in `reasoning_content`, `reasoning` or `thinking` that is not empty.
+    """
     found = (message.get(name) for name in _REASONING_FIELDS)
     return next((text for text in found if isinstance(text, str) and text), "")
 
 
 def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
-    """The log-probabilities of the tokens in OpenAI's `logprobs` object, and whether all of its entries are valid.
+    """The log-probabilities of the tokens in OpenAI's decoded `logprobs` object, and whether all entries are valid.
 
-    Empty if one is invalid, or if there are none.
+    No log-probabilities and True if there are none; none and False if one of the entries is invalid.
     """
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
@@ -268,7 +283,7 @@ def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
 
 
 def usage_from(body: dict[str, Any] | None) -> Usage | None:
-    """The token counts in OpenAI's `usage` object; None if it is missing or empty.
+    """The token counts in a decoded `usage` object of OpenAI's format; None if `body`, that object, is None or empty.
 
     Raises `KeyError`, `TypeError` or `ValueError` if it is malformed.
     """
@@ -287,14 +302,17 @@ _FINISH_REASONS: dict[str, FinishReason] = {reason: reason for reason in get_arg
 
 
 def finish_reason_from(value: str | None) -> FinishReason | None:
-    """The finish reason that a server reports; None if it reports none, `stop` for a name that is not known here."""
+    """The finish reason that a server reports, such as `stop` or `length`, as a `FinishReason`.
+
+    None if it reports none, `stop` for a name that is not known here.
+    """
     if value is None:
         return None
     return _FINISH_REASONS.get(value, "stop")
 
 
 def error_in(body: dict[str, Any]) -> MongarsError:
-    """The exception for the error in the JSON body of a response, whose class depends on the error code.
+    """The exception for the error in `body`, a decoded response, whose class depends on the error code.
 
     Both formats are read: OpenAI's nested one and the flat one of `/generate`. `InferenceFailed` without a known code.
     """

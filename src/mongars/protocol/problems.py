@@ -77,8 +77,8 @@ def _status_of_all(error: errors.AllProvidersFailed) -> int:
 def retry_after_header(error: MongarsError) -> dict[str, str]:
     """The header `Retry-After` for an error response, in whole seconds, rounded up, from 1 to 3600.
 
-    It is set for `NotReady`, `Overloaded`, `TooManyRequests`, and for `AllProvidersFailed` if a provider reported when
-    to retry. For other errors the result is empty.
+    It is set for `NotReady`, `Overloaded`, `TooManyRequests` (1 if no time is known), and for `AllProvidersFailed` if a
+    provider reported when to retry. For other errors the result is empty.
     """
     if not isinstance(error, errors.RetryableLater | errors.AllProvidersFailed):
         return {}
@@ -89,9 +89,9 @@ def retry_after_header(error: MongarsError) -> dict[str, str]:
 
 
 def read_count(value: object) -> int:
-    """Check a token count received from a server, and return it as an integer.
+    """Check a token count received from a server, and return it as an integer; a fraction is cut off.
 
-    Raises `TypeError` if the value is not a number, `ValueError` if it is negative or above `MOST_TOKENS`.
+    Raises `TypeError` if the value is not a number, `ValueError` if it is negative or above `MOST_TOKENS` (2**53).
     """
     if not isinstance(value, int | float):
         detail = "a count is no number"
@@ -119,8 +119,9 @@ def error_from(
 ) -> MongarsError:
     """The exception for an error that a server reports with `code` and message `detail`.
 
-    `InferenceFailed` for an unknown code. `retry_after`: seconds until a retry makes sense, None if unknown. `body`:
-    the other fields of the received error, such as `param`.
+    `InferenceFailed` for an unknown code, and for that of `AllProvidersFailed`. `retry_after`: seconds until a retry
+    makes sense, None if unknown. `body`: the decoded error object, whose fields `param`, `prompt_tokens` and
+    `context_tokens` are used.
     """
     kind = _BY_CODE.get(_OURS.get(code, code), errors.InferenceFailed)
     found = body or {}
@@ -143,7 +144,10 @@ def error_from(
 
 
 def error_facts(error: MongarsError) -> dict[str, Any]:
-    """Fields of an error body besides message and code: invalid parameter and token counts, if there are any."""
+    """Fields of an error body besides message and code, for the facts that the error has.
+
+    Keys: `param` (the invalid parameter), and for a prompt that is too long `prompt_tokens` and `context_tokens`.
+    """
     facts: dict[str, Any] = {}
     if isinstance(error, CallerError) and error.param is not None:
         facts["param"] = error.param
@@ -154,7 +158,10 @@ def error_facts(error: MongarsError) -> dict[str, Any]:
 
 
 def openai_body(error: MongarsError) -> dict[str, Any]:
-    """The JSON body of an error response in OpenAI's format."""
+    """The JSON body of an error response in OpenAI's format.
+
+    Its only key is `error`, an object with `message`, `type`, `param`, `code` and the fields of `error_facts`.
+    """
     kind = "invalid_request_error" if isinstance(error, CallerError) else "server_error"
     if isinstance(error, errors.TooManyRequests):
         kind = "requests"

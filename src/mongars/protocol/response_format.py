@@ -101,7 +101,8 @@ class _Size:
         """Count a value and everything inside it.
 
         `levels`: how many more levels of nested objects and lists are allowed. Raises `ValueError` if there are more,
-        if a text is longer than `LONGEST_TEXT`, or if more parts or values than allowed have been counted.
+        if a text is longer than `LONGEST_TEXT` (4096 characters), or if more objects and lists (500) or list entries
+        (5000) than allowed have been counted.
         """
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
             message = f"holds a text of more than {LONGEST_TEXT} characters"
@@ -122,10 +123,10 @@ class _Size:
 
 
 def _repeats(value: object) -> float:
-    """The highest number of repetitions that a part of a schema permits, such as by `maxItems`.
+    """The highest number of repetitions that a part of a schema permits, such as by `maxItems` or in a `pattern`.
 
-    For lists inside lists, the numbers are multiplied. Raises `ValueError` if one part of the schema alone permits more
-    than `MOST_REPEATS`.
+    `value`: the schema or any part of it; 0 if it sets no such number. For lists inside lists, the numbers are
+    multiplied. Raises `ValueError` if one part of the schema alone permits more than `MOST_REPEATS` (2000).
     """
     if isinstance(value, list):
         return max(map(_repeats, value), default=0)
@@ -149,8 +150,8 @@ def _is_number(value: object) -> bool:
 def pattern_repeats(pattern: str) -> float:
     """The highest number of repetitions of any part of a regular expression; those of nested groups are multiplied.
 
-    `*` and `+` count as 8. Raises `ValueError` for a pattern that is too long or has too many nested repetitions,
-    because matching it would block the engine for all requests.
+    `*` and `+` count as 8; without repetitions it is 1. Raises `ValueError` for a pattern of more than 256 characters
+    or with more than 100 nested repetitions, because matching it would block the engine for all requests.
     """
     if len(pattern) > LONGEST_PATTERN:
         message = f"holds a pattern of more than {LONGEST_PATTERN} characters"

@@ -156,5 +156,8 @@ READER = SamplingReader(PARAMETERS)
 
 
 def sampling_writer(body: BodyFormat) -> SamplingWriter:
-    """A writer that converts a `Sampling` to the parameters of request bodies in the format `body`."""
+    """A writer that converts a `Sampling` to the parameters of request bodies in one format.
+
+    `body`: `replica` (the body of `/generate`), or the engine: `llama_cpp`, `vllm` or `ollama`.
+    """
     return SamplingWriter(body, PARAMETERS)

@@ -57,7 +57,8 @@ class Parameter:
     def place(self, body: BodyFormat) -> str | WrittenByEngine | None:
         """The parameter's name in request bodies of the format `body`; None if that engine does not support it.
 
-        A `WrittenByEngine` if the engine's module, and not `SamplingWriter`, writes it.
+        `body`: `replica` (the body of `/generate`), `llama_cpp`, `vllm` or `ollama`. The result is a `WrittenByEngine`
+        if the engine's module, and not `SamplingWriter`, writes the parameter.
         """
         return self.elsewhere.get(body, self.name)
 
@@ -93,7 +94,10 @@ class SamplingReader:
 
 
 class SamplingWriter:
-    """Converts a `Sampling` to the parameters of request bodies in one format."""
+    """Converts a `Sampling` to the parameters of request bodies in one format.
+
+    `body`: the format, such as `replica` or `vllm`. `parameters`: the names of all parameters, by request field.
+    """
 
     def __init__(self, body: BodyFormat, parameters: Mapping[str, Parameter]) -> None:
         entries = {entry.name: entry for entry in parameters.values()}

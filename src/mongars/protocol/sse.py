@@ -99,7 +99,10 @@ class EventSplitter:
 
 
 def parse_event(raw: bytes) -> ServerEvent | None:
-    """Parse the bytes of one server-sent event; None if it has neither a name nor data, as a comment."""
+    """Parse the bytes of one server-sent event, whose lines end in LF; a blank line at the end may be included.
+
+    None if it has neither a name nor data, as a comment. Lines of data are joined by LF.
+    """
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:  # nearly all events
         return ServerEvent("message", raw[6:-2], raw)
     name = "message"

@@ -40,9 +40,9 @@ ROLLOUT_SECONDS = 60.0
 def answer_key(request: GenerationRequest, defaults: Sampling) -> bytes | None:
     """The key of the answer cache for `request`, as SHA-256 bytes; None if its answer must not be stored.
 
-    Requests of one account with the same messages, sampling parameters, task type and adapter have the same key. An
-    answer is stored only if the request names an account (`scope`), has temperature 0 or a seed, and does not continue
-    a partial answer. `defaults`: values for sampling parameters that the request does not set.
+    Requests of one account with the same messages, sampling parameters, task type, adapter and `shortens` have the same
+    key. An answer is stored only if the request names an account (`scope`), has temperature 0 or a seed, and does not
+    continue a partial answer. `defaults`: values for sampling parameters that the request does not set.
     """
     sampling = request.sampling.with_defaults(defaults)
     repeatable = sampling.temperature == 0 or sampling.seed is not None
@@ -85,8 +85,8 @@ class CachedAnswer:
 class AnswerCache:
     """Least-recently-used cache of answers in memory.
 
-    `max_bytes`: bound on the approximate size of all stored answers in bytes. `seconds`: age at which an answer is
-    removed.
+    `max_bytes`: bound on the approximate size of all stored answers in bytes. `seconds`: an answer is removed this many
+    seconds after it was stored.
     """
 
     def __init__(self, *, max_bytes: int, seconds: float, clock: Clock) -> None:
@@ -101,7 +101,8 @@ class AnswerCache:
     def get(self, key: bytes, weights: Weights | None) -> CachedAnswer | None:
         """The unexpired answer stored under `key`, if the model and adapter `weights` generated it; else None.
 
-        `weights` None means that the model and adapter now in use are unknown; the result is then None too.
+        `weights`: as `weights_of` returns them. None means that the model and adapter now in use are unknown; the
+        result is then None too.
         """
         self._expire()
         found = self._answers.get(key)
@@ -138,9 +139,10 @@ class AnswerCache:
 
 
 class CurrentWeights:
-    """Remembers which model and adapter answer now, for each model role (`general` or `coding`).
+    """Which model and adapter answered last, for each model role (`general` or `coding`).
 
-    Only answers of one provider are recorded: the one whose answers are cached.
+    A stored answer is used only if it is from these. Only answers of the provider whose answers are cached may be
+    recorded here.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -160,10 +162,10 @@ class CurrentWeights:
         self._seen[role] = {**recent, weights_of(origin): now}
 
     def current(self, request: GenerationRequest) -> Weights | None:
-        """The model and adapter that answer now for the model role (`general` or `coding`) of `request`.
+        """Model, adapter version and digest of the last answer recorded for the model role of `request`.
 
-        None if no answer was recorded for that role, or if more than one model or adapter answered within the last
-        `ROLLOUT_SECONDS` (60 s), as while a new adapter is rolled out.
+        None if no answer was recorded for that role (`general` or `coding`), or if more than one model or adapter
+        answered within the last `ROLLOUT_SECONDS` (60 s), as while a new adapter is rolled out.
         """
         seen = self._seen[task_role(request.task_type)]
         if not seen:

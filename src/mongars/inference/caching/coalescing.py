@@ -49,7 +49,7 @@ class CoalescingCache:
     """Answers each request from the cache, from a generation in progress for an identical request, or by the chain.
 
     The chain sends the request to one provider after the other. Requests are identical if `answer_key` gives the same
-    key.
+    key; requests without a key always go to the chain.
     """
 
     def __init__(
@@ -83,7 +83,8 @@ class CoalescingCache:
         """Context manager of a started answer: a stored one, that of an identical request in progress, or a new one.
 
         Entering waits for the first content. It raises a `CallerError` if the request is wrong, or
-        `AllProvidersFailed`. Events of a shared generation contain the id of the request that started it.
+        `AllProvidersFailed`. Leaving stops the generation unless other requests read it. Events of a shared generation
+        contain the id of the request that started it.
         """
         key = answer_key(request, self._defaults)
         if key is None:
@@ -142,8 +143,8 @@ class CoalescingCache:
     def _keep(self, key: bytes, generation: SharedGeneration) -> None:
         """Store the answer of an ended generation in the cache, under `key`.
 
-        Nothing is stored if the answer is incomplete, was continued at another provider after its stream broke, or is
-        not from the preferred provider.
+        Nothing is stored if the answer is incomplete, was continued at another provider or endpoint after its stream
+        broke, or is not from the preferred provider.
         """
         answer = generation.answer
         if answer is None or not generation.complete or answer.chunks.moves:
@@ -179,8 +180,8 @@ class CoalescingCache:
 class _CoalescedRequest:
     """One request that reads a shared generation.
 
-    If that generation fails because its own deadline passed, and this request's deadline is later, the request joins
-    another generation or starts one.
+    If that generation fails because its own deadline passed, and this request has more time left than that generation
+    had in all, the request joins another generation or starts one.
     """
 
     def __init__(
@@ -196,7 +197,8 @@ class _CoalescedRequest:
     async def start(self) -> AnswerStream:
         """Join a generation for this request, wait for its first content, and return the answer.
 
-        Raises a `CallerError` if the request is wrong, or `AllProvidersFailed`.
+        The request reads the generation until `release` of the answer's chunks is called. Raises a `CallerError` if the
+        request is wrong, or `AllProvidersFailed`.
         """
         stack, start = AsyncExitStack(), self._deadline.clock.monotonic()
         try:

@@ -110,8 +110,8 @@ class Breaker:
     def start_trial(self, ticket: object, now: float) -> bool:
         """Record that the request `ticket` is sent at `now`; call it only after `available_at` has allowed the request.
 
-        Returns True if it is the trial request of an open breaker: until it has a result, no other request is allowed.
-        False if the breaker is closed.
+        Returns True if it is the trial request of an open breaker: until it has a result, or for `LEASE_SECONDS` (60
+        s), no other request is allowed. False if the breaker is closed.
         """
         if self.state == "closed":
             return False

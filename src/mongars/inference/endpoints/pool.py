@@ -49,11 +49,12 @@ class EndpointPool:
         max_requests: int = 0,
         sole_provider: bool = False,
     ) -> None:
-        """`max_requests`: requests in flight at all endpoints together; each starts with an equal part as its limit.
+        """`urls`: those of the endpoints, in configured order.
 
-        `rest_after`: busy responses in a row after which no requests are sent to an endpoint for some seconds. `random`
-        returns a number in [0, 1). `sole_provider`: no other provider can answer, so that circuit breakers are ignored
-        while more than half of them are open.
+        `max_requests`: requests in flight at all endpoints together; each starts with an equal part as its limit, at
+        least 8. `rest_after`: busy responses in a row after which no requests are sent to an endpoint for some seconds.
+        `random` returns a number in [0, 1). `sole_provider`: no other provider can answer, so that circuit breakers are
+        ignored while more than half of them are open.
         """
         table = EndpointTable(
             urls,

@@ -32,7 +32,7 @@ class EndpointProbes:
         self._clock = table.clock
 
     def due(self) -> tuple[str, ...]:
-        """The URLs of the endpoints to probe now; each is due again after `PROBE_INTERVAL_SECONDS` (2 s).
+        """The URLs of the endpoints to probe now; a URL returned is not due again for `PROBE_INTERVAL_SECONDS` (2 s).
 
         Endpoints are due that are down, that failed since their last answer or probe, or of which nothing is known yet.
         """
@@ -64,8 +64,9 @@ class EndpointProbes:
     def record(self, url: str, result: ProbeResult, *, error: str | None = None) -> bool:
         """Record the result of a probe of `url`. Returns True if the endpoint thereby went down or came up again.
 
-        `error`: shown to operators as its last error; None keeps the earlier one. The result `not_ready` keeps an
-        endpoint up that was up. No result changes an endpoint that is up and has requests in flight.
+        `result`: `ready`; `reachable` (a server without a readiness route); `not_ready` (busy or starting), which keeps
+        an endpoint up that was up; `unreachable`. `error`: shown to operators as its last error; None keeps the earlier
+        one. No result changes an endpoint that is up and has requests in flight.
         """
         state = self._table.states[url]
         if state.in_flight and state.is_up:

@@ -38,7 +38,8 @@ class PlannedAttempt:
 class Rotation:
     """Plans the attempts of one request: to which endpoint each is sent, and when.
 
-    Every endpoint is tried once in each cycle; the number of attempts and cycles is limited.
+    In each cycle, every endpoint that can still be used is tried once. At most `MAX_ATTEMPTS` (4) attempts and
+    `max_scale_cycles` cycles are planned.
     """
 
     def __init__(
@@ -62,7 +63,10 @@ class Rotation:
         self._waits = 0
 
     def next(self, *, not_after: float) -> PlannedAttempt | None:
-        """The next attempt to send; None if no attempt is left or none can start by `not_after` (monotonic seconds)."""
+        """The next attempt to send; None if no attempt is left or none can start by `not_after` (monotonic seconds).
+
+        The caller waits until the attempt's time, and calls `record_sent` if it sends it.
+        """
         if self._attempts_left == 0:
             return None
         now = self._clock.monotonic()
@@ -107,7 +111,7 @@ class Rotation:
             self._returning[url] = now + self.delay(self._waits)
 
     def delay(self, nth: int) -> float:
-        """Random wait in seconds before retry number `nth` (from 0), at most the bound in `RAY_SCALING_BACKOFF`."""
+        """Random wait in seconds before retry number `nth` (from 0): from 0 to its bound in `RAY_SCALING_BACKOFF`."""
         return backoff(nth, self._ceilings, self._random)
 
     def _delayed_attempt(self, now: float, not_after: float) -> PlannedAttempt | None:

@@ -41,8 +41,9 @@ class EndpointSelection:
     def choose(self, urls: Sequence[str], *, session_id: str | None = None) -> str:
         """The URL out of `urls` to which to send the next request; `urls` must not be empty.
 
-        With `session_id`, it is the endpoint that earlier requests of that session used, unless that one has too much
-        load or is much slower than others. An endpoint at its concurrency limit is chosen only if all of them are.
+        With `session_id`, always the same one for the same session and `urls`, unless it has too much load or is much
+        slower than others; otherwise the cheaper, by load and latency, of two drawn at random. An endpoint at its
+        concurrency limit is chosen only if all of them are.
         """
         states = self._table.states
         candidates = [url for url in urls if states[url].below_limit] or list(urls)

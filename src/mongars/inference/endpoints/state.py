@@ -82,7 +82,7 @@ class EndpointState:
     def needs_trial(self) -> bool:
         """Whether only one request at a time, a trial, may be sent to the endpoint, until an answer has started.
 
-        True after a long wait that it demanded or too many busy responses in a row.
+        True after it demanded a wait of more than 10 s, or gave `rest_after` busy responses in a row.
         """
         return self.long_wait or self.busy_too_often
 

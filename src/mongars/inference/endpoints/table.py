@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class EndpointTable:
-    """Holds one `EndpointState` per endpoint URL, in configured order."""
+    """Holds one `EndpointState` per endpoint URL, in configured order; all parts of an `EndpointPool` work on it."""
 
     def __init__(
         self,

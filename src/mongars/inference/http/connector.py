@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ConnectionUse:
-    """Whether a request was sent on a connection that an earlier request had used; set by `CleanConnector`."""
+    """Whether a request was sent on a connection that an earlier request had used.
+
+    The sender of a request puts one into the context variable `CONNECTION_USE`; `CleanConnector` then sets `reused`.
+    """
 
     reused: bool = False
 
@@ -45,7 +48,10 @@ class CleanConnector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 (aiohttp's own signature)
     ) -> Connection:
-        """A connection without unread bytes, new or reused; overrides aiohttp's method."""
+        """A connection without unread bytes, new or reused; overrides aiohttp's method.
+
+        Sets `reused` of the `ConnectionUse` that the caller must have put into `CONNECTION_USE`.
+        """
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol

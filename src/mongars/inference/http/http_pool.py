@@ -78,9 +78,10 @@ class UpstreamResponse:
         """Set this to True once the answer is complete, so that the connection can be used for another request."""
 
     async def body(self) -> bytes:
-        """Read and return the whole body.
+        """Read and return the whole body; it can be read only once.
 
-        Raises `InvalidAnswer` if it has more than `MAX_BODY_BYTES`, or `EndpointUnreachable` if the connection breaks.
+        Raises `InvalidAnswer` if it has more than `MAX_BODY_BYTES` (16 MiB), or `EndpointUnreachable` if the connection
+        breaks.
         """
         parts: list[bytes] = []
         size = 0
@@ -115,11 +116,12 @@ class HttpPool:
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str]
     ) -> AsyncIterator[UpstreamResponse]:
-        """Context manager that POSTs a JSON body; entered when the response's status and headers have arrived.
+        """Context manager that POSTs a JSON body; entered when status and headers of the response have arrived.
 
-        Entering raises `ConnectFailed` if no connection was established, `EndpointUnreachable` if it breaks before the
-        response, or `InvalidAnswer` if the response is not HTTP. There is no timeout, except for connecting. Exit
-        closes the connection, unless `reusable` of the response was set and its body ends within `DRAIN_SECONDS`.
+        `headers`: sent besides `content-type`. The status may be any; redirects are not followed. Entering raises
+        `ConnectFailed` if no connection was established, `EndpointUnreachable` if it breaks before the response, or
+        `InvalidAnswer` if the response is not HTTP. There is no timeout, except for connecting. Exit closes the
+        connection, unless `reusable` of the response was set and its body ends within `DRAIN_SECONDS` (0.25 s).
         """
         with self._kept_connection(url) as connection:
             sent = {"content-type": "application/json", **headers, **connection}
@@ -135,8 +137,9 @@ class HttpPool:
     async def get(self, url: str, *, seconds: float) -> tuple[int, bytes]:
         """GET `url`, and return status and body of the response, which must be complete within `seconds`.
 
-        Raises `ConnectFailed` if no connection was established, `EndpointUnreachable` if it breaks or the time passes,
-        or `InvalidAnswer` if the response is not HTTP or larger than `MAX_BODY_BYTES`.
+        Redirects are not followed. Raises `ConnectFailed` if no connection was established, `EndpointUnreachable` if it
+        breaks or the time passes, or `InvalidAnswer` if the response is not HTTP or larger than `MAX_BODY_BYTES` (16
+        MiB).
         """
         try:
             with self._kept_connection(url) as connection:
@@ -151,7 +154,7 @@ class HttpPool:
             raise EndpointUnreachable(detail) from exc
 
     async def aclose(self) -> None:
-        """Close all connections. Safe to call twice."""
+        """Close all connections; requests in flight fail. Safe to call twice. A later request opens new connections."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -221,7 +224,10 @@ class HttpPool:
 
 
 async def _read_to_end(response: UpstreamResponse) -> None:
-    """Read the end of a complete response, for at most `DRAIN_SECONDS`, so that its connection can be reused."""
+    """Read the end of a complete response, so that its connection can be reused.
+
+    Returns after `DRAIN_SECONDS` (0.25 s) or when the connection breaks, even if the end has not arrived.
+    """
     if response.blocks.ended:
         return
     try:

@@ -52,7 +52,7 @@ class TlsContexts:
     def failure(self, error: BaseException, host: str) -> ConnectFailed | None:
         """A `ConnectFailed` whose message explains the TLS failure `error` and what an operator can do.
 
-        None if `error` was not caused by TLS.
+        `error`: the exception that a request to `host` raised. None if it was not caused by TLS.
         """
         cause = _tls_error(error)
         if cause is None:

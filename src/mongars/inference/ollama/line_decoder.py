@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
 
 class OllamaDecoder:
-    """Decodes the JSON lines of an Ollama answer into one `Origin`, then `Chunk`s, then `End` when it is complete."""
+    """Decodes the JSON lines of an Ollama answer into one `Origin`, then `Chunk`s, then `End` when it is complete.
+
+    It is the `Decoder` with which an `AnswerReader` reads the body of a `POST /api/chat` response.
+    """
 
     def __init__(
         self, *, answer_id: str, created: int, model: str, schema: dict[str, Any] | None = None
     ) -> None:
         """`answer_id`, `created` (Unix seconds) and `model` are written into the OpenAI event that each chunk contains.
 
-        `schema`: JSON schema that the complete text must match; None if the text is not restricted.
+        `model` is used until a line of the answer names one. `schema`: JSON schema that the complete text must match;
+        None if the text is not restricted.
         """
         self._check = None if schema is None else FinishedCheck(schema)
         self._lines = LineReader(answer_id=answer_id, created=created, model=model)

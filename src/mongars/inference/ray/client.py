@@ -98,8 +98,8 @@ class RayClient:
 
         `deadline`: the time by which the result must be complete. Raises a `CallerError` if the request is wrong;
         `EndpointUnreachable` at once, without sending anything, while all endpoints are down; `Overloaded` or
-        `NotReady` if waiting would take too long; `DeadlineExceeded` if the deadline has passed; or the `WorldError` of
-        the last attempt.
+        `NotReady` if waiting would take too long (in the queue: more than half of the time for starting the result);
+        `DeadlineExceeded` if the deadline has passed; or the `WorldError` of the last attempt.
         """
         deadline.check("send a request to Ray")
         start_by = self._config.start_by(exchange.start_seconds, deadline)

@@ -73,7 +73,10 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
         self.start_seconds = seconds + SECONDS_PER_TEXT * len(batch.texts)
 
     def body(self) -> bytes:
-        """The JSON body of `POST /v1/embeddings`, with the texts and the name of the model that must embed them."""
+        """The body of `POST /v1/embeddings` as encoded JSON: the texts, and the name of the model that must embed them.
+
+        It also has the account's `cache_salt` and, if it is not 1, its `weight`.
+        """
         batch, config = self._batch, self._config
         body = request_body(
             batch.texts,

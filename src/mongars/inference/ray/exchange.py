@@ -29,7 +29,7 @@ class StartedResult(Protocol):
 
     @property
     def stalled(self) -> bool:
-        """Whether the result was cut because nothing arrived for too long."""
+        """Whether the result was cut because no chunk arrived for `InferenceConfig.idle_timeout` seconds."""
         ...
 
     @property

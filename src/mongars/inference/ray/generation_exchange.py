@@ -27,7 +27,8 @@ EVENT_STREAM = "text/event-stream"
 class StartedAnswer:
     """An answer of a Ray endpoint, after its first content has arrived.
 
-    `origin`: model, engine, adapter and replica that generate it.
+    `origin`: model, engine, adapter and replica that generate it. `continued`: whether the chunks start after the text
+    of the request's `continue_from`; False: they repeat it.
     """
 
     origin: Origin
@@ -42,7 +43,7 @@ class StartedAnswer:
 
     @property
     def stalled(self) -> bool:
-        """Whether the answer was cut because no chunk arrived for too long; see `StartedResult`."""
+        """Whether the answer was cut because no chunk arrived for `InferenceConfig.idle_timeout` seconds."""
         return self.chunks.stalled
 
     @property

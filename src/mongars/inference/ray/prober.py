@@ -81,7 +81,11 @@ class Prober:
             )
 
     async def _request(self, url: str) -> tuple[ProbeResult, str | None]:
-        """GET `url` and return the result of the probe, and the reason as text if it is `unreachable`, else None."""
+        """GET `url`, and return the result of the probe, with the reason as text if it is `unreachable`, else None.
+
+        `unreachable` without a valid response within 1.5 s, `not_ready` for status 429, 5xx or a configured busy
+        status, `ready` for 2xx, `reachable` for any other.
+        """
         try:
             status, _ = await self._http.get(url, seconds=PROBE_TIMEOUT_SECONDS)
         except WorldError as error:

@@ -86,9 +86,10 @@ class RayServe:
         await self.client.run()
 
     async def status(self) -> ProviderStatus:
-        """The state of this provider, derived from the states of its endpoints.
+        """The state of this provider, derived from the states of its endpoints; takes at most two seconds.
 
-        Endpoints without a recent response are probed first; takes at most two seconds.
+        `up` if an endpoint is up, warming up or being tried, else `resting` if one rests, else `unknown` if one is
+        unknown or untested, else `down`. Endpoints without a recent response are probed first.
         """
         found = await self.client.statuses()
         return ProviderStatus(

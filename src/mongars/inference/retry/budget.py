@@ -19,9 +19,10 @@ MEMORY_SECONDS = 10.0
 
 
 class RetryBudget:
-    """Limits additional attempts (retries and the like) relative to the number of requests.
+    """Limits additional attempts (retries, hedges, continuations) relative to the number of requests.
 
-    In the last `MEMORY_SECONDS` (10 s), at most `share` of the first attempts plus `floor_per_second` per second.
+    Within `MEMORY_SECONDS` (10 s), at most `share` (such as 0.2) times the number of first attempts, plus
+    `floor_per_second` for each second.
     """
 
     def __init__(

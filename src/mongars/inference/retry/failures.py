@@ -57,8 +57,9 @@ class ConnectFailed(EndpointUnreachable):
 class AttemptError(Exception):
     """One attempt at a Ray endpoint failed; another attempt may succeed.
 
-    `error`: the error to raise if there is no further attempt. `failure_class` decides whether and where the request is
-    retried. `reason`: the label in metrics and logs. `status`: the response's HTTP status, None without one.
+    `error`: the error to raise if there is no further attempt. `failure_class`: `busy`, `error`, `invalid`, `timeout`
+    or `unreachable`; it decides whether and where the request is retried. `reason`: the label in metrics and logs, such
+    as `server_error`. `status`: the response's HTTP status, None without one.
     """
 
     def __init__(
@@ -124,8 +125,8 @@ def failure_of_status(
 def failure_of(error: MongarsError, *, status: int | None = None) -> AttemptError | CallerError:
     """The error for an attempt that failed with `error` before its first token.
 
-    A `CallerError` is returned unchanged if the request itself is wrong; else the result is an `AttemptError`.
-    `status`: the HTTP status, None without a response.
+    A `CallerError` is returned unchanged if the request itself is wrong; else, also if the endpoint refused the
+    credentials of this process, the result is an `AttemptError`. `status`: the HTTP status, None without a response.
     """
     if isinstance(error, _OUR_CREDENTIALS):
         return unreachable("The endpoint refused our credentials.", status=status)

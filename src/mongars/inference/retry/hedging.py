@@ -65,7 +65,10 @@ class Hedging:
 
     @property
     def delay(self) -> float | None:
-        """Seconds without a first token after which to hedge a request; None (never) while samples are too few."""
+        """Seconds without a first token after which to hedge a request: the 95th percentile of the last 200 samples.
+
+        None (never) while there are fewer than 20 samples.
+        """
         return self._times.percentile
 
     def spend(self) -> bool:

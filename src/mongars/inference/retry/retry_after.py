@@ -20,10 +20,11 @@ _DECIMAL = re.compile(r"[0-9]{1,300}(\.[0-9]{1,20})?", re.ASCII)
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime, maximum: float) -> float | None:
-    """Seconds to wait according to the header `Retry-After` or `retry-after-ms` of a response, at most `maximum`.
+    """Seconds to wait according to the header `retry-after-ms` or `Retry-After` of a response, at most `maximum`.
 
-    None if both are missing or malformed, or the time is in the past. A date is compared with the response's `Date`, so
-    that clock differences cancel out; without `Date`, with `now`. The keys of `headers` must be lower case.
+    `retry-after-ms` wins if it is valid. None if both are missing or malformed, or the time is in the past. A date is
+    compared with the response's `Date`, so that clock differences cancel out; without `Date`, with `now`. The keys of
+    `headers` must be lower case.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:

@@ -78,9 +78,10 @@ class Resumed:
 class FailoverChunks:
     """The chunks of an answer; if its stream breaks, another provider or endpoint continues it (mid-stream failover).
 
-    `stack` keeps the first stream open. `reopen` starts another one: it is given the text delivered so far, the origin
-    that generated its end, and a stack that keeps the new stream open, and returns None if no provider can complete the
-    answer. With `reopen` None, a broken stream always ends the answer with `GenerationInterrupted`.
+    `first`: the started stream, of which `route` names the provider; `stack` keeps it open. `reopen` starts another
+    one: it is given the text delivered so far, the origin that generated its end, and a stack that keeps the new stream
+    open, and returns None if no provider can complete the answer. It is called at most `MAX_FAILOVERS` (2) times. With
+    `reopen` None, a broken stream always ends the answer with `GenerationInterrupted`.
     """
 
     def __init__(

@@ -30,7 +30,10 @@ _KNOWN_EVENTS = frozenset({"message", META_EVENT, ERROR_EVENT})
 
 
 class SseDecoder:
-    """Decodes the server-sent events of a `/generate` response into `Chunk`s, the answer's `Origin` and `End`."""
+    """Decodes the server-sent events of a `/generate` response into `Chunk`s, the answer's `Origin` and `End`.
+
+    The event `meta` becomes the `Origin`, and `[DONE]` becomes `End`; events with unknown names are ignored.
+    """
 
     def __init__(self) -> None:
         self._splitter = EventSplitter()
@@ -81,7 +84,12 @@ class SseDecoder:
 
 
 def origin_of(found: Mapping[str, str], body: Mapping[str, Any]) -> Origin:
-    """Model, engine, adapter and replica named in the JSON `body` or, if absent, in the response headers `found`."""
+    """Model, engine, adapter and replica named in the JSON `body` or, if absent, in the response headers `found`.
+
+    `body`: the decoded body of a non-streaming response, `{}` for a stream. The names in `found` must be lower case.
+    Without any, model and engine are `unknown`, and the adapter is none (`baseline`). Raises `InvalidAnswer` for a name
+    of an adapter or replica that cannot be sent in an HTTP header.
+    """
     from_headers = {
         "adapter_version": found.get(headers.ADAPTER_VERSION),
         "adapter": {"digest": found.get(headers.ADAPTER_DIGEST)},

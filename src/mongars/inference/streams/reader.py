@@ -63,8 +63,10 @@ class Decoder(Protocol):
 class AnswerReader:
     """Reads one streamed answer from blocks of bytes. Call `commit` first; then it is a `ChunkStream`.
 
-    `origin`: used until the stream names another one. `idle`: seconds without a chunk after which the answer is cut.
-    `deadline`: the time by which it must be complete. `choices`: how many answers the stream contains.
+    `blocks`: the bytes of the response body, cut anywhere. `origin`: used until the stream names another one. `idle`:
+    seconds without a chunk after which the answer is cut. `deadline`: the time by which it must be complete. `choices`:
+    how many answers the stream contains. After the last finish reason, it waits at most 2 s for token counts and the
+    end; the answer is then complete.
     """
 
     def __init__(
@@ -197,8 +199,8 @@ class AnswerReader:
     def _check(self, chunk: Chunk) -> None:
         """Raise `InvalidAnswer` if `chunk` cannot belong to the answer.
 
-        That is: after too much blank text, with the index of a choice that was not requested, or with content after
-        that choice's finish reason.
+        That is: after `MAX_BLANK_CHARACTERS` (8192) of blank text, with the index of a choice that was not requested,
+        or with content after that choice's finish reason.
         """
         if chunk.index in self._unfinished:
             if not self._committed and self._blank >= MAX_BLANK_CHARACTERS:

@@ -37,8 +37,8 @@ class Connection(Protocol):
 class Connections:
     """The open connections of one server: accepts or refuses new ones, and closes those whose time limit has passed.
 
-    `report` is called with the number of refused connections and requests for each reason, at most once in
-    `REPORT_SECONDS` (60 s), because unauthenticated clients can cause any number of refusals.
+    `limits`: how many may be open. `report` is called with the number of refused connections and requests for each
+    reason, at most once in `REPORT_SECONDS` (60 s), because unauthenticated clients can cause any number of refusals.
     """
 
     def __init__(self, limits: HttpLimits, report: ReportCounts) -> None:
@@ -59,8 +59,9 @@ class Connections:
         """Decide on a new connection: True accepts it, False answers it with 503, None closes it without an answer.
 
         `connections`: all connections of the server, this one included. At their limit, the oldest idle connection is
-        closed and the new one accepted; without an idle one, the oldest connection whose request is incomplete is
-        closed.
+        closed and the new one accepted; without an idle one, the oldest whose request body is incomplete is closed
+        instead. Without either, the result is False for up to `REFUSING` (64) connections beyond the limit, and None
+        for more. `loop` runs the check of time limits.
         """
         self._open.add(connection)
         self._watch(loop)

@@ -46,10 +46,10 @@ class HttpLimits:
 
 
 def check_host(values: list[bytes], *, version: Callable[[], str], allowed: frozenset[str]) -> None:
-    """Raise `RefusedRequest` unless the `Host` headers of a request are valid (RFC 9112, section 3.2).
+    """Raise `RefusedRequest` (400) unless the `Host` headers of a request are valid (RFC 9112, section 3.2).
 
     `values`: the values of all `Host` headers. `version`: returns the HTTP version, such as `1.1`. `allowed`: the only
-    host names accepted; empty for any name.
+    host names accepted, lower case and without a port; empty for any name.
     """
     if len(values) > 1:
         raise RefusedRequest(400, "The request has more than one Host header.")

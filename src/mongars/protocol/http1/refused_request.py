@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class RefusedRequest(Exception):
     """A request that must be refused with the HTTP status `status`; its connection is then closed.
 
-    `detail`: the message for the client.
+    `detail`: the message for the client. Raised while a request head is checked; `response` makes the bytes to send.
     """
 
     def __init__(self, status: int, detail: str) -> None:

@@ -38,7 +38,7 @@ _HOP = (b"upgrade", b"connection")
 class GuardedHttp(HttpToolsProtocol):
     """One HTTP/1.1 connection of a uvicorn server, with limits on what a client may send before it is authenticated.
 
-    `guarded` creates the subclass for one server.
+    uvicorn creates one for each connection, from the subclass that `guarded` makes for one server.
     """
 
     guard: ClassVar[Connections]
@@ -66,7 +66,11 @@ class GuardedHttp(HttpToolsProtocol):
         self._refusal: RefusedRequest | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """Start the time limit for the first request head, or refuse the new connection if too many are open."""
+        """Start the time limit for the first request head, or refuse the new connection if too many are open.
+
+        The limit is `HttpLimits.head_seconds`. A refused connection is answered with 503, or closed at once (see
+        `Connections.admit`).
+        """
         super().connection_made(transport)
         self._outgoing = _Outgoing(self)
         self.due = self.loop.time() + self.guard.limits.head_seconds
@@ -84,7 +88,10 @@ class GuardedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes from the client; a request that is invalid or exceeds a limit is refused."""
+        """Parse bytes from the client; a request that is invalid or exceeds a limit is refused.
+
+        It is answered with 400, 414 or 431, and the connection is closed (see `_refuse`).
+        """
         if self._lingering:
             self._discard(len(data))
             return
@@ -111,7 +118,11 @@ class GuardedHttp(HttpToolsProtocol):
     # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """Start the time limit for the head of a new request, whose first byte has arrived."""
+        """Start the time limit for the head of a new request, whose first byte has arrived: `HttpLimits.head_seconds`.
+
+        Not for the connection's first request, for which it runs since the connection was opened, nor while another
+        request is being answered.
+        """
         super().on_message_begin()
         self._progress = self._head_started = True
         self._trailers = 0
@@ -205,7 +216,8 @@ class GuardedHttp(HttpToolsProtocol):
     def close_after_response(self) -> None:
         """Close the connection after a response.
 
-        If the client is still sending, the rest is first read and discarded, so that the client can read the response.
+        If the client is still sending, the rest is first read and discarded, so that the client can read the response:
+        for up to `HttpLimits.linger_seconds` and `linger_bytes`. With TLS, the connection is closed at once.
         """
         if self._lingering or self.transport.is_closing():
             return
@@ -233,7 +245,8 @@ class GuardedHttp(HttpToolsProtocol):
     def evict(self) -> None:
         """Close the connection so that a new one can be accepted, or because a time limit has passed.
 
-        Pending bytes are still sent if no request is being answered and the connection was not closing already.
+        Pending bytes are still sent if no request is being answered and the connection was not closing already; else
+        they are lost.
         """
         if self._lingering or self.transport.is_closing() or not self._resting:
             self.transport.abort()
@@ -302,7 +315,8 @@ class GuardedHttp(HttpToolsProtocol):
     def _upgraded(self, rest: bytes) -> None:
         """Handle a request with an `Upgrade` header; `rest`: the bytes received after its head.
 
-        A WebSocket request is handed over to uvicorn; for another protocol, the header is ignored.
+        A WebSocket request is handed over to uvicorn, unless another request is being answered or `rest` is not empty.
+        Otherwise the header is ignored, and the connection closed after the response.
         """
         self._upgrading = False
         websocket = self.scope["method"] == "GET" and self._should_upgrade()
@@ -371,5 +385,8 @@ class _Outgoing:
 
 
 def guarded(connections: Connections) -> type[GuardedHttp]:
-    """The protocol class to pass to uvicorn for one server, whose connections `connections` tracks and limits."""
+    """The protocol class to pass to uvicorn for one server, whose connections `connections` tracks and limits.
+
+    It is a new subclass of `GuardedHttp`; use one for each server.
+    """
     return type("GuardedHttp", (GuardedHttp,), {"guard": connections})

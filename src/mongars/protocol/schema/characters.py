@@ -13,7 +13,10 @@ _ESCAPED = {0x22: '\\"', 0x5C: "\\\\", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
 
 
 def united(*sets: Ranges) -> Ranges:
-    """The union of the sets of characters."""
+    """The union of the sets of characters, each given as ranges of code points, both ends included.
+
+    The ranges of the result are sorted and do not overlap.
+    """
     found: list[tuple[int, int]] = []
     for low, high in sorted(entry for each in sets for entry in each):
         if found and low <= found[-1][1] + 1:
@@ -24,7 +27,10 @@ def united(*sets: Ranges) -> Ranges:
 
 
 def complement(ranges: Ranges, *, last: int = LAST) -> Ranges:
-    """All characters up to the code point `last` that are not in the set `ranges`."""
+    """All characters up to and including the code point `last` that are not in the set `ranges`.
+
+    Sets are sorted ranges of code points without overlap, both ends included.
+    """
     found, begin = [], 0
     for low, high in ranges:
         if low > begin:
@@ -36,7 +42,7 @@ def complement(ranges: Ranges, *, last: int = LAST) -> Ranges:
 
 
 def common(first: Ranges, second: Ranges) -> Ranges:
-    """The intersection of two character sets."""
+    """The intersection of two character sets, which are sorted ranges of code points, both ends included."""
     return complement(united(complement(first), complement(second)))
 
 
@@ -58,7 +64,8 @@ _PLAIN = complement(united(((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x9F))
 def class_of(ranges: Ranges) -> str:
     """A grammar expression (GBNF) for any one character of the set, as it is written inside a JSON string.
 
-    Empty if the set contains only characters that are never generated, such as most control characters.
+    `ranges`: ranges of code points, both ends included. Empty if the set contains only characters that are never
+    generated, such as most control characters.
     """
     plain = common(ranges, _PLAIN)
     choices = [f"[{''.join(map(_range, plain))}]"] if plain else []
@@ -74,7 +81,10 @@ def literal(text: str) -> str:
 
 
 def in_json(text: str) -> str:
-    """The text as it is written inside a JSON string, with escapes for quotes, backslashes and white space."""
+    """The text as it is written inside a JSON string, with escapes for quotes, backslashes, line ends and tabs.
+
+    Other control characters are not escaped.
+    """
     return "".join(_ESCAPED.get(ord(sign), sign) for sign in text)
 
 

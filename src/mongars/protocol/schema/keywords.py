@@ -83,7 +83,10 @@ CONVERTER = {
 
 
 def is_annotation(name: str) -> bool:
-    """Whether the schema keyword is an annotation, such as `title`, which has no effect on which values are valid."""
+    """Whether the schema keyword is an annotation, which has no effect on which values are valid.
+
+    These are keywords such as `title`, and all that begin with `x-`.
+    """
     return name in ANNOTATIONS or name.startswith("x-")
 
 

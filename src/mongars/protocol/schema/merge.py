@@ -63,7 +63,10 @@ def _kinds(value: str | list[str]) -> list[str]:
 
 
 def apart(first: Schema, second: Schema) -> bool:
-    """Whether certainly no value is valid for both schemas; False if one is or this cannot be decided."""
+    """Whether certainly no value is valid for both schemas; False if one is or this cannot be decided.
+
+    Only types, constants, and properties that both schemas require are compared.
+    """
     mine, other = _values(first), _values(second)
     if mine is not None and other is not None:
         return not mine & other

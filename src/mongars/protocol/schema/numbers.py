@@ -38,7 +38,10 @@ def number_grammar(schema: dict[str, Any], *, whole: bool) -> str:
 
 
 def _bounds(schema: dict[str, Any]) -> tuple[tuple[Decimal, bool], tuple[Decimal, bool]]:
-    """The lower and the upper bound of a number schema, each as its value and whether that value itself is excluded."""
+    """The lower and the upper bound of a number schema, each as its value and whether that value itself is excluded.
+
+    Without a bound in the schema, it is -10**15 or 10**15, excluded.
+    """
     far = Decimal(10) ** DIGITS
     lows, highs = [(-far, True)], [(far, True)]
     for name, found in (("minimum", lows), ("exclusiveMinimum", lows)):

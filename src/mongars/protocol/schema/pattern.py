@@ -67,9 +67,10 @@ ANY = Piece(ch.class_of(ch.PRINTABLE), 1, 1)
 
 
 def pattern_piece(pattern: str, *, least: int = 0, most: int | None = None) -> Piece:
-    """The grammar expression for texts of `least` to `most` characters that match the regular expression `pattern`.
+    """A grammar expression for texts of `least` to `most` characters that match the regular expression `pattern`.
 
-    The text is the content of a JSON string, without its quotes. `most` None: no limit.
+    The match may be anywhere in the text, unless the pattern has anchors. Not all such texts are generated: repetitions
+    without a maximum are bounded. The text is the content of a JSON string, without its quotes. `most` None: no limit.
 
     Raises:
         ValueError: a part of the pattern, or its combination with the lengths, is not supported.
@@ -152,7 +153,10 @@ class _Reader:
         self._at = 0
 
     def whole(self) -> list[_Branch]:
-        """Parse the whole pattern; returns its alternatives. Raises `ValueError` for an unsupported part."""
+        """Parse the whole pattern; returns its alternatives, with whether each is anchored at its begin and end.
+
+        Raises `ValueError` for an unsupported part.
+        """
         branches = []
         while True:
             begins = self._take("^")
