@@ -213,7 +213,7 @@ def test_containers_may_do_as_little_as_possible(project: dict[str, Any]) -> Non
         assert not {"privileged", "cap_add", "network_mode", "pid"} & set(service), name
 
 
-def test_ports_do_not_clash_and_follow_their_variables(project: dict[str, Any]) -> None:
+def test_each_published_port_is_set_by_its_variable(project: dict[str, Any]) -> None:
     """The published ports of API, Serve and dashboard are set by one variable each."""
     given = {"API_PORT": "1", "RAY_HTTP_PORT": "2", "RAY_DASHBOARD_PORT": "3"}
     ports = [port for s in project["services"].values() for port in s.get("ports", [])]
@@ -340,7 +340,7 @@ def test_an_image_on_another_base_is_reported(wanted: str, built_on: str, runs: 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], Any]] = {
     "misspelt key of a service": (("services", "api", "enviroment"), {"A": "b"}),
-    "dependency on nobody": (("services", "api", "depends_on", "reddis"), {}),
+    "dependency on an unknown service": (("services", "api", "depends_on", "reddis"), {}),
     "condition that does not exist": (
         ("services", "api", "depends_on", "migrations", "condition"),
         "service_done",
@@ -349,7 +349,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], Any]] = {
         ("services", "ray-head", "ports"),
         ["127.0.0.1:8080:8000"],
     ),
-    "volume nobody declared": (("services", "api", "volumes"), ["modles:/models"]),
+    "undeclared volume": (("services", "api", "volumes"), ["modles:/models"]),
     "text for a list": (("services", "api", "cap_drop"), "ALL"),
 }
 

@@ -171,7 +171,7 @@ WRONG_VALUES: dict[str, dict[str, Any]] = {
     "too many slots": {"serving": {"replica": {"engine": {"slots": 1000}}}},
     "engine that does not exist": {"serving": {"replica": {"engine": {"kind": "gpt"}}}},
     "ollama without an address": {"serving": {"replica": {"coding": {"kind": "ollama"}}}},
-    "nobody reaches loopback": {"serving": {"host": "127.0.0.1"}},
+    "Serve listens on loopback only": {"serving": {"host": "127.0.0.1"}},
     "no token asked for": {"serving": {"replica": {"token_sha256": ""}}},
     "image tag that moves": {"api": {"image": {"tag": "latest"}}},
     "text for a number": {"api": {"replicas_min": "two"}},

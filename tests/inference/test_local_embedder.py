@@ -14,6 +14,7 @@ from mongars.core.errors import (
     AllProvidersFailed,
     DeadlineExceeded,
     InferenceFailed,
+    InvalidRequest,
     MongarsError,
     Overloaded,
 )
@@ -94,6 +95,15 @@ async def test_the_embedder_is_started_once_for_all_requests() -> None:
         assert not any(call.result().route.fallback for call in calls)
         assert embedder.starts == 1
     assert embedder.status.state == "stopped"
+
+
+async def test_a_batch_without_texts_is_refused() -> None:
+    """A batch without texts is the caller's error, and the embedder is not started for it."""
+    embedder = SlowEmbedder()
+    async with service(embedder) as made:
+        with pytest.raises(InvalidRequest, match="no texts"):
+            await embed(made)
+    assert embedder.starts == 0
 
 
 async def test_an_idle_embedder_is_stopped_and_started_again() -> None:

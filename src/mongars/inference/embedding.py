@@ -103,7 +103,7 @@ class EmbeddingProvider(Protocol):
 def pieces(batch: TextBatch) -> Iterator[TextBatch]:
     """Split a batch, in order, into pieces of at most `PIECE_TEXTS` (128) texts and `PIECE_BYTES` (128 KiB) of UTF-8.
 
-    A longer single text is a piece of its own. A batch without texts is one piece without texts.
+    A longer single text is a piece of its own. A batch without texts has no pieces.
     """
     start, size = 0, 0
     for index, text in enumerate(batch.texts):
@@ -113,7 +113,8 @@ def pieces(batch: TextBatch) -> Iterator[TextBatch]:
             yield part(batch, start, index)
             start, size = index, 0
         size += length
-    yield part(batch, start, len(batch.texts))
+    if batch.texts:
+        yield part(batch, start, len(batch.texts))
 
 
 def halves(batch: TextBatch) -> tuple[TextBatch, TextBatch]:

@@ -14,6 +14,7 @@ from mongars.core.errors import (
     AllProvidersFailed,
     InferenceFailed,
     InvalidAnswer,
+    InvalidRequest,
     ModelUnknown,
     MongarsError,
     WorldError,
@@ -66,10 +67,10 @@ class EmbeddingService:
         await self._work.__aexit__()
 
     async def embed(self, batch: TextBatch, deadline: Deadline) -> EmbeddedBatch:
-        """The vectors of all texts of the batch, which are sent in pieces, one after the other; it must have a text.
+        """The vectors of all texts of the batch, which are sent in pieces, one after the other.
 
         All pieces together must be complete by `deadline`. Raises `ModelUnknown` if no provider has the model, another
-        `CallerError` if the request is wrong (such as other `dimensions` than the model's), or `AllProvidersFailed`,
+        `CallerError` if the request is wrong (no texts, or other `dimensions` than the model's), or `AllProvidersFailed`,
         which contains the error of each provider.
         """
         call = _BatchCall(
@@ -121,8 +122,8 @@ class _BatchCall:
             self._report_end("cancelled")
             raise
         if self._route is None:
-            detail = "The batch contains no texts."
-            raise InvalidAnswer(detail)
+            detail = "There are no texts to embed."
+            raise InvalidRequest(detail)
         self._report_end("success" if self._reason is None else "fallback")
         return EmbeddedBatch(
             vectors=tuple(self._vectors),

@@ -141,7 +141,7 @@ def _time(name: str, *, nullable: bool = True) -> sa.Column[object]:
 
 
 def _vector_type() -> PgVector | sa.JSON | sa.ARRAY[float]:
-    """An extension nobody installed is not created for a column that will soon be JSON."""
+    """An extension that is not installed is not created for a column that will soon be JSON."""
     connection = op.get_bind()
     if connection.dialect.name != "postgresql":
         return sa.JSON()
