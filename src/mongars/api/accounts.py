@@ -60,7 +60,7 @@ class AccountStore(Protocol):
         ...
 
     async def set_password(self, username: str, password_hash: str) -> None:
-        """Replace the password hash of the account `username`. Raises `NotFound` if there is no such account."""
+        """Replace the password hash of the account `username`, ignoring case. Raises `NotFound` if there is none."""
         ...
 
 
@@ -79,7 +79,10 @@ class KeyStore(Protocol):
         ...
 
     async def keys(self, username: str | None = None) -> tuple[ApiKey, ...]:
-        """The API keys of the account `username`, or of all accounts if None; oldest first, including revoked ones."""
+        """The API keys of the account `username`, or of all accounts if None; oldest first, including revoked ones.
+
+        The case of the name is ignored. Empty if there is no such account or it has no key.
+        """
         ...
 
     async def revoke_key(self, key_id: str) -> None:
@@ -103,8 +106,9 @@ async def create_account(
 ) -> Account:
     """Create an account with this name and password and store it; `is_admin` gives it administrator's rights.
 
-    Raises `InvalidRequest` for an unusable name or password, `Conflict` if the name is taken, `TooManyRequests` if too
-    many passwords are being hashed, `StorageUnavailable` if the store fails.
+    Raises `InvalidRequest` unless the name has 1 to 150 letters, digits, hyphens or underscores (ASCII) and the
+    password 8 to 1,024 characters; `Conflict` if the name is taken, ignoring case; `TooManyRequests` if too many
+    passwords are being hashed; and `StorageUnavailable` if the store fails.
     """
     if not _USERNAME.fullmatch(username):
         msg = "A username has 1 to 150 letters, digits, hyphens or underscores."
@@ -145,9 +149,9 @@ class Authenticator:
     async def authenticate(self, given: str | SessionToken | None) -> Principal:
         """The account that a credential belongs to.
 
-        `given` is the value of the header `Authorization` or the session cookie's token; None: the request has neither.
-        While the database is unavailable, an API key that was found there in the last 15 minutes
-        (`KeyCacheConfig.stale`) is accepted.
+        `given` is the whole value of the header `Authorization` (`Bearer <API key or login token>`) or the session
+        cookie's token; None: the request has neither. While the database is unavailable, an API key that was found
+        there in the last 15 minutes (`KeyCacheConfig.stale`) is accepted.
 
         Raises `NotAuthenticated`, with the reason, if `given` is None, malformed, unknown, expired or revoked; and
         `StorageUnavailable` if a key that is not cached cannot be looked up within two seconds.

@@ -43,8 +43,9 @@ def arrival(clock: Clock) -> Arrival:
 def route_headers(request_id: str, *, route: RouteInfo, overhead: float) -> dict[str, str]:
     """Response headers about how a request was answered: provider, endpoint, attempts, fallback, overhead.
 
-    `route` contains these facts except `overhead`: the seconds that the API process itself needed until the response
-    started. `request_id` is returned in `x-request-id`.
+    `route` contains the first four facts, for `x-llm-provider`, `x-llm-endpoint` and so on. `overhead`, the seconds
+    that the API process itself needed until the response started, is returned in `x-llm-overhead-ms`, as milliseconds,
+    and `request_id` in `x-request-id`.
     """
     return {
         headers.REQUEST_ID: request_id,
@@ -61,9 +62,9 @@ def answer_headers(
 ) -> dict[str, str]:
     """The response headers of a generated answer: those of `route_headers`, and its adapter, replica and cache state.
 
-    `origin` says which adapter and replica produced the answer; the headers of the adapter's digest and of the replica
-    are left out if it has none. The cache state is `hit`, `shared` or `miss`; its header is left out if `route.cache`
-    is None.
+    `origin` says which adapter and replica produced the answer: `x-adapter-version` and, unless it lacks them,
+    `x-adapter-digest` and `x-replica-id`. `x-llm-cache` is `hit`, `shared` or `miss`; left out if `route.cache` is
+    None.
     """
     found = route_headers(request_id, route=route, overhead=overhead)
     found[headers.ADAPTER_VERSION] = origin.adapter_version
@@ -81,8 +82,8 @@ def problem_headers(
 ) -> dict[str, str]:
     """Headers of an error response: request id, `Retry-After` if `error` has a time to wait, and `x-should-retry`.
 
-    `x-should-retry: false` is set where a retry by the client cannot succeed. `chose_wait`: the client set the timeout
-    that expired, so whether to retry is its own choice.
+    `x-should-retry: false` asks OpenAI's clients not to retry, since all endpoints were tried already. It is left out
+    beside `Retry-After`, and if the error is a timeout (504) and `chose_wait`: the client set that timeout itself.
     """
     found = {headers.REQUEST_ID: request_id, **retry_after_header(error)}
     if "Retry-After" not in found and not (chose_wait and status_of(error) == GATEWAY_TIMEOUT):

@@ -95,13 +95,16 @@ class ChatCompletionsRoutes:
         )
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`: list every served model."""
+        """`GET /v1/models`: list every served model, in OpenAI's format."""
         await principal_of(request, self._context.authenticator)
         cards = [self._card(name) for name in self._models.listed]
         return JSONResponse({"object": "list", "data": cards})
 
     async def model(self, request: Request, name: str) -> Response:
-        """`GET /v1/models/{name}`: one model, 404 if it is not served; slashes in its name may be escaped."""
+        """`GET /v1/models/{name}`: one model, in OpenAI's format; 404 if it is not served.
+
+        Slashes in its name may be escaped.
+        """
         await principal_of(request, self._context.authenticator)
         self._models.check_listed(name)
         return JSONResponse(self._card(name))
@@ -141,10 +144,10 @@ class ChatCompletions:
         self._models = ServedModels(context.config)
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> ChatCompletionCall:
-        """Parse the JSON body of a request.
+        """Parse `body`, the whole JSON body of the request `arrived`.
 
-        Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and `PromptMissing`
-        if no message has text.
+        Raises `InvalidRequest` for an invalid body or a session id of more than 100 characters in the headers,
+        `ModelUnknown` for a model that is not served, and `PromptMissing` if no message has text.
         """
         read = parse_model(body, ChatCompletionRequest)
         self._models.check(read.model)

@@ -32,7 +32,7 @@ class MetricsPage(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiConfig:
-    """Settings of the API process that its routes use."""
+    """Settings of the API process that its routes use: names of the served models, version, limits and CORS origins."""
 
     model_name: str
     coding_model: str | None = None

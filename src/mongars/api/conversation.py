@@ -40,7 +40,11 @@ EXAMPLE = {"message": "Say hello."}
 
 
 class ConversationMessage(WireModel):
-    """The JSON body of `POST /api/v1/conversation/chat`: a user's message, and the session it belongs to."""
+    """The JSON body of `POST /api/v1/conversation/chat`: a user's message, and the session it belongs to.
+
+    Without `session_id` (or the header `x-session-id`) a new session begins. `stream`: respond with events instead of
+    one JSON object. `task_type` is the model role, such as `general` or `coding`.
+    """
 
     message: str = Field(min_length=1, max_length=100_000)
     session_id: str | None = Field(default=None, max_length=LONGEST_SESSION_ID)
@@ -123,8 +127,8 @@ class ConversationRoutes:
     ) -> Response:
         """List the latest `limit` turns (message and answer) of the account, newest first, but 100 at most.
 
-        `session_id` selects one session; without it, the turns of all sessions are listed. A `user_id` other than
-        the account's username is refused with `Forbidden`.
+        `session_id` selects one session; without it, the turns of all sessions are listed. The status is 400 if `limit`
+        is not positive, and 403 if `user_id` is not the account's username.
         """
         principal = await principal_of(request, self._context.authenticator)
         if user_id is not None and user_id != principal.username:
@@ -148,9 +152,10 @@ class ConversationChat:
         self._chat = chat
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> ConversationCall:
-        """Parse the JSON body of a request.
+        """Parse `body`, the whole JSON body of the request `arrived`.
 
-        Raises `InvalidRequest` if it is no valid `ConversationMessage`, or if the session id in a header is too long.
+        Raises `InvalidRequest` if it is no valid `ConversationMessage`, or if the header `x-session-id`, read if the
+        body has no session id, has more than 100 characters.
         """
         return ConversationCall(self._chat, parse_model(body, ConversationMessage), arrived)
 
@@ -191,7 +196,10 @@ class ConversationCall:
         return _ReplyWriter(stream)
 
     def event_writer(self, stream: ChatStream) -> _ReplyWriter:
-        """A new writer of the events `chunk` and `reasoning`, and last `complete` with the reply."""
+        """A new writer of server-sent events: `chunk` and `reasoning` with a piece of text each, then `complete`.
+
+        The event `complete` contains the reply, the JSON object of `body_writer`; `[DONE]` follows it.
+        """
         return _ReplyWriter(stream)
 
 
@@ -220,9 +228,10 @@ class _ReplyWriter:
         return encode_event(self.body(), name="complete") + DONE
 
     def body(self) -> dict[str, Any]:
-        """The JSON body of the response. Raises `InvalidAnswer` if the answer was not read to its end.
+        """The JSON body of the response, a `ConversationReply`: the answer (`response`), session, provider and more.
 
-        `confidence` is exp(mean log-probability of the tokens), null if the model server reported none.
+        `confidence` is exp(mean log-probability of the tokens), null if the model server reported none. Raises
+        `InvalidAnswer` if the answer was not read to its end.
         """
         stream, turn = self._stream, self._stream.turn
         if turn is None:

@@ -39,8 +39,8 @@ INCORRECT_KEY = "Incorrect API key provided"
 class Passwords:
     """Password hashing with Argon2id (19 MiB, two passes, one lane: OWASP's minimum), about 30 ms of one core.
 
-    The work runs in threads, at most two at a time, so that a burst of logins does not block the event loop,
-    take every core, or use more than 40 MB.
+    The work runs in threads, at most two at a time (one on a machine of one or two cores), so that a burst of logins
+    does not block the event loop, take every core, or use more than 40 MB.
     """
 
     def __init__(self, queue: LoginQueue | None = None) -> None:
@@ -61,7 +61,8 @@ class Passwords:
     async def matches(self, password_hash: str | None, password: str) -> bool:
         """Whether `password` matches `password_hash`; None (there is no such account) takes as long and gives False.
 
-        Call it inside the context that `turn` returns, which limits how many checks run at once.
+        A malformed hash gives False, too. Call it inside the context that `turn` returns, which limits how many checks
+        run at once.
         """
         right = await asyncio.to_thread(self._matches, password_hash or self._no_account, password)
         return right and password_hash is not None
@@ -69,8 +70,8 @@ class Passwords:
     async def hash(self, password: str) -> str:
         """The salted Argon2id hash of `password`, for storage.
 
-        Waits until fewer than two password checks are running. Raises `TooManyRequests` if the queue of waiting checks
-        is full, or after a minute.
+        Waits for a free place, as `turn` does without an address. Raises `TooManyRequests` if the queue is full and
+        refuses this call, or if no place is free for a minute.
         """
         async with self.turn():
             return await asyncio.to_thread(self._hasher.hash, password)
@@ -118,12 +119,10 @@ class Keys:
         return IssuedKey(plaintext=plaintext, record=record)
 
     def preset(self, plaintext: str, username: str, *, name: str) -> IssuedKey:
-        """An administrator's API key with the text `plaintext`, which the operator chose. Stores nothing.
+        """An administrator's API key of the account `username`, with the text `plaintext` that the operator chose.
 
-        `name` describes the key in lists.
-
-        Raises `ConfigurationError`, naming `MONGARS_BOOTSTRAP_API_KEY`, if the text has fewer than 16 characters, or
-        others than visible ASCII characters.
+        `name` describes the key in lists. Stores nothing. Raises `ConfigurationError`, naming
+        `MONGARS_BOOTSTRAP_API_KEY`, if the text has fewer than 16 characters, or others than visible ASCII characters.
         """
         if len(plaintext) < _MIN_PRESET_KEY:
             msg = (

@@ -101,8 +101,9 @@ def responses(
 ) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI `responses` of a route: 200 with a JSON body of `schema`, and an error body `error` for each status.
 
-    If `events`, a description of stream events, is not empty, 200 may also be a stream of the media type `stream_type`.
-    `more` are further fields of the response 200, such as `headers`.
+    `schema` is an OpenAPI schema or a reference to one, see `reference`. If `events`, a description of stream events,
+    is not empty, 200 may also be a stream of the media type `stream_type`. `more` are further fields of the response
+    200, such as `headers`.
     """
     content: dict[str, Any] = {JSON: {"schema": schema}}
     if events:
@@ -135,7 +136,9 @@ def embedding(
     *,
     error: type[BaseModel],
 ) -> dict[str, Any]:
-    """The arguments of FastAPI's `add_api_route` that describe a route that computes embeddings.
+    """Keyword arguments of FastAPI's `add_api_route` that describe a route that computes embeddings.
+
+    They are `openapi_extra` and `responses`.
 
     `request`, `response` and `error` are the models of its bodies; `example` is a request body.
     """
@@ -155,7 +158,9 @@ def answering(
     error: type[BaseModel] = schemas.Problem,
     stream_type: str = EVENT_STREAM,
 ) -> dict[str, Any]:
-    """The arguments of FastAPI's `add_api_route` that describe a route that generates an answer.
+    """Keyword arguments of FastAPI's `add_api_route` that describe a route that generates an answer.
+
+    They are `openapi_extra` and `responses`.
 
     `request`, `response` and `error` are the models of its bodies; `example` is a request body. `statuses` are HTTP
     error statuses besides 400, 401, 404, 413, 415, 429, 500 and 502 to 504. `events` describes the events of its
@@ -175,7 +180,10 @@ def answering(
 
 
 def openapi_of(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
-    """The OpenAPI document of `app`. `models` are the pydantic models that its routes refer to with `reference`."""
+    """The OpenAPI document of `app`, as a JSON object.
+
+    `models` are the pydantic models that the descriptions of its routes refer to with `reference`.
+    """
     found = app.openapi()
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REFERENCE

@@ -139,7 +139,9 @@ class Dialect(Protocol[Stream]):
         ...
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> AnswerCall[Stream] | Response:
-        """Parse the body of a request; returns a finished `Response` if the request needs no generated answer.
+        """Parse `body`, the whole body of the request `arrived`.
+
+        Returns a finished `Response` if the request needs no generated answer.
 
         Raises a `CallerError`, such as `InvalidRequest` or `ModelUnknown`, for a request that cannot be answered.
         """

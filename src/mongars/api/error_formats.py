@@ -21,7 +21,11 @@ class OwnErrors:
     invalid_status = int(HTTPStatus.UNPROCESSABLE_ENTITY)
 
     def body(self, error: MongarsError) -> object:
-        """The JSON object with the error's text (`detail`), code (`error`) and, if any, parameter or token counts."""
+        """The JSON object with the error's text (`detail`) and code (`error`).
+
+        If the error has them, also the name of the invalid parameter (`param`), or the numbers of tokens of a prompt
+        that is too long and of the context window (`prompt_tokens`, `context_tokens`).
+        """
         return {"detail": str(error), "error": error.code, **error_facts(error)}
 
     def event(self, error: MongarsError) -> bytes:
@@ -30,7 +34,10 @@ class OwnErrors:
 
 
 class OpenAIErrors:
-    """OpenAI's error format: `{"error": {"message": …, "type": …, "param": …, "code": …}}`."""
+    """OpenAI's error format: `{"error": {"message": …, "type": …, "param": …, "code": …}}`.
+
+    The HTTP status of an invalid request is 400.
+    """
 
     invalid_status = int(HTTPStatus.BAD_REQUEST)
 

@@ -46,14 +46,20 @@ class ErrorResponses:
         app.add_exception_handler(Exception, self.unexpected)
 
     def format_of(self, path: str) -> ErrorFormat:
-        """The error format of the route table with the longest `prefix` of `path`; `OwnErrors` if there is none."""
+        """The error format of the route table with the longest `prefix` of `path`; `OwnErrors` if there is none.
+
+        Only whole segments count: `/v1` is a prefix of `/v1/models`, not of `/v10`.
+        """
         for prefix, errors in self._formats:
             if path == prefix or path.startswith(f"{prefix}/"):
                 return errors
         return OWN_ERRORS
 
     async def expected(self, request: Request, exc: Exception) -> Response:
-        """The response to a `MongarsError`: the status of its class, a body in the error format of the path."""
+        """The response to a `MongarsError`: the status of its class, a body in the error format of the path.
+
+        The status of an `InvalidRequest` is that of the format, 400 or 422.
+        """
         error = exc if isinstance(exc, MongarsError) else MongarsError()
         status = status_of(error)
         if isinstance(error, InvalidRequest):

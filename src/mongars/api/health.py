@@ -74,14 +74,18 @@ class HealthRoutes:
         self._models = models
 
     async def health(self) -> dict[str, str]:
-        """200 while the process answers requests. The state of the database and the providers is not checked."""
+        """200 while the process answers requests: `{"status": "ok", "version": …}`.
+
+        The state of the database and the providers is not checked.
+        """
         return {"status": "ok", "version": self._context.config.version}
 
     async def ready(self) -> Response:
-        """Report whether a chat request sent now would be answered and stored, and the state of each component.
+        """Report whether a chat request sent now would be answered and stored (`status`), and each component's state.
 
-        `ready`: the first provider would answer. `degraded`: a fallback would answer, or an endpoint that
-        returned `Retry-After` and is used again later. `unavailable` (503): no provider or no database.
+        `ready`: the first provider would answer. `degraded`: a fallback would answer, or an endpoint that returned
+        `Retry-After` and is used again later. `unavailable` (503): no provider or no database. The components are in
+        `parts`, by name, each with `state` and `detail`.
         """
         database = await self._database()
         providers = {status.name: status for status in await self._context.llm.status()}
@@ -99,12 +103,12 @@ class HealthRoutes:
         return JSONResponse({"status": status, "parts": parts}, status_code=code)
 
     async def openapi(self, request: Request) -> Response:
-        """The OpenAPI description of this API."""
+        """The OpenAPI description of this API, as JSON. Needs an API key or a login token."""
         await principal_of(request, self._context.authenticator)
         return JSONResponse(openapi_of(request.app, self._models))
 
     async def metrics(self, request: Request) -> Response:
-        """Report all metrics in Prometheus' text format."""
+        """Report all metrics in Prometheus' text format. Needs an API key or a login token."""
         await principal_of(request, self._context.authenticator)
         content_type, page = self._context.metrics.render()
         return Response(page, media_type=content_type)

@@ -57,13 +57,19 @@ class InternalRoutes:
         return await self._shown()
 
     async def drain(self, request: Request, endpoint_id: str) -> Response:
-        """`POST /internal/endpoints/{id}/drain`: send no further requests to an endpoint; 404 if it is unknown."""
+        """`POST /internal/endpoints/{id}/drain`: send no further requests to an endpoint until it is reset.
+
+        Requests in progress there continue. Responds with the state of all endpoints; 404 if the id is unknown.
+        """
         await self._check(request)
         self._context.llm.drain(endpoint_id)
         return await self._shown()
 
     async def reset(self, request: Request, endpoint_id: str) -> Response:
-        """`POST /internal/endpoints/{id}/reset`: clear an endpoint's failures and use it again; 404 if unknown."""
+        """`POST /internal/endpoints/{id}/reset`: clear an endpoint's failures and use it again, also after a drain.
+
+        Responds with the state of all endpoints; 404 if the id is unknown.
+        """
         await self._check(request)
         self._context.llm.reset(endpoint_id)
         return await self._shown()

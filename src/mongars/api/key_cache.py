@@ -62,8 +62,9 @@ class KeyCache:
     def without_database(self, digest: str) -> Principal | None:
         """The account of the API key with the SHA-256 `digest`, if it was found in the last `stale` seconds, else None.
 
-        Call it when the database has failed. If it returns an account, `get` returns that account, too, for the next
-        `retry` seconds, so that the key is not looked up again at once.
+        Call it before a look-up in the database, for an account to use if the look-up fails. If it returns an account,
+        `get` returns that account, too, for the next `retry` seconds, so that concurrent requests do not look the key
+        up again.
         """
         entry = self._entries.get(digest)
         now = self._clock.monotonic()

@@ -49,7 +49,11 @@ class LoginRoutes:
         self._context = context
 
     async def token(self, request: Request) -> Response:
-        """Exchange the form fields `username` and `password` (OAuth 2 password grant) for a login token."""
+        """Exchange the form fields `username` and `password` (OAuth 2 password grant) for a login token.
+
+        Responds with `{"access_token": …, "token_type": "bearer"}`. The status is 422 without these fields, 401 for a
+        wrong name or password, and 429 after too many attempts.
+        """
         raw = await read_body(request, limit=FORM_LIMIT)
         form = parse_qs(raw.decode("utf-8", "replace"), keep_blank_values=True)
         username, password = form.get("username", [""])[0], form.get("password", [""])[0]

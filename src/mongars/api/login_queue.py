@@ -32,8 +32,8 @@ _IPV6_PREFIX = 64  # the prefix that one subscriber usually gets
 class LoginQueue:
     """Limits password checks: at most `running` run at once, and at most `waiting` logins wait for their turn.
 
-    When one more arrives, a waiting login from the network with the most waiting logins, picked by `choose` (at
-    random), is refused with `TooManyRequests`.
+    When one more arrives, a login from the network with the most waiting logins is refused with `TooManyRequests`.
+    `choose` picks it: given the number of that network's waiting logins, it returns an index (0: the oldest).
     """
 
     def __init__(

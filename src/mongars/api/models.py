@@ -32,14 +32,14 @@ class ServedModels:
         """Every model name, without repetition; that of the embedding model last."""
 
     def check(self, name: str) -> None:
-        """Raise `ModelUnknown` unless `name` is the name of a served text-generating model."""
+        """Raise `ModelUnknown` unless `name` is a served text-generating model or the alias `mongars`; case matters."""
         if name not in self.names:
             served = ", ".join(map(repr, self.names))
             detail = f"The model {name!r} does not exist here. Served: {served}."
             raise ModelUnknown(detail, param="model")
 
     def check_listed(self, name: str) -> None:
-        """Raise `ModelUnknown` unless `name` is the name of a served model, text-generating or embedding."""
+        """Raise `ModelUnknown` unless `name` is a served model (text or embedding) or the alias `mongars`."""
         if name not in self.listed:
             self.check(name)
 

@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
 
 class OllamaErrors:
-    """Ollama's error format: `{"error": text}`, also as the last line of a stream that failed."""
+    """Ollama's error format: `{"error": text}`, also as the last line of a stream that failed.
+
+    The HTTP status of an invalid request is 400.
+    """
 
     invalid_status = int(HTTPStatus.BAD_REQUEST)
 
@@ -72,11 +75,17 @@ class OllamaModels:
         """Every model name, with its tag (`name:latest`); that of the embedding model last."""
 
     def find(self, name: str) -> str:
-        """The name of the served text-generating model that `name` means. Raises `ModelUnknown` if none."""
+        """The served text-generating model that `name` means: its configured name, to which no tag is added.
+
+        Raises `ModelUnknown` if there is none.
+        """
         return self._find(name, self._served.names)
 
     def find_listed(self, name: str) -> str:
-        """The name of the served model (text or embedding) that `name` means. Raises `ModelUnknown` if none."""
+        """The served model, text or embedding, that `name` means: its configured name, to which no tag is added.
+
+        Raises `ModelUnknown` if there is none.
+        """
         return self._find(name, self._served.listed)
 
     def find_embedding(self, name: str) -> str:
@@ -114,11 +123,12 @@ class OllamaDialect:
         self._models = OllamaModels(context)
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> OllamaCall | Response:
-        """Parse the JSON body of a request.
+        """Parse `body`, the whole JSON body of the request `arrived`.
 
         Returns a `Response` if it has no messages or prompt: Ollama's clients send that to load a model, and models are
-        loaded already. Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and
-        `PromptMissing` if the prompt or every message is blank.
+        loaded already. Raises `InvalidRequest` for an invalid body or a session id of more than 100 characters in the
+        headers, `ModelUnknown` for a model that is not served, and `PromptMissing` if the prompt or every message is
+        blank.
         """
         read = parse_model(body, self._request)
         served = self._models.find(read.model)

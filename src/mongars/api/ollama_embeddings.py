@@ -114,10 +114,10 @@ class OllamaEmbedCall:
         return orjson.Fragment(orjson.dumps(unpack(vector)))
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:
-        """The JSON body of the response: vectors (`entries`), model, durations and the number of tokens of the texts.
+        """The JSON body of the response in Ollama's format: vectors (`entries`), model, durations, number of tokens.
 
-        `seconds` is the time since the request arrived; without the time spent waiting for model servers it is
-        `load_duration`.
+        `seconds` is the time since the request arrived (`total_duration`); without the time spent waiting for model
+        servers it is `load_duration`.
         """
         durations = {"total_duration": seconds, "load_duration": seconds - found.route.waited}
         return embed_body(
@@ -129,5 +129,5 @@ class OllamaEmbeddingsCall(OllamaEmbedCall):
     """One parsed request of `/api/embeddings` (implements `EmbeddingCall`), which has one text."""
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:  # noqa: ARG002 (the port's signature)
-        """The JSON body of the response with the only vector, `entries[0]`. `found` and `seconds` are not used."""
+        """The JSON body of the response, `{"embedding": entries[0]}`. `found` and `seconds` are not used."""
         return {"embedding": entries[0]}

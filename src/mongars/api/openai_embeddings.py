@@ -77,9 +77,12 @@ class OpenAIEmbeddingCall:
         self.model = model
 
     def entry(self, index: int, vector: bytes) -> object:
-        """The response's `embedding` object for the text at `index`; `vector` is its vector as packed float32 bytes."""
+        """OpenAI's `embedding` object for the text at `index`; `vector` is its vector as packed float32 bytes."""
         return written_entry(index, vector, encoding_format=self._encoding_format)
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:  # noqa: ARG002 (the port's signature)
-        """The JSON body of the response: embeddings (`entries`), model and number of tokens. Ignores `seconds`."""
+        """The JSON body of the response in OpenAI's format: embeddings (`entries`), model, number of tokens.
+
+        Ignores `seconds`.
+        """
         return response_body(entries, model=found.model, prompt_tokens=found.prompt_tokens)

@@ -33,10 +33,10 @@ _NO_COUNTS = b',"usage":null}\n\n'
 
 
 def _without_counts(raw: bytes) -> bytes:
-    """Events `raw` with `"usage": null` added, unless they have `usage`; for clients that requested token counts.
+    """The server-sent events `raw` with `"usage": null` added, unless they have `usage`.
 
-    They expect the field in every event, null in all but the last. The bytes are replaced without parsing: inside a
-    text, line ends and quotes would be escaped.
+    Clients that requested token counts expect the field in every event, null in all but the last. The bytes are
+    replaced without parsing: inside a text, line ends and quotes would be escaped.
     """
     if b'"usage":' in raw:
         return raw
@@ -72,7 +72,10 @@ class Relay:
         return b"".join([self._event(chunk) for chunk in chunks])
 
     def end(self) -> bytes:
-        """The last bytes of a complete answer's stream: the event with token counts, if requested, and `[DONE]`."""
+        """The last bytes of the stream: `[DONE]`, after the event with token counts if the client requested them.
+
+        That event is left out if the model server sent no token counts.
+        """
         return self._usage + DONE
 
     def _event(self, chunk: Chunk) -> bytes:
@@ -116,7 +119,8 @@ class Relay:
     def _count(self, chunk: Chunk, usage: Usage, *, own: bool) -> None:
         """Store the event with the token counts `usage` for `end`, if the client requested them.
 
-        It is the model server's event, or a new one if `own` is true or the chunk also has text or a finish reason.
+        It is the model server's event, or a new one if the chunk also has text or a finish reason, or if `own` is true:
+        the model server's event would be wrong for this answer, for example because another endpoint continues it.
         """
         if not self._with_usage:
             return

@@ -32,7 +32,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def request_id_of(request: Request) -> str:
     """The id of a request: the value of its header `x-request-id` if that is a valid id, else a new one.
 
-    Every call for the same request returns the same id.
+    A valid id has 1 to 128 letters, digits, `.`, `_`, `:` or `-`. Every call for the same request returns the same id.
     """
     state = request.scope.setdefault("state", {})
     if "request_id" not in state:
@@ -57,7 +57,8 @@ def session_id_of(request: Request, *, longest: int) -> str | None:
 def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
     """The deadline that the client set in the header `X-Request-Timeout-Ms`, but at most `limit` seconds from now.
 
-    Without the header, `limit` seconds from now. Raises `InvalidRequest` if the header is not a positive number.
+    The header's value is in milliseconds; without the header, the deadline is `limit` seconds from now. Raises
+    `InvalidRequest` if the value is not a positive number.
     """
     given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
     return Deadline.after(clock, limit if given is None else min(given / 1000, limit))
@@ -127,8 +128,8 @@ async def read_json(request: Request, model: type[Model], *, limit: int) -> Mode
 async def read_body(request: Request, *, limit: int) -> bytes:
     """Read the whole request body, at most `limit` bytes.
 
-    Raises `TooLarge` for a longer body, `EncodingUnsupported` for a compressed one, and `InvalidRequest` if it
-    does not arrive in time or the client disconnects before its end.
+    Raises `TooLarge` for a longer body, `EncodingUnsupported` for a compressed one, and `InvalidRequest` if it does not
+    arrive within 10 seconds or the client disconnects before its end.
     """
     declared = request.headers.get("content-length")
     encoding = request.headers.get("content-encoding")

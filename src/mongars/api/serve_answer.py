@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 
 class AnswerResponse(WrittenResponse, Response):
-    """A `WrittenResponse` that is also a `Response` of FastAPI, so that a route handler can return it."""
+    """A response that is written while the answer is generated.
+
+    It is also a `Response`, so that a FastAPI route handler can return it.
+    """
 
 
 async def serve_answer(request: Request, context: ApiContext, dialect: Dialect[Stream]) -> Response:

@@ -44,7 +44,8 @@ class LoginThrottle:
     def admit(self, username: str, address: str = "") -> None:
         """Record a login attempt for `username` (ignoring case) from `address`, an IP address or network as text.
 
-        Raises `TooManyRequests`, with the seconds to wait in `retry_after`, if a limit is reached already.
+        Raises `TooManyRequests`, with the seconds to wait in `retry_after`, if a limit is reached already; the attempt
+        is not recorded then.
         """
         for key, limit in self._limits(username, address):
             attempts = self._recent(key)

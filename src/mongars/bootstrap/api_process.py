@@ -50,7 +50,8 @@ GARBAGE_THRESHOLD = 10_000
 def api_app(settings: Settings) -> ASGIApp:
     """Build the ASGI application of the API process, and configure logging of this process.
 
-    Writes a log event for each warning of the settings. Raises `ConfigurationError` if a setting is wrong.
+    The application's lifespan opens database and models, and closes them. Writes a log event for each warning of the
+    settings. Raises `ConfigurationError` if a setting is wrong.
     """
     configure_logs(level=settings.log_level)
     instruments = Instruments(version=version("mongars"))
@@ -88,7 +89,7 @@ def _spare_garbage_collection() -> None:
 
 
 def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None:
-    """Serve the API over HTTP until SIGTERM or SIGINT.
+    """Serve the API over HTTP until SIGTERM or SIGINT; then running requests have 3 seconds to end.
 
     `host` and `port` replace `MONGARS_HOST` and `MONGARS_PORT` unless None. Raises `ConfigurationError` if a setting is
     wrong.

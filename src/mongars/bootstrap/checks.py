@@ -71,7 +71,8 @@ def ray_check(settings: Settings) -> str:
 def registry_check(settings: Settings) -> str:
     """Check that the path of the adapter registry (`LLM_ADAPTER_REGISTRY_PATH`) is a folder or does not exist yet.
 
-    Returns the path. Raises `ConfigurationError` if it is something else, such as a file.
+    Returns the path, followed by ` (no adapter yet)` if it does not exist. Raises `ConfigurationError` if it is
+    something else, such as a file.
     """
     if settings.registry.exists() and not settings.registry.is_dir():
         detail = f"LLM_ADAPTER_REGISTRY_PATH: {settings.registry} is not a folder"

@@ -64,9 +64,10 @@ def guarded_protocol(
 ) -> type[GuardedHttp]:
     """A protocol class for uvicorn (its option `http`) that limits connections and the size of request heads.
 
-    Also raises this process's limit of open files; if that stays too low for `MONGARS_MAX_CONNECTIONS`, `observer` gets
-    a log event. `hosts` are the accepted values of the `Host` header, besides `localhost` and the loopback addresses;
-    empty: any value is accepted.
+    Beyond the limit, idle connections are closed, and if there are none, new ones get 503. Also raises this process's
+    limit of open files; if that stays too low for `MONGARS_MAX_CONNECTIONS`, `observer` gets a log event. `hosts` are
+    the accepted values of the `Host` header, besides `localhost` and the loopback addresses; empty: any value is
+    accepted.
     """
     available = raise_descriptor_limit()
     advice = descriptor_advice(settings, available)

@@ -57,7 +57,10 @@ def prepare_database(
 
 @asynccontextmanager
 async def open_accounts(settings: Settings) -> AsyncIterator[SqlAccounts]:
-    """A context manager that gives the store of accounts and API keys, for commands; closes the database on exit."""
+    """A context manager that gives the store of accounts and API keys, for commands; closes the database on exit.
+
+    Raises `ConfigurationError` if `DATABASE_URL` is unusable.
+    """
     async with Database(settings.database()) as database:
         yield SqlAccounts(database, SystemClock())
 

@@ -45,7 +45,8 @@ class UpOptions:
 class LocalPlan:
     """What `mongars up` starts for one home folder: settings, ports, environment and tokens of the processes.
 
-    `first_run` holds the first administrator's credentials once the database stage has created that account; else None.
+    `first_run` holds the first administrator's credentials once the stage `database` of the start has created that
+    account; else None.
     """
 
     settings: Settings

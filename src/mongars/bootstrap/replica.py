@@ -78,7 +78,9 @@ def build_engine(
 ) -> Engine:
     """The engine that `spec` describes, not started, for the model role `role` (such as `general`).
 
-    Raises `ConfigurationError` if its package is not installed or this node does not have its model.
+    `config` is that of its replica: from it come the prompt-cache scope (whether accounts may reuse each other's cached
+    prompts) and the seconds without output after which the engine is restarted. Raises `ConfigurationError` if the
+    engine's package is not installed or this node does not have its model.
     """
     return make_engine(spec, _setup(spec, config, role=role, observer=observer))
 
@@ -86,7 +88,9 @@ def build_engine(
 def build_embedder(spec: EngineSpec, config: ReplicaConfig, *, observer: Observer) -> Embedder:
     """The embedder (engine that computes vectors of texts) that `spec` describes, not started.
 
-    Raises `ConfigurationError` if its package is not installed or this node does not have its model.
+    `config` is that of its replica: from it come the prompt-cache scope (whether accounts may reuse each other's cached
+    prompts) and the seconds without output after which the engine is restarted. Raises `ConfigurationError` if the
+    embedder's package is not installed or this node does not have its model.
     """
     setup = _setup(spec, config, role="embedding", observer=observer)
     return make_embedder(spec, setup)

@@ -43,9 +43,10 @@ def read_secret(home: Path, name: str) -> str | None:
 
 
 def keep_secret(home: Path, name: str, value: str) -> None:
-    """Store `value` as the secret called `name` in the home folder `home`, replacing an earlier value.
+    """Store `value`, an ASCII text, as the secret called `name` in the home folder `home`, replacing an earlier value.
 
-    The file is written atomically and only its owner can read it. Raises `ConfigurationError` if it cannot be written.
+    The file is written atomically and only its owner can read it. Raises `ConfigurationError` if it cannot be written,
+    `UnicodeEncodeError` if the value is not ASCII.
     """
     path = secret_file(home, name)
     with _written(path, value) as part:

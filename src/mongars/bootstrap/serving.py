@@ -44,8 +44,8 @@ DEFAULT_OLLAMA = "http://127.0.0.1:11434"
 def exported_config(settings: Settings, *, images_only: bool = False) -> ServingConfig:
     """The configuration of the Serve application for exported manifests; each node uses the models in its own cache.
 
-    `images_only`: the model cache is part of the container image, so `ConfigurationError` is raised if a model is
-    configured as a file of this machine, which no container has.
+    Raises `ConfigurationError` if a setting is wrong. `images_only`: the model cache is part of the container image, so
+    that error is also raised if a model is configured as a file of this machine, which no container has.
     """
     if images_only:
         _refuse_files(settings)
@@ -134,9 +134,10 @@ def _autoscaling(settings: Settings) -> Autoscaling | None:
 
 
 def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
-    """The specification of the engine for the model role `role` (`general` or `coding`); `find` locates its model file.
+    """The specification of the engine for the model role `role` (`general` or `coding`).
 
-    Raises `ConfigurationError` if the model is missing or not usable by the configured engine.
+    `find(settings, role)` returns the path of the model file, or an empty text: each node then uses the file in its own
+    cache. Raises `ConfigurationError` if the model is missing or not usable by the configured engine.
     """
     environment = settings.environment
     size = {"slots": environment.slots, "context_tokens": environment.context_tokens}
@@ -173,9 +174,10 @@ def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
 
 
 def embedding_spec(settings: Settings, find: Find) -> EmbeddingSpec:
-    """The specification of the llama.cpp engine behind `/v1/embeddings`; `find` locates its model file.
+    """The specification of the llama.cpp engine behind `/v1/embeddings`.
 
-    Raises `ConfigurationError` if the model file is missing, or if the settings name a model of Ollama.
+    `find(settings, "embedding")` returns the path of the model file, or an empty text: each node then uses the file in
+    its own cache. Raises `ConfigurationError` if the model file is missing, or if the settings name a model of Ollama.
     """
     spec = settings.provisioning().models["embedding"]
     if isinstance(spec, OllamaSource):

@@ -38,7 +38,10 @@ def create_user(
         bool, typer.Option("--password-stdin", help="Read the password from standard input.")
     ] = False,
 ) -> None:
-    """Create an account; prompts for its password."""
+    """Create an account; prompts twice for its password, unless --password-stdin is given.
+
+    Exit status 1 if the name is taken or unusable, or the password is too short or too long.
+    """
     with exit_on_error():
         password = sys.stdin.readline().rstrip("\n") if password_stdin else _ask_password()
 
@@ -53,7 +56,7 @@ def create_user(
 
 @users.command("list", epilog="Example: mongars users list --json")
 def list_users(as_json: AsJson = False) -> None:
-    """List all accounts."""
+    """List all accounts: name, whether it is an administrator, and when it was created."""
     with exit_on_error():
         found = _run(lambda store: store.accounts())
         rows = [
@@ -69,7 +72,10 @@ def create_key(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     admin: Annotated[bool, typer.Option("--admin", help="Give it administrator's rights.")] = False,
 ) -> None:
-    """Create an API key for an account and print it; it cannot be shown again."""
+    """Create an API key for an account and print it; it cannot be shown again.
+
+    Exit status 1 if there is no such account.
+    """
     with exit_on_error():
         issued = Keys().issue(username, name or "unnamed", is_admin=admin)
         _run(lambda store: store.create_key(issued.record))
@@ -81,7 +87,7 @@ def list_keys(
     username: Annotated[str | None, typer.Argument(help="Only this account's.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List API keys, without their secrets."""
+    """List API keys with id, account, name, rights and state (active or revoked), without their secrets."""
     with exit_on_error():
         found = _run(lambda store: store.keys(username))
         rows = [
@@ -99,7 +105,10 @@ def list_keys(
 
 @keys.command("revoke", epilog="Example: mongars keys revoke 4f1c09ab77de")
 def revoke_key(key_id: str) -> None:
-    """Revoke an API key permanently; a running API may accept it for 30 seconds more."""
+    """Revoke an API key permanently, by the id that `mongars keys list` shows.
+
+    A running API may accept it for 30 seconds more. Exit status 1 if there is no such key.
+    """
     with exit_on_error():
         _run(lambda store: store.revoke_key(key_id))
         print(f"Key {key_id} revoked.")

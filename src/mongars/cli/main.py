@@ -43,7 +43,10 @@ def chat(
     url: Annotated[str | None, typer.Option(help="The API, if not the local one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON (with TEXT).")] = False,
 ) -> None:
-    """Chat with the assistant in the terminal."""
+    """Chat with the assistant in the terminal.
+
+    With TEXT, print the answer to it; exit status 1 if that fails. Without TEXT, a dialogue until Ctrl-D.
+    """
     with exit_on_error():
         settings = load_settings()
         address = url or running_url(settings)
@@ -62,7 +65,10 @@ def api(
     host: Annotated[str | None, typer.Option(help="Address; MONGARS_HOST.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; MONGARS_PORT.")] = None,
 ) -> None:
-    """Run one API process until Ctrl-C or SIGTERM."""
+    """Run one API process until Ctrl-C or SIGTERM.
+
+    First migrates the database; on the first start, prints the administrator's credentials. Exit status 1 on an error.
+    """
     from mongars.cli.api_command import run_api  # noqa: PLC0415 (FastAPI takes half a second to import)
 
     with exit_on_error():
@@ -77,7 +83,7 @@ def options(
         bool, typer.Option("--version", is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """monGARS: a self-hosted assistant on your own Ray cluster."""
+    """Print the version for --version; otherwise, if no command is given, the help."""
     if show_version:
         version()
     elif context.invoked_subcommand is None:

@@ -78,8 +78,9 @@ def run(
 ) -> int:
     """Download the models of the model roles `roles` (None: all configured) and print the result for each.
 
-    `load` reads the configuration. `force` verifies existing files again. `as_json` prints one JSON object. Returns the
-    exit status: 0 if every model is ready, 1 if not or on an error, 130 after Ctrl-C.
+    `load` reads the configuration. `force` verifies existing files again and downloads damaged ones. `as_json` prints
+    one JSON object, whose field `statuses` has an object per role. Returns the exit status: 0 if every model is ready,
+    1 if not or on an error, 130 after Ctrl-C.
     """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:

@@ -51,7 +51,11 @@ def ray_service(  # noqa: PLR0913 (every flag of the command is a parameter)
     timeout: Annotated[float, typer.Option(help="Seconds to wait for HEALTHY.")] = 180.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Deploy, inspect, export or remove the Serve application of monGARS."""
+    """Deploy, inspect, export or remove the Serve application of monGARS.
+
+    Give exactly one of --deploy, --status, --export and --shutdown; else the exit status is 2. It is 1 on an error, and
+    for --status if the application is not healthy.
+    """
     if [deploy, status, shutdown, export is not None].count(True) != 1:
         message = "Choose one of --deploy, --status, --export and --shutdown."
         raise typer.BadParameter(message)

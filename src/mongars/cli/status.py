@@ -105,7 +105,7 @@ def _show(api: dict[str, Any], serve: dict[str, Any] | None) -> None:
 def _endpoint(found: dict[str, Any]) -> str:
     """One line of text about an endpoint: URL, running requests, time to first token, pause and last error.
 
-    `found` is the JSON object in which the API reports the endpoint.
+    `found` is the JSON object of the endpoint in the response of `/internal/endpoints`.
     """
     seconds, opens = found["first_token_seconds"], found["opens_in"]
     parts = [

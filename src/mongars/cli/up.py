@@ -40,7 +40,11 @@ def up(
         bool, typer.Option("--no-ray", help="Without a Ray cluster: the embedded engine answers.")
     ] = False,
 ) -> None:
-    """Start all components of monGARS on this machine; Ctrl-C stops them."""
+    """Start all components of monGARS on this machine; Ctrl-C stops them.
+
+    No Ray cluster is started if RAY_SERVE_URL names one, or USE_RAY_SERVE is false. Exit status 1 if the start fails,
+    or if a process could not be stopped.
+    """
     with exit_on_error():
         options = UpOptions(host=host, port=port, replicas=replicas, use_ray=not no_ray)
         settings = load_settings()

@@ -88,7 +88,10 @@ class Database:
                 yield connection
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run the coroutine `work` to its end, even if the calling task is cancelled; passes on result or exception."""
+        """Run the coroutine `work` to its end, even if the calling task is cancelled; passes on result or exception.
+
+        A cancelled caller gets `CancelledError` at once, while `work` goes on.
+        """
         return await self._transactions.finish(work)
 
     async def healthy(self) -> None:
@@ -122,9 +125,9 @@ class Database:
             return await connection.run_sync(_revision)
 
     async def aclose(self) -> None:
-        """Wait for transactions that are beginning or ending, then close all connections of this database.
+        """Wait for transactions that are beginning or ending, then close the connections that no transaction uses.
 
-        Safe to call twice. Later transactions raise `StorageUnavailable`.
+        End all transactions before. Safe to call twice. Later transactions raise `StorageUnavailable`.
         """
         try:
             await self._transactions.aclose()

@@ -61,8 +61,9 @@ def upgrade(database: DatabaseConfig, revision: str = "head") -> None:
 def downgrade(database: DatabaseConfig, revision: str) -> None:
     """Migrate the database back to the schema revision `revision`; on an error it stays unchanged.
 
-    Raises `ConfigurationError` if the URL is unusable or the database's data or views prevent that,
-    `StorageUnavailable` if it cannot be reached, locked or written.
+    `base` means the state before the first migration: all tables and their data are dropped. Raises
+    `ConfigurationError` if the URL is unusable or the database's data or views prevent that, `StorageUnavailable` if it
+    cannot be reached, locked or written.
     """
     with _migration_errors():
         command.downgrade(alembic_config(database), revision)
@@ -107,7 +108,8 @@ def wait_for_database(
     Raises:
         ConfigurationError: The URL is unusable.
         StorageUnavailable: The database did not answer in time, with the last failure as the cause; or, at
-            once, the server reports a wrong password or a database that does not exist.
+            once, the server reports a wrong password or a database that does not exist, or the SQLite file
+            cannot be created.
     """
     prepare_file(database)
     engine = migration_engine(database)

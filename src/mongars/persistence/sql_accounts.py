@@ -114,7 +114,10 @@ class SqlAccounts:
         return None if row is None else _as_key(row)
 
     async def keys(self, username: str | None = None) -> tuple[ApiKey, ...]:
-        """The API keys of the account `username`, or of all accounts if None; oldest first, including revoked ones."""
+        """The API keys of the account `username`, or of all accounts if None; oldest first, including revoked ones.
+
+        The case of the name is ignored. Empty if there is no such account or it has no key.
+        """
         statement = select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
         if username is not None:
             statement = statement.where(func.lower(api_keys.c.username) == username.lower())

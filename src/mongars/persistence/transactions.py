@@ -49,7 +49,10 @@ class Transactions:
         await self.finish(_left(transaction, None))
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run the coroutine `work` to its end, even if the calling task is cancelled; passes on result or exception."""
+        """Run the coroutine `work` to its end, even if the calling task is cancelled; passes on result or exception.
+
+        A cancelled caller gets `CancelledError` at once, while `work` goes on.
+        """
         return await asyncio.shield(self._own(work))
 
     async def aclose(self) -> None:

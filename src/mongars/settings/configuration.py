@@ -98,7 +98,8 @@ class Settings:
     def provisioning(self) -> ProvisioningConfig:
         """The base model of each model role (general, coding, embedding), the model cache, and the address of Ollama.
 
-        Raises `ConfigurationError` for a variable that names no usable model.
+        The coding model is the general one if none is configured; the role `embedding` is absent if no embedding model
+        is served. Raises `ConfigurationError` for a variable that names no usable model.
         """
         values = self.environment
         models = {

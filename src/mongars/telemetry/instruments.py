@@ -32,7 +32,10 @@ class Counter:
         self._sums: defaultdict[tuple[tuple[str, Any], ...], int] = defaultdict(int)
 
     def add(self, count: int, attributes: dict[str, Any]) -> None:
-        """Add `count` to the counter's time series with these attributes; 0 creates the series."""
+        """Add `count` to the counter's time series with these attributes; 0 creates the series.
+
+        Always give the attributes in the same order: another order is another series.
+        """
         self._sums[tuple(attributes.items())] += count
 
     def observations(self, _: CallbackOptions) -> list[Observation]:
@@ -60,7 +63,8 @@ class Instruments:
     def add(self, metric: Metric, attributes: dict[str, Any], count: int = 1) -> None:
         """Add `count` to the time series of the counter `metric` with these attributes; 0 creates the series.
 
-        Raises `KeyError` if `metric` is not a declared counter.
+        Always give the attributes in the same order: another order is another series. Raises `KeyError` if `metric` is
+        not a declared counter.
         """
         self._counters[metric].add(count, attributes)
 

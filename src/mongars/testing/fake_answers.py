@@ -29,9 +29,9 @@ def tokens(text: str) -> list[str]:
 
 
 def origin_headers(origin: Origin) -> dict[str, str]:
-    """The response headers about what produced an answer: the adapter's version and digest, and the replica.
+    """The response headers about what produced an answer: `x-adapter-version`, `x-adapter-digest` and `x-replica-id`.
 
-    They are taken from `origin`; a digest or replica that is None gives an empty value.
+    Their values are taken from `origin`; a digest or replica that is None gives an empty value.
     """
     return {
         headers.ADAPTER_VERSION: origin.adapter_version,
@@ -56,7 +56,10 @@ def token_event(token: str, *, logprob: float | None = None) -> bytes:
 
 
 def reasoning_event(token: str, *, field: str) -> bytes:
-    """The event of a stream for one token of the model's reasoning, in the field `field` of the event's `delta`."""
+    """The event of a stream for one token of the model's reasoning, in the field `field` of the event's `delta`.
+
+    `field` differs between engines: `reasoning_content`, `reasoning` or `thinking`.
+    """
     return _chunk({field: token})
 
 
@@ -67,7 +70,10 @@ def finish_events(text: str) -> Iterator[bytes]:
 
 
 def stream_body(origin: Origin, text: str) -> bytes:
-    """The bytes of a correct streamed response with the answer `text`, made by model and adapter in `origin`."""
+    """The bytes of a correct streamed response with the answer `text`, from the event `meta` to `[DONE]`.
+
+    `origin` is the model and adapter that the event `meta` names.
+    """
     said = map(token_event, tokens(text))
     return b"".join((*opening(origin), *said, *finish_events(text), DONE))
 

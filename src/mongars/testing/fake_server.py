@@ -43,7 +43,8 @@ class Received:
 class FakeServer:
     """An HTTP server on 127.0.0.1 that records its requests in `received`; subclasses add the routes.
 
-    It can be stopped and started again on the same port.
+    As an asynchronous context manager it starts on entering and stops on leaving. It can be started again, on the same
+    port.
     """
 
     def __init__(self, *, port: int = 0, clock: Clock | None = None) -> None:

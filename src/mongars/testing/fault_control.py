@@ -80,9 +80,12 @@ def _refused(error: InvalidRequest) -> web.Response:
 
 
 def _shown(request: Received, start: float) -> dict[str, Any]:
-    """A recorded request as a JSON object: its kind and outcome, without its texts.
+    """A recorded request as a JSON object, without its texts, as `GET /control` shows it.
 
-    `start` is the arrival of the first recorded request; the arrival of this one is given in seconds after it.
+    Its fields are `seconds` (arrival, counted from `start`, the arrival of the first recorded request), `connection`
+    (the client's port), `stream`, `continues` (it has a `continue_from`), `messages` (their number), `task_type`, `met`
+    (the kind of the fault), `answered` (the response was complete) and `left` (the client closed the connection
+    before).
     """
     return {
         "seconds": round(request.at - start, 3),

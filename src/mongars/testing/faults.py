@@ -33,9 +33,11 @@ class _Described:
 class FaultyResponse(_Described):
     """Send the answer `text`; by default it is correct, and each field adds a fault or a delay (in seconds).
 
-    One token is one word. `cut_after`, `stall_after`, `malformed_after` and `error_after` are numbers of tokens sent
-    before the fault: `cut_after=0` cuts before the first token. None: no such fault. `finish`, `done` and `meta` False
-    leave out the events with the finish reason and token counts, with `[DONE]`, and with model and adapter.
+    One token is one word. These fields are numbers of tokens sent before the fault (None: no such fault): `cut_after`
+    ends the response, `stall_after` waits `stall_seconds` (default an hour) and goes on, `malformed_after` sends one
+    event with invalid JSON in place of a token, `error_after` sends an error event and ends. `finish`, `done` and
+    `meta` False leave out the events with the finish reason and token counts, with `[DONE]`, and with model and
+    adapter.
     """
 
     kind: Literal["answer"] = "answer"
@@ -74,7 +76,7 @@ class FaultyResponse(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status(_Described):
-    """Respond with the status `code` and the JSON `body`.
+    """Respond with the status `code`, the JSON `body`, and `headers` in addition to the usual ones.
 
     `body` None: the error body of `/generate` with `error` and `detail`, or HTML if `error` is empty.
     """
@@ -89,7 +91,10 @@ class Status(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body(_Described):
-    """Respond with 200 and exactly these bytes, for example an outdated or malformed body."""
+    """Respond with 200 and exactly the bytes `data`, for example an outdated or malformed body.
+
+    `media_type` is the response's media type.
+    """
 
     kind: Literal["body"] = "body"
     data: bytes
@@ -114,7 +119,7 @@ class Reset(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silence(_Described):
-    """Accept the request and send nothing; reset the connection after `seconds`."""
+    """Accept the request and send nothing; reset the connection after `seconds`, by default an hour."""
 
     kind: Literal["silence"] = "silence"
     seconds: Seconds = FOREVER
@@ -130,7 +135,10 @@ class TrickledHead(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowBody(_Described):
-    """Respond with one JSON object, even to a request for a stream: the headers at once, the body over `seconds`."""
+    """Respond with one JSON object, even to a request for a stream: the headers at once, the body over `seconds`.
+
+    The body is sent in 20 pieces at equal intervals; `seconds` is an hour by default.
+    """
 
     kind: Literal["slow_body"] = "slow_body"
     seconds: Seconds = FOREVER
@@ -204,7 +212,8 @@ class FalseContinuation(_Described):
 class Flapping(_Described):
     """Alternate between the faults `when_up` for `up` seconds and `when_down` for `down` seconds.
 
-    The time starts when the fault is set as `always`; in a queue of faults, it is always at the beginning.
+    `begins` names which of them comes first. The time starts when the fault is set as `always`; in a queue of faults,
+    it is always at the beginning.
     """
 
     kind: Literal["flapping"] = "flapping"

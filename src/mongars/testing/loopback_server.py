@@ -24,7 +24,8 @@ async def serving(
 ) -> AsyncIterator[str]:
     """A context manager that serves the ASGI application `app` on a free port of 127.0.0.1 and gives its base URL.
 
-    `http` is the protocol class that uvicorn uses for connections.
+    `http` is the protocol class that uvicorn uses for connections; `auto`: uvicorn's choice. On exit, running requests
+    have 2 seconds to end.
     """
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))

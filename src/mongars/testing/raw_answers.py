@@ -52,7 +52,8 @@ class RawAnswer:
     async def misjudge(self, fault: WrongLength) -> None:
         """Send headers with a `Content-Length` that is wrong by `fault.by` bytes, then the body.
 
-        Bytes beyond a length that is too small follow 0.05 seconds later.
+        Bytes beyond a length that is too small follow 0.05 seconds later. With `fault.hold_open`, the connection is
+        closed only an hour later.
         """
         announced = max(0, len(self._body) + fault.by)
         self._transport.write(self._head({"Content-Length": str(announced)}))
@@ -67,7 +68,7 @@ class RawAnswer:
     async def repeat(self, fault: StrayAnswer) -> None:
         """Send a response, and 0.05 seconds later one with `fault.text` that belongs to no request.
 
-        The connection then stays open for an hour.
+        The second one is one JSON object, even if the first is a stream. The connection then stays open for an hour.
         """
         stray = whole_body(self._origin, fault.text)
         self._transport.write(self._head({"Content-Length": str(len(self._body))}) + self._body)

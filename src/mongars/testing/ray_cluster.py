@@ -88,8 +88,8 @@ async def ray_cluster(
 ) -> AsyncIterator[Cluster]:
     """A context manager that runs a Ray head node with `cpus` CPUs; on exit, its processes and files are removed.
 
-    `variables` are environment variables for all processes of the cluster; `haproxy` makes Serve use HAProxy. Raises
-    `TimeoutError` if the node is not ready within 90 seconds.
+    It gives the `Cluster` once the node is ready. `variables` are environment variables for all processes of the
+    cluster; `haproxy` makes Serve use HAProxy. Raises `TimeoutError` if the node is not ready within 90 seconds.
     """
     port, dashboard, http = free_ports(3)
     with tempfile.TemporaryDirectory() as folder:

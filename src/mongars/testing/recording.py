@@ -26,5 +26,5 @@ class RecordingObserver:
         return [event.log.name for event in self.events]
 
     def of(self, kind: type[E]) -> list[E]:
-        """The recorded events of the class `kind`, in order."""
+        """The recorded events of the class `kind` or a subclass, in order."""
         return [event for event in self.events if isinstance(event, kind)]

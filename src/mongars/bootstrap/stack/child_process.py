@@ -57,9 +57,9 @@ async def nothing() -> None:
 class ChildSpec:
     """A child process to run: command line, environment, log file, and the probe that returns True once it is ready.
 
-    `stack` is the id of the stack it belongs to. `ready_within` is in seconds. `folders` are private to this child:
-    every process that writes there belongs to it. `clean_up` runs after a crash, when every process of the child has
-    ended; `revived` after the restarted child is ready.
+    `stack` is the id of the stack it belongs to. `environment` is complete: nothing is inherited. `ready_within` is in
+    seconds. `folders` are private to this child: every process that writes there belongs to it. `clean_up` runs after a
+    crash, when every process of the child has ended; `revived` after the restarted child is ready.
     """
 
     name: str
@@ -75,7 +75,10 @@ class ChildSpec:
 
 
 class Child:
-    """Starts, supervises and stops the child process that `spec` describes; reports its states to `listener`."""
+    """Starts, supervises and stops the child process that `spec` describes.
+
+    Calls `listener` with a `ChildEvent` for each change of its state.
+    """
 
     def __init__(self, spec: ChildSpec, *, clock: Clock, listener: Listener) -> None:
         self.spec = spec

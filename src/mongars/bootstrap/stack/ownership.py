@@ -141,6 +141,8 @@ def reap_orphans(*, except_for: set[int]) -> None:
 def hold_home(home: Path) -> Iterator[None]:
     """A context manager that holds the lock of the home folder `home`, so that only one `mongars up` uses the folder.
 
+    It does not wait for the lock, and releases it on exit.
+
     Raises:
         ConfigurationError: another process holds the lock; the message contains its process id.
     """

@@ -197,7 +197,10 @@ class LocalStack:
             await asyncio.to_thread(child.stop, grace=0.5)
 
     async def _deploy_again(self) -> None:
-        """Deploy the Serve application to the restarted Ray cluster, and repeat until that succeeds."""
+        """Deploy the Serve application to the restarted Ray cluster, and repeat until that succeeds.
+
+        The delay between attempts grows from 0.5 to 10 seconds; each failure is reported to the listener.
+        """
         for delay in chain(_REDEPLOY_DELAYS_S, repeat(_REDEPLOY_LAST_DELAY_S)):
             try:
                 await self._deploy()

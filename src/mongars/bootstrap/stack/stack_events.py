@@ -15,8 +15,8 @@ ChildState = Literal["started", "ready", "crashed", "restarting", "stopped"]
 class StageEvent:
     """The start, progress or end of one stage of starting or stopping the local stack.
 
-    `detail` is text for the terminal; `fraction` the finished part, 0 to 1, None if unknown. `seconds`, set at the end,
-    is how long the stage took.
+    `state` is `started`, `progress`, `done` or `failed`. `detail` is text for the terminal; `fraction` the finished
+    part, 0 to 1, None if unknown. `seconds`, set at the end, is how long the stage took.
     """
 
     stage: Stage
@@ -28,10 +28,11 @@ class StageEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildEvent:
-    """A change of state of the child process named `child`.
+    """A change of state of the child process named `child`; `state` is the new one.
 
-    `code` is set with `crashed` (the exit status; negative: the signal that ended it), `detail` with `crashed` (a line
-    of its log), `delay` with `restarting` (seconds until the restart), `forced` with `stopped` (it had to be killed).
+    It is `started`, `ready`, `crashed`, `restarting` or `stopped`. `code` is set with `crashed` (the exit status;
+    negative: the signal that ended it), `detail` with `crashed` (a line of its log), `delay` with `restarting` (seconds
+    until the restart), `forced` with `stopped` (it had to be killed).
     """
 
     child: str

@@ -49,7 +49,7 @@ class Stages:
     def stage(self, stage: Stage) -> Iterator[StageDetail]:
         """A context manager that reports `stage` as started, and on exit as done, or as failed if the block raises.
 
-        Set `detail` of the object it gives to a text that is reported with `done`.
+        The exception propagates. Set `detail` of the object it gives to a text that is reported with `done`.
         """
         began = self._clock.monotonic()
         outcome = StageDetail()
@@ -68,7 +68,8 @@ class Stages:
     async def work(self, stage: Stage, work: Work) -> None:
         """Run the blocking function `work` in a thread, and report it as the stage `stage`.
 
-        An exception of `work` is raised here, after the stage is reported as failed.
+        `work` is given a function to report its progress (a text, and the finished fraction or None), and returns a
+        text that is reported with `done`. An exception of `work` is raised here, after the stage is reported as failed.
         """
 
         def progress(detail: str, fraction: float | None) -> None:
