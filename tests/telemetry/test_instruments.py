@@ -56,6 +56,20 @@ def test_gauge_goes_up_and_down_and_forgets_what_is_gone() -> None:
         )
 
 
+def test_the_order_of_attributes_makes_no_difference() -> None:
+    """A counter raised with the same attributes in two orders is one time series, as Prometheus requires."""
+    counter = next(
+        metric for metric in METRICS if metric.kind == "counter" and len(metric.attributes) > 1
+    )
+    one = dict.fromkeys(counter.attributes, "x")
+    with instruments() as made:
+        made.add(counter, one)
+        made.add(counter, dict(reversed(one.items())))
+        name = counter.name.replace(".", "_")
+        (family,) = [found for key, found in families(made).items() if key.startswith(name)]
+        assert [sample.value for sample in family.samples] == [2.0]
+
+
 def test_every_metric_is_of_its_declared_kind() -> None:
     """Each metric that has a value is exported with the type it is declared with."""
     with instruments() as made:

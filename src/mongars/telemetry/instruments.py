@@ -29,14 +29,11 @@ class Counter:
     """A counter: one sum per set of attributes (time series), which OpenTelemetry reads at each scrape."""
 
     def __init__(self) -> None:
-        self._sums: defaultdict[tuple[tuple[str, Any], ...], int] = defaultdict(int)
+        self._sums: defaultdict[frozenset[tuple[str, Any]], int] = defaultdict(int)
 
     def add(self, count: int, attributes: dict[str, Any]) -> None:
-        """Add `count` to the counter's time series with these attributes; 0 creates the series.
-
-        Always give the attributes in the same order: another order is another series.
-        """
-        self._sums[tuple(attributes.items())] += count
+        """Add `count` to the counter's time series with these attributes, in any order; 0 creates the series."""
+        self._sums[frozenset(attributes.items())] += count
 
     def observations(self, _: CallbackOptions) -> list[Observation]:
         """The current sum of every time series, in the form that OpenTelemetry reads."""
@@ -61,10 +58,9 @@ class Instruments:
         }
 
     def add(self, metric: Metric, attributes: dict[str, Any], count: int = 1) -> None:
-        """Add `count` to the time series of the counter `metric` with these attributes; 0 creates the series.
+        """Add `count` to the time series of the counter `metric` with these attributes, in any order; 0 creates the series.
 
-        Always give the attributes in the same order: another order is another series. Raises `KeyError` if `metric` is
-        not a declared counter.
+        Raises `KeyError` if `metric` is not a declared counter.
         """
         self._counters[metric].add(count, attributes)
 
