@@ -79,7 +79,10 @@ def web_origin(text: str) -> str:
 
 
 def endpoint_label(url: str) -> str:
-    """`HOST:PORT` of a URL (`HOST` alone if it has no port), without credentials; for messages and logs."""
+    """`HOST:PORT` of a URL (`HOST` alone if it has no port), without credentials; for messages and logs.
+
+    The URL must be a valid one; it is not checked.
+    """
     return urlsplit(url).netloc.rpartition("@")[2]
 
 

@@ -66,7 +66,10 @@ class QueuedEngine:
 
 
 class AdmittedRequest:
-    """A request that holds one of the engine's slots; its answer can be generated once."""
+    """A request that holds one of the engine's slots; its answer can be generated once.
+
+    `waited`: the seconds that it waited for its slot; of several choices, the longest wait so far.
+    """
 
     def __init__(
         self,
@@ -88,8 +91,8 @@ class AdmittedRequest:
         """Generate the answer as server-sent events, as `engines.engine.Engine` describes. Call it once.
 
         If the request asks for several choices (`n` above 1), the first uses the slot held; each further one waits for
-        a slot of its own. If the finished text violates the JSON schema of the request, the stream ends with the errors
-        of `stream_checked`.
+        a slot of its own. If the finished text violates the JSON schema of the request, the stream ends with
+        `GenerationInterrupted`, or with `InvalidRequest` if a stop text may be the cause.
         """
         engine = self._queued.engine
         if self._request.sampling.n == 1:

@@ -32,7 +32,11 @@ class SlotKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotReport:
-    """The state of one `SlotEntry` (one running engine with its adapter) at one moment."""
+    """The state of one `SlotEntry` (one running engine with its adapter) at one moment.
+
+    `origin`: model, engine and adapter. `state`: `prepared`, `active` or `draining`. `references`: requests assigned to
+    the entry that have not ended. `engine`: the status of the engine.
+    """
 
     key: SlotKey
     origin: Origin
@@ -45,7 +49,11 @@ class SlotReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotLoad:
-    """The capacity and load of the engines of a slot table, in requests."""
+    """The capacity and load of the engines of a slot table, in requests.
+
+    `slots`: how many requests the engines of active entries process at a time. `active` and `waiting`: requests that
+    hold such a slot, and that wait for one, over all entries.
+    """
 
     slots: int
     """Slots of the active entries' engines."""
