@@ -57,8 +57,9 @@ class QueuedEngine:
     ) -> AsyncIterator[AdmittedRequest]:
         """Wait for one of the engine's slots and hold it; leaving the context frees every slot of the request.
 
-        Raises `Overloaded` (with `retry_after` in seconds) if the queue is full or the expected wait exceeds the
-        deadline, `DeadlineExceeded` if the deadline passes while waiting.
+        Yields the object whose `stream` generates the answer. Raises `Overloaded` (with `retry_after` in seconds) if
+        the queue is full or the expected wait exceeds the deadline, `DeadlineExceeded` if the deadline passes while
+        waiting.
         """
         async with AsyncExitStack() as slot:
             waited = await slot.enter_async_context(self.admission.slot(deadline, request.share))

@@ -83,9 +83,10 @@ class SlotEntry:
         return SlotKey(role=self.role, digest=self.origin.adapter_digest)
 
     def check(self, event: SlotEvent) -> SlotState:
-        """The state that this entry would have after `event` (such as `activate`); changes nothing.
+        """The state that this entry would have after `event`; changes nothing.
 
-        Raises `IllegalTransition` if the event is not possible in the entry's current state.
+        Events are `activate`, `supersede`, `drain` and `retire`. Raises `IllegalTransition` if the event is not
+        possible in the entry's current state.
         """
         return advance(self.state, event, entry=str(self.key))
 

@@ -94,7 +94,7 @@ class SlotTable:
     async def stop_unused(self) -> None:
         """Close every engine that is ready and has no request, running or waiting; it stays in the table.
 
-        For engines that are started on demand: a closed engine can be started again.
+        For engines that are started on demand: `start` of the engine itself starts a closed one again.
         """
         for entry in tuple(self._entries):
             engine = entry.queued.engine

@@ -96,9 +96,10 @@ class GenerateRoutes:
         self._refusals = Refusals(replica.clock)
 
     async def generate(self, request: Request) -> Response:
-        """`POST /generate`: generate one answer, as JSON or as a stream; `protocol.generate` describes both formats.
+        """`POST /generate`: generate one answer, as JSON or, if the body's `stream` is true, as a stream.
 
-        Errors become responses, or, once the stream has begun, its last event.
+        `protocol.generate` describes both formats. Errors become responses, or, once the stream has begun, its last
+        event.
         """
         request_id = accept_id(request.headers.get(headers.REQUEST_ID), prefix="req")
         try:

@@ -245,7 +245,10 @@ def provider_of(spec: ModelSpec) -> ModelSource:
 
 
 def source_of(spec: ModelSpec) -> str:
-    """A model's source as one line of text, such as `file:/models/a.gguf`; recorded in the cache to notice a change."""
+    """A model's source as one line of text; recorded in the cache to notice a change.
+
+    `file:PATH`, `ollama:TAG` or `wheel:REQUIREMENT/MEMBER`.
+    """
     match spec:
         case WheelSource():
             return f"wheel:{spec.requirement}/{spec.member}"

@@ -103,7 +103,7 @@ class ExportSection(BaseModel):
 
 
 class Image(ExportSection):
-    """A container image; `digest` precedes `tag`. Never the tag `latest`: it can mean two versions on two nodes."""
+    """A container image; `digest` overrides `tag`. Never the tag `latest`: it can mean two versions on two nodes."""
 
     repository: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9._/:-]*$")
     """The name of the image in your registry, to which you have pushed it."""
@@ -232,7 +232,7 @@ class Ray(ExportSection):
 
 
 class Registry(ExportSection):
-    """The volume with the LoRA adapters, shared by API and replicas."""
+    """The volume with the LoRA adapters, shared by API and replicas; without a claim each pod has an empty one."""
 
     claim: bool = False
     """Create a volume claim. Without it, and without `existing_claim`, each pod has an empty folder:
