@@ -71,7 +71,10 @@ class LlamaCppSupervisor:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The HTTP session with the child process; it takes URL paths. Raises `NotReady` while the child is not."""
+        """The HTTP session with the child process; its requests take URL paths, such as `/health`.
+
+        Raises `NotReady` while the child process is not ready.
+        """
         if self._session is None or self.status.state != "ready":
             detail = f"The engine is {self.status.state}."
             raise NotReady(detail, retry_after=RETRY_AFTER)
