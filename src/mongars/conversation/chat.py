@@ -40,12 +40,15 @@ class RouteInfo(Protocol):
 
     @property
     def provider(self) -> str:
-        """The name of the source of answers (such as Ray Serve or the embedded engine) that generates this answer."""
+        """The source of answers that generates this answer: `ray_serve`, `ollama` or `embedded` (in this process)."""
         ...
 
     @property
     def endpoint(self) -> str:
-        """The endpoint, such as host and port, of the provider that generates this answer."""
+        """The endpoint that generates this answer, without the scheme.
+
+        `HOST:PORT/PATH` for Ray Serve, `HOST:PORT` for Ollama, `in-process` for the embedded engine.
+        """
         ...
 
     @property
@@ -60,7 +63,10 @@ class RouteInfo(Protocol):
 
     @property
     def waited(self) -> float:
-        """For how many of the seconds before the first content this process waited for endpoints and engines."""
+        """Seconds before the first content during which a request to an endpoint or engine waited for its response.
+
+        The rest of the time was needed by this process itself.
+        """
         ...
 
     @property
@@ -146,7 +152,8 @@ class ChatStream:
     """The streamed answer to a message of a chat. Iterate it once, to the end: only then is the turn stored.
 
     A turn is the user's message with its answer. Iteration raises `GenerationInterrupted` if the answer is cut or ends
-    without a finish reason, and `StorageUnavailable` if the complete answer could not be stored.
+    without a finish reason, and `StorageUnavailable` if the complete answer could not be stored. `turn` (the stored
+    turn), `finish_reason` and `usage` are None until they are known.
     """
 
     def __init__(
@@ -231,7 +238,10 @@ class ChatStream:
 
 
 class Chat:
-    """Answers a user's messages, with the earlier turns (messages and answers) of the session in the prompt."""
+    """Answers a user's messages, with the earlier turns (messages and answers) of the session in the prompt.
+
+    `history` stores the turns; `generator` generates the answers; `config` limits the size of the prompt.
+    """
 
     def __init__(
         self, history: History, generator: Generator, *, clock: Clock, config: ChatConfig
@@ -256,8 +266,10 @@ class Chat:
         """Start the answer to `message` of the user `principal`; a context that yields the answer as a stream.
 
         The session's earlier turns are included in the prompt. Without a session id, or with a blank one, a new session
-        is created, whose id is in the stored turn. `task_type` selects the model (see `task_role`); `deadline` None:
-        the generator's default. Leaving the context before the answer's end cancels it and stores nothing.
+        is created, whose id is in the stored turn. `request_id` identifies the request in logs and responses,
+        `traceparent` (W3C trace context) in traces; None: none. `task_type` selects the model (see `task_role`);
+        `deadline` None: the generator's default. Leaving the context before the answer's end cancels it and stores
+        nothing.
 
         Raises `PromptMissing` for a blank message, `ContextLengthExceeded` if the message does not fit the context
         window even without history, `StorageUnavailable` if the history cannot be read, and the errors of
@@ -308,7 +320,7 @@ class Chat:
         """Start the answer to the message in `question`, with as many of the earlier `turns` as fit the context window.
 
         `turns` are newest first. Each time the engine refuses the prompt as too long, it is sent again with less
-        history. Leaving `stack` ends the answer.
+        history, the third time without any. Leaving `stack` ends the answer.
 
         Raises `ContextLengthExceeded` if the prompt is too long without any history.
         """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class NewTurn:
     """A turn of a conversation to be stored: the user's message `query`, unchanged, and the complete answer `response`.
 
-    `session_id` identifies the conversation; None: none.
+    `user_id` is the user name. `session_id` identifies the conversation; None: none.
     """
 
     user_id: str
@@ -26,7 +26,8 @@ class NewTurn:
 class Turn:
     """A stored turn of a conversation: the user's message `query` and the answer `response`.
 
-    Times are timezone-aware UTC; `expires_at` None means that the turn never expires.
+    `user_id` is the user name, `timestamp` when the turn was stored. Times are timezone-aware UTC; `expires_at` None
+    means that the turn never expires.
     """
 
     id: int
@@ -50,7 +51,7 @@ class History(Protocol):
     ) -> tuple[Turn, ...]:
         """The newest turns of the user that have not expired, at most `limit`, newest first.
 
-        `session_id`: only those of that conversation; None: of all.
+        `user_id` is the user name. `session_id`: only the turns of that conversation; None: of all.
 
         Raises `InvalidRequest` unless `limit` is positive, and `StorageUnavailable` if the history cannot be read.
         """

@@ -17,8 +17,9 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
 def speech_turn(text: str, *, turn_id: str, created_at: datetime) -> dict[str, Any]:
     """Convert an answer to the JSON object that front ends with speech output read: one segment per sentence.
 
-    `estimated_duration` and `pause_after` of a segment are in seconds, assuming 2.5 words per second. `turn_id` and
-    `created_at` are copied into the object.
+    Keys: `turn_id`, `text` (the answer), `created_at` (ISO 8601), `segments`, `average_words_per_second` (2.5) and
+    `tempo` (1.0). A segment has its `text`, and `estimated_duration` and `pause_after` in seconds. A sentence ends at a
+    line break, or at `.`, `!`, `?` or `…` before white space.
     """
     sentences = [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
     segments = [

@@ -26,7 +26,10 @@ _DIGEST_PREFIX = re.compile(r"[0-9a-f]{12,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterPin:
-    """The adapter that a request demands: by name (an alias or a version), by digest, or by both. None: not given."""
+    """The adapter that a request demands: by name (an alias or a version), by digest, or by both. None: not given.
+
+    `digest` is the adapter's SHA-256 in hexadecimal digits, or at least the first 12 of them.
+    """
 
     name: str | None = None
     digest: str | None = None
@@ -53,7 +56,8 @@ class AdapterPin:
     def has_digest(self, digest: str | None) -> bool:
         """Whether this pin's digest (12 to 64 hexadecimal digits) is the beginning of `digest`, an adapter's SHA-256.
 
-        Always True for a pin without a digest; else False if `digest` is None (no adapter).
+        Always True for a pin without a digest; else False if `digest` is None (no adapter), and always False if the
+        pin's digest is malformed.
         """
         if self.digest is None:
             return True

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Background:
     """A background task with an owner: runs the coroutine function `work` as an asyncio task named `name`.
 
-    The task runs from `start` until it ends by itself or `aclose` cancels it.
+    The task runs from `start` until it ends by itself or `aclose` cancels it. An error of the task is raised by
+    `finished` and `aclose`, nowhere else.
     """
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:

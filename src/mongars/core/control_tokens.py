@@ -166,9 +166,9 @@ class Markers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placeholders:
-    """Placeholders with a random number that a chat template renders instead of the message texts `texts`.
+    """Placeholders that a chat template renders instead of the message texts `texts`.
 
-    They make the message texts recognisable in the template's output.
+    Each contains `nonce`, a random number, so that the message texts are recognisable in the template's output.
     """
 
     nonce: str
@@ -230,11 +230,11 @@ def literal_parts(
 
 
 def vocabulary_markers(kinds: Mapping[str, bool], template: str) -> tuple[Markers, Markers]:
-    """The texts of a vocabulary's control tokens, and of those alone that the tokenizer recognises even in plain text.
+    """The texts of all control tokens of a vocabulary, and of those that the tokenizer recognises even in plain text.
 
-    `kinds` maps the text of each special token to whether it is a control token. A special token that is none counts as
-    one, of the second sort, if the chat template `template` contains it; the others, such as line breaks and HTML tags,
-    are left out.
+    `kinds` maps the text of each special token to whether it is a control token; the tokenizer recognises the others
+    even in plain text. Of these, only those that occur in the chat template `template` (its source text) are returned,
+    in both results; the rest, such as line breaks and HTML tags, is left out.
     """
     others = [text for text, is_control in kinds.items() if not is_control and text in template]
     control = [text for text, is_control in kinds.items() if is_control]

@@ -32,7 +32,10 @@ class Deadline:
         return self.clock.monotonic() >= self.at
 
     def check(self, what: str) -> None:
-        """Raise `DeadlineExceeded` if the deadline has passed; its message is "No time left to", then `what`."""
+        """Raise `DeadlineExceeded` if the deadline has passed; its message is "No time left to", then `what`.
+
+        `what` is a verb with its object, such as "load the model".
+        """
         if self.expired():
             msg = f"No time left to {what}."
             raise DeadlineExceeded(msg)

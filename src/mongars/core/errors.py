@@ -40,7 +40,11 @@ from typing import ClassVar
 
 
 class MongarsError(Exception):
-    """Base class of all errors that monGARS raises on purpose. `str(error)` is safe to show to a client."""
+    """Base class of all errors that monGARS raises on purpose. `str(error)` is safe to show to a client.
+
+    `code` identifies the class in responses and logs, such as `not_ready`. `detail` is the message; without it,
+    `str(error)` is the code.
+    """
 
     code: ClassVar[str] = "internal_error"
 
@@ -61,7 +65,10 @@ class CallerError(MongarsError):
     code = "invalid_request"
 
     def __init__(self, detail: str = "", *, param: str | None = None) -> None:
-        """`param`: the field that is at fault, such as `messages[0].content`; None if it is no single field."""
+        """`param`: the field at fault, such as `messages[0].content`; None if it is no single one.
+
+        `detail`: the message; empty: the error's code.
+        """
         super().__init__(detail)
         self.param = param
 
@@ -250,8 +257,8 @@ class AllProvidersFailed(WorldError):
     """Every source of answers (Ray Serve, Ollama, the embedded engine) that was tried for a request failed.
 
     `causes` has the name and the error of each, in the order of the attempts. `cure` is advice for the operator; empty
-    if none is known. `retry_after`: the shortest of the causes, in seconds; None if none has one. `busy`: whether one
-    has.
+    if none is known. `retry_after`: the shortest of the causes, in seconds; None if none has one. `busy`: whether a
+    cause has a `retry_after`, so that a retry makes sense.
     """
 
     code = "all_providers_failed"

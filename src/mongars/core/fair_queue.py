@@ -54,7 +54,10 @@ class QueueFull(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """A request, or further part of one, that waits for a place in a `FairQueue`; `granted` is done when it has one."""
+    """A request, or further part of one, that waits for a place in a `FairQueue`.
+
+    The future `granted` is completed when it gets one. `bounded`: whether it is a request that has not begun.
+    """
 
     granted: asyncio.Future[None]
     bounded: bool

@@ -43,7 +43,10 @@ def confidence(logprobs: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message of a conversation: its text `content`, and the role of its author, such as `user`."""
+    """One message of a conversation: its text `content`, and the role of its author.
+
+    `role`: `system`, `user`, `assistant` or `tool`.
+    """
 
     role: Role
     content: str
@@ -51,10 +54,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Sampling parameters of a request, with OpenAI's names and meanings.
+    """Sampling parameters of a request, with OpenAI's names and meanings; some, such as `min_p`, are engines' own.
 
-    None means the default of whoever answers. `top_logprobs`: how many alternatives per token to report.
-    `response_format`: OpenAI's JSON object, which may have a JSON schema that the answer must follow.
+    None means the default of the server or engine that answers. `logprobs`: whether to report log-probabilities,
+    `top_logprobs`: of how many alternatives per token. `response_format`: OpenAI's JSON object, which may have a JSON
+    schema that the answer must follow. `n`: how many answers to generate.
     """
 
     max_tokens: int | None = None
@@ -88,7 +92,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartialAnswer:
-    """The beginning of an answer that broke off, from which another engine may continue it.
+    """The beginning of an answer that broke off (`text`), from which another engine may continue it.
 
     `model` and the adapter are those that generated `text`; `adapter_digest` None: no adapter.
     """
@@ -114,7 +118,11 @@ class PartialAnswer:
 class GenerationRequest:
     """One request to a model: the whole conversation so far, parameters of the answer, and who makes it.
 
-    `task_type` selects the model (see `task_role`). `session_id` identifies the conversation; None: none.
+    `task_type` selects the model (see `task_role`). `session_id` identifies the conversation; None: none. `adapter`:
+    the name, or `NAME@DIGEST`, of the adapter that must answer; None: the active one. `scope`: the account, for whose
+    requests the cached prompt and the answer may be used again; None: for none. `weight`: its weight while requests
+    queue. `continue_from`: the beginning of this answer, if it broke off elsewhere. `shortens`: True if the caller
+    sends a shorter prompt when this one is refused as too long.
     """
 
     messages: tuple[Message, ...]
@@ -156,7 +164,8 @@ class GenerationRequest:
 class Usage:
     """Token counts of an answer as the engine reported them, not estimated.
 
-    `cached_tokens`: those of the prompt's tokens that the engine had in its cache.
+    `cached_tokens`: those of the prompt's tokens that the engine had in its cache. `per_choice`: completion tokens of
+    each answer if there are several, else empty.
     """
 
     prompt_tokens: int
@@ -175,8 +184,9 @@ class Usage:
 class Origin:
     """The model, engine and adapter that generated an answer, as the engine itself reports them.
 
-    `engine`: its kind, such as `llama_cpp`. `adapter_digest` is None without an adapter. `replica`: the id of the Ray
-    Serve replica; None outside of one.
+    `engine`: its kind, such as `llama_cpp`. `adapter_version` is `baseline` and `adapter_digest` None without an
+    adapter. `replica`: the id of the Ray Serve replica; None outside of one. `degraded`: whether the engine cannot use
+    the adapters of this deployment, as Ollama.
     """
 
     model: str
@@ -195,7 +205,8 @@ class Chunk:
 
     `raw` is the server-sent event that contained the chunk, blank line included, so that a gateway can forward it
     unchanged; or several events that arrived together and differ only in their text. `logprobs`: the log-probability of
-    each of its tokens. The last chunks have `finish_reason` and `usage`.
+    each of its tokens. `index`: the number of the answer, from 0, if there are several. `reasoning`: text that is not
+    part of the answer. The last chunks have `finish_reason` and `usage`.
     """
 
     text: str = ""

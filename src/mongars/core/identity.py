@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """The authenticated user of a request. Everything the request stores belongs to `username`."""
+    """The authenticated user of a request. Everything the request stores belongs to `username`.
+
+    `is_admin`: whether the request has administrator's rights.
+    """
 
     username: str
     is_admin: bool = False
@@ -47,7 +50,8 @@ class Credentials:
 class ApiKey:
     """The record of a user's API key, without the key itself; `id` identifies it in lists and commands.
 
-    `last_used_at` is None for an unused key, `revoked_at` for one that is not revoked.
+    `name` describes it for people. `is_admin`: whether requests with it have administrator's rights. `last_used_at` is
+    None for an unused key, `revoked_at` for one that is not revoked.
     """
 
     id: str
@@ -61,7 +65,10 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewApiKey:
-    """The data to store a new API key of a user; of the key itself only its hash, `digest`, is stored."""
+    """The data to store a new API key of a user; of the key itself only its hash, `digest`, is stored.
+
+    `id` and `name` are those of `ApiKey`. `digest` is the SHA-256 in hexadecimal digits.
+    """
 
     id: str
     username: str

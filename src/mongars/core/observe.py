@@ -16,7 +16,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 class LogEvent:
     """The declaration of one kind of log line: a stable dotted name, a level and a description.
 
-    Each package declares its log events once, in its module `log_events`; the reference is generated from them.
+    `name` is such as `llm.ray.fallback_local`; `level` is `debug`, `info`, `warning` or `error`. Each package declares
+    its log events once, in its module `log_events`; the list of log events in the documentation is generated from them.
     """
 
     name: str
@@ -26,7 +27,10 @@ class LogEvent:
 
 
 class Event(Protocol):
-    """The interface of an occurrence that an `Observer` logs or counts; contains no prompts, answers or secrets."""
+    """The interface of an occurrence that an `Observer` logs or counts.
+
+    Its fields must contain no prompts, answers or secrets, since they are written to logs.
+    """
 
     @property
     def log(self) -> LogEvent:

@@ -18,7 +18,11 @@ _HARMLESS_ENDS = ("_PATH", "_FILE", "_DIR", "_MINUTES", "_TOKENS", "PGPASSFILE")
 
 
 def is_secret(name: str) -> bool:
-    """Whether the name of an environment variable, of monGARS or any other program, suggests that it holds a secret."""
+    """Whether the name of an environment variable, of monGARS or any other program, suggests that it holds a secret.
+
+    True for monGARS' own secrets, and for names that contain a word such as KEY, TOKEN or PASSWORD (in any case) unless
+    they end in `_FILE`, `_PATH` or another harmless ending. The value is not looked at.
+    """
     if name in OWN_SECRETS:
         return True
     upper = name.upper()

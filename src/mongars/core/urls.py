@@ -12,7 +12,8 @@ _SEPARATORS = re.compile(r"[\s;]")
 def http_url(text: str) -> str:
     """Return the URL `text` without trailing slashes.
 
-    Raises `ValueError` unless it is one http(s) URL with a host. The message contains no password.
+    Raises `ValueError` unless it is one http(s) URL with a host, without white space and semicolons. The message
+    contains no password.
     """
     shown = text.rpartition("@")[2]  # the part before `@` may be a password
     if _SEPARATORS.search(text):
@@ -46,7 +47,8 @@ def endpoint_url(text: str) -> str:
 def ollama_url(text: str) -> str:
     """The URL of an Ollama server from any form that `OLLAMA_HOST` may have: host, port, `HOST:PORT` or URL.
 
-    Port 11434 if a form other than a URL has none; the loopback address for `0.0.0.0` and for no host.
+    Without trailing slashes. Port 11434 if a form other than a URL has none; the loopback address for `0.0.0.0` and for
+    no host.
 
     Raises `ValueError` for any other text.
     """
@@ -79,7 +81,10 @@ def web_origin(text: str) -> str:
 
 
 def endpoint_label(url: str) -> str:
-    """`HOST:PORT` of a URL (`HOST` alone if it has no port), without credentials; for messages and logs."""
+    """`HOST:PORT` of a URL (`HOST` alone if it has no port), without credentials; for messages and logs.
+
+    The URL must be a valid one; it is not checked.
+    """
     return urlsplit(url).netloc.rpartition("@")[2]
 
 

@@ -52,7 +52,7 @@ def folder_digest(path: Path) -> str:
 
     Returns 64 hexadecimal digits.
 
-    Raises `InferenceFailed` if the folder holds a link or a special file, or if a file cannot be read.
+    Raises `InferenceFailed` if the folder holds a link or a special file, or if it or a file in it cannot be read.
     """
     lines = hashlib.sha256()
     try:
@@ -126,8 +126,9 @@ def adapted_modules(adapter: AdapterFolder) -> dict[str, tuple[list[int], list[i
 def tensor_header(path: Path, *, of: str) -> dict[str, Any]:
     """Read the header of the safetensors file `path`: each tensor's name to its `dtype`, `shape` and `data_offsets`.
 
-    Raises `InferenceFailed` if the file is unreadable or its length is not that in the header; the message begins with
-    `of`, which describes what the file belongs to.
+    These are in the format of the file (JSON values); its entry `__metadata__` is left out. Raises `InferenceFailed` if
+    the file is unreadable or its length is not that in the header; the message begins with `of`, which describes what
+    the file belongs to.
     """
     try:
         with path.open("rb") as file:

@@ -27,8 +27,8 @@ SHORTEST_ADVICE = 1.0
 class Admission:
     """The queue of requests in front of one engine: at most `slots` requests at a time get one of the engine's slots.
 
-    A slot is the right to have one request processed by the engine. At most `max_waiting` requests wait for one. Waits
-    are estimated from how long recent requests held their slot.
+    A slot is the right to have one request processed by the engine. At most `max_waiting` requests wait for one;
+    further ones are refused (`Overloaded`). Waits are estimated from how long recent requests held their slot.
     """
 
     def __init__(self, *, slots: int, max_waiting: int) -> None:

@@ -37,7 +37,10 @@ OpenChoice = Callable[["GenerationRequest"], AbstractAsyncContextManager[AsyncIt
 
 
 class _Merge:
-    """Merges the event streams of all choices (answers) of one request into a queue, which `next` reads."""
+    """Merges the event streams of all choices (answers) of one request; `next` returns the events as they arrive.
+
+    `draw` generates one choice; it is run as a task for each of them.
+    """
 
     def __init__(self, request: GenerationRequest, open_one: OpenChoice, at_once: int) -> None:
         self._turns = asyncio.Semaphore(at_once)
@@ -124,8 +127,9 @@ async def stream_choices(
 
     The stream and its errors are those that `engines.engine.Engine` describes. `open_one` opens the stream of a request
     for a single choice. At most `at_once` choices are generated at the same time, started in the order of their
-    indexes. An error before the first event is raised on entering the context; a later `MongarsError` of any choice
-    ends the whole stream with `GenerationInterrupted` or `DeadlineExceeded`. Leaving the context stops every choice.
+    indexes. If the request has a seed, each choice's index is added to it. An error before the first event is raised on
+    entering the context; a later `MongarsError` of any choice ends the whole stream with `GenerationInterrupted` or
+    `DeadlineExceeded`. Leaving the context stops every choice.
     """
     merge = _Merge(request, open_one, at_once)
     async with AsyncExitStack() as stack:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embeddings:
-    """The result of `Embedder.embed`: one vector of Euclidean length 1 per text, in the order of the texts.
+    """The result of `Embedder.embed`: `vectors` has one of Euclidean length 1 per text, in the order of the texts.
 
-    `prompt_tokens` is the number of tokens in all texts together, `model` the name of the model.
+    `prompt_tokens` is the number of tokens in all texts together, `model` the name of the embedding model.
     """
 
     vectors: tuple[tuple[float, ...], ...]
@@ -57,5 +57,8 @@ class Embedder(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Stop the embedder and free its processes, files and connections. Safe to call twice."""
+        """Stop the embedder and free its processes, files and connections. Safe to call twice.
+
+        A running `embed` fails with `InferenceFailed` or `NotReady`.
+        """
         ...

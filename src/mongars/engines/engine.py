@@ -80,5 +80,8 @@ class Engine(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Stop the engine and free its processes, files and connections. Safe to call twice."""
+        """Stop the engine and free its processes, files and connections. Safe to call twice.
+
+        Does not wait for answers that are being generated: their streams end with `GenerationInterrupted`.
+        """
         ...

@@ -29,7 +29,7 @@ class _SpecSection(BaseModel):
 
 
 class VllmOptions(_SpecSection):
-    """Settings of the vLLM engine, with the names and meanings of vLLM's own arguments except `kv_cache_mib`."""
+    """vLLM's own arguments by their names; but `kv_cache_mib` is the size of the key-value cache in MiB."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
@@ -39,7 +39,7 @@ class VllmOptions(_SpecSection):
 
 
 class EngineSpec(_SpecSection):
-    """The engine that serves one model role, such as `general`: the kind of engine, its model, and limits."""
+    """The engine that serves one model role: its kind, model, and limits (`slots`: requests processed at a time)."""
 
     kind: Kind = "llama_cpp"
     model_name: str = "smollm2-135m-instruct"
@@ -84,7 +84,7 @@ class EngineSpec(_SpecSection):
 
 
 class EmbeddingSpec(EngineSpec):
-    """The specification of the embedding engine; by default the built-in model, one request at a time."""
+    """The specification of the embedding engine: by default the model `all-minilm-l6-v2`, one request at a time."""
 
     model_name: str = EMBEDDING_MODEL
     kind: EmbeddingKind = "llama_cpp"

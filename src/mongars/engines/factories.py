@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 class EngineSetup:
     """What the replica, rather than the `EngineSpec`, determines for an engine or embedder when it is made.
 
-    `prompt_cache_scope`: whether accounts may reuse each other's cached prompts (`shared`) or not (`user`).
+    `observer` receives the engine's log events. `prompt_cache_scope`: whether accounts may reuse each other's cached
+    prompts (`shared`) or not (`user`). `stuck_after`: seconds without output after which an engine with requests is
+    restarted (llama.cpp only). `model_file`: returns the path of the model file on this node, or raises
+    `ConfigurationError`.
     """
 
     clock: Clock
@@ -53,7 +56,8 @@ def make_engine(spec: EngineSpec, setup: EngineSetup) -> Engine:
 def make_embedder(spec: EngineSpec, setup: EngineSetup) -> Embedder:
     """Make the embedder that `spec` describes, without starting it.
 
-    `setup`: what does not depend on the specification, such as clock and observer.
+    `spec.kind` must be one that has an embedder, as in every `EmbeddingSpec`. `setup`: what does not depend on the
+    specification, such as clock and observer.
 
     Raises `ConfigurationError` if the Python package of this kind of engine is not installed, or if `spec` is unusable
     for it, such as without a model.

@@ -45,7 +45,9 @@ class FakePlan:
     """The behaviour of a `FakeEngine` (an engine without a model, for tests), failures to simulate included.
 
     `slots`: requests answered at a time. `context_tokens`: the context window. `first_token_delay`: seconds before the
-    first token, `token_delay`: seconds before each token.
+    first token, `token_delay`: seconds before each token. `cut_after_tokens`: interrupt every answer after that many
+    tokens; None: never. `start_delay`: seconds that a start takes. `start_error`: the reason with which a start fails;
+    None: it succeeds. `adapter_digest`: SHA-256 of the simulated adapter; None: no adapter.
     """
 
     slots: int = 4
@@ -103,13 +105,13 @@ class FakeEngine:
 
     @property
     def status(self) -> EngineStatus:
-        """The state that `start`, `fail` or `aclose` has set last; `stopped` before the first."""
+        """The state that `start`, `fail` or `aclose` has set last; `stopped` before the first of these calls."""
         return self._status
 
     async def start(self) -> None:
-        """Wait `start_delay` seconds and become ready.
+        """Wait `FakePlan.start_delay` seconds and become ready.
 
-        Raises `InferenceFailed` if the `FakePlan` has a `start_error`.
+        Raises `InferenceFailed` if the `FakePlan` has a `start_error`; the state is then `failed`.
         """
         self._status = EngineStatus(state="starting")
         await self._clock.sleep(self._plan.start_delay)
@@ -134,10 +136,11 @@ class FakeEngine:
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         """Stream the answer (see `script`), one token per word, without the words that are in `continue_from`.
 
-        Entering raises `NotReady` unless the state is `ready`, `ContextLengthExceeded` if the prompt fills the context
-        window, and `ParameterUnsupported` for a JSON schema that the answer would violate. Iterating raises
-        `GenerationInterrupted` if the engine is stopped or its `FakePlan` cuts the answer, and `InvalidRequest` if the
-        answer does not begin with `continue_from`.
+        Entering waits while all slots are in use, then `FakePlan.first_token_delay` seconds. It raises `NotReady`
+        unless the state is `ready`, `ContextLengthExceeded` if the prompt fills the context window, and
+        `ParameterUnsupported` for a JSON schema that the answer would violate. Iterating raises `GenerationInterrupted`
+        if the engine is stopped or its `FakePlan` cuts the answer, and `InvalidRequest` if the answer does not begin
+        with `continue_from`.
         """
         if self._status.state != "ready":
             detail = f"The engine is {self._status.state}."
@@ -214,9 +217,9 @@ def planned(
 ) -> tuple[list[str], str]:
     """The tokens of the fake engine's answer to `request`, and its finish reason.
 
-    The answer ends before the first stop text. `length` if it was then cut at `max_tokens` or at `room` (the tokens
-    left in the context window), else `stop`. `adapter` is the adapter's name, which begins the answer; None: no
-    adapter.
+    A token is a word, each but the first with a space before it. The answer ends before the first stop text. The reason
+    is `length` if it was then cut at `max_tokens` or at `room` (the tokens left in the context window), else `stop`.
+    `adapter` is the adapter's name, which begins the answer; None: no adapter.
     """
     text = " ".join(_drawn(request, adapter))
     words = _tokens(_before_stop(text, request.sampling.stop))

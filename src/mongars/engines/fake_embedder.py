@@ -20,6 +20,7 @@ class FakeEmbedder:
     """An embedder without a model, for tests; texts that share words have similar vectors.
 
     A vector has 64 numbers: how many words of the text have each hash value, scaled to Euclidean length 1.
+    `context_tokens`: how many words a text may have. `model`: the name in the results.
     """
 
     def __init__(self, *, context_tokens: int = 512, model: str = "fake-embedding") -> None:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def build_engine(spec: EngineSpec, setup: EngineSetup) -> FakeEngine:
-    """Make a `FakeEngine` (without a model, for tests) with the slots, context window and delay per token of `spec`."""
+    """Make a `FakeEngine` (without a model, for tests) with the slots, context window and delay per token of `spec`.
+
+    Of `setup` only the clock is used.
+    """
     plan = FakePlan(
         slots=spec.slots, context_tokens=spec.context_tokens, token_delay=spec.token_delay
     )

@@ -20,7 +20,13 @@ model of the server at `EngineSpec.url`. `none`: the kind needs no model.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineKind:
-    """One kind of engine, such as `llama_cpp`: the functions that make its engines, and what it needs to run."""
+    """One kind of engine, such as `llama_cpp`: the functions that make its engines, and what it needs to run.
+
+    `factory` and `embedder_factory` are names `MODULE:FUNCTION` of functions that get an `EngineSpec` and an
+    `EngineSetup` and return the `Engine` or `Embedder`, not started; `embedder_factory` is empty if the kind has none.
+    `model`: `file` (a GGUF file), `folder` (a model folder), `served` (a model of the server at `EngineSpec.url`) or
+    `none`.
+    """
 
     name: str
     """The kind's name in `MONGARS_ENGINE` and `EngineSpec.kind`."""
@@ -82,7 +88,10 @@ KINDS: dict[str, EngineKind] = {kind.name: kind for kind in _BUILT_IN}
 
 
 def register(kind: EngineKind) -> None:
-    """Add an engine kind to the registry `KINDS`. Raises `ValueError` if its name is registered already."""
+    """Add an engine kind to the registry `KINDS`; call it before the settings are read.
+
+    Raises `ValueError` if its name is registered already.
+    """
     if kind.name in KINDS:
         message = f"An engine kind {kind.name!r} is registered already."
         raise ValueError(message)

@@ -57,8 +57,9 @@ class QueuedEngine:
     ) -> AsyncIterator[AdmittedRequest]:
         """Wait for one of the engine's slots and hold it; leaving the context frees every slot of the request.
 
-        Raises `Overloaded` (with `retry_after` in seconds) if the queue is full or the expected wait exceeds the
-        deadline, `DeadlineExceeded` if the deadline passes while waiting.
+        Yields the object whose `stream` generates the answer. Raises `Overloaded` (with `retry_after` in seconds) if
+        the queue is full or the expected wait exceeds the deadline, `DeadlineExceeded` if the deadline passes while
+        waiting.
         """
         async with AsyncExitStack() as slot:
             waited = await slot.enter_async_context(self.admission.slot(deadline, request.share))
@@ -66,7 +67,10 @@ class QueuedEngine:
 
 
 class AdmittedRequest:
-    """A request that holds one of the engine's slots; its answer can be generated once."""
+    """A request that holds one of the engine's slots; its answer can be generated once.
+
+    `waited`: the seconds that it waited for its slot; of several choices, the longest wait so far.
+    """
 
     def __init__(
         self,
@@ -88,8 +92,8 @@ class AdmittedRequest:
         """Generate the answer as server-sent events, as `engines.engine.Engine` describes. Call it once.
 
         If the request asks for several choices (`n` above 1), the first uses the slot held; each further one waits for
-        a slot of its own. If the finished text violates the JSON schema of the request, the stream ends with the errors
-        of `stream_checked`.
+        a slot of its own. If the finished text violates the JSON schema of the request, the stream ends with
+        `GenerationInterrupted`, or with `InvalidRequest` if a stop text may be the cause.
         """
         engine = self._queued.engine
         if self._request.sampling.n == 1:

@@ -32,7 +32,11 @@ class SlotKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotReport:
-    """The state of one `SlotEntry` (one running engine with its adapter) at one moment."""
+    """The state of one `SlotEntry` (one running engine with its adapter) at one moment.
+
+    `origin`: model, engine and adapter. `state`: `prepared`, `active` or `draining`. `references`: requests assigned to
+    the entry that have not ended. `engine`: the status of the engine.
+    """
 
     key: SlotKey
     origin: Origin
@@ -45,7 +49,11 @@ class SlotReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotLoad:
-    """The capacity and load of the engines of a slot table, in requests."""
+    """The capacity and load of the engines of a slot table, in requests.
+
+    `slots`: how many requests the engines of active entries process at a time. `active` and `waiting`: requests that
+    hold such a slot, and that wait for one, over all entries.
+    """
 
     slots: int
     """Slots of the active entries' engines."""
@@ -75,9 +83,10 @@ class SlotEntry:
         return SlotKey(role=self.role, digest=self.origin.adapter_digest)
 
     def check(self, event: SlotEvent) -> SlotState:
-        """The state that this entry would have after `event` (such as `activate`); changes nothing.
+        """The state that this entry would have after `event`; changes nothing.
 
-        Raises `IllegalTransition` if the event is not possible in the entry's current state.
+        Events are `activate`, `supersede`, `drain` and `retire`. Raises `IllegalTransition` if the event is not
+        possible in the entry's current state.
         """
         return advance(self.state, event, entry=str(self.key))
 

@@ -81,7 +81,11 @@ class SlotTable:
             undo.pop_all()
 
     async def aclose(self) -> None:
-        """Close every engine, even if closing one of them fails. Answers that are being generated are cut."""
+        """Close every engine, even if closing one of them fails.
+
+        Answers that are being generated are cut, and requests that wait for an engine fail with `NotReady`. The engines
+        stay in the table; `start` starts them again.
+        """
         self._closed = True
         async with AsyncExitStack() as closing:
             for entry in self._entries:
@@ -90,7 +94,7 @@ class SlotTable:
     async def stop_unused(self) -> None:
         """Close every engine that is ready and has no request, running or waiting; it stays in the table.
 
-        For engines that are started on demand: a closed engine can be started again.
+        For engines that are started on demand: `start` of the engine itself starts a closed one again.
         """
         for entry in tuple(self._entries):
             engine = entry.queued.engine
@@ -100,13 +104,14 @@ class SlotTable:
     async def prepare(self, key: SlotKey, make_engine: Callable[[], Engine]) -> None:
         """Make and start one more engine, for `key.role` and the adapter `key.digest`, while the others serve.
 
-        Afterwards its state is `prepared`: requests can demand its adapter. On any error, cancellation included, the
-        new engine is closed and the table is unchanged.
+        `make_engine` returns the engine, not started. Afterwards its state is `prepared`: requests can demand its
+        adapter. On any error, cancellation included, the new engine is closed and the table is unchanged.
 
         Raises:
             Conflict: an engine with that role and adapter exists or is being prepared.
             InferenceFailed: the engine could not start, or has loaded another adapter than the key's.
             NotReady: the table was closed meanwhile.
+            Exception: whatever `make_engine` raises.
         """
         if key in self._preparing or any(entry.key == key for entry in self._entries):
             detail = f"The entry {key} exists, or is being prepared."

@@ -35,7 +35,7 @@ async def read_body(request: Request, model: type[Model], *, limit: int) -> Mode
     """Read a request's JSON body of at most `limit` bytes, and convert it to the pydantic class `model`.
 
     Raises `TooLarge` for a longer body, `EncodingUnsupported` for a compressed one, `InvalidRequest` if it is no valid
-    JSON or does not fit the class.
+    JSON, does not fit the class, or does not arrive within 10 seconds.
     """
     body = await read_limited(
         request.stream(),

@@ -60,6 +60,7 @@ class ApplicationState:
     """The state of the monGARS application (Ray Serve's `mongars`) on a cluster.
 
     `status` is Serve's word, such as `RUNNING`, with a `message`; `NOT_STARTED` if the application is not deployed.
+    `proxies`: the status of Serve's HTTP proxy on each node.
     """
 
     status: str
@@ -96,9 +97,10 @@ class ApplicationState:
 
 
 def application_state(details: dict[str, Any]) -> ApplicationState:
-    """Extract the state of the monGARS application from `details`, the JSON of Serve's REST interface.
+    """Extract the state of the monGARS application from `details`, whose format is Serve's.
 
-    The application may be missing in it.
+    `details` is the response body of `GET /api/serve/applications/` of Ray's dashboard, as `get_serve_details` of Ray's
+    client returns it. The application may be missing in it; then the status is `NOT_STARTED`.
     """
     found = details.get("applications", {}).get(APPLICATION)
     if found is None:
@@ -114,8 +116,9 @@ def application_state(details: dict[str, Any]) -> ApplicationState:
 def replaced(details: dict[str, Any], sent: dict[str, Any]) -> bool:
     """Whether another definition of the monGARS application than `sent` is deployed on the cluster.
 
-    `details` is the JSON of Serve's REST interface, `sent` an application of `deploy_schema`. Compares the number of
-    replicas, the user configuration and the arguments. False if none is deployed.
+    `details` is the body that `application_state` describes, `sent` the monGARS application in the result of
+    `deploy_schema`. Compares the number of replicas, the user configuration and the arguments. False if none is
+    deployed.
     """
     found = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config")
     if not found:

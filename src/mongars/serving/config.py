@@ -67,7 +67,10 @@ class SamplingDefaults(_Section):
 
 
 class ReplicaConfig(_Section):
-    """Configuration of one Ray Serve replica: its engines, their queues, limits, and the token that requests need."""
+    """Configuration of one Ray Serve replica: its engines, their queues, limits, and the token that requests need.
+
+    It is sent to the cluster as JSON, in the arguments of the Serve application.
+    """
 
     engine: EngineSpec = Field(default_factory=EngineSpec)
     coding: EngineSpec | None = None
@@ -110,7 +113,11 @@ class ReplicaConfig(_Section):
 
 
 class Autoscaling(_Section):
-    """Limits and delays of the autoscaling of replicas; times in seconds."""
+    """Limits and delays of the autoscaling of replicas; times in seconds.
+
+    Serve adds or removes replicas so that each has `target_ongoing_requests` requests at a time, by default as many as
+    its engine processes at a time.
+    """
 
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=4, ge=1)
@@ -128,7 +135,10 @@ class Autoscaling(_Section):
 
 
 class ServingConfig(_Section):
-    """Configuration of the whole Serve application: its replicas, their number and resources, and its HTTP address."""
+    """Configuration of the whole Serve application: its replicas, their number and resources, and its HTTP address.
+
+    `replicas` is their number; with `autoscaling`, that at the start. `host` and `port` are where Serve listens.
+    """
 
     replica: ReplicaConfig = Field(default_factory=ReplicaConfig)
     replicas: int = Field(default=1, ge=1)

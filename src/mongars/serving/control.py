@@ -84,10 +84,10 @@ class ServeControl:
         timeout: float,
         on_progress: Callable[[ApplicationState], None],
     ) -> ApplicationState:
-        """Deploy the monGARS application and block until every replica is running; returns the final state.
+        """Deploy the monGARS application and block until it is healthy with its target number of replicas running.
 
-        Other applications of the cluster stay. `timeout` is in seconds. `on_progress` is called with each state that is
-        read meanwhile, about ten times a second.
+        Returns the final state. Other applications of the cluster stay. `timeout` is in seconds. `on_progress` is
+        called with each state that is read meanwhile, about ten times a second.
 
         Raises:
             EndpointUnreachable: no dashboard responds at the address.
@@ -95,7 +95,7 @@ class ServeControl:
             InvalidAnswer: the dashboard refused the definition.
             Conflict: another definition was deployed meanwhile.
             InferenceFailed: the deployment failed; the message is Serve's.
-            DeadlineExceeded: not all replicas run after `timeout` seconds.
+            DeadlineExceeded: not all replicas run after `timeout` seconds; the deployment continues.
         """
         schema = deploy_schema(config)
         # A declarative deployment removes applications that it does not list, so the others are listed, too.
@@ -137,6 +137,8 @@ class ServeControl:
 
     def shutdown(self) -> None:
         """Remove the monGARS application from the cluster; other applications stay.
+
+        Without others, Ray Serve itself is shut down, too. It is no error if the application is not deployed.
 
         Raises `EndpointUnreachable` if no dashboard responds, `NotAuthenticated` if the cluster requires another token,
         `InvalidAnswer` if the dashboard responds with an error.

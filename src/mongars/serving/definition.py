@@ -20,7 +20,8 @@ checks and broadcasts.
 def deploy_schema(config: ServingConfig) -> dict[str, Any]:
     """The definition of the Serve application for `config`: the dictionary that Serve's REST interface accepts as JSON.
 
-    It is also the content of the file for `serve deploy`.
+    Its format is Ray Serve's `ServeDeploySchema`; the list `applications` has one entry. It is also the content of the
+    file for `serve deploy`.
     """
     # Sampling is sent as `user_config`: in `args` a change would restart every replica.
     args = config.replica.model_dump(mode="json", exclude={"sampling"})

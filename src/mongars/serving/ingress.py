@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 def build_ingress(replica: Replica) -> FastAPI:
     """Build the ASGI application of one replica: `/generate`, `/v1/models`, `/v1/embeddings`, health and readiness.
 
-    Its shutdown stops the replica's engines. The path of `/generate` is `generate_path` of the replica's configuration.
+    The last two are `/healthz` (also `/health`) and `/readyz`. The path of `/generate` is `generate_path` of the
+    replica's configuration. The application's shutdown stops the replica's engines; its start does not start them.
     """
 
     @asynccontextmanager
@@ -72,7 +73,10 @@ def build_ingress(replica: Replica) -> FastAPI:
 
 
 async def _not_allowed(request: Request, exc: Exception) -> Response:
-    """Make the response with status 405; its `Allow` header also lists HEAD where the path has GET."""
+    """Make the response with status 405; its `Allow` header also lists HEAD where the path has GET.
+
+    `exc` is the exception of the router, whose `headers` have the permitted methods in `Allow`.
+    """
     allowed = (getattr(exc, "headers", None) or {}).get("Allow", "")
     methods = with_head([method.strip() for method in allowed.split(",")])
     detail = f"{request.method} {request.url.path}: Method Not Allowed."
@@ -92,9 +96,10 @@ class GenerateRoutes:
         self._refusals = Refusals(replica.clock)
 
     async def generate(self, request: Request) -> Response:
-        """`POST /generate`: generate one answer, as JSON or as a stream; `protocol.generate` describes both formats.
+        """`POST /generate`: generate one answer, as JSON or, if the body's `stream` is true, as a stream.
 
-        Errors become responses, or, once the stream has begun, its last event.
+        `protocol.generate` describes both formats. Errors become responses, or, once the stream has begun, its last
+        event.
         """
         request_id = accept_id(request.headers.get(headers.REQUEST_ID), prefix="req")
         try:
@@ -109,11 +114,19 @@ class GenerateRoutes:
         return ReplicaResponse(lambda answer: serve(answer, generation, deadline))
 
     async def health(self) -> Response:
-        """`GET /healthz`: status 200, with load and engine state as JSON, whatever state the engines are in."""
+        """`GET /healthz`: status 200, with load and engine state as JSON, whatever state the engines are in.
+
+        Keys: `status` (`ok`), those of `protocol.generate.origin_body` and of `Replica.load`, `engine_state` and
+        `engine_restarts`.
+        """
         return JSONResponse({"status": "ok", **self._facts()})
 
     async def ready(self) -> Response:
-        """`GET /readyz`: status 200 if all active engines are ready, else 409 with the reason and `Retry-After`."""
+        """`GET /readyz`: status 200 if all active engines and the embedder are ready, else 409 with the reason.
+
+        The body with 200 is that of `/healthz`, but `status` is `ready`; with 409 it is that of an error of
+        `/generate`, and there is a header `Retry-After`.
+        """
         status = self._replica.engine_status
         if status.state == "ready":
             return JSONResponse({"status": "ready", **self._facts()})
@@ -208,9 +221,10 @@ def _stream_headers(stream: ReplicaStream) -> dict[str, str]:
 
 
 def meta_event(stream: ReplicaStream, request_id: str) -> bytes:
-    """The first server-sent event of a streamed answer, which says how it is generated.
+    """The first server-sent event of a streamed answer, named `meta`, which says how it is generated.
 
-    Request id, model, engine and adapter, and the seconds for which the request waited in the queue.
+    Its JSON has the keys `request_id`, `queue_seconds` (for which the request waited in the queue) and those of
+    `protocol.generate.origin_body`: model, engine, adapter and replica.
     """
     facts = {"request_id": request_id, "queue_seconds": stream.queue_seconds}
     return encode_event({**facts, **origin_body(stream.origin)}, name=META_EVENT)

@@ -30,7 +30,7 @@ class OpenAIRoutes:
         self._created = int(replica.clock.now().timestamp())
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`: the list of the models that this replica serves, as JSON.
+        """`GET /v1/models`: the list of the models that this replica serves, as JSON in OpenAI's format.
 
         Errors, such as a missing token, become responses in OpenAI's format.
         """
@@ -44,9 +44,9 @@ class OpenAIRoutes:
         )
 
     async def embeddings(self, request: Request) -> Response:
-        """`POST /v1/embeddings`: one vector per text of the request, as JSON.
+        """`POST /v1/embeddings`: one vector per text of the request, as JSON in OpenAI's format.
 
-        Errors become responses in OpenAI's format.
+        Errors become responses in OpenAI's format; a model name other than the embedding model's (or empty) is one.
         """
         try:
             config = self._replica.config

@@ -31,7 +31,8 @@ DASHBOARD_MODULES = (
 def without_usage_reports(_parameters: object, _is_head: bool) -> None:  # noqa: FBT001
     """Make Ray start its dashboard without the module that sends usage reports and queries cloud providers' addresses.
 
-    A `RAY_START_HOOK`: `ray start` calls it before it starts any process. Replaces a private function of Ray.
+    A `RAY_START_HOOK`: `ray start` calls it before it starts any process; the arguments are not used. Replaces a
+    private function of Ray.
     """
     start = services.start_ray_process
 

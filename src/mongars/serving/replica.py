@@ -36,7 +36,12 @@ _WORST = ("ready", "starting", "restarting", "stopped", "failed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStream:
-    """A streamed answer of a `Replica`, and how it is generated."""
+    """A streamed answer of a `Replica`, and how it is generated.
+
+    `blocks` yields server-sent events as bytes, as `engines.engine.Engine` describes. `origin`: model, engine, adapter
+    and replica. `queue_seconds`: how long the request waited for the engine. `continued`: whether the answer continues
+    the text in the request's `continue_from`; else it is generated from the start.
+    """
 
     origin: Origin
     """Model, engine and adapter that generate the answer, as the engine reports them, with the id of the replica."""
@@ -103,10 +108,10 @@ class Replica:
 
     @property
     def engine_status(self) -> EngineStatus:
-        """The status of that active engine, or the embedder, that is in the worst state (`failed` is the worst).
+        """The status of that active engine, or the embedder, that is in the worst state.
 
-        Engines that serve only requests that demand their adapter (prepared ones) are left out: if one fails, the
-        replica still answers.
+        From best to worst: `ready`, `starting`, `restarting`, `stopped`, `failed`. Engines that serve only requests
+        that demand their adapter (prepared ones) are left out: if one fails, the replica still answers.
         """
         found = [queued.engine.status for queued in self.slot_table.actives]
         if self._embedder is not None:
@@ -138,7 +143,10 @@ class Replica:
             started.pop_all()
 
     async def aclose(self) -> None:
-        """Stop every engine and the embedder, even if stopping one of them fails."""
+        """Stop every engine and the embedder, even if stopping one of them fails.
+
+        Does not wait for running answers: their streams end with `GenerationInterrupted`.
+        """
         async with AsyncExitStack() as stopping:
             for part in self._parts:
                 stopping.push_async_callback(part.aclose)

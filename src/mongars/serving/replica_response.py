@@ -8,4 +8,7 @@ from mongars.protocol.asgi import WrittenResponse
 
 
 class ReplicaResponse(WrittenResponse, Response):
-    """A `WrittenResponse` (an HTTP response of this project) that FastAPI accepts as a route handler's return value."""
+    """A `WrittenResponse` (an HTTP response of this project) that FastAPI accepts as a route handler's return value.
+
+    Its argument is the coroutine function that writes the response, given a `ResponseWriter`.
+    """

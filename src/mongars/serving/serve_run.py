@@ -76,7 +76,7 @@ def _keeps_others(argv: Sequence[str]) -> bool:
 def _option(argv: Sequence[str], *names: str) -> str | None:
     """The value of the command line option with one of `names`, given as `--name value` or `--name=value`.
 
-    None if it is absent or has no value.
+    The first occurrence counts. None if it is absent or has no value.
     """
     for word, following in zip(argv, [*argv[1:], None], strict=True):
         name, equals, value = word.partition("=")

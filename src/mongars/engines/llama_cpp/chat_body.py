@@ -16,11 +16,12 @@ _SAMPLING = sampling_writer("llama_cpp")
 def chat_body(request: GenerationRequest, *, model: str, reasons: bool = False) -> dict[str, Any]:
     """The JSON body of a chat-completion request to llama.cpp's server, for a streamed answer with token usage.
 
-    A JSON schema in the request is converted to a GBNF grammar here. `reasons`: True for a model that generates
-    reasoning before its answer; then llama.cpp converts the schema, since only llama.cpp recognises where the answer
-    begins.
+    `model` is the model's name in the body. A JSON schema in the request is converted to a GBNF grammar here.
+    `reasons`: True for a model that generates reasoning before its answer; then llama.cpp converts the schema, since
+    only llama.cpp recognises where the answer begins.
 
-    Raises `ParameterUnsupported` for a schema that cannot be enforced.
+    Raises `ParameterUnsupported` for a schema that cannot be enforced, or for a parameter that llama.cpp does not
+    support.
     """
     sampling = request.sampling
     if reasons:

@@ -63,8 +63,9 @@ def server_parameters(order: ChildOrder) -> xllamacpp.CommonParams:
 def main() -> None:
     """Read one line of JSON (`ChildOrder`) from standard input, load the model, and serve it on a UNIX socket.
 
-    Writes the line `ready` to standard output once the model is loaded, and ends the process when standard input is
-    closed. If the model cannot be loaded, exits with an error message.
+    Writes the line `ready` to standard output once the model is loaded. Does not return: when standard input is closed,
+    removes the socket's folder and ends the process with status 0; if the model cannot be loaded, exits with status 1
+    and a message on standard error.
     """
     order = ChildOrder.from_line(sys.stdin.buffer.readline())
     os.umask(0o177)  # the socket is created with mode 0600

@@ -42,7 +42,7 @@ _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process")
 class LlamaCppEmbedder:
     """One embedding model in one llama.cpp child process; implements `engines.embedder.Embedder`.
 
-    The process is restarted if it ends or hangs.
+    The process is restarted if it ends or hangs, as `LlamaCppSupervisor` describes.
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class LlamaCppEmbedder:
     async def start(self) -> None:
         """Start the child process and load the model.
 
-        Raises `InferenceFailed` with the reason if the file is no readable GGUF file or the child cannot load it.
+        Raises `InferenceFailed` with the reason if the file is no readable GGUF file, or if the child cannot load it or
+        takes longer than the configured `start_timeout`.
         """
         try:
             values = await asyncio.to_thread(gguf_values, self._config.model_path)
@@ -77,7 +78,10 @@ class LlamaCppEmbedder:
         await self._child.start()
 
     async def aclose(self) -> None:
-        """Kill the child process and remove its socket. Safe to call twice."""
+        """Kill the child process and remove its socket. Safe to call twice.
+
+        A running `embed` fails with `InferenceFailed` or `NotReady`.
+        """
         await self._child.aclose()
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:

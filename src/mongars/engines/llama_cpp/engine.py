@@ -46,7 +46,7 @@ PROGRESS = b'"prompt_progress"'
 class LlamaCppEngine:
     """One model in one llama.cpp child process; implements `engines.engine.Engine`.
 
-    The process is restarted if it ends or hangs.
+    The process is restarted if it ends or hangs, as `LlamaCppSupervisor` describes.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class LlamaCppEngine:
     async def start(self) -> None:
         """Start the child process and load the model.
 
-        Raises `InferenceFailed` with the reason if the file is no readable GGUF file or the child cannot load it.
+        Raises `InferenceFailed` with the reason if the file is no readable GGUF file, or if the child cannot load it or
+        takes longer than the configured `start_timeout`.
         """
         # At the same time: the child reads the file in its own process.
         reading = asyncio.get_running_loop().run_in_executor(
@@ -96,7 +97,10 @@ class LlamaCppEngine:
         self._vocabulary = vocabulary
 
     async def aclose(self) -> None:
-        """Kill the child process and remove its socket; answers being generated are cut. Safe to call twice."""
+        """Kill the child process and remove its socket. Safe to call twice.
+
+        Answers that are being generated are cut: their streams end with `GenerationInterrupted`.
+        """
         await self._child.aclose()
 
     @asynccontextmanager
@@ -193,7 +197,10 @@ def _vocabulary_in(path: Path) -> Vocabulary | ProvisioningFailed:
 
 
 def _after_progress(head: bytes) -> bytes:
-    """`head`, the beginning of a stream, without llama.cpp's events about the progress of prompt processing."""
+    """`head`, the beginning of a stream, without llama.cpp's events about the progress of prompt processing.
+
+    Only whole events are removed, and only those before the first other event.
+    """
     while (end := head.find(EVENT_END)) >= 0 and PROGRESS in head[:end]:
         head = head[end + len(EVENT_END) :]
     return head

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def build_engine(spec: EngineSpec, setup: EngineSetup) -> LlamaCppEngine:
     """Make the llama.cpp engine for `spec`, without starting it.
 
-    The model file is `spec.model_path`, or, if that is empty, the one provisioned on this node. Raises
-    `ConfigurationError` if there is none.
+    The model file is `spec.model_path`, or, if that is empty, the one that `setup.model_file` finds on this node.
+    Raises `ConfigurationError` if there is none.
     """
     config = _config(spec, setup, embedding=False)
     return LlamaCppEngine(config, clock=setup.clock, observer=setup.observer)
@@ -27,8 +27,8 @@ def build_engine(spec: EngineSpec, setup: EngineSetup) -> LlamaCppEngine:
 def build_embedder(spec: EngineSpec, setup: EngineSetup) -> LlamaCppEmbedder:
     """Make the llama.cpp embedder for `spec`, without starting it.
 
-    The model file is `spec.model_path`, or, if that is empty, the one provisioned on this node. Raises
-    `ConfigurationError` if there is none.
+    The model file is `spec.model_path`, or, if that is empty, the one that `setup.model_file` finds on this node.
+    Raises `ConfigurationError` if there is none.
     """
     config = _config(spec, setup, embedding=True)
     return LlamaCppEmbedder(config, clock=setup.clock, observer=setup.observer)

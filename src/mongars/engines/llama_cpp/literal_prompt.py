@@ -35,10 +35,12 @@ _ONLY_IN_CHATS = ("response_format", "tools", "json_schema")
 
 
 async def ask(child: LlamaCppSupervisor, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """POST a JSON `body` to the URL path `path` of the llama.cpp child process; returns the JSON object it responds.
+    """POST a JSON `body` to the URL path `path` of the llama.cpp child process; returns the response's JSON object.
 
-    A response with an error status raises the corresponding `MongarsError`: `InvalidRequest`, `ContextLengthExceeded`,
-    `NotReady` or `InferenceFailed`. A failed connection raises `aiohttp.ClientError` or `OSError`.
+    Raises:
+        MongarsError: the response has an error status (`InvalidRequest`, `ContextLengthExceeded`, `NotReady` or
+            `InferenceFailed`) or is no JSON object (`InvalidAnswer`), or the child does not run (`NotReady`).
+        aiohttp.ClientError, OSError: the connection failed.
     """
     async with child.post(path, body) as response:
         if response.status != HTTPStatus.OK:
@@ -64,9 +66,10 @@ async def without_control_tokens(
 ) -> tuple[str, dict[str, Any]]:
     """Convert the JSON `body` of a chat request so that llama.cpp reads no message text as a control token.
 
-    Returns the URL path to send it to, and the converted body: the chat endpoint and `body` itself if no text looks
-    like a control token; otherwise the completion endpoint with a prompt of token ids, or the chat endpoint with
-    invisible characters inside those texts where only that endpoint supports the request. Raises the errors of `ask`.
+    `vocabulary` has the control tokens of the child's model. Returns the URL path to send the request to, and the
+    converted body: `/v1/chat/completions` and `body` itself if no text looks like a control token; otherwise
+    `/v1/completions` with a prompt of token ids, or the chat path with invisible characters inside those texts where
+    only that path supports the request. Raises the errors of `ask`.
     """
     texts = [message["content"] for message in body["messages"]]
     if not any(map(vocabulary.markers.may_occur_in, texts)):

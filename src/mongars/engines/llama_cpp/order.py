@@ -12,8 +12,10 @@ READY_LINE = b"ready\n"
 class ChildOrder:
     """The configuration of a llama.cpp child process, written as one line of JSON to its standard input.
 
-    It is sent over a pipe, so that the API key is in no command line or environment. `threads` generate tokens,
-    `prompt_threads` process prompts; `context_tokens` is the context window of each of the `slots`.
+    It is sent over a pipe, so that the API key is in no command line or environment. Requests to the child go to the
+    UNIX socket at `socket_path` with `api_key` as bearer token. `threads` generate tokens, `prompt_threads` process
+    prompts; `context_tokens` is the context window of each of the `slots`. `embedding`: whether it embeds texts instead
+    of generating answers.
     """
 
     model_path: str

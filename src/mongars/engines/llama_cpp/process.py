@@ -28,7 +28,10 @@ STDERR_BLOCK = 8192
 
 
 class LlamaCppProcess:
-    """A running llama.cpp child process that serves one model on a UNIX socket; made by `spawn`, ended by `aclose`."""
+    """A running llama.cpp child process that serves one model on a UNIX socket; made by `spawn`, ended by `aclose`.
+
+    HTTP requests go to the socket at `socket_path` with `api_key` as bearer token.
+    """
 
     def __init__(
         self, process: asyncio.subprocess.Process, *, socket_path: Path, api_key: str
@@ -123,7 +126,10 @@ class LlamaCppProcess:
         return self._process.returncode is None
 
     def last_error(self) -> str:
-        """The last lines of the child process's standard error, joined by ` | `; its exit status if there are none."""
+        """The last lines (at most 20) of the child process's standard error, joined by ` | `.
+
+        `exit status N` if there are none.
+        """
         text = " | ".join(self._stderr)
         return text or f"exit status {self._process.returncode}"
 

@@ -39,8 +39,8 @@ class _Slot:
 class HeldSlot:
     """A llama.cpp slot (one of the server's parallel sequences) that is assigned to one request.
 
-    `parameters` are the fields of the request to llama.cpp that name the slot and permit or forbid the reuse of the
-    prompt cached in it.
+    `parameters` are fields to add to the JSON body of the request to llama.cpp: `id_slot`, the number of the slot, and
+    `cache_prompt`, whether the prompt cached in it may be reused.
     """
 
     def __init__(self, slot: _Slot, *, scope: str | None, prefixes: tuple[int, ...]) -> None:

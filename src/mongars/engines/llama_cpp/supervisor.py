@@ -41,7 +41,9 @@ HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=2)
 class LlamaCppSupervisor:
     """Runs the llama.cpp child process of one engine, restarts it when it ends or hangs, and sends requests to it.
 
-    After 8 consecutive failed restarts the state is `failed`, and it is not restarted again.
+    It hangs if requests get no output for the configured `stuck_after` seconds, or if 3 health checks in a row fail; it
+    is then killed. Restarts begin 0 to 5 seconds after the end. After 8 consecutive failed restarts the state is
+    `failed`, and it is not restarted again.
     """
 
     def __init__(
@@ -69,7 +71,10 @@ class LlamaCppSupervisor:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The HTTP session with the child process. Raises `NotReady` while the child process is not ready."""
+        """The HTTP session with the child process; its requests take URL paths, such as `/health`.
+
+        Raises `NotReady` while the child process is not ready.
+        """
         if self._session is None or self.status.state != "ready":
             detail = f"The engine is {self.status.state}."
             raise NotReady(detail, retry_after=RETRY_AFTER)
@@ -92,7 +97,8 @@ class LlamaCppSupervisor:
     async def post(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
         """POST a JSON `body` to the URL path `path` of the child process; leaving the context closes the connection.
 
-        Yields the response, whatever its status, once its head has arrived.
+        Yields the response, whatever its status, once its head has arrived. There is no time limit, but a child process
+        that hangs is killed, which ends the connection.
 
         Raises `NotReady` while the child process is not ready, `aiohttp.ClientError` or `OSError` if the connection
         fails.
@@ -123,7 +129,8 @@ class LlamaCppSupervisor:
     async def start(self) -> None:
         """Start the child process, load the model and begin to supervise the process.
 
-        Raises `InferenceFailed` with the end of the child's standard error if the model cannot be loaded.
+        Raises `InferenceFailed` if the model cannot be loaded (with the end of the child's standard error) or takes
+        longer than the configured `start_timeout`; it is not tried again.
         """
         self.status = EngineStatus(state="starting")
         try:
@@ -213,7 +220,7 @@ class LlamaCppSupervisor:
         """Check the child process every 2 seconds and kill it if it hangs; `_watch_child` then starts another one.
 
         It hangs if 3 consecutive health checks fail and no request gets output between them, or if `silence` exceeds
-        `stuck_after`. (On a busy machine a child that generates responds late to health checks.)
+        the configured `stuck_after` seconds. (On a busy machine a child that generates responds late to health checks.)
         """
         unheard = 0
         checked_at = self._clock.monotonic()

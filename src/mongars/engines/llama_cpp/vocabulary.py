@@ -41,7 +41,11 @@ _ALWAYS_CONTROL = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """The control tokens of a GGUF model, such as `<|im_end|>`: their texts and token ids."""
+    """The control tokens of a GGUF model, such as `<|im_end|>`: their texts (`markers`) and token ids (`ids`, by text).
+
+    `others`: the texts of those that llama.cpp recognises even in plain text. `reasons`: whether the chat template
+    provides for reasoning before the answer.
+    """
 
     markers: Markers
     """The texts of all control tokens."""
@@ -66,7 +70,7 @@ class Vocabulary:
         return cls(markers=markers, others=others, ids=ids, reasons=reasons)
 
     def mixed_prompt(self, rendered: str, placeholders: Placeholders) -> list[str | int]:
-        """Split a rendered prompt into token ids of control tokens and plain texts, the form that `/tokenize` accepts.
+        """Split a rendered prompt into token ids of control tokens and plain texts, as llama.cpp's `/tokenize` accepts.
 
         `rendered` is the output of the chat template with `placeholders` instead of the message texts. Only control
         tokens that the chat template wrote become ids; those in message texts stay plain text.

@@ -47,7 +47,8 @@ PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
 class OllamaEngine:
     """One model on an Ollama server, over HTTP; implements `engines.engine.Engine`.
 
-    If the server is lost, the connection is retried in the background until the server responds again.
+    If a connection fails or the server no longer has the model, the state is `restarting` and requests are refused
+    (`NotReady`); a background task checks the server every `probe_period` seconds until it has the model again.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class OllamaEngine:
 
     @property
     def origin(self) -> Origin:
-        """The `Origin` of the answers: the model's name as configured, and no adapter."""
+        """The `Origin` of the answers: the model's configured name, engine `ollama`, no adapter, `degraded` True."""
         return self._model.origin
 
     @property
@@ -85,9 +86,10 @@ class OllamaEngine:
         return self._status
 
     async def start(self) -> None:
-        """Check that the server responds and has the model. Raises `InferenceFailed` with the reason if not.
+        """Check that the server responds within 5 seconds and has the model.
 
-        Does not load the model; the server loads it for the first request.
+        Does not load the model; the server loads it for the first request. Raises `InferenceFailed` with the reason if
+        the check fails; it is not repeated.
         """
         timeout = aiohttp.ClientTimeout(
             total=None,
@@ -125,9 +127,9 @@ class OllamaEngine:
         """Generate the answer to one request as server-sent events, as `engines.engine.Engine` describes.
 
         Leaving the context closes the connection, which makes Ollama stop generating. Entering raises `NotReady` before
-        `start` and while the server is lost, `EndpointUnreachable` if the connection fails, and, for a response with an
-        error status, the corresponding error, such as `InvalidRequest` for 400; iterating raises
-        `GenerationInterrupted`.
+        `start` and while the server is lost, `EndpointUnreachable` if the connection fails or no data arrives for
+        `silence_timeout` seconds, and, for a response with an error status, the corresponding error, such as
+        `InvalidRequest` for 400; iterating raises `GenerationInterrupted`.
         """
         session = self._session
         if session is None or self._status.state != "ready":
@@ -178,7 +180,7 @@ class OllamaEngine:
         raise GenerationInterrupted(detail)
 
     async def _probe(self) -> None:
-        """Check that the Ollama server responds and has the model.
+        """Check that the Ollama server responds within 5 seconds and has the model.
 
         Raises `EndpointUnreachable` if it does not respond, `InvalidAnswer` for an unusable response, `NotReady` if the
         model is missing or this engine is closed.

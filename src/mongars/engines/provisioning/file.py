@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 
 def ensure_file(job: Job, source: FileSource) -> tuple[ModelFile, bool]:
-    """Store the GGUF file of `source` in the model cache as the model of the job's role, by a hard link or a copy.
+    """Store the GGUF file of `source` in the model cache as the model of the job's role: as a hard link, else a copy.
 
     Returns the model, and whether it was added now (False: it was in the cache). `job.force`: hash the file again even
     if it seems unchanged.
 
     Raises:
-        ProvisioningFailed: the path is not a readable GGUF file, the file changed while it was read, or the disk is
-            full.
+        ProvisioningFailed: the path is not a readable GGUF file, the file changed while it was read, or the disk has
+            too little space.
+        OSError: the file or the cache could not be read or written.
     """
     check_gguf(source.path)
     path = source.path.resolve()

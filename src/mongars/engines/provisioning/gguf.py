@@ -69,7 +69,8 @@ def gguf_values(path: Path) -> dict[str, Found]:
 class _Head:
     """Reads the values in the header of an open GGUF file one after the other.
 
-    A damaged header raises `ValueError`, `KeyError` or `struct.error`.
+    `text` reads a text, `number` and `value` a value of the given GGUF type. A damaged header raises `ValueError`,
+    `KeyError` or `struct.error`.
     """
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Job:
     """The provisioning of the base model of one model role, such as `general`.
 
-    `spec`: where the model comes from. `cache`: where it is stored. `progress`: called with each step of progress.
-    `force`: check a model again that is in the cache, instead of trusting its size and time.
+    `spec`: where the model comes from. `cache`: where it is stored. `progress`: called with each step of progress; an
+    exception that it raises ends the job. `force`: check a model again that is in the cache, instead of trusting its
+    size and time.
     """
 
     role: str

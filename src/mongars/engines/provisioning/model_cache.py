@@ -41,7 +41,10 @@ _SPARE_BYTES = 32 << 20  # disk space to leave free for logs and the database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A model file in the model cache (a "blob"): its path, its SHA-256 (`digest`), and its size in bytes."""
+    """A model file in the model cache (a "blob"): its path, SHA-256 and size in bytes.
+
+    `digest` is the SHA-256 in 64 hexadecimal digits.
+    """
 
     path: Path
     digest: str
@@ -49,9 +52,10 @@ class Blob:
 
 
 class ModelCache:
-    """The folder `root` with base models on disk: files named by their SHA-256, and which file each role uses.
+    """The folder `root` with base models on disk: files named by their SHA-256, and which file each model role uses.
 
-    Call all methods except `path_of`, `holds` and `recall` within `exclusive`.
+    Call all methods except `path_of`, `holds` and `recall` within `exclusive`. Digests are SHA-256 in 64 hexadecimal
+    digits. Methods that write raise `OSError` if they cannot.
     """
 
     def __init__(self, root: Path) -> None:
@@ -144,6 +148,7 @@ class ModelCache:
 
         Raises:
             ProvisioningFailed: the SHA-256 is not `expected`; nothing was stored.
+            OSError: the file cannot be written; nothing was stored.
         """
         checksum = hashlib.sha256()
         with self.workspace() as folder:
@@ -226,7 +231,10 @@ def read_blocks(path: Path, report: ReportBytes) -> Iterator[bytes]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to a file by a rename: readers see the old or the new content, even after a crash. Blocks."""
+    """Write `text` to a file by a rename: readers see the old or the new content, even after a crash. Blocks.
+
+    Raises `OSError` if it cannot be written, for example because the folder is missing.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -237,7 +245,10 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def stamp_of(path: Path) -> str:
-    """The size and modification time of a file as text, to find out later whether the file was changed."""
+    """The size and modification time of a file as text, to find out later whether the file was changed.
+
+    Raises `OSError` if the file does not exist.
+    """
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}\n"
 

@@ -29,8 +29,10 @@ def ensure_ollama(job: Job, source: OllamaSource, *, host: str) -> bool:
     event loop.
 
     Raises:
-        EndpointUnreachable: no Ollama server responds at `host`.
-        ProvisioningFailed: the server responds, but cannot provide the model.
+        EndpointUnreachable: no connection to `host` can be made.
+        ProvisioningFailed: the server cannot provide the model, does not accept the connection within 5 seconds, or
+            sends nothing for 120 seconds.
+        ValueError: `host` is no such form.
     """
     return asyncio.run(_ensure(job, source, ollama_url(host)))
 

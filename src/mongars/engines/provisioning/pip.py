@@ -25,7 +25,8 @@ _POLL_S = 0.1
 def download_wheel(source: WheelSource, folder: Path, report: ReportBytes) -> Path:
     """Download a wheel into a subfolder of `folder` with pip, which uses the user's index settings; returns its path.
 
-    Blocks. `report` is called every 0.1 seconds with the number of bytes in `folder` so far.
+    `folder` must exist. Blocks. `report` is called every 0.1 seconds with the number of bytes in `folder` so far; an
+    exception that it raises ends pip.
 
     Raises:
         ProvisioningFailed: pip failed; the message contains its last error line.

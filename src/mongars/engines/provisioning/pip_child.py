@@ -24,7 +24,10 @@ def die_with_parent() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run pip in this process. `arguments`: the folder for temporary files, then pip's command line arguments."""
+    """Run pip in this process. `arguments`: the folder for temporary files, then pip's command line arguments.
+
+    Does not return: exits with pip's status.
+    """
     die_with_parent()
     tempfile.tempdir, *rest = arguments
     sys.argv = ["pip", *rest]

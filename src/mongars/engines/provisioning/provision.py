@@ -39,8 +39,8 @@ def provision(
     """Provide the base models of the model roles `roles` (`general`, `coding`, `embedding`), one after the other.
 
     Returns the status of each role. Blocks until done: call it in a thread from asynchronous code. A role that fails is
-    reported in its status and does not stop the others. `progress` is called with each step. `force`: check models
-    again that are in the cache.
+    reported in its status and does not stop the others. `progress` is called with each step; an exception that it
+    raises ends the run. `force`: check models again that are in the cache.
 
     Raises:
         InvalidRequest: a role is unknown, or no model is configured for it.

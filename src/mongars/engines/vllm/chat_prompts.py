@@ -120,9 +120,9 @@ def token_prompt(
 ) -> dict[str, Any]:
     """The prompt of token ids in vLLM's format, with a cache salt that restricts who reuses the cached prompt.
 
-    vLLM reuses a cached prompt only for requests with the same salt: those of the same account (`request.scope`). A
-    request without an account (None) gets a random salt, so its prompt is never reused. If `cache_scope` is `shared`,
-    there is no salt, and every request may reuse it.
+    Keys: `prompt_token_ids` and `cache_salt`. vLLM reuses a cached prompt only for requests with the same salt: those
+    of the same account (`request.scope`). A request without an account (None) gets a random salt, so its prompt is
+    never reused. If `cache_scope` is `shared`, there is no salt, and every request may reuse it.
     """
     if cache_scope == "shared":
         return {"prompt_token_ids": tokens}

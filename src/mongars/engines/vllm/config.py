@@ -16,7 +16,13 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmConfig:
-    """Configuration of one vLLM engine: one model, at most one adapter, and the memory and limits that it uses."""
+    """Configuration of one vLLM engine: one model, at most one adapter, and the memory and limits that it uses.
+
+    `model_path`: a model folder in Hugging Face's format. `slots`: requests processed at a time. `context_tokens`: the
+    context window. `gpu_memory_utilization`: the share (0 to 1) of the device's memory to use; `kv_cache_mib` sets the
+    size of the key-value cache in MiB instead. `adapter` None: the base model. `start_timeout`: seconds within which
+    the model must be loaded.
+    """
 
     model_path: Path
     """Folder with the model in Hugging Face's format; nothing is downloaded."""

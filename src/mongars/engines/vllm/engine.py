@@ -104,8 +104,8 @@ class VllmEngine:
     async def start(self) -> None:
         """Load the model, then the adapter if one is configured; returns when requests can be answered.
 
-        Raises `InferenceFailed` with the reason if either cannot be loaded, or if it takes longer than `start_timeout`
-        seconds.
+        Raises `InferenceFailed` with the reason if either cannot be loaded, or if it takes longer than the configured
+        `start_timeout` seconds.
         """
         self._status = EngineStatus(state="starting")
         try:
@@ -128,7 +128,7 @@ class VllmEngine:
     async def aclose(self) -> None:
         """End all of vLLM's processes and remove temporary files. Safe to call twice.
 
-        Answers that are being generated are cut.
+        Answers that are being generated are cut: their streams end with `GenerationInterrupted`.
         """
         self._status = EngineStatus(state="stopped")
         await self._watch.aclose()

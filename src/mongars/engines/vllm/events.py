@@ -21,7 +21,11 @@ LEAST_LOGPROB = -9999.0
 
 
 class VllmEventWriter:
-    """Converts vLLM's outputs for one answer to server-sent events with OpenAI's `chat.completion.chunk` objects."""
+    """Converts vLLM's outputs for one answer to server-sent events with OpenAI's `chat.completion.chunk` objects.
+
+    `answer_id` and `model` are fields of every object, as is `created`, the time in Unix seconds. `top_logprobs`: how
+    many alternatives per token to report; 0: none.
+    """
 
     def __init__(self, *, answer_id: str, model: str, created: int, top_logprobs: int) -> None:
         self._head: dict[str, Any] = {"answer_id": answer_id, "model": model, "created": created}
@@ -66,6 +70,7 @@ class VllmEventWriter:
     def _entries(self, piece: CompletionOutput) -> list[dict[str, Any]]:
         """The log-probabilities of the tokens in `piece` as objects in OpenAI's format, one per token.
 
+        Keys: `token`, `logprob`, `bytes` and `top_logprobs`, a list of such objects for the likeliest alternatives.
         Empty if the request did not ask for log-probabilities.
         """
         return [

@@ -146,7 +146,10 @@ class Llm:
         return int(self._llm.get_num_unfinished_requests())
 
     async def load_adapter(self, adapter: AdapterFolder) -> None:
-        """Load the adapter that every following request uses. Raises `InferenceFailed` with the reason on failure."""
+        """Load the adapter that every following request uses, in addition to the base model.
+
+        Its files are not checked against its digest here. Raises `InferenceFailed` with the reason on failure.
+        """
         lora = LoRARequest(
             lora_name=adapter.name,
             lora_int_id=ADAPTER_IDS.id_of(adapter.digest),
@@ -180,7 +183,7 @@ class Llm:
             raise InferenceFailed(detail) from exc
 
     def prompt_tokens(self, request: GenerationRequest) -> list[int]:
-        """The token ids of the prompt for a request's messages. Blocks the calling thread.
+        """The token ids of the prompt for a request's messages. Blocks the calling thread; not thread-safe.
 
         Raises:
             InvalidRequest: the model's chat template rejects the messages.

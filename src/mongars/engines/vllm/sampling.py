@@ -17,8 +17,9 @@ _SAMPLING = sampling_writer("vllm")
 def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str, Any]:
     """Convert sampling parameters to keyword arguments for vLLM's `SamplingParams`.
 
-    `defaults` are the model's own arguments, used for parameters that are None. `max_tokens` None means: as many tokens
-    as the context window has left.
+    `defaults` are the model's own arguments, by the same names, used for parameters that are None. `max_tokens` None
+    means: as many tokens as the context window has left. Raises `ParameterUnsupported` for a parameter that vLLM does
+    not support.
     """
     arguments = defaults | _SAMPLING.write(sampling)
     if sampling.logit_bias:
@@ -30,9 +31,10 @@ def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str
 
 
 def structure_arguments(response_format: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Convert a request's `response_format` (OpenAI's JSON object) to keyword arguments for `StructuredOutputsParams`.
+    """Convert a request's `response_format` (OpenAI's JSON object) to arguments of vLLM's `StructuredOutputsParams`.
 
-    That class is vLLM's. None: the answer is free text.
+    These are the keyword arguments `json` with a JSON schema, or `json_object` True for any JSON object. None: the
+    answer is free text.
 
     Raises:
         InvalidRequest: the format is none of OpenAI's API.

@@ -48,7 +48,8 @@ CARRIED = {
 def files(config: ExportConfig, *, source: str = ".") -> dict[str, str]:
     """The files of the Compose export: both Compose files and a script that generates secrets; relative path to text.
 
-    `source` is the path from `docker-compose.yml` to the folder of this repository, from which images are built.
+    Paths: `docker-compose.yml`, `docker-compose.gpu.yml` and `deploy/compose/secrets.sh`. `source` is the path from
+    `docker-compose.yml` to the folder of this repository, from which images are built.
 
     Raises `ConfigurationError` if the application has a setting that no environment variable can set.
     """

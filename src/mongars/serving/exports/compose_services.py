@@ -94,7 +94,10 @@ def services(config: ExportConfig, *, source: str) -> dict[str, ServiceFields]:
 
 
 def _service(image: str, **fields: Any) -> ServiceFields:  # noqa: ANN401 (a service's further fields)
-    """A Compose service with the given fields; it can write only into its volumes, and its logs are limited in size."""
+    """A Compose service with the given fields; it can write only into its volumes, and its logs are limited in size.
+
+    `image` is the image reference. `fields` are in Compose's format and replace those set here.
+    """
     return {
         "image": image,
         "restart": "unless-stopped",

@@ -69,7 +69,10 @@ Variables = dict[str, str]
 
 
 def names_besides(taken: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON Schema rule for an object of environment variables: any valid name except those in `taken`."""
+    """A JSON Schema rule for an object of environment variables: any valid name except those in `taken`.
+
+    Returns the schema's key `propertyNames` with its value.
+    """
     return {"propertyNames": {"pattern": VARIABLE_NAME, "not": {"enum": list(taken)}}}
 
 
@@ -100,7 +103,7 @@ class ExportSection(BaseModel):
 
 
 class Image(ExportSection):
-    """A container image. Never the tag `latest`: with a moving tag two nodes can run different versions."""
+    """A container image; `digest` overrides `tag`. Never the tag `latest`: it can mean two versions on two nodes."""
 
     repository: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9._/:-]*$")
     """The name of the image in your registry, to which you have pushed it."""
@@ -127,7 +130,7 @@ class Image(ExportSection):
 
 
 class ResourceSize(ExportSection):
-    """The CPU and memory that one container requests, in Kubernetes' units; the memory is also its limit."""
+    """The CPU and memory that one container requests, such as `500m` and `2Gi`; the memory is also its limit."""
 
     cpu: Quantity
     memory: Quantity
@@ -229,7 +232,7 @@ class Ray(ExportSection):
 
 
 class Registry(ExportSection):
-    """The volume with the LoRA adapters, shared by API and replicas."""
+    """The volume with the LoRA adapters, shared by API and replicas; without a claim each pod has an empty one."""
 
     claim: bool = False
     """Create a volume claim. Without it, and without `existing_claim`, each pod has an empty folder:

@@ -29,8 +29,8 @@ _FILES: dict[ExportKind, Callable[[ExportConfig], dict[str, str]]] = {
 def render(kind: ExportKind, config: ExportConfig, *, source: str = ".") -> dict[str, str]:
     """The files of an export (manifests for a deployment), as a map of relative path to text.
 
-    `source` is the path from the export's folder to this repository, from which Compose builds images; the other kinds
-    ignore it.
+    `kind`: `serve`, `k8s`, `helm` or `compose`. `source` is the path from the export's folder to this repository, from
+    which Compose builds images; the other kinds ignore it.
 
     Raises `ConfigurationError` if this kind of export cannot express the configuration.
     """
@@ -54,10 +54,11 @@ def write(
     """Write the files of an export (relative path to text) into `folder`, and remove obsolete ones of the last export.
 
     Returns the relative paths that were created, changed or removed. A list of the written files is stored beside them
-    (`.mongars-export-KIND.json`). All files are checked first; then each is replaced atomically.
+    (`.mongars-export-KIND.json`). All files are checked first; then each is replaced atomically. `force`: overwrite and
+    remove files even if no export wrote them or they were edited since.
 
-    Raises `ConfigurationError`, before any change, if a file exists that no export wrote or that was edited since,
-    unless `force`; also if a file cannot be read or written.
+    Raises `ConfigurationError`, before any change, if there is such a file, unless `force`; also if a file cannot be
+    read or written.
     """
     record = folder / f".mongars-export-{kind}.json"
     made = _read_record(record)

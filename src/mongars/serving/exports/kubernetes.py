@@ -47,7 +47,10 @@ def overlays(config: ExportConfig) -> dict[str, ExportConfig]:
 
 
 def gpu(config: ExportConfig) -> ExportConfig:
-    """A copy of the configuration for GPUs: replicas run vLLM on one GPU each, on worker nodes with a GPU."""
+    """A copy of the configuration for GPUs: replicas run vLLM on one GPU each, on worker nodes with a GPU.
+
+    The Ray image has the tag with `-gpu` appended, and must have a model folder at `/opt/mongars/general`.
+    """
     values = config.model_dump(mode="json")
     values["serving"]["gpus_per_replica"] = 1.0
     values["serving"]["replica"]["engine"] = EngineSpec(

@@ -34,7 +34,8 @@ def as_yaml(data: Any) -> str:  # noqa: ANN401 (plain data of any shape)
 def as_file(*documents: Any, about: str = "") -> str:  # noqa: ANN401 (as above)
     """Format a YAML file of one or more documents of plain data, after comments.
 
-    The comments are a notice that the file is generated, and `about`.
+    The documents are separated by `---`. The comments are a notice that the file is generated, and `about`, plain text
+    of one or more lines.
     """
     lines = "".join(f"# {line}\n" for line in about.splitlines())
     return NOTICE + lines + "---\n".join(as_yaml(document) for document in documents)

@@ -112,7 +112,7 @@ def resources(size: ResourceSize) -> ManifestFields:
 
 
 def plain(**values: str) -> list[ManifestFields]:
-    """Environment variables with the given values, in the format of a container specification."""
+    """Environment variables with the given values, by name, in the format of a container specification."""
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
