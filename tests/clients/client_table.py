@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 HEAD = """<!-- Written by `make test-clients`; do not edit. -->
 # Client libraries
 
-Each library is run against a started stack (`mongars up --no-ray`, the built-in model), doing what its users do
-first. The versions are those of the lock files `requirements/clients.lock`, `requirements/aider.lock` and
-`tests/clients/node/package-lock.json`. What waits is a test that has to fail until that part is there.
+Each library is run against a started stack (`mongars up --no-ray`, the built-in model) with the most common features
+of the library. The versions are those of the lock files `requirements/clients.lock`, `requirements/aider.lock` and
+`tests/clients/node/package-lock.json`. A feature in the column "Waits for" is not supported yet; its test is expected
+to fail until the feature is implemented.
 
 | Library | Version | Works | Waits for |
 |---|---|---|---|
