@@ -100,7 +100,7 @@ def _early(seen: Seen, seconds: float) -> int:
 def _refusal(seen: Seen) -> Limits:
     error = seen.told[0].error
     told = isinstance(error, CallerError) and "Not this." in str(error)
-    return {"the refusal is told": told, "one attempt": seen.attempts == 1}
+    return {"the refusal reaches the client": told, "one attempt": seen.attempts == 1}
 
 
 def _stalled(seen: Seen) -> Limits:
@@ -121,7 +121,8 @@ def _outage(seen: Seen) -> Limits:
 def _named(seen: Seen) -> Limits:
     completion = seen.told[0].completion
     return {
-        "who finished is named": completion is not None and completion.origin.engine == "ollama"
+        "the engine that finished is named": completion is not None
+        and completion.origin.engine == "ollama"
     }
 
 

@@ -32,4 +32,4 @@ def test_the_report_fails_and_names_a_limit_that_does_not_hold(
     assert catalogue.report((dataclasses.replace(refused, script=script),)) == 1
     output = capsys.readouterr().out
     assert "| S13 | FAIL | FAIL |" in output
-    assert "S13 streamed: not held: the refusal is told" in output
+    assert "S13 streamed: not held: the refusal reaches the client" in output

@@ -102,7 +102,9 @@ async def test_several_answers_are_gathered_and_go_out_together() -> None:
         for source, _ in opened:
             source.give(b"a")
         await answers.clock.advance(0)
-        assert [reader.pieces for _, reader in opened] == [[b"a"]] * 3, "the first never waits"
+        assert [reader.pieces for _, reader in opened] == [[b"a"]] * 3, (
+            "the first piece never waits"
+        )
         await answers.clock.advance(0.03)  # the interval of two answers; the next is of three
         for source, _ in opened:
             source.give(b"b", b"c")

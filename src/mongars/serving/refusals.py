@@ -1,8 +1,8 @@
 """Limit the rate at which refusals of requests are sent.
 
 A refusal costs several milliseconds of CPU time, most of them in Ray, which the engine then lacks. Clients that
-ignore `Retry-After` can starve the accepted requests: 72 clients that retried every quarter of a second left an
-engine on two cores almost no CPU time (ADR 0014). So while refusals are frequent, each is delayed, which slows such
+ignore `Retry-After` can starve the accepted requests: 96 clients, of which 24 were accepted and the others retried
+every quarter of a second, left an engine on two cores little CPU time (ADR 0014). So while refusals are frequent, each is delayed, which slows such
 clients down. The rule is the generic cell rate algorithm (ITU-T I.371).
 """
 

@@ -99,7 +99,7 @@ def _commented(part: BaseModel, indent: str = "") -> Iterator[str]:
         about = field.description
         if about is None and isinstance(value, BaseModel):
             about = type(value).__doc__
-        for line in textwrap.wrap(about or "", 96 - len(indent)):
+        for line in textwrap.wrap(" ".join((about or "").split()), 96 - len(indent)):
             yield f"{indent}# {line}\n"
         if isinstance(value, BaseModel):
             yield f"{indent}{name}:\n"
