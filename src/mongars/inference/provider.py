@@ -154,7 +154,8 @@ class ProviderStream:
     """An answer that a provider has started, after its first content has arrived.
 
     `origin`: model, engine and adapter that generate it. `endpoint`: the address that answers, for logs and headers.
-    `continued`: whether the chunks start after the text of the request's `continue_from`; False: they repeat it.
+    `continued`: whether the chunks start after the text of the request's `continue_from`; False: they repeat it, or the
+    request has none.
     """
 
     origin: Origin

@@ -38,7 +38,7 @@ class OllamaModelApi:
     """Request bodies for one model of an Ollama server, and exceptions for the server's responses. Sends nothing."""
 
     def __init__(self, name: str, *, server: str) -> None:
-        """`name`: the model's name. `server`: host and port for error messages, without credentials."""
+        """`name`: the model's name, with or without a tag. `server`: host and port for error messages, without credentials."""
         self.name = name
         self._server = server
 

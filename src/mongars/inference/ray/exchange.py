@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class StartedResult(Protocol):
     """A result of an endpoint that has started to arrive: an answer or vectors.
 
-    These attributes are read again when it ends, to record success or failure of the endpoint.
+    `state`, `stalled` and `adapter_version` are read again when it ends, to record success or failure of the endpoint.
     """
 
     @property
