@@ -145,9 +145,10 @@ class ProviderChain:
     ) -> AsyncIterator[AnswerStream]:
         """Context manager of a started answer, by the first provider that starts one; leaving it stops the generation.
 
-        `cache`: how the answer cache treats this request; copied to the answer's `Route.cache`, without other effect.
-        Entering raises a `CallerError` if the request is wrong, or `AllProvidersFailed`, which contains the error of
-        each provider tried.
+        `cache`: how the answer cache treats this request, None if not at all; copied to the answer's `Route.cache`,
+        without other effect. Entering raises a `CallerError` if the request is wrong, or `AllProvidersFailed`, which
+        contains the error of each provider tried, also if `deadline` passes before an answer starts. If it passes
+        later, iteration raises `GenerationInterrupted`.
         """
         clock = deadline.clock
         start = clock.monotonic()

@@ -52,8 +52,8 @@ class TlsConfig:
 class InferenceConfig:
     """Settings of `LLMIntegration`; all times are in seconds.
 
-    `timeout` (`RAY_CLIENT_TIMEOUT`) bounds the wait for the first content token from Ray; it is extended by
-    `seconds_per_1k_prompt_tokens` for every 1000 tokens of the prompt (estimated). All Ray attempts of a request share
+    `timeout` (`RAY_CLIENT_TIMEOUT`) bounds the wait for the first content token from Ray; it is extended in proportion
+    to the prompt, by `seconds_per_1k_prompt_tokens` per 1000 tokens (estimated). All Ray attempts of a request share
     this time; `local_reserve`, or a third of the request's time if that is less, is left for the local providers. Once
     a stream has started, only `idle_timeout` (from one chunk to the next) and `total_timeout` (for the whole request)
     apply.
@@ -119,14 +119,14 @@ class InferenceConfig:
     def first_token_seconds(self, request: GenerationRequest) -> float:
         """Time limit in seconds for the first content token from Ray: `timeout`, extended for a long prompt.
 
-        It is extended by `seconds_per_1k_prompt_tokens` for every 3000 bytes of the prompt (about 1000 tokens).
+        It grows in proportion to the prompt: by `seconds_per_1k_prompt_tokens` per 3000 bytes (about 1000 tokens).
         """
         return self.first_result_seconds(request.prompt_bytes)
 
     def first_result_seconds(self, size: int) -> float:
         """Time limit in seconds for Ray to start a result: `timeout`, extended for the `size` of the text in bytes.
 
-        It is extended by `seconds_per_1k_prompt_tokens` for every 3000 bytes (about 1000 tokens).
+        It grows in proportion to `size`: by `seconds_per_1k_prompt_tokens` per 3000 bytes (about 1000 tokens).
         """
         return self.timeout + self._reading_time(size)
 
@@ -144,7 +144,8 @@ class InferenceConfig:
     def local_start_by(self, request: GenerationRequest, deadline: Deadline) -> Deadline:
         """The deadline for the first token from Ollama, model loading included; never later than `deadline`.
 
-        The larger of `timeout` and `idle_timeout` from now, extended for the length of the prompt.
+        The larger of `timeout` and `idle_timeout` from now, plus `seconds_per_1k_prompt_tokens` per 3000 bytes of the
+        prompt (about 1000 tokens), in proportion.
         """
         seconds = max(self.timeout, self.idle_timeout) + self._reading_time(request.prompt_bytes)
         return Deadline.after(deadline.clock, min(seconds, deadline.remaining()))

@@ -66,8 +66,8 @@ class Embedded:
     ) -> None:
         """`engine` answers requests that demand no adapter. `waiting`: maximum number of requests waiting per engine.
 
-        `context_tokens`: the configured context window of `engine` in tokens; None if unknown. `idle_seconds`: seconds
-        without requests after which the engines are stopped.
+        Further requests get `Overloaded`. `context_tokens`: the configured context window of `engine` in tokens; None
+        if unknown. `idle_seconds`: seconds without requests after which the engines are stopped.
         """
         self.slot_table = SlotTable(max_waiting=waiting)
         self.slot_table.add("general", engine)

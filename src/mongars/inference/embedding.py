@@ -86,8 +86,9 @@ class EmbeddingProvider(Protocol):
     ) -> EmbeddedTexts:
         """The vectors of one piece of a batch (see `pieces`); cancelling the call stops the work.
 
-        `attempts` counts the requests sent. Raises `ModelUnknown` if this provider does not have `batch.model`, another
-        `CallerError` if the request is wrong, or a `WorldError` if this provider failed and another may succeed.
+        `attempts` counts the requests sent. `deadline`: the time by which all vectors must have arrived. Raises
+        `ModelUnknown` if this provider does not have `batch.model`, another `CallerError` if the request is wrong, or a
+        `WorldError` if this provider failed, also because the deadline passed; another provider may then be tried.
         """
         ...
 

@@ -49,7 +49,7 @@ class EmbeddingService:
         observer: Observer,
         cure: str = "",
     ) -> None:
-        """`providers`: in order of preference.
+        """`providers`: in order of preference. `observer` receives the events.
 
         `cure`: text on what an operator can do if all of them fail, appended to the message of `AllProvidersFailed`.
         """
@@ -70,8 +70,8 @@ class EmbeddingService:
         """The vectors of all texts of the batch, which are sent in pieces, one after the other.
 
         All pieces together must be complete by `deadline`. Raises `ModelUnknown` if no provider has the model, another
-        `CallerError` if the request is wrong (no texts, or other `dimensions` than the model's), or `AllProvidersFailed`,
-        which contains the error of each provider.
+        `CallerError` if the request is wrong (no texts, or other `dimensions` than the model's), or
+        `AllProvidersFailed`, which contains the error of each provider tried, also if the deadline passes.
         """
         call = _BatchCall(
             self._providers, batch, deadline, observer=self._observer, cure=self._cure
@@ -110,7 +110,8 @@ class _BatchCall:
         """Embed all pieces in order, and return their vectors.
 
         Emits one event at the end if the batch was embedded, cancelled or failed with `AllProvidersFailed`; none if the
-        request itself was wrong. Raises the errors of `EmbeddingService.embed`.
+        request itself was wrong. Raises a `CallerError` in that case, `ModelUnknown` if no provider has the model, and
+        `AllProvidersFailed` if none succeeded before the deadline.
         """
         try:
             for piece in pieces(self._batch):

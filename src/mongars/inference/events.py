@@ -102,7 +102,7 @@ class AttemptStarted(_Attempt):
 class AttemptSkipped(_OfRequest):
     """A request was sent to no endpoint at all; one event per endpoint.
 
-    `reason`: the endpoint's state, such as `down`, `resting` or `drained` (see `StateName`).
+    `reason`: the endpoint's state, such as `down`, `resting` (not used for a while after busy responses) or `drained`.
     """
 
     endpoint: str

@@ -72,8 +72,9 @@ class LLMIntegration:
     ) -> AbstractAsyncContextManager[AnswerStream]:
         """Context manager for a started answer; entered when its first content has arrived. Exit stops the generation.
 
-        Entering raises a `CallerError` if the request is wrong, or `AllProvidersFailed`. Iterating over the answer
-        raises `GenerationInterrupted` if its stream breaks. `deadline` None: `total_timeout` seconds from now.
+        `deadline`: the time by which the answer must be complete; None: `total_timeout` seconds from now. Entering
+        raises a `CallerError` if the request is wrong, or `AllProvidersFailed`, also if the deadline passes first.
+        Iterating over the answer raises `GenerationInterrupted` if its stream breaks or the deadline passes.
         """
         limit = deadline or Deadline.after(self._clock, self._config.total_timeout)
         return self._answers.open(request, limit)
@@ -83,9 +84,9 @@ class LLMIntegration:
     ) -> tuple[Completion, Route]:
         """Generate a complete answer, and return it with its route (provider, endpoint, number of attempts).
 
-        `deadline` None: `total_timeout` seconds from now. Raises a `CallerError` if the request is wrong,
-        `AllProvidersFailed` if no provider started an answer, or `GenerationInterrupted` if the answer was started but
-        not completed.
+        `deadline`: the time by which the answer must be complete; None: `total_timeout` seconds from now. Raises a
+        `CallerError` if the request is wrong, `AllProvidersFailed` if no provider started an answer in time, or
+        `GenerationInterrupted` if the answer was started but not completed in time.
         """
         accumulated = AnswerAccumulator(request.sampling.n)
         async with self.open(request, deadline=deadline) as answer:
@@ -109,7 +110,9 @@ class LLMIntegration:
         or None), `request_id`. `task_type`: `code`, `coding` or `developer` selects the model for code.
         `response_hints`: with a true value at `reasoning`, the task type `general` becomes `reasoning`; others are
         ignored. `session_id`: requests with the same one prefer the same endpoint. `max_tokens` None: the configured
-        default. Raises `PromptMissing` if `prompt` is blank, and the errors of `generate`.
+        default. Raises `PromptMissing` if `prompt` is blank, another `CallerError` if the request is wrong,
+        `AllProvidersFailed` if no provider started an answer, or `GenerationInterrupted` if it was not completed within
+        `total_timeout` seconds.
         """
         request = prompt_request(
             prompt,
@@ -133,7 +136,8 @@ class LLMIntegration:
         `task_type`: `code`, `coding` or `developer` selects the model for code. `session_id`: requests with the same
         one prefer the same endpoint. `max_tokens` None: the configured default. Close the iterator
         (`contextlib.aclosing`) to stop early. Iteration raises `PromptMissing` if `prompt` is blank, another
-        `CallerError` if the request is wrong, `AllProvidersFailed`, or `GenerationInterrupted` if the stream breaks.
+        `CallerError` if the request is wrong, `AllProvidersFailed`, or `GenerationInterrupted` if the stream breaks or
+        is not complete within `total_timeout` seconds.
         """
         sampling = Sampling(max_tokens=max_tokens)
         request = prompt_request(prompt, task_type, session_id=session_id, sampling=sampling)

@@ -26,8 +26,8 @@ WAITING = 16
 class LocalEmbedder:
     """The embedding provider with an embedder process on this machine, started when needed and stopped when idle.
 
-    It embeds one batch at a time; `waiting`: maximum number of others that wait. `idle_seconds`: seconds without
-    requests after which the process is stopped.
+    It embeds one batch at a time; `waiting`: maximum number of others that wait, beyond which `Overloaded` is raised.
+    `idle_seconds`: seconds without requests after which the process is stopped.
     """
 
     name: ProviderName = "embedded"
@@ -49,7 +49,7 @@ class LocalEmbedder:
     async def embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts
     ) -> EmbeddedTexts:
-        """The vectors of one piece of a batch; see `EmbeddingProvider.embed`.
+        """The vectors of the texts in `batch`, one piece of a batch (see `pieces`); `attempts` counts the request.
 
         Raises `ModelUnknown` if the embedder has another model, `Overloaded` if the queue is full or too long for the
         deadline, `DeadlineExceeded` if the deadline passes, and `ContextLengthExceeded` if a text is too long for the

@@ -21,7 +21,8 @@ def prompt_request(
 ) -> GenerationRequest:
     """A generation request with `prompt` as its only message and a new request id.
 
-    Raises `PromptMissing` if `prompt` is blank.
+    `session_id`: requests with the same one prefer the same endpoint; None: no preference. `sampling`: the sampling
+    parameters, such as the maximum number of tokens. Raises `PromptMissing` if `prompt` is blank.
     """
     return GenerationRequest(
         messages=prompt_messages([ChatMessage(role="user", content=prompt)]),
@@ -45,7 +46,8 @@ def resolved_task_type(task_type: str, hints: Mapping[str, Any] | None) -> str:
 def response_dict(completion: Completion, route: Route, *, request_id: str) -> dict[str, Any]:
     """The dictionary that `LLMIntegration.generate_response` returns; values the engine did not report are None.
 
-    Keys: `text`, `confidence`, `tokens_used`, `source`, `adapter_version`, `usage` and `request_id`.
+    Keys: `text`, `confidence` (exponential of the mean token log-probability), `tokens_used` (completion tokens),
+    `source` (provider name), `adapter_version`, `usage` (OpenAI's object) and `request_id`.
     """
     usage = completion.usage
     logprobs = completion.logprobs

@@ -29,6 +29,7 @@ CacheUse = Literal["hit", "shared", "miss"]
 class Route:
     """How an answer was obtained: by which provider and endpoint, after how many requests to all (`attempts`).
 
+    `waited`: seconds before the answer started in which at least one of these requests was waiting for a provider.
     `fallback`: whether Ray was tried first and failed, for `reason` (None if not). `cache`: whether the answer was
     stored, shared with an identical request or newly generated; None for requests whose answers are never cached.
     """
@@ -153,7 +154,8 @@ class ProviderStream:
     """An answer that a provider has started, after its first content has arrived.
 
     `origin`: model, engine and adapter that generate it. `endpoint`: the address that answers, for logs and headers.
-    `continued`: whether the chunks start after the text of the request's `continue_from`; False: they repeat it.
+    `continued`: whether the chunks start after the text of the request's `continue_from`; False: they repeat it, or the
+    request has none.
     """
 
     origin: Origin
@@ -181,8 +183,9 @@ class Provider(Protocol):
     ) -> AbstractAsyncContextManager[ProviderStream]:
         """Context manager of a started answer; entered once its first content has arrived.
 
-        `deadline` bounds the complete answer; `attempts` counts the requests sent. Entering raises a `CallerError` if
-        the request is wrong, or a `WorldError` if this provider failed and another one may be tried. Exit or
+        `deadline`: the time by which the answer must be complete; `attempts` counts the requests sent. Entering raises
+        a `CallerError` if the request is wrong, or a `WorldError` if this provider failed and another one may be tried,
+        such as `DeadlineExceeded`. If the deadline passes later, iteration raises `GenerationInterrupted`. Exit or
         cancellation stops the generation at any time.
         """
         ...

@@ -57,8 +57,9 @@ class RequestQueue:
     async def slot(self, max_wait: float, share: Share = EVERYBODY) -> AsyncIterator[float]:
         """Context manager that holds a place for one request; yields the seconds waited for it.
 
-        `share`: the request's account and its weight. Entering raises `Overloaded` if no place was free for `max_wait`
-        seconds, and at once if 256 requests (`MAX_WAITING`) wait already or the wait is expected to be longer.
+        `share`: the request's account and its weight; by default one without an account, of weight 1. Entering raises
+        `Overloaded` if no place was free for `max_wait` seconds, and at once if 256 requests (`MAX_WAITING`) wait
+        already or the wait is expected to be longer.
         """
         now = self._clock.monotonic
         arrived = now()

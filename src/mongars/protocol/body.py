@@ -106,7 +106,8 @@ def describe(error: ValidationError) -> str:
 def first_param(error: ValidationError) -> str | None:
     """The path of the first invalid field, in OpenAI's notation, such as `messages[0].content`.
 
-    None if the error is about several fields and its message begins with none of them.
+    For a rule about several fields, it is the name before the first colon of the error message, as in
+    `top_logprobs: needs ...`; None if there is no such name.
     """
     first = error.errors()[0]
     if not first["loc"]:  # a rule about several fields, whose message begins with one

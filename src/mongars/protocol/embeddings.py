@@ -74,7 +74,8 @@ class EmbeddingRequest(WireModel):
 class ReplicaEmbeddingRequest(EmbeddingRequest):
     """The body of `POST /v1/embeddings` on a Ray Serve replica, to which the API sends it.
 
-    Its additional fields identify the account without its name.
+    Additional fields: `cache_salt` (identifies the account without its name) and `weight` (the account's share while
+    requests queue, relative to an account of weight 1).
     """
 
     cache_salt: str | None = Field(default=None, max_length=200)
@@ -219,8 +220,9 @@ def embeddings_body(
 ) -> dict[str, Any]:
     """The JSON body of a replica's response, with one entry for each of `vectors`, of which there is at least one.
 
-    `request` decides whether vectors are written as lists or base64 text. For the keys, see `response_body`. Raises
-    `InvalidRequest` if the request demands another number of dimensions than the vectors have.
+    Keys: `object`, `data` (the entries), `model` and `usage`. `request.encoding_format` decides whether vectors are
+    written as lists or base64 text. Raises `InvalidRequest` if `request.dimensions` is set and not the length of the
+    vectors.
     """
     check_dimensions(request.dimensions, found=len(vectors[0]), model=model)
     encode = _base64 if request.encoding_format == "base64" else list

@@ -43,8 +43,9 @@ _SAMPLING = sampling_writer("replica")
 class AdapterPayload(WireModel):
     """The field `adapter` of a request: the LoRA adapter that must generate the answer, by version, digest or both.
 
-    An object with `adapter_path` demands nothing: the earlier monGARS client sends an entry of its own adapter registry
-    with every request, and accepts an answer from any adapter. The path is never opened.
+    Without both, any adapter may. An object with `adapter_path` demands nothing: the earlier monGARS client sends an
+    entry of its own adapter registry with every request, and accepts an answer from any adapter. The path is never
+    opened.
     """
 
     version: str | None = None
@@ -52,9 +53,10 @@ class AdapterPayload(WireModel):
     adapter_path: str | None = None
 
     def pin(self) -> str | None:
-        """The adapter demanded, as `NAME`, `NAME@DIGEST` or `@DIGEST` for `GenerationRequest.adapter`; None for any.
+        """The adapter demanded, in the form of `GenerationRequest.adapter`: `version`, `version@digest` or `@digest`.
 
-        None too if `adapter_path` is set, even beside a version or digest.
+        The words stand for the values of these fields. None if any adapter may answer: neither field is set, or
+        `adapter_path` is set, even beside them.
         """
         if self.adapter_path is not None or (self.version is None and self.digest is None):
             return None
@@ -155,8 +157,9 @@ def _pin_body(adapter: str) -> dict[str, str]:
 def origin_body(origin: Origin) -> dict[str, Any]:
     """The response fields that name the model, engine, adapter and replica of an answer.
 
-    Keys: `model`, `engine`, `adapter_version`, `adapter` (`version` and `digest`), `replica` and `degraded`. They are
-    in the event `meta`, with which a stream begins, and in non-streaming responses.
+    Keys: `model`, `engine`, `adapter_version`, `adapter` (`version` and `digest`), `replica` and `degraded` (whether
+    the engine cannot use the adapters of this deployment). `digest` and `replica` are None if there is none. The fields
+    are in the event `meta`, with which a stream begins, and in non-streaming responses.
     """
     return {
         "model": origin.model,

@@ -32,7 +32,7 @@ _MEDIA = {
 
 
 def _text_of(content: object) -> object:
-    """The text of a message's field `content`, whose text parts are joined if it is a list.
+    """The text of a message's field `content`, whose text parts are joined, without a separator, if it is a list.
 
     Raises `ValueError` for a part that is not text, such as an image. A value that is not a list is returned unchanged.
     """
@@ -116,7 +116,7 @@ class ChatMessage(WireModel):
     function_call: CalledFunction | None = None
 
     def as_text(self) -> str:
-        """The content of this message as text.
+        """The content of this message as text; empty if it has none.
 
         For an assistant's message, its refusal if there is no content, and the tool calls as text after it.
         """

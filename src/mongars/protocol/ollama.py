@@ -75,12 +75,12 @@ def origin_named(model: str) -> Origin:
 
 
 def same_model(wanted: str, found: str) -> bool:
-    """Whether two names denote the same Ollama model; a name without a tag has the tag `latest`."""
+    """Whether two names of Ollama models are equal, case included; a name without a tag has the tag `latest`."""
     return tagged(wanted) == tagged(found)
 
 
 def tagged(name: str) -> str:
-    """The name of an Ollama model with its tag; `:latest` is appended if it has none."""
+    """The name of an Ollama model with its tag; `:latest` is appended if no colon follows the last `/`."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
@@ -133,8 +133,8 @@ def markers_in(answer: bytes) -> Markers:
 def overflow_in(error: str, *, context_tokens: int) -> ContextLengthExceeded | None:
     """The error for a prompt that is too long, if the error text `error` of an Ollama server reports that; else None.
 
-    Newer Ollama servers report both sizes in the text. For older ones, the prompt's size in the error is 0 and the
-    window's size is `context_tokens`.
+    Newer Ollama servers report both sizes, in tokens, in the text. For older ones, the prompt's size in the error is 0
+    (unknown) and the window's size is `context_tokens`.
     """
     if "exceed" not in error or "context" not in error:
         return None

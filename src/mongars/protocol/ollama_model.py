@@ -38,7 +38,7 @@ class OllamaModelApi:
     """Request bodies for one model of an Ollama server, and exceptions for the server's responses. Sends nothing."""
 
     def __init__(self, name: str, *, server: str) -> None:
-        """`name`: the model's name. `server`: host and port for error messages, without credentials."""
+        """`name`: the model's name, with or without a tag. `server`: host and port for error messages, without credentials."""
         self.name = name
         self._server = server
 
@@ -71,10 +71,11 @@ class OllamaModelApi:
     def check_tags(self, status: int, data: bytes) -> None:
         """Check that a response of `GET /api/tags` is from an Ollama server that has the model.
 
-        `status`: the HTTP status, `data`: the body of the response.
+        `status`: the HTTP status, `data`: the body of the response. Names are compared exactly, case included; one
+        without a tag has the tag `latest`.
 
         Raises:
-            InvalidAnswer: it is not the response of an Ollama server.
+            InvalidAnswer: it is not the response of an Ollama server, or its status is not 200.
             NotReady: the server does not have the model.
         """
         try:
@@ -105,7 +106,7 @@ class OllamaModelApi:
 
         `NotReady` for 404, `Overloaded` for 429 and 503, `ContextLengthExceeded` for 400 if the prompt is too long,
         else `InferenceFailed`. `retry_after`: seconds from the response's header, None without it. `context_tokens`:
-        size of the loaded context window, used if the server does not report it.
+        size of the loaded context window in tokens, used if the server does not report it; 0 if unknown.
         """
         message = error_text(data)
         if status == HTTPStatus.NOT_FOUND:

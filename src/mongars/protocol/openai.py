@@ -173,7 +173,10 @@ def chunk_body(
 
 
 def usage_chunk_body(*, answer_id: str, created: int, model: str, usage: Usage) -> dict[str, Any]:
-    """The last `chat.completion.chunk` object of a stream: it has the token counts and no choices."""
+    """The last `chat.completion.chunk` object of a stream: it has the token counts and no choices.
+
+    `answer_id`: its field `id`. `created`: Unix seconds.
+    """
     body = chunk_body(answer_id=answer_id, created=created, model=model, delta={})
     return {**body, "choices": [], "usage": usage_body(usage)}
 

@@ -54,7 +54,10 @@ class RefusedParameter:
 
 
 def _lets_the_model_choose(value: object) -> bool:
-    """Whether a `tool_choice` of the form `allowed_tools` permits an answer in text, without a tool call."""
+    """Whether `value`, a request's `tool_choice`, is of the form `allowed_tools` and has the mode `auto`.
+
+    The model may then answer with text, without a tool call. False for every other form of `tool_choice`.
+    """
     allowed = value.get("allowed_tools") if isinstance(value, dict) else None
     return isinstance(allowed, dict) and allowed.get("mode") == "auto"
 

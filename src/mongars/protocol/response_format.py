@@ -126,7 +126,8 @@ def _repeats(value: object) -> float:
     """The highest number of repetitions that a part of a schema permits, such as by `maxItems` or in a `pattern`.
 
     `value`: the schema or any part of it; 0 if it sets no such number. For lists inside lists, the numbers are
-    multiplied. Raises `ValueError` if one part of the schema alone permits more than `MOST_REPEATS` (2000).
+    multiplied. A float, since a schema may give numbers such as `3.0`. Raises `ValueError` if one part of the schema
+    alone permits more than `MOST_REPEATS` (2000).
     """
     if isinstance(value, list):
         return max(map(_repeats, value), default=0)
@@ -150,8 +151,9 @@ def _is_number(value: object) -> bool:
 def pattern_repeats(pattern: str) -> float:
     """The highest number of repetitions of any part of a regular expression; those of nested groups are multiplied.
 
-    `*` and `+` count as 8; without repetitions it is 1. Raises `ValueError` for a pattern of more than 256 characters
-    or with more than 100 nested repetitions, because matching it would block the engine for all requests.
+    `*` and `+` count as 8, `{3,}` as 3; without repetitions the result is 1. It is a whole number, as a float because
+    the pattern may name a very large one. Raises `ValueError` for a pattern of more than 256 characters or with more
+    than 100 nested repetitions, because matching it would block the engine for all requests.
     """
     if len(pattern) > LONGEST_PATTERN:
         message = f"holds a pattern of more than {LONGEST_PATTERN} characters"

@@ -45,7 +45,11 @@ def token_limit(value: int) -> int | None:
 
 
 def check_top_logprobs(wanted: int | None, *, logprobs: bool | None) -> None:
-    """Raise `ValueError` if a request sets `top_logprobs` (`wanted`), and not to 0, without `logprobs`."""
+    """Raise `ValueError` if a request demands alternative tokens without log-probabilities.
+
+    `wanted`: its field `top_logprobs`, the number of alternatives for each token; None or 0 for none. `logprobs`: its
+    field of that name; None and False mean no log-probabilities.
+    """
     if wanted and not logprobs:
         message = "top_logprobs: needs logprobs to be true"
         raise ValueError(message)

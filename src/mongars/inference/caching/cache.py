@@ -40,9 +40,10 @@ ROLLOUT_SECONDS = 60.0
 def answer_key(request: GenerationRequest, defaults: Sampling) -> bytes | None:
     """The key of the answer cache for `request`, as SHA-256 bytes; None if its answer must not be stored.
 
-    Requests of one account with the same messages, sampling parameters, task type, adapter and `shortens` have the same
-    key. An answer is stored only if the request names an account (`scope`), has temperature 0 or a seed, and does not
-    continue a partial answer. `defaults`: values for sampling parameters that the request does not set.
+    Requests of one account have the same key if they are equal in messages, sampling parameters, task type, adapter and
+    `shortens` (whether the caller shortens a prompt that is too long). An answer is stored only if the request names an
+    account (`scope`), has temperature 0 or a seed, and does not continue a partial answer. `defaults`: values for
+    sampling parameters that the request does not set.
     """
     sampling = request.sampling.with_defaults(defaults)
     repeatable = sampling.temperature == 0 or sampling.seed is not None

@@ -61,9 +61,10 @@ class CoalescingCache:
         observer: Observer,
         preferred: ProviderName,
     ) -> None:
-        """`chain` generates the answers that are not cached.
+        """`chain` generates the answers that are not cached; `config` sets the cache's size and storage time.
 
         `preferred`: the provider whose answers are stored; those of the others are passed on, but not stored.
+        `observer` receives the events about requests answered from the cache or by a shared generation.
         """
         self._chain = chain
         self._defaults = config.sampling
@@ -83,8 +84,9 @@ class CoalescingCache:
         """Context manager of a started answer: a stored one, that of an identical request in progress, or a new one.
 
         Entering waits for the first content. It raises a `CallerError` if the request is wrong, or
-        `AllProvidersFailed`. Leaving stops the generation unless other requests read it. Events of a shared generation
-        contain the id of the request that started it.
+        `AllProvidersFailed`, also if `deadline`, the time by which the answer must be complete, passes first. If it
+        passes later, iteration raises `GenerationInterrupted`. Leaving stops the generation unless other requests read
+        it. Events of a shared generation contain the id of the request that started it.
         """
         key = answer_key(request, self._defaults)
         if key is None:
@@ -338,6 +340,7 @@ class CoalescedChunks:
 def _without_attempts(route: Route, cache: CacheUse | None) -> Route:
     """A copy of `route` with 0 attempts, no waiting time, and `cache` as its cache use.
 
-    For a request whose answer was stored or shared, so that it sent nothing to a provider itself.
+    For a request whose answer was stored (`hit`) or shared (`shared`), so that it sent nothing to a provider itself.
+    `cache` None: the copy's `cache` is None, as for answers that are never cached.
     """
     return dataclasses.replace(route, attempts=0, waited=0.0, cache=cache)

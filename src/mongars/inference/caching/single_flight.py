@@ -105,8 +105,8 @@ class SharedGeneration:
     async def wait_for_progress(self, deadline: Deadline) -> None:
         """Wait until a chunk is added to `chunks`, the answer has started, or the generation ends.
 
-        Raises `DeadlineExceeded` if `deadline` passes first, or the unexpected exception that ended the generation. A
-        `deadline` that is not before the generation's own needs no timer, since the generation ends in time.
+        Raises `DeadlineExceeded` if `deadline` passes first, or the exception that ended the generation unless it is a
+        `MongarsError`. A `deadline` that is not before the generation's own has no effect, as that one ends the wait.
         """
         if self._over:
             await self._work.finished()

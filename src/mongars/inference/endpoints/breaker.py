@@ -99,10 +99,10 @@ class Breaker:
         return 0.0 if self.state == "closed" else max(0.0, self._open_until - now)
 
     def load_share(self, now: float) -> float:
-        """Share of its usual load to send to the endpoint, up to 1.
+        """Share of its usual load to send to the endpoint at `now`, from 0.1 to 1 (all).
 
-        It grows from 0.1 to 1 within 10 s after the breaker has closed again, so that a recovered endpoint is not
-        flooded.
+        It grows from 0.1 to 1 in the 10 s after the breaker has closed again, so that a recovered endpoint is not
+        flooded; else it is 1. It does not depend on whether the breaker is open: see `available_at` for that.
         """
         grown = (now - self._closed_at) / SLOW_START_SECONDS
         return min(1.0, SLOW_START_FROM + (1 - SLOW_START_FROM) * grown)

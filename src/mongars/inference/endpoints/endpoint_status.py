@@ -24,11 +24,13 @@ sent since. `probing`: a trial request is in flight. `drained`: taken out of use
 class EndpointStatus:
     """The state of one endpoint as shown to operators; times are in seconds.
 
-    `id`: such as `ray-1`. `state`: see `StateName`. `in_flight`, `limit`: requests in flight, and how many may be.
-    `failures`, `busy`: failures and busy responses in a row. `opens_in`: time until requests may be sent again; None
-    while the endpoint is drained, or until the result of the trial request in flight is known. `first_token_seconds`:
-    average time to the first token, by which endpoints are compared; None while no request has had a result.
-    `last_error`, `adapter_version`: None if there is none or it is not known.
+    `id`: such as `ray-1`. `state`: `unknown` (no result yet), `up`, `warming` (up after a failure, with a growing
+    load), `resting` (not used for a while after busy responses), `down`, `untested` (may be tried again after a
+    failure), `probing` (a trial request is in flight) or `drained`. `in_flight`, `limit`: requests in flight, and how
+    many may be. `failures`, `busy`: failures and busy responses in a row. `opens_in`: time until requests may be sent
+    again; None while the endpoint is drained, or until the result of the trial request in flight is known.
+    `first_token_seconds`: average time to the first token, by which endpoints are compared; None while no request has
+    had a result. `last_error`, `adapter_version`: None if there is none or it is not known.
     """
 
     id: str

@@ -51,10 +51,11 @@ class EndpointPool:
     ) -> None:
         """`urls`: those of the endpoints, in configured order.
 
-        `max_requests`: requests in flight at all endpoints together; each starts with an equal part as its limit, at
-        least 8. `rest_after`: busy responses in a row after which no requests are sent to an endpoint for some seconds.
-        `random` returns a number in [0, 1). `sole_provider`: no other provider can answer, so that circuit breakers are
-        ignored while more than half of them are open.
+        `max_requests`: requests in flight at all endpoints together, from which the first limit of each endpoint is
+        derived: an equal part, rounded up, but at least 8; 0, the default, gives 8. `rest_after`: busy responses in a
+        row after which no requests are sent to an endpoint for some seconds; less than 1 means 1. `random` returns a
+        number in [0, 1). `sole_provider`: no other provider can answer, so that circuit breakers are ignored while more
+        than half of them are open.
         """
         table = EndpointTable(
             urls,

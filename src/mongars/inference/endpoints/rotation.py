@@ -39,7 +39,8 @@ class Rotation:
     """Plans the attempts of one request: to which endpoint each is sent, and when.
 
     In each cycle, every endpoint that can still be used is tried once. At most `MAX_ATTEMPTS` (4) attempts and
-    `max_scale_cycles` cycles are planned.
+    `max_scale_cycles` cycles (of `config`; at least one) are planned. `session_id`: requests with the same one prefer
+    the same endpoint; None: no preference. `random` returns a number in [0, 1), for random waits.
     """
 
     def __init__(
@@ -111,7 +112,10 @@ class Rotation:
             self._returning[url] = now + self.delay(self._waits)
 
     def delay(self, nth: int) -> float:
-        """Random wait in seconds before retry number `nth` (from 0): from 0 to its bound in `RAY_SCALING_BACKOFF`."""
+        """Random wait in seconds before retry number `nth` (from 0): from 0 to its bound in `RAY_SCALING_BACKOFF`.
+
+        The last bound applies to all later retries; without any bound, the wait is 0.
+        """
         return backoff(nth, self._ceilings, self._random)
 
     def _delayed_attempt(self, now: float, not_after: float) -> PlannedAttempt | None:

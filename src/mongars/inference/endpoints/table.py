@@ -26,7 +26,13 @@ class EndpointTable:
         max_requests: int,
         sole_provider: bool,
     ) -> None:
-        """Create the initial state of each endpoint in `urls`; the parameters are those of `EndpointPool`."""
+        """Create the initial state of each endpoint in `urls`, which are in configured order.
+
+        `max_requests`: requests in flight at all endpoints together; an equal part, at least 8, is each endpoint's
+        first limit. `rest_after`: busy responses in a row after which no requests are sent to an endpoint for some
+        seconds; less than 1 means 1. `random` returns a number in [0, 1). `sole_provider`: no other provider can
+        answer, so that circuit breakers are ignored while more than half of them are open.
+        """
         self.clock = clock
         self.random = random
         self._rest_after = max(1, rest_after)

@@ -66,7 +66,8 @@ class Blocks:
 class UpstreamResponse:
     """The response of a model server, created when its status and headers have arrived; the body is in `blocks`.
 
-    `media_type`: the content type without parameters. `headers`: with lower-case names.
+    `status`: the HTTP status. `media_type`: the content type without parameters. `headers`: with lower-case names.
+    `reusable`: False at first; the reader sets it to True to keep the connection open for another request.
     """
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:

@@ -104,7 +104,7 @@ class Ollama:
     async def context_tokens(self) -> int | None:
         """The model's maximum context window in tokens; None if the server does not report it within 1.5 s.
 
-        The server is asked again until it has reported one.
+        Each call requests it from the server until it has been reported; then it is remembered.
         """
         if self._window is None:
             with contextlib.suppress(TimeoutError, WorldError):
@@ -166,7 +166,9 @@ class Ollama:
     async def _shown(self, *, verbose: bool) -> bytes:
         """The server's description of the model, as undecoded JSON; with the vocabulary if `verbose`.
 
-        Raises `NotReady` if the server responds with an error, as it does for a model that it does not have.
+        Raises `NotReady` if the server responds with an error, as it does for a model that it does not have,
+        `EndpointUnreachable` if there is no connection or it breaks, and `InvalidAnswer` if the response is not HTTP or
+        too large. There is no time limit, except for connecting.
         """
         body = self._model.show_body(verbose=verbose)
         async with self._http.post(f"{self._host}/{SHOW}", body, {}) as response:

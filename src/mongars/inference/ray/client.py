@@ -49,10 +49,10 @@ class RayClient:
         random: Callable[[], float],
         sole_provider: bool = False,
     ) -> None:
-        """`random` returns a number in [0, 1). `http`: the connections, which this client does not close.
+        """`random` returns a number in [0, 1). `observer` receives the events about attempts and endpoints.
 
-        `sole_provider`: no other provider can answer, so that circuit breakers are ignored while more than half of them
-        are open.
+        `http`: the connections, which this client does not close. `sole_provider`: no other provider can answer, so
+        that circuit breakers are ignored while more than half of them are open.
         """
         self._config = config
         self._sole_provider = sole_provider
@@ -118,7 +118,7 @@ class RayClient:
     async def statuses(self) -> tuple[EndpointStatus, ...]:
         """The status of every endpoint; endpoints without a recent response are probed first.
 
-        Takes at most two seconds. The URLs contain no credentials and no query.
+        They are in configured order. Takes at most two seconds. The URLs contain no credentials and no query.
         """
         await self._prober.probe(self._pool.probes.stale())
         found = self._pool.control.statuses()

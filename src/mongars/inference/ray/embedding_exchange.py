@@ -30,7 +30,8 @@ _NO_ROUTE = frozenset({404, 405})
 class ReceivedVectors:
     """The response of a Ray endpoint to a request for embeddings: one vector per text, each as packed float32.
 
-    `prompt_tokens`: tokens of all texts. The other attributes are those of `StartedResult`.
+    `prompt_tokens`: tokens of all texts. The other attributes, which every result of an endpoint has, are constant: the
+    response is `complete`, it has not `stalled`, and `adapter_version` is None, since no adapter embeds.
     """
 
     vectors: tuple[bytes, ...]
@@ -123,17 +124,21 @@ class RayEmbeddings:
     local = False
 
     def __init__(self, client: RayClient, context: ExchangeContext) -> None:
-        """`client`: the client of the `RayServe` provider, whose `run` and `aclose` also serve this provider."""
+        """`client`: the client of the `RayServe` provider, whose `run` and `aclose` also serve this provider.
+
+        `context`: the settings, HTTP connections and clock of that provider.
+        """
         self._client = client
         self._context = context
 
     async def embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts
     ) -> EmbeddedTexts:
-        """The vectors of one piece of a batch (see `EmbeddingProvider.embed`).
+        """The vectors of the texts in `batch`, one piece of a batch (see `pieces`), received before `deadline`.
 
         If an endpoint refuses the piece as too large, its halves are sent, and so on; `TooLarge` is raised for a single
-        text.
+        text. Raises `ModelUnknown` if an endpoint does not have `batch.model`, another `CallerError` if the request is
+        wrong, or a `WorldError` if no endpoint sent the vectors in time.
         """
         try:
             return await self._embed(batch, deadline, attempts)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class StartedResult(Protocol):
     """A result of an endpoint that has started to arrive: an answer or vectors.
 
-    These attributes are read again when it ends, to record success or failure of the endpoint.
+    `state`, `stalled` and `adapter_version` are read again when it ends, to record success or failure of the endpoint.
     """
 
     @property
@@ -45,7 +45,8 @@ ResultT_co = TypeVar("ResultT_co", bound=StartedResult, covariant=True)
 class EndpointExchange(Protocol[ResultT_co]):
     """One request, such as for an answer or for embeddings, that can be sent to any Ray endpoint, more than once.
 
-    The attributes do not change between attempts.
+    Its attributes, such as `request_id`, `scope` (the account) and `start_seconds` (time limit for an endpoint to start
+    the result), do not change between attempts.
     """
 
     request_id: str
@@ -70,8 +71,8 @@ class EndpointExchange(Protocol[ResultT_co]):
     def send(self, url: str, start_by: Deadline) -> AbstractAsyncContextManager[ResultT_co]:
         """Context manager that sends the request to `url` once; entered when the result has started, before `start_by`.
 
-        Entering raises `AttemptError` if this attempt failed, or a `CallerError` if the endpoint refused the request as
-        wrong. Exit closes the connection, unless the result is complete.
+        Entering raises `AttemptError` if this attempt failed or `start_by` passed, or a `CallerError` if the endpoint
+        refused the request as wrong. Exit closes the connection, unless the result is complete.
         """
         ...
 

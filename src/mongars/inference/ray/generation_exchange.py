@@ -28,7 +28,7 @@ class StartedAnswer:
     """An answer of a Ray endpoint, after its first content has arrived.
 
     `origin`: model, engine, adapter and replica that generate it. `continued`: whether the chunks start after the text
-    of the request's `continue_from`; False: they repeat it.
+    of the request's `continue_from`; False: they repeat it, or the request has none.
     """
 
     origin: Origin

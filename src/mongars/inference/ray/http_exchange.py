@@ -39,8 +39,8 @@ class ExchangeContext:
 class HttpExchange(ABC, Generic[ResultT]):
     """Base class of requests to Ray endpoints that are one HTTP POST of a JSON body; see `EndpointExchange`.
 
-    A subclass defines `body` and `read`, sets `start_seconds`, and overrides attributes that differ from the defaults
-    here.
+    A subclass defines `body` and `read`, sets `start_seconds` (time limit for an endpoint to start the result), and
+    overrides class attributes, such as `path` and `may_hedge`, where their defaults here do not apply.
     """
 
     path: str | None = None
@@ -79,7 +79,10 @@ class HttpExchange(ABC, Generic[ResultT]):
         self._attempts = attempts
 
     def target(self, endpoint: str) -> str:
-        """The URL to which the request is sent: `endpoint` itself, or the route `path` of the same application."""
+        """The URL to which the request is sent, for an endpoint whose configured URL is `endpoint`.
+
+        It is `endpoint` itself if the class attribute `path` is None, else the route `path` of the same application.
+        """
         return endpoint if self.path is None else route_url(endpoint, self.path)
 
     @abstractmethod
@@ -97,8 +100,8 @@ class HttpExchange(ABC, Generic[ResultT]):
     async def send(self, url: str, start_by: Deadline) -> AsyncIterator[ResultT]:
         """Context manager that POSTs the body to `url`; entered when the result has started, before `start_by`.
 
-        Entering raises `AttemptError` if this attempt failed, or a `CallerError` if the endpoint refused the request as
-        wrong. Exit closes the connection, unless the result is complete.
+        Entering raises `AttemptError` if this attempt failed or `start_by` passed, or a `CallerError` if the endpoint
+        refused the request as wrong. Exit closes the connection, unless the result is complete.
         """
         seconds = start_by.remaining()
         if self._body is None:

@@ -39,10 +39,10 @@ class RayServe:
         random: Callable[[], float],
         sole_provider: bool = False,
     ) -> None:
-        """`random` returns a number in [0, 1). `http`: the connections, closed by `aclose`.
+        """`random` returns a number in [0, 1). `observer` receives the events about attempts and endpoints.
 
-        `sole_provider`: no other provider can answer, so that circuit breakers are ignored while more than half of them
-        are open.
+        `http`: the connections, closed by `aclose`. `sole_provider`: no other provider can answer, so that circuit
+        breakers are ignored while more than half of them are open.
         """
         self._context = ExchangeContext(config=config, http=http, clock=clock)
         self.client = RayClient(
@@ -88,8 +88,9 @@ class RayServe:
     async def status(self) -> ProviderStatus:
         """The state of this provider, derived from the states of its endpoints; takes at most two seconds.
 
-        `up` if an endpoint is up, warming up or being tried, else `resting` if one rests, else `unknown` if one is
-        unknown or untested, else `down`. Endpoints without a recent response are probed first.
+        `up` if an endpoint is up, warming up or being tried, else `resting` if one is not used for a while after busy
+        responses, else `unknown` if one has had no result yet or may be tried again after a failure, else `down`.
+        Endpoints without a recent response are probed first.
         """
         found = await self.client.statuses()
         return ProviderStatus(

@@ -47,7 +47,10 @@ class RetryBudget:
 
     @property
     def left(self) -> float:
-        """How many additional attempts are allowed now, as a fraction; below 1, none may be sent."""
+        """How many additional attempts are allowed now; below 1, none may be sent.
+
+        It is not a whole number in general, because each first attempt adds only the fraction `share` to it.
+        """
         self._now()
         return self._floor + self._share * len(self._requests) - len(self._extra)
 

@@ -20,7 +20,10 @@ REFUSING = 64
 
 
 class Connection(Protocol):
-    """The part of an HTTP connection by which `Connections` closes it."""
+    """The part of an HTTP connection by which `Connections` closes it.
+
+    `due`: time of the event loop, in seconds, at which to close it; infinite while a request is being answered.
+    """
 
     due: float
     """Event-loop time at which the connection is closed; infinite while a request is being answered."""

@@ -21,7 +21,11 @@ _HOST = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """Limits on the connections of one HTTP server and on requests before they are authenticated."""
+    """Limits on the connections of one HTTP server and on requests before they are authenticated.
+
+    They are the settings of `Connections` and `GuardedHttp`: numbers of connections, of header fields and of waiting
+    requests, sizes in bytes, times in seconds, and `hosts`, the host names accepted (empty: any).
+    """
 
     connections: int = 4096
     """Maximum number of open connections; beyond it, idle ones are closed, and then new ones get 503."""
@@ -46,10 +50,11 @@ class HttpLimits:
 
 
 def check_host(values: list[bytes], *, version: Callable[[], str], allowed: frozenset[str]) -> None:
-    """Raise `RefusedRequest` (400) unless the `Host` headers of a request are valid (RFC 9112, section 3.2).
+    """Raise `RefusedRequest` (400) unless a request has exactly one valid `Host` header (RFC 9112, section 3.2).
 
-    `values`: the values of all `Host` headers. `version`: returns the HTTP version, such as `1.1`. `allowed`: the only
-    host names accepted, lower case and without a port; empty for any name.
+    `values`: the values of all its `Host` headers. `version`: returns the HTTP version, such as `1.1`; before 1.1, the
+    header may be absent if `allowed` is empty. `allowed`: the only host names accepted, lower case and without a port,
+    compared without regard to case and port in the header; empty for any name.
     """
     if len(values) > 1:
         raise RefusedRequest(400, "The request has more than one Host header.")

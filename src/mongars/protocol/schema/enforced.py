@@ -35,7 +35,8 @@ def grammar_of(response_format: ResponseFormat) -> str | None:
 def check_conversion(response_format: ResponseFormat) -> None:
     """Check a request's `response_format` for an engine that converts schemas itself, such as Ollama and vLLM.
 
-    Raises `ParameterUnsupported`, naming the keyword, if such an engine may not enforce a part of the schema.
+    None (free text) is accepted. Raises `ParameterUnsupported`, naming the keyword, if such an engine may not enforce a
+    part of the schema.
     """
     schema = schema_of(response_format)
     if schema is None:
