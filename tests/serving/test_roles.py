@@ -248,6 +248,7 @@ def nested_lists(levels: int, items: int) -> dict[str, Any]:
         ),
         pytest.param(nested_lists(3, 1000), "repetitions", id="nested-lists"),
         pytest.param(patterned("^(([a-z]{0,30}){0,30})$"), "nested repetitions", id="ambiguous"),
+        pytest.param(patterned("^((([a-z]{1,}){1,}){1,})$"), "nested repetitions", id="open"),
         pytest.param(patterned("[a-z]?" * 300), "256 characters", id="long-pattern"),
         pytest.param(patterned("(" * 900 + "a" + ")" * 900), "256 characters", id="deep-pattern"),
     ],

@@ -151,7 +151,7 @@ def _is_number(value: object) -> bool:
 def pattern_repeats(pattern: str) -> float:
     """The highest number of repetitions of any part of a regular expression; those of nested groups are multiplied.
 
-    `*` and `+` count as 8, `{3,}` as 3; without repetitions the result is 1. It is a whole number, as a float because
+    `*`, `+` and `{3,}` count as 8, `{9,}` as 9; without repetitions the result is 1. It is a whole number, as a float because
     the pattern may name a very large one. Raises `ValueError` for a pattern of more than 256 characters or with more
     than 100 nested repetitions, because matching it would block the engine for all requests.
     """
@@ -192,8 +192,10 @@ def _times(found: re.Match[str]) -> float:
         return 1
     if found[0] in {"*", "+"}:
         return OPEN_REPEAT
-    low, high = found[1], found[2]
-    return float(high or low or OPEN_REPEAT)
+    low, high = float(found[1] or 0), found[2]
+    if high:
+        return float(high)
+    return low if "," not in found[0] else max(low, OPEN_REPEAT)
 
 
 def _class_end(pattern: str, index: int) -> int:
