@@ -332,6 +332,19 @@ async def test_a_proxy_without_the_route_stays_in_use_for_chat(
         assert not world.observer.of(EndpointChanged)
 
 
+@pytest.mark.parametrize("code", [404, 405])
+async def test_an_endpoint_without_the_route_does_not_hide_the_others(
+    start_world: StartWorld, code: int
+) -> None:
+    """With an endpoint that lacks the route for embeddings, all requests are answered by the other endpoint."""
+    async with start_world(2) as world:
+        world.replicas[0].always = Status(code=code)
+        answered = [await world.post({"input": "tea"}) for _ in range(60)]
+        assert {status for status, _, _ in answered} == {200}
+        assert {headers["x-llm-provider"] for _, headers, _ in answered} == {"ray_serve"}
+        assert not world.observer.of(EndpointChanged)
+
+
 @pytest.mark.parametrize(
     "data",
     [

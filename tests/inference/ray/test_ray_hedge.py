@@ -12,6 +12,7 @@ from ray_harness import RayHarness, ray_harness
 
 from mongars.core.clock import SystemClock
 from mongars.core.deadline import Deadline
+from mongars.core.errors import InvalidRequest
 from mongars.core.generation import Chunk, Origin
 from mongars.inference.config import InferenceConfig
 from mongars.inference.endpoints.pool import EndpointPool
@@ -270,6 +271,16 @@ async def test_what_the_second_refuses_the_first_may_answer() -> None:
     async with hedging() as setup:
         setup.order(FaultyResponse(first_delay=1.0), ODD)
         assert await setup.ray.ask() == TEXT
+        assert await setup.in_flight() == 0
+
+
+async def test_a_refusal_by_the_second_is_raised_once_the_first_fails() -> None:
+    """If the second endpoint refuses the request and the first one fails, the caller gets the refusal."""
+    async with hedging() as setup:
+        setup.order(FaultyResponse(first_delay=1.0, cut_after=0, cut="abort"), ODD)
+        with pytest.raises(InvalidRequest, match="too odd"):
+            await setup.ray.ask()
+        assert len(setup.new) == 2
         assert await setup.in_flight() == 0
 
 

@@ -266,6 +266,8 @@ class RayCall(Generic[ResultT]):
         )
 
     def _counts_against_endpoint(self, failure: AttemptError, *, had_time: bool) -> bool:
+        if failure.failure_class not in _FAILURE_KINDS:
+            return False
         if failure.failure_class == "timeout":
             return had_time
         if failure.failure_class in {"error", "invalid"} and failure.reason != "transport_error":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mongars.core.errors import ModelUnknown, NotFound, TooLarge
 from mongars.inference.embedding import EMBEDDING_TASK, EmbeddedTexts, halves
 from mongars.inference.ray.http_exchange import HttpExchange
+from mongars.inference.retry.failures import no_route
 from mongars.protocol.body import encode, json_object
 from mongars.protocol.embeddings import read_embeddings, request_body
 from mongars.protocol.openai import error_in
@@ -102,15 +103,16 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
     def failure(self, status: int, body: dict[str, Any], *, wait: float | None) -> Exception:
         """The error for a response with an HTTP status other than 2xx: an `AttemptError` or a `CallerError`.
 
-        It is `ModelUnknown` for 404 and 405, with which the endpoint reports that it lacks the route or the model.
-        `body`: the decoded JSON. `wait`: seconds from `Retry-After`, None without it.
+        For 404 and 405 it is `ModelUnknown` if the body reports that the application lacks the model, else an
+        `AttemptError` of the class `no_route`: another endpoint is tried, and this one stays in use for generation
+        requests. `body`: the decoded JSON. `wait`: seconds from `Retry-After`, None without it.
         """
         if status not in _NO_ROUTE:
             return super().failure(status, body, wait=wait)
         reported = error_in(body) if body.get("error") else None
         if isinstance(reported, ModelUnknown | NotFound):
             return self._unknown(str(reported))
-        return self._unknown(f"The endpoint has no route {self.path} ({status}).")
+        return no_route(f"The endpoint has no route {self.path} ({status}).", status=status)
 
     def _unknown(self, detail: str) -> ModelUnknown:
         wanted = f"The embedding model {self._batch.model!r} is not served there."

@@ -104,8 +104,11 @@ class RayHedge(Generic[ResultT]):
         """Context manager of the first result to start, of two attempts; the other attempt is cancelled.
 
         The first attempt is sent under the permission `lease`; the second, `delay` seconds later, only if the first has
-        no result by then and the limits on hedges permit it. Entering raises a `CallerError` of either attempt, or the
-        `AttemptError` of the later failure.
+        no result by then and the limits on hedges permit it.
+
+        If neither starts a result, entering raises the `CallerError` of the attempt that found the request wrong, if
+        any, else the `AttemptError` of the later failure. A `CallerError` of the first attempt is raised at once; while
+        the first attempt runs, that of the second is not, since the first endpoint may accept the request.
         """
         async with self._first.stack, self._second.stack:
             winner = self._first
@@ -161,9 +164,10 @@ class RayHedge(Generic[ResultT]):
         if self._second.started:
             return self._second
         # One attempt has failed or was not sent: wait for the other.
+        ended = self._first if first.done() else self._second
         other, task = (self._second, second) if first.done() else (self._first, first)
         await asyncio.wait({task})
-        return other
+        return ended if ended.rejected and not other.started else other
 
     def _record_loser(self) -> None:
         """Record how long each attempt to be cancelled has waited: a latency sample of its endpoint, not a failure."""

@@ -7,6 +7,7 @@
 | `invalid`     | empty, not JSON, malformed                    | others only             | failure counted      |
 | `timeout`     | no first token in time                        | others only             | breaker opens        |
 | `unreachable` | refused, no DNS, TLS, wrong path, our 401     | others only             | breaker opens        |
+| `no_route`    | 404 or 405 of a route beside `/generate`      | others only             | nothing recorded     |
 
 An error in the client's request is not a failed attempt: it is returned as a `CallerError`.
 """
@@ -35,7 +36,7 @@ from mongars.protocol.openai import error_in
 if TYPE_CHECKING:
     from mongars.inference.events import AttemptFailure
 
-FailureClass = Literal["busy", "error", "invalid", "timeout", "unreachable"]
+FailureClass = Literal["busy", "error", "invalid", "timeout", "unreachable", "no_route"]
 
 TOO_MANY_REQUESTS = 429
 _NOT_READY = 409
@@ -57,8 +58,8 @@ class ConnectFailed(EndpointUnreachable):
 class AttemptError(Exception):
     """One attempt at a Ray endpoint failed; another attempt may succeed.
 
-    `error`: the error to raise if there is no further attempt. `failure_class`: `busy`, `error`, `invalid`, `timeout`
-    or `unreachable`; it decides whether and where the request is retried. `reason`: the label in metrics and logs, such
+    `error`: the error to raise if there is no further attempt. `failure_class`: `busy`, `error`, `invalid`, `timeout`,
+    `unreachable` or `no_route`; it decides whether and where the request is retried. `reason`: the label in metrics and logs, such
     as `server_error`. `status`: the response's HTTP status, None without one.
     """
 
@@ -83,8 +84,9 @@ class AttemptError(Exception):
 
     @property
     def unsent(self) -> bool:
-        """Whether no connection was established, so that the endpoint did no work for the attempt."""
-        return self.failure_class == "unreachable" and self.status is None
+        """Whether the endpoint did no work for the attempt: no connection was established, or it lacks the route."""
+        no_connection = self.failure_class == "unreachable" and self.status is None
+        return no_connection or self.failure_class == "no_route"
 
 
 # Most specific first.
@@ -150,6 +152,16 @@ def unreachable(detail: str, *, status: int | None = None) -> AttemptError:
     reason: AttemptFailure = "transport_error" if status is None else "client_error"
     return AttemptError(
         EndpointUnreachable(detail), failure_class="unreachable", reason=reason, status=status
+    )
+
+
+def no_route(detail: str, *, status: int) -> AttemptError:
+    """The `AttemptError` for an endpoint that lacks a route other endpoints may have, such as that for embeddings.
+
+    `detail`: the error message. `status`: the HTTP status of the response, 404 or 405.
+    """
+    return AttemptError(
+        EndpointUnreachable(detail), failure_class="no_route", reason="client_error", status=status
     )
 
 
