@@ -10,12 +10,16 @@ import pytest
 
 from mongars.engines.fake import FakePlan
 from mongars.protocol.sse import EventSplitter
+from mongars.testing.fake_replica import FakeReplica
+from mongars.testing.faults import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from api_world import Api
+
+    Start = Callable[..., AbstractAsyncContextManager[Api]]
 
 CHAT = "/api/v1/conversation/chat"
 HISTORY = "/api/v1/conversation/history"
@@ -243,3 +247,15 @@ async def test_unknown_routes_say_so(api: Api) -> None:
         assert "/v1/nothing" in (await response.json())["error"]["message"]
     async with api.http.get(api.url + CHAT, headers=api.auth) as response:
         assert response.status == 405
+
+
+async def test_a_request_that_the_engine_finds_invalid_has_the_status_of_an_invalid_request(
+    start_api: Start,
+) -> None:
+    """A message that a replica refuses as invalid gets the status 422, like one that the API itself refuses."""
+    async with FakeReplica() as replica, start_api(endpoints=(replica.url,)) as api:
+        replica.always = Status(code=400, error="invalid_request", detail="no such thing")
+        body = {"message": "hello"}
+        async with api.http.post(api.url + CHAT, json=body, headers=api.auth) as response:
+            assert response.status == 422
+            assert "no such thing" in (await response.json())["detail"]

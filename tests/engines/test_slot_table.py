@@ -137,6 +137,16 @@ async def test_a_cancelled_retirement_can_be_taken_up_again() -> None:
         assert states(table) == {str(BASE): "active"}
 
 
+@pytest.mark.parametrize("alias", ["stable", "baseline", "base", "v7@0123456789ab"])
+async def test_names_with_a_fixed_meaning_are_no_aliases(alias: str) -> None:
+    """No alias can replace the active adapter, the base model or a name with a digest."""
+    async with running() as table:
+        await table.prepare(key(V7), V7.engine)
+        with pytest.raises(Conflict, match=alias):
+            table.set_alias(alias, key(V7))
+        assert (await answer(table, ask(adapter="baseline"))).adapter == BASE_ADAPTER
+
+
 async def test_what_the_state_of_an_entry_does_not_allow_is_refused_and_changes_nothing() -> None:
     """A change that an entry's state does not allow is refused and changes nothing."""
     async with running() as table:

@@ -18,7 +18,7 @@ from mongars.core.errors import (
 )
 from mongars.core.generation import Chunk, Origin
 from mongars.inference.chain import ProviderChain
-from mongars.inference.events import Answered, FellBack, LocalFailed
+from mongars.inference.events import Answered, Cancelled, FellBack, LocalFailed
 from mongars.inference.provider import Attempts, ProviderName, ProviderStatus, ProviderStream
 from mongars.inference.streams.reader import WholeAnswer
 from mongars.testing.inference import question
@@ -169,3 +169,5 @@ async def test_cancelling_while_a_provider_works_closes_it() -> None:
         asking.cancel()
     assert chain.ray.open_answers == 0
     assert chain.ollama.requests == 0
+    (left,) = chain.observer.of(Cancelled)
+    assert (left.seconds, left.log.name) == (1.0, "llm.cancelled")

@@ -146,7 +146,7 @@ class ChatCompletions:
     def read(self, body: bytes, arrived: ArrivedRequest) -> ChatCompletionCall:
         """Parse `body`, the whole JSON body of the request `arrived`.
 
-        Raises `InvalidRequest` for an invalid body or a session id of more than 100 characters in the headers,
+        Raises `InvalidRequest` for an invalid body or a session id of more than 200 characters in the headers,
         `ModelUnknown` for a model that is not served, and `PromptMissing` if no message has text.
         """
         read = parse_model(body, ChatCompletionRequest)

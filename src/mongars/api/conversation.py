@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mongars.core.generation import Chunk
 
 HISTORY_CAP = 100
-LONGEST_SESSION_ID = 100
+LONGEST_CONVERSATION_ID = 100
 EXAMPLE = {"message": "Say hello."}
 
 
@@ -47,7 +47,7 @@ class ConversationMessage(WireModel):
     """
 
     message: str = Field(min_length=1, max_length=100_000)
-    session_id: str | None = Field(default=None, max_length=LONGEST_SESSION_ID)
+    session_id: str | None = Field(default=None, max_length=LONGEST_CONVERSATION_ID)
     stream: bool = False
     task_type: str = Field(default="general", max_length=50)
 
@@ -123,7 +123,7 @@ class ConversationRoutes:
         *,
         user_id: Annotated[str | None, Query()] = None,
         limit: Annotated[int, Query()] = 10,
-        session_id: Annotated[str | None, Query(max_length=LONGEST_SESSION_ID)] = None,
+        session_id: Annotated[str | None, Query(max_length=LONGEST_CONVERSATION_ID)] = None,
     ) -> Response:
         """List the latest `limit` turns (message and answer) of the account, newest first, but 100 at most.
 
@@ -171,7 +171,7 @@ class ConversationCall:
         self._read = read
         self._arrived = arrived
         self._session_id = read.session_id or session_id_of(
-            arrived.http, longest=LONGEST_SESSION_ID
+            arrived.http, longest=LONGEST_CONVERSATION_ID
         )
         self.streamed = read.stream
 

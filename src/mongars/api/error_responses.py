@@ -10,12 +10,11 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from mongars.api.answers import problem_headers
+from mongars.api.answers import error_status, problem_headers
 from mongars.api.error_formats import OWN_ERRORS
 from mongars.api.requests import request_id_of
 from mongars.core.errors import InferenceFailed, InvalidRequest, MongarsError, NotFound
 from mongars.protocol.head import with_head
-from mongars.protocol.problems import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,9 +60,7 @@ class ErrorResponses:
         The status of an `InvalidRequest` is that of the format, 400 or 422.
         """
         error = exc if isinstance(exc, MongarsError) else MongarsError()
-        status = status_of(error)
-        if isinstance(error, InvalidRequest):
-            status = self.format_of(request.url.path).invalid_status
+        status = error_status(error, self.format_of(request.url.path))
         return self._response(request, error, status=status)
 
     async def unexpected(self, request: Request, _: Exception) -> Response:

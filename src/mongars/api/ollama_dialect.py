@@ -126,7 +126,7 @@ class OllamaDialect:
         """Parse `body`, the whole JSON body of the request `arrived`.
 
         Returns a `Response` if it has no messages or prompt: Ollama's clients send that to load a model, and models are
-        loaded already. Raises `InvalidRequest` for an invalid body or a session id of more than 100 characters in the
+        loaded already. Raises `InvalidRequest` for an invalid body or a session id of more than 200 characters in the
         headers, `ModelUnknown` for a model that is not served, and `PromptMissing` if the prompt or every message is
         blank.
         """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic
 
 from fastapi.responses import Response
 
-from mongars.api.answers import answer_headers, arrival, problem_headers, unsent
+from mongars.api.answers import answer_headers, arrival, refuse, unsent
 from mongars.api.dialect import ArrivedRequest, Stream
 from mongars.api.requests import (
     chose_wait,
@@ -27,7 +27,6 @@ from mongars.api.requests import (
 )
 from mongars.core.errors import MongarsError
 from mongars.protocol.asgi import ResponseWriter, WrittenResponse
-from mongars.protocol.problems import status_of
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -139,5 +138,5 @@ class _Exchange(Generic[Stream]):
         """Write a complete error response: status, headers and body. Call it only if no byte of a response was sent."""
         error = unsent(error, self._deadline)
         chosen = chose_wait(self._request, limit=self._limit, whole=not self._call.streamed)
-        headers = problem_headers(error, self._request_id, chose_wait=chosen)
-        await response.json(status_of(error), self._dialect.errors.body(error), headers)
+        errors = self._dialect.errors
+        await refuse(response, error, errors, request_id=self._request_id, chose_wait=chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from mongars.api.answers import arrival, problem_headers, route_headers
+from mongars.api.answers import arrival, refuse, route_headers
 from mongars.api.requests import (
     chose_wait,
     deadline_of,
@@ -17,7 +17,6 @@ from mongars.api.requests import (
 from mongars.api.serve_answer import AnswerResponse
 from mongars.core.errors import MongarsError, TooLarge
 from mongars.inference.embedding import TextBatch
-from mongars.protocol.problems import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,5 +157,4 @@ class _EmbeddingResponse:
     async def _refuse(self, response: ResponseWriter, error: MongarsError) -> None:
         limit = self._context.config.answer_timeout
         chosen = chose_wait(self._request, limit=limit, whole=True)
-        headers = problem_headers(error, self._request_id, chose_wait=chosen)
-        await response.json(status_of(error), self._errors.body(error), headers)
+        await refuse(response, error, self._errors, request_id=self._request_id, chose_wait=chosen)

@@ -1,8 +1,10 @@
 """The registry of engine kinds (`llama_cpp`, `vllm`, ...).
 
 Settings, the definition of the Serve application, its exports, the checks and the replica read from it what they
-need to know of a kind. To add one: write its engine and a factory, and add an entry to `_BUILT_IN` (or call
-`register` before the settings are read).
+need to know of a kind. To add one: write its engine and a factory, and add an entry to `_BUILT_IN`. `register`
+adds one to a running process only, for tests: replicas are processes of their own, and JSON schemas that were
+generated before lack it. A kind whose requests have a body format of its own also needs it in
+`protocol.sampling_fields`.
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ KINDS: dict[str, EngineKind] = {kind.name: kind for kind in _BUILT_IN}
 
 
 def register(kind: EngineKind) -> None:
-    """Add an engine kind to the registry `KINDS`; call it before the settings are read.
+    """Add an engine kind to the registry `KINDS` of this process; call it before the settings are read.
 
     Raises `ValueError` if its name is registered already.
     """

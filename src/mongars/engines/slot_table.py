@@ -20,7 +20,7 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from mongars.core.adapter_pin import AdapterPin
+from mongars.core.adapter_pin import BASE_NAMES, AdapterPin
 from mongars.core.errors import Conflict, InferenceFailed, NotFound, NotReady
 from mongars.core.generation import task_role
 from mongars.engines.queued_engine import QueuedEngine
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from mongars.engines.engine import Engine
 
 STABLE = "stable"
-"""The alias of the active entry of each role; `set_alias` refuses it."""
+"""The alias of the active entry of each role."""
+RESERVED_NAMES = BASE_NAMES | {STABLE}
+"""Names that `set_alias` refuses, since they have a fixed meaning."""
+_RESERVED = ", ".join(sorted(RESERVED_NAMES))
 
 
 class SlotTable:
@@ -156,14 +159,18 @@ class SlotTable:
 
         If another engine of the same role has the alias, it loses it. An alias is removed when its engine is drained.
 
-        Raises `NotFound` if there is no engine with that role and adapter, `Conflict` if it is draining, and for the
-        alias `stable`, which the active engine always has.
+        Raises `NotFound` if there is no engine with that role and adapter, `Conflict` if it is draining, for the alias
+        `stable`, which the active engine always has, for `baseline` and `base`, which mean no adapter, and for an alias
+        with an `@`, which separates names from digests.
         """
         entry = self._find(key)
-        if alias == STABLE or not entry.serving:
+        if alias in RESERVED_NAMES or "@" in alias:
             detail = (
-                f"The alias {alias!r} cannot be given to the entry {key}, which is {entry.state}."
+                f"{alias!r} cannot be an alias; give a name without @ that is none of {_RESERVED}."
             )
+            raise Conflict(detail)
+        if not entry.serving:
+            detail = f"The alias {alias!r} cannot be given to {key}, which is {entry.state}."
             raise Conflict(detail)
         self._aliases[key.role, alias] = entry
 

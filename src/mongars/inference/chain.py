@@ -11,6 +11,7 @@ is completed by another provider only if the new text verifiably continues the d
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,7 +23,6 @@ from mongars.core.errors import (
     ConfigurationError,
     ContextLengthExceeded,
     GenerationInterrupted,
-    InferenceFailed,
     MongarsError,
     ParameterUnsupported,
     WorldError,
@@ -32,15 +32,12 @@ from mongars.inference.context_overflow import fits_context, with_prompt_size
 from mongars.inference.events import (
     Answered,
     FallbackReason,
-    FellBack,
     LargerContext,
-    LocalFailed,
     Moved,
     Outcome,
-    Unanswered,
 )
 from mongars.inference.provider import Attempts, Route, StreamState
-from mongars.inference.retry.failures import EmptyAnswer
+from mongars.inference.request_report import RequestReport
 from mongars.inference.streams.continuation import (
     FailoverChunks,
     Resumed,
@@ -98,11 +95,12 @@ class AnswerStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
-    """One request on its way through the chain: its deadline, the count of attempts at all providers, its cache use."""
+    """One request in the chain: its deadline, the count of attempts at all providers, its events, its cache use."""
 
     request: GenerationRequest
     deadline: Deadline
     attempts: Attempts
+    report: RequestReport
     cache: CacheUse | None
 
     def open(self, provider: Provider) -> AbstractAsyncContextManager[ProviderStream]:
@@ -111,6 +109,10 @@ class _Call:
         Entering raises a `CallerError` or a `WorldError`, as `Provider.open` does.
         """
         return provider.open(self.request, self.deadline, self.attempts)
+
+    def provider_failed(self, provider: Provider, error: MongarsError) -> FallbackReason | None:
+        """Report that `provider` failed; returns the label of the failure, None if the provider is local."""
+        return self.report.provider_failed(provider.name, error, local=provider.local)
 
     def with_prompt_size(self, error: ContextLengthExceeded) -> _Call:
         """A copy whose request has `prompt_tokens` set to the size of the prompt that `error` reports.
@@ -150,33 +152,39 @@ class ProviderChain:
         contains the error of each provider tried, also if `deadline` passes before an answer starts. If it passes
         later, iteration raises `GenerationInterrupted`.
         """
-        clock = deadline.clock
-        start = clock.monotonic()
-        call = _Call(request=request, deadline=deadline, attempts=Attempts(clock), cache=cache)
+        report = RequestReport(
+            self._observer,
+            deadline.clock,
+            request_id=request.request_id,
+            task_type=request.task_type,
+        )
+        call = _Call(
+            request=request,
+            deadline=deadline,
+            attempts=Attempts(deadline.clock),
+            report=report,
+            cache=cache,
+        )
         async with AsyncExitStack() as ends:
             stack = AsyncExitStack()
             try:
                 answer = await self._start(call, stack)
             except AllProvidersFailed as error:
-                self._observer.observe(
-                    Unanswered(
-                        request_id=request.request_id,
-                        task_type=request.task_type,
-                        cause=error.code,
-                        seconds=clock.monotonic() - start,
-                    )
-                )
+                report.unanswered(error)
                 raise
-            started_at = clock.monotonic()
+            except asyncio.CancelledError:
+                report.cancelled()
+                raise
+            first_token_seconds = report.seconds()
             ends.push_async_exit(answer.chunks.release)
             try:
                 yield answer
             finally:
                 reason = answer.route.reason
                 ended = answer.chunks.state == "complete"
-                if ended and reason is not None and not call.attempts.fell_back:  # cut at Ray
-                    self._report_fallback(call, reason, cause=GenerationInterrupted.code)
-                seconds = (started_at - start, clock.monotonic() - start)
+                if ended and reason is not None:  # a no-op unless only the stream was cut at Ray
+                    report.fell_back(reason, cause=GenerationInterrupted.code)
+                seconds = (first_token_seconds, report.seconds())
                 self._observer.observe(answered(request, answer, seconds))
 
     async def _start(self, call: _Call, stack: AsyncExitStack) -> AnswerStream:
@@ -206,7 +214,7 @@ class ProviderChain:
                 continue
             except WorldError as error:
                 causes.append((provider.name, error))
-                reason = self._report_failure(provider, call, error) or reason
+                reason = call.provider_failed(provider, error) or reason
                 continue
             route = _route(provider, stream, call, reason=reason)
             failover = self._failover(call, route, among=self._providers)
@@ -236,7 +244,7 @@ class ProviderChain:
             try:
                 stream = await stack.enter_async_context(call.open(provider))
             except MongarsError as error:
-                self._report_failure(provider, call, error)
+                call.provider_failed(provider, error)
                 continue
             route = _route(provider, stream, call, reason=reason)
             failover = self._failover(call, route, among=(provider,))
@@ -272,7 +280,7 @@ class ProviderChain:
                 try:
                     stream = await stack.enter_async_context(continued.open(provider))
                 except MongarsError as error:
-                    self._report_failure(provider, call, error)
+                    call.provider_failed(provider, error)
                     continue
                 given[provider.name] += 1
                 self._observer.observe(
@@ -294,50 +302,6 @@ class ProviderChain:
             return None
 
         return reopen
-
-    def _report_failure(
-        self, provider: Provider, call: _Call, error: MongarsError
-    ) -> FallbackReason | None:
-        """Emit the event for a provider that failed with `error`: `FellBack` for Ray, `LocalFailed` for a local one.
-
-        Returns the label of the failure for metrics; None if `provider` is local, since only failures of Ray are
-        fallbacks.
-        """
-        request = call.request
-        if provider.local:
-            self._observer.observe(
-                LocalFailed(
-                    request_id=request.request_id,
-                    task_type=request.task_type,
-                    provider=provider.name,
-                    cause=error.code,
-                )
-            )
-            return None
-        reason = fallback_reason(error)
-        self._report_fallback(call, reason, cause=error.code)
-        return reason
-
-    def _report_fallback(self, call: _Call, reason: FallbackReason, *, cause: str) -> None:
-        call.attempts.fell_back = True
-        self._observer.observe(
-            FellBack(
-                request_id=call.request.request_id,
-                task_type=call.request.task_type,
-                reason=reason,
-                cause=cause,
-            )
-        )
-
-
-def fallback_reason(error: MongarsError) -> FallbackReason:
-    """The label in metrics and logs for why Ray started no answer, derived from the class of `error`.
-
-    `empty_response` for `EmptyAnswer`, `error_response` for `InferenceFailed`, else `ray_exception`.
-    """
-    if isinstance(error, EmptyAnswer):
-        return "empty_response"
-    return "error_response" if isinstance(error, InferenceFailed) else "ray_exception"
 
 
 def _route(

@@ -20,10 +20,10 @@ from mongars.core.errors import (
     WorldError,
 )
 from mongars.inference.background_work import BackgroundWork
-from mongars.inference.chain import fallback_reason
 from mongars.inference.embedding import EMBEDDING_TASK, EmbeddedBatch, pieces
-from mongars.inference.events import EmbeddingsEnded, FellBack, LocalFailed, Outcome, Unanswered
+from mongars.inference.events import EmbeddingsEnded, Outcome
 from mongars.inference.provider import Attempts, Route
+from mongars.inference.request_report import RequestReport
 from mongars.protocol.embeddings import FLOAT_BYTES, check_dimensions
 
 if TYPE_CHECKING:
@@ -96,9 +96,10 @@ class _BatchCall:
         self._batch = batch
         self._deadline = deadline
         self._observer = observer
-        self._clock = deadline.clock
-        self._started_at = self._clock.monotonic()
-        self._attempts = Attempts(self._clock)
+        self._attempts = Attempts(deadline.clock)
+        self._report = RequestReport(
+            observer, deadline.clock, request_id=batch.request_id, task_type=EMBEDDING_TASK
+        )
         self._causes: list[tuple[str, WorldError]] = []
         self._without_model: list[ModelUnknown] = []
         self._reason: FallbackReason | None = None
@@ -117,7 +118,7 @@ class _BatchCall:
             for piece in pieces(self._batch):
                 self._add(await self._embed(piece))
         except AllProvidersFailed as error:
-            self._report_unanswered(error)
+            self._report.unanswered(error)
             raise
         except asyncio.CancelledError:
             self._report_end("cancelled")
@@ -177,13 +178,8 @@ class _BatchCall:
 
     def _give_up(self, provider: EmbeddingProvider, error: MongarsError) -> None:
         self._left.remove(provider)
-        named = {"request_id": self._batch.request_id, "task_type": EMBEDDING_TASK}
-        if provider.local:
-            self._observer.observe(LocalFailed(**named, provider=provider.name, cause=error.code))
-            return
-        unknown = isinstance(error, ModelUnknown)
-        self._reason = "error_response" if unknown else fallback_reason(error)
-        self._observer.observe(FellBack(**named, reason=self._reason, cause=error.code))
+        reason = self._report.provider_failed(provider.name, error, local=provider.local)
+        self._reason = reason or self._reason
 
     def _failure(self) -> MongarsError:
         if self._causes:
@@ -195,16 +191,6 @@ class _BatchCall:
             f" Serve application and for this API, and provision it.{found}"
         )
         return ModelUnknown(detail, param="model")
-
-    def _report_unanswered(self, error: AllProvidersFailed) -> None:
-        self._observer.observe(
-            Unanswered(
-                request_id=self._batch.request_id,
-                task_type=EMBEDDING_TASK,
-                cause=error.code,
-                seconds=self._clock.monotonic() - self._started_at,
-            )
-        )
 
     def _report_end(self, outcome: Outcome) -> None:
         route = self._route
@@ -220,6 +206,6 @@ class _BatchCall:
                 outcome=outcome,
                 texts=len(self._batch.texts),
                 prompt_tokens=self._tokens,
-                seconds=self._clock.monotonic() - self._started_at,
+                seconds=self._report.seconds(),
             )
         )

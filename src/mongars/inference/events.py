@@ -251,6 +251,14 @@ class Unanswered(_OfRequest):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled(_OfRequest):
+    """The client disconnected before a result had started, `seconds` after the processing of the request began."""
+
+    seconds: float
+    log = log_events.CANCELLED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(_OfRequest):
     """A started answer has ended with `outcome`; both times are seconds since processing of the request began.
 

@@ -29,6 +29,11 @@ LARGER_CONTEXT = LogEvent(
     level="info",
     description="The prompt was too long for one model; a larger one answers.",
 )
+CANCELLED = LogEvent(
+    name="llm.cancelled",
+    level="info",
+    description="The client disconnected before an answer had started.",
+)
 UNANSWERED = LogEvent(name="llm.unanswered", level="error", description="Every provider failed.")
 RAY_ENABLED = LogEvent(
     name="llm.ray.enabled",
@@ -132,6 +137,7 @@ LOG_EVENTS = (
     EMBEDDINGS,
     MOVED,
     LARGER_CONTEXT,
+    CANCELLED,
     UNANSWERED,
     RAY_ENABLED,
     RAY_DISABLED,

@@ -63,7 +63,6 @@ class Attempts:
     """Counts the requests sent to providers on behalf of one client request, and the time spent waiting for them.
 
     `count`: requests sent so far. `waited`: seconds in which at least one of them had not started a result.
-    `fell_back`: whether the event `FellBack` has been emitted for the request.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -71,8 +70,6 @@ class Attempts:
         self._waiting = 0
         self._since = 0.0
         self.count = 0
-        self.fell_back = False
-        """Whether the event `FellBack` has been emitted for this request."""
         self.waited = 0.0
         """Seconds during which at least one attempt was in flight and had not started a result."""
 

@@ -10,6 +10,7 @@ from mongars.inference.events import (
     AttemptSkipped,
     AttemptStarted,
     AttemptSucceeded,
+    Cancelled,
     EmbeddingsEnded,
     FellBack,
     Hedged,
@@ -47,6 +48,7 @@ class InferenceMetrics:
             FellBack: self._fell_back,
             Moved: self._moved,
             Answered: self._answered,
+            Cancelled: self._cancelled,
             Unanswered: self._unanswered,
             EmbeddingsEnded: self._embeddings_ended,
             RayEnabled: self._ray_enabled,
@@ -115,9 +117,15 @@ class InferenceMetrics:
             self._add(names.TOKENS, counted, event.prompt_tokens)
 
     def _unanswered(self, event: Unanswered) -> None:
-        self._add(names.REQUESTS, {"outcome": "error"})
-        where = {"provider": "none", "outcome": "error"}
-        self._record(names.DURATION, event.seconds, where)
+        self._without_provider("error", event.seconds)
+
+    def _cancelled(self, event: Cancelled) -> None:
+        self._without_provider("cancelled", event.seconds)
+
+    def _without_provider(self, outcome: Outcome, seconds: float) -> None:
+        """Count a request that ended before a provider had started a result."""
+        self._add(names.REQUESTS, {"outcome": outcome})
+        self._record(names.DURATION, seconds, {"provider": "none", "outcome": outcome})
 
     def _ray_enabled(self, event: RayEnabled) -> None:
         """Create time series with the value 0 for every configured Ray Serve endpoint, before its first request."""

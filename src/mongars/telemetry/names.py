@@ -70,7 +70,7 @@ RAY_FALLBACK = Metric(
     name="llm.ray.fallback",
     kind="counter",
     unit="{request}",
-    description="Requests that fell back from Ray Serve to a local provider.",
+    description="Requests for which Ray Serve failed, so that local providers, if any, were tried.",
     attributes=("reason",),
 )
 RAY_HEDGES = Metric(

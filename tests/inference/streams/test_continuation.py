@@ -247,9 +247,11 @@ TUNED = Origin(model="m", engine="ray", adapter_version="v7")
 PLAIN = Origin(model="m", engine="embedded")
 
 
-async def play(*providers: Script) -> tuple[str, Origin, MongarsError | None]:
+async def play(
+    *providers: Script, observer: RecordingObserver | None = None
+) -> tuple[str, Origin, MongarsError | None]:
     """The answer that a client gets from these providers, and its origin."""
-    chain = ProviderChain(providers, observer=RecordingObserver())
+    chain = ProviderChain(providers, observer=observer or RecordingObserver())
     text, error = "", None
     async with chain.open(question(), Deadline.after(SystemClock(), 9)) as answer:
         try:
@@ -272,6 +274,18 @@ async def test_only_the_model_that_wrote_the_end_may_continue() -> None:
     text, _, error = await play(ray, local)
     assert text == "ABC"
     assert error is not None
+
+
+async def test_a_request_counts_as_one_fallback() -> None:
+    """A request for which Ray fails several times, as its answer is cut again elsewhere, is one fallback in the metrics."""
+    down = EndpointUnreachable("unreachable")
+    observer = RecordingObserver()
+    ray = Script("ray_serve", down, down, down)
+    ollama = Script("ollama", (PLAIN, ["A"], "cut"), (PLAIN, ["B"], "cut"))
+    local = Script("embedded", (PLAIN, ["C"], "complete"))
+    text, _, error = await play(ray, ollama, local, observer=observer)
+    assert (text, error) == ("ABC", None)
+    assert [event.reason for event in observer.of(FellBack)] == ["ray_exception"]
 
 
 async def test_the_provider_that_completed_it_is_named() -> None:

@@ -14,6 +14,7 @@ continue after the text they have received.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Self
@@ -28,8 +29,8 @@ from mongars.inference.caching.cache import (
 )
 from mongars.inference.caching.single_flight import GenerationReader, SharedGeneration
 from mongars.inference.chain import AnswerStream, answered
-from mongars.inference.events import Unanswered
 from mongars.inference.provider import ProviderStream
+from mongars.inference.request_report import RequestReport
 from mongars.inference.streams.continuation import FailoverChunks, Resumed, can_fail_over
 
 if TYPE_CHECKING:
@@ -162,20 +163,13 @@ class CoalescingCache:
         if answer.route.provider == self._preferred:
             self._current_weights.note(request, answer.origin)
 
-    def report_unanswered(
-        self, request: GenerationRequest, error: WorldError, seconds: float
-    ) -> None:
-        """Emit the event `Unanswered` for a request that failed because the generation it shared failed with `error`.
-
-        `seconds`: time since the request joined the generation.
-        """
-        self._observer.observe(
-            Unanswered(
-                request_id=request.request_id,
-                task_type=request.task_type,
-                cause=error.code,
-                seconds=seconds,
-            )
+    def report(self, request: GenerationRequest) -> RequestReport:
+        """Emits the events of `request`; its processing begins now."""
+        return RequestReport(
+            self._observer,
+            self._clock,
+            request_id=request.request_id,
+            task_type=request.task_type,
         )
 
 
@@ -202,18 +196,20 @@ class _CoalescedRequest:
         The request reads the generation until `release` of the answer's chunks is called. Raises a `CallerError` if the
         request is wrong, or `AllProvidersFailed`.
         """
-        stack, start = AsyncExitStack(), self._deadline.clock.monotonic()
+        stack, report = AsyncExitStack(), self._shared.report(self._request)
         try:
             generation, answer = await self._join(stack)
         except WorldError as error:
             if self._use == "shared":
-                seconds = self._deadline.clock.monotonic() - start
-                self._shared.report_unanswered(self._request, error, seconds)
+                report.unanswered(error)
+            raise
+        except asyncio.CancelledError:
+            if self._use == "shared":
+                report.cancelled()
             raise
         route = answer.route
         if self._use == "shared":
-            waited = self._deadline.clock.monotonic() - start
-            route = dataclasses.replace(_without_attempts(route, "shared"), waited=waited)
+            route = dataclasses.replace(_without_attempts(route, "shared"), waited=report.seconds())
         reopen = self._reopen if can_fail_over(self._request) else None
         chunks = FailoverChunks(self._stream(generation, answer), stack, reopen, route=route)
         return AnswerStream(chunks=CoalescedChunks(chunks))
