@@ -123,7 +123,7 @@ class ChatCompletionsRoutes:
 class _Moves(Protocol):
     @property
     def moves(self) -> int:
-        """The number of times another endpoint continued the broken answer; 0: its stream never broke."""
+        """The number of times another endpoint continued the broken answer; 0: never."""
         ...
 
 

@@ -48,7 +48,8 @@ class KeyCache:
     def get(self, digest: str) -> Principal | None:
         """The account of the API key with the SHA-256 `digest` (hexadecimal); None if the key must be looked up.
 
-        That is so if the key is not cached, or was last found `fresh` seconds ago or earlier.
+        That is so if the key is not cached, or was last found `fresh` seconds ago or earlier and `without_database` has
+        not postponed the look-up.
         """
         entry = self._entries.get(digest)
         if entry is None or self._clock.monotonic() >= entry.next_lookup_at:
