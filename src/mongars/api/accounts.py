@@ -86,7 +86,10 @@ class KeyStore(Protocol):
         ...
 
     async def revoke_key(self, key_id: str) -> None:
-        """Revoke the API key with the id `key_id` permanently. Raises `NotFound` if there is no such key."""
+        """Revoke the API key with the id `key_id` permanently. Raises `NotFound` if there is no such key.
+
+        Does nothing if the key has been revoked already.
+        """
         ...
 
     async def touch_key(self, key_id: str) -> None:
@@ -128,7 +131,10 @@ def check_password(password: str) -> None:
 
 
 class Authenticator:
-    """Checks credentials (API keys, login tokens, passwords) and finds the account (`Principal`) they belong to."""
+    """Checks credentials (API keys, login tokens, passwords) and finds the account (`Principal`) they belong to.
+
+    `store` has accounts and keys, `cache` the keys found lately; `throttle` limits login attempts by name and address.
+    """
 
     def __init__(
         self,
@@ -181,11 +187,12 @@ class Authenticator:
         return principal
 
     async def login(self, username: str, password: str, *, address: str = "") -> str:
-        """Check a password and return a login token (JWT) for the account `username`.
+        """Check a password and return a login token (JWT) for the account `username`, ignoring the case of the name.
 
         `address`: the client's IP address, for limits and a fair queue; empty if unknown. Raises `NotAuthenticated` for
-        a wrong name or password, without naming which of them; `TooManyRequests` with `retry_after` after too many
-        attempts or while too many logins are waiting; and `StorageUnavailable` if the account cannot be read.
+        a wrong name or password, without naming which of them; `TooManyRequests`, with seconds to wait in
+        `retry_after`, after too many attempts or while too many logins are waiting; and `StorageUnavailable` if the
+        account cannot be read.
         """
         # No account has such a name, so the attempt is not recorded.
         if len(username) > _MAX_USERNAME or "\x00" in username:
@@ -224,7 +231,7 @@ class Authenticator:
 
 @asynccontextmanager
 async def _bounded() -> AsyncIterator[None]:
-    """A context manager that cancels its block and raises `StorageUnavailable` if that takes over 2 seconds."""
+    """A context manager for a block of at most 2 seconds: after that, cancels it and raises `StorageUnavailable`."""
     try:
         async with asyncio.timeout(_STORE_SECONDS):
             yield

@@ -24,15 +24,15 @@ GATEWAY_TIMEOUT = 504
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """The time `at` at which a request arrived, in seconds of the monotonic time of `clock`."""
+    """The time at which a request arrived: `at`, in seconds of the monotonic time of `clock`."""
 
     clock: Clock
     at: float
 
     def overhead(self, route: RouteInfo) -> float:
-        """Seconds that the API process itself has spent on the request: time since its arrival without `route.waited`.
+        """Seconds that the API process itself has spent on the request: time since its arrival minus `route.waited`.
 
-        `route.waited` is the time spent waiting for model servers.
+        `route.waited` is the time, in seconds, spent waiting for model servers.
         """
         return self.clock.monotonic() - self.at - route.waited
 
@@ -45,9 +45,9 @@ def arrival(clock: Clock) -> Arrival:
 def route_headers(request_id: str, *, route: RouteInfo, overhead: float) -> dict[str, str]:
     """Response headers about how a request was answered: provider, endpoint, attempts, fallback, overhead.
 
-    `route` contains the first four facts, for `x-llm-provider`, `x-llm-endpoint` and so on. `overhead`, the seconds
-    that the API process itself needed until the response started, is returned in `x-llm-overhead-ms`, as milliseconds,
-    and `request_id` in `x-request-id`.
+    The first four are facts of `route`, such as `x-llm-provider`. `overhead`, the seconds that the API process itself
+    needed until the response started, is returned in `x-llm-overhead-ms`, as milliseconds (negative: 0), and
+    `request_id` in `x-request-id`.
     """
     return {
         headers.REQUEST_ID: request_id,
@@ -64,9 +64,10 @@ def answer_headers(
 ) -> dict[str, str]:
     """The response headers of a generated answer: those of `route_headers`, and its adapter, replica and cache state.
 
-    `origin` says which adapter and replica produced the answer: `x-adapter-version` and, unless it lacks them,
-    `x-adapter-digest` and `x-replica-id`. `x-llm-cache` is `hit`, `shared` or `miss`; left out if `route.cache` is
-    None.
+    `origin` says which adapter and replica produced the answer: `x-adapter-version` and, unless they are None in it,
+    `x-adapter-digest` and `x-replica-id`. `x-llm-cache` is `hit` (a stored answer), `shared` (the answer to an
+    identical request in progress) or `miss` (newly generated); left out if `route.cache` is None: the request is not
+    cacheable. `overhead`: seconds that the API process itself needed.
     """
     found = route_headers(request_id, route=route, overhead=overhead)
     found[headers.ADAPTER_VERSION] = origin.adapter_version
@@ -107,7 +108,7 @@ def problem_headers(
     """Headers of an error response: request id, `Retry-After` if `error` has a time to wait, and `x-should-retry`.
 
     `x-should-retry: false` asks OpenAI's clients not to retry, since all endpoints were tried already. It is left out
-    beside `Retry-After`, and if the error is a timeout (504) and `chose_wait`: the client set that timeout itself.
+    beside `Retry-After`, and for a timeout (504) if `chose_wait` is True: the client set that timeout itself.
     """
     found = {headers.REQUEST_ID: request_id, **retry_after_header(error)}
     if "Retry-After" not in found and not (chose_wait and status_of(error) == GATEWAY_TIMEOUT):

@@ -101,16 +101,19 @@ class ChatCompletionsRoutes:
         return JSONResponse({"object": "list", "data": cards})
 
     async def model(self, request: Request, name: str) -> Response:
-        """`GET /v1/models/{name}`: one model, in OpenAI's format; 404 if it is not served.
+        """`GET /v1/models/{name}`: one model, in OpenAI's format; 404 if no served model has exactly this name.
 
-        Slashes in its name may be escaped.
+        Slashes in its name may be percent-encoded.
         """
         await principal_of(request, self._context.authenticator)
         self._models.check_listed(name)
         return JSONResponse(self._card(name))
 
     async def chat_completions(self, request: Request) -> Response:
-        """`POST /v1/chat/completions`: answer a conversation, as one JSON object or as a stream."""
+        """`POST /v1/chat/completions`: answer a conversation, as one JSON object or as a stream of events.
+
+        It is a stream if the body's field `stream` is true.
+        """
         return await serve_answer(request, self._context, self._dialect)
 
     def _card(self, name: str) -> dict[str, Any]:
@@ -120,12 +123,12 @@ class ChatCompletionsRoutes:
 class _Moves(Protocol):
     @property
     def moves(self) -> int:
-        """The number of times another endpoint continued the broken answer."""
+        """The number of times another endpoint continued the broken answer; 0: never."""
         ...
 
 
 class MovingStream(GeneratedStream, Protocol):
-    """The stream of an answer that another endpoint may continue if the first one fails."""
+    """Interface of the stream of an answer that another endpoint may continue if the first one fails."""
 
     @property
     def chunks(self) -> _Moves:
@@ -175,7 +178,7 @@ class ChatCompletionCall:
 
     @property
     def answer_id(self) -> str:
-        """The id that the response gives the answer if the model server reports none."""
+        """The id that the response gives the answer if the model server reports none, made from the request id."""
         return f"chatcmpl-{self._generation.request_id}"
 
     @property
@@ -198,7 +201,7 @@ class ChatCompletionCall:
         """A new writer of the events of a streamed response.
 
         It forwards the model server's events byte for byte, or writes new ones where those would be wrong, for example
-        after another endpoint has continued the answer.
+        after another endpoint has continued the answer (`stream.chunks.moves`).
         """
         options = self._read.stream_options
         relay = Relay(

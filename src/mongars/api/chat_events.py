@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class ChatEvents:
-    """Writes the events of one streamed answer in OpenAI's format: role of each choice, text, end, token counts.
+    """Writes the events (server-sent, as bytes) of one streamed answer in OpenAI's format.
 
-    `answer_id`, `created` (Unix seconds) and `model` are fields of every event. `with_usage`: the client requested
-    token counts.
+    They are the role of each choice, text, finish reason and token counts. `answer_id`, `created` (Unix seconds) and
+    `model` are fields of every event. `with_usage`: the client requested token counts.
     """
 
     def __init__(self, *, answer_id: str, created: int, model: str, with_usage: bool) -> None:

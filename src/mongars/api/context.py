@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class HealthCheck(Protocol):
-    """A component whose health can be checked, such as the database."""
+    """Interface of a component whose health can be checked, such as the database."""
 
     async def healthy(self) -> None:
-        """Return within a few seconds if the component works; raise `StorageUnavailable` if it does not."""
+        """Return within about two seconds if the component works; raise `StorageUnavailable` if it does not."""
         ...
 
 
 class MetricsPage(Protocol):
-    """The source of the page `/metrics`: all metrics of this process in Prometheus' text format."""
+    """Interface of the source of the page `/metrics`: all metrics of this process in Prometheus' text format."""
 
     def render(self) -> tuple[str, bytes]:
         """The content type and the body of the response of `/metrics`."""
@@ -32,7 +32,10 @@ class MetricsPage(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiConfig:
-    """Settings of the API process that its routes use: names of the served models, version, limits and CORS origins."""
+    """Settings of the API process that its routes use: names of the served models, version, limits and CORS origins.
+
+    `model_name` is the general model's name, `version` that of monGARS; `max_body_bytes` limits request bodies.
+    """
 
     model_name: str
     coding_model: str | None = None
@@ -55,7 +58,8 @@ class ApiConfig:
 class ApiContext:
     """The objects that route handlers use, created once per process and shared by all requests.
 
-    `llm` generates answers, `chat` generates them for conversations that are stored in `history`.
+    `llm` generates answers, `chat` generates them for conversations that are stored in `history`; `embeddings` computes
+    vectors of texts, `authenticator` checks credentials, and `metrics` makes the page `/metrics`.
     """
 
     config: ApiConfig

@@ -42,8 +42,8 @@ EXAMPLE = {"message": "Say hello."}
 class ConversationMessage(WireModel):
     """The JSON body of `POST /api/v1/conversation/chat`: a user's message, and the session it belongs to.
 
-    Without `session_id` (or the header `x-session-id`) a new session begins. `stream`: respond with events instead of
-    one JSON object. `task_type` is the model role, such as `general` or `coding`.
+    A null `session_id` means the session in the header `x-session-id`; without both, a new session begins. `stream`:
+    respond with events instead of one JSON object. `task_type` is the model role, such as `general` or `coding`.
     """
 
     message: str = Field(min_length=1, max_length=100_000)
@@ -125,10 +125,10 @@ class ConversationRoutes:
         limit: Annotated[int, Query()] = 10,
         session_id: Annotated[str | None, Query(max_length=LONGEST_CONVERSATION_ID)] = None,
     ) -> Response:
-        """List the latest `limit` turns (message and answer) of the account, newest first, but 100 at most.
+        """List the latest turns (message and answer) of the account, newest first: `limit`, but 100 at most.
 
-        `session_id` selects one session; without it, the turns of all sessions are listed. The status is 400 if `limit`
-        is not positive, and 403 if `user_id` is not the account's username.
+        `session_id` selects one session; without it, the turns of all sessions are listed. `user_id`, if given, must be
+        the account's username; the status is 403 if not, and 400 if `limit` is not positive.
         """
         principal = await principal_of(request, self._context.authenticator)
         if user_id is not None and user_id != principal.username:
@@ -204,7 +204,10 @@ class ConversationCall:
 
 
 class _ReplyWriter:
-    """Writes one answer as a JSON object or as events, of which the last contains the same JSON object."""
+    """Writes one answer as a JSON object or as events.
+
+    The event `complete`, the last one before `[DONE]`, contains the same JSON object.
+    """
 
     def __init__(self, stream: ChatStream) -> None:
         self._stream = stream

@@ -20,8 +20,9 @@ PREFLIGHT_SECONDS = 600
 def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
     """`app` with a CORS middleware that lets web pages of `origins` call it; `app` itself if `origins` is empty.
 
-    An origin is written as `https://example.org`. The middleware is the outermost one, so preflight requests need no
-    API key and pages can read every error. The pages send the API key in a header; cookies are not allowed.
+    An origin is written as `https://example.org` and compared exactly. The middleware is the outermost one, so
+    preflight requests need no API key and pages can read every error. The pages send the API key in a header; cookies
+    are not allowed.
     """
     if not origins:
         return app

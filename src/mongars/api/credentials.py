@@ -53,8 +53,9 @@ class Passwords:
     def turn(self, address: str = "") -> AbstractAsyncContextManager[None]:
         """A context manager that holds one of the few places for password checks; entering it waits for a free place.
 
-        `address`: the client's IP address; the places are shared fairly between the networks of clients. Raises
-        `TooManyRequests` if the queue is full and refuses this login, or if no place is free for a minute.
+        `address`: the client's IP address, empty if unknown; the places are shared fairly between the networks of
+        clients, where all unknown addresses count as one. Raises `TooManyRequests` if the queue is full and refuses
+        this login, or if no place is free for a minute.
         """
         return self._queue.turn(address)
 
@@ -88,7 +89,10 @@ class Passwords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedKey:
-    """A new API key: `plaintext` is shown to the user once and not stored, `record` is what is stored."""
+    """A new API key: `plaintext` is its text, shown to the user once and not stored.
+
+    `record`, with the text's digest, is what is stored.
+    """
 
     plaintext: str = field(repr=False)
     record: NewApiKey
@@ -144,7 +148,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenConfig:
-    """The secret that signs login tokens, and how many minutes they are valid."""
+    """How `Tokens` makes login tokens: `secret` (32 bytes or more) signs them, and they are valid for `minutes`."""
 
     secret: str = field(repr=False)
     minutes: float = 60.0

@@ -117,7 +117,10 @@ def responses(
 
 
 def problem(status: int, error: type[BaseModel] = schemas.Problem) -> dict[str, Any]:
-    """The OpenAPI description of the error response `status` with a body `error`; 429 and 503 have `Retry-After`."""
+    """The OpenAPI description of the error response `status` (HTTP) with a JSON body of the model `error`.
+
+    The statuses 429 and 503 also have the header `Retry-After`.
+    """
     found = {
         "description": HTTPStatus(status).phrase,
         "content": {JSON: {"schema": reference(error)}},
@@ -140,7 +143,8 @@ def embedding(
 
     They are `openapi_extra` and `responses`.
 
-    `request`, `response` and `error` are the models of its bodies; `example` is a request body.
+    `request`, `response` and `error` are the models of the bodies of requests, responses and error responses; `example`
+    is a request body.
     """
     statuses = (*READING, *BODY, *_ANSWERING)
     return {
@@ -162,9 +166,9 @@ def answering(
 
     They are `openapi_extra` and `responses`.
 
-    `request`, `response` and `error` are the models of its bodies; `example` is a request body. `statuses` are HTTP
-    error statuses besides 400, 401, 404, 413, 415, 429, 500 and 502 to 504. `events` describes the events of its
-    stream, which has the media type `stream_type`.
+    `request`, `response` and `error` are the models of the bodies of requests, responses and error responses; `example`
+    is a request body. `statuses` are HTTP error statuses besides 400, 401, 404, 413, 415, 429, 500 and 502 to 504.
+    `events` is the text about the events of its stream, which has the media type `stream_type`.
     """
     return {
         "openapi_extra": body(request, example, parameters=_READ),

@@ -34,7 +34,7 @@ Stream = TypeVar("Stream", bound=GeneratedStream)
 
 
 class ErrorFormat(Protocol):
-    """Writes errors in the format of one client API: JSON bodies and the last event of a failed stream."""
+    """Interface to write errors in the format of one client API: JSON bodies and the last event of a failed stream."""
 
     @property
     def invalid_status(self) -> int:
@@ -51,7 +51,7 @@ class ErrorFormat(Protocol):
 
 
 class BodyWriter(Protocol):
-    """Collects the chunks of one answer and builds from them the JSON body of a response that is not streamed."""
+    """Interface that collects the chunks of one answer and builds the JSON body of a response that is not streamed."""
 
     def add(self, chunks: Sequence[Chunk]) -> None:
         """Append the next chunks of the answer, at least one."""
@@ -63,7 +63,7 @@ class BodyWriter(Protocol):
 
 
 class EventWriter(Protocol):
-    """Encodes the chunks of one answer as the bytes of a streamed response."""
+    """Interface that encodes the chunks of one answer as the bytes of a streamed response."""
 
     def events(self, chunks: Sequence[Chunk]) -> bytes:
         """The bytes to send to the client for these chunks (at least one); empty if there is nothing to send."""
@@ -100,7 +100,11 @@ class AnswerCall(Protocol[Stream]):
 
 @dataclass(frozen=True, slots=True)
 class ArrivedRequest:
-    """An authenticated request whose body is not parsed yet: HTTP request, account and time of arrival."""
+    """An authenticated request whose body is not parsed yet.
+
+    It consists of the HTTP request (`http`), the account that sent it (`principal`) and its time of arrival
+    (`arrival`).
+    """
 
     http: Request
     principal: Principal
@@ -109,10 +113,10 @@ class ArrivedRequest:
     def to_generation(
         self, messages: tuple[Message, ...], *, sampling: Sampling, task_type: str = "general"
     ) -> GenerationRequest:
-        """The request for the model: `messages`, with account, request id, session and trace of this HTTP request.
+        """The request for the model: `messages` and `sampling`, with account, ids and trace of this HTTP request.
 
-        `task_type` is the model role, such as `general` or `coding`. Raises `InvalidRequest` if the session id in the
-        headers has more than `LONGEST_SESSION_ID` characters.
+        The ids are those of request and session. `task_type` is the model role, such as `general` or `coding`. Raises
+        `InvalidRequest` if the session id in the header `x-session-id` has more than `LONGEST_SESSION_ID` characters.
         """
         return GenerationRequest(
             messages=messages,
@@ -150,7 +154,7 @@ class Dialect(Protocol[Stream]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteTable:
-    """The routes of one client API, and `errors`, the format of errors on every path under `prefix`.
+    """The routes of one client API (`router`), and `errors`, the format of errors on every path under `prefix`.
 
     If several prefixes match a path, the longest applies. `models` are the pydantic models that the descriptions of the
     routes refer to.

@@ -29,7 +29,7 @@ class OwnErrors:
         return {"detail": str(error), "error": error.code, **error_facts(error)}
 
     def event(self, error: MongarsError) -> bytes:
-        """The last event of a failed stream: an `error` event in OpenAI's format, without `[DONE]` after it."""
+        """The last bytes of a failed stream: an `error` event in OpenAI's format, without `[DONE]` after it."""
         return _error_event(error)
 
 
@@ -46,7 +46,7 @@ class OpenAIErrors:
         return openai_body(error)
 
     def event(self, error: MongarsError) -> bytes:
-        """The last event of a failed stream: an `error` event with the object of `body`, without `[DONE]` after it."""
+        """The last bytes of a failed stream: an `error` event with the object of `body`, without `[DONE]` after it."""
         return _error_event(error)
 
 

@@ -29,8 +29,8 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 class ErrorResponses:
     """Makes the response to every exception of a route: `MongarsError`, unknown path, unexpected error.
 
-    Its format is that of the route table whose `prefix` matches the request's path; if none of `tables` does,
-    `OwnErrors`.
+    Its format is `errors` of the route table in `tables` whose `prefix` matches the request's path, as `format_of`
+    describes; if none does, `OwnErrors`.
     """
 
     def __init__(self, tables: Iterable[RouteTable] = ()) -> None:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class FastPath:
     """An ASGI application that calls `endpoint` directly for POST requests to `path`, without FastAPI's routing.
 
-    Routing, parameter parsing and middleware take a tenth of the API process's own time per request and do nothing for
-    a route without parameters. `on_error` makes the response to a `MongarsError`; any other exception propagates to the
-    surrounding ASGI application. The route is also registered with FastAPI, for its description and for requests with
-    another method.
+    All requests whose method or path differs go to `app`. Routing, parameter parsing and middleware take a tenth of the
+    API process's own time per request and do nothing for a route without parameters. `on_error` makes the response to a
+    `MongarsError`; any other exception propagates to the surrounding ASGI application. The route is also registered
+    with FastAPI, for its description and for requests with another method.
     """
 
     def __init__(

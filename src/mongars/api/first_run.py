@@ -26,7 +26,7 @@ _BOOTSTRAP_NAME = "bootstrap"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRun:
-    """The credentials of the first administrator, just created. They are printed once and stored nowhere.
+    """The credentials of the first administrator, just created. They are printed once and not stored in plain text.
 
     If the operator chose the API key, `api_key` is not the key but a text that names the variable it was given in.
     """

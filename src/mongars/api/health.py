@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 
 def health_routes(context: ApiContext, described: Sequence[RouteTable] = ()) -> RouteTable:
-    """The route table for health, metrics and the OpenAPI description; `/metrics` and `/openapi.json` need an API key.
+    """The route table for health, metrics and the OpenAPI description.
 
-    `described` are the other route tables, which `/openapi.json` describes.
+    `/metrics` and `/openapi.json` need an API key or a login token. `described` are the other route tables, which
+    `/openapi.json` describes.
     """
     own = (schemas.Health, schemas.Problem, schemas.Readiness)
     models = [model for table in described for model in table.models]
@@ -83,8 +84,8 @@ class HealthRoutes:
     async def ready(self) -> Response:
         """Report whether a chat request sent now would be answered and stored (`status`), and each component's state.
 
-        `ready`: the first provider would answer. `degraded`: a fallback would answer, or an endpoint that returned
-        `Retry-After` and is used again later. `unavailable` (503): no provider or no database. The components are in
+        `ready`: the first provider would answer. `degraded`: it would not, but a fallback, or the first provider again
+        after the `Retry-After` it returned. `unavailable` (503): no provider or no database. The components are in
         `parts`, by name, each with `state` and `detail`.
         """
         database = await self._database()

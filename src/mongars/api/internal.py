@@ -59,7 +59,8 @@ class InternalRoutes:
     async def drain(self, request: Request, endpoint_id: str) -> Response:
         """`POST /internal/endpoints/{id}/drain`: send no further requests to an endpoint until it is reset.
 
-        Requests in progress there continue. Responds with the state of all endpoints; 404 if the id is unknown.
+        Requests in progress there continue. Responds with the state of all endpoints; 404 if no endpoint has exactly
+        this id. It affects this API process only.
         """
         await self._check(request)
         self._context.llm.drain(endpoint_id)
@@ -68,7 +69,8 @@ class InternalRoutes:
     async def reset(self, request: Request, endpoint_id: str) -> Response:
         """`POST /internal/endpoints/{id}/reset`: clear an endpoint's failures and use it again, also after a drain.
 
-        Responds with the state of all endpoints; 404 if the id is unknown.
+        Responds with the state of all endpoints; 404 if no endpoint has exactly this id. It affects this API process
+        only.
         """
         await self._check(request)
         self._context.llm.reset(endpoint_id)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class KeyCacheConfig:
     """How long API keys stay cached, in seconds, and the largest number of cached keys (`size`).
 
-    A key is looked up in the database again `fresh` seconds after the last look-up. While the database is unavailable,
-    a key is accepted until `stale` seconds after it was last found, and looked up at most every `retry` seconds.
+    `fresh` seconds after a key was last found in the database, its next use looks it up again. If the database is
+    unavailable then, the key is accepted until `stale` seconds after it was last found, and looked up at most every
+    `retry` seconds.
     """
 
     fresh: float = 30.0
@@ -45,7 +46,11 @@ class KeyCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def get(self, digest: str) -> Principal | None:
-        """The account of the API key with the SHA-256 `digest`; None if the key must be looked up in the database."""
+        """The account of the API key with the SHA-256 `digest` (hexadecimal); None if the key must be looked up.
+
+        That is so if the key is not cached, or was last found `fresh` seconds ago or earlier and `without_database` has
+        not postponed the look-up.
+        """
         entry = self._entries.get(digest)
         if entry is None or self._clock.monotonic() >= entry.next_lookup_at:
             return None

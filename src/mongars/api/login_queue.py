@@ -33,7 +33,8 @@ class LoginQueue:
     """Limits password checks: at most `running` run at once, and at most `waiting` logins wait for their turn.
 
     When one more arrives, a login from the network with the most waiting logins is refused with `TooManyRequests`.
-    `choose` picks it: given the number of that network's waiting logins, it returns an index (0: the oldest).
+    `choose` picks it: given the number of that network's waiting logins, it returns an index (0: the oldest), by
+    default a random one. `clock` None: the system's clock.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class LoginQueue:
     async def turn(self, address: str = "") -> AsyncIterator[None]:
         """A context manager that holds one of the `running` places for password checks; entering it waits for one.
 
-        `address`: the client's IP address. Raises `TooManyRequests` if the full queue refuses this login, or if no
-        place is free for a minute.
+        `address`: the client's IP address; empty if unknown, and all unknown ones count as one network. Raises
+        `TooManyRequests` if the full queue refuses this login, or if no place is free for a minute.
         """
         share = Share(scope=network_of(address))
         try:
@@ -67,7 +68,7 @@ class LoginQueue:
 
 
 def network_of(address: str) -> str:
-    """`address`, or the /64 network of an IPv6 address, since one subscriber usually has all addresses of it.
+    """`address`, or the /64 network of an IPv6 address as text, since one subscriber usually has all addresses of it.
 
     An IPv4-mapped IPv6 address becomes the IPv4 address; text that is no IP address is returned unchanged.
     """

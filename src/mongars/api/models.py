@@ -17,7 +17,10 @@ MODEL_ALIAS = "mongars"
 
 
 class ServedModels:
-    """The names of the models that requests may use, in all client APIs."""
+    """The names of the models that requests may use, in all client APIs; names are compared exactly, case included.
+
+    They are the configured names and `mongars`, an alias of the general model (for embeddings: of the embedding model).
+    """
 
     def __init__(self, config: ApiConfig) -> None:
         coding = [] if config.coding_model is None else [config.coding_model]
@@ -32,22 +35,26 @@ class ServedModels:
         """Every model name, without repetition; that of the embedding model last."""
 
     def check(self, name: str) -> None:
-        """Raise `ModelUnknown` unless `name` is a served text-generating model or the alias `mongars`; case matters."""
+        """Raise `ModelUnknown` unless `name` is exactly a served text-generating model's or the alias `mongars`."""
         if name not in self.names:
             served = ", ".join(map(repr, self.names))
             detail = f"The model {name!r} does not exist here. Served: {served}."
             raise ModelUnknown(detail, param="model")
 
     def check_listed(self, name: str) -> None:
-        """Raise `ModelUnknown` unless `name` is a served model (text or embedding) or the alias `mongars`."""
+        """Raise `ModelUnknown` unless `name` is a served model's (text or embedding) or the alias `mongars`.
+
+        Names are compared exactly, case included.
+        """
         if name not in self.listed:
             self.check(name)
 
     def find_embedding(self, name: str, *, same: Callable[[str, str], bool] = operator.eq) -> str:
-        """The embedding model's name, if `name` refers to it: that name, the alias `mongars`, or an empty name.
+        """The embedding model's configured name, if `name` is that name, the alias `mongars` or empty.
 
-        `same` decides whether two names are equal. Raises `ModelUnknown` for any other name, since vectors of different
-        models cannot be compared, and if no embedding model is served.
+        `same` decides whether `name` (its first argument) equals one of them; by default exactly, case included. Raises
+        `ModelUnknown` for any other name, since vectors of different models cannot be compared, and if no embedding
+        model is served.
         """
         if self._embedding is None:
             detail = "No embedding model is served here. Set RAY_EMBEDDING_MODEL and provision it."
@@ -61,5 +68,5 @@ class ServedModels:
         raise ModelUnknown(detail, param="model")
 
     def task_type(self, name: str) -> str:
-        """The model role that serves the model `name`: `coding` for the coding model, else `general`."""
+        """The model role that serves the model `name`: `coding` for exactly the coding model's name, else `general`."""
         return "coding" if name == self._coding else "general"

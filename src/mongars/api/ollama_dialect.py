@@ -62,9 +62,9 @@ def _line(found: object) -> bytes:
 
 
 class OllamaModels:
-    """Finds served models by Ollama's names, in which a model name without a tag has the tag `latest`.
+    """Finds served models by Ollama's names, where `name` and `name:latest` are the same; case matters.
 
-    `names` and `listed` are the names as the client sees them.
+    `names` (text-generating models) and `listed` (all models) are the names that clients are shown, each with its tag.
     """
 
     def __init__(self, context: ApiContext) -> None:
@@ -75,21 +75,25 @@ class OllamaModels:
         """Every model name, with its tag (`name:latest`); that of the embedding model last."""
 
     def find(self, name: str) -> str:
-        """The served text-generating model that `name` means: its configured name, to which no tag is added.
+        """The served text-generating model that `name` means, with or without `:latest`: its configured name.
 
-        Raises `ModelUnknown` if there is none.
+        The alias `mongars` is returned as such. Raises `ModelUnknown` if there is none; case matters.
         """
         return self._find(name, self._served.names)
 
     def find_listed(self, name: str) -> str:
-        """The served model, text or embedding, that `name` means: its configured name, to which no tag is added.
+        """The served model, text or embedding, that `name` means, with or without `:latest`: its configured name.
 
-        Raises `ModelUnknown` if there is none.
+        The alias `mongars` is returned as such. Raises `ModelUnknown` if there is none; case matters.
         """
         return self._find(name, self._served.listed)
 
     def find_embedding(self, name: str) -> str:
-        """The name of the embedding model, if `name` is that name, `mongars` or empty; else raises `ModelUnknown`."""
+        """The embedding model's configured name, if `name` is that name, `mongars` or empty.
+
+        `:latest` may follow the name; case matters. Raises `ModelUnknown` for any other name, and if no embedding model
+        is served.
+        """
         return self._served.find_embedding(name, same=same_model)
 
     def gives_embeddings(self, served: str) -> bool:
@@ -104,14 +108,17 @@ class OllamaModels:
         raise ModelUnknown(detail, param="model")
 
     def task_type(self, served: str) -> str:
-        """The model role that serves the model `served`: `coding` for the coding model, else `general`."""
+        """The model role that serves the model `served`: `coding` for the coding model, else `general`.
+
+        `served` is a name that `find` returned.
+        """
         return self._served.task_type(served)
 
 
 class OllamaDialect:
     """The dialect of `/api/chat` or `/api/generate` (implements `Dialect`): parses requests and names the formats.
 
-    `request` is the class of the request body.
+    `request` is the class of the request body, and so decides which of the two routes it is.
     """
 
     errors = OLLAMA_ERRORS
@@ -183,7 +190,8 @@ class OllamaCall:
 class OllamaWriter:
     """Writes one answer in Ollama's format, as one JSON object or as a line with one JSON object per chunk.
 
-    Create it when the first token has arrived: the reported `eval_duration` starts then.
+    Create it when the first token has arrived: the reported `eval_duration` starts then. `arrived` is the request,
+    whose time of arrival starts the other durations.
     """
 
     def __init__(

@@ -35,7 +35,10 @@ def ollama_embedding_routes(context: ApiContext) -> RouteTable:
     router = APIRouter(prefix="/api", tags=["ollama"])
 
     async def ollama_embed(request: Request) -> Response:
-        """Compute the embeddings of up to 2,048 texts: normalised vectors. Texts that are too long are refused."""
+        """Compute the embeddings of up to 2,048 texts: normalised vectors, in the order of the texts.
+
+        Texts that are too long for the model are refused, not truncated.
+        """
         return await serve_embeddings(request, context, embed)
 
     async def ollama_embeddings(request: Request) -> Response:
@@ -78,7 +81,8 @@ class OllamaEmbed:
     def read(self, body: bytes) -> OllamaEmbedCall:
         """Parse the JSON body of a request.
 
-        Raises `InvalidRequest` if it is invalid, `ModelUnknown` unless it names the embedding model.
+        Raises `InvalidRequest` if it is invalid, `ModelUnknown` if it names another model than the embedding model (no
+        name, `mongars` and the tag `latest` are accepted).
         """
         read = parse_model(body, OllamaEmbedRequest)
         return OllamaEmbedCall(read, model=self._models.find_embedding(read.model))
@@ -95,14 +99,18 @@ class OllamaEmbeddings:
     def read(self, body: bytes) -> OllamaEmbeddingsCall:
         """Parse the JSON body of a request.
 
-        Raises `InvalidRequest` if it is invalid, `ModelUnknown` unless it names the embedding model.
+        Raises `InvalidRequest` if it is invalid, `ModelUnknown` if it names another model than the embedding model (no
+        name, `mongars` and the tag `latest` are accepted).
         """
         read = parse_model(body, OllamaEmbeddingsRequest)
         return OllamaEmbeddingsCall(read, model=self._models.find_embedding(read.model))
 
 
 class OllamaEmbedCall:
-    """One parsed request of `/api/embed` (implements `EmbeddingCall`): texts, vector length and model."""
+    """One parsed request of `/api/embed` (implements `EmbeddingCall`): texts, vector length and model.
+
+    `dimensions` is the requested number of dimensions of each vector; None: the model's own.
+    """
 
     def __init__(self, read: OllamaEmbedRequest | OllamaEmbeddingsRequest, *, model: str) -> None:
         self.texts = read.texts
@@ -116,8 +124,8 @@ class OllamaEmbedCall:
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:
         """The JSON body of the response in Ollama's format: vectors (`entries`), model, durations, number of tokens.
 
-        `seconds` is the time since the request arrived (`total_duration`); without the time spent waiting for model
-        servers it is `load_duration`.
+        `found` has model, tokens and the seconds waited for model servers. `seconds`, the time since the request
+        arrived, becomes `total_duration`; less the waiting, `load_duration`. Both are given in nanoseconds.
         """
         durations = {"total_duration": seconds, "load_duration": seconds - found.route.waited}
         return embed_body(

@@ -32,7 +32,7 @@ def embedding_routes(context: ApiContext) -> RouteTable:
     router = APIRouter(prefix="/v1", tags=["openai"])
 
     async def embeddings(request: Request) -> Response:
-        """Compute the embeddings of up to 2,048 texts: normalised vectors."""
+        """Compute the embeddings of up to 2,048 texts: normalised vectors, in the order of the texts."""
         return await serve_embeddings(request, context, dialect)
 
     router.add_api_route(
@@ -61,14 +61,18 @@ class OpenAIEmbeddings:
     def read(self, body: bytes) -> OpenAIEmbeddingCall:
         """Parse the JSON body of a request.
 
-        Raises `InvalidRequest` if it is invalid, `ModelUnknown` unless it names the embedding model.
+        Raises `InvalidRequest` if it is invalid, `ModelUnknown` unless its model is exactly the embedding model's name,
+        the alias `mongars` or empty.
         """
         read = parse_model(body, EmbeddingRequest)
         return OpenAIEmbeddingCall(read, model=self._models.find_embedding(read.model))
 
 
 class OpenAIEmbeddingCall:
-    """One parsed request of `/v1/embeddings` (implements `EmbeddingCall`): texts, vector length and model."""
+    """One parsed request of `/v1/embeddings` (implements `EmbeddingCall`): texts, vector length and model.
+
+    `dimensions` is the requested number of dimensions of each vector; None: the model's own.
+    """
 
     def __init__(self, read: EmbeddingRequest, *, model: str) -> None:
         self._encoding_format = read.encoding_format
@@ -77,12 +81,16 @@ class OpenAIEmbeddingCall:
         self.model = model
 
     def entry(self, index: int, vector: bytes) -> object:
-        """OpenAI's `embedding` object for the text at `index`; `vector` is its vector as packed float32 bytes."""
+        """OpenAI's `embedding` object for the text at `index` (from 0), as encoded JSON.
+
+        `vector` is its vector as packed float32 bytes; written as a list of numbers, or as base64 if the request's
+        `encoding_format` says so.
+        """
         return written_entry(index, vector, encoding_format=self._encoding_format)
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:  # noqa: ARG002 (the port's signature)
         """The JSON body of the response in OpenAI's format: embeddings (`entries`), model, number of tokens.
 
-        Ignores `seconds`.
+        Model and tokens are those of `found`. Ignores `seconds`.
         """
         return response_body(entries, model=found.model, prompt_tokens=found.prompt_tokens)

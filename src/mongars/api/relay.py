@@ -64,7 +64,8 @@ class Relay:
     def events(self, chunks: Iterable[Chunk], *, moved_to: str | None = None) -> bytes:
         """The bytes of the events for these chunks of the answer; empty if they need no event.
 
-        `moved_to`: the model of another endpoint that continues the answer; None while the first endpoint serves it.
+        `moved_to`: the name of the model of another endpoint that continues the answer; None while the first endpoint
+        serves it. Once set, it stays in effect for all later events.
         """
         if moved_to is not None:
             self._moved = True
@@ -105,7 +106,7 @@ class Relay:
         return bool(self._id) and self._id in raw and not twice
 
     def _adopt(self, raw: bytes) -> None:
-        """Take id, time and model from `raw`, the model server's first event, for the events that are written here."""
+        """Take id, time and model from `raw`, the model server's first event, for the events that `Relay` writes."""
         body = orjson.loads(raw[len(b"data: ") : raw.find(b"\n\n")])
         sent = {"answer_id": body.get("id"), **body}
         mine = self._writer.named

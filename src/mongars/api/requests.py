@@ -58,7 +58,7 @@ def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
     """The deadline that the client set in the header `X-Request-Timeout-Ms`, but at most `limit` seconds from now.
 
     The header's value is in milliseconds; without the header, the deadline is `limit` seconds from now. Raises
-    `InvalidRequest` if the value is not a positive number.
+    `InvalidRequest` if the value is not a positive number. `clock` is the one that the deadline is measured by.
     """
     given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
     return Deadline.after(clock, limit if given is None else min(given / 1000, limit))
@@ -81,7 +81,7 @@ def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
 def chose_wait(request: Request, *, limit: float, whole: bool) -> bool:
     """Whether the client's headers set an earlier deadline for the answer than the server's `limit` in seconds.
 
-    The headers are `X-Request-Timeout-Ms` and, if that is absent and the response is not streamed (`whole`),
+    The headers are `X-Request-Timeout-Ms` and, if that is absent and `whole` is True (the response is not streamed),
     `x-stainless-read-timeout`.
     """
     given = headers.timeout_milliseconds(request.headers.get(headers.REQUEST_TIMEOUT_MS))
@@ -110,8 +110,9 @@ def credential_of(connection: HTTPConnection) -> str | SessionToken | None:
 async def principal_of(connection: HTTPConnection, authenticator: Authenticator) -> Principal:
     """The account that a request or WebSocket handshake authenticates as.
 
-    Raises `NotAuthenticated` without a valid credential, `StorageUnavailable` if an API key cannot be looked up,
-    and `Forbidden` if a page of another origin sent the session cookie.
+    Its credential is the `Authorization` header or, without one, the session cookie. Raises `NotAuthenticated` without
+    a valid credential, `StorageUnavailable` if an API key cannot be looked up, and `Forbidden` if a page of another
+    origin sent the session cookie.
     """
     return await authenticator.authenticate(credential_of(connection))
 
@@ -120,7 +121,7 @@ async def read_json(request: Request, model: type[Model], *, limit: int) -> Mode
     """Read the request body, at most `limit` bytes, and validate it as `model`.
 
     Raises `TooLarge` for a longer body, `EncodingUnsupported` for a compressed one, and `InvalidRequest` if it is not
-    valid JSON for `model` or does not arrive.
+    valid JSON for `model`, does not arrive within 10 seconds, or the client disconnects before its end.
     """
     return parse_model(await read_body(request, limit=limit), model)
 

@@ -149,7 +149,7 @@ class EmbeddingList(BaseModel):
 
 
 class ApiError(BaseModel):
-    """The text, type, parameter and code of an error, as OpenAI's API reports them."""
+    """The text (`message`), type, parameter and code of an error, as OpenAI's API reports them."""
 
     message: str
     type: str

@@ -48,7 +48,8 @@ async def serve_answer(request: Request, context: ApiContext, dialect: Dialect[S
     """Authenticate and parse a request for a generated answer; the returned response generates and writes the answer.
 
     `dialect` is the client API of the route. Raises a `MongarsError` if credentials, headers or body of the request are
-    invalid. If generating fails, the response reports the error, in the format of the dialect.
+    invalid. If generating fails or takes longer than the deadline (the client's, or else `answer_timeout`), the
+    response reports the error, in the format of the dialect.
     """
     arrived = arrival(context.clock)
     principal = await principal_of(request, context.authenticator)
@@ -67,7 +68,7 @@ async def serve_answer(request: Request, context: ApiContext, dialect: Dialect[S
 
 
 class _Exchange(Generic[Stream]):
-    """Generates the answer to one parsed request and writes its response.
+    """Generates the answer to one parsed request (`call`) until `deadline` and writes its response.
 
     `limit`: the server's longest time for an answer, in seconds.
     """

@@ -36,7 +36,7 @@ AT_ONCE = 64
 
 
 class EmbeddingCall(Protocol):
-    """One parsed request for embeddings, which also builds the JSON body of its response."""
+    """Interface of one parsed request for embeddings, which also builds the JSON body of its response."""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -54,7 +54,10 @@ class EmbeddingCall(Protocol):
         ...
 
     def entry(self, index: int, vector: bytes) -> object:
-        """The part of the JSON response for the text at `index`; `vector` is its embedding as packed float32 bytes."""
+        """The part of the JSON response for the text at `index`, counted from 0.
+
+        `vector` is the text's embedding as packed float32 bytes.
+        """
         ...
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:
@@ -67,7 +70,7 @@ class EmbeddingCall(Protocol):
 
 
 class EmbeddingDialect(Protocol):
-    """One embeddings route of a client API: parses its requests and names its error format."""
+    """Interface of one embeddings route of a client API: parses its requests and names its error format."""
 
     @property
     def errors(self) -> ErrorFormat:
@@ -88,7 +91,8 @@ async def serve_embeddings(
     """Authenticate and parse a request for embeddings; the returned response computes and writes them.
 
     `dialect` is the client API of the route. Raises a `MongarsError` if credentials, headers or body of the request are
-    invalid. If computing fails, the response reports the error, in the format of the dialect.
+    invalid. If computing fails or takes longer than the deadline (the client's, or else `answer_timeout`), the response
+    reports the error, in the format of the dialect.
     """
     arrived = arrival(context.clock)
     principal = await principal_of(request, context.authenticator)
@@ -133,7 +137,10 @@ class _EmbeddingResponse:
         self._request_id = request_id_of(request)
 
     async def run(self, response: ResponseWriter, batch: TextBatch, deadline: Deadline) -> None:
-        """Compute the embeddings of `batch` until `deadline` and write the response, or an error response."""
+        """Compute the embeddings of `batch` and write the response.
+
+        It is an error response if that fails or is not done when `deadline` passes.
+        """
         try:
             found = await self._context.embeddings.embed(batch, deadline)
         except MongarsError as error:

@@ -87,9 +87,9 @@ class StaticFolder:
         return cls(files(package) / name)
 
     def url_of(self, name: str) -> str:
-        """The relative URL of a file with the digest of its content: `app.js?v=<digest>`, cacheable for a year.
+        """The relative URL of the file `name`, with the digest of its content: `app.js?v=<digest>`.
 
-        Raises `NotFound` for a name that is no file of the folder.
+        Clients may cache it for a year. Raises `NotFound` for a name that is no file of the folder.
         """
         return f"{name}?v={self._find(name).digest}"
 

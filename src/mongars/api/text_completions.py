@@ -74,10 +74,10 @@ class Completions:
         self._models = ServedModels(context.config)
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> CompletionCall:
-        """Parse the JSON body of a request.
+        """Parse `body`, the whole JSON body of the request `arrived`.
 
-        Raises `InvalidRequest` for an invalid body, `ModelUnknown` for a model that is not served, and `PromptMissing`
-        for a blank prompt.
+        Raises `InvalidRequest` for an invalid body or a session id of more than 100 characters in the headers,
+        `ModelUnknown` for a model that is not served, and `PromptMissing` for a blank prompt.
         """
         read = parse_model(body, CompletionRequest)
         self._models.check(read.model)
@@ -127,7 +127,7 @@ class CompletionCall:
 
 
 class CompletionWriter:
-    """Writes one answer as a `text_completion` object or as events with such objects.
+    """Writes one answer as a `text_completion` object or as server-sent events with such objects.
 
     The model's reasoning is left out: the protocol has no field for it.
     """
@@ -135,7 +135,10 @@ class CompletionWriter:
     def __init__(
         self, read: CompletionRequest, stream: GeneratedStream, named: dict[str, Any]
     ) -> None:
-        """`read` is the request; `named` the fields `answer_id` and `created` of the response or of every event."""
+        """`read` is the parsed request, `stream` the answer to write.
+
+        `named` contains the fields `answer_id` and `created` (Unix seconds) of the response, or of every event.
+        """
         options = read.stream_options
         self._counted = bool(options and options.include_usage)
         self._stream = stream
@@ -162,7 +165,10 @@ class CompletionWriter:
         return body if whole.usage is None else with_usage(body, whole.usage)
 
     def events(self, chunks: Sequence[Chunk]) -> bytes:
-        """The bytes to send for these chunks: an event for each with text, log-probabilities or a finish reason."""
+        """The bytes to send for these chunks: an event for each with text, log-probabilities or a finish reason.
+
+        Empty if no chunk has any.
+        """
         events = b""
         for chunk in chunks:
             self._answer.add(chunk)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class ThrottleConfig:
     """The most login attempts in a period of `seconds`: `attempts` per username and address, `of_a_name` per username.
 
-    At most `names` usernames, and as many pairs of username and address, are stored.
+    In total, the attempts of at most 2 * `names` usernames and pairs of username and address are stored; those used
+    longest ago are dropped.
     """
 
     attempts: int = 5
@@ -44,8 +45,8 @@ class LoginThrottle:
     def admit(self, username: str, address: str = "") -> None:
         """Record a login attempt for `username` (ignoring case) from `address`, an IP address or network as text.
 
-        Raises `TooManyRequests`, with the seconds to wait in `retry_after`, if a limit is reached already; the attempt
-        is not recorded then.
+        `address` is compared as text; empty if unknown. Raises `TooManyRequests`, with the seconds to wait in
+        `retry_after`, if a limit is reached already; the attempt is not recorded then.
         """
         for key, limit in self._limits(username, address):
             attempts = self._recent(key)
@@ -59,7 +60,10 @@ class LoginThrottle:
             self._attempts.popitem(last=False)
 
     def withdraw(self, username: str, address: str = "") -> None:
-        """Undo the latest `admit` of this username and address, for a login that ended without a password check."""
+        """Undo the latest `admit` of this username (ignoring case) and address.
+
+        For a login that ended without a password check. Does nothing if no attempt is recorded.
+        """
         for key, _ in self._limits(username, address):
             attempts = self._attempts.get(key)
             if attempts:

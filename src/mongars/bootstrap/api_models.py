@@ -56,8 +56,9 @@ def build_models(settings: Settings, *, clock: Clock, observer: Observer) -> Api
     """Build the services that generate answers and embed texts, each with its providers in the order of trial.
 
     For answers: Ray Serve and Ollama if the settings configure them, then the embedded llama.cpp engine if its model is
-    on this machine. For embeddings: Ray Serve, then llama.cpp; Ollama is left out, as its models have other names and
-    produce other vectors. Opens no connection. Raises `ConfigurationError` for an unusable setting.
+    on this machine. For embeddings: Ray Serve, then llama.cpp if the embedding model is on this machine; Ollama is left
+    out, as its models have other names and produce other vectors. Opens no connection. Raises `ConfigurationError` for
+    an unusable setting.
     """
     config = dataclasses.replace(
         settings.inference(),
@@ -106,7 +107,7 @@ def local_embedder(
 ) -> LlamaCppEmbedder | None:
     """An embedder, not started, that runs the configured embedding model with llama.cpp in a child process.
 
-    None if the model file is not in this machine's model cache (`MONGARS_CACHE`).
+    None if no embedding model is configured, or its file is not in this machine's model cache (`MONGARS_CACHE`).
     """
     found = configured_model(settings, "embedding")
     if found is None:

@@ -89,10 +89,10 @@ def _spare_garbage_collection() -> None:
 
 
 def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None:
-    """Serve the API over HTTP until SIGTERM or SIGINT; then running requests have 3 seconds to end.
+    """Serve the API over HTTP until SIGTERM or SIGINT.
 
-    `host` and `port` replace `MONGARS_HOST` and `MONGARS_PORT` unless None. Raises `ConfigurationError` if a setting is
-    wrong.
+    Running requests then have 3 seconds to end and are cancelled after that. `host` and `port` replace `MONGARS_HOST`
+    and `MONGARS_PORT` unless None. Raises `ConfigurationError` if a setting is wrong.
     """
     app = api_app(settings)
     give_memory_back()
@@ -163,7 +163,7 @@ class ApiParts:
 def model_name(settings: Settings, role: str) -> str:
     """The name, in the API's list of models, of the model configured for the model role `role` (such as `general`).
 
-    Raises `KeyError` for a role without a model, `ConfigurationError` for a variable that names no usable model.
+    Raises `KeyError` for a role without a model, `ConfigurationError` if a model setting names no usable model.
     """
     return settings.provisioning().models[role].name
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 def model_check(settings: Settings) -> str:
     """Check that the base model of every model role (such as `general`) is on this machine.
 
-    Returns one line with roles and model names. Models of Ollama are named without a check. Raises `ConfigurationError`
-    if a model is missing; the message names the command that downloads it.
+    Returns one line with roles and model names. Models of Ollama are listed without a check, and so is a role whose
+    engine needs no model. Raises `ConfigurationError` if a model is missing; the message names the command that
+    downloads it.
     """
     roles = settings.provisioning().models
     return ", ".join(_model(settings, role, spec) for role, spec in roles.items())
@@ -58,8 +59,8 @@ def engine_check(settings: Settings) -> str:
 def ray_check(settings: Settings) -> str:
     """Check the TLS certificate files for the Ray Serve endpoints; connects to no endpoint.
 
-    Returns the endpoints' URLs on one line, or why none is used. Raises `ConfigurationError` if a certificate or key
-    file cannot be used.
+    Returns the endpoints' URLs on one line, separated by commas, or a text that Ray Serve is not used. Raises
+    `ConfigurationError` if a certificate or key file cannot be used.
     """
     config = settings.inference()
     TlsContexts(config)

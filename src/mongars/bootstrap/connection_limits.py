@@ -37,7 +37,10 @@ def raise_descriptor_limit() -> int:
 
 
 def descriptor_advice(settings: Settings, available: int) -> str | None:
-    """Advice for the operator if `available` file descriptors are too few for `MONGARS_MAX_CONNECTIONS`; else None."""
+    """Advice for the operator if `available` file descriptors are too few for `MONGARS_MAX_CONNECTIONS`; else None.
+
+    `available` is this process's limit of open files, as `raise_descriptor_limit` returns it.
+    """
     wanted, upstream = settings.environment.max_connections, _upstream(settings)
     if connections_within(settings, available) >= wanted:
         return None
@@ -66,8 +69,8 @@ def guarded_protocol(
 
     Beyond the limit, idle connections are closed, and if there are none, new ones get 503. Also raises this process's
     limit of open files; if that stays too low for `MONGARS_MAX_CONNECTIONS`, `observer` gets a log event. `hosts` are
-    the accepted values of the `Host` header, besides `localhost` and the loopback addresses; empty: any value is
-    accepted.
+    the accepted values of the `Host` header (ignoring case), besides `localhost` and the loopback addresses; empty: any
+    value is accepted.
     """
     available = raise_descriptor_limit()
     advice = descriptor_advice(settings, available)

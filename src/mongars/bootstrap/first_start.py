@@ -43,10 +43,11 @@ def prepare_database(
     Returns the new administrator's credentials, None if an administrator exists already. `local_key`: also store an
     administrator's API key in the home folder, for the commands of this machine; False for API processes that may be
     short-lived. `wait` sleeps for a number of seconds between two attempts to connect; `report` is called with a line
-    of text during the wait.
+    of text at the first failure and about every ten seconds of the wait.
 
     Blocks and runs an event loop of its own, so call it outside of any or in a thread. Raises `StorageUnavailable` if
-    the database cannot be reached, `ConfigurationError` if a setting or a secret file is unusable.
+    the database cannot be reached within `DB_STARTUP_TIMEOUT`, `ConfigurationError` if a setting or a secret file is
+    unusable.
     """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = settings.database()
@@ -59,7 +60,7 @@ def prepare_database(
 async def open_accounts(settings: Settings) -> AsyncIterator[SqlAccounts]:
     """A context manager that gives the store of accounts and API keys, for commands; closes the database on exit.
 
-    Raises `ConfigurationError` if `DATABASE_URL` is unusable.
+    Raises `ConfigurationError` if `DATABASE_URL` is unusable. Connects only when the store is used.
     """
     async with Database(settings.database()) as database:
         yield SqlAccounts(database, SystemClock())

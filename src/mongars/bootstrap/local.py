@@ -33,7 +33,10 @@ API_SECRETS = ("DATABASE_URL", "PGPASSWORD", "SECRET_KEY")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpOptions:
-    """Options of `mongars up` that replace settings; None: the setting applies. `use_ray` is False for `--no-ray`."""
+    """Options of `mongars up` that replace settings: `host` and `port` of the API, and the number of `replicas`.
+
+    None: the setting applies. `use_ray` is False for `--no-ray`.
+    """
 
     host: str | None = None
     port: int | None = None
@@ -148,7 +151,7 @@ def local_plan(settings: Settings, options: UpOptions) -> LocalPlan:
 def _changes(settings: Settings, options: UpOptions, *, use_ray: bool) -> dict[str, str]:
     """The environment variables to set for all child processes of `mongars up`, in addition to the inherited ones.
 
-    `use_ray`: a local Ray cluster is started.
+    `use_ray`: whether a local Ray cluster is started, whose URL the variables then contain.
     """
     values = settings.environment
     replicas = options.replicas or values.replicas

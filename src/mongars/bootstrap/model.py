@@ -31,7 +31,7 @@ def configured_model(settings: Settings, role: str = "general") -> ModelFile | N
 def node_model(role: str, name: str) -> Path:
     """The path of the file of the model role `role` in the model cache (`MONGARS_CACHE`) of this cluster node.
 
-    Raises `ConfigurationError` if there is none, or if it is another model than the one named `name`, so that no answer
+    Raises `ConfigurationError` if there is none, or if the file's model is not named exactly `name`, so that no answer
     carries the name of a model that did not generate it.
     """
     settings = load_settings()

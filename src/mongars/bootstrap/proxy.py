@@ -49,8 +49,9 @@ def guard_proxy() -> list[object]:
 def proxy_advice(config: ServingConfig, dashboard: str) -> str | None:
     """Advice for the operator if Serve's HTTP proxy accepts a request with too many headers; sends it such a request.
 
-    `config` is the deployed application, `dashboard` the URL of the cluster's Ray dashboard. None if the proxy refuses
-    the request, cannot be reached from here, or is replaced by HAProxy.
+    `config` is the configuration of the deployed application, `dashboard` the URL of the cluster's Ray dashboard, on
+    whose host the proxy is sought if `config.host` is no other machine's address. None if the proxy refuses the
+    request, cannot be reached from here, or is replaced by HAProxy.
     """
     if config.haproxy:
         return None

@@ -33,7 +33,10 @@ def withdraw(settings: Settings) -> None:
 
 
 def running_url(settings: Settings) -> str:
-    """The URL of the API that a running `mongars up` of this home folder announced; if none, that in the settings."""
+    """The base URL of the API that a running `mongars up` of this home folder announced.
+
+    If none runs: the URL made from `MONGARS_HOST` and `MONGARS_PORT`.
+    """
     return _announced(settings).get("url") or settings.api_url
 
 
@@ -79,7 +82,7 @@ def _is_own(url: str, recorded: str | None, port: dict[str, str], *, default: in
 def _announced(settings: Settings, *, by: int | None = None) -> dict[str, str]:
     """The URLs `url` and `dashboard` that a process wrote with `announce`; empty if there are none or it has ended.
 
-    `by`: the id of the only process whose URLs count; None: any process.
+    `by`: the id of the only process whose URLs are returned; None: any process.
     """
     try:
         found: dict[str, str] = json.loads(_path(settings).read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ SERVE_TOKEN = "serve-token"  # noqa: S105 (the name of a file)
 
 
 def secret_file(home: Path, name: str) -> Path:
-    """The path of the file in the home folder `home` that stores the secret called `name`."""
+    """The path of the file in the home folder `home` that stores the secret called `name`; it may not exist."""
     return home / "secrets" / name
 
 

@@ -44,8 +44,8 @@ DEFAULT_OLLAMA = "http://127.0.0.1:11434"
 def exported_config(settings: Settings, *, images_only: bool = False) -> ServingConfig:
     """The configuration of the Serve application for exported manifests; each node uses the models in its own cache.
 
-    Raises `ConfigurationError` if a setting is wrong. `images_only`: the model cache is part of the container image, so
-    that error is also raised if a model is configured as a file of this machine, which no container has.
+    `images_only`: the model cache is part of the container image, so no model may be configured as a file of this
+    machine. Raises `ConfigurationError` if one is, or if a setting is wrong.
     """
     if images_only:
         _refuse_files(settings)
@@ -137,7 +137,8 @@ def engine_spec(settings: Settings, role: str, find: Find) -> EngineSpec:
     """The specification of the engine for the model role `role` (`general` or `coding`).
 
     `find(settings, role)` returns the path of the model file, or an empty text: each node then uses the file in its own
-    cache. Raises `ConfigurationError` if the model is missing or not usable by the configured engine.
+    cache. It is not called for models of Ollama, or for engines that use no model file. Raises `ConfigurationError` if
+    the model is missing or not usable by the configured engine.
     """
     environment = settings.environment
     size = {"slots": environment.slots, "context_tokens": environment.context_tokens}
@@ -177,7 +178,8 @@ def embedding_spec(settings: Settings, find: Find) -> EmbeddingSpec:
     """The specification of the llama.cpp engine behind `/v1/embeddings`.
 
     `find(settings, "embedding")` returns the path of the model file, or an empty text: each node then uses the file in
-    its own cache. Raises `ConfigurationError` if the model file is missing, or if the settings name a model of Ollama.
+    its own cache. Raises `ConfigurationError` if the model file is missing, or if the settings name a model of Ollama;
+    `KeyError` if no embedding model is configured.
     """
     spec = settings.provisioning().models["embedding"]
     if isinstance(spec, OllamaSource):
@@ -224,8 +226,9 @@ def _model_folder(spec: ModelSpec, role: str, *, engine: str) -> Path:
 def serve_control(settings: Settings, address: str | None) -> ServeControl:
     """A client that deploys the Serve application by the Ray dashboard at `dashboard_of(settings, address)`.
 
-    It sends the configured token, and to the local stack's dashboard that stack's own token. Raises
-    `ConfigurationError` if Ray is not installed, the address is invalid, or a token cannot be read.
+    `address` None: the configured dashboard, else the local stack's. The client sends the configured token, and to the
+    local stack's dashboard that stack's own token. Raises `ConfigurationError` if Ray is not installed, the address is
+    invalid, or a token cannot be read.
     """
     require("ray", extra="serve")
     token, dashboard = ray_token(settings), dashboard_of(settings, address)
@@ -237,10 +240,10 @@ def serve_control(settings: Settings, address: str | None) -> ServeControl:
 
 
 def dashboard_of(settings: Settings, address: str | None) -> str:
-    """The URL of the Ray dashboard: `address`, else `RAY_DASHBOARD_ADDRESS`, else that of the local stack.
+    """The URL of the Ray dashboard: `address`, or `RAY_DASHBOARD_ADDRESS` if that is None or empty.
 
-    An address without a scheme, such as `host:8265`, gets `http://`. Raises `ConfigurationError` if it is no http(s)
-    URL.
+    If neither is given, that of the local stack. An address without a scheme, such as `host:8265`, gets `http://`.
+    Raises `ConfigurationError` if it is no http(s) URL.
     """
     given = _given(settings, address)
     if given is None:

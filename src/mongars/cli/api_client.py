@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """A streamed HTTP response: its headers and an iterator over its server-sent events.
+    """A streamed HTTP response: its headers and an iterator (`events`) over its server-sent events.
 
-    The iterator ends with the response, and raises the API's error if an event reports one.
+    The iterator ends with the response, and raises the API's error (a `MongarsError`) if an event reports one.
     """
 
     headers: Mapping[str, str]
@@ -57,9 +57,9 @@ class ApiClient:
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Events]:
         """A context manager that sends `body` as JSON in a POST request to `path`, and gives the streamed response.
 
-        Connecting may take 5 seconds; the time for the response is not limited. Raises `EndpointUnreachable` without a
-        response, the API's error if the response or an event reports one, `InvalidAnswer` if an error response is not
-        JSON, and `GenerationInterrupted` if the connection breaks.
+        Connecting may take 5 seconds; the time for the response is not limited. Raises `EndpointUnreachable` if the
+        connection fails, the API's error (a `MongarsError`) if the response or an event reports one, `InvalidAnswer` if
+        an error response is not JSON, and `GenerationInterrupted` if the connection breaks.
         """
         async with (
             self._session(total=None) as session,

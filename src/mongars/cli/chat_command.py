@@ -30,9 +30,10 @@ PATH = "/api/v1/conversation/chat"
 class TurnResult:
     """The complete answer to one message of a chat, and how it was generated.
 
-    `provider` is the source of the answer, such as `ray_serve`; `adapter` the LoRA adapter's version; `fallback`: a
-    preferred provider failed. `tokens` is the number of generated tokens, None if the API reported none; `seconds` the
-    time from the first piece of text to the end of the stream.
+    `provider` is the source of the answer, such as `ray_serve`; `adapter` the LoRA adapter's version, `baseline` for
+    none (both `?` if the API did not name them); `fallback`: a preferred provider failed. `tokens` is the number of
+    generated tokens, None if the API reported none; `seconds` the time from the first piece of text to the end of the
+    stream.
     """
 
     text: str
@@ -109,7 +110,7 @@ class ChatSession:
 def once(session: ChatSession, message: str, *, console: Console, as_json: bool) -> None:
     """Send one message and print the answer while it arrives, then a line about it on `console`.
 
-    `as_json`: print only the `TurnResult`, as one JSON object, when the answer is complete. Raises
+    `as_json`: print only the `TurnResult`, as one JSON object on standard output, when the answer is complete. Raises
     `EndpointUnreachable` without a response, and another `MongarsError` if the answer fails.
     """
     if as_json:

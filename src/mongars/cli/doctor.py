@@ -40,9 +40,10 @@ MINIMUM_FREE = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """The result of one check of `mongars doctor`. `what` names the check.
+    """The result of one check of `mongars doctor`. `what` is the check's name, such as `database`.
 
-    `detail` says what was found or, with the verdict `warn` or `fail`, what is wrong and how to correct it.
+    `verdict`: `ok`, `warn` (monGARS still works) or `fail`. `detail` says what was found or, unless it is `ok`, what is
+    wrong and how to correct it.
     """
 
     what: str

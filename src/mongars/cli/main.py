@@ -97,6 +97,6 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command of the command line (`sys.argv`), then exit with its status."""
+    """Run the command given in the arguments of this process (`sys.argv`), then exit with its status."""
     prepare_streams()
     sys.exit(app())

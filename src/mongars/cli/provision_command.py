@@ -56,9 +56,9 @@ _VERBS: dict[Phase, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with `arguments` (None: those of the process); returns its exit status, see `run`.
+    """Download the configured models, as `arguments` say, and return the exit status: 0, 1 or 130 (see `run`).
 
-    Exits with status 2 and a message if the arguments are wrong.
+    `arguments` None: those of the process. Exits with status 2 and a message if they are wrong.
     """
     options = _parser().parse_args(arguments)
     return run(
@@ -80,7 +80,7 @@ def run(
 
     `load` reads the configuration. `force` verifies existing files again and downloads damaged ones. `as_json` prints
     one JSON object, whose field `statuses` has an object per role. Returns the exit status: 0 if every model is ready,
-    1 if not or on an error, 130 after Ctrl-C.
+    1 if not or on a `MongarsError`, whose message is printed, 130 after Ctrl-C.
     """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
@@ -145,7 +145,10 @@ def _as_json(statuses: Sequence[RoleStatus]) -> str:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """A context manager in which SIGTERM raises `SystemExit`, so that the download's child process is ended too."""
+    """A context manager in which SIGTERM raises `SystemExit` with the status 143.
+
+    So the child process of a download is ended, too.
+    """
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield

@@ -44,8 +44,9 @@ class Summary:
     """The facts that `mongars up` prints when everything has started.
 
     `provider`, `model` and `adapter` say what generates answers. `first_run` is the administrator's API key and
-    password, on the first start only; `key_hint` says where to find an API key otherwise. `dashboard` is the URL of
-    Ray's dashboard (None: no Ray), `chat` the command to type for a chat, `seconds` the duration of the start.
+    password, in this order, None except on the first start; `key_hint` says where to find an API key otherwise.
+    `dashboard` is the URL of Ray's dashboard (None: no Ray), `logs` the folder of log files, `chat` the command to type
+    for a chat, `seconds` the duration of the start (None: not shown).
     """
 
     api_url: str

@@ -33,7 +33,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def writes(text: str, found: Console) -> bool:
-    """Whether the encoding of the console `found` has all characters of `text`."""
+    """Whether the console `found` can print `text`: its encoding has all characters of the text."""
     try:
         text.encode(found.encoding)
     except UnicodeEncodeError:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 class DatabaseConfig:
     """The URL of the database, its connection pool, and how long to wait for it.
 
-    `url` may contain a password and is left out of the `repr`. `pool_size` and `max_overflow` are numbers of
-    connections per process; `pool_timeout` is the seconds to wait for a free one. `startup_timeout` and
-    `startup_retry_interval` are seconds: how long, and how often, to try to connect at the start.
+    `url` may contain a password and is left out of the `repr`. A process has up to `pool_size` lasting connections and
+    `max_overflow` more under load; `pool_timeout` is the seconds to wait for a free one. `startup_timeout` is for how
+    many seconds, `startup_retry_interval` every how many seconds, to try to connect at the start.
     """
 
     url: str = field(repr=False)

@@ -33,7 +33,8 @@ _COLUMNS = (
 class SqlConversations(History):
     """Stores conversation turns (message and answer) in the table `conversation_history`.
 
-    Turns expire, and are not returned any more, when `keep` has passed since they were stored; None: never.
+    Turns expire, and are not returned any more, when the time `keep` has passed since they were stored; `keep` None:
+    never. Expired turns are not deleted here.
     """
 
     def __init__(self, database: Database, clock: Clock, *, keep: timedelta | None = None) -> None:

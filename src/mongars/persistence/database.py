@@ -36,9 +36,9 @@ _WRITE_CHECK = text("UPDATE alembic_version SET version_num = version_num")
 class Database:
     """The application's database, SQLite or PostgreSQL: transactions, health check and schema revision.
 
-    It connects when first used; `aclose` closes all connections. The constructor raises `ConfigurationError`, naming
-    `DATABASE_URL`, if the URL is unusable. Transactions raise `StorageUnavailable` when the database fails, and after
-    `aclose`.
+    It connects when first used; leaving its asynchronous context, or `aclose`, closes the connections. The constructor
+    raises `ConfigurationError`, naming `DATABASE_URL`, if the URL is unusable. Transactions raise `StorageUnavailable`
+    when the database fails, and after `aclose`.
     """
 
     def __init__(self, config: DatabaseConfig) -> None:
@@ -79,8 +79,8 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A context manager that gives a connection in a transaction for reading; on SQLite no writer delays it.
 
-        Raises `StorageUnavailable` if the database fails, is closed, or is a SQLite file that is missing or was
-        replaced.
+        Writing in it is not prevented, but not intended. Raises `StorageUnavailable` if the database fails, is closed,
+        or is a SQLite file that is missing or was replaced.
         """
         self._check_usable()
         with storage_errors():
@@ -127,7 +127,8 @@ class Database:
     async def aclose(self) -> None:
         """Wait for transactions that are beginning or ending, then close the connections that no transaction uses.
 
-        End all transactions before. Safe to call twice. Later transactions raise `StorageUnavailable`.
+        End all transactions before: the connection of an open one is closed only when it ends. Safe to call twice.
+        Later transactions raise `StorageUnavailable`.
         """
         try:
             await self._transactions.aclose()

@@ -84,7 +84,7 @@ def storage_errors() -> Iterator[None]:
 
 
 def _sentence(error: exc.DBAPIError) -> str | None:
-    """The message for clients about an error of the database; None for a violated constraint or invalid SQL."""
+    """The message for clients about `error`, raised by the database; None for a violated constraint or invalid SQL."""
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_sentence(error.orig)
     state = getattr(error.orig, "sqlstate", None)

@@ -50,8 +50,8 @@ def upgrade(database: DatabaseConfig, revision: str = "head") -> None:
     Safe to call from several processes at once: one migrates, the others wait and have nothing to do.
 
     Raises:
-        ConfigurationError: The URL is unusable, the database is newer than this program, or its data or
-            views prevent the migration.
+        ConfigurationError: The URL is unusable, there is no such revision, the database is newer than this program, or
+            its data or views prevent the migration.
         StorageUnavailable: The database cannot be reached, locked or written.
     """
     with _migration_errors():
@@ -59,11 +59,11 @@ def upgrade(database: DatabaseConfig, revision: str = "head") -> None:
 
 
 def downgrade(database: DatabaseConfig, revision: str) -> None:
-    """Migrate the database back to the schema revision `revision`; on an error it stays unchanged.
+    """Migrate the database back to the schema revision with the id `revision`; on an error it stays unchanged.
 
     `base` means the state before the first migration: all tables and their data are dropped. Raises
-    `ConfigurationError` if the URL is unusable or the database's data or views prevent that, `StorageUnavailable` if it
-    cannot be reached, locked or written.
+    `ConfigurationError` if the URL is unusable, there is no such revision, or the database's data or views prevent
+    that; `StorageUnavailable` if it cannot be reached, locked or written.
     """
     with _migration_errors():
         command.downgrade(alembic_config(database), revision)
@@ -170,7 +170,10 @@ def _migration_errors() -> Iterator[None]:
 
 
 def alembic_config(database: DatabaseConfig) -> Config:
-    """Alembic's configuration with monGARS' migrations and this database, for commands without a function here."""
+    """Alembic's configuration with monGARS' migrations and this database.
+
+    For Alembic commands that have no function in this module.
+    """
     config = Config()
     # ConfigParser interpolates, so a percent sign in a path has to be doubled.
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))

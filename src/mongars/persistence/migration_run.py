@@ -57,7 +57,8 @@ def run_env(database: DatabaseConfig) -> None:
 def _lock(connection: Connection, seconds: float) -> None:
     """Lock out migrations by other processes until this transaction ends; wait at most `seconds` for a running one.
 
-    Does nothing on SQLite, where `BEGIN IMMEDIATE` has taken the lock.
+    After that, PostgreSQL reports a lock timeout, as an exception of SQLAlchemy. Later statements of the transaction
+    wait at most 5 seconds for a lock. Does nothing on SQLite, where `BEGIN IMMEDIATE` has taken the lock.
     """
     if connection.dialect.name != "postgresql":
         return

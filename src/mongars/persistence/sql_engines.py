@@ -74,9 +74,9 @@ def app_engines(config: DatabaseConfig) -> tuple[AsyncEngine, AsyncEngine]:
 def migration_engine(config: DatabaseConfig) -> Engine:
     """A synchronous SQLAlchemy engine without a connection pool, for migrations and checks.
 
-    On SQLite it waits up to `startup_timeout` seconds for a lock, and foreign keys are off, because rebuilding a table
-    drops the old one, which must not cascade. On PostgreSQL statements have no time limit. Raises `ConfigurationError`
-    for an unusable URL.
+    On SQLite it waits up to `startup_timeout` seconds for a lock (then SQLite's error that the database is locked), and
+    foreign keys are off, because rebuilding a table drops the old one, which must not cascade. On PostgreSQL statements
+    have no time limit. Raises `ConfigurationError` for an unusable URL.
     """
     url = migration_url(config.url)
     if not is_sqlite(url):
@@ -141,7 +141,10 @@ def _existing(path: Path) -> sqlite3.Connection:
 
 
 def _set_up_sqlite(engine: Engine, begin: Begin, pragmas: dict[str, object]) -> None:
-    """Make a SQLite engine set `pragmas` (by name) on every connection and begin every transaction with `begin`."""
+    """Make a SQLite engine set `pragmas` (value by name) on every connection.
+
+    It begins every transaction with the statement `begin`, such as `BEGIN IMMEDIATE`.
+    """
 
     def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
@@ -162,10 +165,10 @@ def _begin_with(engine: Engine, statement: str) -> None:
 
 
 def _switch_to_wal(engine: Engine, seconds: float) -> None:
-    """Make each new connection of `engine` switch the SQLite file to WAL mode, which lasts.
+    """Make each new connection of `engine` switch the SQLite file to WAL mode, which stays in effect for the file.
 
-    It retries for `seconds` while the file is locked: SQLite does not apply the busy timeout to this switch when two
-    connections attempt it at once.
+    It retries for `seconds` while the file is locked, and then raises SQLite's error: SQLite does not apply the busy
+    timeout to this switch when two connections attempt it at once.
     """
 
     def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

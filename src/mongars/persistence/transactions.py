@@ -30,7 +30,7 @@ class Transactions:
 
     @property
     def unfinished(self) -> int:
-        """The number of these tasks that are running, whether or not a caller waits for them."""
+        """The number of tasks of this object that are running, whether or not a caller waits for them."""
         return len(self._tasks)
 
     @asynccontextmanager

@@ -43,14 +43,15 @@ def app_url(raw: str) -> URL:
 def migration_url(raw: str) -> URL:
     """The SQLAlchemy URL of `raw` (the value of `DATABASE_URL`) for synchronous engines, such as those for migrations.
 
-    Raises `ConfigurationError`, without the password, if it is unusable.
+    Raises `ConfigurationError`, without the password, if it is malformed, names another system than PostgreSQL or
+    SQLite, or a SQLite database in memory.
     """
     url = app_url(raw)
     return url.set(drivername=_SQLITE_SYNC) if is_sqlite(url) else url
 
 
 def is_sqlite(url: URL) -> bool:
-    """Whether `url` names a SQLite file; False: a PostgreSQL database."""
+    """Whether `url`, the result of `app_url` or `migration_url`, names a SQLite file; False: a PostgreSQL database."""
     return url.drivername.startswith("sqlite")
 
 
@@ -62,7 +63,8 @@ def sqlite_path(url: URL) -> Path | None:
 def masked(raw: str) -> str:
     """The SQLAlchemy URL of `raw` (the value of `DATABASE_URL`) as text with each password as `***`, for logs.
 
-    Raises `ConfigurationError` if it is unusable.
+    Raises `ConfigurationError` if it is malformed, names another system than PostgreSQL or SQLite, or a SQLite database
+    in memory.
     """
     url = app_url(raw)
     hidden = {name: "***" for name in _SECRET_PARAMETERS if name in url.query}

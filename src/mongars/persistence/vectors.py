@@ -188,7 +188,8 @@ def _column_type(connection: Connection) -> str:
 def _alter(connection: Connection, kind: str, expression: str) -> None:
     """Change the SQL type of `conversation_history.vector` to `kind`, with values from the SQL `expression`.
 
-    Drops the column's indexes and default. Raises `ConfigurationError` if a view depends on the column.
+    Drops the column's indexes and default, and does not restore them. Raises `ConfigurationError` if a view depends on
+    the column.
     """
     views = connection.scalars(text(_VIEWS)).all()
     if views:

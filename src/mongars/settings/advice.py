@@ -18,7 +18,8 @@ _SECRET = ("KEY", "SECRET", "PASSWORD", "TOKEN", "DATABASE_URL")
 def complaint(error: dict[str, Any]) -> str:
     """The message for one of pydantic's validation errors of the environment: variable, reason, and the given value.
 
-    `error` is an element of `ValidationError.errors()`. The value is left out if it may be a secret.
+    `error` is an element of `ValidationError.errors()`, and may be changed. The value is left out if it may be a
+    secret.
     """
     if error["type"] == "too_short":
         error["msg"] = f"needs at least {error['ctx']['min_length']} characters"
@@ -64,9 +65,10 @@ def prompt_cache_warnings(environment: Environment) -> tuple[str, ...]:
 
 
 def backoff_warnings(environment: Environment) -> tuple[str, ...]:
-    """A warning for each entry of `RAY_SCALING_BACKOFF` that is no number or negative, as text.
+    """The texts of warnings, one for each entry of `RAY_SCALING_BACKOFF` that is no number or is negative; else empty.
 
-    Such an entry does not stop the start: see `backoff_schedule` for what applies instead.
+    Such an entry does not stop the start: a negative one is dropped, and one that is no number makes the default list
+    apply.
     """
     warnings = []
     for entry in environment.ray_scaling_backoff:

@@ -75,7 +75,10 @@ class Settings:
 
     @property
     def api_url(self) -> str:
-        """The base URL of the API of this installation, as reached from this machine."""
+        """The base URL of the API of this installation, made from `MONGARS_HOST` and `MONGARS_PORT`.
+
+        For callers on this machine: a host that means all addresses becomes a loopback address.
+        """
         return local_url(self.environment.host, self.environment.port)
 
     def database(self) -> DatabaseConfig:
@@ -99,7 +102,7 @@ class Settings:
         """The base model of each model role (general, coding, embedding), the model cache, and the address of Ollama.
 
         The coding model is the general one if none is configured; the role `embedding` is absent if no embedding model
-        is served. Raises `ConfigurationError` for a variable that names no usable model.
+        is served. Raises `ConfigurationError` if a model setting names no usable model.
         """
         values = self.environment
         models = {
@@ -115,7 +118,7 @@ class Settings:
     def _use_ray(self) -> bool:
         """Whether requests are sent to Ray Serve: the value of `USE_RAY_SERVE`, if it is set.
 
-        If not: True if `RAY_SERVE_URL` is set and `COMPOSE_PROFILES` is not set or contains `ray` or `*`.
+        If not: True if `RAY_SERVE_URL` is set and `COMPOSE_PROFILES` is not set or contains `ray` or `*`, else False.
         """
         values = self.environment
         if values.use_ray_serve is not None:

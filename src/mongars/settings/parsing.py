@@ -48,7 +48,7 @@ def none_is_none(value: object) -> object:
 def checked_weights(entries: tuple[str, ...]) -> tuple[str, ...]:
     """Return `entries`, the value of a variable with users' weights, unchanged if it is valid.
 
-    Raises `ValueError` unless each entry is `user=number`, with a number from 0.01 to 100.
+    Raises `ValueError` unless each entry is `user=number`, with a user name and a number from 0.01 to 100.
     """
     weights(entries)
     return entries
@@ -66,8 +66,8 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 def variable(name: str, default: Any, description: str, **limits: Any) -> Any:  # noqa: ANN401
     """A pydantic field for the environment variable `name` with the default value `default`.
 
-    `description` is its text in the generated reference. `limits` are constraints on the value, in pydantic's terms:
-    `gt`, `ge`, `le`, `min_length`.
+    `description` is its text in the generated reference. `limits` are constraints on the value, given to pydantic's
+    `Field`: `gt`, `ge`, `le`, `min_length`.
     """
     return Field(default=default, validation_alias=name, description=description, **limits)
 
@@ -89,7 +89,7 @@ def expanded(path: Path, name: str) -> Path:
 
 
 def weights(entries: tuple[str, ...]) -> dict[str, float]:
-    """Parse entries such as `alice=4` into each user's weight.
+    """Parse entries such as `alice=4` into each user's weight; of several entries for a user, the last one applies.
 
     A user's weight is the relative share of the model servers' capacity that the user gets when requests queue. Raises
     `ValueError` for another form, or a weight outside `LEAST_WEIGHT` (0.01) to `MOST_WEIGHT` (100).
@@ -111,7 +111,7 @@ def weights(entries: tuple[str, ...]) -> dict[str, float]:
 def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:
     """Parse texts such as `0.5` into delays in seconds, in order; negative ones are dropped.
 
-    Returns `DEFAULT_BACKOFF` if an entry is no number, or if no entry is left.
+    Returns `DEFAULT_BACKOFF` (0.5, 1, 2 and 4 seconds) if an entry is no finite number, or if no entry is left.
     """
     numbers = [seconds(entry) for entry in entries]
     if None in numbers:
@@ -120,7 +120,10 @@ def backoff_schedule(entries: tuple[str, ...]) -> tuple[float, ...]:
 
 
 def seconds(entry: str) -> float | None:
-    """The finite number that the text `entry` stands for, such as a number of seconds; None for any other text."""
+    """The finite number that the text `entry` stands for, such as a number of seconds; may be negative.
+
+    None for any other text.
+    """
     try:
         number = float(entry)
     except ValueError:

@@ -77,7 +77,8 @@ def load_settings(source: Mapping[str, str] | None = None) -> Settings:
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """The environment for a child process: this process's variables except secrets, updated with `changes`.
 
-    Secrets are the variables whose name `mongars.core.secrecy.is_secret` recognises, such as `SECRET_KEY`.
+    Variables are secrets if their name is that of one, such as `SECRET_KEY` or another with KEY, TOKEN or PASSWORD in
+    it, as `mongars.core.secrecy.is_secret` decides. `changes` may contain secrets.
     """
     kept = {name: value for name, value in os.environ.items() if not is_secret(name)}
     return {**kept, **changes}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class InferenceMetrics:
     """An observer that updates the metrics of inference (requests, failures, tokens) from events of inference.
 
-    Other events are ignored.
+    The metrics are counters and histograms of an `Instruments` object. Other events are ignored.
     """
 
     def __init__(self, instruments: Instruments) -> None:
@@ -61,7 +61,7 @@ class InferenceMetrics:
             self._add(names.RAY_FALLBACK, {"reason": reason}, 0)
 
     def observe(self, event: Event) -> None:
-        """Update the metrics that depend on events of this class; does nothing if none do."""
+        """Update the metrics that depend on events of this event's class; does nothing if none do."""
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)

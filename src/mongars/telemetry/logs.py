@@ -27,7 +27,8 @@ LEVELS: dict[LogLevel, int] = {
 def configure_logs(*, level: LogLevel = "info", json_lines: bool = True) -> None:
     """Configure how this process writes log events (by structlog) to standard error.
 
-    `level`: lowest level that is written. `json_lines`: one JSON object per line; False: plain text for a terminal.
+    `level`: lowest level that is written; lower ones are dropped. `json_lines`: one JSON object per line; False: plain
+    text for a terminal.
     """
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer(_json) if json_lines else structlog.dev.ConsoleRenderer()
@@ -59,7 +60,10 @@ class LogObserver:
         self._log = structlog.get_logger().bind()
 
     def observe(self, event: Event) -> None:
-        """Write the event as a log line if its level is enabled; an `OSError`, such as a full disk, is ignored."""
+        """Write the event as a log line with its name and fields, if the level of its class is enabled.
+
+        An `OSError`, such as a full disk, is ignored.
+        """
         log = event.log
         level = LEVELS[log.level]
         if not self._log.is_enabled_for(level):

@@ -33,7 +33,8 @@ class FakeAdapter:
     def engine(self, plan: FakePlan | None = None, *, clock: Clock | None = None) -> FakeEngine:
         """A `FakeEngine` with this adapter loaded, not started.
 
-        `plan` is its behaviour; None: answers without faults. `clock` None: the system's clock.
+        `plan` is its behaviour, such as delays and faults, with the adapter in it replaced by this one; None: answers
+        without faults. `clock` None: the system's clock.
         """
         planned = replace(
             plan or FakePlan(), adapter_version=self.version, adapter_digest=self.digest

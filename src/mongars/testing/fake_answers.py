@@ -51,7 +51,7 @@ def opening(origin: Origin | None) -> Iterator[bytes]:
 
 
 def token_event(token: str, *, logprob: float | None = None) -> bytes:
-    """The event of a stream for one token of the answer, with its log-probability unless `logprob` is None."""
+    """The event of a stream for one token of the answer, with its log-probability; `logprob` None: without one."""
     return _chunk({"content": token}, logprob=logprob)
 
 

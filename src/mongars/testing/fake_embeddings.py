@@ -17,7 +17,10 @@ EMBEDDINGS = "/v1/embeddings"
 
 
 class FakeEmbeddings:
-    """Responds to requests of `/v1/embeddings` with vectors that `FakeEmbedder` computes from the texts' words."""
+    """Responds to requests of `/v1/embeddings` with vectors that `FakeEmbedder` computes from the texts' words.
+
+    Each `FakeReplica` creates one; its attributes set model name and limits.
+    """
 
     def __init__(self) -> None:
         self.model: str | None = "fake-embedding"
@@ -28,9 +31,9 @@ class FakeEmbeddings:
         """The longest text in words; the response to a longer one is an error."""
 
     async def respond(self, body: bytes) -> tuple[int, Mapping[str, object]]:
-        """The HTTP status and the JSON body of the response to the request body `body`.
+        """The HTTP status and the JSON body of the response to the JSON request body `body`.
 
-        If the request is invalid, they are those of an error; nothing is raised for it.
+        If the request is invalid, they are those of an error in OpenAI's format; nothing is raised for it.
         """
         try:
             return 200, await self._embed(body)

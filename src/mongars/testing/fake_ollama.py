@@ -24,9 +24,9 @@ OllamaFault: TypeAlias = FaultyResponse | Status | Body | Reset | Silence | Echo
 class FakeOllama(FakeServer):
     """A fake Ollama server: `/api/chat`, `/api/show`, `/api/tags` and `/api/version` for the model names `models`.
 
-    Each request of `/api/chat` takes the next fault from `faults`; if there is none, `always` applies. Of a
-    `FaultyResponse`, only these fields have an effect: text, reasoning, delays, `cut_after`, `stall_after`,
-    `error_after`, `block`, `hold_open`.
+    Each request of `/api/chat` takes the next fault from `faults`; if there is none, `always` applies, by default a
+    correct answer. `shows` counts requests of `/api/show`. Of a `FaultyResponse`, only these fields have an effect:
+    text, reasoning, delays, `cut_after`, `stall_after`, `error_after`, `block`, `hold_open`.
     """
 
     def __init__(self, *faults: OllamaFault, models: tuple[str, ...] = ("fake:latest",)) -> None:

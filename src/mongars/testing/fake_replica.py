@@ -60,7 +60,7 @@ class FakeReplica(FakeServer):
     """A fake replica with faults: `/generate`, `/v1/embeddings`, `/healthz`, `/readyz`; `/control` sets the faults.
 
     Each request to `/generate` or `/v1/embeddings` takes the next fault from `faults`, or `always` if there is none.
-    `probes` counts requests of `/readyz`; `in_flight` is the number of requests being answered now.
+    `probes` counts requests of `/readyz`; `in_flight` is the number of requests of the first two routes in progress.
     """
 
     def __init__(
@@ -296,7 +296,7 @@ async def _serve(replica: FakeReplica) -> None:
 
 
 def main() -> int:
-    """Run a fake replica, with the faults given on the command line, until Ctrl-C.
+    """Run a fake replica until Ctrl-C, with the port and the faults (as JSON) given on the command line.
 
     Returns the exit status: 0, or 1 if the port cannot be used. Exits with status 2 if an argument is wrong.
     """

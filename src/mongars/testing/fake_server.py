@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Received:
     """One request that a `FakeServer` received, and the outcome of its response.
 
-    `headers` has lower-case names. `connection` is the client's address and port; `at` (the arrival) and `left_at` are
-    seconds of the server's monotonic clock. `left_at` is None unless the client closed the connection before the
-    response was complete.
+    `body` is its JSON object; `headers` has lower-case names. `connection` is the client's address and port; `at` (the
+    arrival) and `left_at` are seconds of the server's monotonic clock. `left_at` is None unless the client closed the
+    connection before the response was complete.
     """
 
     body: dict[str, Any]
@@ -41,7 +41,7 @@ class Received:
 
 
 class FakeServer:
-    """An HTTP server on 127.0.0.1 that records its requests in `received`; subclasses add the routes.
+    """An HTTP server on 127.0.0.1 that records its requests in `received`, in order; subclasses add the routes.
 
     As an asynchronous context manager it starts on entering and stops on leaving. It can be started again, on the same
     port.

@@ -38,9 +38,9 @@ class Hangup(Exception):
 
 
 class EventStream:
-    """The streamed response to one request, as server-sent events, with faults.
+    """The streamed response of a fake replica to one request, as server-sent events, with faults.
 
-    `origin` is the model, adapter and replica that the response names.
+    `origin` is the model, adapter and replica that the response names. Use an object once: for `send` or `send_huge`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class EventStream:
     async def send(self, fault: FaultyResponse, *, said: int = 0) -> web.StreamResponse:
         """Send the answer of `fault`, with its delays and faults, except the first `said` tokens; returns the response.
 
-        Raises `Hangup` if `fault` cuts the stream by a reset of the connection.
+        The response is complete then. Raises `Hangup` if `fault` cuts the stream by a reset of the connection.
         """
         await self._response.prepare(self._request)
         for event in opening(self._origin if fault.meta else None):
@@ -80,7 +80,10 @@ class EventStream:
         return self._response
 
     async def send_huge(self, fault: HugeEvent) -> web.StreamResponse:
-        """Send the answer `TEXT`, correct but for one additional event of `fault.mib` MiB; returns the response."""
+        """Send the answer `TEXT` with one additional event of `fault.mib` MiB; returns the response.
+
+        That event follows `fault.after` tokens of the answer, which is correct otherwise.
+        """
         await self._response.prepare(self._request)
         said = [token_event(token) for token in tokens(TEXT)]
         huge_head, huge_tail = token_event("|").split(b"|")

@@ -40,7 +40,11 @@ class Control:
         self._in_flight = in_flight
 
     def add_routes(self, app: web.Application) -> None:
-        """Add the routes under `/control` to `app`."""
+        """Add the routes under `/control` to `app`.
+
+        `GET /control` shows the state, `PUT /control/always` sets the fault of all later requests, `POST
+        /control/faults` adds faults to the queue, and `DELETE /control` removes faults and recorded requests.
+        """
         app.router.add_get("/control", self._state)
         app.router.add_put("/control/always", self._always)
         app.router.add_post("/control/faults", self._faults)

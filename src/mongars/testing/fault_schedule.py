@@ -102,7 +102,7 @@ class FaultSchedule:
 def settled(fault: Fault, now: Situation) -> Behaviour:
     """The behaviour for one request under the conditions `now`.
 
-    It is `fault` itself or, if `fault` contains others (such as `InTurn`), the one that applies.
+    It is `fault` itself or, if `fault` contains others (such as `InTurn`), the one of them that applies.
     """
     match fault:
         case Flapping():

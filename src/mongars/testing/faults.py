@@ -78,7 +78,7 @@ class FaultyResponse(_Described):
 class Status(_Described):
     """Respond with the status `code`, the JSON `body`, and `headers` in addition to the usual ones.
 
-    `body` None: the error body of `/generate` with `error` and `detail`, or HTML if `error` is empty.
+    `body` None: the error body of `/generate` with the code `error` and the text `detail`, or HTML if `error` is empty.
     """
 
     kind: Literal["status"] = "status"
@@ -103,7 +103,10 @@ class Body(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DisguisedError(_Described):
-    """Respond with 200 and a JSON body that reports the error `error`, as earlier versions of monGARS did."""
+    """Respond with 200 and a JSON body that reports an error with the code `error` and the text `detail`.
+
+    Earlier versions of monGARS did so.
+    """
 
     kind: Literal["disguised_error"] = "disguised_error"
     error: str = "inference_failed"
@@ -158,9 +161,10 @@ class HugeEvent(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrongLength(_Described):
-    """Send a `Content-Length` that is `by` bytes more than the body's length, or less if `by` is negative.
+    """Send a `Content-Length` that is `by` bytes more than the body's length.
 
-    `whole`: respond with one JSON object even to a request for a stream.
+    It is less if `by` is negative, but at least 0. `whole`: respond with one JSON object even to a request for a
+    stream.
     """
 
     kind: Literal["wrong_length"] = "wrong_length"
@@ -172,7 +176,10 @@ class WrongLength(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrayAnswer(_Described):
-    """Send a correct response, and 0.05 s later a second one on the same connection, without a request."""
+    """Send a correct response, and 0.05 s later a second one, with the answer `text`, that belongs to no request.
+
+    Both are sent on the same connection.
+    """
 
     kind: Literal["stray_answer"] = "stray_answer"
     text: str = "This is somebody else's answer."
@@ -182,7 +189,7 @@ class StrayAnswer(_Described):
 class NoContinuation(_Described):
     """Refuse requests that have a `continue_from` (a broken answer to continue) with the status `code`.
 
-    All other requests get the fault `otherwise`.
+    The error's code is `error` and its text `detail`. All other requests get the fault `otherwise`.
     """
 
     kind: Literal["no_continuation"] = "no_continuation"
@@ -195,10 +202,10 @@ class NoContinuation(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FalseContinuation(_Described):
-    """Claim, in the headers, to continue the broken answer in the request's `continue_from`, but send another text.
+    """Claim, in the headers, to continue the broken answer in the request's `continue_from`, but send `text` instead.
 
     A client can detect this by the different `adapter_version`. If that is the version that began the answer, the
-    response cannot be distinguished from a correct one.
+    response cannot be distinguished from a correct one. Requests without `continue_from` get the fault `otherwise`.
     """
 
     kind: Literal["false_continuation"] = "false_continuation"
@@ -213,7 +220,7 @@ class Flapping(_Described):
     """Alternate between the faults `when_up` for `up` seconds and `when_down` for `down` seconds.
 
     `begins` names which of them comes first. The time starts when the fault is set as `always`; in a queue of faults,
-    it is always at the beginning.
+    the first of them applies.
     """
 
     kind: Literal["flapping"] = "flapping"
@@ -239,7 +246,8 @@ class InTurn(_Described):
 class Echo:
     """No fault: stream the text that `FakeEngine` would generate for the request. For the fake Ollama server only.
 
-    At most `parallel` such responses are sent at once; further requests wait. `token_delay` is in seconds.
+    At most `parallel` such responses are sent at once (a server keeps the number of its first `Echo`); further requests
+    wait. `token_delay` is the seconds before each token.
     """
 
     token_delay: float = 0.0

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """An `LLMIntegration` (the client of all model servers) for a test, and the observer that records its events."""
+    """An `LLMIntegration` (the client of all model servers) for a test, and the observer that records its events.
+
+    `build` creates it; the test enters `integration` as an asynchronous context.
+    """
 
     integration: LLMIntegration
     observer: RecordingObserver

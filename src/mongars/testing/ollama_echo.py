@@ -22,8 +22,9 @@ async def echo(
 ) -> web.StreamResponse:
     """Stream the response to the request body `body` of `/api/chat`: the text that `FakeEngine` would generate.
 
-    It respects the options `num_ctx` (by default `fault.context_tokens`), `num_predict`, `stop` and `repeat_penalty`,
-    and the field `logprobs`. A prompt that exceeds the context is answered with 400 if `truncate` is false.
+    It respects the options `num_ctx` (the context window in tokens, by default `fault.context_tokens`), `num_predict`,
+    `stop` and `repeat_penalty`, and the field `logprobs`. A prompt that leaves no room in the window is answered with
+    400 if `truncate` is false. `fault.token_delay` is the seconds before each token, measured by `clock`.
     """
     asked = _generation(body)
     window = (body.get("options") or {}).get("num_ctx") or fault.context_tokens

@@ -31,10 +31,11 @@ CLOCK = SystemClock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """A running Ray cluster of one node, for tests.
+    """A running Ray cluster of one node, for tests; `ray_cluster` creates it.
 
-    `http_port` is that of Serve's HTTP proxy, `dashboard` the URL of Ray's dashboard, `control` deploys applications.
-    `stack` is the id that the cluster's processes have in their environment, `folder` Ray's temporary folder.
+    `http_port` is that of Serve's HTTP proxy on 127.0.0.1, `dashboard` the URL of Ray's dashboard, `control` deploys
+    applications. `stack` is the id that the cluster's processes have in their environment, `folder` Ray's temporary
+    folder.
     """
 
     http_port: int
@@ -45,7 +46,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """The base URL of the cluster's Serve HTTP server, on which applications are deployed."""
+        """The base URL of the cluster's Serve HTTP proxy, at which deployed applications are reached."""
         return f"http://127.0.0.1:{self.http_port}"
 
     def processes(self, part: str) -> list[psutil.Process]:

@@ -22,7 +22,7 @@ class RecordingObserver:
 
     @property
     def names(self) -> list[str]:
-        """The names under which the recorded events appear in the log, in order."""
+        """The names under which the recorded events appear in the log, in the order of the events."""
         return [event.log.name for event in self.events]
 
     def of(self, kind: type[E]) -> list[E]:

@@ -57,9 +57,10 @@ async def nothing() -> None:
 class ChildSpec:
     """A child process to run: command line, environment, log file, and the probe that returns True once it is ready.
 
-    `stack` is the id of the stack it belongs to. `environment` is complete: nothing is inherited. `ready_within` is in
-    seconds. `folders` are private to this child: every process that writes there belongs to it. `clean_up` runs after a
-    crash, when every process of the child has ended; `revived` after the restarted child is ready.
+    `stack` is the id of the stack it belongs to. `environment` is complete: nothing else is inherited. If `ready` has
+    not returned True within `ready_within` seconds, the start fails. `folders` are private to this child: every process
+    that writes there belongs to it. `clean_up` runs after a crash, when every process of the child has ended; `revived`
+    after the restarted child is ready.
     """
 
     name: str
@@ -107,7 +108,7 @@ class Child:
         """Restart the child process whenever it ends, until cancelled; call `start` before.
 
         The delay before a restart doubles from 0.5 to 10 seconds; it is 0.5 seconds again after the process ran for a
-        minute.
+        minute. The number of restarts is not limited.
         """
         delay = _FIRST_DELAY_S
         while process := self._process:
@@ -141,8 +142,8 @@ class Child:
     def stop(self, *, grace: float, hurry: threading.Event | None = None) -> StopReport:
         """End the child process and its descendants: SIGTERM, after `grace` seconds or once `hurry` is set SIGKILL.
 
-        Blocks until they have ended; a process that survives SIGKILL is named in the report. The report is empty if the
-        child was not started.
+        `hurry` None: always after `grace` seconds. Blocks until they have ended; a process that still runs 3 seconds
+        after SIGKILL is named in the report. The report is empty if the child was not started.
         """
         process, report = self._process, StopReport()
         if process is None:

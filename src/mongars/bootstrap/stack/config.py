@@ -34,8 +34,9 @@ class Service:
 class StackConfig:
     """Folders, addresses, ports and number of replicas of the local stack, the processes that `mongars up` runs.
 
-    `host` and `port` are the API's; the ports of Ray are on loopback. `python` is the path of the interpreter;
-    `environment` are the variables of every child process.
+    `host` and `port` are the API's; the ports of Ray are on loopback. `use_ray` False: no Ray is started. `python` is
+    the path of the interpreter; `environment` are the variables of every child process; `haproxy`: Serve uses HAProxy
+    as its HTTP proxy.
     """
 
     home: Path

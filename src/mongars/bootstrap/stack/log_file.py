@@ -30,7 +30,10 @@ def open_log(path: Path) -> BinaryIO:
 
 
 def rotate(path: Path) -> None:
-    """Copy a log over 10 MB to `<name>.1` and empty it, while a process writes to it. Ignores file errors."""
+    """Copy a log over 10 MB to `<name>.1`, replacing an older one, and empty it, while a process writes to it.
+
+    Ignores file errors.
+    """
     with contextlib.suppress(OSError):
         if path.stat().st_size <= _MAX_BYTES:
             return
@@ -52,9 +55,9 @@ def tail(path: Path, *, lines: int = 8) -> str:
 
 
 def last_line(path: Path) -> str:
-    """The last line near the end of a log that is not a JSON object, to explain why a process ended.
+    """The last line of a log that is not a JSON object, to explain why a process ended.
 
-    If there is none, a hint to read the log.
+    Only the last 8 non-empty lines are searched; if none qualifies, a hint to read the log.
     """
     lines = [line for line in tail(path).splitlines() if not line.startswith("{")]
     return lines[-1].strip() if lines else f"see {path}"

@@ -89,7 +89,10 @@ def stop_owned(
     folders: Sequence[Path] = (),
     hurry: threading.Event | None = None,
 ) -> StopReport:
-    """End the processes that `owned_processes` finds, as `end_processes` does; repeats until it finds none.
+    """End processes of the local stack with the id `stack`, and repeat until `owned_processes` finds none.
+
+    `part` and `folders` select them: only those of the child process named `part` (None: all), and those that write to
+    `folders`. They get SIGTERM, and SIGKILL after `grace` seconds or once `hurry` is set (None: always after `grace`).
 
     Blocks. Gives up when a process survives SIGKILL; the report names it in `alive`.
     """
@@ -184,7 +187,10 @@ class _Wait:
 def _signal_all(
     processes: list[psutil.Process], number: signal.Signals, *, wait: _Wait
 ) -> list[psutil.Process]:
-    """Send the signal `number` to the processes, wait for their end up to `wait`, and return those that still run."""
+    """Send the signal `number` to the processes, and return those that still run when the time of `wait` has passed.
+
+    Returns as soon as all have ended, or once the event in `wait` is set.
+    """
     for process in processes:
         with suppress(psutil.Error):
             process.send_signal(number)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortUse:
-    """A TCP port to listen on: `what` listens there, on the address `host`; `setting` names what changes the port."""
+    """A TCP port to listen on: `what` (such as `the API`) listens there, on the address `host`.
+
+    `setting` is the name of the option or variable that changes the port, for messages.
+    """
 
     what: str
     host: str

@@ -13,7 +13,8 @@ async def http_answers(
 ) -> bool:
     """Whether `GET path` at this host and port gets, within 3 seconds, status 200 and a body that contains `holds`.
 
-    False on connection errors and timeouts. `token` is sent as a bearer token; None: without authorization.
+    `holds` empty: any body. False on connection errors and timeouts. `token` is sent as a bearer token; None: without
+    authorization.
     """
     name = f"[{host}]" if ":" in host else host
     header = "" if token is None else f"Authorization: Bearer {token}\r\n"

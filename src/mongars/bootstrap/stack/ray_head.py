@@ -50,8 +50,8 @@ _LONGEST_WITH_HAPROXY = 25  # 97, less what Ray appends: /h/<56 digits>/metrics.
 class RayHead:
     """The Ray head node of one local stack: the command line that starts it, its environment and its folders.
 
-    Starts no process itself. `stack` is the stack's id, `python` the path of the interpreter, `cpus` the number of CPUs
-    that Ray may allocate.
+    Starts no process itself. `stack` is the stack's id, `python` the path of the interpreter, `port` that of Ray's head
+    (GCS), `cpus` the number of CPUs that Ray may allocate.
     """
 
     python: str

@@ -19,9 +19,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 async def run_stack(stack: LocalStack, *, on_ready: Callable[[], None]) -> StopReport:
     """Start the local stack, call `on_ready`, and stop it at SIGINT, SIGTERM or SIGHUP; returns what was stopped.
 
-    A signal during the start stops it, too, without a call of `on_ready`. A second signal kills the processes at once.
-    Raises `ConfigurationError`, `ProvisioningFailed` or `NotReady` if the stack cannot start; everything is then
-    stopped again.
+    A signal during the start stops it, too, without a call of `on_ready`. At a second signal, the processes are killed
+    at once. Raises `ConfigurationError`, `ProvisioningFailed` or `NotReady` if the stack cannot start; everything is
+    then stopped again.
     """
     with _signals_stop(stack) as signals:
         try:

@@ -16,7 +16,7 @@ class StageEvent:
     """The start, progress or end of one stage of starting or stopping the local stack.
 
     `state` is `started`, `progress`, `done` or `failed`. `detail` is text for the terminal; `fraction` the finished
-    part, 0 to 1, None if unknown. `seconds`, set at the end, is how long the stage took.
+    part, 0 to 1, None if unknown. `seconds` is how long the stage took, with `done` and `failed` only.
     """
 
     stage: Stage
@@ -46,7 +46,7 @@ class ChildEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """A message about the stack for the user of the terminal; `serious` marks a failure."""
+    """A message (`text`) about the stack for the user of the terminal; `serious` True marks a failure."""
 
     text: str
     serious: bool = False

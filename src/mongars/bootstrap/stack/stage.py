@@ -27,7 +27,10 @@ Work = Callable[[StageProgress], str]
 
 
 class Abandoned(Exception):
-    """Raised in the thread of a stage's work once the start of the stack is cancelled; the work must not catch it."""
+    """Raised in the thread of a stage's work once the start of the stack is cancelled.
+
+    It is raised when the work reports progress; the work must not catch it.
+    """
 
 
 @dataclass(slots=True)
@@ -68,8 +71,9 @@ class Stages:
     async def work(self, stage: Stage, work: Work) -> None:
         """Run the blocking function `work` in a thread, and report it as the stage `stage`.
 
-        `work` is given a function to report its progress (a text, and the finished fraction or None), and returns a
-        text that is reported with `done`. An exception of `work` is raised here, after the stage is reported as failed.
+        `work` is given a function to report its progress (a text, and the finished fraction from 0 to 1, or None if
+        unknown), and returns a text that is reported with `done`. An exception of `work` is raised here, after the
+        stage is reported as failed.
         """
 
         def progress(detail: str, fraction: float | None) -> None:
