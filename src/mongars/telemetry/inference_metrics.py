@@ -11,6 +11,7 @@ from mongars.inference.events import (
     AttemptStarted,
     AttemptSucceeded,
     EmbeddingsEnded,
+    FallbackReason,
     FellBack,
     Hedged,
     Moved,
@@ -55,7 +56,7 @@ class InferenceMetrics:
         # misses the first event.
         for outcome in get_args(Outcome):
             self._add(names.REQUESTS, {"outcome": outcome}, 0)
-        for reason in ("ray_exception", "error_response", "empty_response"):
+        for reason in get_args(FallbackReason):
             self._add(names.RAY_FALLBACK, {"reason": reason}, 0)
 
     def observe(self, event: Event) -> None:
