@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 import struct
+from collections import deque
 from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -56,6 +58,16 @@ class World:
         async with self.api.http.post(self.api.url + path, data=data, headers=sent) as response:
             found = {name.lower(): value for name, value in response.headers.items()}
             return response.status, found, await response.json()
+
+    async def embedded_after(self, data: object, texts: list[str]) -> list[list[float]]:
+        """The vectors of `texts` when the first endpoint sends `data`, which must be refused, and another one embeds."""
+        body = {"data": data, "model": MODEL, "usage": {"prompt_tokens": 1}}
+        once = deque([Status(code=200, body=body)])
+        for replica in self.replicas:
+            replica.faults = once
+        status, headers, found = await self.post({"input": texts})
+        assert (status, headers["x-llm-attempts"]) == (200, "2")
+        return [each["embedding"] for each in found["data"]]
 
 
 @pytest.fixture
@@ -360,15 +372,37 @@ async def test_an_endpoint_without_the_route_does_not_hide_the_others(
 )
 async def test_a_malformed_response_is_not_passed_on(start_world: StartWorld, data: object) -> None:
     """A response without one valid vector per text counts as a failed attempt, and another endpoint embeds."""
-    body = {"data": data, "model": MODEL, "usage": {"prompt_tokens": 1}}
     async with start_world(2) as world:
-        for replica in world.replicas:
-            replica.faults.append(Status(code=200, body=body))
-        world.replicas[1].faults = world.replicas[0].faults
-        world.replicas[0].faults.popleft() if len(world.replicas[0].faults) > 1 else None
-        status, headers, found = await world.post({"input": "tea"})
-    assert (status, headers["x-llm-attempts"]) == (200, "2")
-    assert len(found["data"]) == 1
+        found = await world.embedded_after(data, ["tea"])
+    assert len(found) == 1
+
+
+def entry(index: object, *numbers: float) -> dict[str, Any]:
+    packed = base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers))
+    return {"index": index, "embedding": packed.decode()}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param([entry(0, 1.0), entry(0, 2.0)], id="repeated index"),
+        pytest.param([entry(0, 1.0), entry(2, 2.0)], id="index too large"),
+        pytest.param([entry(-1, 1.0), entry(0, 2.0)], id="negative index"),
+        pytest.param([entry(0, 1.0), entry([1], 2.0)], id="index is a list"),
+        pytest.param([entry(0, 1.0), entry(1, 2.0), entry(1, 3.0)], id="too many"),
+        pytest.param([entry(0, 1.0), entry(1, math.nan)], id="nan"),
+        pytest.param([entry(0, 1.0, 0.0), entry(1, math.inf, -math.inf)], id="infinite"),
+        pytest.param([entry(0), entry(1)], id="no numbers"),
+        pytest.param([entry(0, 1.0), entry(1, 1.0, 2.0)], id="different lengths"),
+    ],
+)
+async def test_vectors_that_cannot_be_right_are_not_passed_on(
+    start_world: StartWorld, data: object
+) -> None:
+    """A vector of an unknown text, with an infinite number or of another length makes another endpoint embed."""
+    async with start_world(2) as world:
+        found = await world.embedded_after(data, TEXTS[:2])
+    assert [tuple(vector) for vector in found] == await expected(TEXTS[:2])
 
 
 async def test_the_deadline_of_the_client_is_kept(start_world: StartWorld) -> None:

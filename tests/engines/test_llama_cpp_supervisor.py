@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from mongars.core.clock import SystemClock
-from mongars.core.errors import NotReady
+from mongars.core.errors import InferenceFailed, NotReady
+from mongars.core.observe import Event, Note, Observer
+from mongars.engines import log_events
 from mongars.engines.llama_cpp.config import LlamaCppConfig
 from mongars.engines.llama_cpp.process import LlamaCppProcess
 from mongars.engines.llama_cpp.supervisor import CHECK_PERIOD, UNHEARD_CHECKS, LlamaCppSupervisor
@@ -93,6 +95,40 @@ async def test_silence_of_a_dead_child_is_not_held_against_the_next() -> None:
     await clock.advance(CHECK_PERIOD)
     assert children[1].killed > 0
     await supervisor.aclose()
+
+
+class FailingAtKills(Observer):
+    """An observer that raises `RuntimeError` for the event that a hanging child is killed."""
+
+    def observe(self, event: Event) -> None:
+        if isinstance(event, Note) and event.log is log_events.ENGINE_STUCK:
+            message = "the disk of the log is full"
+            raise RuntimeError(message)
+
+
+async def test_closing_after_failed_health_checks_ends_the_restarts_too() -> None:
+    """If the health checks have failed with an error, closing raises it, and the pending restart does not happen."""
+    clock, children = ManualClock(), Nursery()
+    no_memory = False
+
+    async def spawn(config: Any) -> Any:
+        if no_memory:
+            raise InferenceFailed
+        return await children.spawn(config)
+
+    supervisor = LlamaCppSupervisor(CONFIG, clock=clock, observer=FailingAtKills(), spawn=spawn)
+    await supervisor.start()
+    for _ in range(UNHEARD_CHECKS):
+        await clock.advance(CHECK_PERIOD)
+    no_memory = True
+    children[0].dead.set()
+    await clock.advance(0)
+    assert supervisor.status.state == "restarting"
+    no_memory = False
+    with pytest.raises(RuntimeError, match="disk of the log"):
+        await supervisor.aclose()
+    await clock.advance(10)
+    assert (len(children), supervisor.status.state) == (1, "stopped")
 
 
 class Generating(Child):

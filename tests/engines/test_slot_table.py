@@ -22,6 +22,7 @@ from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.engines.slot_states import IllegalTransition
 from mongars.engines.slot_table import SlotTable
 from mongars.testing.adapters import FakeAdapter, adapter_in
+from mongars.testing.manual_clock import ManualClock
 from support import eventually, impatient
 
 
@@ -65,6 +66,24 @@ async def test_twenty_swaps_while_eight_streams_run_fail_no_request() -> None:
     assert all(adapter_in(each.text) == each.adapter for each in said)
     assert all(each.text.endswith("[1] you said: good day") for each in said)
     assert len({each.adapter for each in said}) >= 20
+
+
+async def test_an_engine_prepared_while_others_start_is_not_started_again() -> None:
+    """An engine that is prepared during `start` is ready at once and stays so; `start` does not wait for it."""
+    clock = ManualClock()
+    table = SlotTable(max_waiting=10)
+    table.add("general", FakeEngine(FakePlan(start_delay=2), clock=clock))
+    async with asyncio.TaskGroup() as group:
+        starting = group.create_task(table.start())
+        await clock.advance(0)
+        plan = FakePlan(start_delay=1)
+        group.create_task(table.prepare(key(V7), lambda: V7.engine(plan, clock=clock)))
+        await clock.advance(1)
+        await clock.advance(1)
+        assert [report.engine.state for report in table.reports] == ["ready", "ready"]
+        assert starting.done()
+        await clock.advance(1)  # so that the test ends even if it was started again
+    await table.aclose()
 
 
 async def test_retiring_waits_for_the_streams_that_run() -> None:

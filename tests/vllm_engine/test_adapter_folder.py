@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from typing import TYPE_CHECKING
+import struct
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from adapters import as_published, safetensors, write_adapter
@@ -63,10 +65,6 @@ def _odd_rank(folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({"r": "eight"}))
 
 
-def _pickle(folder: Path) -> None:
-    (folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
-
-
 def _cut_short(folder: Path) -> None:
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -89,11 +87,10 @@ def _empty(folder: Path) -> None:
     [
         pytest.param(_no_config, "no usable adapter_config.json", id="no-config"),
         pytest.param(_odd_rank, "names the rank 'eight'", id="odd-rank"),
-        pytest.param(_pickle, "only safetensors are loaded", id="pickle"),
         pytest.param(_cut_short, "cut short or too long", id="cut-short"),
         pytest.param(_garbage, "no usable adapter_model.safetensors", id="garbage"),
         pytest.param(_no_weights, "no usable adapter_model.safetensors", id="no-weights"),
-        pytest.param(_empty, "something else than pairs", id="empty"),
+        pytest.param(_empty, "holds no LoRA weights", id="empty"),
     ],
 )
 def test_damaged_folder_is_refused_even_with_the_right_digest(
@@ -103,6 +100,158 @@ def test_damaged_folder_is_refused_even_with_the_right_digest(
     damage(adapter.path)
     with pytest.raises(InferenceFailed, match=reason):
         check_adapter(as_published(adapter.path), max_rank=8)
+
+
+def _rewritten(folder: Path, **entries: Any) -> None:
+    """Replace entries of the weights file's header; None removes one."""
+    weights = folder / "adapter_model.safetensors"
+    data = weights.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length]) | entries
+    kept = {name: entry for name, entry in header.items() if entry is not None}
+    encoded = json.dumps(kept).encode()
+    weights.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data[8 + length :])
+
+
+A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{half}.weight" for half in "AB")
+TENSOR = {"dtype": "F32", "shape": [8, 8], "data_offsets": [0, 256]}
+
+
+def _tensor(name: str, **changed: Any) -> Callable[[Path], None]:
+    return lambda folder: _rewritten(folder, **{name: TENSOR | changed})
+
+
+def _file(name: str, content: bytes = b"\x80\x04.") -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+
+    return write
+
+
+def _without_shape(folder: Path) -> None:
+    _rewritten(folder, **{A: {"dtype": "F32", "data_offsets": [0, 256]}})
+
+
+def _nested_header(folder: Path) -> None:
+    header = b"[" * 200_000
+    content = struct.pack("<Q", len(header)) + header
+    (folder / "adapter_model.safetensors").write_bytes(content)
+
+
+def _name_that_is_not_utf8(folder: Path) -> None:
+    (folder / os.fsdecode(b"\xff.txt")).write_bytes(b"")
+
+
+def _crossed_pairs(folder: Path) -> None:
+    _rewritten(folder, **{B: None, B.replace("q_proj", "k_proj"): TENSOR})
+
+
+def _other_tensors(folder: Path) -> None:
+    _rewritten(folder, **{A: None, B: None, "foo": TENSOR, "bar": TENSOR})
+
+
+def _pairs_of_other_halves(folder: Path) -> None:
+    weights = folder / "adapter_model.safetensors"
+    halves = weights.read_bytes().replace(b"q_proj.lora_B.weight", b"q_proj.lora_C.weight")
+    weights.write_bytes(halves.replace(b"v_proj.lora_B.weight", b"v_proj.lora_D.weight"))
+
+
+def _module_twice(folder: Path) -> None:
+    _rewritten(folder, **{name.removeprefix("base_model.model."): TENSOR for name in (A, B)})
+
+
+OTHER_FILES = (
+    "adapter_model.bin",
+    "adapter_model.pt",
+    "training_args.bin",
+    "state.pkl",
+    "last.ckpt",
+    "modeling.py",
+    "ADAPTER_MODEL.BIN",
+    "checkpoint-10/optimizer.pt",
+    "more/adapter_config.json",
+)
+CONFIG = "adapter_config.json"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        pytest.param(_without_shape, "safetensors: KeyError: 'shape'", id="no-shape"),
+        pytest.param(_nested_header, "safetensors: RecursionError", id="nested-header"),
+        pytest.param(_tensor(A, shape="8 8"), "the shape '8 8'", id="shape-is-text"),
+        pytest.param(_tensor(A, shape=[8, -8]), r"the shape \[8, -8\]", id="negative-shape"),
+        pytest.param(_tensor(A, shape=[True, 8]), r"the shape \[True, 8\]", id="shape-of-booleans"),
+        pytest.param(_tensor(A, shape=[0, 8]), r"shape \[0, 8\], which is no matrix", id="no-rows"),
+        pytest.param(_tensor(A, shape=[64]), r"shape \[64\], which is no matrix", id="a-vector"),
+        pytest.param(_tensor(A, data_offsets=[0]), "safetensors: IndexError", id="one-offset"),
+        pytest.param(
+            _crossed_pairs, "weights: '.*k_proj.lora_B.weight'", id="halves-of-two-modules"
+        ),
+        pytest.param(_other_tensors, "weights: 'bar' is missing or has no", id="other-tensors"),
+        pytest.param(_pairs_of_other_halves, "q_proj.lora_B.weight' is missing", id="other-halves"),
+        pytest.param(_module_twice, "two pairs of LoRA weights for one module", id="module-twice"),
+        pytest.param(_name_that_is_not_utf8, "a name that is not UTF-8", id="name-not-utf8"),
+        pytest.param(
+            _file(CONFIG, b"[" * 200_000), "config.json: RecursionError", id="nested-config"
+        ),
+        pytest.param(_file(CONFIG, b'{"r": true}'), "names the rank True", id="rank-is-true"),
+        pytest.param(
+            _file(CONFIG, b'{"r": 8}' + b" " * (1 << 20)),
+            "larger than 1048576 bytes",
+            id="large-config",
+        ),
+        *(pytest.param(_file(name), f"holds '{name}'. Remove it", id=name) for name in OTHER_FILES),
+    ],
+)
+def test_hostile_adapter_is_refused_with_a_short_reason(
+    adapter: AdapterFolder, damage: Callable[[Path], None], reason: str
+) -> None:
+    """An adapter made to crash the check, or to pass it with other content, is refused; the message is short."""
+    damage(adapter.path)
+    with pytest.raises(InferenceFailed, match=reason) as caught:
+        check_adapter(as_published(adapter.path), max_rank=8)
+    assert len(str(caught.value)) < 600
+
+
+def test_invalid_bytes_are_not_in_the_message(adapter: AdapterFolder) -> None:
+    """The message about a weights file of megabytes of garbage does not repeat its content."""
+    garbage = struct.pack("<Q", 1 << 20) + b"\xff" * (1 << 20)
+    (adapter.path / "adapter_model.safetensors").write_bytes(garbage)
+    with pytest.raises(InferenceFailed, match="UnicodeDecodeError") as caught:
+        check_adapter(as_published(adapter.path), max_rank=8)
+    assert len(str(caught.value)) < 600
+
+
+def test_deeply_nested_folder_is_refused(adapter: AdapterFolder) -> None:
+    """A file below 1100 folders is refused by its name."""
+    folders = [adapter.path]
+    for _ in range(1100):
+        folders.append(folders[-1] / "d")
+        folders[-1].mkdir()
+    hidden = folders[-1] / "x"
+    hidden.write_bytes(b"")
+    try:
+        with pytest.raises(InferenceFailed, match="holds 'd/d/"):
+            check_adapter(as_published(adapter.path), max_rank=8)
+    finally:
+        hidden.unlink()
+        for folder in reversed(folders[1:]):
+            folder.rmdir()
+
+
+def test_files_that_peft_and_transformers_save_are_accepted(adapter: AdapterFolder) -> None:
+    """A model card and the files of a tokenizer, in text and JSON, may be in the folder."""
+    for name in (
+        "README.md",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "merges.txt",
+    ):
+        (adapter.path / name).write_text("{}")
+    check_adapter(as_published(adapter.path), max_rank=8)
 
 
 def test_links_are_refused(adapter: AdapterFolder, tmp_path: Path) -> None:
@@ -186,9 +335,10 @@ def test_broken_model_folder_is_named(adapter: AdapterFolder, tmp_path: Path) ->
     """A model folder without weights, or with an invalid index, is refused with the name of the file."""
     with pytest.raises(InferenceFailed, match=r"no usable model\.safetensors"):
         check_fit(adapter, tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(InferenceFailed, match=r"no usable model\.safetensors\.index\.json"):
-        check_fit(adapter, tmp_path)
+    for index in ("[]", "[" * 200_000):
+        (tmp_path / "model.safetensors.index.json").write_text(index)
+        with pytest.raises(InferenceFailed, match=r"no usable model\.safetensors\.index\.json"):
+            check_fit(adapter, tmp_path)
 
 
 def test_two_digests_never_share_a_number() -> None:

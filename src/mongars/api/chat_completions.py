@@ -41,11 +41,6 @@ CHAT_COMPLETIONS = "/v1/chat/completions"
 EXAMPLE = {"model": MODEL_ALIAS, "messages": [{"role": "user", "content": "Say hello."}]}
 
 
-def chat_completions_routes(context: ApiContext) -> RouteTable:
-    """The route table of OpenAI's chat API: `/v1/chat/completions` and `/v1/models`."""
-    return ChatCompletionsRoutes(context).table()
-
-
 class ChatCompletionsRoutes:
     """Handlers of `/v1/chat/completions` and `/v1/models`."""
 

@@ -56,12 +56,12 @@ class QueueFull(Exception):
 class _Waiter:
     """A request, or further part of one, that waits for a place in a `FairQueue`.
 
-    The future `granted` is completed when it gets one. `bounded`: whether it is a request that has not begun.
+    The future `granted` is completed when it gets one. `bounded`: whether it is a request that has not begun, which is
+    in the list `queued` of its account and not in `further`.
     """
 
     granted: asyncio.Future[None]
     bounded: bool
-    """Whether the request is in the `queued` list of its account, not in `further`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -183,7 +183,7 @@ class FairQueue:
             return
         waiter = _Waiter(asyncio.get_running_loop().create_future(), bounded)
         (account.queued if bounded else account.further).append(waiter)
-        self._count(bounded, 1)
+        self._count(waiter, 1)
         try:
             self.wake(at)
             if bounded and self._bounded > self._most_waiting and not waiter.granted.done():
@@ -206,6 +206,23 @@ class FairQueue:
         self.active -= 1
         self._seen(scope, now)
         self._forget_if_idle(account)
+        self.wake(now)
+
+    def hold_extra(self) -> bool:
+        """Hold one more place, which counts for no account; give it back with `release_extra`.
+
+        Returns False, and holds none, if no place is free or a request waits.
+        """
+        found = not self.waiting and self.free >= 1
+        self.active += found
+        return found
+
+    def release_extra(self, now: float) -> None:
+        """Give back a place that `hold_extra` held; the next waiting request may get it.
+
+        `now` is the time in seconds on the clock given to `acquire`.
+        """
+        self.active -= 1
         self.wake(now)
 
     def wake(self, now: float) -> None:
@@ -279,11 +296,11 @@ class FairQueue:
 
     def _remove(self, account: _ScopeUse, waiter: _Waiter) -> None:
         (account.queued if waiter.bounded else account.further).remove(waiter)
-        self._count(waiter.bounded, -1)
+        self._count(waiter, -1)
 
-    def _count(self, bounded: bool, change: int) -> None:  # noqa: FBT001 - the flag of the waiter
+    def _count(self, waiter: _Waiter, change: int) -> None:
         self.waiting += change
-        self._bounded += change * bounded
+        self._bounded += change * waiter.bounded
 
     def _displace(self, newcomer: _ScopeUse, now: float) -> None:
         """Remove one waiting request, because the queue is full; its call of `acquire` raises `QueueFull`.

@@ -9,18 +9,39 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import reprlib
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mongars.core.errors import InferenceFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+LOADABLE_FILES = frozenset(
+    {
+        CONFIG_FILE,
+        WEIGHTS_FILE,
+        "README.md",
+        "added_tokens.json",
+        "merges.txt",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "vocab.txt",
+    }
+)
+"""The only files that an adapter folder may hold when an engine loads it; others, such as pickles, can execute code."""
+LONGEST_CONFIG = 1 << 20
+"""The largest accepted `adapter_config.json`, in bytes."""
+UNUSABLE_FILE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading a file of JSON of unknown content raises: besides `OSError`, whatever its content makes wrong."""
+SHOWN = 200
+"""How many characters of a name from an adapter's files a message contains."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
 _LONGEST_HEADER = 16 << 20
@@ -38,7 +59,6 @@ class AdapterFolder:
 
     version: str
     digest: str
-    """SHA-256 of the folder, 64 hexadecimal digits; the module describes how it is computed."""
     path: Path
 
     @property
@@ -52,22 +72,21 @@ def folder_digest(path: Path) -> str:
 
     Returns 64 hexadecimal digits.
 
-    Raises `InferenceFailed` if the folder holds a link or a special file, or if it or a file in it cannot be read.
+    Raises `InferenceFailed` if the folder holds a link, a special file or a file whose name is not UTF-8, or if it or a
+    file in it cannot be read.
     """
     lines = hashlib.sha256()
     try:
-        for file in sorted(_files(path), key=lambda file: file.relative_to(path).as_posix()):
+        for name in sorted(_file_names(path)):
             content = hashlib.sha256()
             size = 0
-            with file.open("rb") as stream:
+            with (path / name).open("rb") as stream:
                 while block := stream.read(_BLOCK):
                     content.update(block)
                     size += len(block)
-            name = file.relative_to(path).as_posix()
             lines.update(f"{name}\0{size}\0{content.hexdigest()}\n".encode())
     except OSError as error:
-        msg = f"The adapter in {str(path)!r} cannot be read: {error.strerror or error}."
-        raise InferenceFailed(msg) from error
+        raise _unreadable(path, error) from error
     return lines.hexdigest()
 
 
@@ -75,9 +94,10 @@ def check_adapter(adapter: AdapterFolder, *, max_rank: int) -> None:
     """Check that the adapter's files are those of its digest, and that an engine can load them.
 
     Raises:
-        InferenceFailed: `adapter.digest` is not the digest of the folder's files, the LoRA rank in its
-            `adapter_config.json` is missing or above `max_rank`, the folder holds pickle files (`.bin`, `.pt`), or the
-            weights are missing or not pairs of LoRA matrices.
+        InferenceFailed: `adapter.digest` is not the digest of the folder's files, the folder or a subfolder holds a
+            file that is not in `LOADABLE_FILES`, such as a pickle, the LoRA rank in its `adapter_config.json` is
+            missing or above `max_rank`, that file is larger than 1 MiB, or the weights are missing or not pairs of LoRA
+            matrices.
     """
     if not _DIGEST.fullmatch(adapter.digest):
         msg = f"The digest of adapter {adapter.version!r} is no sha256: {adapter.digest!r}."
@@ -89,13 +109,10 @@ def check_adapter(adapter: AdapterFolder, *, max_rank: int) -> None:
             f" {str(adapter.path)!r} is {found}, not {adapter.digest}."
         )
         raise InferenceFailed(msg)
+    _check_files(adapter)
     rank = _rank(adapter)
     if rank > max_rank:
         msg = f"Adapter {adapter.name!r} has rank {rank}; the engine takes at most {max_rank}."
-        raise InferenceFailed(msg)
-    pickles = [file.name for file in adapter.path.iterdir() if file.suffix in {".bin", ".pt"}]
-    if pickles:
-        msg = f"Adapter {adapter.name!r} holds {pickles[0]!r}; only safetensors are loaded."
         raise InferenceFailed(msg)
     adapted_modules(adapter)
 
@@ -103,68 +120,133 @@ def check_adapter(adapter: AdapterFolder, *, max_rank: int) -> None:
 def adapted_modules(adapter: AdapterFolder) -> dict[str, tuple[list[int], list[int]]]:
     """The shapes of the LoRA matrices of an adapter: module of the base model to (shape of A, shape of B).
 
-    Module names are such as `model.layers.0.mlp.up_proj`. A shape lists the matrix's dimensions. Reads only the header
-    of the weights file.
+    Module names are such as `model.layers.0.mlp.up_proj`. A shape lists the matrix's two dimensions. Reads only the
+    header of the weights file.
 
     Raises:
-        InferenceFailed: the weights file is unusable, or holds no LoRA weights, a matrix without its counterpart, or
-            other tensors.
+        InferenceFailed: the weights file is unusable, or holds no LoRA weights, a matrix without its counterpart, two
+            pairs for one module, other tensors, or a matrix that has not two dimensions of at least 1.
     """
-    header = tensor_header(adapter.path / WEIGHTS_FILE, of=f"Adapter {adapter.name!r}")
-    found = {}
-    for name, tensor in header.items():
-        module = name.removesuffix(_A)
-        if module != name:
-            other = header.get(module + _B)
-            found[module.removeprefix(_PREFIX)] = tensor["shape"], (other or {}).get("shape", [])
-    if not found or len(header) != 2 * len(found):
-        msg = f"Adapter {adapter.name!r} holds something else than pairs of LoRA weights, or none."
+    shapes = tensor_shapes(adapter.path / WEIGHTS_FILE, of=f"Adapter {adapter.name!r}")
+    pairs = [name.removesuffix(_A) for name in shapes if name.endswith(_A)]
+    odd = shapes.keys() ^ {pair + half for pair in pairs for half in (_A, _B)}
+    if odd:
+        msg = (
+            f"Adapter {adapter.name!r} holds something else than pairs of LoRA weights:"
+            f" {min(odd)[:SHOWN]!r} is missing or has no counterpart."
+        )
+        raise InferenceFailed(msg)
+    if not pairs:
+        msg = f"Adapter {adapter.name!r} holds no LoRA weights."
+        raise InferenceFailed(msg)
+    for name, shape in shapes.items():
+        if len(shape) != 2 or 0 in shape:  # noqa: PLR2004 (a matrix)
+            msg = f"Adapter {adapter.name!r}: {name[:SHOWN]!r} has the shape {reprlib.repr(shape)}, which is no matrix."
+            raise InferenceFailed(msg)
+    found = {pair.removeprefix(_PREFIX): (shapes[pair + _A], shapes[pair + _B]) for pair in pairs}
+    if len(found) != len(pairs):
+        msg = f"Adapter {adapter.name!r} has two pairs of LoRA weights for one module."
         raise InferenceFailed(msg)
     return found
 
 
-def tensor_header(path: Path, *, of: str) -> dict[str, Any]:
-    """Read the header of the safetensors file `path`: each tensor's name to its `dtype`, `shape` and `data_offsets`.
+def tensor_shapes(path: Path, *, of: str) -> dict[str, list[int]]:
+    """The shape of each tensor in the safetensors file `path`, by the tensor's name: its dimensions, none negative.
 
-    These are in the format of the file (JSON values); its entry `__metadata__` is left out. Raises `InferenceFailed` if
-    the file is unreadable or its length is not that in the header; the message begins with `of`, which describes what
-    the file belongs to.
+    Reads only the header of the file. Raises `InferenceFailed` if the file is unreadable, its length is not that in the
+    header, or a shape is no list of such numbers; the message begins with `of`, which describes what the file belongs
+    to.
     """
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, _LONGEST_HEADER)))
             header.pop("__metadata__", None)
+            shapes = {name: _shape(tensor["shape"]) for name, tensor in header.items()}
             ends = [tensor["data_offsets"][1] for tensor in header.values()]
             whole = 8 + length + max(ends, default=0) == path.stat().st_size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        msg = f"{of} has no usable {path.name}: {error!r}."
-        raise InferenceFailed(msg) from error
+    except (*UNUSABLE_FILE, struct.error) as error:
+        raise unusable(path.name, error, of=of) from error
     if not whole:
         msg = f"{of}: {path.name} is cut short or too long."
         raise InferenceFailed(msg)
-    return dict(header)
+    return shapes
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for entry in folder.iterdir():
-        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-            msg = f"The adapter folder holds {str(entry)!r}, which is neither file nor folder."
-            raise InferenceFailed(msg)
-        if entry.is_dir():
-            yield from _files(entry)
-        else:
-            yield entry
+def unusable(name: str, error: Exception, *, of: str) -> InferenceFailed:
+    """The `InferenceFailed` for the file `name` that could not be read because of `error`.
+
+    `of`: what the file belongs to; the message begins with it. The file's content is not in the message.
+    """
+    return InferenceFailed(f"{of} has no usable {name}: {type(error).__name__}: {error}.")
+
+
+def _shape(found: object) -> list[int]:
+    if not isinstance(found, list) or any(type(size) is not int or size < 0 for size in found):
+        msg = f"a tensor has the shape {reprlib.repr(found)}"
+        raise ValueError(msg)
+    return found
+
+
+def _check_files(adapter: AdapterFolder) -> None:
+    try:
+        others = sorted(set(_file_names(adapter.path)) - LOADABLE_FILES)
+    except OSError as error:
+        raise _unreadable(adapter.path, error) from error
+    if others:
+        msg = (
+            f"Adapter {adapter.name!r} holds {others[0]!r}. Remove it: besides {WEIGHTS_FILE} and"
+            f" {CONFIG_FILE}, only README.md and JSON and text files of a tokenizer are allowed."
+        )
+        raise InferenceFailed(msg)
+
+
+def _file_names(folder: Path) -> list[str]:
+    """The paths of all files below `folder`, relative to it, with `/` between their parts.
+
+    Raises `InferenceFailed` if it holds a link, a special file or a file whose name is not UTF-8, `OSError` if it
+    cannot be read.
+    """
+    names = []
+    folders = [folder]  # not by recursion, which a deep folder would exhaust
+    while folders:
+        for entry in folders.pop().iterdir():
+            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                msg = f"The adapter folder holds {str(entry)!r}, which is neither file nor folder."
+                raise InferenceFailed(msg)
+            if entry.is_dir():
+                folders.append(entry)
+            else:
+                names.append(_utf8_name(entry, folder))
+    return names
+
+
+def _utf8_name(file: Path, folder: Path) -> str:
+    name = file.relative_to(folder).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        msg = f"The adapter folder holds {name!r}, a name that is not UTF-8."
+        raise InferenceFailed(msg) from error
+    return name
+
+
+def _unreadable(folder: Path, error: OSError) -> InferenceFailed:
+    reason = error.strerror or error
+    return InferenceFailed(f"The adapter in {str(folder)!r} cannot be read: {reason}.")
 
 
 def _rank(adapter: AdapterFolder) -> int:
     try:
-        config = json.loads((adapter.path / CONFIG_FILE).read_bytes())
-        rank = config["r"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"Adapter {adapter.name!r} has no usable {CONFIG_FILE}: {error!r}."
-        raise InferenceFailed(msg) from error
-    if not isinstance(rank, int) or rank < 1:
-        msg = f"Adapter {adapter.name!r} names the rank {rank!r} in {CONFIG_FILE}."
+        with (adapter.path / CONFIG_FILE).open("rb") as file:
+            content = file.read(LONGEST_CONFIG + 1)
+        if len(content) > LONGEST_CONFIG:
+            msg = f"Adapter {adapter.name!r}: {CONFIG_FILE} is larger than {LONGEST_CONFIG} bytes."
+            raise InferenceFailed(msg)
+        rank = json.loads(content)["r"]
+    except UNUSABLE_FILE as error:
+        raise unusable(CONFIG_FILE, error, of=f"Adapter {adapter.name!r}") from error
+    if type(rank) is not int or rank < 1:  # `isinstance` would accept true
+        msg = f"Adapter {adapter.name!r} names the rank {reprlib.repr(rank)} in {CONFIG_FILE}."
         raise InferenceFailed(msg)
     return rank

@@ -34,16 +34,14 @@ class SlotKey:
 class SlotReport:
     """The state of one `SlotEntry` (one running engine with its adapter) at one moment.
 
-    `origin`: model, engine and adapter. `state`: `prepared`, `active` or `draining`. `references`: requests assigned to
-    the entry that have not ended. `engine`: the status of the engine.
+    `origin`: model, engine and adapter, as the engine reports them. `state`: `prepared`, `active` or `draining`.
+    `references`: requests assigned to the entry that have not ended. `engine`: the status of the engine.
     """
 
     key: SlotKey
     origin: Origin
-    """Model, engine and adapter, as the engine reports them."""
     state: SlotState
     references: int
-    """Requests that were assigned to the entry and have not ended."""
     engine: EngineStatus
 
 
@@ -56,11 +54,8 @@ class SlotLoad:
     """
 
     slots: int
-    """Slots of the active entries' engines."""
     active: int
-    """Requests that hold a slot, over all entries."""
     waiting: int
-    """Requests that wait for a slot, over all entries."""
 
 
 class SlotEntry:

@@ -71,14 +71,14 @@ class SlotTable:
         self._entries.append(SlotEntry(role, queued, state="active"))
 
     async def start(self) -> None:
-        """Start every engine that was added with `add`.
+        """Start every engine that was added with `add` before the call.
 
         Raises `InferenceFailed` with the reason if one cannot start; then every engine is closed.
         """
         self._closed = False
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self.aclose)
-            for entry in self._entries:
+            for entry in tuple(self._entries):  # `prepare` may add others, which it starts itself
                 await entry.queued.engine.start()
                 entry.origin = entry.queued.engine.origin
             undo.pop_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Protocol, Self
 
 from mongars.core.observe import Note
@@ -40,7 +41,7 @@ class BackgroundWork:
     """Async context manager that runs the coroutine `run` of each worker in a task of its own.
 
     Entering starts the tasks. A `run` that ends or raises is called again after `RESTART_PAUSE` (1 s). On exit, the
-    tasks are cancelled and awaited, and then the `aclose` of each worker is called.
+    tasks are cancelled and awaited, and then the `aclose` of each worker is called, even if that of another one raises.
     """
 
     def __init__(self, workers: Sequence[Worker], *, clock: Clock, observer: Observer) -> None:
@@ -58,11 +59,10 @@ class BackgroundWork:
     async def __aexit__(self, *_: object) -> None:
         for task in self._running:
             task.cancel()
-        try:
+        async with AsyncExitStack() as closing:
+            for worker in reversed(self._workers):  # the stack calls them in reverse order
+                closing.push_async_callback(worker.aclose)
             await self._tasks.__aexit__(None, None, None)  # an exception of the body is not wrapped
-        finally:
-            for worker in self._workers:
-                await worker.aclose()
 
     async def _run(self, worker: Worker) -> None:
         """Call `worker.run()` again and again until cancelled, each time `RESTART_PAUSE` seconds after it ended.

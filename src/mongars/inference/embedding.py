@@ -33,7 +33,6 @@ class TextBatch:
     scope: str | None = None
     traceparent: str | None = None
     dimensions: int | None = None
-    """Vector length that the client requires; None accepts the length the model produces."""
 
     @property
     def size(self) -> int:

@@ -83,14 +83,12 @@ class RequestQueue:
 
         Yields False, and holds none, if no place is free or other requests wait for one.
         """
-        found = not self.waiting and self._queue.free >= 1
-        self._queue.active += found
+        found = self._queue.hold_extra()
         try:
             yield found
         finally:
             if found:
-                self._queue.active -= 1
-                self.wake()
+                self._queue.release_extra(self._clock.monotonic())
 
     def wake(self) -> None:
         """Give free places to waiting requests; to be called when the result of `capacity()` may have grown."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import struct
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -150,33 +151,49 @@ def read_embeddings(body: dict[str, Any], *, count: int) -> tuple[tuple[bytes, .
 
     `body`: decoded JSON in OpenAI's format, with vectors as base64 text or lists of numbers. The result has them in the
     order of the texts, each as `pack` encodes it. Raises `InvalidAnswer` unless there is one vector for each text, all
-    of the same length.
+    of the same length and with finite numbers.
     """
     try:
-        entries = sorted(body["data"], key=lambda entry: int(entry["index"]))
+        entries = in_order(body["data"], count=count)
         vectors = tuple(_packed(entry["embedding"]) for entry in entries)
         tokens = read_count(body["usage"]["prompt_tokens"])
         model = str(body["model"])
     except (KeyError, TypeError, ValueError, OverflowError, struct.error) as exc:
         detail = "The response does not contain embeddings in OpenAI's format."
         raise InvalidAnswer(detail) from exc
-    lengths = {len(vector) for vector in vectors}
-    if len(vectors) != count or len(lengths) != 1 or lengths.pop() % FLOAT_BYTES:
-        detail = f"The response does not contain one vector for each of the {count} texts."
+    if len({len(vector) for vector in vectors}) != 1:
+        detail = "The response contains vectors of different lengths."
         raise InvalidAnswer(detail)
     return vectors, tokens, model
+
+
+def in_order(data: Sequence[dict[str, Any]], *, count: int) -> list[dict[str, Any]]:
+    """The entries of `data`, the decoded `data` of a response with `count` vectors, in the order of the texts.
+
+    Raises `ValueError` unless the values of `index` are the numbers from 0 to `count` - 1, each once; `TypeError` or
+    `KeyError` if `data` does not have the shape of such a list.
+    """
+    entries = {entry["index"]: entry for entry in data}
+    if len(data) != count or entries.keys() != set(range(count)):
+        message = f"the indexes are not those of {count} texts"
+        raise ValueError(message)
+    return [entries[index] for index in range(count)]
 
 
 def _packed(found: object) -> bytes:
     if isinstance(found, str):
         try:
-            return base64.b64decode(found, validate=True)
+            vector = base64.b64decode(found, validate=True)
         except binascii.Error as exc:
             raise ValueError(str(exc)) from exc
-    if isinstance(found, list) and found:
-        return pack(found)
-    message = "no vector"
-    raise ValueError(message)
+    elif isinstance(found, list):
+        vector = pack(found)
+    else:
+        vector = b""
+    if not vector or not all(map(math.isfinite, unpack(vector))):
+        message = "no vector, or one with infinite values"
+        raise ValueError(message)
+    return vector
 
 
 def written_entry(index: int, vector: bytes, *, encoding_format: EncodingFormat) -> orjson.Fragment:

@@ -105,7 +105,8 @@ class SamplingWriter:
         written = [(entry, name) for entry, name in placed if isinstance(name, str)]
         self._values: attrgetter[tuple[Any, ...]] = attrgetter(*(e.name for e, _ in written))
         self._columns = [(name, UNSET[entry.name], entry.write) for entry, name in written]
-        self._refused = [entry.name for entry, name in placed if name is None]
+        refused = [entry.name for entry, name in placed if name is None]
+        self._refused = [(name, UNSET[name], attrgetter(name)) for name in refused]
         self._body = body
 
     def write(self, sampling: Sampling) -> dict[str, Any]:
@@ -114,9 +115,9 @@ class SamplingWriter:
         Those marked as `WrittenByEngine` are left out. Raises `ParameterUnsupported` for a parameter that the engine
         does not support.
         """
-        for name in self._refused:
-            if attrgetter(name)(sampling) != UNSET[name]:
-                raise ParameterUnsupported.by(engine=self._body, param=name)
+        for param, unset, value_in in self._refused:
+            if value_in(sampling) != unset:
+                raise ParameterUnsupported.by(engine=self._body, param=param)
         found = {}
         # `strict=True` would double the time; the lengths are equal by construction.
         for (name, unset, convert), value in zip(

@@ -38,19 +38,16 @@ _WORST = ("ready", "starting", "restarting", "stopped", "failed")
 class ReplicaStream:
     """A streamed answer of a `Replica`, and how it is generated.
 
-    `blocks` yields server-sent events as bytes, as `engines.engine.Engine` describes. `origin`: model, engine, adapter
-    and replica. `queue_seconds`: how long the request waited for the engine. `continued`: whether the answer continues
-    the text in the request's `continue_from`; else it is generated from the start.
+    `blocks` yields server-sent events as bytes, as `engines.engine.Engine` describes. `origin`: model, engine and
+    adapter, as the engine reports them, with the id of the replica. `queue_seconds`: how long the request waited for a
+    slot. `continued`: whether the answer continues the text in the request's `continue_from`; else it is generated from
+    the start.
     """
 
     origin: Origin
-    """Model, engine and adapter that generate the answer, as the engine reports them, with the id of the replica."""
     queue_seconds: float
-    """Seconds that the request waited for a slot."""
     continued: bool
-    """Whether the answer continues the text in the request's `continue_from`."""
     blocks: AsyncIterator[bytes]
-    """Server-sent events as bytes; `Engine.stream` describes them."""
 
 
 class Replica:

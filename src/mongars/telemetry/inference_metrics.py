@@ -12,6 +12,7 @@ from mongars.inference.events import (
     AttemptSucceeded,
     Cancelled,
     EmbeddingsEnded,
+    FallbackReason,
     FellBack,
     Hedged,
     Moved,
@@ -57,7 +58,7 @@ class InferenceMetrics:
         # misses the first event.
         for outcome in get_args(Outcome):
             self._add(names.REQUESTS, {"outcome": outcome}, 0)
-        for reason in ("ray_exception", "error_response", "empty_response"):
+        for reason in get_args(FallbackReason):
             self._add(names.RAY_FALLBACK, {"reason": reason}, 0)
 
     def observe(self, event: Event) -> None:

@@ -20,6 +20,7 @@ from mongars.engines.llama_cpp.vocabulary import Vocabulary
 from mongars.engines.llama_cpp.wordpiece import WordPiece
 from mongars.engines.provisioning.gguf import gguf_values
 from mongars.protocol.body import json_object
+from mongars.protocol.embeddings import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,15 +144,14 @@ class LlamaCppEmbedder:
         except (aiohttp.ClientError, OSError) as exc:
             raise _broken_connection(exc) from exc
         try:
-            entries = sorted(answer["data"], key=lambda entry: int(entry["index"]))
+            entries = in_order(answer["data"], count=len(inputs))
             vectors = [_unit(entry["embedding"]) for entry in entries]
             tokens = int(answer["usage"]["prompt_tokens"])
         except (KeyError, TypeError, ValueError) as exc:
-            detail = "The embedding engine's answer does not have the shape of one."
+            detail = (
+                f"The embedding engine did not send one vector for each of {len(inputs)} texts."
+            )
             raise InferenceFailed(detail) from exc
-        if len(vectors) != len(inputs):
-            detail = f"The embedding engine sent {len(vectors)} vectors for {len(inputs)} texts."
-            raise InferenceFailed(detail)
         return vectors, tokens
 
     def _refusal(self, error: MongarsError) -> MongarsError:

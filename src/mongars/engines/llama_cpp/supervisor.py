@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -147,8 +147,9 @@ class LlamaCppSupervisor:
         Open responses are cut.
         """
         try:
-            await self._checks.aclose()
-            await self._watch.aclose()
+            async with AsyncExitStack() as closing:
+                closing.push_async_callback(self._watch.aclose)
+                await self._checks.aclose()
         finally:
             self.status = EngineStatus(state="stopped", restarts=self.status.restarts)
             await self._drop_child()

@@ -10,7 +10,13 @@ import json
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import InferenceFailed
-from mongars.engines.adapter_folder import adapted_modules, tensor_header
+from mongars.engines.adapter_folder import (
+    SHOWN,
+    UNUSABLE_FILE,
+    adapted_modules,
+    tensor_shapes,
+    unusable,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,11 +33,11 @@ def check_fit(adapter: AdapterFolder, model: Path) -> None:
     shapes = _module_shapes(model)
     for module, (a, b) in adapted_modules(adapter).items():
         if module not in shapes:
-            msg = f"Adapter {adapter.name!r} is for {module!r}, which {model.name!r} does not have."
+            msg = f"Adapter {adapter.name!r} is for {module[:SHOWN]!r}, which {model.name!r} does not have."
             raise InferenceFailed(msg)
         weight = shapes[module]
         if weight is not None and not _gives(b, a, weight):
-            msg = f"Adapter {adapter.name!r}: {b} by {a} does not give {weight} of {module!r}."
+            msg = f"Adapter {adapter.name!r}: {b} by {a} does not give {weight} of {module[:SHOWN]!r}."
             raise InferenceFailed(msg)
 
 
@@ -49,11 +55,11 @@ def _module_shapes(model: Path) -> dict[str, list[int] | None]:
     """
     shapes: dict[str, list[int] | None] = {}
     for file in _files(model):
-        for name, tensor in tensor_header(model / file, of=f"The model {str(model)!r}").items():
+        for name, shape in tensor_shapes(model / file, of=f"The model {str(model)!r}").items():
             module, _, kind = name.rpartition(".")
             shapes.setdefault(module, None)
             if kind == "weight":
-                shapes[module] = tensor["shape"]
+                shapes[module] = shape
     return shapes
 
 
@@ -62,7 +68,6 @@ def _files(model: Path) -> set[str]:
     if not index.is_file():
         return {"model.safetensors"}
     try:
-        return set(json.loads(index.read_bytes())["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"The model {str(model)!r} has no usable {index.name}: {error!r}."
-        raise InferenceFailed(msg) from error
+        return {str(file) for file in json.loads(index.read_bytes())["weight_map"].values()}
+    except UNUSABLE_FILE as error:
+        raise unusable(index.name, error, of=f"The model {str(model)!r}") from error

@@ -131,8 +131,10 @@ class VllmEngine:
         Answers that are being generated are cut: their streams end with `GenerationInterrupted`.
         """
         self._status = EngineStatus(state="stopped")
-        await self._watch.aclose()
-        await self._drop()
+        try:
+            await self._watch.aclose()
+        finally:
+            await self._drop()
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:

@@ -107,17 +107,14 @@ class Breaker:
         grown = (now - self._closed_at) / SLOW_START_SECONDS
         return min(1.0, SLOW_START_FROM + (1 - SLOW_START_FROM) * grown)
 
-    def start_trial(self, ticket: object, now: float) -> bool:
-        """Record that the request `ticket` is sent at `now`; call it only after `available_at` has allowed the request.
+    def start_trial(self, ticket: object, now: float) -> None:
+        """Record that the request `ticket`, sent at `now`, is the trial request of the open breaker.
 
-        Returns True if it is the trial request of an open breaker: until it has a result, or for `LEASE_SECONDS` (60
-        s), no other request is allowed. False if the breaker is closed.
+        Until it has a result, or for `LEASE_SECONDS` (60 s), no other request is allowed. Call it only while the
+        breaker is open and `available_at` allows the request.
         """
-        if self.state == "closed":
-            return False
         self._move("trial_started")
         self._trial = (ticket, now)
-        return True
 
     def record_first_token(self, ticket: object, now: float) -> None:
         """Record that the first token of the request `ticket` arrived at `now`; a trial request closes the breaker."""

@@ -28,8 +28,7 @@ class PeakEwma:
     def observe(self, seconds: float, now: float) -> None:
         """Add a sample at `now`: `seconds` from sending a request to its first token or failure."""
         self.known = True
-        faded = self._faded(now)
-        self._value = max(seconds, faded) if seconds > faded else self._mix(seconds, now)
+        self._value = seconds if seconds > self._faded(now) else self._mix(seconds, now)
         self._at = now
 
     def at_least(self, seconds: float, now: float) -> None:

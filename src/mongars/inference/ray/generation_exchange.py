@@ -34,7 +34,6 @@ class StartedAnswer:
     origin: Origin
     chunks: AnswerReader | WholeAnswer
     continued: bool = False
-    """Whether the chunks start after the text of `request.continue_from`; False: they repeat it."""
 
     @property
     def state(self) -> StreamState:
