@@ -5,19 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mongars.core.errors import DeadlineExceeded, GenerationInterrupted, InvalidRequest
+from mongars.core.errors import DeadlineExceeded, GenerationInterrupted
 from mongars.protocol import headers
 from mongars.protocol.problems import retry_after_header, status_of
 
 if TYPE_CHECKING:
-    from mongars.api.dialect import ErrorFormat
     from mongars.conversation.chat import RouteInfo
     from mongars.core.clock import Clock
     from mongars.core.deadline import Deadline
     from mongars.core.errors import MongarsError
     from mongars.core.generation import Origin
-    from mongars.protocol.asgi import ResponseWriter
-
 
 GATEWAY_TIMEOUT = 504
 
@@ -78,28 +75,6 @@ def answer_headers(
     if origin.replica is not None:
         found[headers.REPLICA_ID] = origin.replica
     return found
-
-
-def error_status(error: MongarsError, errors: ErrorFormat) -> int:
-    """The HTTP status of a response with `error`; that of an `InvalidRequest` is `errors.invalid_status`, 400 or 422."""
-    invalid = isinstance(error, InvalidRequest)
-    return errors.invalid_status if invalid else status_of(error)
-
-
-async def refuse(
-    response: ResponseWriter,
-    error: MongarsError,
-    errors: ErrorFormat,
-    *,
-    request_id: str,
-    chose_wait: bool,
-) -> None:
-    """Write a complete error response: status, headers, and a body in the format `errors`.
-
-    Call it only if no byte of a response was sent. `chose_wait` is that of `problem_headers`.
-    """
-    found = problem_headers(error, request_id, chose_wait=chose_wait)
-    await response.json(error_status(error, errors), errors.body(error), found)
 
 
 def problem_headers(

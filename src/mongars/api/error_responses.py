@@ -10,11 +10,12 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from mongars.api.answers import error_status, problem_headers
+from mongars.api.answers import problem_headers
 from mongars.api.error_formats import OWN_ERRORS
 from mongars.api.requests import request_id_of
 from mongars.core.errors import InferenceFailed, InvalidRequest, MongarsError, NotFound
 from mongars.protocol.head import with_head
+from mongars.protocol.problems import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
     from mongars.api.dialect import ErrorFormat, RouteTable
+    from mongars.protocol.asgi import ResponseWriter
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -106,3 +108,25 @@ class ErrorResponses:
             headers["www-authenticate"] = "Bearer"
         body = self.format_of(request.url.path).body(error)
         return JSONResponse(body, status_code=status, headers=headers)
+
+
+def error_status(error: MongarsError, errors: ErrorFormat) -> int:
+    """The HTTP status of a response with `error`; that of an `InvalidRequest` is `errors.invalid_status`, 400 or 422."""
+    invalid = isinstance(error, InvalidRequest)
+    return errors.invalid_status if invalid else status_of(error)
+
+
+async def refuse(
+    response: ResponseWriter,
+    error: MongarsError,
+    errors: ErrorFormat,
+    *,
+    request_id: str,
+    chose_wait: bool,
+) -> None:
+    """Write a complete error response: status, headers, and a body in the format `errors`.
+
+    Call it only if no byte of a response was sent. `chose_wait` is that of `problem_headers`.
+    """
+    found = problem_headers(error, request_id, chose_wait=chose_wait)
+    await response.json(error_status(error, errors), errors.body(error), found)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Generic
 
 from fastapi.responses import Response
 
-from mongars.api.answers import answer_headers, arrival, refuse, unsent
+from mongars.api.answers import answer_headers, arrival, unsent
 from mongars.api.dialect import ArrivedRequest, Stream
+from mongars.api.error_responses import refuse
 from mongars.api.requests import (
     chose_wait,
     deadline_of,

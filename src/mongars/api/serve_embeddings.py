@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from mongars.api.answers import arrival, refuse, route_headers
+from mongars.api.answers import arrival, route_headers
+from mongars.api.error_responses import refuse
 from mongars.api.requests import (
     chose_wait,
     deadline_of,
