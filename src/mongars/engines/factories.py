@@ -56,8 +56,8 @@ def make_engine(spec: EngineSpec, setup: EngineSetup) -> Engine:
 def make_embedder(spec: EngineSpec, setup: EngineSetup) -> Embedder:
     """Make the embedder that `spec` describes, without starting it.
 
-    `spec.kind` must be one that has an embedder, as in every `EmbeddingSpec`. `setup`: what does not depend on the
-    specification, such as clock and observer.
+    `spec.kind` must be one that has an embedder (not checked here), as in every `EmbeddingSpec`. `setup`: what does not
+    depend on the specification, such as clock and observer.
 
     Raises `ConfigurationError` if the Python package of this kind of engine is not installed, or if `spec` is unusable
     for it, such as without a model.

@@ -208,7 +208,10 @@ def check_schema(request: GenerationRequest) -> None:
 
 
 def count_prompt(request: GenerationRequest) -> int:
-    """The number of prompt tokens of a request to the fake engine: one per word, plus one per message."""
+    """The number of prompt tokens of a request to the fake engine: one per word, plus one per message.
+
+    A word is what white space separates.
+    """
     return sum(len(message.content.split()) + 1 for message in request.messages)
 
 

@@ -125,7 +125,8 @@ class LlamaCppEmbedder:
     async def _plain_tokens(self, text: str) -> list[int]:
         """The token ids of `text`; texts of control tokens in it, such as `<|im_end|>`, are tokenized as plain text.
 
-        Raises `InferenceFailed` if the connection to the child process fails.
+        Raises `InferenceFailed` if the connection to the child process fails, and the `MongarsError` for a response
+        with an error status, or `NotReady` while the child does not run.
         """
         try:
             return await text_tokens(self._child, text, add_special=True)
