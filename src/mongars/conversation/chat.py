@@ -154,9 +154,9 @@ class ChatConfig:
 class ChatStream:
     """The streamed answer to a message of a chat. Iterate it once, to the end: only then is the turn stored.
 
-    A turn is the user's message with its answer. Iteration raises `GenerationInterrupted` if the answer is cut or ends
-    without a finish reason, and `StorageUnavailable` if the complete answer could not be stored. `turn` (the stored
-    turn), `finish_reason` and `usage` are None until they are known.
+    Made by `Chat.open`. A turn is the user's message with its answer. Iteration raises `GenerationInterrupted` if the
+    answer is cut or ends without a finish reason, and `StorageUnavailable` if the complete answer could not be stored.
+    `turn` (the stored turn), `finish_reason` and `usage` are None until they are known.
     """
 
     def __init__(

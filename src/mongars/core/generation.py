@@ -98,7 +98,8 @@ class Sampling:
 class PartialAnswer:
     """The beginning of an answer that broke off (`text`), from which another engine may continue it.
 
-    `model` and the adapter are those that generated `text`; `adapter_digest` None: no adapter.
+    `model` and the adapter are those that generated `text`; without an adapter, `adapter_version` is `baseline` and
+    `adapter_digest` None.
     """
 
     text: str

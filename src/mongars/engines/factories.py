@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 class EngineSetup:
     """What the replica, rather than the `EngineSpec`, determines for an engine or embedder when it is made.
 
-    `observer` receives the engine's log events. `prompt_cache_scope`: whether accounts may reuse each other's cached
-    prompts (`shared`) or not (`user`). `stuck_after`: seconds without output after which an engine with requests is
-    restarted (llama.cpp only). `model_file`: returns the path of the model file on this node, or raises
-    `ConfigurationError`.
+    `clock`: the source of the time. `observer` receives the engine's log events. `prompt_cache_scope`: whether accounts
+    may reuse each other's cached prompts (`shared`) or not (`user`). `stuck_after`: seconds without output after which
+    an engine with requests is restarted (llama.cpp only). `model_file`: returns the path of the model file on this
+    node, or raises `ConfigurationError`.
     """
 
     clock: Clock

@@ -28,7 +28,8 @@ class EngineKind:
     `EngineSetup` and return the `Engine` or `Embedder`, not started; `embedder_factory` is empty if the kind has none.
     `model`: the form of the model that it loads: `file` (a GGUF file), `folder` (a model folder), `served` (a model of
     the server at `EngineSpec.url`) or `none` (it needs no model). `package`: the Python module that must be installed,
-    by the extra `extra` of the `mongars` distribution; empty: none.
+    by the extra `extra` of the `mongars` distribution; empty: none. `takes_options`: whether its engines read
+    `EngineSpec.options`; `selectable`: whether the setting `MONGARS_ENGINE` accepts it.
     """
 
     name: str

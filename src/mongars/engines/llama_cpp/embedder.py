@@ -42,7 +42,8 @@ _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process")
 class LlamaCppEmbedder:
     """One embedding model in one llama.cpp child process; implements `engines.embedder.Embedder`.
 
-    The process is restarted if it ends or hangs, as `LlamaCppSupervisor` describes.
+    The process is restarted if it ends or hangs, as `LlamaCppSupervisor` describes. `observer` receives the log events;
+    None: they are discarded.
     """
 
     def __init__(

@@ -49,6 +49,7 @@ class OllamaEngine:
 
     If a connection fails or the server no longer has the model, the state is `restarting` and requests are refused
     (`NotReady`); a background task checks the server every `probe_period` seconds until it has the model again.
+    `observer` receives the log events; None: they are discarded.
     """
 
     def __init__(
