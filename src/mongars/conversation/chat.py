@@ -126,8 +126,11 @@ class Generator(Protocol):
     ) -> AbstractAsyncContextManager[GeneratedStream]:
         """Start the answer to `request`; a context that yields the answer as a stream.
 
+        `deadline`: the time by which the answer must be complete; None: after the generator's own configured time
+        limit. If it passes, entering raises a `WorldError`, or iteration `GenerationInterrupted`.
+
         Entering waits for the first content, and raises the errors until then: `CallerError` for an unusable request,
-        else `WorldError`. Leaving the context stops the generation. `deadline` None: the generator's default.
+        else `WorldError`. Leaving the context stops the generation.
         """
         ...
 
@@ -151,9 +154,9 @@ class ChatConfig:
 class ChatStream:
     """The streamed answer to a message of a chat. Iterate it once, to the end: only then is the turn stored.
 
-    A turn is the user's message with its answer. Iteration raises `GenerationInterrupted` if the answer is cut or ends
-    without a finish reason, and `StorageUnavailable` if the complete answer could not be stored. `turn` (the stored
-    turn), `finish_reason` and `usage` are None until they are known.
+    Made by `Chat.open`. A turn is the user's message with its answer. Iteration raises `GenerationInterrupted` if the
+    answer is cut or ends without a finish reason, and `StorageUnavailable` if the complete answer could not be stored.
+    `turn` (the stored turn), `finish_reason` and `usage` are None until they are known.
     """
 
     def __init__(
@@ -193,7 +196,7 @@ class ChatStream:
 
     @property
     def processing_time(self) -> float:
-        """Seconds from the call of `Chat.open` to the end of the answer, or until now if it has not ended."""
+        """Seconds from the call of `Chat.open` to the end of the answer; until now if that has not been reached."""
         if self._seconds is None:
             return self._clock.monotonic() - self._began
         return self._seconds
@@ -265,11 +268,12 @@ class Chat:
     ) -> AsyncIterator[ChatStream]:
         """Start the answer to `message` of the user `principal`; a context that yields the answer as a stream.
 
-        The session's earlier turns are included in the prompt. Without a session id, or with a blank one, a new session
-        is created, whose id is in the stored turn. `request_id` identifies the request in logs and responses,
-        `traceparent` (W3C trace context) in traces; None: none. `task_type` selects the model (see `task_role`);
-        `deadline` None: the generator's default. Leaving the context before the answer's end cancels it and stores
-        nothing.
+        `session_id`: the session (conversation) whose earlier turns are included in the prompt; one without stored
+        turns is begun. None or blank: a session with a new id is begun; the id is in the stored turn. `request_id`
+        identifies the request in logs and responses, `traceparent` (W3C trace context) in traces; None: none.
+        `task_type` selects the model (see `core.generation.task_role`). `deadline`: the time by which the answer must
+        be complete; None: after the generator's own configured time limit; `Generator.open` has the errors after it.
+        Leaving the context before the answer's end cancels it and stores nothing.
 
         Raises `PromptMissing` for a blank message, `ContextLengthExceeded` if the message does not fit the context
         window even without history, `StorageUnavailable` if the history cannot be read, and the errors of

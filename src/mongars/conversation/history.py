@@ -26,8 +26,8 @@ class NewTurn:
 class Turn:
     """A stored turn of a conversation: the user's message `query` and the answer `response`.
 
-    `user_id` is the user name, `timestamp` when the turn was stored. Times are timezone-aware UTC; `expires_at` None
-    means that the turn never expires.
+    `id` is its number in the database, `user_id` the user name, `timestamp` when the turn was stored. `session_id`
+    identifies the conversation; None: none. Times are timezone-aware UTC; `expires_at` None: the turn never expires.
     """
 
     id: int

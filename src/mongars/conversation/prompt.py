@@ -22,9 +22,9 @@ _TOKENS_PER_MESSAGE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextBudget:
-    """The size of a prompt in tokens: `context_tokens` for prompt and answer together, `answer_tokens` of it reserved.
+    """The limit on the size of a prompt: `context_tokens` for prompt and answer together, less `answer_tokens`.
 
-    The reserved part is for the answer.
+    `answer_tokens` is the part reserved for the answer. Both are numbers of tokens.
     """
 
     context_tokens: int
@@ -84,9 +84,10 @@ def shrink(
 ) -> ContextBudget:
     """A budget for the next try after an engine refused the prompt `sent`, assembled with `budget`, as too long.
 
-    It is too small for `sent`. `prompt_tokens` is the engine's count of `sent` and `context_tokens` its context window.
-    The ratio of the count to the estimate gives the size of prompt that fits. If either is 0 (not reported), half of
-    the estimate is used. The answer keeps at most half of `context_tokens`.
+    `prompt_tokens` is the engine's count of `sent`, `context_tokens` its context window; 0: not reported. The `room` of
+    the result is smaller than `estimate_prompt(sent)`, so that `assemble` includes fewer turns: the estimate, scaled by
+    the ratio of `context_tokens` without the answer to `prompt_tokens`; half of it if either is 0. The part reserved
+    for the answer becomes at most half of `context_tokens`, if that is reported.
     """
     estimate = estimate_prompt(sent)
     answer = budget.answer_tokens

@@ -26,9 +26,10 @@ _DIGEST_PREFIX = re.compile(r"[0-9a-f]{12,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterPin:
-    """The adapter that a request demands: by name (an alias or a version), by digest, or by both. None: not given.
+    """The adapter that a request demands: by `name` (an alias or a version), by `digest`, or by both.
 
-    `digest` is the adapter's SHA-256 in hexadecimal digits, or at least the first 12 of them.
+    `digest` is the adapter's SHA-256 in lower-case hexadecimal digits, or at least the first 12 of them. A field that
+    the request does not give is None.
     """
 
     name: str | None = None
@@ -37,14 +38,17 @@ class AdapterPin:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `NAME`, `NAME@DIGEST` or `@DIGEST`. Accepts any text: an invalid digest selects no adapter."""
+        """Parse `NAME`, `NAME@DIGEST` or `@DIGEST` into the fields `name` and `digest`; None for a part not given.
+
+        Accepts any text, the empty one included: a malformed DIGEST makes a pin that matches no adapter.
+        """
         name, separator, digest = text.partition("@")
         if not separator:
             return cls(name=name)
         return cls(name=name or None, digest=digest)
 
     def __str__(self) -> str:
-        """`NAME`, `NAME@DIGEST` or `@DIGEST`, which `parse` accepts."""
+        """`NAME`, `NAME@DIGEST` or `@DIGEST` with the fields `name` and `digest`; `parse` is the inverse."""
         name = self.name or ""
         return name if self.digest is None else f"{name}@{self.digest}"
 
@@ -54,10 +58,10 @@ class AdapterPin:
         return self.digest is None and self.name in BASE_NAMES
 
     def has_digest(self, digest: str | None) -> bool:
-        """Whether this pin's digest (12 to 64 hexadecimal digits) is the beginning of `digest`, an adapter's SHA-256.
+        """Whether this pin's digest (12 to 64 lower-case hexadecimal digits) is the beginning of `digest`.
 
-        Always True for a pin without a digest; else False if `digest` is None (no adapter), and always False if the
-        pin's digest is malformed.
+        `digest` is the whole SHA-256 of an adapter, None for no adapter. Always True for a pin without a digest; always
+        False for a pin with a malformed one; otherwise False for None.
         """
         if self.digest is None:
             return True
@@ -67,7 +71,9 @@ class AdapterPin:
     def matches(self, origin: Origin) -> bool:
         """Whether an engine whose model and adapter are `origin` has the adapter that this pin demands.
 
-        The version and the digest must match, as far as the pin has them. Aliases are not resolved here.
+        A pin for the base model matches an engine without an adapter. Otherwise the pin's `name`, if it has one, must
+        equal `origin.adapter_version`, case included, and its digest must be the beginning of `origin.adapter_digest`.
+        A name that is an alias does not match here.
         """
         if self.is_base:
             return origin.adapter_digest is None

@@ -39,7 +39,8 @@ class Background:
     async def finished(self) -> None:
         """Wait until the task ends, and raise the exception with which it ended, if any.
 
-        Returns at once if the task was not started.
+        Raises `asyncio.CancelledError` if the task is cancelled. Cancelling this wait cancels the task, too. Returns at
+        once if the task was not started.
         """
         if self._task is not None:
             await self._task

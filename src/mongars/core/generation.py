@@ -29,7 +29,10 @@ _CODING = frozenset({"code", "coding", "developer"})
 
 
 def task_role(task_type: str) -> TaskRole:
-    """The model role for a task type: `coding` for `code`, `coding` and `developer`, in any case, else `general`."""
+    """The model role for a task type: `coding` for `code`, `coding` and `developer`, else `general`.
+
+    Case, and white space around `task_type`, do not matter.
+    """
     return "coding" if task_type.strip().lower() in _CODING else "general"
 
 
@@ -56,9 +59,10 @@ class Message:
 class Sampling:
     """Sampling parameters of a request, with OpenAI's names and meanings; some, such as `min_p`, are engines' own.
 
-    None means the default of the server or engine that answers. `logprobs`: whether to report log-probabilities,
-    `top_logprobs`: of how many alternatives per token. `response_format`: OpenAI's JSON object, which may have a JSON
-    schema that the answer must follow. `n`: how many answers to generate.
+    None means the default of the server or engine that answers. `logprobs`: whether to report the log-probability of
+    each token, `top_logprobs`: and of how many alternatives to it (None: of none). `stop`: texts before which the
+    answer ends. `response_format`: OpenAI's JSON object, which may have a JSON schema that the answer must follow;
+    None: free text. `n`: how many answers to generate.
     """
 
     max_tokens: int | None = None
@@ -94,7 +98,8 @@ class Sampling:
 class PartialAnswer:
     """The beginning of an answer that broke off (`text`), from which another engine may continue it.
 
-    `model` and the adapter are those that generated `text`; `adapter_digest` None: no adapter.
+    `model` and the adapter are those that generated `text`; without an adapter, `adapter_version` is `baseline` and
+    `adapter_digest` None.
     """
 
     text: str
@@ -119,10 +124,12 @@ class GenerationRequest:
     """One request to a model: the whole conversation so far, parameters of the answer, and who makes it.
 
     `task_type` selects the model (see `task_role`). `session_id` identifies the conversation; None: none. `adapter`:
-    the name, or `NAME@DIGEST`, of the adapter that must answer; None: the active one. `scope`: the account, for whose
-    requests the cached prompt and the answer may be used again; None: for none. `weight`: its weight while requests
-    queue. `continue_from`: the beginning of this answer, if it broke off elsewhere. `shortens`: True if the caller
-    sends a shorter prompt when this one is refused as too long.
+    the adapter that must answer, as `AdapterPin.parse` reads it; None: the active one. `scope`: the account, for whose
+    requests the cached prompt and the answer may be used again; None: for no request. `weight`: the account's share of
+    an engine's time while requests queue, relative to an account of weight 1. `continue_from`: the beginning of this
+    answer, if it broke off elsewhere, else None. `prompt_tokens`: the tokens of the prompt as counted by a model that
+    refused it as too long, else None. `shortens`: True if the caller itself sends a shorter prompt when this one is
+    refused as too long; then no source of answers with a larger context window is tried.
     """
 
     messages: tuple[Message, ...]
@@ -164,8 +171,8 @@ class GenerationRequest:
 class Usage:
     """Token counts of an answer as the engine reported them, not estimated.
 
-    `cached_tokens`: those of the prompt's tokens that the engine had in its cache. `per_choice`: completion tokens of
-    each answer if there are several, else empty.
+    `cached_tokens`: how many of the prompt's tokens the engine had in its cache; 0 also if it does not report them.
+    `per_choice`: completion tokens of each answer if there are several, else empty.
     """
 
     prompt_tokens: int
@@ -204,9 +211,10 @@ class Chunk:
     It is not a frozen class, since there is one per token and making a frozen one takes three times as long.
 
     `raw` is the server-sent event that contained the chunk, blank line included, so that a gateway can forward it
-    unchanged; or several events that arrived together and differ only in their text. `logprobs`: the log-probability of
-    each of its tokens. `index`: the number of the answer, from 0, if there are several. `reasoning`: text that is not
-    part of the answer. The last chunks have `finish_reason` and `usage`.
+    unchanged; or several events that arrived together and differ only in their text; empty: there is none to forward,
+    so a new event must be made. `logprobs`: the log-probability of each of its tokens; empty if not reported. `index`:
+    the number of the answer, from 0, if there are several. `reasoning`: text that is not part of the answer. Only the
+    last chunks have a `finish_reason` and a `usage`; in the others they are None.
     """
 
     text: str = ""

@@ -22,7 +22,10 @@ class Principal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A stored user account. User names are unique regardless of case."""
+    """A stored user account: its user name, whether it is an administrator's, and when it was created.
+
+    User names are unique regardless of case. `created_at` is timezone-aware, in UTC.
+    """
 
     username: str
     is_admin: bool

@@ -52,7 +52,10 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """An `Event` of any kind, for those that need no class of their own: the kind of log line, and its fields."""
+    """An `Event` of any kind, for those that need no class of their own.
+
+    `log`: the kind of log line. `values`: its additional fields, by name.
+    """
 
     log: LogEvent
     values: Mapping[str, object] = field(default_factory=dict)

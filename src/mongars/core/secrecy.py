@@ -20,8 +20,9 @@ _HARMLESS_ENDS = ("_PATH", "_FILE", "_DIR", "_MINUTES", "_TOKENS", "PGPASSFILE")
 def is_secret(name: str) -> bool:
     """Whether the name of an environment variable, of monGARS or any other program, suggests that it holds a secret.
 
-    True for monGARS' own secrets, and for names that contain a word such as KEY, TOKEN or PASSWORD (in any case) unless
-    they end in `_FILE`, `_PATH` or another harmless ending. The value is not looked at.
+    True for the names in `OWN_SECRETS`, and for names that contain KEY, SECRET, TOKEN, CREDENTIAL, PASSWORD, PASSWD,
+    PASSPHRASE or PGPASS, unless they end in `_FILE`, `_PATH`, `_DIR`, `_MINUTES`, `_TOKENS` or `PGPASSFILE`, or begin
+    with `TOKENIZERS_`; except in `OWN_SECRETS`, case does not matter. The variable's value is not looked at.
     """
     if name in OWN_SECRETS:
         return True

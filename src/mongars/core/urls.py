@@ -45,12 +45,12 @@ def endpoint_url(text: str) -> str:
 
 
 def ollama_url(text: str) -> str:
-    """The URL of an Ollama server from any form that `OLLAMA_HOST` may have: host, port, `HOST:PORT` or URL.
+    """The URL of an Ollama server from any form that `OLLAMA_HOST` may have: `HOST`, `:PORT`, `HOST:PORT` or a URL.
 
-    Without trailing slashes. Port 11434 if a form other than a URL has none; the loopback address for `0.0.0.0` and for
-    no host.
+    Without trailing slashes. The host is 127.0.0.1 if `text` has none, or has `0.0.0.0`. Without a port, a URL gets
+    none, and every other form port 11434. An IPv6 address must be in brackets.
 
-    Raises `ValueError` for any other text.
+    Raises `ValueError` for any other text; empty text is allowed.
     """
     scheme, separator, rest = text.strip().rstrip("/").rpartition("://")
     name, colon, port = rest.rpartition(":")
@@ -97,6 +97,10 @@ def reachable_host(host: str) -> str:
 
 
 def local_url(host: str, port: int) -> str:
-    """The http URL, without a path, of a server that listens on `host` and `port`, for callers on the same machine."""
+    """The http URL, without a path, of a server that listens on `host` and `port`, for callers on the same machine.
+
+    For a server that listens on every address (`0.0.0.0`, `::`), the loopback address is in the URL. An IPv6 address is
+    put in brackets.
+    """
     name = reachable_host(host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"

@@ -50,6 +50,7 @@ class Admission:
         """Estimated seconds that a request of the account and weight `share`, arriving now, would wait for a slot.
 
         0 if a slot is free, and also while no request has completed yet, as there is no measurement to estimate from.
+        The default `share` is that of requests without an account, with weight 1.
         """
         if self.active + self.waiting < self._slots:
             return 0.0
@@ -61,8 +62,9 @@ class Admission:
     ) -> AsyncIterator[float]:
         """Wait for one of the engine's slots and hold it until the context is left; yields the seconds waited.
 
-        `share`: the account and weight of the request in the queue. `admitted`: True for a further choice (`n` above 1)
-        of a request that holds a slot already; such a choice is not refused, however long the queue is.
+        `share`: the account and weight of the request in the queue; by default no account, weight 1. `admitted`: True
+        for a further choice (`n` above 1) of a request that holds or held a slot; such a choice is never refused with
+        `Overloaded`.
 
         Raises:
             Overloaded: the queue is full, or the expected wait exceeds the time left until `deadline`; `retry_after` is

@@ -39,7 +39,8 @@ OpenChoice = Callable[["GenerationRequest"], AbstractAsyncContextManager[AsyncIt
 class _Merge:
     """Merges the event streams of all choices (answers) of one request; `next` returns the events as they arrive.
 
-    `draw` generates one choice; it is run as a task for each of them.
+    `draw` generates one choice; it is run as a task for each of them. `open_one` opens the stream of a request for a
+    single choice; at most `at_once` of these streams are open at a time.
     """
 
     def __init__(self, request: GenerationRequest, open_one: OpenChoice, at_once: int) -> None:

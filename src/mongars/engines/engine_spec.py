@@ -29,7 +29,10 @@ class _SpecSection(BaseModel):
 
 
 class VllmOptions(_SpecSection):
-    """vLLM's own arguments by their names; but `kv_cache_mib` is the size of the key-value cache in MiB."""
+    """Options for vLLM, with the names and meanings of vLLM's own arguments, except `kv_cache_mib`.
+
+    That is the size of the key-value cache in MiB; null: vLLM derives it from `gpu_memory_utilization`.
+    """
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
@@ -39,7 +42,12 @@ class VllmOptions(_SpecSection):
 
 
 class EngineSpec(_SpecSection):
-    """The engine that serves one model role: its kind, model, and limits (`slots`: requests processed at a time)."""
+    """The engine that serves one model role: its kind, its model and its limits.
+
+    The model is the file or folder at `model_path` (empty: the file stored in each node's cache for the role), or for
+    the kind `ollama` the tag `model_name` of the server at `url`.
+    `slots`: requests processed at a time, each with a context window of `context_tokens`.
+    """
 
     kind: Kind = "llama_cpp"
     model_name: str = "smollm2-135m-instruct"

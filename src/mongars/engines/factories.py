@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 class EngineSetup:
     """What the replica, rather than the `EngineSpec`, determines for an engine or embedder when it is made.
 
-    `observer` receives the engine's log events. `prompt_cache_scope`: whether accounts may reuse each other's cached
-    prompts (`shared`) or not (`user`). `stuck_after`: seconds without output after which an engine with requests is
-    restarted (llama.cpp only). `model_file`: returns the path of the model file on this node, or raises
-    `ConfigurationError`.
+    `clock`: the source of the time. `observer` receives the engine's log events. `prompt_cache_scope`: whether accounts
+    may reuse each other's cached prompts (`shared`) or not (`user`). `stuck_after`: seconds without output after which
+    an engine with requests is restarted (llama.cpp only). `model_file`: returns the path of the model file on this
+    node, or raises `ConfigurationError`.
     """
 
     clock: Clock
@@ -56,8 +56,8 @@ def make_engine(spec: EngineSpec, setup: EngineSetup) -> Engine:
 def make_embedder(spec: EngineSpec, setup: EngineSetup) -> Embedder:
     """Make the embedder that `spec` describes, without starting it.
 
-    `spec.kind` must be one that has an embedder, as in every `EmbeddingSpec`. `setup`: what does not depend on the
-    specification, such as clock and observer.
+    `spec.kind` must be one that has an embedder (not checked here), as in every `EmbeddingSpec`. `setup`: what does not
+    depend on the specification, such as clock and observer.
 
     Raises `ConfigurationError` if the Python package of this kind of engine is not installed, or if `spec` is unusable
     for it, such as without a model.

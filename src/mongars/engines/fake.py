@@ -47,7 +47,8 @@ class FakePlan:
     `slots`: requests answered at a time. `context_tokens`: the context window. `first_token_delay`: seconds before the
     first token, `token_delay`: seconds before each token. `cut_after_tokens`: interrupt every answer after that many
     tokens; None: never. `start_delay`: seconds that a start takes. `start_error`: the reason with which a start fails;
-    None: it succeeds. `adapter_digest`: SHA-256 of the simulated adapter; None: no adapter.
+    None: it succeeds. `adapter_digest`: SHA-256 of the simulated adapter; None: no adapter. `adapter_version`: its
+    name.
     """
 
     slots: int = 4
@@ -72,7 +73,10 @@ class FakePlan:
 
 
 class FakeEngine:
-    """An `Engine` without a model, for tests and demos; its answers repeat the last message, one token per word."""
+    """An `Engine` without a model, for tests and demos; its answers repeat the last message, one token per word.
+
+    `plan` sets its slots, delays and simulated failures.
+    """
 
     def __init__(self, plan: FakePlan, *, clock: Clock) -> None:
         self._plan = plan
@@ -208,7 +212,10 @@ def check_schema(request: GenerationRequest) -> None:
 
 
 def count_prompt(request: GenerationRequest) -> int:
-    """The number of prompt tokens of a request to the fake engine: one per word, plus one per message."""
+    """The number of prompt tokens of a request to the fake engine: one per word, plus one per message.
+
+    A word is what white space separates.
+    """
     return sum(len(message.content.split()) + 1 for message in request.messages)
 
 

@@ -26,8 +26,10 @@ class EngineKind:
 
     `factory` and `embedder_factory` are names `MODULE:FUNCTION` of functions that get an `EngineSpec` and an
     `EngineSetup` and return the `Engine` or `Embedder`, not started; `embedder_factory` is empty if the kind has none.
-    `model`: `file` (a GGUF file), `folder` (a model folder), `served` (a model of the server at `EngineSpec.url`) or
-    `none`.
+    `model`: the form of the model that it loads: `file` (a GGUF file), `folder` (a model folder), `served` (a model of
+    the server at `EngineSpec.url`) or `none` (it needs no model). `package`: the Python module that must be installed,
+    by the extra `extra` of the `mongars` distribution; empty: none. `takes_options`: whether its engines read
+    `EngineSpec.options`; `selectable`: whether the setting `MONGARS_ENGINE` accepts it.
     """
 
     name: str
@@ -101,17 +103,26 @@ def register(kind: EngineKind) -> None:
 
 
 def check_kind(name: str) -> str:
-    """Return `name` if it is a registered engine kind. Raises `ValueError` with the possible names if not."""
+    """Return `name` if it is, case included, the name of a registered engine kind.
+
+    Raises `ValueError` with the possible names if not.
+    """
     return _checked(name, [*KINDS])
 
 
 def check_selectable(name: str) -> str:
-    """Return `name` if `MONGARS_ENGINE` accepts this engine kind. Raises `ValueError` with the possible names."""
+    """Return `name` if it is, case included, a registered engine kind that the setting `MONGARS_ENGINE` accepts.
+
+    Raises `ValueError` with the possible names if not.
+    """
     return _checked(name, [kind.name for kind in KINDS.values() if kind.selectable])
 
 
 def check_embedding(name: str) -> str:
-    """Return `name` if it is an engine kind that has an embedder. Raises `ValueError` with the possible names."""
+    """Return `name` if it is, case included, a registered engine kind that has an embedder.
+
+    Raises `ValueError` with the possible names if not.
+    """
     return _checked(name, [kind.name for kind in KINDS.values() if kind.embedder_factory])
 
 

@@ -67,7 +67,7 @@ class QueuedEngine:
 
 
 class AdmittedRequest:
-    """A request that holds one of the engine's slots; its answer can be generated once.
+    """A request to which `QueuedEngine.admit` gave one of the engine's slots; its answer can be generated once.
 
     `waited`: the seconds that it waited for its slot; of several choices, the longest wait so far.
     """

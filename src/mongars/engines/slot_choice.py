@@ -21,8 +21,9 @@ def pinned_entry(
     """Find the entry of the slot table (one running engine and its adapter) that a request's adapter pin selects.
 
     `serving`: the entries that take new requests. `pin`: the adapter that the request demands. `alias`: the entry that
-    has the pin's name as an alias; None if the name is no alias. An alias takes precedence over an adapter version of
-    the same name. If several entries match, only the active one, which requests without a pin use, is selected.
+    has the pin's name as an alias; None if the name is no alias. With an `alias`, only that entry can be selected, if
+    it also has the pin's digest; otherwise the entries for which `AdapterPin.matches` is True. If several match, only
+    the active one, which requests without a pin use, is selected.
 
     Raises `AdapterUnknown`, with the names that are served, if no entry is selected.
     """

@@ -71,7 +71,7 @@ class SlotTable:
         self._entries.append(SlotEntry(role, queued, state="active"))
 
     async def start(self) -> None:
-        """Start every engine that was added with `add` before the call.
+        """Start every engine that is in the table at the call, one after the other; after `aclose` also prepared ones.
 
         Raises `InferenceFailed` with the reason if one cannot start; then every engine is closed.
         """
@@ -157,11 +157,13 @@ class SlotTable:
     def set_alias(self, alias: str, key: SlotKey) -> None:
         """Make `alias`, such as `canary`, one more name by which requests can demand the adapter of `key`.
 
-        If another engine of the same role has the alias, it loses it. An alias is removed when its engine is drained.
+        Requests must write it with the same case. If another engine of the same role has the alias, it loses it. An
+        alias is removed when its engine is drained.
 
-        Raises `NotFound` if there is no engine with that role and adapter, `Conflict` if it is draining, for the alias
-        `stable`, which the active engine always has, for `baseline` and `base`, which mean no adapter, and for an alias
-        with an `@`, which separates names from digests.
+        Raises:
+            NotFound: there is no engine with that role and adapter.
+            Conflict: that engine is draining, or the alias is `stable` (the active engine), `baseline` or `base` (no
+                adapter), or has an `@`, which separates names from digests.
         """
         entry = self._find(key)
         if alias in RESERVED_NAMES or "@" in alias:

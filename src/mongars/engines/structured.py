@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def stream_checked(engine: Engine, request: GenerationRequest) -> ByteStream:
     """Like `engine.stream(request)`, but checks the finished text against the JSON schema of the request.
 
-    If the text violates the schema, the stream ends with `GenerationInterrupted`, or with `InvalidRequest` if a stop
-    text of the request may be the cause. Without a schema, the engine's stream is returned unchanged.
+    The schema is the one in `request.sampling.response_format`; without one, the engine's stream is returned unchanged.
+    If the text violates the schema, iterating over the stream raises `GenerationInterrupted` at the end of the text, or
+    `InvalidRequest` if a stop text of the request may be the cause.
     """
     schema = schema_of(request.sampling.response_format)
     return engine.stream(request) if schema is None else _checked(engine, request, schema)

@@ -54,7 +54,10 @@ RESERVED = {"", "/healthz", "/readyz", "/v1/models", "/v1/embeddings"}
 
 
 class SamplingDefaults(_Section):
-    """Sampling parameters for requests that do not set them; can be changed without restarting replicas."""
+    """Sampling parameters for requests that do not set them; can be changed without restarting replicas.
+
+    `max_tokens` null: as many as fit into the rest of the context window.
+    """
 
     temperature: float = Field(default=DEFAULT_TEMPERATURE, ge=0.0, le=2.0)
     top_p: float = Field(default=DEFAULT_TOP_P, gt=0.0, le=1.0)

@@ -46,8 +46,8 @@ GAVE_UP = {"DEPLOY_FAILED", "UNHEALTHY"}
 class _Client(ServeSubmissionClient):  # type: ignore[misc] # Ray ships no types
     """Ray's client for Serve's REST interface, with timeouts, and without the HTTP proxy of the environment.
 
-    Without timeouts it would wait forever for a dashboard that does not respond. A proxy meant for other hosts cannot
-    reach the cluster.
+    Without timeouts it would wait forever for a dashboard that does not respond; a proxy meant for other hosts cannot
+    reach the cluster. `timeout`: the pair (seconds to connect, seconds to wait for a response).
     """
 
     timeout = HTTP_TIMEOUT
@@ -62,7 +62,8 @@ class ServeControl:
     """Deploys, watches and removes the monGARS application of one Ray cluster, over HTTP.
 
     `address` is the URL of the cluster's dashboard, such as `http://127.0.0.1:8265`; `token` the bearer token that it
-    requires, None: none. `http_timeout`: seconds to connect, and to wait for a response.
+    requires, None: none. `http_timeout`: the pair (seconds to connect, seconds to wait for a response); after either, a
+    method raises `EndpointUnreachable`.
     """
 
     def __init__(

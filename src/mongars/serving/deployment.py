@@ -40,8 +40,10 @@ class LLMDeployment:
         """Build the replica and start its engines; Serve reports the replica HEALTHY only after that.
 
         `build_replica` is called with the parsed `config` (the JSON of a `ReplicaConfig`) and the id of the replica in
-        Serve; returns the replica and the observer of its events. Raises its errors, and `InferenceFailed` if an engine
-        cannot start.
+        Serve; it returns the replica, not started, and the observer of its events.
+
+        Raises `ValueError` for an invalid `config`, the exceptions of `build_replica`, and `InferenceFailed` if an
+        engine cannot start.
         """
         name = serve.get_replica_context().replica_id.unique_id
         self._replica, self._observer = build_replica(ReplicaConfig.model_validate(config), name)

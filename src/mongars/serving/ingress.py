@@ -116,8 +116,9 @@ class GenerateRoutes:
     async def health(self) -> Response:
         """`GET /healthz`: status 200, with load and engine state as JSON, whatever state the engines are in.
 
-        Keys: `status` (`ok`), those of `protocol.generate.origin_body` and of `Replica.load`, `engine_state` and
-        `engine_restarts`.
+        Keys: `status` (`ok`); `model`, `engine`, `adapter_version`, `adapter`, `replica` and `degraded`, as
+        `protocol.generate.origin_body` describes them; `active`, `waiting` and `slots`, as `Replica.load` does;
+        `engine_state` and `engine_restarts`. Needs no token.
         """
         return JSONResponse({"status": "ok", **self._facts()})
 
@@ -125,7 +126,7 @@ class GenerateRoutes:
         """`GET /readyz`: status 200 if all active engines and the embedder are ready, else 409 with the reason.
 
         The body with 200 is that of `/healthz`, but `status` is `ready`; with 409 it is that of an error of
-        `/generate`, and there is a header `Retry-After`.
+        `/generate`, and there is a header `Retry-After`. Needs no token.
         """
         status = self._replica.engine_status
         if status.state == "ready":
@@ -223,8 +224,8 @@ def _stream_headers(stream: ReplicaStream) -> dict[str, str]:
 def meta_event(stream: ReplicaStream, request_id: str) -> bytes:
     """The first server-sent event of a streamed answer, named `meta`, which says how it is generated.
 
-    Its JSON has the keys `request_id`, `queue_seconds` (for which the request waited in the queue) and those of
-    `protocol.generate.origin_body`: model, engine, adapter and replica.
+    Its JSON has the keys `request_id`, `queue_seconds` (for which the request waited in the queue), `model`, `engine`,
+    `adapter_version`, `adapter`, `replica` and `degraded`, as `protocol.generate.origin_body` describes them.
     """
     facts = {"request_id": request_id, "queue_seconds": stream.queue_seconds}
     return encode_event({**facts, **origin_body(stream.origin)}, name=META_EVENT)

@@ -46,7 +46,8 @@ class OpenAIRoutes:
     async def embeddings(self, request: Request) -> Response:
         """`POST /v1/embeddings`: one vector per text of the request, as JSON in OpenAI's format.
 
-        Errors become responses in OpenAI's format; a model name other than the embedding model's (or empty) is one.
+        The model name in the request must be that of the embedding model, case included, or empty; another one is an
+        error, as is a replica without an embedding model. Errors become responses in OpenAI's format.
         """
         try:
             config = self._replica.config

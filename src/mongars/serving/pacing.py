@@ -74,7 +74,11 @@ class Pacing:
 
 
 class Gathered:
-    """The buffer of one stream of answers: bytes that were read from the engine and not sent yet."""
+    """The buffer of one stream of answers: bytes that were read from the engine and not sent yet.
+
+    Made by `Pacing.gather`. Its attribute `pieces` is the async iterator over the bytes to send, joined to larger
+    pieces, each yielded when it is due.
+    """
 
     def __init__(self, pacing: Pacing, blocks: AsyncIterator[bytes]) -> None:
         self._pacing = pacing

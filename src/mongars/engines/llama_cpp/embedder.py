@@ -43,7 +43,8 @@ _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process")
 class LlamaCppEmbedder:
     """One embedding model in one llama.cpp child process; implements `engines.embedder.Embedder`.
 
-    The process is restarted if it ends or hangs, as `LlamaCppSupervisor` describes.
+    The process is restarted if it ends or hangs, as `LlamaCppSupervisor` describes. `observer` receives the log events;
+    None: they are discarded.
     """
 
     def __init__(
@@ -126,7 +127,8 @@ class LlamaCppEmbedder:
     async def _plain_tokens(self, text: str) -> list[int]:
         """The token ids of `text`; texts of control tokens in it, such as `<|im_end|>`, are tokenized as plain text.
 
-        Raises `InferenceFailed` if the connection to the child process fails.
+        Raises `InferenceFailed` if the connection to the child process fails, and the `MongarsError` for a response
+        with an error status, or `NotReady` while the child does not run.
         """
         try:
             return await text_tokens(self._child, text, add_special=True)

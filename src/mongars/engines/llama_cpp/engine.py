@@ -46,7 +46,8 @@ PROGRESS = b'"prompt_progress"'
 class LlamaCppEngine:
     """One model in one llama.cpp child process; implements `engines.engine.Engine`.
 
-    The process is restarted if it ends or hangs, as `LlamaCppSupervisor` describes.
+    The process is restarted if it ends or hangs, as `LlamaCppSupervisor` describes. `observer` receives the log events;
+    None: they are discarded.
     """
 
     def __init__(

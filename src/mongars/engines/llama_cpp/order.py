@@ -13,9 +13,10 @@ class ChildOrder:
     """The configuration of a llama.cpp child process, written as one line of JSON to its standard input.
 
     It is sent over a pipe, so that the API key is in no command line or environment. Requests to the child go to the
-    UNIX socket at `socket_path` with `api_key` as bearer token. `threads` generate tokens, `prompt_threads` process
-    prompts; `context_tokens` is the context window of each of the `slots`. `embedding`: whether it embeds texts instead
-    of generating answers.
+    UNIX socket at `socket_path` with `api_key` as bearer token. `threads` and `prompt_threads`: how many threads
+    generate tokens, and process prompts. `context_tokens`: the context window of each of the `slots`, the requests
+    processed at a time. `prompt_batch_tokens`: the most prompt tokens processed in one step. `prompt_cache_mib`: host
+    memory in MiB for prompts of finished requests. `embedding`: whether it embeds texts instead of generating answers.
     """
 
     model_path: str

@@ -126,9 +126,9 @@ class LlamaCppProcess:
         return self._process.returncode is None
 
     def last_error(self) -> str:
-        """The last lines (at most 20) of the child process's standard error, joined by ` | `.
+        """The last lines (at most 20, each of at most 500 characters) of the child process's standard error.
 
-        `exit status N` if there are none.
+        They are joined by ` | `. If there are none: `exit status N`, with N `None` while the process runs.
         """
         text = " | ".join(self._stderr)
         return text or f"exit status {self._process.returncode}"

@@ -37,7 +37,7 @@ class _Slot:
 
 
 class HeldSlot:
-    """A llama.cpp slot (one of the server's parallel sequences) that is assigned to one request.
+    """A llama.cpp slot (one of the server's parallel sequences) that `PromptCacheSlots.hold` assigned to one request.
 
     `parameters` are fields to add to the JSON body of the request to llama.cpp: `id_slot`, the number of the slot, and
     `cache_prompt`, whether the prompt cached in it may be reused.
@@ -62,7 +62,7 @@ class HeldSlot:
 class PromptCacheSlots:
     """The slots (parallel sequences) of one llama.cpp server: which are in use, and whose prompt is cached in each.
 
-    A cached prompt is reused only by requests of the same account.
+    A cached prompt is reused only by requests of the same account. `slots` is their number.
     """
 
     def __init__(self, slots: int) -> None:

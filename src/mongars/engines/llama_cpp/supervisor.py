@@ -43,7 +43,8 @@ class LlamaCppSupervisor:
 
     It hangs if requests get no output for the configured `stuck_after` seconds, or if 3 health checks in a row fail; it
     is then killed. Restarts begin 0 to 5 seconds after the end. After 8 consecutive failed restarts the state is
-    `failed`, and it is not restarted again.
+    `failed`, and it is not restarted again. `observer` receives the log events; None: they are discarded. `spawn`
+    starts the process.
     """
 
     def __init__(

@@ -34,7 +34,10 @@ _IDEOGRAPHS = (
 
 
 class WordPiece:
-    """A WordPiece tokenizer (as used by uncased BERT models): converts texts to token ids of one vocabulary."""
+    """A WordPiece tokenizer (as used by uncased BERT models): converts texts to token ids of one vocabulary.
+
+    Made by `of` from the metadata `values` of a GGUF file, which contains the vocabulary.
+    """
 
     def __init__(self, values: Mapping[str, Found]) -> None:
         tokens = _texts(values["tokenizer.ggml.tokens"])

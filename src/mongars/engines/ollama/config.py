@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OllamaConfig:
-    """Configuration of one model (`model` is its tag) on the Ollama server at `url`; times in seconds.
+    """Configuration of one model on the Ollama server at `url`; times in seconds.
 
-    `slots`: requests sent at a time. `context_tokens`: the context window; None: the server's default.
-    `silence_timeout`: the longest time without data, after which a request fails. `probe_period`: time between two
+    `model`: its name on the server, case included; `NAME` means `NAME:latest`. `slots`: requests sent at a time.
+    `context_tokens`: the context window; None: the server's default. `connect_timeout`: the longest time to connect,
+    `silence_timeout`: the longest time without data; after either, a request fails. `probe_period`: time between two
     attempts to reach a server that does not respond.
     """
 

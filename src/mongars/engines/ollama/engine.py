@@ -49,6 +49,7 @@ class OllamaEngine:
 
     If a connection fails or the server no longer has the model, the state is `restarting` and requests are refused
     (`NotReady`); a background task checks the server every `probe_period` seconds until it has the model again.
+    `observer` receives the log events; None: they are discarded.
     """
 
     def __init__(
@@ -67,7 +68,10 @@ class OllamaEngine:
 
     @property
     def origin(self) -> Origin:
-        """The `Origin` of the answers: the model's configured name, engine `ollama`, no adapter, `degraded` True."""
+        """The `Origin` of the answers: the model's configured name, engine `ollama`, no adapter.
+
+        Its `degraded` is True, since Ollama cannot load the deployment's adapters.
+        """
         return self._model.origin
 
     @property
@@ -86,10 +90,10 @@ class OllamaEngine:
         return self._status
 
     async def start(self) -> None:
-        """Check that the server responds within 5 seconds and has the model.
+        """Check that the server responds within 5 seconds and has the model: the configured name, case included.
 
-        Does not load the model; the server loads it for the first request. Raises `InferenceFailed` with the reason if
-        the check fails; it is not repeated.
+        A name without a tag means the tag `latest`. Does not load the model; the server loads it for the first request.
+        Raises `InferenceFailed` with the reason if the check fails; it is not repeated.
         """
         timeout = aiohttp.ClientTimeout(
             total=None,
@@ -126,10 +130,11 @@ class OllamaEngine:
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
         """Generate the answer to one request as server-sent events, as `engines.engine.Engine` describes.
 
-        Leaving the context closes the connection, which makes Ollama stop generating. Entering raises `NotReady` before
-        `start` and while the server is lost, `EndpointUnreachable` if the connection fails or no data arrives for
-        `silence_timeout` seconds, and, for a response with an error status, the corresponding error, such as
-        `InvalidRequest` for 400; iterating raises `GenerationInterrupted`.
+        Leaving the context closes the connection, which makes Ollama stop generating. Entering raises `NotReady` unless
+        the state is `ready`, `ParameterUnsupported` for a parameter that Ollama does not support, `EndpointUnreachable`
+        if the connection fails or no data arrives for the configured `silence_timeout` seconds, and for a response with
+        an error status: `NotReady` (404), `Overloaded` (429, 503), `ContextLengthExceeded` or `InvalidRequest` (400),
+        else `InferenceFailed`. Iterating raises `GenerationInterrupted`.
         """
         session = self._session
         if session is None or self._status.state != "ready":
@@ -180,10 +185,10 @@ class OllamaEngine:
         raise GenerationInterrupted(detail)
 
     async def _probe(self) -> None:
-        """Check that the Ollama server responds within 5 seconds and has the model.
+        """Check that the Ollama server responds within 5 seconds and lists the configured model, case included.
 
-        Raises `EndpointUnreachable` if it does not respond, `InvalidAnswer` for an unusable response, `NotReady` if the
-        model is missing or this engine is closed.
+        A name without a tag has the tag `latest`. Raises `EndpointUnreachable` if the server does not respond,
+        `InvalidAnswer` for an unusable response, `NotReady` if the model is missing or this engine is closed.
         """
         if self._session is None:
             detail = "The engine is stopped."

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def build_engine(spec: EngineSpec, setup: EngineSetup) -> OllamaEngine:
-    """Make an engine for the model `spec.model_name` on the server at `spec.url`, without connecting to it."""
+    """Make an engine for the model `spec.model_name` on the server at `spec.url`, without connecting to it.
+
+    Of `spec`, also `slots` and `context_tokens` are used; of `setup`, clock and observer.
+    """
     config = OllamaConfig(
         url=spec.url, model=spec.model_name, slots=spec.slots, context_tokens=spec.context_tokens
     )

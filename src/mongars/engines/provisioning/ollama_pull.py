@@ -25,14 +25,15 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
 def ensure_ollama(job: Job, source: OllamaSource, *, host: str) -> bool:
     """Make the Ollama server at `host` pull the model if it is missing; returns whether it was pulled.
 
-    `job.force`: pull it in any case. `host` is in any form that OLLAMA_HOST may have. Blocks; call it outside of an
-    event loop.
+    The server has the model if it lists the name `source.tag`, case included; a name without a tag has the tag
+    `latest`. `job.force`: pull it in any case. `host`: `HOST`, `:PORT`, `HOST:PORT` or a URL, as `ollama_url` reads it.
+    Blocks; call it outside of an event loop.
 
     Raises:
         EndpointUnreachable: no connection to `host` can be made.
         ProvisioningFailed: the server cannot provide the model, does not accept the connection within 5 seconds, or
             sends nothing for 120 seconds.
-        ValueError: `host` is no such form.
+        ValueError: `host` has none of these forms.
     """
     return asyncio.run(_ensure(job, source, ollama_url(host)))
 

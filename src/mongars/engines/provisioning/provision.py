@@ -38,9 +38,10 @@ def provision(
 ) -> tuple[RoleStatus, ...]:
     """Provide the base models of the model roles `roles` (`general`, `coding`, `embedding`), one after the other.
 
-    Returns the status of each role. Blocks until done: call it in a thread from asynchronous code. A role that fails is
-    reported in its status and does not stop the others. `progress` is called with each step; an exception that it
-    raises ends the run. `force`: check models again that are in the cache.
+    Returns the status of each role, in the order of `roles`; a repeated role counts once. Blocks until done: call it in
+    a thread from asynchronous code. A role that fails is reported in its status and does not stop the others.
+    `progress` is called with each step; an exception that it raises ends the run. `force`: check models again that are
+    in the cache, and pull Ollama's again.
 
     Raises:
         InvalidRequest: a role is unknown, or no model is configured for it.

@@ -66,13 +66,16 @@ class WheelSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSource:
-    """A source of a base model: a GGUF file, or a model folder in Hugging Face's format, on this machine."""
+    """A source of a base model: the GGUF file, or the model folder in Hugging Face's format, at `path`.
+
+    Nothing checks here that it exists.
+    """
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The model's name: the file's name without the extension `.gguf`, or the full name of the folder."""
+        """The model's name: the last part of the path, without the extension `.gguf` (in any case) if it has that."""
         return self.path.stem if self.path.suffix.lower() == ".gguf" else self.path.name
 
     @property
@@ -86,7 +89,10 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OllamaSource:
-    """A source of a base model: a tag of an Ollama server, which stores the model itself."""
+    """A source of a base model: the model named `tag`, such as `dolphin3`, of an Ollama server, which stores it itself.
+
+    The server is that of `ProvisioningConfig.ollama_host`.
+    """
 
     tag: str
 
@@ -134,8 +140,8 @@ _BUILT_IN = {source.name: source for source in (BUILT_IN, EMBEDDING)}
 class ProvisioningConfig:
     """What to provision: the folder of the model cache, and the source of the base model by model role.
 
-    `ollama_host` is the address of the Ollama server, in any form that OLLAMA_HOST may have; it stores the models whose
-    source is an Ollama tag.
+    `cache` is the folder, `models` the source of each role's model. `ollama_host` is the address of the Ollama server
+    that stores the models whose source is an Ollama tag: `HOST`, `:PORT`, `HOST:PORT` or a URL.
     """
 
     cache: Path
@@ -211,8 +217,9 @@ def silent(step: ProvisioningStep) -> None:
 def parse_model_spec(text: str) -> ModelSpec:
     """Parse a model setting: the name of a built-in model, the path of a GGUF file or model folder, or `ollama:TAG`.
 
+    The case of a built-in model's name (`smollm2-135m-instruct`, `all-minilm-l6-v2`) and of `ollama:` does not matter.
     A path ends in `.gguf` or contains `/`; it is made absolute, with `~` expanded. Does not check whether the file
-    exists.
+    exists. White space around `text` is ignored.
 
     Raises:
         ConfigurationError: the text is none of these, or a path needs a home folder and there is none.

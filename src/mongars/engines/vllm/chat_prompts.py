@@ -40,9 +40,10 @@ class Tokenizer(Protocol):
         ...
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:  # noqa: ANN401 (text or tokens)
-        """Render the messages `conversation` (`role` and `content`) with the chat template, to text or to token ids.
+        """Render the messages `conversation` (`role` and `content`) with the chat template.
 
-        `options` are those of `transformers`, such as `tokenize` and `add_generation_prompt`.
+        Returns a text with `tokenize` False, a list of token ids with `tokenize` True and `return_dict` False.
+        `options` are these and other ones of `transformers`, such as `add_generation_prompt`.
         """
         ...
 

@@ -19,9 +19,10 @@ class VllmConfig:
     """Configuration of one vLLM engine: one model, at most one adapter, and the memory and limits that it uses.
 
     `model_path`: a model folder in Hugging Face's format. `slots`: requests processed at a time. `context_tokens`: the
-    context window. `gpu_memory_utilization`: the share (0 to 1) of the device's memory to use; `kv_cache_mib` sets the
-    size of the key-value cache in MiB instead. `adapter` None: the base model. `start_timeout`: seconds within which
-    the model must be loaded.
+    context window. `gpu_memory_utilization`: the share (0 to 1) of the device's memory to use. `kv_cache_mib`: the size
+    of the key-value cache in MiB; None: what the share leaves. `batch_tokens`: the most prompt tokens processed in one
+    step; None: chosen by vLLM. `adapter` None: the base model. `start_timeout`: seconds within which the model must be
+    loaded, or the start fails.
     """
 
     model_path: Path

@@ -46,7 +46,9 @@ class VllmEngine:
     """One model, and at most one adapter, served by vLLM; implements `engines.engine.Engine`.
 
     An engine whose process has ended is not restarted here, since a start takes half a minute and more: its state is
-    `failed`, and Ray replaces the replica.
+    `failed`, and Ray replaces the replica. `observer` receives the log events; None: they are discarded.
+
+    The constructor raises `ConfigurationError` if vLLM is not installed.
     """
 
     def __init__(

@@ -54,7 +54,11 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class Loading:
-    """One attempt to load a model with vLLM; `run` blocks the calling thread, `abort` can be called from another."""
+    """One attempt to load a model with vLLM; `run` blocks the calling thread, `abort` can be called from another.
+
+    `config`: the model and how to run it. `log_config`: path of the logging configuration for vLLM's processes, as
+    `write_log_config` returns it.
+    """
 
     def __init__(self, config: VllmConfig, *, log_config: Path) -> None:
         self._config = config
@@ -123,7 +127,10 @@ class Loading:
 
 
 class Llm:
-    """A model loaded with vLLM: vLLM's API in this process, its engine core and workers in child processes."""
+    """A model loaded with vLLM: vLLM's API in this process, its engine core and workers in child processes.
+
+    Made by `Loading.run`; end it with `shutdown`, then `wait_closed`. `pid`: process id of the engine core.
+    """
 
     def __init__(self, llm: AsyncLLM, config: VllmConfig) -> None:
         self._llm = llm

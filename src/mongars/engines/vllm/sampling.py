@@ -17,9 +17,9 @@ _SAMPLING = sampling_writer("vllm")
 def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str, Any]:
     """Convert sampling parameters to keyword arguments for vLLM's `SamplingParams`.
 
-    `defaults` are the model's own arguments, by the same names, used for parameters that are None. `max_tokens` None
-    means: as many tokens as the context window has left. Raises `ParameterUnsupported` for a parameter that vLLM does
-    not support.
+    `defaults` are the model's own arguments, by the names of `SamplingParams`, for parameters that are None in
+    `sampling`; but `max_tokens` None stays None: as many tokens as the context window has left. Raises
+    `ParameterUnsupported` for a parameter that vLLM does not support.
     """
     arguments = defaults | _SAMPLING.write(sampling)
     if sampling.logit_bias:
@@ -33,8 +33,8 @@ def sampling_arguments(sampling: Sampling, defaults: dict[str, Any]) -> dict[str
 def structure_arguments(response_format: dict[str, Any] | None) -> dict[str, Any] | None:
     """Convert a request's `response_format` (OpenAI's JSON object) to arguments of vLLM's `StructuredOutputsParams`.
 
-    These are the keyword arguments `json` with a JSON schema, or `json_object` True for any JSON object. None: the
-    answer is free text.
+    Returns keyword arguments: `json` with a JSON schema, or `json_object` True for any JSON object. Returns None if the
+    answer is free text, that is, if `response_format` is None or has the type `text`.
 
     Raises:
         InvalidRequest: the format is none of OpenAI's API.

@@ -103,7 +103,10 @@ class ExportSection(BaseModel):
 
 
 class Image(ExportSection):
-    """A container image; `digest` overrides `tag`. Never the tag `latest`: it can mean two versions on two nodes."""
+    """A container image: `repository` with a `digest`, or with a `tag` if `digest` is empty.
+
+    The tag `latest` is refused as invalid, since it can mean two versions on two nodes.
+    """
 
     repository: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9._/:-]*$")
     """The name of the image in your registry, to which you have pushed it."""
@@ -185,7 +188,10 @@ class Workers(ExportSection):
 
 
 class Gcs(ExportSection):
-    """Storage of the Ray cluster's state, for when the head node is replaced; `none`: a new cluster is started then."""
+    """Where the state of the Ray cluster is stored, so that the cluster survives the replacement of its head node.
+
+    `storage` `none`: it is not stored, and a new cluster is started then.
+    """
 
     storage: Literal["none", "redis", "rocksdb"] = "none"
     """`rocksdb` needs the feature gate GCSFaultToleranceEmbeddedStorage of KubeRay 1.7."""
@@ -232,7 +238,11 @@ class Ray(ExportSection):
 
 
 class Registry(ExportSection):
-    """The volume with the LoRA adapters, shared by API and replicas; without a claim each pod has an empty one."""
+    """The volume with the LoRA adapters, shared by API and replicas.
+
+    It is a new volume claim with `claim`, or the existing one named `existing_claim`; with neither, each pod has an empty
+    volume of its own.
+    """
 
     claim: bool = False
     """Create a volume claim. Without it, and without `existing_claim`, each pod has an empty folder:
@@ -248,7 +258,7 @@ class Registry(ExportSection):
 
 
 class DatabaseService(ExportSection):
-    """PostgreSQL: your own, named by DATABASE_URL in the Secret, or a small bundled one."""
+    """The PostgreSQL server: with `bundled` a small one in the cluster, else the one in DATABASE_URL of the Secret."""
 
     bundled: bool = False
     """Run one PostgreSQL pod without replication or backups, for evaluation."""
@@ -274,7 +284,10 @@ class Secrets(ExportSection):
 
 
 class Network(ExportSection):
-    """Kubernetes network policies: the allowed connections; all others are refused. Further policies add to these."""
+    """The connections that the installation's network policies allow; all others of its pods are refused.
+
+    Policies that are added by other means can only allow more.
+    """
 
     api_clients: list[dict[str, Any]] = Field(default_factory=lambda: [{"namespaceSelector": {}}])
     """NetworkPolicy peers that may reach the API; default: every pod of the cluster."""
@@ -379,7 +392,7 @@ def for_cluster(serving: ServingConfig) -> ClusterServing:
     """Convert the configuration of the Serve application on this machine to one for a cluster of several machines.
 
     Model files are taken from each node's MONGARS_CACHE (model folders from the same path on every node), the servers
-    listen on every interface, and the token is that in each replica's environment.
+    listen on every interface, and requests need the token in the environment variable RAY_SERVE_TOKEN of each replica.
     """
     values = serving.model_dump(mode="json")
     replica = values["replica"]

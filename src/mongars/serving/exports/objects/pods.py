@@ -52,7 +52,8 @@ def pod_template(
 ) -> ManifestFields:
     """A Kubernetes pod template with one container, for an unprivileged user without access to the Kubernetes API.
 
-    `component`, such as `api`, determines the labels; `user` is the user id; `extra` are further fields of the pod's
+    `component`, such as `api`, determines the labels; `container` is the result of `container()`, `volumes` are the
+    pod's volumes in Kubernetes' format; `user` is the user and group id; `extra` are further fields of the pod's
     specification.
     """
     return {
@@ -84,7 +85,10 @@ def _pull_secrets(config: ExportConfig) -> ManifestFields:
 
 
 def container(name: str, image: Image, **fields: Any) -> ManifestFields:  # noqa: ANN401 (as above)
-    """A container of a pod that can write only into its volumes; `fields` are further fields of its specification."""
+    """A container of a pod, named `name`, that can write only into its volumes.
+
+    `fields` are further fields of the container's specification, in Kubernetes' format; they replace those set here.
+    """
     return {
         "name": name,
         "image": image.reference,
@@ -153,9 +157,9 @@ def spread(config: ExportConfig, component: str) -> list[ManifestFields]:
 
 
 def empty(name: str, size: str) -> ManifestFields:
-    """A pod's emptyDir volume. If it exceeds `size` (such as `1Gi`), Kubernetes evicts the pod.
+    """A pod's emptyDir volume with the name `name`.
 
-    So a pod cannot fill the node's disk.
+    If it exceeds `size` (such as `1Gi`), Kubernetes evicts the pod, so that a pod cannot fill the node's disk.
     """
     return {"name": name, "emptyDir": {"sizeLimit": size}}
 
