@@ -40,11 +40,11 @@ def arrival(clock: Clock) -> Arrival:
 
 
 def route_headers(request_id: str, *, route: RouteInfo, overhead: float) -> dict[str, str]:
-    """Response headers about how a request was answered: provider, endpoint, attempts, fallback, overhead.
+    """Response headers about how a request was answered; `route` has the facts.
 
-    The first four are facts of `route`, such as `x-llm-provider`. `overhead`, the seconds that the API process itself
-    needed until the response started, is returned in `x-llm-overhead-ms`, as milliseconds (negative: 0), and
-    `request_id` in `x-request-id`.
+    `x-llm-provider`, `x-llm-endpoint`, `x-llm-attempts` (requests sent to model servers), `x-llm-fallback` (`true` if
+    a preferred provider failed, else `false`), `x-request-id` (`request_id`), and `x-llm-overhead-ms`: `overhead`, the
+    seconds that the API process itself needed until the response started, in milliseconds (negative: 0).
     """
     return {
         headers.REQUEST_ID: request_id,
@@ -82,8 +82,8 @@ def problem_headers(
 ) -> dict[str, str]:
     """Headers of an error response: request id, `Retry-After` if `error` has a time to wait, and `x-should-retry`.
 
-    `x-should-retry: false` asks OpenAI's clients not to retry, since all endpoints were tried already. It is left out
-    beside `Retry-After`, and for a timeout (504) if `chose_wait` is True: the client set that timeout itself.
+    `x-should-retry: false` makes OpenAI's clients not repeat the request; every error has it except two kinds: those
+    with `Retry-After`, and a timeout (504) if `chose_wait` is True, that is, if the client set that timeout itself.
     """
     found = {headers.REQUEST_ID: request_id, **retry_after_header(error)}
     if "Retry-After" not in found and not (chose_wait and status_of(error) == GATEWAY_TIMEOUT):

@@ -105,9 +105,10 @@ class ChatCompletionsRoutes:
         return JSONResponse(self._card(name))
 
     async def chat_completions(self, request: Request) -> Response:
-        """`POST /v1/chat/completions`: answer a conversation, as one JSON object or as a stream of events.
+        """`POST /v1/chat/completions`: answer a conversation, with request and response bodies as OpenAI defines them.
 
-        It is a stream if the body's field `stream` is true.
+        The response is a stream of server-sent events if the body's field `stream` is true, else one JSON object.
+        Needs an API key or a login token. Errors have OpenAI's error body.
         """
         return await serve_answer(request, self._context, self._dialect)
 
@@ -132,7 +133,10 @@ class MovingStream(GeneratedStream, Protocol):
 
 
 class ChatCompletions:
-    """The dialect of `/v1/chat/completions` (implements `Dialect`): parses its requests and names its formats."""
+    """The dialect of `/v1/chat/completions` (implements `Dialect`).
+
+    It parses request bodies and names the error format and stream headers.
+    """
 
     errors = OPENAI_ERRORS
     stream_headers = EVENT_STREAM_HEADERS

@@ -110,10 +110,10 @@ class ConversationRoutes:
         self._dialect = ConversationChat(context.chat)
 
     async def chat(self, request: Request) -> Response:
-        """Answer a message, as one JSON object or as a stream. The model also gets earlier turns of the session.
+        """Answer a message, as one JSON object, or as a stream if the field `stream` is true.
 
-        The session is named by `session_id` or the header `x-session-id`; without one a new session
-        begins, and the response contains its id.
+        The model also gets earlier turns of the session. The session is named by `session_id` or, if the body has
+        none, by the header `x-session-id`; without either a new session begins, and the response contains its id.
         """
         return await serve_answer(request, self._context, self._dialect)
 
@@ -143,7 +143,10 @@ class ConversationRoutes:
 
 
 class ConversationChat:
-    """The dialect of `/api/v1/conversation/chat` (implements `Dialect`): parses its requests and names its formats."""
+    """The dialect of `/api/v1/conversation/chat` (implements `Dialect`).
+
+    It parses request bodies and names the error format and stream headers.
+    """
 
     errors = OWN_ERRORS
     stream_headers = EVENT_STREAM_HEADERS

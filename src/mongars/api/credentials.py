@@ -53,9 +53,9 @@ class Passwords:
     def turn(self, address: str = "") -> AbstractAsyncContextManager[None]:
         """A context manager that holds one of the few places for password checks; entering it waits for a free place.
 
-        `address`: the client's IP address, empty if unknown; the places are shared fairly between the networks of
-        clients, where all unknown addresses count as one. Raises `TooManyRequests` if the queue is full and refuses
-        this login, or if no place is free for a minute.
+        `address`: the client's IP address, empty if unknown. The places are shared fairly between networks: an IPv4
+        address, a /64 of IPv6 addresses, or all unknown addresses together. Raises `TooManyRequests` if the queue is
+        full and refuses this login, or if no place is free for a minute.
         """
         return self._queue.turn(address)
 

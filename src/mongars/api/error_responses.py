@@ -86,7 +86,10 @@ class ErrorResponses:
         return self._response(request, kind(reason), status=status)
 
     def _not_allowed(self, request: Request, error: InvalidRequest) -> Response:
-        """The response to an unsupported method: 405, or 204 for OPTIONS; `allow` lists the path's methods."""
+        """The response to a method that the path does not support; the header `allow` lists those that it does.
+
+        OPTIONS: 204 without a body. Other methods: 405 with `error` as the body.
+        """
         methods = [
             method
             for method in _METHODS
@@ -126,7 +129,8 @@ async def refuse(
 ) -> None:
     """Write a complete error response: status, headers, and a body in the format `errors`.
 
-    Call it only if no byte of a response was sent. `chose_wait` is that of `problem_headers`.
+    Call it only if no byte of a response was sent. `request_id` becomes the header `x-request-id`. `chose_wait`:
+    whether the client set the request's deadline itself; OpenAI's clients may then repeat it after a timeout (504).
     """
     found = problem_headers(error, request_id, chose_wait=chose_wait)
     await response.json(error_status(error, errors), errors.body(error), found)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def health_routes(context: ApiContext, described: Sequence[RouteTable] = ()) -> RouteTable:
-    """The route table for health, metrics and the OpenAPI description.
+    """The route table of `/healthz`, `/readyz`, `/metrics` and `/openapi.json` (the OpenAPI description).
 
     `/metrics` and `/openapi.json` need an API key or a login token. `described` are the other route tables, which
     `/openapi.json` describes.

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def internal_routes(context: ApiContext) -> RouteTable:
-    """The routes under `/internal` to show, drain and reset endpoints; they need an administrator's API key."""
+    """The routes under `/internal/endpoints`: list the Ray Serve endpoints, take one out of use, put it back into use.
+
+    They need an administrator's API key.
+    """
     handlers = InternalRoutes(context)
     router = APIRouter(prefix="/internal", tags=["operator"])
     shown = reference(schemas.ProviderList)
@@ -46,31 +49,38 @@ def internal_routes(context: ApiContext) -> RouteTable:
 
 
 class InternalRoutes:
-    """Handlers of the routes under `/internal`, which show, drain and reset endpoints."""
+    """Handlers of the routes under `/internal/endpoints`, about the Ray Serve endpoints of this API process.
+
+    They need an administrator's API key (else 401 or 403), and respond with the state of all providers
+    (`ProviderList`).
+    """
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
 
     async def endpoints(self, request: Request) -> Response:
-        """`GET /internal/endpoints`: list every provider and, for Ray Serve, its endpoints with their state."""
+        """`GET /internal/endpoints`: list every provider and, for Ray Serve, its endpoints with their state, as JSON.
+
+        Needs an administrator's API key.
+        """
         await self._check(request)
         return await self._shown()
 
     async def drain(self, request: Request, endpoint_id: str) -> Response:
-        """`POST /internal/endpoints/{id}/drain`: send no further requests to an endpoint until it is reset.
+        """`POST /internal/endpoints/{id}/drain`: send no further requests to a Ray Serve endpoint until it is reset.
 
-        Requests in progress there continue. Responds with the state of all endpoints; 404 if no endpoint has exactly
-        this id. It affects this API process only.
+        Requests in progress there continue. Needs an administrator's API key. Responds as `GET /internal/endpoints`
+        does; 404 if no endpoint has exactly this id. It affects this API process only.
         """
         await self._check(request)
         self._context.llm.drain(endpoint_id)
         return await self._shown()
 
     async def reset(self, request: Request, endpoint_id: str) -> Response:
-        """`POST /internal/endpoints/{id}/reset`: clear an endpoint's failures and use it again, also after a drain.
+        """`POST /internal/endpoints/{id}/reset`: use a Ray Serve endpoint again, after failures or a drain.
 
-        Responds with the state of all endpoints; 404 if no endpoint has exactly this id. It affects this API process
-        only.
+        Needs an administrator's API key. Responds as `GET /internal/endpoints` does; 404 if no endpoint has exactly
+        this id. It affects this API process only.
         """
         await self._check(request)
         self._context.llm.reset(endpoint_id)

@@ -32,9 +32,9 @@ _IPV6_PREFIX = 64  # the prefix that one subscriber usually gets
 class LoginQueue:
     """Limits password checks: at most `running` run at once, and at most `waiting` logins wait for their turn.
 
-    When one more arrives, a login from the network with the most waiting logins is refused with `TooManyRequests`.
-    `choose` picks it: given the number of that network's waiting logins, it returns an index (0: the oldest), by
-    default a random one. `clock` None: the system's clock.
+    When one more arrives, a login from the network with the most waiting logins is refused with `TooManyRequests`; a
+    network is an IPv4 address or a /64 of IPv6 addresses. `choose` picks it: given the number of that network's
+    waiting logins, it returns an index (0: the oldest), by default a random one. `clock` None: the system's clock.
     """
 
     def __init__(

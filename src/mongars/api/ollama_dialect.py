@@ -116,9 +116,10 @@ class OllamaModels:
 
 
 class OllamaDialect:
-    """The dialect of `/api/chat` or `/api/generate` (implements `Dialect`): parses requests and names the formats.
+    """The dialect of `/api/chat` or `/api/generate` (implements `Dialect`).
 
-    `request` is the class of the request body, and so decides which of the two routes it is.
+    It parses request bodies and names the error format and stream headers. `request` is the class of the request body,
+    and so decides which of the two routes it is.
     """
 
     errors = OLLAMA_ERRORS

@@ -35,14 +35,14 @@ def ollama_embedding_routes(context: ApiContext) -> RouteTable:
     router = APIRouter(prefix="/api", tags=["ollama"])
 
     async def ollama_embed(request: Request) -> Response:
-        """Compute the embeddings of up to 2,048 texts: normalised vectors, in the order of the texts.
+        """Compute the embeddings of up to 2,048 texts (`input`): normalised vectors, in the order of the texts.
 
-        Texts that are too long for the model are refused, not truncated.
+        Texts that are too long for the model are refused with 400, not truncated.
         """
         return await serve_embeddings(request, context, embed)
 
     async def ollama_embeddings(request: Request) -> Response:
-        """Compute the embedding of one text. The older form of `/api/embed`."""
+        """Compute the embedding of one text (`prompt`), as one vector (`embedding`). The older form of `/api/embed`."""
         return await serve_embeddings(request, context, embeddings)
 
     for path, handler, read, example, response in (

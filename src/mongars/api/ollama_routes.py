@@ -96,21 +96,30 @@ class OllamaRoutes:
         self._since = bodies.timestamp(context.clock.now())
 
     async def ollama_chat(self, request: Request) -> Response:
-        """Answer a conversation. Without messages, the response only confirms that the model is loaded."""
+        """Answer a conversation (`messages`), as Ollama does: a stream of JSON lines unless `stream` is false.
+
+        Without messages, the response only confirms that the model is loaded.
+        """
         return await serve_answer(request, self._context, self._chat)
 
     async def ollama_generate(self, request: Request) -> Response:
-        """Answer a prompt. If it is empty, the response only confirms that the model is loaded."""
+        """Answer a `prompt`, as Ollama does: a stream of JSON lines unless `stream` is false.
+
+        If the prompt is empty, the response only confirms that the model is loaded.
+        """
         return await serve_answer(request, self._context, self._generate)
 
     async def ollama_tags(self, request: Request) -> Response:
-        """List the served models."""
+        """List the served models, the embedding model included, in the form of Ollama's `/api/tags`."""
         await principal_of(request, self._context.authenticator)
         found = [bodies.model_body(n, modified_at=self._since) for n in self._models.listed]
         return JSONResponse({"models": found})
 
     async def ollama_show(self, request: Request) -> Response:
-        """Show the details of a model. Its file, size and template are not known to the API and left empty."""
+        """Show the details of the model named `model` (or `name`), in the form of Ollama's `/api/show`; 404 if unknown.
+
+        Its file, size and template are not known to the API and left empty.
+        """
         await principal_of(request, self._context.authenticator)
         limit = self._context.config.max_body_bytes
         read = await read_json(request, requests.OllamaShowRequest, limit=limit)
@@ -125,7 +134,10 @@ class OllamaRoutes:
         return JSONResponse(shown)
 
     async def ollama_ps(self, request: Request) -> Response:
-        """List the loaded models: all text-generating models if a provider is up, else none."""
+        """List the loaded models, in the form of Ollama's `/api/ps`.
+
+        These are all text-generating models if Ray Serve or a local model server is up, else none.
+        """
         await principal_of(request, self._context.authenticator)
         up = any(status.state == "up" for status in await self._context.llm.status())
         forever = bodies.timestamp(self._context.clock.now() + NEVER)
@@ -137,6 +149,6 @@ class OllamaRoutes:
         return JSONResponse({"models": found})
 
     async def ollama_version(self, request: Request) -> Response:
-        """Report the version of monGARS."""
+        """Report the version of monGARS, as `version`."""
         await principal_of(request, self._context.authenticator)
         return JSONResponse({"version": self._context.config.version})

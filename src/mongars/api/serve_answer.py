@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
 
 class AnswerResponse(WrittenResponse, Response):
-    """A response that is written while the answer is generated.
+    """A response that is written while the answer is generated, by a function given when it is created.
 
-    It is also a `Response`, so that a FastAPI route handler can return it.
+    That function gets a `ResponseWriter`. It is also a `Response`, so that a FastAPI route handler can return it.
     """
 
 
 async def serve_answer(request: Request, context: ApiContext, dialect: Dialect[Stream]) -> Response:
     """Authenticate and parse a request for a generated answer; the returned response generates and writes the answer.
 
-    `dialect` is the client API of the route. Raises a `MongarsError` if credentials, headers or body of the request are
-    invalid. If generating fails or takes longer than the deadline (the client's, or else `answer_timeout`), the
-    response reports the error, in the format of the dialect.
+    `dialect` is the client API of the route. Raises a `MongarsError` if credentials, headers or body of the request
+    are invalid. If generating fails or takes too long, the response reports the error, in the format of the dialect.
+    Too long is more than `answer_timeout` of the API's configuration (seconds), or less if the client sent a deadline.
     """
     arrived = arrival(context.clock)
     principal = await principal_of(request, context.authenticator)

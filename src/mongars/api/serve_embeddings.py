@@ -91,9 +91,9 @@ async def serve_embeddings(
 ) -> Response:
     """Authenticate and parse a request for embeddings; the returned response computes and writes them.
 
-    `dialect` is the client API of the route. Raises a `MongarsError` if credentials, headers or body of the request are
-    invalid. If computing fails or takes longer than the deadline (the client's, or else `answer_timeout`), the response
-    reports the error, in the format of the dialect.
+    `dialect` is the client API of the route. Raises a `MongarsError` if credentials, headers or body of the request
+    are invalid. If computing fails or takes too long, the response reports the error, in the format of the dialect.
+    Too long is more than `answer_timeout` of the API's configuration (seconds), or less if the client sent a deadline.
     """
     arrived = arrival(context.clock)
     principal = await principal_of(request, context.authenticator)

@@ -39,7 +39,10 @@ def completions_routes(context: ApiContext) -> RouteTable:
     router = APIRouter(prefix="/v1", tags=["openai"])
 
     async def completions(request: Request) -> Response:
-        """Answer a prompt, as one JSON object or as a stream. The prompt is sent to the model as one user message."""
+        """Answer a `prompt`, as OpenAI's `/v1/completions` does: one JSON object, or a stream if `stream` is true.
+
+        The prompt is sent to the model as one user message.
+        """
         return await serve_answer(request, context, dialect)
 
     router.add_api_route(
@@ -64,7 +67,10 @@ def completions_routes(context: ApiContext) -> RouteTable:
 
 
 class Completions:
-    """The dialect of `/v1/completions` (implements `Dialect`): parses its requests and names its formats."""
+    """The dialect of `/v1/completions` (implements `Dialect`).
+
+    It parses request bodies and names the error format and stream headers.
+    """
 
     errors = OPENAI_ERRORS
     stream_headers = EVENT_STREAM_HEADERS

@@ -56,9 +56,10 @@ _VERBS: dict[Phase, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Download the configured models, as `arguments` say, and return the exit status: 0, 1 or 130 (see `run`).
+    """Download the models of the configured roles, and return the exit status.
 
-    `arguments` None: those of the process. Exits with status 2 and a message if they are wrong.
+    0: every model is ready; 1: one is not; 130: stopped by Ctrl-C. `arguments`: `--roles`, `--force` and `--json`;
+    None: the command line of the process. Exits with status 2 and a message if they are wrong.
     """
     options = _parser().parse_args(arguments)
     return run(

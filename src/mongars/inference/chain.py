@@ -95,7 +95,11 @@ class AnswerStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
-    """One request in the chain: its deadline, the count of attempts at all providers, its events, its cache use."""
+    """One request in the chain, with its deadline and the count of attempts at all providers.
+
+    `report` emits its events. `cache`: how the answer cache treats it, None if not at all; copied to the answer's
+    route.
+    """
 
     request: GenerationRequest
     deadline: Deadline
@@ -106,12 +110,17 @@ class _Call:
     def open(self, provider: Provider) -> AbstractAsyncContextManager[ProviderStream]:
         """Context manager that sends this request to `provider`; entered once the answer's first content has arrived.
 
-        Entering raises a `CallerError` or a `WorldError`, as `Provider.open` does.
+        Entering raises a `CallerError` if the request itself is wrong, a `WorldError` if the provider failed or the
+        deadline passed.
         """
         return provider.open(self.request, self.deadline, self.attempts)
 
     def provider_failed(self, provider: Provider, error: MongarsError) -> FallbackReason | None:
-        """Report that `provider` failed; returns the label of the failure, None if the provider is local."""
+        """Emit the event that `provider` failed with `error`: `LocalFailed` if it is local, else `FellBack`.
+
+        Returns the reason of the fallback, a label in metrics and logs; None for a local provider, whose failure is no
+        fallback.
+        """
         return self.report.provider_failed(provider.name, error, local=provider.local)
 
     def with_prompt_size(self, error: ContextLengthExceeded) -> _Call:
@@ -233,8 +242,8 @@ class ProviderChain:
     ) -> AnswerStream | None:
         """The answer of the first provider whose reported context window holds the prompt; None if none starts one.
 
-        `stack` keeps the provider's stream open. `reason`: why Ray failed before, None if it did not. Errors of these
-        providers are emitted as events and not raised.
+        `stack` keeps the provider's stream open. `reason`: why Ray failed before, None if it did not; it is copied to
+        the answer's route. Errors of these providers are emitted as events and not raised.
         """
         for provider in providers:
             if call.deadline.expired():
@@ -252,10 +261,12 @@ class ProviderChain:
         return None
 
     def _failover(self, call: _Call, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
-        """A function that continues a broken answer at one of the providers in `among`: `reopen` of `FailoverChunks`.
+        """A function that continues a broken answer at one of the providers in `among`.
 
-        `first`: the route of the provider that started the answer. None is returned if answers to this request must not
-        be continued by another provider (see `can_fail_over`).
+        Called with the text delivered so far, the origin of the answer and an exit stack, it returns the stream that
+        goes on (`Resumed`), or None if no provider can continue. `first`: the route of the provider that started the
+        answer; that provider is tried once more at most. None is returned if another provider must not continue
+        answers to this request.
         """
         given = Counter([first.provider])
         request, deadline = call.request, call.deadline

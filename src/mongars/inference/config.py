@@ -50,7 +50,7 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceConfig:
-    """Settings of `LLMIntegration`; all times are in seconds.
+    """Settings of `LLMIntegration`; all times are in seconds. The fields are described one by one; most have a default.
 
     `timeout` (`RAY_CLIENT_TIMEOUT`) bounds the wait for the first content token from Ray; it is extended in proportion
     to the prompt, by `seconds_per_1k_prompt_tokens` per 1000 tokens (estimated). All Ray attempts of a request share

@@ -64,10 +64,11 @@ class Embedded:
         waiting: int = WAITING,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """`engine` answers requests that demand no adapter. `waiting`: maximum number of requests waiting per engine.
+        """`engine` answers requests that demand no adapter; engines with adapters are added to the slot table later.
 
-        Further requests get `Overloaded`. `context_tokens`: the configured context window of `engine` in tokens; None
-        if unknown. `idle_seconds`: seconds without requests after which the engines are stopped.
+        `config`: where the weights of accounts in the queue come from. `waiting`: maximum number of requests that wait
+        for each engine; further ones get `Overloaded`. `context_tokens`: the configured context window of `engine` in
+        tokens; None if unknown. `idle_seconds`: seconds without requests after which the engines are stopped.
         """
         self.slot_table = SlotTable(max_waiting=waiting)
         self.slot_table.add("general", engine)

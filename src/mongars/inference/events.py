@@ -288,7 +288,8 @@ class Answered(_OfRequest):
 class EmbeddingsEnded(_OfRequest):
     """A request for the vectors of `texts` texts ended with `outcome`, `seconds` after its processing began.
 
-    `outcome`: `success`, `fallback` (success after Ray failed) or `cancelled`. `provider`: `none` if none answered.
+    `outcome`: `success`, `fallback` (success after Ray failed) or `cancelled` (the client left; then `provider` is
+    `none` if no piece was embedded yet). If all providers fail, `Unanswered` is emitted instead.
     """
 
     provider: str

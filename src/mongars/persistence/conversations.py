@@ -33,7 +33,7 @@ _COLUMNS = (
 class SqlConversations(History):
     """Stores conversation turns (message and answer) in the table `conversation_history`.
 
-    Turns expire, and are not returned any more, when the time `keep` has passed since they were stored; `keep` None:
+    Turns expire, and are not returned any more, when `keep` (a `timedelta`) has passed since they were stored; None:
     never. Expired turns are not deleted here.
     """
 

@@ -38,9 +38,11 @@ class WrittenByEngine:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """The names of one sampling parameter in `Sampling` and in request bodies, with its conversions.
+    """One sampling parameter: its name in `Sampling` and in each body format, and functions that convert its value.
 
-    It is attached as an annotation to the field of a request model from which the parameter is read.
+    `elsewhere`: body formats with another name, or None if the engine does not support the parameter. `read` converts
+    the request's value, `write` the one for a body; None: no conversion. It is attached, as `Annotated` metadata, to
+    the field of a request model from which the parameter is read.
     """
 
     name: str
@@ -96,7 +98,8 @@ class SamplingReader:
 class SamplingWriter:
     """Converts a `Sampling` to the parameters of request bodies in one format.
 
-    `body`: the format, such as `replica` or `vllm`. `parameters`: the names of all parameters, by request field.
+    `body`: the format: `replica` (the body of `/generate`), `llama_cpp`, `vllm` or `ollama`. `parameters`: all
+    sampling parameters, by the name of their field in the request model.
     """
 
     def __init__(self, body: BodyFormat, parameters: Mapping[str, Parameter]) -> None:

@@ -19,7 +19,11 @@ _FAULTS: TypeAdapter[list[Fault]] = TypeAdapter(list[Fault])
 
 
 def read_fault(data: bytes | str) -> Fault:
-    """Parse one fault (a class of `testing.faults`) from JSON. Raises `InvalidRequest`, naming each invalid field."""
+    """Parse one fault (a class of `testing.faults`) from a JSON object with its `kind` and its fields.
+
+    For example `{"kind": "answer", "cut_after": 40}`; fields that are left out have their defaults. Raises
+    `InvalidRequest`, naming each invalid field.
+    """
     try:
         return _FAULT.validate_json(data)
     except ValidationError as exc:
@@ -27,7 +31,10 @@ def read_fault(data: bytes | str) -> Fault:
 
 
 def read_faults(data: bytes) -> list[Fault]:
-    """Parse one fault, or a list of faults, from JSON. Raises `InvalidRequest`, naming each invalid field."""
+    """Parse one fault, a JSON object such as `{"kind": "answer", "cut_after": 40}`, or a JSON list of them.
+
+    Raises `InvalidRequest`, naming each invalid field.
+    """
     if not data.lstrip().startswith(b"["):
         return [read_fault(data)]
     try:

@@ -296,9 +296,11 @@ async def _serve(replica: FakeReplica) -> None:
 
 
 def main() -> int:
-    """Run a fake replica until Ctrl-C, with the port and the faults (as JSON) given on the command line.
+    """Run a fake replica until Ctrl-C.
 
-    Returns the exit status: 0, or 1 if the port cannot be used. Exits with status 2 if an argument is wrong.
+    Options: `--port N`, `--fault JSON` once for each of the next requests, `--always JSON` for all others. A fault is
+    a JSON object such as `{"kind": "answer", "cut_after": 40}`. Returns the exit status: 0, or 1 if the port cannot be
+    used. Exits with status 2 if an argument is wrong.
     """
     parser = argparse.ArgumentParser(
         prog="python -m mongars.testing.fake_replica",

@@ -43,7 +43,9 @@ class Control:
         """Add the routes under `/control` to `app`.
 
         `GET /control` shows the state, `PUT /control/always` sets the fault of all later requests, `POST
-        /control/faults` adds faults to the queue, and `DELETE /control` removes faults and recorded requests.
+        /control/faults` adds one fault or a list to the queue, and `DELETE /control` removes faults and recorded
+        requests. A fault is a JSON object such as `{"kind": "answer", "cut_after": 40}`. Each responds with the state
+        as JSON, or 422 for an invalid fault.
         """
         app.router.add_get("/control", self._state)
         app.router.add_put("/control/always", self._always)

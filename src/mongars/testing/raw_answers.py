@@ -26,10 +26,10 @@ AFTERTHOUGHT = 0.05
 
 
 class RawAnswer:
-    """Sends a correct answer with a fault in the HTTP response, by writing to the connection directly.
+    """Sends one correct answer with a fault in the HTTP response, by writing to the connection directly.
 
-    `stream`: as server-sent events, else as one JSON object. Each method adds another fault, and closes the connection
-    at the end. Raises `ConnectionResetError` if the client has closed the connection already.
+    `stream`: as server-sent events, else as one JSON object. Call one of its methods, once: each sends the response
+    with another fault, and closes the connection. Raises `ConnectionResetError` if the client has closed it already.
     """
 
     def __init__(self, request: web.Request, *, origin: Origin, clock: Clock, stream: bool) -> None:

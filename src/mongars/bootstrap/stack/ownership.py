@@ -91,8 +91,9 @@ def stop_owned(
 ) -> StopReport:
     """End processes of the local stack with the id `stack`, and repeat until `owned_processes` finds none.
 
-    `part` and `folders` select them: only those of the child process named `part` (None: all), and those that write to
-    `folders`. They get SIGTERM, and SIGKILL after `grace` seconds or once `hurry` is set (None: always after `grace`).
+    `part`: only those of the child process with this name; None: all of the stack. In addition, all processes that
+    have a file in one of `folders` open for writing. They get SIGTERM, and SIGKILL after `grace` seconds or once
+    `hurry` is set (None: always after `grace`).
 
     Blocks. Gives up when a process survives SIGKILL; the report names it in `alive`.
     """

@@ -164,7 +164,7 @@ class CoalescingCache:
             self._current_weights.note(request, answer.origin)
 
     def report(self, request: GenerationRequest) -> RequestReport:
-        """Emits the events of `request`; its processing begins now."""
+        """A new `RequestReport`, whose methods emit the events of `request`; call it when its processing begins."""
         return RequestReport(
             self._observer,
             self._clock,
@@ -276,7 +276,8 @@ class CoalescedChunks:
     def route(self) -> Route:
         """Provider and endpoint that generate the answer now.
 
-        After the shared generation has moved to another provider, `attempts` is 0, since this request made none.
+        `attempts` counts the requests to model servers on behalf of this request: those of the generation if this
+        request started it, else 0, also after the generation that it shares has moved to another provider.
         """
         route, answer = self._chunks.route, self._answer
         if answer is None or answer.route.provider == route.provider:

@@ -111,9 +111,11 @@ class EndpointOutcomes:
     def record_failure(self, lease: EndpointLease, *, error: str, kind: FailureKind) -> bool:
         """Record a failed request; `error`, a code or message, is shown to operators as the endpoint's last error.
 
-        `kind`: `error`, `timeout` (no first token in time), `stalled` (no further token in time) or `unreachable`; the
-        last three can open the circuit breaker at once. Returns True if the breaker opened by it and the endpoint was
-        not reported as down before. No effect, and False, if an operator reset the endpoint after the request was sent.
+        `kind`: `error`, `timeout` (no first token in time), `stalled` (no further token in time) or `unreachable`. The
+        circuit breaker opens after several failures, but at once for `stalled` and `unreachable`, and for `timeout` if
+        the endpoint has answered no other request meanwhile. Returns True if the breaker opened by it and the endpoint
+        was not reported as down before. No effect, and False, if an operator reset the endpoint after the request was
+        sent.
         """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         if lease.acquired_at < state.reset_at:

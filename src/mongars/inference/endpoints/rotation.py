@@ -134,7 +134,11 @@ class Rotation:
         return PlannedAttempt(url=url, at=max(first, min(jittered, not_after)))
 
     def _take(self, url: str) -> None:
-        """Remove `url` from the endpoints untried in this cycle; if it was tried already, begin the next cycle."""
+        """Remove `url` from the endpoints untried in this cycle.
+
+        If it was tried in this cycle already, the next cycle begins: its untried endpoints are those that may be tried
+        again, without `url`.
+        """
         if url in self._untried:
             self._untried.remove(url)
             return

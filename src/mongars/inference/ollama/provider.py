@@ -115,8 +115,8 @@ class Ollama:
     async def _known_markers(self, request: GenerationRequest) -> Markers:
         """The model's control tokens, such as `<|im_end|>`; a common set while the server has reported none.
 
-        They are requested from the server when a message first contains a character of such a token, and then
-        remembered.
+        They are requested from the server when a message contains one of the characters `<>[]{}|` or the fullwidth
+        bar, and remembered once the server has reported them; a failure of that request is ignored.
         """
         needed = any(_MAY_BE_MARKER.search(message.content) for message in request.messages)
         if self._markers is None and needed:

@@ -97,9 +97,10 @@ class RayClient:
         """The first result that an endpoint starts; `stack` holds its queue place and connection until it is closed.
 
         `deadline`: the time by which the result must be complete. Raises a `CallerError` if the request is wrong;
-        `EndpointUnreachable` at once, without sending anything, while all endpoints are down; `Overloaded` or
-        `NotReady` if waiting would take too long (in the queue: more than half of the time for starting the result);
-        `DeadlineExceeded` if the deadline has passed; or the `WorldError` of the last attempt.
+        `EndpointUnreachable` at once, without sending anything, while all endpoints are down; `Overloaded` if the wait
+        in the queue would take more than half of the time for starting the result, or if all endpoints returned
+        `Retry-After` beyond that time (`NotReady` if they are starting); `DeadlineExceeded` if the deadline has
+        passed; or the `WorldError` of the last attempt.
         """
         deadline.check("send a request to Ray")
         start_by = self._config.start_by(exchange.start_seconds, deadline)

@@ -45,8 +45,7 @@ ResultT_co = TypeVar("ResultT_co", bound=StartedResult, covariant=True)
 class EndpointExchange(Protocol[ResultT_co]):
     """One request, such as for an answer or for embeddings, that can be sent to any Ray endpoint, more than once.
 
-    Its attributes, such as `request_id`, `scope` (the account) and `start_seconds` (time limit for an endpoint to start
-    the result), do not change between attempts.
+    All its attributes are declared here; they do not change between attempts.
     """
 
     request_id: str

@@ -37,10 +37,12 @@ class ExchangeContext:
 
 
 class HttpExchange(ABC, Generic[ResultT]):
-    """Base class of requests to Ray endpoints that are one HTTP POST of a JSON body; see `EndpointExchange`.
+    """Base class of requests to Ray endpoints that are one HTTP POST of a JSON body; implements `EndpointExchange`.
 
-    A subclass defines `body` and `read`, sets `start_seconds` (time limit for an endpoint to start the result), and
-    overrides class attributes, such as `path` and `may_hedge`, where their defaults here do not apply.
+    A subclass defines `body` and `read`, and sets `start_seconds` (time limit for an endpoint to start the result). It
+    overrides the class attributes whose defaults do not apply: `path` (None: the endpoint's own URL), `accept` (JSON),
+    `scope`, `session_id` and `traceparent` (None), `is_retry`, `may_hedge` (whether it may be sent to a second
+    endpoint at the same time) and `complete_at_start` (False), `is_latency_sample` (True).
     """
 
     path: str | None = None

@@ -59,10 +59,11 @@ class RayServe:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Context manager of a started answer; entered once its first content has arrived (see `Provider.open`).
+        """Context manager of a started answer; entered once its first content has arrived.
 
         Entering raises a `CallerError` if the request is wrong, `EndpointUnreachable` while all endpoints are down,
-        `Overloaded` or `NotReady` if waiting would take too long, or the `WorldError` of the last attempt.
+        `Overloaded` or `NotReady` if the wait for a busy or starting endpoint would leave too little time, or the
+        `WorldError` of the last attempt.
         """
         async with AsyncExitStack() as stack:
             exchange = GenerationExchange(

@@ -23,8 +23,9 @@ _HOST = re.compile(
 class HttpLimits:
     """Limits on the connections of one HTTP server and on requests before they are authenticated.
 
-    They are the settings of `Connections` and `GuardedHttp`: numbers of connections, of header fields and of waiting
-    requests, sizes in bytes, times in seconds, and `hosts`, the host names accepted (empty: any).
+    `connections` open at once, `head_bytes` and `fields` of a request head, `head_seconds` until it is complete,
+    `pipelined` requests that wait on one connection; what is read of a request after an early response
+    (`linger_bytes`, `linger_seconds`, `unread_bytes`); and `hosts`, the host names accepted (empty: any).
     """
 
     connections: int = 4096

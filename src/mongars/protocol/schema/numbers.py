@@ -93,8 +93,9 @@ def _multiples(
 def _open_multiples(step: Decimal, first: int, last: int) -> str:
     """A grammar expression for the multiples of `step`, recognised by their last digits.
 
-    `first` and `last`: the first and last multiple, divided by `step`. Empty if the numbers have a bound other than 0,
-    or if last digits do not identify the multiples.
+    `first` and `last`: the first and last multiple, divided by `step`; without a bound, that with the most digits that
+    the grammar allows. Only numbers without bounds, or with the lower bound 0 (included or not), are supported: else,
+    and if last digits do not identify the multiples, the result is an empty text.
     """
     farthest = 10**DIGITS // step - 1
     if last < farthest or (first not in {0, 1} and first > -farthest):
