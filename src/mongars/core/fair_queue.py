@@ -305,8 +305,9 @@ class FairQueue:
     def _displace(self, newcomer: _ScopeUse, now: float) -> None:
         """Remove one waiting request, because the queue is full; its call of `acquire` raises `QueueFull`.
 
-        It is one of the account with the most waiting requests for its weight; of `newcomer`, whose request has just
-        arrived, on a tie.
+        It is one of the account with the most waiting requests for its weight; on a tie with `newcomer`, whose request
+        has just arrived, one of `newcomer`. The queue's function `choose` picks it among the waiting requests of that
+        account.
         """
 
         def waiting(account: _ScopeUse) -> tuple[float, float]:

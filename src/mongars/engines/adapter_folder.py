@@ -97,7 +97,8 @@ def check_adapter(adapter: AdapterFolder, *, max_rank: int) -> None:
 
     Raises:
         InferenceFailed: `adapter.digest` is not the digest of the folder's files, the folder or a subfolder holds a
-            file that is not in `LOADABLE_FILES`, such as a pickle, the LoRA rank in its `adapter_config.json` is
+            file other than the configuration, the weights, README.md and a tokenizer's files (`LOADABLE_FILES`), such
+            as a pickle, the LoRA rank in its `adapter_config.json` is
             missing or above `max_rank`, that file is larger than 1 MiB, or the weights are missing or not pairs of LoRA
             matrices.
     """

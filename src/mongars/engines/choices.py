@@ -126,11 +126,12 @@ async def stream_choices(
 ) -> AsyncIterator[AsyncIterator[bytes]]:
     """Generate the `request.sampling.n` choices (answers) of a request as one stream of server-sent events.
 
-    The stream and its errors are those that `engines.engine.Engine` describes. `open_one` opens the stream of a request
-    for a single choice. At most `at_once` choices are generated at the same time, started in the order of their
-    indexes. If the request has a seed, each choice's index is added to it. An error before the first event is raised on
-    entering the context; a later `MongarsError` of any choice ends the whole stream with `GenerationInterrupted` or
-    `DeadlineExceeded`. Leaving the context stops every choice.
+    The events are `chat.completion.chunk` objects of OpenAI's format, then one with the token counts, then `[DONE]`.
+    `open_one` opens the stream of a request for a single choice. At most `at_once` choices are generated at the same
+    time, started in the order of their indexes. If the request has a seed, each choice's index is added to it. An
+    error before the first event is raised on entering the context. A later `MongarsError` of any choice ends the whole
+    stream: with `DeadlineExceeded` if it is one, else with `GenerationInterrupted`. Leaving the context stops every
+    choice.
     """
     merge = _Merge(request, open_one, at_once)
     async with AsyncExitStack() as stack:

@@ -73,9 +73,12 @@ class Engine(Protocol):
         ...
 
     def stream(self, request: GenerationRequest) -> ByteStream:
-        """Generate the answer to one request; a context whose value yields it as server-sent events.
+        """Generate the answer to one request; a context whose value yields it as server-sent events, in bytes.
 
-        The docstring of `Engine` describes the events and the errors.
+        The events are `chat.completion.chunk` objects of OpenAI's format, then one with the token counts, then
+        `[DONE]`; a block may begin or end inside an event. Entering raises a `CallerError` if the request is wrong,
+        else a `WorldError` such as `NotReady`. Iterating raises `GenerationInterrupted` if the answer is cut. Leaving
+        the context stops the generation.
         """
         ...
 

@@ -44,8 +44,9 @@ class VllmOptions(_SpecSection):
 class EngineSpec(_SpecSection):
     """The engine that serves one model role: its kind, its model and its limits.
 
-    The model is the file or folder at `model_path` (empty: the file stored in each node's cache for the role), or for
-    the kind `ollama` the tag `model_name` of the server at `url`.
+    `kind`: `llama_cpp`, `vllm`, `ollama` or `fake`, or another registered one. The model is the file or folder at
+    `model_path` (empty: the file stored in each node's cache for the role), or for the kind `ollama` the tag
+    `model_name` of the server at `url`; for the others, `model_name` is the name in answers, and `url` is unused.
     `slots`: requests processed at a time, each with a context window of `context_tokens`.
     """
 

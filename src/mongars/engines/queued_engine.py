@@ -23,7 +23,10 @@ RETRY_AFTER = 1.0
 
 
 class QueuedEngine:
-    """An engine with a queue: sends it as many requests at a time as it has slots; further ones wait or are refused."""
+    """An engine with a queue: sends it as many requests at a time as it has slots; further ones wait or are refused.
+
+    It is no `Engine` itself: enter `admit` to wait for a slot, then `stream` of the object that it yields.
+    """
 
     def __init__(self, engine: Engine, *, max_waiting: int) -> None:
         """`max_waiting`: how many requests may wait for an engine's slot; further ones are refused (`Overloaded`)."""

@@ -50,7 +50,7 @@ class SlotLoad:
     """The capacity and load of the engines of a slot table, in requests.
 
     `slots`: how many requests the engines of active entries process at a time. `active` and `waiting`: requests that
-    hold such a slot, and that wait for one, over all entries.
+    an engine processes, and that wait for one, over the engines of all entries, active or not.
     """
 
     slots: int

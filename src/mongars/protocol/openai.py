@@ -288,15 +288,16 @@ def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
 def usage_from(body: dict[str, Any] | None) -> Usage | None:
     """The token counts in a decoded `usage` object of OpenAI's format; None if `body`, that object, is None or empty.
 
-    Raises `KeyError`, `TypeError` or `ValueError` if it is malformed.
+    More cached tokens than the prompt has are read as all of them. Raises `KeyError`, `TypeError` or `ValueError` if it is malformed.
     """
     if not body:
         return None
     details = body.get("prompt_tokens_details") or {}
+    prompt_tokens = read_count(body["prompt_tokens"])
     return Usage(
-        prompt_tokens=read_count(body["prompt_tokens"]),
+        prompt_tokens=prompt_tokens,
         completion_tokens=read_count(body["completion_tokens"]),
-        cached_tokens=read_count(details.get("cached_tokens") or 0),
+        cached_tokens=min(prompt_tokens, read_count(details.get("cached_tokens") or 0)),
         per_choice=tuple(map(read_count, body.get("completion_tokens_per_generation") or ())),
     )
 

@@ -26,11 +26,12 @@ NAMESPACE = "serve"
 def prepare_serve_run(config: ServingConfig, argv: Sequence[str]) -> None:
     """Start Serve at `config.host` and `config.port` if `argv` is that of `serve run`; otherwise do nothing.
 
-    `argv` is the whole command line, the program first. Joins the Ray cluster meanwhile, or starts one.
+    `argv` is the whole command line, the program first. For that it connects to the Ray cluster at `--address`, or the
+    local one, and disconnects again; without any, it starts one that ends with this process.
 
-    Raises `SystemExit` with the reason if the application `mongars` is deployed on the cluster: both serve all paths,
-    and the end of `serve run` would remove both. With `--non-blocking`, `--route-prefix` and `--name` both can run.
-    Raises `ConnectionError` if there is no cluster at a given `--address`.
+    Raises `SystemExit` with the reason if the application `mongars` is deployed on the cluster, unless all of
+    `--non-blocking`, `--route-prefix` and `--name` are given: otherwise both would serve all paths, and the end of
+    `serve run` would remove both. Raises `ConnectionError` if there is no cluster at a given `--address`.
     """
     if Path(argv[0]).name != "serve" or list(argv[1:2]) != ["run"]:
         return

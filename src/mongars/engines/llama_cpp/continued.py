@@ -56,4 +56,7 @@ def _recounted(event: ServerEvent, partial_tokens: int, *, full: bool) -> bytes:
         usage["prompt_tokens"] -= partial_tokens
         usage["completion_tokens"] = written
         usage["total_tokens"] = usage["prompt_tokens"] + written
+        details = usage.get("prompt_tokens_details")
+        if details:  # llama.cpp counts cached tokens of the beginning as well
+            details["cached_tokens"] = min(details["cached_tokens"], usage["prompt_tokens"])
     return encode_event(body)

@@ -70,8 +70,9 @@ class _TensorSpan:
 def bert_gguf(weights: IO[bytes], *, vocabulary: bytes, files: BertFiles) -> Iterator[bytes]:
     """Convert a BERT model to the GGUF format; yields the bytes of the GGUF file in blocks.
 
-    `weights`: the open safetensors file (float32), read in order. `vocabulary`: its `vocab.txt` in UTF-8. `files`:
-    names and numbers that neither contains. The input is trusted to have the expected layout, and not checked.
+    `weights`: the open safetensors file (float32), read in order. `vocabulary`: its `vocab.txt` in UTF-8. `files` has
+    what neither contains: title, licence, the number of attention heads and the epsilon of layer normalisation. The
+    input is trusted to have the expected layout, and not checked.
     """
     (size,) = struct.unpack("<Q", weights.read(8))
     head: dict[str, Any] = json.loads(weights.read(size))

@@ -25,11 +25,11 @@ _POLL_S = 0.1
 def download_wheel(source: WheelSource, folder: Path, report: ReportBytes) -> Path:
     """Download a wheel into a subfolder of `folder` with pip, which uses the user's index settings; returns its path.
 
-    `folder` must exist. Blocks. `report` is called every 0.1 seconds with the number of bytes in `folder` so far; an
-    exception that it raises ends pip.
+    `source` names the wheel, by its `requirement` and `pip_args`; the caller checks the content. `folder` must exist.
+    Blocks. `report` is called every 0.1 seconds with the number of bytes in `folder` so far; an exception that it
+    raises ends pip.
 
-    Raises:
-        ProvisioningFailed: pip failed; the message contains its last error line.
+    Raises `ProvisioningFailed` if pip failed; the message contains its last error line.
     """
     wheels, log = folder / "wheels", folder / "pip.log"
     scratch = folder / "scratch"

@@ -190,7 +190,8 @@ class Workers(ExportSection):
 class Gcs(ExportSection):
     """Where the state of the Ray cluster is stored, so that the cluster survives the replacement of its head node.
 
-    `storage` `none`: it is not stored, and a new cluster is started then.
+    `storage`: `redis` (a Redis of yours at `redis_address`), `rocksdb` (a volume), or `none`: the state is not stored,
+    and a new cluster is started then.
     """
 
     storage: Literal["none", "redis", "rocksdb"] = "none"
@@ -258,7 +259,7 @@ class Registry(ExportSection):
 
 
 class DatabaseService(ExportSection):
-    """The PostgreSQL server: with `bundled` a small one in the cluster, else the one in DATABASE_URL of the Secret."""
+    """The PostgreSQL server: a small one in the cluster if `bundled`, else that in DATABASE_URL of the API's Secret."""
 
     bundled: bool = False
     """Run one PostgreSQL pod without replication or backups, for evaluation."""
