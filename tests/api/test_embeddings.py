@@ -158,6 +158,17 @@ async def test_as_many_texts_as_openai_allows(start_world: StartWorld) -> None:
     assert max(sent) <= 128
 
 
+async def test_pieces_are_no_attempts(start_world: StartWorld) -> None:
+    """A batch that is sent in 8 pieces without a failure needed one attempt, in the header and in the metrics."""
+    async with start_world() as world:
+        status, headers, _ = await world.post({"input": ["tea"] * 1024})
+        assert (status, headers["x-llm-attempts"]) == (200, "1")
+        assert {event.attempt for event in world.observer.of(AttemptStarted)} == {1}
+        assert len(world.observer.of(AttemptStarted)) == 8
+        (ended,) = world.observer.of(EmbeddingsEnded)
+        assert ended.attempts == 1
+
+
 async def test_a_replica_that_reads_less_gets_smaller_pieces(start_world: StartWorld) -> None:
     """After a 413 from the replica the batch is halved; one text that alone is too large gets 413."""
     async with start_world() as world:

@@ -18,7 +18,7 @@ from mongars.core.errors import (
 )
 from mongars.core.generation import Chunk, Origin
 from mongars.inference.chain import ProviderChain
-from mongars.inference.events import Answered, Cancelled, FellBack, LocalFailed
+from mongars.inference.events import Answered, Cancelled, FellBack, LocalFailed, Unanswered
 from mongars.inference.provider import Attempts, ProviderName, ProviderStatus, ProviderStream
 from mongars.inference.streams.reader import WholeAnswer
 from mongars.testing.inference import question
@@ -146,6 +146,18 @@ async def failure_of(chain: Chain) -> AllProvidersFailed:
     with pytest.raises(AllProvidersFailed) as failure:
         await chain.ask()
     return failure.value
+
+
+async def test_a_request_whose_deadline_passed_at_ray_is_no_fallback() -> None:
+    """If the deadline has passed when Ray fails, nothing is tried instead, and no fallback is counted."""
+    chain = Chain(DeadlineExceeded("slow"), None)
+    chain.ray.takes = 11.0
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(failure_of(chain))
+        await chain.clock.advance(11.0)
+    assert isinstance(asking.result(), AllProvidersFailed)
+    assert chain.observer.of(FellBack) == []
+    assert len(chain.observer.of(Unanswered)) == 1
 
 
 async def test_leaving_early_closes_the_provider() -> None:

@@ -119,8 +119,10 @@ class _Call:
         """Emit the event that `provider` failed with `error`: `LocalFailed` if it is local, else `FellBack`.
 
         Returns the reason of the fallback, a label in metrics and logs; None for a local provider, whose failure is no
-        fallback.
+        fallback. Nothing is emitted for Ray if the request's deadline has passed, since nothing is tried instead.
         """
+        if not provider.local and self.deadline.expired():
+            return None  # no other provider is tried
         return self.report.provider_failed(provider.name, error, local=provider.local)
 
     def with_prompt_size(self, error: ContextLengthExceeded) -> _Call:

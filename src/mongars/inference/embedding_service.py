@@ -96,9 +96,13 @@ class _BatchCall:
         self._batch = batch
         self._deadline = deadline
         self._observer = observer
-        self._attempts = Attempts(deadline.clock)
+        self._clock = deadline.clock
+        self._attempts = Attempts(self._clock)
+        """Those of the present piece."""
+        self._most_attempts = 0
+        self._waited = 0.0
         self._report = RequestReport(
-            observer, deadline.clock, request_id=batch.request_id, task_type=EMBEDDING_TASK
+            observer, self._clock, request_id=batch.request_id, task_type=EMBEDDING_TASK
         )
         self._causes: list[tuple[str, WorldError]] = []
         self._without_model: list[ModelUnknown] = []
@@ -141,6 +145,7 @@ class _BatchCall:
         lacked the model, `AllProvidersFailed` if none is left or the deadline has passed, or another `CallerError` at
         once.
         """
+        self._begin_piece()
         while self._left and not (self._causes and self._deadline.expired()):
             provider = self._left[0]
             try:
@@ -170,14 +175,27 @@ class _BatchCall:
         return Route(
             provider=provider.name,
             endpoint=found.endpoint,
-            attempts=self._attempts.count,
+            attempts=self._attempts_needed,
             fallback=self._reason is not None,
             reason=self._reason,
-            waited=self._attempts.waited,
+            waited=self._waited + self._attempts.waited,
         )
+
+    def _begin_piece(self) -> None:
+        """Count the attempts of the next piece from 1, since pieces are no retries of each other."""
+        self._most_attempts = self._attempts_needed
+        self._waited += self._attempts.waited
+        self._attempts = Attempts(self._clock)
+
+    @property
+    def _attempts_needed(self) -> int:
+        """The most requests that were sent for one piece."""
+        return max(self._most_attempts, self._attempts.count)
 
     def _give_up(self, provider: EmbeddingProvider, error: MongarsError) -> None:
         self._left.remove(provider)
+        if not provider.local and self._deadline.expired():
+            return  # no other provider is tried
         reason = self._report.provider_failed(provider.name, error, local=provider.local)
         self._reason = reason or self._reason
 
@@ -200,7 +218,7 @@ class _BatchCall:
                 task_type=EMBEDDING_TASK,
                 provider="none" if route is None else route.provider,
                 endpoint="" if route is None else route.endpoint,
-                attempts=self._attempts.count,
+                attempts=self._attempts_needed,
                 fallback=self._reason is not None,
                 reason=self._reason,
                 outcome=outcome,

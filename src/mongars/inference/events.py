@@ -289,7 +289,8 @@ class EmbeddingsEnded(_OfRequest):
     """A request for the vectors of `texts` texts ended with `outcome`, `seconds` after its processing began.
 
     `outcome`: `success`, `fallback` (success after Ray failed) or `cancelled` (the client left; then `provider` is
-    `none` if no piece was embedded yet). If all providers fail, `Unanswered` is emitted instead.
+    `none` if no piece was embedded yet). If all providers fail, `Unanswered` is emitted instead. `attempts`: the most
+    requests that were sent for one piece of the batch.
     """
 
     provider: str
