@@ -389,3 +389,33 @@ async def test_head_health_and_allow() -> None:
             async with it.http.request("DELETE", it.url + path) as response:
                 assert (response.status, response.headers["Allow"]) == (405, allowed)
                 assert "Method Not Allowed" in (await response.json())["detail"]
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/embeddings"])
+async def test_client_that_leaves_while_it_sends_is_no_failure(path: str) -> None:
+    """If the client disconnects before its body is complete, the application raises nothing."""
+    messages = iter(
+        [
+            {"type": "http.request", "body": b'{"prompt": ', "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        return next(messages)
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [],
+        "query_string": b"",
+        "http_version": "1.1",
+    }
+    async with served(FakePlan()) as it:
+        await build_ingress(it.replica)(scope, receive, send)
+    assert sent[0]["status"] == 400

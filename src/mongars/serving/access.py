@@ -7,8 +7,9 @@ import hmac
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
-from mongars.core.errors import NotAuthenticated
+from mongars.core.errors import InvalidRequest, NotAuthenticated
 from mongars.protocol.body import parse_model, read_limited
 
 if TYPE_CHECKING:
@@ -35,12 +36,16 @@ async def read_body(request: Request, model: type[Model], *, limit: int) -> Mode
     """Read a request's JSON body of at most `limit` bytes, and convert it to the pydantic class `model`.
 
     Raises `TooLarge` for a longer body, `EncodingUnsupported` for a compressed one, `InvalidRequest` if it is no valid
-    JSON, does not fit the class, or does not arrive within 10 seconds.
+    JSON, does not fit the class, does not arrive within 10 seconds, or the client disconnects before its end.
     """
-    body = await read_limited(
-        request.stream(),
-        declared=request.headers.get("content-length"),
-        encoding=request.headers.get("content-encoding"),
-        limit=limit,
-    )
+    try:
+        body = await read_limited(
+            request.stream(),
+            declared=request.headers.get("content-length"),
+            encoding=request.headers.get("content-encoding"),
+            limit=limit,
+        )
+    except ClientDisconnect as exc:
+        detail = "The connection was closed before the request was complete."
+        raise InvalidRequest(detail) from exc
     return parse_model(body, model)
