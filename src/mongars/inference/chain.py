@@ -128,7 +128,8 @@ class _Call:
     def with_prompt_size(self, error: ContextLengthExceeded) -> _Call:
         """A copy whose request has `prompt_tokens` set to the size of the prompt that `error` reports.
 
-        With it, a provider whose context window is large enough can be chosen.
+        If `error` reports none, it is the number of bytes of the prompt. With it, a provider whose context window is
+        large enough can be chosen.
         """
         return dataclasses.replace(self, request=with_prompt_size(self.request, error))
 
@@ -263,12 +264,12 @@ class ProviderChain:
         return None
 
     def _failover(self, call: _Call, first: Route, *, among: Sequence[Provider]) -> Reopen | None:
-        """A function that continues a broken answer at one of the providers in `among`.
+        """A function that continues a broken answer at one of the providers in `among`, tried in this order.
 
-        Called with the text delivered so far, the origin of the answer and an exit stack, it returns the stream that
-        goes on (`Resumed`), or None if no provider can continue. `first`: the route of the provider that started the
-        answer; that provider is tried once more at most. None is returned if another provider must not continue
-        answers to this request.
+        `first`: the route of the provider that started the answer; that provider is tried once more at most. The
+        function is called with the text delivered so far, the origin of the answer and an exit stack, and returns the
+        stream that goes on (`Resumed`), or None if no provider can continue. In place of a function, the result is
+        None for a request for several choices or with a response format: answers to it are never continued.
         """
         given = Counter([first.provider])
         request, deadline = call.request, call.deadline

@@ -49,7 +49,7 @@ _STATES: dict[EngineState, ProviderState] = {
 class Embedded:
     """The provider that generates with this process's engines, started when needed and stopped when idle.
 
-    A request that is cancelled while an engine starts does not stop that start (see `StartOnDemand`).
+    If a request is cancelled while an engine starts for it, the start goes on.
     """
 
     name: ProviderName = "embedded"
@@ -64,7 +64,7 @@ class Embedded:
         waiting: int = WAITING,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """`engine` answers requests that demand no adapter; engines with adapters are added to the slot table later.
+        """`engine` answers requests that demand no adapter; engines with adapters can be added later to `slot_table`.
 
         `config`: where the weights of accounts in the queue come from. `waiting`: maximum number of requests that wait
         for each engine; further ones get `Overloaded`. `context_tokens`: the configured context window of `engine` in
@@ -80,10 +80,12 @@ class Embedded:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Context manager of a started answer; entered once its first content has arrived (see `Provider.open`).
+        """Context manager of a started answer; entered once its first content has arrived. Exit stops the generation.
 
-        Entering raises `Overloaded` if the queue is full or too long for the deadline, `DeadlineExceeded` if no answer
-        starts in time, and `AdapterUnavailable` if this process has no engine with the requested adapter.
+        `deadline`: the time by which the answer must be complete; `attempts` counts the request. Entering raises
+        `Overloaded` if the queue is full or too long for the deadline, `DeadlineExceeded` if no answer starts in time,
+        `AdapterUnavailable` if this process has no engine with the requested adapter, or the error with which the
+        engine failed. If the deadline passes later, iteration raises `GenerationInterrupted`.
         """
         async with AsyncExitStack() as stack:
             try:

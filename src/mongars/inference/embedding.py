@@ -42,10 +42,10 @@ class TextBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedTexts:
-    """The vectors of one piece of a batch (see `pieces`), in the order of its texts, each as packed float32.
+    """The vectors of one piece of a batch (some of its texts), in the order of the texts.
 
-    `prompt_tokens`: tokens of all its texts. `endpoint`: host, port and path of the Ray endpoint that embedded them, or
-    `in-process` for the embedder on this machine.
+    Each vector is packed as float32, little-endian. `prompt_tokens`: tokens of all texts of the piece. `endpoint`:
+    host, port and path of the Ray endpoint that embedded them, or `in-process` for the embedder on this machine.
     """
 
     vectors: tuple[bytes, ...]
@@ -55,10 +55,10 @@ class EmbeddedTexts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedBatch:
-    """The vectors of a whole batch, in the order of its texts, each as packed float32.
+    """The vectors of a whole batch, in the order of its texts, each packed as float32, little-endian.
 
-    `prompt_tokens`: tokens of all texts. `route`: provider and endpoint of the last piece (see `pieces`), with the
-    attempts of all pieces.
+    `prompt_tokens`: tokens of all texts. A batch is embedded in pieces of at most 128 texts: `route` has the provider
+    and endpoint of the last piece; its `attempts` is the most requests that were sent for one piece.
     """
 
     vectors: tuple[bytes, ...]
@@ -83,11 +83,12 @@ class EmbeddingProvider(Protocol):
     async def embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts
     ) -> EmbeddedTexts:
-        """The vectors of one piece of a batch (see `pieces`); cancelling the call stops the work.
+        """The vectors of `batch`, which is one piece (at most 128 texts) of the client's batch.
 
-        `attempts` counts the requests sent. `deadline`: the time by which all vectors must have arrived. Raises
-        `ModelUnknown` if this provider does not have `batch.model`, another `CallerError` if the request is wrong, or a
-        `WorldError` if this provider failed, also because the deadline passed; another provider may then be tried.
+        `attempts` counts the requests sent. `deadline`: the time by which all vectors must have arrived; cancelling
+        the call stops the work. Raises `ModelUnknown` if this provider does not have `batch.model`, another
+        `CallerError` if the request is wrong, or a `WorldError` if this provider failed, also because the deadline
+        passed; another provider may then be tried.
         """
         ...
 

@@ -107,12 +107,12 @@ class LLMIntegration:
 
         Keys: `text`, `confidence` (exponential of the mean token log-probability, or None), `tokens_used` (completion
         tokens counted by the engine, or None), `source` (provider name), `adapter_version`, `usage` (OpenAI's object,
-        or None), `request_id`. `task_type`: `code`, `coding` or `developer` selects the model for code.
-        `response_hints`: with a true value at `reasoning`, the task type `general` becomes `reasoning`; others are
-        ignored. `session_id`: requests with the same one prefer the same endpoint. `max_tokens` None: the configured
-        default. Raises `PromptMissing` if `prompt` is blank, another `CallerError` if the request is wrong,
-        `AllProvidersFailed` if no provider started an answer, or `GenerationInterrupted` if it was not completed within
-        `total_timeout` seconds.
+        or None), `request_id`. `task_type`: `code`, `coding` or `developer` selects the model for code, any other text
+        the general one. `response_hints`: with a true value at `reasoning`, the task type `general` becomes
+        `reasoning`; its other keys are ignored. `session_id`: requests with the same one prefer the same endpoint.
+        `max_tokens` None: the configured default. Raises `PromptMissing` if `prompt` is blank, another `CallerError`
+        if the request is wrong, `AllProvidersFailed` if no provider started an answer, or `GenerationInterrupted` if
+        it was not completed within `total_timeout` seconds.
         """
         request = prompt_request(
             prompt,
@@ -133,11 +133,11 @@ class LLMIntegration:
     ) -> AsyncGenerator[Chunk, None]:
         """Answer one prompt as a stream of chunks.
 
-        `task_type`: `code`, `coding` or `developer` selects the model for code. `session_id`: requests with the same
-        one prefer the same endpoint. `max_tokens` None: the configured default. Close the iterator
-        (`contextlib.aclosing`) to stop early. Iteration raises `PromptMissing` if `prompt` is blank, another
-        `CallerError` if the request is wrong, `AllProvidersFailed`, or `GenerationInterrupted` if the stream breaks or
-        is not complete within `total_timeout` seconds.
+        `task_type`: `code`, `coding` or `developer` selects the model for code, any other text the general one.
+        `session_id`: requests with the same one prefer the same endpoint. `max_tokens` None: the configured default.
+        Close the iterator (`contextlib.aclosing`) to stop early. Iteration raises `PromptMissing` if `prompt` is
+        blank, another `CallerError` if the request is wrong, `AllProvidersFailed` if no provider started an answer, or
+        `GenerationInterrupted` if the stream breaks or is not complete within `total_timeout` seconds.
         """
         sampling = Sampling(max_tokens=max_tokens)
         request = prompt_request(prompt, task_type, session_id=session_id, sampling=sampling)

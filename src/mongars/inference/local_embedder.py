@@ -49,11 +49,11 @@ class LocalEmbedder:
     async def embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts
     ) -> EmbeddedTexts:
-        """The vectors of the texts in `batch`, one piece of a batch (see `pieces`); `attempts` counts the request.
+        """The vectors of `batch`, which is one piece (at most 128 texts) of the client's batch.
 
-        Raises `ModelUnknown` if the embedder has another model, `Overloaded` if the queue is full or too long for the
-        deadline, `DeadlineExceeded` if the deadline passes, and `ContextLengthExceeded` if a text is too long for the
-        model.
+        `attempts` counts the request. Raises `ModelUnknown` if the embedder has another model, `Overloaded` if the
+        queue is full or too long for the deadline, `DeadlineExceeded` if the deadline passes, and
+        `ContextLengthExceeded` if a text is too long for the model.
         """
         if batch.model != self._embedder.model:
             detail = f"The local embedding model is {self._embedder.model!r}."

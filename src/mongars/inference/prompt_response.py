@@ -21,6 +21,7 @@ def prompt_request(
 ) -> GenerationRequest:
     """A generation request with `prompt` as its only message and a new request id.
 
+    `task_type`: `code`, `coding` or `developer` selects the model for code, any other text the general one.
     `session_id`: requests with the same one prefer the same endpoint; None: no preference. `sampling`: the sampling
     parameters, such as the maximum number of tokens. Raises `PromptMissing` if `prompt` is blank.
     """

@@ -62,7 +62,8 @@ class ProviderStatus:
 class Attempts:
     """Counts the requests sent to providers on behalf of one client request, and the time spent waiting for them.
 
-    `count`: requests sent so far. `waited`: seconds in which at least one of them had not started a result.
+    `count`: requests sent so far. `waited`: seconds in which at least one of them was in flight and neither the first
+    content of its answer nor its vectors had arrived.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -150,9 +151,9 @@ class AnswerChunks(ChunkStream, Protocol):
 class ProviderStream:
     """An answer that a provider has started, after its first content has arrived.
 
-    `origin`: model, engine and adapter that generate it. `endpoint`: the address that answers, for logs and headers.
-    `continued`: whether the chunks start after the text of the request's `continue_from`; False: they repeat it, or the
-    request has none.
+    `origin`: model, engine and adapter that generate it. `endpoint`: the address that answers, for logs and headers. A
+    request may have the beginning of an answer that broke off (`continue_from`): `continued` is True if the chunks
+    start after that text, False if they begin with the whole answer again or the request has none.
     """
 
     origin: Origin
@@ -203,11 +204,18 @@ class Provider(Protocol):
         ...
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send no further requests to the endpoint `endpoint_id` until `reset`; returns False for an unknown id."""
+        """Send no further requests to an endpoint until `reset` is called for it.
+
+        `endpoint_id`: such as `ray-1`, the number in configured order. Requests in flight go on. Returns False for an
+        unknown id.
+        """
         ...
 
     def reset(self, endpoint_id: str) -> bool:
-        """Forget failures and waits of the endpoint `endpoint_id` and use it again; returns False for an unknown id."""
+        """Forget the recorded failures, busy waits and latency of an endpoint, and use it again, also after `drain`.
+
+        `endpoint_id`: such as `ray-1`, the number in configured order. Returns False for an unknown id.
+        """
         ...
 
     async def aclose(self) -> None:

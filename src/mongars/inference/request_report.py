@@ -43,9 +43,10 @@ class RequestReport:
     def provider_failed(
         self, provider: ProviderName, error: MongarsError, *, local: bool
     ) -> FallbackReason | None:
-        """Emit `LocalFailed` if the provider is `local`, else `FellBack`.
+        """Emit `LocalFailed` if the provider is `local`, else `FellBack`, which is emitted once per request only.
 
-        Returns the label of the failure in metrics and logs; None for a local provider, whose failure is no fallback.
+        `error`: the failure. Returns its label in metrics and logs; None for a local provider, whose failure is no
+        fallback.
         """
         if local:
             failed = LocalFailed(**self._request, provider=provider, cause=error.code)

@@ -122,7 +122,7 @@ def pack(vector: Sequence[float]) -> bytes:
 
 
 def unpack(vector: bytes) -> tuple[float, ...]:
-    """Decode the numbers of a vector that `pack` has encoded.
+    """Decode the numbers of a vector that is packed as float32, little-endian, 4 bytes each.
 
     Raises `struct.error` if the length of `vector` is not a multiple of 4 bytes.
     """
@@ -149,9 +149,9 @@ def request_body(
 def read_embeddings(body: dict[str, Any], *, count: int) -> tuple[tuple[bytes, ...], int, str]:
     """What the response `body` to a request for `count` vectors contains: packed vectors, prompt tokens, model name.
 
-    `body`: decoded JSON in OpenAI's format, with vectors as base64 text or lists of numbers. The result has them in the
-    order of the texts, each as `pack` encodes it. Raises `InvalidAnswer` unless there is one vector for each text, all
-    of the same length and with finite numbers.
+    `body`: decoded JSON in OpenAI's format, with vectors as base64 text or lists of numbers. The result has them in
+    the order of the texts, each packed as float32, little-endian. Raises `InvalidAnswer` unless there is one vector
+    for each text, all of the same length and with finite numbers.
     """
     try:
         entries = in_order(body["data"], count=count)
@@ -197,9 +197,10 @@ def _packed(found: object) -> bytes:
 
 
 def written_entry(index: int, vector: bytes, *, encoding_format: EncodingFormat) -> orjson.Fragment:
-    """The entry of `data` for the packed vector of text number `index` (from 0), as a fragment of encoded JSON.
+    """The entry of `data` for the vector of text number `index` (from 0), as a fragment of encoded JSON.
 
-    `encoding_format`: `base64` for base64 text, `float` for a list of numbers.
+    `vector`: packed as float32, little-endian. `encoding_format`: `base64` for base64 text, `float` for a list of
+    numbers.
     """
     packed = encoding_format == "base64"
     embedding = base64.b64encode(vector).decode("ascii") if packed else unpack(vector)
@@ -211,8 +212,8 @@ def written_entry(index: int, vector: bytes, *, encoding_format: EncodingFormat)
 def response_body(data: Sequence[object], *, model: str, prompt_tokens: int) -> dict[str, Any]:
     """The JSON body of a response of `/v1/embeddings` in OpenAI's format.
 
-    Keys: `object`, `data`, `model` and `usage` (`prompt_tokens` and `total_tokens`). `data`: one entry per text, such
-    as those of `written_entry`.
+    Keys: `object`, `data`, `model` and `usage` (`prompt_tokens` and `total_tokens`). `data`: OpenAI's `embedding`
+    objects, one per text in order, as dictionaries or fragments of encoded JSON.
     """
     usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     return {"object": "list", "data": data, "model": model, "usage": usage}

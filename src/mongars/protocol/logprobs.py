@@ -81,11 +81,12 @@ def named(sent: dict[str, Any]) -> dict[str, Any]:
 async def mended(
     blocks: AsyncIterable[bytes], *, alternatives: bool
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the engine's stream of events, with the log-probability entries in them converted by `named`.
+    r"""Yield the engine's stream of events, in which a token that is part of a character is named by its bytes.
 
-    `blocks`: the bytes of the stream, cut anywhere; each yielded block has whole events, and an event that is
-    incomplete at the end is dropped. `alternatives` False: the lists of alternative tokens are emptied. Raises the
-    errors of `named` and `EventTooLarge`.
+    Such a name in a log-probability entry is `bytes:` with an escape per byte, as `bytes:\xf0\x9f`. `blocks`: the
+    bytes of the stream, cut anywhere; each yielded block has whole events, and an event that is incomplete at the end
+    is dropped. `alternatives` False: the lists of alternative tokens are emptied. Raises `EventTooLarge`, and
+    `TypeError`, `KeyError` or `ValueError` for a malformed event with such a token.
     """
     splitter = EventSplitter()
     async for block in blocks:

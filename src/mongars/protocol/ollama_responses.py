@@ -25,8 +25,8 @@ def part_body(
 ) -> dict[str, Any]:
     """The JSON object of one line of a stream, or of a non-streaming response, in Ollama's format.
 
-    Keys: `model`, `created_at`, `done` and those of `content`, the fields with text and counts. `created_at`: time from
-    `timestamp`. `done`: whether the answer is complete.
+    Keys: `model`, `created_at`, `done` and those of `content`, the fields with text and counts. `created_at`: time in
+    RFC 3339 format, ending in `Z`. `done`: whether the answer is complete.
     """
     return {"model": model, "created_at": created_at, **content, "done": done}
 
@@ -57,8 +57,9 @@ def embed_body(
 ) -> dict[str, Any]:
     """The JSON body of a response of `/api/embed`, in Ollama's format.
 
-    Keys: `model`, `embeddings` (`vectors` as they are), `prompt_eval_count` and those of `durations`. `durations`: in
-    seconds by Ollama's field name, such as `total_duration`; converted to nanoseconds.
+    Keys: `model`, `embeddings`, `prompt_eval_count` and those of `durations`. `vectors`: one list of numbers, or
+    fragment of encoded JSON with it, per text, in order. `durations`: in seconds by Ollama's field name, such as
+    `total_duration`; converted to nanoseconds.
     """
     found: dict[str, Any] = {"model": model, "embeddings": vectors}
     for name, seconds in durations.items():
@@ -80,7 +81,7 @@ DETAILS: dict[str, Any] = {
 def model_body(name: str, *, modified_at: str) -> dict[str, Any]:
     """The entry of one available model in the response of `/api/tags`; its size (0) and digest (empty) are unknown.
 
-    `modified_at`: time from `timestamp`.
+    `modified_at`: time in RFC 3339 format, ending in `Z`.
     """
     return {
         "name": name,
@@ -97,8 +98,8 @@ def running_body(
 ) -> dict[str, Any]:
     """The entry of one loaded model in the response of `/api/ps`; its sizes (0) and digest (empty) are unknown.
 
-    `expires_at`: when it will be unloaded, from `timestamp`. `context_tokens`: its context window; None: it is left
-    out.
+    `expires_at`: when it will be unloaded, in RFC 3339 format, ending in `Z`. `context_tokens`: its context window;
+    None: it is left out.
     """
     found = {
         "name": name,
@@ -121,8 +122,9 @@ def show_body(
 ) -> dict[str, Any]:
     """The JSON body of a response of `/api/show`, which describes the model `name`.
 
-    `modified_at`: time from `timestamp`. `context_tokens`: its context window, at the key where Ollama's clients read
-    it (`mongars.context_length` in `model_info`); None: it is left out. `capability`: what the model does.
+    `modified_at`: time in RFC 3339 format, ending in `Z`. `context_tokens`: its context window, at the key where
+    Ollama's clients read it (`mongars.context_length` in `model_info`); None: it is left out. `capability`: what the
+    model does.
     """
     info: dict[str, Any] = {"general.architecture": "mongars", "general.basename": name}
     if context_tokens is not None:

@@ -110,9 +110,9 @@ def completion_body(
 ) -> dict[str, Any]:
     """OpenAI's `chat.completion` object of a non-streaming answer; `created` is in Unix seconds.
 
-    `answer_id`: its field `id`. `logprobs`: the entries of `logprob_entries`, by choice index; None if they were not
-    requested. `fingerprint`: the `system_fingerprint` reported by the engine; None: derived from the model's name.
-    Without token counts in `completion`, the field `usage` is left out.
+    `answer_id`: its field `id`. `logprobs`: for each choice index, the log-probability entries of its tokens in
+    OpenAI's format; None if they were not requested. `fingerprint`: the `system_fingerprint` reported by the engine;
+    None: derived from the model's name. Without token counts in `completion`, the field `usage` is left out.
     """
     choices = [
         {
@@ -288,7 +288,8 @@ def _logprobs_from(logprobs: object) -> tuple[tuple[float, ...], bool]:
 def usage_from(body: dict[str, Any] | None) -> Usage | None:
     """The token counts in a decoded `usage` object of OpenAI's format; None if `body`, that object, is None or empty.
 
-    More cached tokens than the prompt has are read as all of them. Raises `KeyError`, `TypeError` or `ValueError` if it is malformed.
+    If it reports more cached tokens than the prompt has, the result has as many as the prompt. Raises `KeyError`,
+    `TypeError` or `ValueError` if the object is malformed.
     """
     if not body:
         return None

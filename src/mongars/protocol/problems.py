@@ -160,7 +160,8 @@ def error_facts(error: MongarsError) -> dict[str, Any]:
 def openai_body(error: MongarsError) -> dict[str, Any]:
     """The JSON body of an error response in OpenAI's format.
 
-    Its only key is `error`, an object with `message`, `type`, `param`, `code` and the fields of `error_facts`.
+    Its only key is `error`, an object with `message`, `type`, `param` (the invalid parameter, or None), `code` and,
+    for a prompt that is too long, `prompt_tokens` and `context_tokens`.
     """
     kind = "invalid_request_error" if isinstance(error, CallerError) else "server_error"
     if isinstance(error, errors.TooManyRequests):

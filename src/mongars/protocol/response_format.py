@@ -151,9 +151,10 @@ def _is_number(value: object) -> bool:
 def pattern_repeats(pattern: str) -> float:
     """The highest number of repetitions of any part of a regular expression; those of nested groups are multiplied.
 
-    `*`, `+` and `{3,}` count as 8, `{9,}` as 9; without repetitions the result is 1. It is a whole number, as a float because
-    the pattern may name a very large one. Raises `ValueError` for a pattern of more than 256 characters or with more
-    than 100 nested repetitions, because matching it would block the engine for all requests.
+    A repetition without a maximum (`*`, `+`, `{3,}`) counts as 8, or as its minimum if that is more; without
+    repetitions the result is 1. It is a whole number, as a float because the pattern may name a very large one. Raises
+    `ValueError` for a pattern of more than 256 characters or with more than 100 nested repetitions, because matching
+    it would block the engine for all requests.
     """
     if len(pattern) > LONGEST_PATTERN:
         message = f"holds a pattern of more than {LONGEST_PATTERN} characters"

@@ -115,8 +115,8 @@ class SamplingWriter:
     def write(self, sampling: Sampling) -> dict[str, Any]:
         """The parameters that are set, by their names in the body, with their values converted.
 
-        Those marked as `WrittenByEngine` are left out. Raises `ParameterUnsupported` for a parameter that the engine
-        does not support.
+        Those that the engine's own module writes into the body (marked `WrittenByEngine`) are left out. Raises
+        `ParameterUnsupported` for a parameter that is set and that the engine does not support.
         """
         for param, unset, value_in in self._refused:
             if value_in(sampling) != unset:

@@ -120,7 +120,10 @@ def parse_event(raw: bytes) -> ServerEvent | None:
 
 
 def encode_event(payload: object, *, name: str | None = None) -> bytes:
-    """The bytes of a server-sent event whose data is `payload` as JSON; `name` None: no name, that is `message`."""
+    """The bytes of a server-sent event whose data is `payload` as JSON; `name` None: no name, that is `message`.
+
+    `payload`: any value that orjson can encode, such as a dictionary; `TypeError` is raised for another one.
+    """
     data = orjson.dumps(payload)
     head = f"event: {name}\n".encode() if name else b""
     return head + b"data: " + data + b"\n\n"

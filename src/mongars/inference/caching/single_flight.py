@@ -105,8 +105,9 @@ class SharedGeneration:
     async def wait_for_progress(self, deadline: Deadline) -> None:
         """Wait until a chunk is added to `chunks`, the answer has started, or the generation ends.
 
-        Raises `DeadlineExceeded` if `deadline` passes first, or the exception that ended the generation unless it is a
-        `MongarsError`. A `deadline` that is not before the generation's own has no effect, as that one ends the wait.
+        Raises `DeadlineExceeded` if `deadline` passes first; a `deadline` that is not before the generation's own has
+        no effect, as that one ends the wait. If the generation failed with a `MongarsError`, this returns normally,
+        and the error is in `failure`; any other exception that ended it is raised.
         """
         if self._over:
             await self._work.finished()

@@ -79,15 +79,16 @@ class Breaker:
     def failures(self) -> int:
         """Number of failures in a row; a completed or busy response, and closing the breaker, reset it to 0.
 
-        Failures that are the client's fault are not recorded, and requests that fail together are one failure (see
-        `is_new`).
+        Failures that are the client's fault are not recorded. Of requests that fail together, only the first failure
+        counts: one of a request sent before the last recorded failure is ignored.
         """
         return self._in_a_row
 
     def available_at(self, now: float) -> float:
         """A time up to `now` if a request may be sent to the endpoint at `now`, else `NEVER` (infinity).
 
-        It is never a later, finite time, because requests do not wait for an open breaker.
+        `now`: monotonic seconds. The result is never a later, finite time, because requests do not wait for an open
+        breaker.
         """
         self._end_lost_trial(now)
         if self.state == "closed":
@@ -95,35 +96,44 @@ class Breaker:
         return NEVER if self.state == "half_open" or self._open_until > now else self._open_until
 
     def seconds_to_trial(self, now: float) -> float:
-        """Seconds from `now` until a trial request may be sent; 0 if the breaker is closed or its open time is over."""
+        """Seconds from `now` (monotonic seconds) until the open time is over and a trial request may be sent.
+
+        0 if it is over or the breaker is closed. A trial request in flight, which prevents another one, is not
+        considered.
+        """
         return 0.0 if self.state == "closed" else max(0.0, self._open_until - now)
 
     def load_share(self, now: float) -> float:
-        """Share of its usual load to send to the endpoint at `now`, from 0.1 to 1 (all).
+        """Share of its usual load to send to the endpoint at `now` (monotonic seconds), from 0.1 to 1 (all).
 
         It grows from 0.1 to 1 in the 10 s after the breaker has closed again, so that a recovered endpoint is not
-        flooded; else it is 1. It does not depend on whether the breaker is open: see `available_at` for that.
+        flooded; else it is 1. Whether requests may be sent at all is not considered.
         """
         grown = (now - self._closed_at) / SLOW_START_SECONDS
         return min(1.0, SLOW_START_FROM + (1 - SLOW_START_FROM) * grown)
 
     def start_trial(self, ticket: object, now: float) -> None:
-        """Record that the request `ticket`, sent at `now`, is the trial request of the open breaker.
+        """Record that a request sent at `now` (monotonic seconds) is the trial request of the open breaker.
 
-        Until it has a result, or for `LEASE_SECONDS` (60 s), no other request is allowed. Call it only while the
-        breaker is open and `available_at` allows the request.
+        `ticket`: any object that stands for the request, compared by identity. Until it has a result, or for
+        `LEASE_SECONDS` (60 s), no other request is allowed. Call it only while the breaker is open and `available_at`
+        allows the request.
         """
         self._move("trial_started")
         self._trial = (ticket, now)
 
     def record_first_token(self, ticket: object, now: float) -> None:
-        """Record that the first token of the request `ticket` arrived at `now`; a trial request closes the breaker."""
+        """Record that the first token of a request arrived at `now` (monotonic seconds).
+
+        `ticket`: the object that stands for the request. If it is the trial request, the breaker closes; else nothing
+        changes.
+        """
         if self._is_trial(ticket):
             self._trial = None
             self._close("trial_succeeded", now)
 
     def record_completed(self, now: float) -> None:
-        """Record that an answer was completed at `now`.
+        """Record that an answer was completed at `now` (monotonic seconds).
 
         While the breaker is closed, this resets two values: the number of failures in a row, and the open time, which
         doubles each time the breaker opens.
@@ -133,12 +143,13 @@ class Breaker:
             self._in_a_row = self._trips = 0
 
     def record_failure(self, ticket: object, sent_at: float, now: float, *, decisive: bool) -> bool:
-        """Record that the request `ticket` failed at `now`; returns True if the breaker opens by it.
+        """Record that a request failed; returns True if the breaker opens by it.
 
-        `sent_at`: when the request was sent. `decisive`: this failure alone opens the breaker; otherwise 5 failures in
-        a row do, or failures of at least half of the requests of the last 30 s, if they are 5 or more. The failure of a
-        trial request always opens it. Other failures are ignored while the breaker is not closed, and if the request is
-        not new (see `is_new`).
+        `ticket`: the object that stands for the request. It was sent at `sent_at` and failed at `now` (monotonic
+        seconds). The failure of the trial request always opens the breaker. Any other is ignored while the breaker is
+        not closed, or if another failure was recorded, or a probe found the endpoint down, after `sent_at`. Else the
+        breaker opens if `decisive` is true, at 5 failures in a row, or if at least half of the outcomes of the last 30
+        s, 5 or more, are failures.
         """
         if self._is_trial(ticket):
             self._trial = None
@@ -156,14 +167,15 @@ class Breaker:
         return True
 
     def is_new(self, sent_at: float) -> bool:
-        """Whether a request sent at `sent_at` was sent at or after the last failure that was recorded.
+        """Whether no failure was recorded after `sent_at`, the time (monotonic seconds) at which a request was sent.
 
-        Failures of requests sent before it are not recorded, since they may have the same cause.
+        If one was, also by a probe that found the endpoint down, a failure of that request is not recorded, since it
+        may have the same cause.
         """
         return sent_at >= self._counted_at
 
     def trip(self, now: float) -> None:
-        """Open the breaker at `now`, because a probe found the endpoint down.
+        """Open the breaker at `now` (monotonic seconds), because a probe found the endpoint down.
 
         It stays open, also if it was open already, for at least `INITIAL_OPEN_SECONDS` (5 s) from `now`.
         """
@@ -177,7 +189,7 @@ class Breaker:
         self._in_a_row = 0
 
     def release(self, ticket: object) -> None:
-        """Record the end of the request `ticket`.
+        """Record the end of a request; `ticket`: the object that stands for it, compared by identity.
 
         If it is the trial request and has had neither a first token nor a failure, another trial request is allowed.
         """
@@ -186,7 +198,7 @@ class Breaker:
             self._move("trial_lost")
 
     def record_probe(self, now: float, *, ready: bool) -> None:
-        """Record that a background probe at `now` reached the endpoint; no effect unless the breaker is open.
+        """Record that a background probe reached the endpoint at `now` (monotonic seconds); only matters while open.
 
         `ready` True: the endpoint reported itself as ready, and the breaker closes. False: a trial request is allowed
         at once.

@@ -26,7 +26,7 @@ class PeakEwma:
         """Whether any sample has been added."""
 
     def observe(self, seconds: float, now: float) -> None:
-        """Add a sample at `now`: `seconds` from sending a request to its first token or failure."""
+        """Add a sample at `now` (monotonic seconds): `seconds` from sending a request to its first token or failure."""
         self.known = True
         self._value = seconds if seconds > self._faded(now) else self._mix(seconds, now)
         self._at = now
@@ -34,7 +34,7 @@ class PeakEwma:
     def at_least(self, seconds: float, now: float) -> None:
         """Add a sample of which only the lower bound `seconds` is known; ignored unless above the current average.
 
-        Used for a request that was cancelled after waiting `seconds` for its first token.
+        Used for a request that was cancelled at `now` (monotonic seconds) after waiting `seconds` for its first token.
         """
         if seconds > self._faded(now):
             self.observe(seconds, now)
@@ -45,7 +45,7 @@ class PeakEwma:
         return self._value
 
     def at(self, now: float) -> float:
-        """The average in seconds at the time `now`, reduced for the time since the last sample; 0 without samples."""
+        """The average in seconds at `now` (monotonic seconds), reduced since the last sample; 0 without samples."""
         return self._faded(now)
 
     def _faded(self, now: float) -> float:

@@ -34,7 +34,8 @@ class EndpointProbes:
     def due(self) -> tuple[str, ...]:
         """The URLs of the endpoints to probe now; a URL returned is not due again for `PROBE_INTERVAL_SECONDS` (2 s).
 
-        Endpoints are due that are down, that failed since their last answer or probe, or of which nothing is known yet.
+        An endpoint is due if its circuit breaker is not closed, if it failed since its last answer or probe, or if no
+        response, failure or probe of it has been recorded yet.
         """
         now = self._clock.monotonic()
         due = []
@@ -50,8 +51,9 @@ class EndpointProbes:
     def stale(self) -> tuple[str, ...]:
         """The URLs of the endpoints to probe before their states are shown to an operator.
 
-        These are the ones of which nothing is known yet, and those that are up, have no request in flight and have not
-        responded for more than `FRESH_SECONDS` (5 s).
+        These are the ones of which no response, failure or probe has been recorded yet, and those that take requests
+        as usual (not down and not busy), have no request in flight and have not responded for more than
+        `FRESH_SECONDS` (5 s).
         """
         before = self._clock.monotonic() - FRESH_SECONDS
         return tuple(

@@ -81,7 +81,8 @@ class Rotation:
     def second_endpoint(self) -> str | None:
         """The URL of an endpoint to which a duplicate (hedge) of the request may be sent now; None if there is none.
 
-        It was not tried for this request, is available and below its concurrency limit. None too if no attempt is left.
+        The endpoint was not tried for this request, may be sent requests now (its breaker is closed, it is not drained
+        or busy) and is below its concurrency limit. None too if this request has no attempt left.
         """
         now = self._clock.monotonic()
         available = [

@@ -41,9 +41,10 @@ class EndpointSelection:
     def choose(self, urls: Sequence[str], *, session_id: str | None = None) -> str:
         """The URL out of `urls` to which to send the next request; `urls` must not be empty.
 
-        With `session_id`, always the same one for the same session and `urls`, unless it has too much load or is much
-        slower than others; otherwise the cheaper, by load and latency, of two drawn at random. An endpoint at its
-        concurrency limit is chosen only if all of them are.
+        With `session_id`, always the same one for the same session and `urls`, unless it has more than 1.25 times the
+        average requests in flight, more than twice the latency of the fastest, or was down in the last 10 s.
+        Otherwise, the cheaper, by load and latency, of two drawn at random. An endpoint at its concurrency limit is
+        chosen only if all of them are.
         """
         states = self._table.states
         candidates = [url for url in urls if states[url].below_limit] or list(urls)
@@ -102,7 +103,8 @@ class EndpointSelection:
     def _by_session(self, urls: Sequence[str], session_id: str) -> str | None:
         """The endpoint out of `urls` that a hash of the session id selects, always the same for the same `urls`.
 
-        None if it has too many requests in flight, is much slower than the fastest, or was down within the last 10 s.
+        None if, with this request, it had more than 1.25 times the average number of requests in flight, if its
+        latency is more than twice that of the fastest, or if its breaker closed again within the last 10 s.
         """
         url = max(urls, key=lambda url: hashlib.sha256(f"{session_id} {url}".encode()).digest())
         state, now = self._table.states[url], self._clock.monotonic()

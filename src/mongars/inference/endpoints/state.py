@@ -109,7 +109,10 @@ class EndpointState:
         return max(breaker, self.not_before)
 
     def end_trial(self, lease: EndpointLease) -> None:
-        """If `lease` belongs to the trial request in flight at this endpoint, allow another trial request."""
+        """If `lease` belongs to the trial request in flight at this endpoint, allow another trial request.
+
+        `lease`: the permission under which a request was sent; if it is another one, nothing changes.
+        """
         if self.trial_lease is lease:
             self.trial_lease = None
 

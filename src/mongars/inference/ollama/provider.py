@@ -74,12 +74,13 @@ class Ollama:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Context manager of a started answer; entered once its first content has arrived (see `Provider.open`).
+        """Context manager of a started answer; entered once its first content has arrived. Exit stops the generation.
 
-        Entering raises `ParameterUnsupported` for a request for several choices, `AdapterUnavailable` for one that
-        demands an adapter, `NotReady` if the server does not have the model, `DeadlineExceeded` if no answer starts in
-        time, and `ContextLengthExceeded` for a prompt that does not fit the context window the server has loaded, which
-        may be smaller than `context_tokens`.
+        `deadline`: the time by which the answer must be complete; `attempts` counts the request. Entering raises
+        `ParameterUnsupported` for a request for several choices, `AdapterUnavailable` for one that demands an adapter,
+        `NotReady` if the server does not have the model, `DeadlineExceeded` if no answer starts in time,
+        `ContextLengthExceeded` for a prompt that does not fit the context window the server has loaded, or another
+        `MongarsError` if the server fails. If the deadline passes later, iteration raises `GenerationInterrupted`.
         """
         if request.sampling.n > 1:
             raise ParameterUnsupported.by(engine=self.name, param="n")

@@ -33,7 +33,7 @@ MAX_QUEUE_SHARE = 0.5
 
 
 class RayClient:
-    """Sends requests of any kind (see `EndpointExchange`) to the endpoints in `RAY_SERVE_URL`.
+    """Sends requests of any kind, such as for answers or for embeddings, to the endpoints in `RAY_SERVE_URL`.
 
     It holds what all requests share: one queue, the states of the endpoints, a retry budget. `RayCall` sends one
     request.
@@ -94,13 +94,14 @@ class RayClient:
         deadline: Deadline,
         attempts: Attempts,
     ) -> EndpointResult[ResultT]:
-        """The first result that an endpoint starts; `stack` holds its queue place and connection until it is closed.
+        """The first result that an endpoint starts: an answer after its first content, or all vectors.
 
-        `deadline`: the time by which the result must be complete. Raises a `CallerError` if the request is wrong;
-        `EndpointUnreachable` at once, without sending anything, while all endpoints are down; `Overloaded` if the wait
-        in the queue would take more than half of the time for starting the result, or if all endpoints returned
-        `Retry-After` beyond that time (`NotReady` if they are starting); `DeadlineExceeded` if the deadline has
-        passed; or the `WorldError` of the last attempt.
+        `stack` holds its queue place and connection until it is closed. `deadline`: the time by which the result must
+        be complete. Raises a `CallerError` if the request is wrong; `EndpointUnreachable` at once, without sending
+        anything, while all endpoints are down or drained; `Overloaded` if the wait in the queue would take more than
+        half of the time for starting the result, or if all endpoints returned `Retry-After` beyond that time
+        (`NotReady` if they are starting); `DeadlineExceeded` if the deadline has passed; or the `WorldError` of the
+        last attempt.
         """
         deadline.check("send a request to Ray")
         start_by = self._config.start_by(exchange.start_seconds, deadline)
@@ -126,13 +127,20 @@ class RayClient:
         return tuple(dataclasses.replace(e, url="".join(split_label(e.url))) for e in found)
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send no further requests to the endpoint `endpoint_id` until `reset`; returns False for an unknown id."""
+        """Send no further requests to an endpoint until `reset` is called for it.
+
+        `endpoint_id`: such as `ray-1`, the number in configured order. Requests in flight go on. Returns False for an
+        unknown id.
+        """
         found = self._pool.control.drain(endpoint_id)
         self._queue.wake()
         return found
 
     def reset(self, endpoint_id: str) -> bool:
-        """Forget failures and waits of the endpoint `endpoint_id` and use it again; returns False for an unknown id."""
+        """Forget the recorded failures, busy waits and latency of an endpoint, and use it again, also after `drain`.
+
+        `endpoint_id`: such as `ray-1`, the number in configured order. Returns False for an unknown id.
+        """
         found = self._pool.control.reset(endpoint_id)
         self._queue.wake()
         return found

@@ -29,10 +29,10 @@ _NO_ROUTE = frozenset({404, 405})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedVectors:
-    """The response of a Ray endpoint to a request for embeddings: one vector per text, each as packed float32.
+    """The response of a Ray endpoint to a request for embeddings: one vector per text, packed as little-endian float32.
 
-    `prompt_tokens`: tokens of all texts. The other attributes, which every result of an endpoint has, are constant: the
-    response is `complete`, it has not `stalled`, and `adapter_version` is None, since no adapter embeds.
+    `prompt_tokens`: tokens of all texts. The other attributes, which every result of an endpoint has, are constant:
+    the response is `complete`, it has not `stalled`, and `adapter_version` is None, since no adapter embeds.
     """
 
     vectors: tuple[bytes, ...]
@@ -101,11 +101,12 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
         return ReceivedVectors(vectors=vectors, prompt_tokens=tokens)
 
     def failure(self, status: int, body: dict[str, Any], *, wait: float | None) -> Exception:
-        """The error for a response with an HTTP status other than 2xx: an `AttemptError` or a `CallerError`.
+        """The error for a response with an HTTP status other than 2xx.
 
-        For 404 and 405 it is `ModelUnknown` if the body reports that the application lacks the model, else an
+        For 404 and 405: `ModelUnknown` if the body reports that the application lacks the model, else an
         `AttemptError` of the class `no_route`: another endpoint is tried, and this one stays in use for generation
-        requests. `body`: the decoded JSON. `wait`: seconds from `Retry-After`, None without it.
+        requests. For others: a `CallerError` if the request itself is wrong, else an `AttemptError`. `body`: the
+        decoded JSON. `wait`: seconds from `Retry-After`, None without it.
         """
         if status not in _NO_ROUTE:
             return super().failure(status, body, wait=wait)
@@ -136,11 +137,11 @@ class RayEmbeddings:
     async def embed(
         self, batch: TextBatch, deadline: Deadline, attempts: Attempts
     ) -> EmbeddedTexts:
-        """The vectors of the texts in `batch`, one piece of a batch (see `pieces`), received before `deadline`.
+        """The vectors of `batch`, one piece (at most 128 texts) of the client's batch, received before `deadline`.
 
-        If an endpoint refuses the piece as too large, its halves are sent, and so on; `TooLarge` is raised for a single
-        text. Raises `ModelUnknown` if an endpoint does not have `batch.model`, another `CallerError` if the request is
-        wrong, or a `WorldError` if no endpoint sent the vectors in time.
+        If an endpoint refuses the piece as too large, its halves are sent, and so on; `TooLarge` is raised for a
+        single text. Raises `ModelUnknown` if an endpoint does not have `batch.model`, another `CallerError` if the
+        request is wrong, or a `WorldError` if no endpoint sent the vectors in time.
         """
         try:
             return await self._embed(batch, deadline, attempts)

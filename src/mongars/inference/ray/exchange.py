@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class StartedResult(Protocol):
-    """A result of an endpoint that has started to arrive: an answer or vectors.
+    """A result of an endpoint: an answer of which the first content has arrived, or all vectors of a request.
 
     `state`, `stalled` and `adapter_version` are read again when it ends, to record success or failure of the endpoint.
     """
@@ -45,7 +45,10 @@ ResultT_co = TypeVar("ResultT_co", bound=StartedResult, covariant=True)
 class EndpointExchange(Protocol[ResultT_co]):
     """One request, such as for an answer or for embeddings, that can be sent to any Ray endpoint, more than once.
 
-    All its attributes are declared here; they do not change between attempts.
+    The attributes do not change between attempts: ids of the request, its task type, account (`scope`) and session,
+    the time limit for starting a result (`start_seconds`), whether its first attempt counts as a retry (`is_retry`),
+    whether it may be sent to two endpoints at once (`may_hedge`), and whether its time to the start is a sample of the
+    endpoint's latency (`is_latency_sample`).
     """
 
     request_id: str
@@ -68,17 +71,21 @@ class EndpointExchange(Protocol[ResultT_co]):
         ...
 
     def send(self, url: str, start_by: Deadline) -> AbstractAsyncContextManager[ResultT_co]:
-        """Context manager that sends the request to `url` once; entered when the result has started, before `start_by`.
+        """Context manager that sends the request to `url` once; entered when its result has started, before `start_by`.
 
-        Entering raises `AttemptError` if this attempt failed or `start_by` passed, or a `CallerError` if the endpoint
-        refused the request as wrong. Exit closes the connection, unless the result is complete.
+        A result has started when the first content of an answer, or all vectors, have arrived. Entering raises
+        `AttemptError` if this attempt failed or `start_by` passed, or a `CallerError` if the endpoint refused the
+        request as wrong. Exit closes the connection, unless the result is complete.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointResult(Generic[ResultT]):
-    """A started result, and `endpoint`: host, port and path of the URL that it comes from."""
+    """A result (an answer after its first content, or vectors), and the endpoint that it comes from.
+
+    `endpoint`: host, port and path of the endpoint's URL.
+    """
 
     endpoint: str
     result: ResultT

@@ -27,8 +27,9 @@ EVENT_STREAM = "text/event-stream"
 class StartedAnswer:
     """An answer of a Ray endpoint, after its first content has arrived.
 
-    `origin`: model, engine, adapter and replica that generate it. `continued`: whether the chunks start after the text
-    of the request's `continue_from`; False: they repeat it, or the request has none.
+    `origin`: model, engine, adapter and replica that generate it. A request may have the beginning of an answer that
+    broke off (`continue_from`): `continued` is True if the chunks start after that text, False if they begin with the
+    whole answer again or the request has none.
     """
 
     origin: Origin

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HedgeContext:
-    """What all hedged requests share: the rules for hedging, endpoint states, queue, clock, observer."""
+    """What all requests that may be hedged (sent to a second endpoint too, as the first is slow) share.
+
+    `hedging` decides when and how often this is done; the others are the endpoint states, the queue, the clock and the
+    observer of events.
+    """
 
     hedging: Hedging
     pool: EndpointPool
@@ -66,7 +70,7 @@ class _HedgedAttempt(Generic[ResultT]):
 
     @property
     def started(self) -> bool:
-        """Whether this attempt's result has started."""
+        """Whether the first content of this attempt's answer, or its vectors, have arrived."""
         return isinstance(self.outcome, EndpointResult)
 
     @property
@@ -76,7 +80,10 @@ class _HedgedAttempt(Generic[ResultT]):
 
 
 class RayHedge(Generic[ResultT]):
-    """Sends one request to an endpoint and, if no result has started after a delay, also to a second one (a hedge)."""
+    """Sends one request to an endpoint and, if no result has started after a delay, also to a second one (a hedge).
+
+    A result has started when the first content of an answer, or all vectors, have arrived.
+    """
 
     def __init__(
         self,
@@ -88,8 +95,8 @@ class RayHedge(Generic[ResultT]):
     ) -> None:
         """`exchange`: the request. `rotation` chooses the second endpoint.
 
-        `attempt`: function that sends the request once, under a given permission (lease), and returns a context manager
-        that is entered when the result has started.
+        `attempt`: function that sends the request once, under a given permission (lease), and returns a context
+        manager that is entered when the first content of the answer, or all vectors, have arrived.
         """
         self._context = context
         self._exchange = exchange
@@ -103,12 +110,13 @@ class RayHedge(Generic[ResultT]):
     ) -> AsyncIterator[EndpointResult[ResultT]]:
         """Context manager of the first result to start, of two attempts; the other attempt is cancelled.
 
-        The first attempt is sent under the permission `lease`; the second, `delay` seconds later, only if the first has
-        no result by then and the limits on hedges permit it.
+        The first attempt is sent under the permission `lease`; the second, `delay` seconds later, only if the first
+        has no result by then and the limits on hedges permit it. A result has started when the first content of an
+        answer, or all vectors, have arrived.
 
         If neither starts a result, entering raises the `CallerError` of the attempt that found the request wrong, if
-        any, else the `AttemptError` of the later failure. A `CallerError` of the first attempt is raised at once; while
-        the first attempt runs, that of the second is not, since the first endpoint may accept the request.
+        any, else the `AttemptError` of the later failure. A `CallerError` of the first attempt is raised at once;
+        while the first attempt runs, that of the second is not, since the first endpoint may accept the request.
         """
         async with self._first.stack, self._second.stack:
             winner = self._first

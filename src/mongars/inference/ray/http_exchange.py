@@ -39,10 +39,11 @@ class ExchangeContext:
 class HttpExchange(ABC, Generic[ResultT]):
     """Base class of requests to Ray endpoints that are one HTTP POST of a JSON body; implements `EndpointExchange`.
 
-    A subclass defines `body` and `read`, and sets `start_seconds` (time limit for an endpoint to start the result). It
-    overrides the class attributes whose defaults do not apply: `path` (None: the endpoint's own URL), `accept` (JSON),
-    `scope`, `session_id` and `traceparent` (None), `is_retry`, `may_hedge` (whether it may be sent to a second
-    endpoint at the same time) and `complete_at_start` (False), `is_latency_sample` (True).
+    A subclass defines `body` and `read`, sets `start_seconds` (time limit for an endpoint to start the result), and
+    overrides class attributes: `path` (None: the endpoint's own URL), `accept` (JSON), `scope`, `session_id`,
+    `traceparent` (None); `is_retry`: its first attempt counts as a retry, `may_hedge`: it may be sent to two endpoints
+    at once, `complete_at_start`: its result is complete when it starts (all False); `is_latency_sample`: its time to
+    the start counts as the endpoint's latency (True).
     """
 
     path: str | None = None
@@ -67,8 +68,9 @@ class HttpExchange(ABC, Generic[ResultT]):
         deadline: Deadline,
         attempts: Attempts,
     ) -> None:
-        """`deadline`: the time by which the result must be complete; the time left is sent to the endpoint in a header.
+        """`request_id` is sent to the endpoint in a header and, with `task_type` (such as `general`), put into events.
 
+        `deadline`: the time by which the result must be complete; the time left is sent to the endpoint in a header.
         `attempts` counts the requests sent and the time spent waiting for them.
         """
         self.request_id = request_id
@@ -93,7 +95,7 @@ class HttpExchange(ABC, Generic[ResultT]):
 
     @abstractmethod
     async def read(self, response: UpstreamResponse) -> ResultT:
-        """The started result in a response with HTTP status 2xx; waits until it has started.
+        """The result in a response with HTTP status 2xx; waits for the first content of an answer, or for all vectors.
 
         Raises a `MongarsError` if the response contains no usable result.
         """
@@ -102,8 +104,9 @@ class HttpExchange(ABC, Generic[ResultT]):
     async def send(self, url: str, start_by: Deadline) -> AsyncIterator[ResultT]:
         """Context manager that POSTs the body to `url`; entered when the result has started, before `start_by`.
 
-        Entering raises `AttemptError` if this attempt failed or `start_by` passed, or a `CallerError` if the endpoint
-        refused the request as wrong. Exit closes the connection, unless the result is complete.
+        A result has started when the first content of an answer, or all vectors, have arrived. Entering raises
+        `AttemptError` if this attempt failed or `start_by` passed, or a `CallerError` if the endpoint refused the
+        request as wrong. Exit closes the connection, unless the result is complete.
         """
         seconds = start_by.remaining()
         if self._body is None:
@@ -130,9 +133,10 @@ class HttpExchange(ABC, Generic[ResultT]):
         return self.failure(response.status, await _error_body(response), wait=wait)
 
     def failure(self, status: int, body: dict[str, Any], *, wait: float | None) -> Exception:
-        """The error for a response with an HTTP status other than 2xx: an `AttemptError` or a `CallerError`.
+        """The error for a response with an HTTP status other than 2xx.
 
-        `body`: its decoded JSON, empty if it has none. `wait`: seconds from `Retry-After`, None without it.
+        It is a `CallerError` if the request itself is wrong, else an `AttemptError`, so that another attempt may be
+        made. `body`: its decoded JSON, empty if it has none. `wait`: seconds from `Retry-After`, None without it.
         """
         scaling = self._config.scaling_status_codes
         return failure_of_status(status, body, scaling=scaling, wait=wait)

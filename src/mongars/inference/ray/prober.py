@@ -52,9 +52,10 @@ class Prober:
         self._random = random
 
     async def run(self, after_cycle: Callable[[], None]) -> NoReturn:
-        """Probe the endpoints that are due, about every 0.5 s, until cancelled.
+        """About every 0.5 s, probe the endpoints that need it, until cancelled.
 
-        `after_cycle` is called after each round of probes.
+        Those are endpoints that are down, that failed since their last answer or probe, or that were never used, each
+        at most every 2 s (0.5 s while it starts). `after_cycle` is called after each round of probes.
         """
         while True:
             await self.probe(self._probes.due())

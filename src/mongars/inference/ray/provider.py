@@ -59,11 +59,13 @@ class RayServe:
     async def open(
         self, request: GenerationRequest, deadline: Deadline, attempts: Attempts
     ) -> AsyncIterator[ProviderStream]:
-        """Context manager of a started answer; entered once its first content has arrived.
+        """Context manager of a started answer; entered once its first content has arrived. Exit stops the generation.
 
-        Entering raises a `CallerError` if the request is wrong, `EndpointUnreachable` while all endpoints are down,
-        `Overloaded` or `NotReady` if the wait for a busy or starting endpoint would leave too little time, or the
-        `WorldError` of the last attempt.
+        `deadline`: the time by which the answer must be complete. Entering raises a `CallerError` if the request is
+        wrong, `EndpointUnreachable` while all endpoints are down or drained, `Overloaded` if the wait in the queue
+        would take more than half of the time for the first content, or if all endpoints returned `Retry-After` beyond
+        that time (`NotReady` if they are starting), or the `WorldError` of the last attempt. If the deadline passes
+        later, iteration raises `GenerationInterrupted`.
         """
         async with AsyncExitStack() as stack:
             exchange = GenerationExchange(
@@ -103,11 +105,18 @@ class RayServe:
         await self._context.http.aclose()
 
     def drain(self, endpoint_id: str) -> bool:
-        """Send no further requests to the endpoint `endpoint_id` until `reset`; returns False for an unknown id."""
+        """Send no further requests to an endpoint until `reset` is called for it.
+
+        `endpoint_id`: such as `ray-1`, the number in configured order. Requests in flight go on. Returns False for an
+        unknown id.
+        """
         return self.client.drain(endpoint_id)
 
     def reset(self, endpoint_id: str) -> bool:
-        """Forget failures and waits of the endpoint `endpoint_id` and use it again; returns False for an unknown id."""
+        """Forget the recorded failures, busy waits and latency of an endpoint, and use it again, also after `drain`.
+
+        `endpoint_id`: such as `ray-1`, the number in configured order. Returns False for an unknown id.
+        """
         return self.client.reset(endpoint_id)
 
 

@@ -58,9 +58,10 @@ class ConnectFailed(EndpointUnreachable):
 class AttemptError(Exception):
     """One attempt at a Ray endpoint failed; another attempt may succeed.
 
-    `error`: the error to raise if there is no further attempt. `failure_class`: `busy`, `error`, `invalid`, `timeout`,
-    `unreachable` or `no_route`; it decides whether and where the request is retried. `reason`: the label in metrics and logs, such
-    as `server_error`. `status`: the response's HTTP status, None without one.
+    `error`: the error to raise if there is no further attempt. `failure_class`: after `busy` and `error` (5xx, broken
+    connection), the request may try this endpoint again later; after `invalid` (malformed answer), `timeout` (no first
+    token in time), `unreachable` and `no_route` (404 or 405 of a route), only others. `reason`: the label in metrics
+    and logs, such as `server_error`. `status`: the response's HTTP status, None without one.
     """
 
     def __init__(

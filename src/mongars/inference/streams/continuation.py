@@ -79,9 +79,10 @@ class FailoverChunks:
     """The chunks of an answer; if its stream breaks, another provider or endpoint continues it (mid-stream failover).
 
     `first`: the started stream, of which `route` names the provider; `stack` keeps it open. `reopen` starts another
-    one: it is given the text delivered so far, the origin that generated its end, and a stack that keeps the new stream
-    open, and returns None if no provider can complete the answer. It is called at most `MAX_FAILOVERS` (2) times. With
-    `reopen` None, a broken stream always ends the answer with `GenerationInterrupted`.
+    one: it is given the text delivered so far, the origin that generated its end, and a stack that keeps the new
+    stream open, and returns None if no provider can complete the answer. It is called at most `MAX_FAILOVERS` (2)
+    times. A broken stream ends the answer with `GenerationInterrupted` if `reopen` is None, or reasoning or a finish
+    reason was delivered.
     """
 
     def __init__(
@@ -129,9 +130,9 @@ class FailoverChunks:
 
     @property
     def usage(self) -> Usage | None:
-        """Token counts that the current stream has reported; None until then.
+        """Token counts of the whole answer, as the current stream has reported them; None until then.
 
-        If the whole answer was generated again after a failover, they are those of the whole answer.
+        Text from before a failover is included: an engine that continues an answer counts its beginning as part of it.
         """
         return self._current.chunks.usage
 

@@ -199,8 +199,9 @@ class AnswerReader:
     def _check(self, chunk: Chunk) -> None:
         """Raise `InvalidAnswer` if `chunk` cannot belong to the answer.
 
-        That is: after `MAX_BLANK_CHARACTERS` (8192) of blank text, with the index of a choice that was not requested,
-        or with content after that choice's finish reason.
+        That is: if the answer has begun with `MAX_BLANK_CHARACTERS` (8192) of blank text or more, if the chunk has the
+        index of a choice that was not requested, or content or another finish reason after that choice's finish
+        reason.
         """
         if chunk.index in self._unfinished:
             if not self._committed and self._blank >= MAX_BLANK_CHARACTERS:

@@ -337,7 +337,8 @@ class _Writer:
 def _piece(schema: Schema, least: int, most: int | None) -> Piece | None:
     """The expression between the quotes of a string with a `pattern` or `format`; None if the schema has neither.
 
-    `least`, `most`: number of characters; `most` None: no limit. Raises `ValueError` if it is not supported.
+    A `format` that restricts nothing counts as absent. `least`, `most`: number of characters; `most` None: no limit.
+    Raises `ValueError` if the pattern, the format, or both together or with the lengths, cannot be enforced.
     """
     pattern, form = schema.get("pattern"), schema.get("format")
     if form in FREE:

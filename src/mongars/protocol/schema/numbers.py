@@ -21,7 +21,7 @@ MOST_MULTIPLES = 500
 def number_grammar(schema: dict[str, Any], *, whole: bool) -> str:
     """A grammar expression (GBNF) for the numbers that satisfy the schema's bounds and its `multipleOf`.
 
-    `whole`: integers only. Raises `ValueError` if there are none, or if the restriction is not supported.
+    `whole`: integers only. Raises `ValueError` if no number satisfies them, or if their combination is not supported.
     """
     if not whole and not BOUNDS & schema.keys():
         return f'"-"? ("0" | [1-9] [0-9]{{0,{DIGITS - FRACTION - 1}}}) ("." [0-9]{{1,{FRACTION}}})?'
