@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 
     from api_world import Api
 
+    from mongars.testing.faults import Fault
+
     Start = Callable[..., AbstractAsyncContextManager[Api]]
 
 MODEL = "fake-embedding"
 TEXTS = ["a cup of tea", "a pot of coffee", "a tax on income"]
+CHAT = {"model": "mongars", "messages": [{"role": "user", "content": "hi"}]}
 BUSY = Status(code=503, error="overloaded", headers={"retry-after": "30"})
 
 
@@ -305,8 +308,7 @@ async def test_an_application_without_the_model_is_no_failed_endpoint(
             status, headers, found = await world.post({"input": "tea"})
             assert (status, found["model"], headers["x-llm-fallback"]) == (200, MODEL, "true")
         assert not world.observer.of(EndpointChanged)
-        chat = {"model": "mongars", "messages": [{"role": "user", "content": "hi"}]}
-        status, headers, _ = await world.post(chat, "/v1/chat/completions")
+        status, headers, _ = await world.post(CHAT, "/v1/chat/completions")
     assert (status, headers["x-llm-provider"]) == (200, "ray_serve")
 
 
@@ -456,6 +458,66 @@ async def test_slow_embeddings_do_not_change_where_chat_goes(start_world: StartW
             (ray, *_) = (await response.json())["providers"]
     assert ray["state"] == "up"
     assert ray["endpoints"][0]["first_token_seconds"] is None
+
+
+async def chat(world: World) -> str:
+    """The provider that answers a chat of the account `bob`."""
+    bob = {"Authorization": f"Bearer {world.api.other_key}"}
+    status, headers, _ = await world.post(CHAT, "/v1/chat/completions", **bob)
+    assert status == 200
+    return headers["x-llm-provider"]
+
+
+@pytest.mark.parametrize(
+    "late",
+    [Silence(), Status(code=504, error="deadline_exceeded", detail="too late")],
+    ids=["no response", "504"],
+)
+async def test_late_embeddings_do_not_take_chats_off_an_endpoint(
+    start_world: StartWorld, late: Fault
+) -> None:
+    """After seven embedding requests that are late at an endpoint, it is up, is probed, and answers chats."""
+    async with start_world(local=MODEL, client={"timeout": 0.1, "max_scale_cycles": 1}) as world:
+        replica = world.replicas[0]
+        replica.always = late
+        for _ in range(7):
+            _, headers, _ = await world.post({"input": "tea"})
+            assert headers["x-llm-provider"] == "embedded"
+        replica.always = FaultyResponse()
+        assert await chat(world) == "ray_serve"
+        assert not world.observer.of(EndpointChanged)
+        await eventually(lambda: replica.probes > 0, seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/embeddings", {"input": "tea"}),
+        ("/v1/chat/completions", CHAT),
+    ],
+    ids=["embeddings", "chat"],
+)
+async def test_short_deadlines_of_clients_are_no_failures_of_an_endpoint(
+    start_world: StartWorld, route: str, body: dict[str, Any]
+) -> None:
+    """Seven responses 504 to requests with a deadline of 1 s do not open the circuit breaker."""
+    async with start_world(client={"max_scale_cycles": 1}) as world:
+        replica = world.replicas[0]
+        replica.always = Status(code=504, error="deadline_exceeded", detail="too late")
+        for _ in range(7):
+            await world.post(body, route, **{"x-request-timeout-ms": "1000"})
+        assert len(replica.received) == 7
+        replica.always = FaultyResponse()
+        assert await chat(world) == "ray_serve"
+        assert not world.observer.of(EndpointChanged)
+
+
+async def test_the_error_of_late_embeddings_names_no_token(start_world: StartWorld) -> None:
+    """The error of an embedding request that times out says that no result arrived."""
+    async with start_world(client={"timeout": 0.1}) as world:
+        world.replicas[0].always = Silence()
+        _, _, answer = await world.post({"input": "tea"})
+    assert "No result arrived" in answer["error"]["message"]
 
 
 async def test_models_are_listed(start_world: StartWorld) -> None:

@@ -57,13 +57,19 @@ def embedding_file() -> Path:
 
 
 @asynccontextmanager
-async def minilm(*, context_tokens: int = CONTEXT) -> AsyncIterator[LlamaCppEmbedder]:
-    """The built-in embedding model in llama.cpp, as a replica runs it."""
+async def minilm(
+    *, context_tokens: int = CONTEXT, stuck_after: float = 30.0
+) -> AsyncIterator[LlamaCppEmbedder]:
+    """The built-in embedding model in llama.cpp, as a replica runs it.
+
+    `stuck_after`: seconds without output, while there are requests, after which the child process is killed.
+    """
     config = LlamaCppConfig(
         model_path=embedding_file(),
         model_name=EMBEDDING.name,
         slots=1,
         context_tokens=context_tokens,
+        stuck_after=stuck_after,
         embedding=True,
     )
     embedder = LlamaCppEmbedder(config, clock=SystemClock())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import signal
 import struct
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ import aiohttp
 import orjson
 import pytest
 
+from engines.embedding_bench import minilm
 from mongars.core.clock import SystemClock
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.engines.fake_embedder import FakeEmbedder
@@ -22,6 +25,7 @@ from mongars.serving.config import ReplicaConfig
 from mongars.serving.ingress import build_ingress
 from mongars.serving.replica import Replica
 from mongars.testing.loopback_server import serving
+from support import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -335,3 +339,27 @@ async def test_whole_answers_hold_their_log_probabilities() -> None:
         _, without = await it.json("/generate", {"prompt": "x"})
     assert all(value <= 0 for value in body["choices"][0]["logprobs"])
     assert "logprobs" not in without["choices"][0]
+
+
+@pytest.mark.model
+async def test_readiness_counts_the_restarts_of_the_embedder() -> None:
+    """After the embedder's child process was killed and restarted, `engine_restarts` in `/readyz` is 1."""
+    async with minilm() as embedder:
+        engine = FakeEngine(FakePlan(), clock=CLOCK)
+        replica = Replica(
+            {"general": engine}, ReplicaConfig(), clock=CLOCK, replica_id="r1", embedder=embedder
+        )
+        await engine.start()
+        pid = embedder.status.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await eventually(
+            lambda: embedder.status.state == "ready" and embedder.status.pid != pid, seconds=30
+        )
+        async with (
+            serving(build_ingress(replica)) as url,
+            aiohttp.ClientSession(url) as http,
+            http.get("/readyz") as response,
+        ):
+            body = await response.json()
+    assert (body["status"], body["engine_restarts"]) == ("ready", 1)

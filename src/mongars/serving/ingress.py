@@ -118,7 +118,7 @@ class GenerateRoutes:
 
         Keys: `status` (`ok`); `model`, `engine`, `adapter_version`, `adapter`, `replica` and `degraded`, as
         `protocol.generate.origin_body` describes them; `active`, `waiting` and `slots`, as `Replica.load` does;
-        `engine_state` and `engine_restarts`. Needs no token.
+        `engine_state`; and `engine_restarts`, of all active engines and the embedder together. Needs no token.
         """
         return JSONResponse({"status": "ok", **self._facts()})
 
@@ -193,12 +193,11 @@ class GenerateRoutes:
         )
 
     def _facts(self) -> dict[str, object]:
-        status = self._replica.engine_status
         return {
             **origin_body(self._replica.origin()),
             **self._replica.load,
-            "engine_state": status.state,
-            "engine_restarts": status.restarts,
+            "engine_state": self._replica.engine_status.state,
+            "engine_restarts": self._replica.engine_restarts,
         }
 
 

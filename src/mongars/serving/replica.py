@@ -110,10 +110,17 @@ class Replica:
         From best to worst: `ready`, `starting`, `restarting`, `stopped`, `failed`. Engines that serve only requests
         that demand their adapter (prepared ones) are left out: if one fails, the replica still answers.
         """
+        return max(self._statuses, key=lambda status: _WORST.index(status.state))
+
+    @property
+    def engine_restarts(self) -> int:
+        """The number of automatic restarts of all active engines and of the embedder together."""
+        return sum(status.restarts for status in self._statuses)
+
+    @property
+    def _statuses(self) -> list[EngineStatus]:
         found = [queued.engine.status for queued in self.slot_table.actives]
-        if self._embedder is not None:
-            found.append(self._embedder.status)
-        return max(found, key=lambda status: _WORST.index(status.state))
+        return found if self._embedder is None else [*found, self._embedder.status]
 
     @property
     def load(self) -> dict[str, int]:

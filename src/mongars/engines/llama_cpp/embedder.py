@@ -23,7 +23,7 @@ from mongars.protocol.body import json_object
 from mongars.protocol.embeddings import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mongars.core.clock import Clock
     from mongars.core.errors import MongarsError
@@ -32,9 +32,13 @@ if TYPE_CHECKING:
     from mongars.engines.llama_cpp.config import LlamaCppConfig
 
 AT_ONCE = 16
-"""Texts per request to the child, which responds after the last one and cannot be cancelled before."""
+"""Maximum number of texts per request to the child, which finishes them all even if the connection is closed."""
+TOKENS_AT_ONCE = 512
+"""Maximum number of tokens per request to the child, unless it is a single text."""
 
 Input = str | list[int]
+
+_Vectors = tuple[list[tuple[float, ...]], int]
 
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process")
 """llama.cpp's message, with status 500, for a text that is longer than its batch."""
@@ -45,12 +49,18 @@ class LlamaCppEmbedder:
 
     The process is restarted if it ends or hangs, as `LlamaCppSupervisor` describes. `observer` receives the log events;
     None: they are discarded.
+
+    llama.cpp finishes the texts that it has received, whether or not the client is still connected. Therefore a request
+    to it is small (16 texts, 512 tokens), there is at most one per slot, and it keeps its slot until its response, also
+    if the `embed` that sent it is cancelled. What many cancelled calls leave behind is so at most one request per slot.
     """
 
     def __init__(
         self, config: LlamaCppConfig, *, clock: Clock, observer: Observer | None = None
     ) -> None:
         self._config = config
+        self._slots = asyncio.Semaphore(config.slots)
+        self._running: set[asyncio.Task[_Vectors]] = set()
         self._child = LlamaCppSupervisor(config, clock=clock, observer=observer)
         self._wordpiece: WordPiece | None = None
         self._markers = Markers(())
@@ -85,6 +95,8 @@ class LlamaCppEmbedder:
         A running `embed` fails with `InferenceFailed` or `NotReady`.
         """
         await self._child.aclose()
+        if self._running:
+            await asyncio.wait(self._running)  # their connections are closed
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         """Convert each text to a vector of Euclidean length 1, in the order of `texts`.
@@ -96,8 +108,8 @@ class LlamaCppEmbedder:
         inputs = await self._inputs(texts)
         vectors: list[tuple[float, ...]] = []
         tokens = 0
-        for start in range(0, len(inputs), AT_ONCE):
-            found, read = await self._request(inputs[start : start + AT_ONCE])
+        for group in _groups(inputs):
+            found, read = await self._in_slot(group)
             vectors += found
             tokens += read
         return Embeddings(vectors=tuple(vectors), prompt_tokens=tokens, model=self.model)
@@ -135,7 +147,30 @@ class LlamaCppEmbedder:
         except (aiohttp.ClientError, OSError) as exc:
             raise _broken_connection(exc) from exc
 
-    async def _request(self, inputs: Sequence[Input]) -> tuple[list[tuple[float, ...]], int]:
+    async def _in_slot(self, inputs: Sequence[Input]) -> _Vectors:
+        """The result of `_request`, sent when a slot of the child is free.
+
+        If this call is cancelled while it waits for the response, the slot stays taken until the response arrives.
+        """
+        await self._slots.acquire()
+        # Not a `TaskGroup`: the request outlives a cancelled caller, as the child's work does.
+        request = asyncio.create_task(self._request(inputs))  # noqa: TID251
+        self._running.add(request)
+        request.add_done_callback(self._free_slot)
+        await asyncio.wait({request})
+        return request.result()
+
+    def _free_slot(self, request: asyncio.Task[_Vectors]) -> None:
+        self._running.discard(request)
+        self._slots.release()
+        if not request.cancelled():
+            request.exception()  # asyncio would log it if the caller was cancelled
+
+    async def _request(self, inputs: Sequence[Input]) -> _Vectors:
+        """The vectors of `inputs`, and the number of their tokens, by one request to the child process.
+
+        Raises as `embed` does.
+        """
         body = {"model": self.model, "input": list(inputs), "encoding_format": "float"}
         try:
             async with self._child.post("/v1/embeddings", body) as response:
@@ -169,6 +204,29 @@ class LlamaCppEmbedder:
         return ContextLengthExceeded(
             detail, prompt_tokens=found, context_tokens=most, param="input"
         )
+
+
+def _groups(inputs: Sequence[Input]) -> Iterator[list[Input]]:
+    """Divide `inputs`, in order, into lists for one request each, of at most `AT_ONCE` texts and `TOKENS_AT_ONCE`.
+
+    A text of more tokens is alone in its list.
+    """
+    group: list[Input] = []
+    tokens = 0
+    for entry in inputs:
+        size = _most_tokens(entry)
+        if group and (len(group) == AT_ONCE or tokens + size > TOKENS_AT_ONCE):
+            yield group
+            group, tokens = [], 0
+        group.append(entry)
+        tokens += size
+    if group:
+        yield group
+
+
+def _most_tokens(entry: Input) -> int:
+    """The number of tokens of a tokenized text; for another one an upper bound: a token has at least one byte."""
+    return len(entry.encode(errors="replace")) if isinstance(entry, str) else len(entry)
 
 
 def _broken_connection(error: Exception) -> InferenceFailed:

@@ -137,6 +137,19 @@ class EndpointOutcomes:
         state.probe_can_restore = kind == "unreachable"
         return state.report(down=True)
 
+    def record_late(self, lease: EndpointLease, *, error: str) -> None:
+        """Record that a result whose duration says little about the endpoint, such as vectors, did not come in time.
+
+        The endpoint stays in use, and is probed soon. `error`, a code or message, is shown to operators as its last
+        error. No effect if an operator reset the endpoint after the request was sent.
+        """
+        state = self._table.states[lease.url]
+        if lease.acquired_at < state.reset_at:
+            return
+        state.failed_since_answer = True
+        state.last_error = error
+        state.next_probe_at = min(state.next_probe_at, self._clock.monotonic())
+
     def _penalty(self) -> float:
         fastest = self._table.fastest(self._table.states)
         if fastest is None:

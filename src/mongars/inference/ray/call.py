@@ -251,7 +251,10 @@ class RayCall(Generic[ResultT]):
                 detail=detail,
             )
         )
-        if self._counts_against_endpoint(failure, had_time=had_time):
+        if failure.is_late and not self._exchange.is_latency_sample:
+            if had_time:
+                self._pool.outcomes.record_late(lease, error=failure.error.code)
+        elif self._counts_against_endpoint(failure, had_time=had_time):
             kind = _FAILURE_KINDS[failure.failure_class]
             self._record_failure(lease, detail or failure.error.code, kind)
 
@@ -268,8 +271,8 @@ class RayCall(Generic[ResultT]):
     def _counts_against_endpoint(self, failure: AttemptError, *, had_time: bool) -> bool:
         if failure.failure_class not in _FAILURE_KINDS:
             return False
-        if failure.failure_class == "timeout":
-            return had_time
+        if failure.is_late and not had_time:
+            return False
         if failure.failure_class in {"error", "invalid"} and failure.reason != "transport_error":
             # A request that fails at every endpoint is probably the cause: count it once.
             first = not self._server_error_seen

@@ -50,7 +50,8 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
     """
 
     path = "/v1/embeddings"
-    is_latency_sample = False  # the duration depends on the number of texts
+    # The duration depends on the number of texts and on the embedder's queue, which no chat waits in.
+    is_latency_sample = False
     complete_at_start = True
 
     def __init__(

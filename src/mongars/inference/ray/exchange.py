@@ -64,7 +64,9 @@ class EndpointExchange(Protocol[ResultT_co]):
     may_hedge: bool
     """Whether the request may be sent to a second endpoint while the first has not started a result."""
     is_latency_sample: bool
-    """Whether the time until its result starts is used to compare endpoints and to decide when to hedge."""
+    """Whether the time until its result starts is used to compare endpoints, to decide when to hedge, and to open the
+    circuit breaker if it is too long.
+    """
 
     def target(self, endpoint: str) -> str:
         """The URL to which the request is sent, derived from the configured URL `endpoint`."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from mongars.core.errors import EndpointUnreachable, InvalidAnswer, MongarsError
 from mongars.inference.endpoints.route_url import route_url
 from mongars.inference.ray.exchange import ResultT
-from mongars.inference.retry.failures import failure_of, failure_of_status, first_token_timeout
+from mongars.inference.retry.failures import failure_of, failure_of_status, start_timeout
 from mongars.inference.retry.retry_after import retry_after
 from mongars.protocol import headers
 from mongars.protocol.body import json_object
@@ -121,7 +121,8 @@ class HttpExchange(ABC, Generic[ResultT]):
                             raise await self._status_error(response)
                         result = await self.read(response)
             except TimeoutError as exc:
-                raise first_token_timeout(seconds) from exc
+                awaited = "result" if self.complete_at_start else "first token"
+                raise start_timeout(seconds, awaited=awaited) from exc
             except MongarsError as exc:
                 raise failure_of(exc) from exc
             yield result

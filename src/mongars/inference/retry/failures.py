@@ -5,9 +5,12 @@
 | `busy`        | 429, a scaling status, `not_ready` inside 200 | others, then this again | not used for a while |
 | `error`       | 5xx, connection lost before content           | others, then this again | failure counted      |
 | `invalid`     | empty, not JSON, malformed                    | others only             | failure counted      |
-| `timeout`     | no first token in time                        | others only             | breaker opens        |
+| `timeout`     | no first token in time                        | others only             | breaker opens (*)    |
 | `unreachable` | refused, no DNS, TLS, wrong path, our 401     | others only             | breaker opens        |
 | `no_route`    | 404 or 405 of a route beside `/generate`      | others only             | nothing recorded     |
+
+(*) Not if the client's deadline left less than half of the usual time; then an endpoint's 504 is not counted either.
+Late embeddings only cause a probe of the endpoint, since chats do not wait in the embedder's queue.
 
 An error in the client's request is not a failed attempt: it is returned as a `CallerError`.
 """
@@ -82,6 +85,11 @@ class AttemptError(Exception):
     def retry_after(self) -> float | None:
         """Seconds until a retry makes sense, as the endpoint reported; None if it is not busy or reported no time."""
         return self.error.retry_after if isinstance(self.error, RetryableLater) else None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time was too short: a timeout here, or a response that the endpoint could not meet the deadline."""
+        return isinstance(self.error, DeadlineExceeded)
 
     @property
     def unsent(self) -> bool:
@@ -166,9 +174,12 @@ def no_route(detail: str, *, status: int) -> AttemptError:
     )
 
 
-def first_token_timeout(seconds: float) -> AttemptError:
-    """The `AttemptError` for an attempt whose first token did not arrive within `seconds`."""
-    error = DeadlineExceeded(f"No first token arrived within {seconds:.3g} s.")
+def start_timeout(seconds: float, *, awaited: str) -> AttemptError:
+    """The `AttemptError` for an attempt whose result did not start within `seconds`.
+
+    `awaited`: what did not arrive, for the message: `first token` or `result`.
+    """
+    error = DeadlineExceeded(f"No {awaited} arrived within {seconds:.3g} s.")
     return AttemptError(error, failure_class="timeout", reason="timeout")
 
 
