@@ -133,7 +133,8 @@ def check_password(password: str) -> None:
 class Authenticator:
     """Checks credentials (API keys, login tokens, passwords) and finds the account (`Principal`) they belong to.
 
-    `store` has accounts and keys, `cache` the keys found lately; `throttle` limits login attempts by name and address.
+    `store` has accounts and keys; `cache` has keys that were found in the store in the last minutes, so that not every
+    request reads it. `throttle` limits login attempts per username and client address.
     """
 
     def __init__(

@@ -59,12 +59,13 @@ def route_headers(request_id: str, *, route: RouteInfo, overhead: float) -> dict
 def answer_headers(
     request_id: str, *, route: RouteInfo, origin: Origin, overhead: float
 ) -> dict[str, str]:
-    """The response headers of a generated answer: those of `route_headers`, and its adapter, replica and cache state.
+    """The response headers of a generated answer: how it was answered, and its adapter, replica and cache state.
 
-    `origin` says which adapter and replica produced the answer: `x-adapter-version` and, unless they are None in it,
-    `x-adapter-digest` and `x-replica-id`. `x-llm-cache` is `hit` (a stored answer), `shared` (the answer to an
-    identical request in progress) or `miss` (newly generated); left out if `route.cache` is None: the request is not
-    cacheable. `overhead`: seconds that the API process itself needed.
+    From `route`: `x-llm-provider`, `x-llm-endpoint`, `x-llm-attempts` (requests sent), `x-llm-fallback` (`true` if a
+    preferred provider failed) and `x-llm-cache`: `hit` (a stored answer), `shared` (the answer to an identical request
+    in progress) or `miss` (newly generated), left out if `route.cache` is None (not cacheable). From `origin`:
+    `x-adapter-version` and, unless None, `x-adapter-digest` and `x-replica-id`. Also `x-request-id`, and
+    `x-llm-overhead-ms`: `overhead`, the API process's own time in seconds, as milliseconds.
     """
     found = route_headers(request_id, route=route, overhead=overhead)
     found[headers.ADAPTER_VERSION] = origin.adapter_version

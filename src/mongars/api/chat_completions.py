@@ -148,7 +148,7 @@ class ChatCompletions:
     def read(self, body: bytes, arrived: ArrivedRequest) -> ChatCompletionCall:
         """Parse `body`, the whole JSON body of the request `arrived`.
 
-        Raises `InvalidRequest` for an invalid body or a session id of more than 200 characters in the headers,
+        Raises `InvalidRequest` for an invalid body or a header `x-session-id` of more than 200 characters,
         `ModelUnknown` for a model that is not served, and `PromptMissing` if no message has text.
         """
         read = parse_model(body, ChatCompletionRequest)
@@ -188,7 +188,9 @@ class ChatCompletionCall:
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[MovingStream]:
         """A context manager that gives the stream of the started answer; entering it waits for the first token.
 
-        Raises a `MongarsError` if no provider has started the answer by `deadline`.
+        `deadline`: the time by which the answer must be complete. Raises a `MongarsError` if no provider has started
+        the answer by then. If it passes later, or the answer breaks, reading the stream raises
+        `GenerationInterrupted`. Leaving stops the generation, unless identical requests share it.
         """
         return self._context.llm.open(self._generation, deadline=deadline)
 

@@ -43,7 +43,8 @@ class ConversationMessage(WireModel):
     """The JSON body of `POST /api/v1/conversation/chat`: a user's message, and the session it belongs to.
 
     A null `session_id` means the session in the header `x-session-id`; without both, a new session begins. `stream`:
-    respond with events instead of one JSON object. `task_type` is the model role, such as `general` or `coding`.
+    respond with events instead of one JSON object. `task_type` selects the model: `code`, `coding` or `developer` the
+    one for code, any other text the general one.
     """
 
     message: str = Field(min_length=1, max_length=100_000)
@@ -63,7 +64,7 @@ class ConversationMessage(WireModel):
 def conversation_routes(context: ApiContext) -> RouteTable:
     """The route table of `/api/v1/conversation/chat` and `/api/v1/conversation/history`.
 
-    Its error format also applies to other paths under `/api/v1`.
+    Errors of these routes, and of unknown paths under `/api/v1`, have the JSON body `{"detail": text, "error": code}`.
     """
     handlers = ConversationRoutes(context)
     router = APIRouter(prefix="/api/v1/conversation", tags=["conversation"])
@@ -181,8 +182,10 @@ class ConversationCall:
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[ChatStream]:
         """A context manager that gives the stream of the started answer; entering it waits for the first token.
 
-        The prompt contains as many earlier turns of the session as fit the model's context window. Raises a
-        `MongarsError` if no provider has started the answer by `deadline`, or if the earlier turns cannot be read.
+        The prompt contains as many earlier turns of the session as fit the model's context window. `deadline`: the
+        time by which the answer must be complete. Raises a `MongarsError` if no provider has started the answer by
+        then, or if the earlier turns cannot be read. If the answer is not read to its end, its generation is stopped
+        and no turn is stored.
         """
         return self._chat.open(
             self._arrived.principal,
@@ -234,10 +237,11 @@ class _ReplyWriter:
         return encode_event(self.body(), name="complete") + DONE
 
     def body(self) -> dict[str, Any]:
-        """The JSON body of the response, a `ConversationReply`: the answer (`response`), session, provider and more.
+        """The JSON object of the response, once the whole answer is read and stored; raises `InvalidAnswer` before.
 
-        `confidence` is exp(mean log-probability of the tokens), null if the model server reported none. Raises
-        `InvalidAnswer` if the answer was not read to its end.
+        `response` is the answer's text; `confidence` exp(mean log-probability of the tokens), None if the model server
+        reported none; `processing_time` is in seconds. The other keys are `speech_turn`, `session_id`,
+        `finish_reason`, `usage`, `provider` and `adapter_version`.
         """
         stream, turn = self._stream, self._stream.turn
         if turn is None:

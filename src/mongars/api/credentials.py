@@ -54,8 +54,9 @@ class Passwords:
         """A context manager that holds one of the few places for password checks; entering it waits for a free place.
 
         `address`: the client's IP address, empty if unknown. The places are shared fairly between networks: an IPv4
-        address, a /64 of IPv6 addresses, or all unknown addresses together. Raises `TooManyRequests` if the queue is
-        full and refuses this login, or if no place is free for a minute.
+        address, a /64 of IPv6 addresses, or all unknown addresses together. Raises `TooManyRequests` if no place is
+        free for a minute, or if this login is removed because the queue is full: a random one of the network with the
+        most logins in it, at its arrival or later.
         """
         return self._queue.turn(address)
 
@@ -71,8 +72,9 @@ class Passwords:
     async def hash(self, password: str) -> str:
         """The salted Argon2id hash of `password`, for storage.
 
-        Waits for a free place, as `turn` does without an address. Raises `TooManyRequests` if the queue is full and
-        refuses this call, or if no place is free for a minute.
+        Waits in the queue for one of the few places for password checks, like a login from an unknown address. Raises
+        `TooManyRequests` if no place is free for a minute, or if this call is removed from the queue because that is
+        full.
         """
         async with self.turn():
             return await asyncio.to_thread(self._hasher.hash, password)

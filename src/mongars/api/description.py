@@ -101,9 +101,9 @@ def responses(
 ) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI `responses` of a route: 200 with a JSON body of `schema`, and an error body `error` for each status.
 
-    `schema` is an OpenAPI schema or a reference to one, see `reference`. If `events`, a description of stream events,
-    is not empty, 200 may also be a stream of the media type `stream_type`. `more` are further fields of the response
-    200, such as `headers`.
+    `schema` is an OpenAPI schema, or a reference `{"$ref": …}` to one. If `events`, a description of stream events, is
+    not empty, 200 may also be a stream of the media type `stream_type`. `more` are further fields of the response 200,
+    such as `headers`.
     """
     content: dict[str, Any] = {JSON: {"schema": schema}}
     if events:

@@ -42,7 +42,7 @@ class ErrorFormat(Protocol):
         ...
 
     def body(self, error: MongarsError) -> object:
-        """The JSON body of the error response for `error`, in the format of this client API."""
+        """The body of the error response for `error`, in this client API's format, as an object to encode as JSON."""
         ...
 
     def event(self, error: MongarsError) -> bytes:
@@ -58,7 +58,10 @@ class BodyWriter(Protocol):
         ...
 
     def body(self) -> object:
-        """The JSON body of the response, after the last chunk. Raises `InvalidAnswer` if the answer is not complete."""
+        """The body of the response, after the last chunk, as an object to encode as JSON.
+
+        Raises `InvalidAnswer` if the answer is not complete.
+        """
         ...
 
 
@@ -85,7 +88,9 @@ class AnswerCall(Protocol[Stream]):
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[Stream]:
         """A context manager that gives the stream of the started answer.
 
-        Entering it waits for the first token, until `deadline` at most, and raises a `MongarsError` if that fails.
+        `deadline`: the time by which the answer must be complete. Entering waits for the first token, and raises a
+        `MongarsError` if that fails or the deadline passes; if it passes later, reading the stream raises
+        `GenerationInterrupted`. Leaving stops the generation, unless identical requests share it.
         """
         ...
 
@@ -115,8 +120,9 @@ class ArrivedRequest:
     ) -> GenerationRequest:
         """The request for the model: `messages` and `sampling`, with account, ids and trace of this HTTP request.
 
-        The ids are those of request and session. `task_type` is the model role, such as `general` or `coding`. Raises
-        `InvalidRequest` if the session id in the header `x-session-id` has more than `LONGEST_SESSION_ID` characters.
+        The ids are those of request and session. `task_type` selects the model: `code`, `coding` or `developer` the
+        one for code, any other text the general one. Raises `InvalidRequest` if the session id in the header
+        `x-session-id` has more than 200 characters.
         """
         return GenerationRequest(
             messages=messages,

@@ -29,7 +29,10 @@ class OwnErrors:
         return {"detail": str(error), "error": error.code, **error_facts(error)}
 
     def event(self, error: MongarsError) -> bytes:
-        """The last bytes of a failed stream: an `error` event in OpenAI's format, without `[DONE]` after it."""
+        """The last bytes of a failed stream: a server-sent event named `error`, without `[DONE]` after it.
+
+        Its data is OpenAI's JSON object, `{"error": {"message": …, "type": …, "param": …, "code": …}}`.
+        """
         return _error_event(error)
 
 
@@ -46,7 +49,10 @@ class OpenAIErrors:
         return openai_body(error)
 
     def event(self, error: MongarsError) -> bytes:
-        """The last bytes of a failed stream: an `error` event with the object of `body`, without `[DONE]` after it."""
+        """The last bytes of a failed stream: a server-sent event named `error`, without `[DONE]` after it.
+
+        Its data is OpenAI's JSON object, `{"error": {"message": …, "type": …, "param": …, "code": …}}`.
+        """
         return _error_event(error)
 
 

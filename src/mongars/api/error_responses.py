@@ -31,8 +31,8 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 class ErrorResponses:
     """Makes the response to every exception of a route: `MongarsError`, unknown path, unexpected error.
 
-    Its format is `errors` of the route table in `tables` whose `prefix` matches the request's path, as `format_of`
-    describes; if none does, `OwnErrors`.
+    Its format is `errors` of the route table in `tables` with the longest `prefix` of the request's path (whole
+    segments); if none has one, that of `OwnErrors`: `{"detail": text, "error": code}`.
     """
 
     def __init__(self, tables: Iterable[RouteTable] = ()) -> None:

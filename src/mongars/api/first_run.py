@@ -43,9 +43,9 @@ async def bootstrap_admin(
 
     `preset_key` is the API key that the operator chose in `MONGARS_BOOTSTRAP_API_KEY`; None: a random key is created.
     While no administrator exists, this creates the account `admin` with a random password and one administrator's key,
-    in one transaction, and returns both (`PRESET_HINT` instead of a preset key). If an administrator exists, it returns
-    None, and stores `preset_key` if that is not stored yet. Of several processes that start at once, one creates the
-    account; the others get None.
+    in one transaction, and returns both (instead of a preset key, a text that names the variable). If an administrator
+    exists, it returns None, and stores `preset_key` if that is not stored yet. Of several processes that start at once,
+    one creates the account; the others get None.
 
     Raises:
         ConfigurationError: `preset_key` is too short, malformed or revoked, or has no administrator's rights.

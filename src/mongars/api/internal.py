@@ -69,8 +69,9 @@ class InternalRoutes:
     async def drain(self, request: Request, endpoint_id: str) -> Response:
         """`POST /internal/endpoints/{id}/drain`: send no further requests to a Ray Serve endpoint until it is reset.
 
-        Requests in progress there continue. Needs an administrator's API key. Responds as `GET /internal/endpoints`
-        does; 404 if no endpoint has exactly this id. It affects this API process only.
+        Requests in progress there continue. Needs an administrator's API key. The id is one that `GET
+        /internal/endpoints` lists, such as `ray-1`; 404 for any other. Responds with all providers and their
+        endpoints, as that route does. Affects this API process only.
         """
         await self._check(request)
         self._context.llm.drain(endpoint_id)
@@ -79,8 +80,8 @@ class InternalRoutes:
     async def reset(self, request: Request, endpoint_id: str) -> Response:
         """`POST /internal/endpoints/{id}/reset`: use a Ray Serve endpoint again, after failures or a drain.
 
-        Needs an administrator's API key. Responds as `GET /internal/endpoints` does; 404 if no endpoint has exactly
-        this id. It affects this API process only.
+        Needs an administrator's API key. The id is one that `GET /internal/endpoints` lists, such as `ray-1`; 404 for
+        any other. Responds with all providers and their endpoints, as that route does. Affects this API process only.
         """
         await self._check(request)
         self._context.llm.reset(endpoint_id)

@@ -48,8 +48,9 @@ class KeyCache:
     def get(self, digest: str) -> Principal | None:
         """The account of the API key with the SHA-256 `digest` (hexadecimal); None if the key must be looked up.
 
-        That is so if the key is not cached, or was last found `fresh` seconds ago or earlier and `without_database` has
-        not postponed the look-up.
+        That is so if the key is not cached, or was last found in the database `fresh` seconds ago or earlier. In the
+        latter case, a call of `without_database` that returned an account postpones the next look-up by `retry`
+        seconds.
         """
         entry = self._entries.get(digest)
         if entry is None or self._clock.monotonic() >= entry.next_lookup_at:

@@ -133,10 +133,10 @@ class OllamaDialect:
     def read(self, body: bytes, arrived: ArrivedRequest) -> OllamaCall | Response:
         """Parse `body`, the whole JSON body of the request `arrived`.
 
-        Returns a `Response` if it has no messages or prompt: Ollama's clients send that to load a model, and models are
-        loaded already. Raises `InvalidRequest` for an invalid body or a session id of more than 200 characters in the
-        headers, `ModelUnknown` for a model that is not served, and `PromptMissing` if the prompt or every message is
-        blank.
+        Returns a `Response` if it has no messages or prompt: Ollama's clients send that to load a model, and models
+        are loaded already. Raises `InvalidRequest` for an invalid body or a header `x-session-id` of more than 200
+        characters, `ModelUnknown` for a model that is not served, and `PromptMissing` if the prompt or every message
+        is blank.
         """
         read = parse_model(body, self._request)
         served = self._models.find(read.model)
@@ -175,7 +175,9 @@ class OllamaCall:
     def open(self, deadline: Deadline) -> AbstractAsyncContextManager[GeneratedStream]:
         """A context manager that gives the stream of the started answer; entering it waits for the first token.
 
-        Raises a `MongarsError` if no provider has started the answer by `deadline`.
+        `deadline`: the time by which the answer must be complete. Raises a `MongarsError` if no provider has started
+        the answer by then. If it passes later, or the answer breaks, reading the stream raises
+        `GenerationInterrupted`. Leaving stops the generation, unless identical requests share it.
         """
         return self._context.llm.open(self._generation, deadline=deadline)
 

@@ -35,7 +35,7 @@ def ollama_embedding_routes(context: ApiContext) -> RouteTable:
     router = APIRouter(prefix="/api", tags=["ollama"])
 
     async def ollama_embed(request: Request) -> Response:
-        """Compute the embeddings of up to 2,048 texts (`input`): normalised vectors, in the order of the texts.
+        """Compute the embeddings of up to 2,048 texts (`input`): vectors of length 1, in the order of the texts.
 
         Texts that are too long for the model are refused with 400, not truncated.
         """
@@ -118,7 +118,10 @@ class OllamaEmbedCall:
         self.model = model
 
     def entry(self, index: int, vector: bytes) -> object:  # noqa: ARG002 (the port's signature)
-        """The embedding `vector` (packed float32 bytes) of one text as a JSON array of numbers. Ignores `index`."""
+        """The embedding `vector` (packed float32 bytes) of one text as a fragment of encoded JSON: a list of numbers.
+
+        Ignores `index`.
+        """
         return orjson.Fragment(orjson.dumps(unpack(vector)))
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:

@@ -32,7 +32,7 @@ def embedding_routes(context: ApiContext) -> RouteTable:
     router = APIRouter(prefix="/v1", tags=["openai"])
 
     async def embeddings(request: Request) -> Response:
-        """Compute the embeddings of up to 2,048 texts (`input`): normalised vectors, in the order of the texts.
+        """Compute the embeddings of up to 2,048 texts (`input`): vectors of length 1, in the order of the texts.
 
         Texts that are too long for the model are refused with 400, not truncated.
         """

@@ -18,7 +18,8 @@ _NAME = headers.REQUEST_ID.encode()
 class RequestIds:
     """An ASGI middleware that adds the header `x-request-id` to each HTTP response that does not have it yet.
 
-    Its value is the request's own `x-request-id` if that is safe in headers and logs, else a new id.
+    Its value is the request's own `x-request-id` if that has 1 to 128 letters, digits, `.`, `_`, `:` or `-`, else a
+    new id.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -27,7 +28,8 @@ class RequestIds:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward the request to the application, and add `x-request-id` to an HTTP response without it.
 
-        Its value is the request's own `x-request-id` if that is safe in headers and logs, else a new id.
+        Its value is the request's own `x-request-id` if that has 1 to 128 letters, digits, `.`, `_`, `:` or `-`, else
+        a new id.
         """
         if scope["type"] != "http":
             await self._app(scope, receive, send)

@@ -67,8 +67,9 @@ def deadline_of(request: Request, *, clock: Clock, limit: float) -> Deadline:
 def whole_deadline_of(request: Request, deadline: Deadline) -> Deadline:
     """The deadline of a response that is not streamed: `deadline`, or the OpenAI client's read timeout if sooner.
 
-    The client sends that timeout, in seconds, in `x-stainless-read-timeout`. A value that is not a positive number is
-    ignored, and `X-Request-Timeout-Ms` takes precedence. It does not limit a stream, where each event restarts it.
+    The client sends that timeout, in seconds, in `x-stainless-read-timeout`; it is counted from this call. A value
+    that is not a positive number is ignored, and so is the timeout if the request has the header
+    `X-Request-Timeout-Ms`. It does not limit a stream, where each event restarts it.
     """
     if headers.REQUEST_TIMEOUT_MS in request.headers:
         return deadline
@@ -101,7 +102,8 @@ def credential_of(connection: HTTPConnection) -> str | SessionToken | None:
     """The credential of a request or WebSocket handshake; None if it has none.
 
     It is the value of the `Authorization` header, or else the session cookie's token; the URL is not read. Raises
-    `Forbidden` if a page of another origin sent the cookie, see `session_token_of`.
+    `Forbidden` if the cookie is used and the header `Origin` is absent or another server's; GET, HEAD, OPTIONS and
+    TRACE requests are not checked, unless they are a WebSocket handshake.
     """
     authorization = connection.headers.get("authorization")
     return session_token_of(connection) if authorization is None else authorization

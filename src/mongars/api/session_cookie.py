@@ -31,7 +31,11 @@ _LONGEST_SHOWN = 200
 
 @dataclass(frozen=True, slots=True)
 class SessionToken:
-    """A login token from the session cookie of a request that passed the check of `Origin` in `session_token_of`."""
+    """A login token (JWT), not verified yet, from the session cookie of a request.
+
+    The header `Origin` of the request is this server's own. Only GET, HEAD, OPTIONS and TRACE requests that are no
+    WebSocket handshake may have another or none.
+    """
 
     value: str = field(repr=False)
 

@@ -189,8 +189,9 @@ def chat_config(settings: Settings) -> ChatConfig:
 def build_authenticator(settings: Settings, database: Database, *, clock: Clock) -> Authenticator:
     """An authenticator that checks credentials against the accounts and API keys in `database`.
 
-    Its login tokens are signed with `secret_key`. Raises `ConfigurationError` if that secret is too short or
-    unreadable.
+    Its login tokens are signed with `SECRET_KEY` or, if that is not set, with the secret stored in the home folder,
+    which is generated if it is missing. Raises `ConfigurationError` if the secret is too short or cannot be read or
+    written.
     """
     config = TokenConfig(secret=secret_key(settings), minutes=settings.environment.token_minutes)
     return Authenticator(

@@ -67,10 +67,10 @@ def guarded_protocol(
 ) -> type[GuardedHttp]:
     """A protocol class for uvicorn (its option `http`) that limits connections and the size of request heads.
 
-    Beyond the limit, idle connections are closed, and if there are none, new ones get 503. Also raises this process's
-    limit of open files; if that stays too low for `MONGARS_MAX_CONNECTIONS`, `observer` gets a log event. `hosts` are
-    the accepted values of the `Host` header (ignoring case), besides `localhost` and the loopback addresses; empty: any
-    value is accepted.
+    Raises this process's limit of open files. At most `MONGARS_MAX_CONNECTIONS` are open; if that limit stays too low
+    for so many, fewer, and `observer` gets a log event. Beyond that, idle connections are closed, and if there are
+    none, new ones get 503. `hosts` are the accepted values of the `Host` header (ignoring case), besides `localhost`
+    and the loopback addresses; empty: any value is accepted.
     """
     available = raise_descriptor_limit()
     advice = descriptor_advice(settings, available)

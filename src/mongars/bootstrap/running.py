@@ -27,7 +27,7 @@ def announce(settings: Settings, *, url: str, dashboard: str) -> None:
 
 
 def withdraw(settings: Settings) -> None:
-    """Remove the file that `announce` wrote to the home folder, if this process wrote it."""
+    """Remove the file in the home folder with the URLs of the running local stack, if this process wrote it."""
     if _announced(settings, by=psutil.Process().pid):
         _path(settings).unlink(missing_ok=True)
 
@@ -50,7 +50,10 @@ def running_dashboard(settings: Settings) -> str:
 
 
 def is_stack_running(settings: Settings) -> bool:
-    """Whether `mongars up` runs with this home folder: a process that still exists has called `announce`."""
+    """Whether a local stack (`mongars up`) runs with this home folder.
+
+    That is so if the process that recorded its URLs there, by `announce`, still exists.
+    """
     return bool(_announced(settings))
 
 
@@ -80,9 +83,10 @@ def _is_own(url: str, recorded: str | None, port: dict[str, str], *, default: in
 
 
 def _announced(settings: Settings, *, by: int | None = None) -> dict[str, str]:
-    """The URLs `url` and `dashboard` that a process wrote with `announce`; empty if there are none or it has ended.
+    """The recorded URLs of the running local stack: of its API (`url`) and Ray dashboard (`dashboard`).
 
-    `by`: the id of the only process whose URLs are returned; None: any process.
+    Empty if the home folder has none, or if the process that wrote them has ended. `by`: the id of the only process
+    whose URLs are returned; None: any process.
     """
     try:
         found: dict[str, str] = json.loads(_path(settings).read_text(encoding="utf-8"))

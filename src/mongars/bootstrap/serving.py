@@ -224,11 +224,11 @@ def _model_folder(spec: ModelSpec, role: str, *, engine: str) -> Path:
 
 
 def serve_control(settings: Settings, address: str | None) -> ServeControl:
-    """A client that deploys the Serve application by the Ray dashboard at `dashboard_of(settings, address)`.
+    """A client that deploys the Serve application by the Ray dashboard at the URL `address`.
 
-    `address` None: the configured dashboard, else the local stack's. The client sends the configured token, and to the
-    local stack's dashboard that stack's own token. Raises `ConfigurationError` if Ray is not installed, the address is
-    invalid, or a token cannot be read.
+    `address` None or empty: `RAY_DASHBOARD_ADDRESS`, else the dashboard of the local stack (`mongars up`). The client
+    sends the configured token; in the last case the stack's own token, if the stack runs or no token is configured.
+    Raises `ConfigurationError` if Ray is not installed, the address is invalid, or a token cannot be read.
     """
     require("ray", extra="serve")
     token, dashboard = ray_token(settings), dashboard_of(settings, address)

@@ -103,9 +103,10 @@ def _show(api: dict[str, Any], serve: dict[str, Any] | None) -> None:
 
 
 def _endpoint(found: dict[str, Any]) -> str:
-    """One line of text about an endpoint: URL, running requests, time to first token, pause and last error.
+    """One line of text about the Ray Serve endpoint `found`, a JSON object of the response of `/internal/endpoints`.
 
-    `found` is the JSON object of the endpoint in the response of `/internal/endpoints`.
+    It has the URL, the requests under way and their limit and, if known, the time to the first token, the seconds
+    until it gets requests again after a pause, and the last error.
     """
     seconds, opens = found["first_token_seconds"], found["opens_in"]
     parts = [

@@ -79,8 +79,9 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A context manager that gives a connection in a transaction for reading; on SQLite no writer delays it.
 
-        Writing in it is not prevented, but not intended. Raises `StorageUnavailable` if the database fails, is closed,
-        or is a SQLite file that is missing or was replaced.
+        Writing in it is not prevented, but not intended. The transaction ends with the block, also if the task is
+        cancelled there. Raises `StorageUnavailable` if the database fails, is closed, or is a SQLite file that is
+        missing or was replaced.
         """
         self._check_usable()
         with storage_errors():

@@ -37,7 +37,8 @@ class Transactions:
     async def begin(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         """A context manager that gives a connection of `engine` in a transaction.
 
-        It is committed on exit and rolled back on an exception.
+        It is committed on exit and rolled back on an exception, also if the task is cancelled within the block; a
+        commit that has begun is completed even then. Errors of SQLAlchemy and the driver are raised unchanged.
         """
         transaction = engine.begin()
         connection = await self._entered(transaction)

@@ -107,11 +107,12 @@ WHERE table_schema = current_schema() AND table_name = 'conversation_history'
 
 
 def to_json(connection: Connection) -> None:
-    """Convert the column `conversation_history.vector` to JSONB, and restore the values that `to_floats` kept as JSON.
+    """Convert the column `conversation_history.vector` to JSONB, and restore the values that are no vectors.
 
-    Converts nothing if the column is JSONB already; does nothing on SQLite. Raises `ConfigurationError` if the column's
-    type cannot be converted or a view depends on the column, and `StorageUnavailable` if row counts or checksum differ
-    afterwards. On an error the migration's transaction undoes everything.
+    The earlier conversion from JSON to vectors kept these in a second table, which is dropped. Converts nothing if the
+    column is JSONB already; does nothing on SQLite. Raises `ConfigurationError` if the column's type cannot be
+    converted or a view depends on the column, and `StorageUnavailable` if row counts or checksum differ afterwards. On
+    an error the migration's transaction undoes everything.
     """
     if connection.dialect.name != "postgresql":
         return

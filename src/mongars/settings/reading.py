@@ -77,8 +77,9 @@ def load_settings(source: Mapping[str, str] | None = None) -> Settings:
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """The environment for a child process: this process's variables except secrets, updated with `changes`.
 
-    Variables are secrets if their name is that of one, such as `SECRET_KEY` or another with KEY, TOKEN or PASSWORD in
-    it, as `mongars.core.secrecy.is_secret` decides. `changes` may contain secrets.
+    Secrets are `DATABASE_URL`, and variables with KEY, SECRET, TOKEN, CREDENTIAL, PASSWORD, PASSWD, PASSPHRASE or
+    PGPASS in the name, unless it begins with `TOKENIZERS_` or ends in `_FILE`, `_PATH`, `_DIR`, `_MINUTES`, `_TOKENS`
+    or `PGPASSFILE`. `changes` may contain secrets.
     """
     kept = {name: value for name, value in os.environ.items() if not is_secret(name)}
     return {**kept, **changes}

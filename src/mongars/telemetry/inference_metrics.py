@@ -124,7 +124,10 @@ class InferenceMetrics:
         self._without_provider("cancelled", event.seconds)
 
     def _without_provider(self, outcome: Outcome, seconds: float) -> None:
-        """Count a request that ended before a provider had started a result."""
+        """Count a request that ended without any content or vectors; its provider is `none`, its duration `seconds`.
+
+        That is, all providers failed, or the client of a generated answer disconnected before its first content.
+        """
         self._add(names.REQUESTS, {"outcome": outcome})
         self._record(names.DURATION, seconds, {"provider": "none", "outcome": outcome})
 

@@ -32,7 +32,7 @@ class Counter:
         self._sums: defaultdict[frozenset[tuple[str, Any]], int] = defaultdict(int)
 
     def add(self, count: int, attributes: dict[str, Any]) -> None:
-        """Add `count` to the counter's time series with these attributes, in any order; 0 creates the series."""
+        """Add `count` to the time series with these attributes (value by name, in any order); 0 creates the series."""
         self._sums[frozenset(attributes.items())] += count
 
     def observations(self, _: CallbackOptions) -> list[Observation]:
@@ -58,14 +58,14 @@ class Instruments:
         }
 
     def add(self, metric: Metric, attributes: dict[str, Any], count: int = 1) -> None:
-        """Add `count` to the time series of the counter `metric` with these attributes, in any order; 0 creates the series.
+        """Add `count` to the counter `metric`, in the time series with these attributes (value by name, in any order).
 
-        Raises `KeyError` if `metric` is not a declared counter.
+        0 creates the series. Raises `KeyError` if `metric` is not a declared counter.
         """
         self._counters[metric].add(count, attributes)
 
     def record(self, metric: Metric, value: float, attributes: dict[str, Any]) -> None:
-        """Record `value` in the time series of the histogram `metric` with these attributes.
+        """Record `value` in the histogram `metric`, in the time series with these attributes (value by name).
 
         Raises `KeyError` if `metric` is not a declared histogram.
         """

@@ -17,9 +17,10 @@ EMBEDDINGS = "/v1/embeddings"
 
 
 class FakeEmbeddings:
-    """Responds to requests of `/v1/embeddings` with vectors that `FakeEmbedder` computes from the texts' words.
+    """Responds to requests of `/v1/embeddings` with vectors that are computed from the words of the texts.
 
-    Each `FakeReplica` creates one; its attributes set model name and limits.
+    Each `FakeReplica` creates one. Its attributes set the name of the model (None: every response is 404), the largest
+    request body in bytes and the longest text in words.
     """
 
     def __init__(self) -> None:

@@ -60,7 +60,8 @@ class EventStream:
     async def send(self, fault: FaultyResponse, *, said: int = 0) -> web.StreamResponse:
         """Send the answer of `fault`, with its delays and faults, except the first `said` tokens; returns the response.
 
-        The response is complete then. Raises `Hangup` if `fault` cuts the stream by a reset of the connection.
+        The response is complete then. Raises `Hangup` if `fault` cuts the stream by a reset of the connection, and
+        `ConnectionError` if the client has closed it.
         """
         await self._response.prepare(self._request)
         for event in opening(self._origin if fault.meta else None):
@@ -80,9 +81,10 @@ class EventStream:
         return self._response
 
     async def send_huge(self, fault: HugeEvent) -> web.StreamResponse:
-        """Send the answer `TEXT` with one additional event of `fault.mib` MiB; returns the response.
+        """Send a short correct answer with one additional event of `fault.mib` MiB; returns the response.
 
-        That event follows `fault.after` tokens of the answer, which is correct otherwise.
+        That event follows `fault.after` tokens of the answer. Raises `ConnectionError` if the client has closed the
+        connection.
         """
         await self._response.prepare(self._request)
         said = [token_event(token) for token in tokens(TEXT)]

@@ -47,7 +47,11 @@ Behaviour: TypeAlias = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """The conditions of one request on which faults such as `Flapping` and `InTurn` depend."""
+    """The conditions of one request on which faults such as `Flapping` and `InTurn` depend.
+
+    They are whether the request asks to continue a broken answer (`continues`), the number of requests to which the
+    fault was applied before (`turn`), and the seconds since it was set (`seconds`).
+    """
 
     continues: bool
     """Whether the request has a `continue_from`: it asks to continue an answer."""

@@ -244,10 +244,10 @@ class InTurn(_Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Echo:
-    """No fault: stream the text that `FakeEngine` would generate for the request. For the fake Ollama server only.
+    """No fault: stream a text that repeats the request's last message. For the fake Ollama server only.
 
-    At most `parallel` such responses are sent at once (a server keeps the number of its first `Echo`); further requests
-    wait. `token_delay` is the seconds before each token.
+    At most `parallel` such responses are sent at once (a server keeps the number of its first `Echo`); further
+    requests wait. `token_delay` is the seconds before each token.
     """
 
     token_delay: float = 0.0

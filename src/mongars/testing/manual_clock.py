@@ -41,7 +41,10 @@ class ManualClock:
         await woken
 
     def skip(self, seconds: float) -> None:
-        """Let `seconds` pass without waking tasks in `sleep`. It can replace `core.clock.pause` in synchronous code."""
+        """Let `seconds` pass without waking tasks in `sleep`.
+
+        In tests, it can replace the function by which synchronous code blocks its thread for a number of seconds.
+        """
         self._passed += seconds
 
     @property

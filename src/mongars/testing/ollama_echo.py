@@ -20,7 +20,7 @@ CREATED_AT = "2025-01-08T12:00:00Z"
 async def echo(
     request: web.Request, body: dict[str, Any], fault: Echo, *, clock: Clock
 ) -> web.StreamResponse:
-    """Stream the response to the request body `body` of `/api/chat`: the text that `FakeEngine` would generate.
+    """Stream the response to the request body `body` of `/api/chat`: a text that repeats the last message.
 
     It respects the options `num_ctx` (the context window in tokens, by default `fault.context_tokens`), `num_predict`,
     `stop` and `repeat_penalty`, and the field `logprobs`. A prompt that leaves no room in the window is answered with

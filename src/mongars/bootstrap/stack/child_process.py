@@ -185,7 +185,10 @@ class Child:
         return False
 
     async def _revive(self) -> None:
-        """Start the child process again and wait until it is ready or has ended; kill it if it is not ready in time."""
+        """Start the child process again and wait until it is ready or has ended.
+
+        If it is not ready within `spec.ready_within` seconds, it is killed.
+        """
         process = self._spawn()
         async with asyncio.TaskGroup() as group:
             coming = group.create_task(self._come_back(process))

@@ -89,7 +89,7 @@ def stop_owned(
     folders: Sequence[Path] = (),
     hurry: threading.Event | None = None,
 ) -> StopReport:
-    """End processes of the local stack with the id `stack`, and repeat until `owned_processes` finds none.
+    """End processes of the local stack with the id `stack`, and search again until none is found.
 
     `part`: only those of the child process with this name; None: all of the stack. In addition, all processes that
     have a file in one of `folders` open for writing. They get SIGTERM, and SIGKILL after `grace` seconds or once
