@@ -129,8 +129,9 @@ class Generator(Protocol):
         `deadline`: the time by which the answer must be complete; None: after the generator's own configured time
         limit. If it passes, entering raises a `WorldError`, or iteration `GenerationInterrupted`.
 
-        Entering waits for the first content, and raises the errors until then: `CallerError` for an unusable request,
-        else `WorldError`. Leaving the context stops the generation.
+        Entering waits for the first content of the answer (text that is not blank, or reasoning), and raises the
+        errors until then: `CallerError` for an unusable request, else `WorldError`. Leaving the context stops the
+        generation.
         """
         ...
 
@@ -271,13 +272,15 @@ class Chat:
         `session_id`: the session (conversation) whose earlier turns are included in the prompt; one without stored
         turns is begun. None or blank: a session with a new id is begun; the id is in the stored turn. `request_id`
         identifies the request in logs and responses, `traceparent` (W3C trace context) in traces; None: none.
-        `task_type` selects the model (see `core.generation.task_role`). `deadline`: the time by which the answer must
-        be complete; None: after the generator's own configured time limit; `Generator.open` has the errors after it.
-        Leaving the context before the answer's end cancels it and stores nothing.
+        `task_type`: `code`, `coding` or `developer` for the coding model, any other text for the general one.
+        `deadline`: the time by which the answer must be complete; None: after the generator's own configured time
+        limit. Leaving the context before the answer's end cancels it and stores nothing.
 
-        Raises `PromptMissing` for a blank message, `ContextLengthExceeded` if the message does not fit the context
-        window even without history, `StorageUnavailable` if the history cannot be read, and the errors of
-        `Generator.open`.
+        Entering raises `PromptMissing` for a blank message, `ContextLengthExceeded` if the message does not fit the
+        context window even without history, `StorageUnavailable` if the history cannot be read, another `CallerError`
+        for an unusable request, and another `WorldError` if no answer can be started before the deadline. Later,
+        iterating raises `GenerationInterrupted` if the answer is cut or the deadline passes, and `StorageUnavailable`
+        if the complete answer cannot be stored.
         """
         if not message.strip():
             msg = "The message is blank."
@@ -326,7 +329,8 @@ class Chat:
         `turns` are newest first. Each time the engine refuses the prompt as too long, it is sent again with less
         history, the third time without any. Leaving `stack` ends the answer.
 
-        Raises `ContextLengthExceeded` if the prompt is too long without any history.
+        Raises `ContextLengthExceeded` if the prompt is too long without any history, another `CallerError` for an
+        unusable request, and a `WorldError` if no answer can be started; these are not tried again.
         """
         message = question.messages[0].content
         system = self._config.system_prompt

@@ -37,8 +37,8 @@ MOST_REMEMBERED = 1024
 class Share:
     """The account (`scope`) and weight of a request in a fair queue.
 
-    While accounts wait, one of weight 2 gets twice the time of one of weight 1. All requests without an account (None)
-    count as one account.
+    While accounts wait, one of weight 2 holds places for twice the time of one of weight 1. All requests without an
+    account (None) count as one account.
     """
 
     scope: str | None = None
@@ -107,7 +107,8 @@ class FairQueue:
     """A bounded queue in which requests wait for places, such as the slots of an engine.
 
     Accounts share the places by weight. At most `capacity()` places, which may be infinity, are held at a time; with
-    `soft`, at most one more.
+    `soft`, at most one more. Without `soft`, an account gets all places (of two or more) only if no other account
+    holds or waits for a place, or did in the last 60 seconds.
     """
 
     def __init__(
@@ -152,9 +153,10 @@ class FairQueue:
         return self._capacity() - self.active
 
     def ahead(self, share: Share) -> float:
-        """Estimate how many places must become free, its own included, before a new request of `share` has one.
+        """Estimate how many times a place must be given to a waiting request until a new request of `share` has one.
 
-        0 for an account without any request in the queue, if a place is free for it.
+        The time at which the new request itself gets one is included. 0 for an account without any request in the
+        queue, if a place is free for it.
         """
         own = self._accounts.get(share.scope)
         if own is None and self._may_take(_ScopeUse(share.scope, share.weight, 0.0, 0.0), 0.0):
@@ -305,9 +307,10 @@ class FairQueue:
     def _displace(self, newcomer: _ScopeUse, now: float) -> None:
         """Remove one waiting request, because the queue is full; its call of `acquire` raises `QueueFull`.
 
-        It is one of the account with the most waiting requests for its weight; on a tie with `newcomer`, whose request
-        has just arrived, one of `newcomer`. The queue's function `choose` picks it among the waiting requests of that
-        account.
+        It is one of the account with the most waiting requests for its weight; on a tie, of the account with the most
+        service (seconds for which it held places, divided by its weight), and if that is equal, too, of `newcomer`,
+        the account whose request has just arrived. The queue's function `choose` picks it among the waiting requests
+        of that account.
         """
 
         def waiting(account: _ScopeUse) -> tuple[float, float]:

@@ -123,13 +123,15 @@ class PartialAnswer:
 class GenerationRequest:
     """One request to a model: the whole conversation so far, parameters of the answer, and who makes it.
 
-    `task_type` selects the model (see `task_role`). `session_id` identifies the conversation; None: none. `adapter`:
-    the adapter that must answer, as `AdapterPin.parse` reads it; None: the active one. `scope`: the account, for whose
-    requests the cached prompt and the answer may be used again; None: for no request. `weight`: the account's share of
-    an engine's time while requests queue, relative to an account of weight 1. `continue_from`: the beginning of this
-    answer, if it broke off elsewhere, else None. `prompt_tokens`: the tokens of the prompt as counted by a model that
-    refused it as too long, else None. `shortens`: True if the caller itself sends a shorter prompt when this one is
-    refused as too long; then no source of answers with a larger context window is tried.
+    `task_type`: `code`, `coding` or `developer`, in any case, for the coding model; any other text for the general
+    one. `session_id` identifies the conversation; None: none. `adapter`: the adapter that must answer, as `NAME`,
+    `NAME@DIGEST` or `@DIGEST`, with an alias or version as NAME (`baseline`: no adapter); None: the one that the
+    server uses by default. `scope`: the account, for whose requests the cached prompt and the answer may be used
+    again; None: for no request. `weight`: the account's share of an engine's time while requests queue, relative to an
+    account of weight 1. `continue_from`: the beginning of this answer, if it broke off elsewhere, else None.
+    `prompt_tokens`: the tokens of the prompt as counted by a model that refused it as too long, else None. `shortens`:
+    True if the caller itself sends a shorter prompt when this one is refused as too long; then no source of answers
+    with a larger context window is tried.
     """
 
     messages: tuple[Message, ...]

@@ -95,12 +95,10 @@ def folder_digest(path: Path) -> str:
 def check_adapter(adapter: AdapterFolder, *, max_rank: int) -> None:
     """Check that the adapter's files are those of its digest, and that an engine can load them.
 
-    Raises:
-        InferenceFailed: `adapter.digest` is not the digest of the folder's files, the folder or a subfolder holds a
-            file other than the configuration, the weights, README.md and a tokenizer's files (`LOADABLE_FILES`), such
-            as a pickle, the LoRA rank in its `adapter_config.json` is
-            missing or above `max_rank`, that file is larger than 1 MiB, or the weights are missing or not pairs of LoRA
-            matrices.
+    Raises `InferenceFailed` if `adapter.digest` is not the digest of the folder's files; if the folder or a subfolder
+    holds a file other than the configuration, the weights, README.md and a tokenizer's files (`LOADABLE_FILES`), such
+    as a pickle; if `adapter_config.json` is larger than 1 MiB, or its LoRA rank is missing or above `max_rank`; or if
+    the weights are missing or not pairs of LoRA matrices.
     """
     if not _DIGEST.fullmatch(adapter.digest):
         msg = f"The digest of adapter {adapter.version!r} is no sha256: {adapter.digest!r}."

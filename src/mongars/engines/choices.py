@@ -127,11 +127,13 @@ async def stream_choices(
     """Generate the `request.sampling.n` choices (answers) of a request as one stream of server-sent events.
 
     The events are `chat.completion.chunk` objects of OpenAI's format, then one with the token counts, then `[DONE]`.
-    `open_one` opens the stream of a request for a single choice. At most `at_once` choices are generated at the same
-    time, started in the order of their indexes. If the request has a seed, each choice's index is added to it. An
-    error before the first event is raised on entering the context. A later `MongarsError` of any choice ends the whole
-    stream: with `DeadlineExceeded` if it is one, else with `GenerationInterrupted`. Leaving the context stops every
-    choice.
+    `open_one` takes a copy of the request for one choice and returns a context that yields its stream of events. At
+    most `at_once` choices are generated at the same time, started in the order of their indexes. If the request has a
+    seed, each choice's index is added to it. Leaving the context stops every choice.
+
+    Entering raises an error of `open_one` or its stream that occurs before the first event of any choice. A later
+    `MongarsError` of one choice ends the whole stream: with `DeadlineExceeded` if it is one, else with
+    `GenerationInterrupted`.
     """
     merge = _Merge(request, open_one, at_once)
     async with AsyncExitStack() as stack:

@@ -138,13 +138,14 @@ class FakeEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Stream the answer (see `script`), one token per word, without the words that are in `continue_from`.
+        """Stream the answer, which repeats the last message, one token per word.
 
-        Entering waits while all slots are in use, then `FakePlan.first_token_delay` seconds. It raises `NotReady`
-        unless the state is `ready`, `ContextLengthExceeded` if the prompt fills the context window, and
-        `ParameterUnsupported` for a JSON schema that the answer would violate. Iterating raises `GenerationInterrupted`
-        if the engine is stopped or its `FakePlan` cuts the answer, and `InvalidRequest` if the answer does not begin
-        with `continue_from`.
+        The words that are in `continue_from` are left out. Before the last message come the adapter's name, if there
+        is one, and `[NUMBER OF MESSAGES] you said:`; not if the request has a JSON schema. Entering waits while all
+        slots are in use, then `FakePlan.first_token_delay` seconds. It raises `NotReady` unless the state is `ready`,
+        `ContextLengthExceeded` if the prompt fills the context window, and `ParameterUnsupported` for a JSON schema
+        that the answer would violate. Iterating raises `GenerationInterrupted` if the engine is stopped or its
+        `FakePlan` cuts the answer, and `InvalidRequest` if the answer does not begin with `continue_from`.
         """
         if self._status.state != "ready":
             detail = f"The engine is {self._status.state}."
@@ -222,11 +223,12 @@ def count_prompt(request: GenerationRequest) -> int:
 def planned(
     request: GenerationRequest, *, room: int, adapter: str | None = None
 ) -> tuple[list[str], str]:
-    """The tokens of the fake engine's answer to `request`, and its finish reason.
+    """The tokens of the fake engine's answer to `request`, which repeats its last message, and the finish reason.
 
-    A token is a word, each but the first with a space before it. The answer ends before the first stop text. The reason
-    is `length` if it was then cut at `max_tokens` or at `room` (the tokens left in the context window), else `stop`.
-    `adapter` is the adapter's name, which begins the answer; None: no adapter.
+    A token is a word, each but the first with a space before it. The answer ends before the first stop text. The
+    reason is `length` if it was then cut at `max_tokens` or at `room` (the tokens left in the context window), else
+    `stop`. `adapter` is the adapter's name, with which the answer begins unless the request has a JSON schema; None:
+    no adapter.
     """
     text = " ".join(_drawn(request, adapter))
     words = _tokens(_before_stop(text, request.sampling.stop))
@@ -266,10 +268,11 @@ def script(request: GenerationRequest, adapter: str | None = None) -> list[str]:
 
 
 def _drawn(request: GenerationRequest, adapter: str | None) -> list[str]:
-    """The words of the fake answer (see `script`) without those that the request's sampling parameters exclude.
+    """The words of the fake engine's answer without those that the request's sampling parameters exclude.
 
-    The vocabulary is the answer itself: token i is word i, and a logit bias of -100 or less excludes it. A repetition
-    penalty above 1 removes repeated words.
+    The answer is `adapter` (the adapter's name; None: left out), `[NUMBER OF MESSAGES] you said:` and the last
+    message; with a JSON schema the last message alone. Its words are the vocabulary: token i is word i, and a logit
+    bias of -100 or less excludes it. A repetition penalty above 1 removes repeated words.
     """
     sampling = request.sampling
     banned = {token for token, bias in sampling.logit_bias if bias <= BANNED}

@@ -92,11 +92,16 @@ class AdmittedRequest:
         """Seconds that the request waited for its slot; of several choices, the longest wait so far."""
 
     def stream(self) -> ByteStream:
-        """Generate the answer as server-sent events, as `engines.engine.Engine` describes. Call it once.
+        """Generate the answer; a context whose value yields it as server-sent events, in bytes. Call it once.
 
-        If the request asks for several choices (`n` above 1), the first uses the slot held; each further one waits for
-        a slot of its own. If the finished text violates the JSON schema of the request, the stream ends with
-        `GenerationInterrupted`, or with `InvalidRequest` if a stop text may be the cause.
+        The events are OpenAI `chat.completion.chunk` objects, then one with the token counts, then `[DONE]`; a block
+        of bytes may begin or end inside an event. If the request asks for several choices (`n` above 1), the first
+        uses the slot held; each further one waits for a slot of its own.
+
+        Entering raises a `CallerError` for an unusable request, else a `WorldError` such as `NotReady`. Iterating
+        raises `GenerationInterrupted` if the answer is cut or its text violates the JSON schema of the request, but
+        `InvalidRequest` if there is one choice and a stop text may be the cause of the violation, and
+        `DeadlineExceeded` if a further choice waits too long.
         """
         engine = self._queued.engine
         if self._request.sampling.n == 1:

@@ -22,8 +22,9 @@ def pinned_entry(
 
     `serving`: the entries that take new requests. `pin`: the adapter that the request demands. `alias`: the entry that
     has the pin's name as an alias; None if the name is no alias. With an `alias`, only that entry can be selected, if
-    it also has the pin's digest; otherwise the entries for which `AdapterPin.matches` is True. If several match, only
-    the active one, which requests without a pin use, is selected.
+    its adapter also has the pin's digest; otherwise the entries whose adapter has the pin's name and digest, as far as
+    the pin gives them. If several match, only the one in the state `active` is selected, which answers requests
+    without a pin.
 
     Raises `AdapterUnknown`, with the names that are served, if no entry is selected.
     """

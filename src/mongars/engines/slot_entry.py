@@ -34,8 +34,10 @@ class SlotKey:
 class SlotReport:
     """The state of one `SlotEntry` (one running engine with its adapter) at one moment.
 
-    `origin`: model, engine and adapter, as the engine reports them. `state`: `prepared`, `active` or `draining`.
-    `references`: requests assigned to the entry that have not ended. `engine`: the status of the engine.
+    `origin`: model, engine and adapter, as the engine reports them. `state`: `active` (answers also requests that
+    demand no adapter), `prepared` (only those that demand its adapter, or continue an answer of it) or `draining`
+    (takes no new requests). `references`: requests assigned to the entry that have not ended. `engine`: the status of
+    the engine.
     """
 
     key: SlotKey
@@ -49,8 +51,9 @@ class SlotReport:
 class SlotLoad:
     """The capacity and load of the engines of a slot table, in requests.
 
-    `slots`: how many requests the engines of active entries process at a time. `active` and `waiting`: requests that
-    an engine processes, and that wait for one, over the engines of all entries, active or not.
+    `slots`: how many requests are processed at a time by the engines that answer requests without a demanded adapter,
+    one per model role. `active` and `waiting`: requests that are processed, and that wait in a queue, over all engines
+    of the table.
     """
 
     slots: int
@@ -59,7 +62,11 @@ class SlotLoad:
 
 
 class SlotEntry:
-    """One entry of the slot table: an engine with its adapter, its queue, its state, and the number of its requests."""
+    """One entry of the slot table: an engine with its adapter, its queue, its state, and the number of its requests.
+
+    `state` is `active` (answers also requests that demand no adapter), `prepared` (only those that demand its adapter,
+    or continue an answer of it), `draining` (takes no new requests) or `retired` (removed from the table).
+    """
 
     def __init__(self, role: TaskRole, queued: QueuedEngine, *, state: SlotState) -> None:
         self.role = role
@@ -80,8 +87,10 @@ class SlotEntry:
     def check(self, event: SlotEvent) -> SlotState:
         """The state that this entry would have after `event`; changes nothing.
 
-        Events are `activate`, `supersede`, `drain` and `retire`. Raises `IllegalTransition` if the event is not
-        possible in the entry's current state.
+        `activate` leads from `prepared` (serves only requests that demand its adapter) to `active` (also those that
+        demand none), `supersede` back, `drain` from `prepared` to `draining` (takes no new requests), and `retire`
+        from there to `retired` (removed). Raises `IllegalTransition` if the event is not possible in the entry's
+        current state.
         """
         return advance(self.state, event, entry=str(self.key))
 

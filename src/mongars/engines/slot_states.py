@@ -44,8 +44,9 @@ class IllegalTransition(Conflict):
 def advance(state: SlotState, event: SlotEvent, *, entry: str) -> SlotState:
     """The state of a slot table's entry (a running engine with its adapter) after `event`, if it is in `state`.
 
-    `activate` leads from `prepared` to `active`, `supersede` back, `drain` from `prepared` to `draining`, and `retire`
-    from there to `retired`. Raises `IllegalTransition` for any other pair; `entry` is the entry's name for the message.
+    `activate` leads from `prepared` (serves only requests that demand its adapter) to `active` (also those that demand
+    none), `supersede` back, `drain` from `prepared` to `draining` (takes no new requests), and `retire` from there to
+    `retired` (removed). Raises `IllegalTransition` for any other pair; `entry` is the entry's name for the message.
     """
     following = TRANSITIONS.get((state, event))
     if following is None:

@@ -61,7 +61,7 @@ class SlotTable:
     def add(self, role: TaskRole, engine: Engine) -> None:
         """Add, without starting it, the engine for requests of the model role `role` that demand no adapter.
 
-        Call `start` afterwards. Raises `Conflict` if the role has an active engine already.
+        Call `start` afterwards. Raises `Conflict` if the role has an engine for such requests already.
         """
         if self._active_of(role) is not None:
             detail = f"The role {role} has an active entry; use prepare and activate."
@@ -71,9 +71,10 @@ class SlotTable:
         self._entries.append(SlotEntry(role, queued, state="active"))
 
     async def start(self) -> None:
-        """Start every engine that is in the table at the call, one after the other; after `aclose` also prepared ones.
+        """Start every engine that is in the table at the call, one after the other.
 
-        Raises `InferenceFailed` with the reason if one cannot start; then every engine is closed.
+        After `aclose`, these include the engines that `prepare` added before. Raises `InferenceFailed` with the reason
+        if one cannot start; then every engine is closed.
         """
         self._closed = False
         async with AsyncExitStack() as undo:
@@ -160,10 +161,10 @@ class SlotTable:
         Requests must write it with the same case. If another engine of the same role has the alias, it loses it. An
         alias is removed when its engine is drained.
 
-        Raises:
-            NotFound: there is no engine with that role and adapter.
-            Conflict: that engine is draining, or the alias is `stable` (the active engine), `baseline` or `base` (no
-                adapter), or has an `@`, which separates names from digests.
+        Raises `NotFound` if there is no engine with that role and adapter. Raises `Conflict` if that engine is
+        draining (takes no new requests), or if the alias has an `@`, which separates names from digests, or is one of
+        the fixed names `stable` (the adapter of the engine that answers requests without a demanded adapter),
+        `baseline` and `base` (no adapter).
         """
         entry = self._find(key)
         if alias in RESERVED_NAMES or "@" in alias:
@@ -181,7 +182,8 @@ class SlotTable:
 
         Its running and waiting requests are still answered.
 
-        Raises `NotFound` if there is no such engine, `IllegalTransition` if it is active or draining.
+        Raises `NotFound` if there is no such engine, `IllegalTransition` if it is draining already, or is the active
+        one, which answers requests that demand no adapter (activate another one first).
         """
         entry = self._find(key)
         entry.state = entry.check("drain")
@@ -192,9 +194,10 @@ class SlotTable:
         """Drain the engine of `key` (model role and adapter), wait until its requests have ended, close and remove it.
 
         At the deadline, the engine is closed and the remaining responses are cut. If the wait is cancelled, the engine
-        stays `draining`; call this again to remove it.
+        stays in the table in the state `draining` and takes no new requests; call this again to remove it.
 
-        Raises `NotFound` if there is no such engine, `IllegalTransition` if it is active.
+        Raises `NotFound` if there is no such engine, `IllegalTransition` if it is the active one, which answers
+        requests that demand no adapter (activate another one first).
         """
         entry = self._find(key)
         if entry.state != "draining":
@@ -215,10 +218,10 @@ class SlotTable:
 
         Meanwhile `retire` waits for the request, up to its deadline. The engine is one of the request's model role, or
         of `general` if no engine has that role: the one with the adapter that the request demands, else the one that
-        generated the beginning in `continue_from`, else the active one.
+        generated the beginning in `continue_from`, else the active one, which is set by `add` or `activate`.
 
-        Raises `AdapterUnknown` if the request demands an adapter that no engine of the role has, `NotReady` if no
-        engine is active.
+        Raises `AdapterUnknown` if the request demands an adapter that no engine of the role has, `NotReady` if it
+        demands none and neither its role nor `general` has an active engine.
         """
         entry = self._choose(request)
         entry.hold()
@@ -228,21 +231,28 @@ class SlotTable:
             entry.release()
 
     def active(self, task_type: str) -> QueuedEngine:
-        """The active engine, for requests with that `task_type` (such as `coding`) that demand no adapter.
+        """The engine that answers requests with that `task_type` (such as `coding`) that demand no adapter.
 
-        Falls back to the active engine of the role `general`. Raises `NotReady` if none is active.
+        It is the active engine of the task type's model role, else that of the role `general`; `add` and `activate`
+        make an engine active. Raises `NotReady` if neither role has one.
         """
         return self._active(task_role(task_type)).queued
 
     @property
     def actives(self) -> tuple[QueuedEngine, ...]:
-        """The active engine of each model role that has one, in the order in which the roles were added."""
+        """For each model role, the engine that answers its requests without a demanded adapter, if there is one.
+
+        In the order in which the roles were added.
+        """
         found = [self._active_of(role) for role in self._roles]
         return tuple(entry.queued for entry in found if entry is not None)
 
     @property
     def load(self) -> SlotLoad:
-        """The number of slots of the active engines, and how many requests hold or wait for a slot of any engine."""
+        """The capacity of the engines that answer requests without a demanded adapter, and the load of all engines.
+
+        The load is the number of requests that hold an engine's slot, and of those that wait for one.
+        """
         queues = [entry.queued.admission for entry in self._entries]
         return SlotLoad(
             slots=sum(queued.engine.slots for queued in self.actives),

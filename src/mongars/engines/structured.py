@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def stream_checked(engine: Engine, request: GenerationRequest) -> ByteStream:
-    """Like `engine.stream(request)`, but checks the finished text against the JSON schema of the request.
+    """Generate the answer with `engine.stream(request)`, and check its text against the JSON schema of the request.
 
-    The schema is the one in `request.sampling.response_format`; without one, the engine's stream is returned unchanged.
-    If the text violates the schema, iterating over the stream raises `GenerationInterrupted` at the end of the text, or
+    The schema is the one in `request.sampling.response_format`; without one, the engine's stream is returned
+    unchanged. Returns a context that yields the answer as server-sent events in bytes, with the errors of the engine.
+    If the finished text violates the schema, iterating raises `GenerationInterrupted` at the end of the text, or
     `InvalidRequest` if a stop text of the request may be the cause.
     """
     schema = schema_of(request.sampling.response_format)

@@ -50,13 +50,14 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceConfig:
-    """Settings of `LLMIntegration`; all times are in seconds. The fields are described one by one; most have a default.
+    """Settings of `LLMIntegration`, the client of the Ray endpoints with its fallbacks; all times are in seconds.
 
     `timeout` (`RAY_CLIENT_TIMEOUT`) bounds the wait for the first content token from Ray; it is extended in proportion
     to the prompt, by `seconds_per_1k_prompt_tokens` per 1000 tokens (estimated). All Ray attempts of a request share
-    this time; `local_reserve`, or a third of the request's time if that is less, is left for the local providers. Once
-    a stream has started, only `idle_timeout` (from one chunk to the next) and `total_timeout` (for the whole request)
-    apply.
+    this time; `local_reserve`, or a third of the request's time if that is less, is left for the local providers
+    (Ollama, embedded engine). Once the first content token has arrived, only `idle_timeout` (from one chunk to the
+    next) and `total_timeout` (for the whole request) apply. The other fields are described one by one; most have a
+    default.
     """
 
     endpoints: tuple[str, ...]
@@ -124,17 +125,18 @@ class InferenceConfig:
         return self.first_result_seconds(request.prompt_bytes)
 
     def first_result_seconds(self, size: int) -> float:
-        """Time limit in seconds for Ray to start a result: `timeout`, extended for the `size` of the text in bytes.
+        """Time limit in seconds for Ray to send the first content token of an answer, or all vectors of texts to embed.
 
-        It grows in proportion to `size`: by `seconds_per_1k_prompt_tokens` per 3000 bytes (about 1000 tokens).
+        `timeout`, extended in proportion to `size`, that of the prompt or texts in bytes: by
+        `seconds_per_1k_prompt_tokens` per 3000 bytes (about 1000 tokens).
         """
         return self.timeout + self._reading_time(size)
 
     def start_by(self, seconds: float, deadline: Deadline) -> Deadline:
-        """The deadline for Ray to start a result: `seconds` from now, or earlier.
+        """The deadline for Ray to send the first content of an answer, or all vectors: `seconds` from now, or earlier.
 
-        At least `local_reserve` seconds before the request's own `deadline` are left for the local providers, or a
-        third of the time until then if that is less.
+        At least `local_reserve` seconds before the request's own `deadline` are left for the local providers (Ollama,
+        embedded engine), or a third of the time until then if that is less.
         """
         remaining = deadline.remaining()
         reserve = min(self.local_reserve, remaining * RESERVE_SHARE)

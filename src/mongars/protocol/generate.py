@@ -172,10 +172,13 @@ def origin_body(origin: Origin) -> dict[str, Any]:
 
 
 def origin_from(body: dict[str, Any]) -> Origin:
-    """Parse the fields that `origin_body` writes; an answer without adapter fields is one of the base model.
+    """Parse the fields of a response of `/generate` that name the model, engine, adapter and replica of an answer.
 
-    `body`: the decoded data of the event `meta`, or a decoded non-streaming response. Absent names of model and engine
-    are `unknown`. Raises `InvalidAnswer` for a name of an adapter or replica that cannot be sent in an HTTP header.
+    `body`: the decoded data of the event `meta`, or a decoded non-streaming response, with the keys `model`, `engine`,
+    `adapter_version`, `adapter` (an object with `digest`), `replica` and `degraded`, all optional. Without `model`,
+    that in the object `usage` counts. An answer without adapter fields is one of the base model; absent names of model
+    and engine are `unknown`. Raises `InvalidAnswer` for a name of an adapter or replica that cannot be sent in an HTTP
+    header.
     """
     adapter = body.get("adapter")
     digest = adapter.get("digest") if isinstance(adapter, dict) else None
@@ -203,8 +206,9 @@ def _name(value: object) -> str:
 def answer_body(completion: Completion, *, timings: dict[str, float]) -> dict[str, Any]:
     """The JSON body of a non-streaming response of `/generate`.
 
-    Keys: those of `origin_body`, `content`, `message`, `usage`, `finish_reason`, `choices` and `timings`. `timings`:
-    durations in seconds by name, sent as they are.
+    Keys: `content` (the text), `message`, `model`, `engine`, `adapter_version`, `adapter`, `replica`, `degraded`
+    (whether the engine cannot use adapters), `usage`, `finish_reason`, `choices` and `timings`. `timings`: durations
+    in seconds by name, sent as they are.
     """
     choices = completion.choices
     usage: dict[str, Any] = {"model": completion.origin.model, "generations": len(choices)}
@@ -231,7 +235,8 @@ def _choice_body(choice: Choice) -> dict[str, Any]:
 def error_body(error: MongarsError, *, adapter_version: str) -> dict[str, Any]:
     """The JSON body of an error response of `/generate`, in the format of the earlier monGARS.
 
-    Keys: `content` (empty), `error` (the code), `detail` (the message), `adapter_version`, and those of `error_facts`.
+    Keys: `content` (empty), `error` (the code), `detail` (the message), `adapter_version`; if a request field is at
+    fault, `param` with its name; for a prompt that is too long, `prompt_tokens` and `context_tokens`.
     `adapter_version`: that of the adapter in use.
     """
     return {

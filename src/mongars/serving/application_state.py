@@ -116,9 +116,9 @@ def application_state(details: dict[str, Any]) -> ApplicationState:
 def replaced(details: dict[str, Any], sent: dict[str, Any]) -> bool:
     """Whether another definition of the monGARS application than `sent` is deployed on the cluster.
 
-    `details` is the body that `application_state` describes, `sent` the monGARS application in the result of
-    `deploy_schema`. Compares the number of replicas, the user configuration and the arguments. False if none is
-    deployed.
+    `details` is the response body of `GET /api/serve/applications/` of Ray's dashboard; `sent` the definition of the
+    application in the format of Ray Serve's `ServeApplicationSchema`, as a dictionary. Compares the number of
+    replicas, the user configuration and the arguments. False if none is deployed.
     """
     found = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config")
     if not found:

@@ -70,9 +70,10 @@ class LLMDeployment:
         self._observer.observe(Note(log=log_events.DEPLOYMENT_UPDATED))
 
     def check_health(self) -> None:
-        """Raise `NotReady` if an active engine or the embedder has failed or stopped; a restarting one is healthy.
+        """Raise `NotReady` if the embedder or an engine has failed or stopped; a restarting one is healthy.
 
-        Serve calls this periodically and replaces a replica for which it raises repeatedly.
+        Engines that serve only requests that demand their adapter are left out. Serve calls this periodically and
+        replaces a replica for which it raises repeatedly.
         """
         status = self._replica.engine_status
         if status.state in {"failed", "stopped"}:

@@ -96,10 +96,12 @@ class GenerateRoutes:
         self._refusals = Refusals(replica.clock)
 
     async def generate(self, request: Request) -> Response:
-        """`POST /generate`: generate one answer, as JSON or, if the body's `stream` is true, as a stream.
+        """`POST /generate`: answer one request, as JSON or, if the body's `stream` is true, as server-sent events.
 
-        `protocol.generate` describes both formats. Errors become responses, or, once the stream has begun, its last
-        event.
+        The body has `prompt` or `messages`, and optional fields (`GenerateRequest`). Needs the bearer token if one is
+        configured. An error becomes a response with an error status and a JSON object with, among others, `content`
+        (empty), `error` (the code), `detail` (the message) and `adapter_version`, or, if events have been sent, the
+        last event, named `error`, with that object.
         """
         request_id = accept_id(request.headers.get(headers.REQUEST_ID), prefix="req")
         try:
@@ -116,17 +118,22 @@ class GenerateRoutes:
     async def health(self) -> Response:
         """`GET /healthz`: status 200, with load and engine state as JSON, whatever state the engines are in.
 
-        Keys: `status` (`ok`); `model`, `engine`, `adapter_version`, `adapter`, `replica` and `degraded`, as
-        `protocol.generate.origin_body` describes them; `active`, `waiting` and `slots`, as `Replica.load` does;
-        `engine_state`; and `engine_restarts`, of all active engines and the embedder together. Needs no token.
+        Keys: `status` (`ok`); of the general engine `model`, `engine`, `adapter_version`, `adapter` (`version` and
+        `digest`), `replica` (its id) and `degraded` (whether it cannot use adapters); `active` and `waiting`: requests
+        being answered and in queues, embeddings included; `slots`: how many requests are answered at a time,
+        embeddings not included; `engine_state`: the worst state of an engine or the embedder, such as `ready` or
+        `failed`; and `engine_restarts`, of all together. Engines that serve only requests that demand their adapter
+        count in `active` and `waiting` only. Needs no token.
         """
         return JSONResponse({"status": "ok", **self._facts()})
 
     async def ready(self) -> Response:
-        """`GET /readyz`: status 200 if all active engines and the embedder are ready, else 409 with the reason.
+        """`GET /readyz`: status 200 if the engines and the embedder are ready, else 409 with the reason.
 
-        The body with 200 is that of `/healthz`, but `status` is `ready`; with 409 it is that of an error of
-        `/generate`, and there is a header `Retry-After`. Needs no token.
+        Engines that serve only requests that demand their adapter are left out. The body with 200 is a JSON object
+        with `status` (`ready`), and model, load and engine state; with 409 one with `content` (empty), `error`
+        (`not_ready`), `detail` (the reason) and `adapter_version`, and there is a header `Retry-After`. Needs no
+        token.
         """
         status = self._replica.engine_status
         if status.state == "ready":
@@ -224,7 +231,8 @@ def meta_event(stream: ReplicaStream, request_id: str) -> bytes:
     """The first server-sent event of a streamed answer, named `meta`, which says how it is generated.
 
     Its JSON has the keys `request_id`, `queue_seconds` (for which the request waited in the queue), `model`, `engine`,
-    `adapter_version`, `adapter`, `replica` and `degraded`, as `protocol.generate.origin_body` describes them.
+    `adapter_version`, `adapter` (an object with `version` and `digest`; the digest is null without an adapter),
+    `replica` (the replica's id) and `degraded` (whether the engine cannot use the adapters of this deployment).
     """
     facts = {"request_id": request_id, "queue_seconds": stream.queue_seconds}
     return encode_event({**facts, **origin_body(stream.origin)}, name=META_EVENT)

@@ -46,8 +46,9 @@ class OpenAIRoutes:
     async def embeddings(self, request: Request) -> Response:
         """`POST /v1/embeddings`: one vector per text of the request, as JSON in OpenAI's format.
 
-        The model name in the request must be that of the embedding model, case included, or empty; another one is an
-        error, as is a replica without an embedding model. Errors become responses in OpenAI's format.
+        Needs the bearer token if one is configured. The model name in the request must be that of the embedding model,
+        case included, or empty; another one is 404, as is a replica without an embedding model. A text that is too
+        long for the model is 400. Errors have OpenAI's error body.
         """
         try:
             config = self._replica.config

@@ -38,10 +38,10 @@ _WORST = ("ready", "starting", "restarting", "stopped", "failed")
 class ReplicaStream:
     """A streamed answer of a `Replica`, and how it is generated.
 
-    `blocks` yields server-sent events as bytes, as `engines.engine.Engine` describes. `origin`: model, engine and
-    adapter, as the engine reports them, with the id of the replica. `queue_seconds`: how long the request waited for a
-    slot. `continued`: whether the answer continues the text in the request's `continue_from`; else it is generated from
-    the start.
+    `blocks` yields server-sent events as bytes: OpenAI `chat.completion.chunk` objects, then one with the token
+    counts, then `[DONE]`; a block may begin or end inside an event. `origin`: model, engine and adapter, as the engine
+    reports them, with the id of the replica. `queue_seconds`: how long the request waited for a slot. `continued`:
+    whether the answer continues the text in the request's `continue_from`; else it is generated from the start.
     """
 
     origin: Origin
@@ -85,7 +85,9 @@ class Replica:
     def origin(self, task_type: str = "general") -> Origin:
         """Model, engine and adapter that would answer a request of `task_type` that arrives now and demands no adapter.
 
-        `ReplicaStream.origin` has those that did answer one; they may differ. Raises `NotReady` if no engine is active.
+        `task_type`: `code`, `coding` or `developer` for the coding engine, if there is one; otherwise it is the
+        general one. `ReplicaStream.origin` has those that did answer a request; they may differ. Raises `NotReady` if
+        there is neither.
         """
         return self._named(self.slot_table.active(task_type).engine.origin)
 
@@ -105,16 +107,19 @@ class Replica:
 
     @property
     def engine_status(self) -> EngineStatus:
-        """The status of that active engine, or the embedder, that is in the worst state.
+        """The status of the engine or embedder that is in the worst state.
 
         From best to worst: `ready`, `starting`, `restarting`, `stopped`, `failed`. Engines that serve only requests
-        that demand their adapter (prepared ones) are left out: if one fails, the replica still answers.
+        that demand their adapter are left out: if one fails, the replica still answers.
         """
         return max(self._statuses, key=lambda status: _WORST.index(status.state))
 
     @property
     def engine_restarts(self) -> int:
-        """The number of automatic restarts of all active engines and of the embedder together."""
+        """The number of automatic restarts of the engines and the embedder together.
+
+        Engines that serve only requests that demand their adapter are left out.
+        """
         return sum(status.restarts for status in self._statuses)
 
     @property
@@ -124,9 +129,11 @@ class Replica:
 
     @property
     def load(self) -> dict[str, int]:
-        """The load now, in requests, embeddings included.
+        """The load now, in requests: a dictionary with `active`, `waiting` and `slots`.
 
-        `active`: being answered. `waiting`: in a queue. `slots`: how many requests the active engines answer at a time.
+        `active`: being answered, and `waiting`: in a queue; both include embeddings and count all engines. `slots`:
+        how many requests are answered at a time by the engines that need no demanded adapter; it does not include
+        embeddings.
         """
         load = self.slot_table.load
         return {
@@ -203,9 +210,12 @@ class Replica:
     ) -> AsyncIterator[ReplicaStream]:
         """Answer one request as a stream; leaving the context stops the generation.
 
-        Entering raises a `CallerError` for an unusable request, such as `AdapterUnknown`, else a `WorldError`, such as
-        `NotReady`, `Overloaded` or `DeadlineExceeded`. After that, while the answer is read, `GenerationInterrupted`,
-        or `DeadlineExceeded` if `deadline` passes.
+        Entering raises a `CallerError` for an unusable request, such as `AdapterUnknown` for an adapter that is not
+        served; `NotReady` if the engine is not ready, `Overloaded` if its queue is full or too long for the deadline,
+        `DeadlineExceeded` if `deadline` passes, and another `WorldError`, such as `InferenceFailed`, if the engine
+        fails. After that, iterating raises `GenerationInterrupted` if the answer is cut or violates the JSON schema of
+        the request (`InvalidRequest` if a stop text may be the cause). When `deadline` passes, reading is stopped, and
+        the `async with` statement raises `DeadlineExceeded`.
         """
         async with self.slot_table.lease(request) as queued:
             queued.check_ready()
@@ -231,8 +241,10 @@ class Replica:
     ) -> tuple[Completion, dict[str, float]]:
         """Answer one request and return the complete answer, with the timings `queue` and `total` in seconds.
 
-        `queue` is the time waited for an engine. Ignores `continue_from`. Raises the errors of `stream`; an answer that
-        was cut raises `GenerationInterrupted` and is never returned in part.
+        `queue` is the time waited for an engine. Ignores `continue_from`. Raises a `CallerError` for an unusable
+        request, `NotReady` if the engine is not ready, `Overloaded` if its queue is full or too long for the deadline,
+        `DeadlineExceeded` if `deadline` passes, and `InferenceFailed` if the engine fails; an answer that was cut
+        raises `GenerationInterrupted` and is never returned in part.
         """
         started = self.clock.monotonic()
         async with self.stream(replace(request, continue_from=None), deadline) as answer:

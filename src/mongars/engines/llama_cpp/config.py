@@ -16,11 +16,12 @@ class LlamaCppConfig:
     """Configuration of one llama.cpp process: a model file in GGUF format (`model_path`) and how to run it.
 
     `model_name`: the name in answers. `slots`: how many requests it processes at a time, each with a context window of
-    `context_tokens`. `threads` None: as many as there are usable cores, one less for generating. `prompt_batch_tokens`:
-    the most prompt tokens processed in one step; with fewer, a cancelled prompt stops sooner and other streams pause
-    for a shorter time (see ADR 0004). `start_timeout`: seconds within which the model must be loaded, or the start
-    fails. `stuck_after`: seconds without output, while there are requests, after which the process is killed and
-    restarted. `embedding`: whether it embeds texts instead of generating answers.
+    `context_tokens`. `threads` None: one per usable core to process prompts, and one fewer (at least 1) to generate
+    tokens or to embed. `prompt_batch_tokens`: the most prompt tokens processed in one step; with fewer, a cancelled
+    prompt stops sooner and other streams pause for a shorter time (see ADR 0004). `start_timeout`: seconds within
+    which the model must be loaded, or the start fails. `stuck_after`: seconds without output, while there are
+    requests, after which the process is killed and restarted. `embedding`: whether it embeds texts instead of
+    generating answers.
     """
 
     model_path: Path

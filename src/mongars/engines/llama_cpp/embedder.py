@@ -47,12 +47,14 @@ _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process")
 class LlamaCppEmbedder:
     """One embedding model in one llama.cpp child process; implements `engines.embedder.Embedder`.
 
-    The process is restarted if it ends or hangs, as `LlamaCppSupervisor` describes. `observer` receives the log events;
-    None: they are discarded.
+    The process is restarted if it ends, or hangs and is killed; after 8 restarts in a row that failed or did not last
+    30 seconds the state is `failed`, and it is not restarted again. `observer` receives the log events; None: they are
+    discarded.
 
-    llama.cpp finishes the texts that it has received, whether or not the client is still connected. Therefore a request
-    to it is small (16 texts, 512 tokens), there is at most one per slot, and it keeps its slot until its response, also
-    if the `embed` that sent it is cancelled. What many cancelled calls leave behind is so at most one request per slot.
+    llama.cpp finishes the texts that it has received, whether or not the client is still connected. Therefore a
+    request to it is small (16 texts, 512 tokens), there is at most one per slot, and it keeps its slot until its
+    response, also if the `embed` that sent it is cancelled. What many cancelled calls leave behind is so at most one
+    request per slot.
     """
 
     def __init__(
@@ -102,7 +104,8 @@ class LlamaCppEmbedder:
         """Convert each text to a vector of Euclidean length 1, in the order of `texts`.
 
         Raises `ContextLengthExceeded` for a text with more tokens than the context window, `NotReady` while the child
-        process does not run, `InferenceFailed` if it fails.
+        process does not run, `InferenceFailed` if it fails, and rarely `InvalidRequest` (its response has status 400
+        or 422) or `InvalidAnswer` (its response is no JSON object).
         """
         _ = self._child.session  # raises if there is no child
         inputs = await self._inputs(texts)
@@ -117,10 +120,11 @@ class LlamaCppEmbedder:
     async def _inputs(self, texts: Sequence[str]) -> Sequence[Input]:
         """Convert texts to inputs of llama.cpp's embeddings endpoint: each as a text, or as a list of token ids.
 
-        Token ids are sent for a WordPiece model, whose texts llama.cpp would tokenize differently from the reference,
-        and for texts that look like control tokens.
+        Token ids are sent for a WordPiece model, whose texts llama.cpp would split into other tokens than the
+        tokenizer with which the model was trained, and for texts that look like control tokens.
 
-        Raises `ContextLengthExceeded` if a text of a WordPiece model is too long.
+        Raises `ContextLengthExceeded` if a text of a WordPiece model is too long; for another model, `NotReady` while
+        the child does not run, and another `MongarsError`, mostly `InferenceFailed`, if it cannot tokenize a text.
         """
         if self._wordpiece is not None:
             return await asyncio.to_thread(self._word_pieces, self._wordpiece, texts)
@@ -139,8 +143,9 @@ class LlamaCppEmbedder:
     async def _plain_tokens(self, text: str) -> list[int]:
         """The token ids of `text`; texts of control tokens in it, such as `<|im_end|>`, are tokenized as plain text.
 
-        Raises `InferenceFailed` if the connection to the child process fails, and the `MongarsError` for a response
-        with an error status, or `NotReady` while the child does not run.
+        Raises `NotReady` while the child process does not run or if it responds with status 503, `InvalidRequest` for
+        status 400 or 422, `InvalidAnswer` if the response is no JSON object, and `InferenceFailed` for another error
+        status or if the connection fails.
         """
         try:
             return await text_tokens(self._child, text, add_special=True)
@@ -148,9 +153,11 @@ class LlamaCppEmbedder:
             raise _broken_connection(exc) from exc
 
     async def _in_slot(self, inputs: Sequence[Input]) -> _Vectors:
-        """The result of `_request`, sent when a slot of the child is free.
+        """The vectors of `inputs` and the number of their tokens, by one request, sent when the child has a free slot.
 
         If this call is cancelled while it waits for the response, the slot stays taken until the response arrives.
+        Raises `ContextLengthExceeded` for an input that is too long, `NotReady` while the child does not run, else
+        another `MongarsError`, mostly `InferenceFailed`.
         """
         await self._slots.acquire()
         # Not a `TaskGroup`: the request outlives a cancelled caller, as the child's work does.
@@ -169,7 +176,9 @@ class LlamaCppEmbedder:
     async def _request(self, inputs: Sequence[Input]) -> _Vectors:
         """The vectors of `inputs`, and the number of their tokens, by one request to the child process.
 
-        Raises as `embed` does.
+        Raises `ContextLengthExceeded` for an input that is too long, `NotReady` while the child does not run,
+        `InvalidRequest` if it responds with status 400 or 422, `InvalidAnswer` if the response is no JSON object, and
+        `InferenceFailed` if the connection fails, the response lacks vectors or has another error status.
         """
         body = {"model": self.model, "input": list(inputs), "encoding_format": "float"}
         try:
@@ -207,9 +216,10 @@ class LlamaCppEmbedder:
 
 
 def _groups(inputs: Sequence[Input]) -> Iterator[list[Input]]:
-    """Divide `inputs`, in order, into lists for one request each, of at most `AT_ONCE` texts and `TOKENS_AT_ONCE`.
+    """Divide `inputs`, in order, into lists for one request each, of at most 16 texts and 512 tokens.
 
-    A text of more tokens is alone in its list.
+    A text of more than 512 tokens is alone in its list. Tokens of a text that is not tokenized are counted as its
+    bytes, which is never too few.
     """
     group: list[Input] = []
     tokens = 0

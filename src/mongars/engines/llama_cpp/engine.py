@@ -46,8 +46,9 @@ PROGRESS = b'"prompt_progress"'
 class LlamaCppEngine:
     """One model in one llama.cpp child process; implements `engines.engine.Engine`.
 
-    The process is restarted if it ends or hangs, as `LlamaCppSupervisor` describes. `observer` receives the log events;
-    None: they are discarded.
+    The process is restarted if it ends, or hangs and is killed; after 8 restarts in a row that failed or did not last
+    30 seconds the state is `failed`, and it is not restarted again. `observer` receives the log events; None: they are
+    discarded.
     """
 
     def __init__(
@@ -106,11 +107,16 @@ class LlamaCppEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Generate the answer to one request as server-sent events, as `engines.engine.Engine` describes.
+        """Generate the answer to one request; a context whose value yields it as server-sent events, in bytes.
 
-        Leaving the context closes the connection, which stops the generation. Entering raises `NotReady` while the
-        child process does not run, `ContextLengthExceeded`, `InvalidRequest` or `ParameterUnsupported` for an unusable
-        request, and `InferenceFailed` if the child fails; iterating raises `GenerationInterrupted`.
+        The events are OpenAI `chat.completion.chunk` objects, then one with the token counts, then `[DONE]`; a block
+        of bytes may begin or end inside an event. Leaving the context closes the connection, which stops the
+        generation.
+
+        Entering raises `NotReady` while the child process does not run, `ContextLengthExceeded` for a prompt that is
+        too long, `ParameterUnsupported` for a parameter or JSON schema that llama.cpp does not support,
+        `InvalidRequest` if it refuses the request otherwise, and `InferenceFailed` or `InvalidAnswer` if the child
+        fails. Iterating raises `GenerationInterrupted` if the answer is cut.
         """
         partial, limit = request.continue_from, request.sampling.max_tokens
         partial_tokens = 0

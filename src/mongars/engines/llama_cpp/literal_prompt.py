@@ -37,10 +37,10 @@ _ONLY_IN_CHATS = ("response_format", "tools", "json_schema")
 async def ask(child: LlamaCppSupervisor, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """POST a JSON `body` to the URL path `path` of the llama.cpp child process; returns the response's JSON object.
 
-    Raises:
-        MongarsError: the response has an error status (`InvalidRequest`, `ContextLengthExceeded`, `NotReady` or
-            `InferenceFailed`) or is no JSON object (`InvalidAnswer`), or the child does not run (`NotReady`).
-        aiohttp.ClientError, OSError: the connection failed.
+    Raises `NotReady` while the child does not run or if it responds with status 503, `ContextLengthExceeded` if it
+    reports a prompt that is too long, `InvalidRequest` for status 400 or 422, `InferenceFailed` for another error
+    status, `InvalidAnswer` if the response is no JSON object, and `aiohttp.ClientError` or `OSError` if the connection
+    fails.
     """
     async with child.post(path, body) as response:
         if response.status != HTTPStatus.OK:
@@ -54,7 +54,8 @@ async def text_tokens(
     """Tokenize `content` with the child's model; texts of control tokens, such as `<|im_end|>`, count as plain text.
 
     `content` is a text, or a list of texts and of token ids, which stay unchanged. `add_special`: add the tokens that
-    the model requires at the beginning and end of every prompt. Raises the errors of `ask`.
+    the model requires at the beginning and end of every prompt. Raises a `MongarsError`, such as `NotReady`, if the
+    child does not run or responds with an error, and `aiohttp.ClientError` or `OSError` if the connection fails.
     """
     body = {"content": content, "add_special": add_special, "parse_special": False}
     tokens: list[int] = (await ask(child, "/tokenize", body))["tokens"]
@@ -68,8 +69,10 @@ async def without_control_tokens(
 
     `vocabulary` has the control tokens of the child's model. Returns the URL path to send the request to, and the
     converted body: `/v1/chat/completions` and `body` itself if no text looks like a control token; otherwise
-    `/v1/completions` with a prompt of token ids, or the chat path with invisible characters inside those texts where
-    only that path supports the request. Raises the errors of `ask`.
+    `/v1/completions` with a prompt of token ids; or, for a reasoning model or a request with a response format, JSON
+    schema or tools, the chat path with invisible characters inside those texts. Raises a `MongarsError`, such as
+    `NotReady`, if the child does not run or responds with an error, and `aiohttp.ClientError` or `OSError` if the
+    connection fails.
     """
     texts = [message["content"] for message in body["messages"]]
     if not any(map(vocabulary.markers.may_occur_in, texts)):

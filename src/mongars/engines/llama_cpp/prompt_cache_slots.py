@@ -77,10 +77,11 @@ class PromptCacheSlots:
     ) -> AsyncIterator[HeldSlot]:
         """Choose a llama.cpp slot for one request and hold it until the context is left; waits while all are in use.
 
-        Chosen is the free slot of the same account whose cached prompt shares the most of its first messages with
-        `messages`, those of the request, if they are a large part of that prompt; else the free slot that was unused
-        for the longest time. `scope` is the account; None: it reuses no cached prompt, and none of its own is reused.
-        `process` is the id of the child process, None while it does not run; when it has changed, all slots are empty.
+        Chosen is the free slot of the same account whose cached prompt has the most first messages in common with
+        `messages`, those of the request, if these are more than half of the cached prompt's messages; else the free
+        slot that was unused for the longest time. `scope` is the account; None: the request reuses no cached prompt,
+        and its own is not reused. `process` is the id of the child process, None while it does not run; when it has
+        changed, all slots are empty.
         """
         prefixes = _prefixes(messages)
         async with self._free:

@@ -41,10 +41,11 @@ HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=2)
 class LlamaCppSupervisor:
     """Runs the llama.cpp child process of one engine, restarts it when it ends or hangs, and sends requests to it.
 
-    It hangs if requests get no output for the configured `stuck_after` seconds, or if 3 health checks in a row fail; it
-    is then killed. Restarts begin 0 to 5 seconds after the end. After 8 consecutive failed restarts the state is
-    `failed`, and it is not restarted again. `observer` receives the log events; None: they are discarded. `spawn`
-    starts the process.
+    It hangs if requests get no output for the configured `stuck_after` seconds, or if 3 health checks in a row fail
+    without any output for a request between them; it is then killed. Restarts begin 0 to 5 seconds after the end.
+    After 8 restarts in a row that failed or did not last 30 seconds, the state is `failed`, and it is not restarted
+    again. `observer` receives the log events; None: they are discarded. `spawn` starts a process for a configuration
+    and returns it; by default that is `LlamaCppProcess.spawn`.
     """
 
     def __init__(
@@ -221,8 +222,9 @@ class LlamaCppSupervisor:
     async def _check_child(self) -> None:
         """Check the child process every 2 seconds and kill it if it hangs; `_watch_child` then starts another one.
 
-        It hangs if 3 consecutive health checks fail and no request gets output between them, or if `silence` exceeds
-        the configured `stuck_after` seconds. (On a busy machine a child that generates responds late to health checks.)
+        It hangs if 3 consecutive health checks fail and no request gets output between them, or if requests have
+        waited more than the configured `stuck_after` seconds without any output. (On a busy machine a child that
+        generates responds late to health checks.)
         """
         unheard = 0
         checked_at = self._clock.monotonic()

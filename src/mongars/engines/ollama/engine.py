@@ -86,7 +86,11 @@ class OllamaEngine:
 
     @property
     def status(self) -> EngineStatus:
-        """The engine's state; `restarting` while the server does not respond and the connection is retried."""
+        """The engine's state, and the number of times that the server or its model was lost since the last start.
+
+        It is `restarting` while the server does not respond or lacks the model; the engine checks it periodically
+        meanwhile.
+        """
         return self._status
 
     async def start(self) -> None:
@@ -128,13 +132,17 @@ class OllamaEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Generate the answer to one request as server-sent events, as `engines.engine.Engine` describes.
+        """Generate the answer to one request; a context whose value yields it as server-sent events, in bytes.
 
-        Leaving the context closes the connection, which makes Ollama stop generating. Entering raises `NotReady` unless
-        the state is `ready`, `ParameterUnsupported` for a parameter that Ollama does not support, `EndpointUnreachable`
-        if the connection fails or no data arrives for the configured `silence_timeout` seconds, and for a response with
-        an error status: `NotReady` (404), `Overloaded` (429, 503), `ContextLengthExceeded` or `InvalidRequest` (400),
-        else `InferenceFailed`. Iterating raises `GenerationInterrupted`.
+        The events are OpenAI `chat.completion.chunk` objects, then one with the token counts, then `[DONE]`; a block
+        of bytes may begin or end inside an event. Leaving the context closes the connection, which makes Ollama stop
+        generating.
+
+        Entering raises `NotReady` unless the state is `ready`, `ParameterUnsupported` for a parameter that Ollama does
+        not support, and `EndpointUnreachable` if the connection fails or no data arrives for the configured
+        `silence_timeout` seconds. For a response with an error status it raises `NotReady` (404), `Overloaded` (429,
+        503), `ContextLengthExceeded` (400, if the prompt is too long), `InvalidRequest` (400 otherwise), else
+        `InferenceFailed`. Iterating raises `GenerationInterrupted` if the answer is cut.
         """
         session = self._session
         if session is None or self._status.state != "ready":

@@ -50,10 +50,10 @@ def check_gguf(path: Path) -> None:
 def gguf_values(path: Path) -> dict[str, Found]:
     """Read the metadata of a GGUF file: key, such as `general.architecture`, to value.
 
-    Contains the vocabulary, so it takes tenths of a second for a large one. Does not read the tensors.
+    A value is a text, a boolean, a number or a list of such values. Contains the vocabulary, so it takes tenths of a
+    second for a large one. Does not read the tensors.
 
-    Raises:
-        ProvisioningFailed: the file is not a readable GGUF file, or its header is damaged.
+    Raises `ProvisioningFailed` if the file is not a readable GGUF file, or its header is damaged.
     """
     check_gguf(path)
     try:
@@ -67,10 +67,10 @@ def gguf_values(path: Path) -> dict[str, Found]:
 
 
 class _Head:
-    """Reads the values in the header of an open GGUF file one after the other.
+    """Reads the values in the header of an open GGUF file one after the other, from its current position.
 
-    `text` reads a text, `number` and `value` a value of the given GGUF type. A damaged header raises `ValueError`,
-    `KeyError` or `struct.error`.
+    `text` reads a text; `value` a value of any GGUF type, given by the type's number, arrays included; `number` one of
+    a numeric type, converted to an integer. A damaged header raises `ValueError`, `KeyError` or `struct.error`.
     """
 
     def __init__(self, file: IO[bytes]) -> None:

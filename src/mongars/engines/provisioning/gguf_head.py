@@ -49,7 +49,8 @@ class Tensor:
 def gguf_head(values: Mapping[str, Value], tensors: Sequence[Tensor]) -> bytes:
     """The bytes of a GGUF file before its first tensor: the metadata `values`, by key, and the list of tensors.
 
-    The bytes of the tensors must follow in the given order, each with its `padding`.
+    A value is a text, a boolean, a number, or a tuple of texts or of integers. The bytes of the tensors must follow in
+    the given order, each with zero bytes up to the next multiple of 32.
     """
     head = bytearray(struct.pack("<4sIQQ", b"GGUF", _VERSION, len(tensors), len(values)))
     for key, value in values.items():

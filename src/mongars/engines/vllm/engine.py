@@ -140,11 +140,15 @@ class VllmEngine:
 
     @asynccontextmanager
     async def stream(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Generate the answer to one request as server-sent events, as `engines.engine.Engine` describes.
+        """Generate the answer to one request; a context whose value yields it as server-sent events, in bytes.
 
-        Leaving the context aborts the request in vLLM. Entering raises `NotReady` unless the engine is ready,
-        `InvalidRequest`, `ParameterUnsupported` or `ContextLengthExceeded` for an unusable request, and
-        `InferenceFailed` if vLLM fails before the first token; iterating raises `GenerationInterrupted`.
+        The events are OpenAI `chat.completion.chunk` objects, then one with the token counts, then `[DONE]`; a block
+        of bytes may begin or end inside an event. Leaving the context aborts the request in vLLM.
+
+        Entering raises `NotReady` unless the engine is ready, `ContextLengthExceeded` for a prompt that leaves no room
+        for an answer, `ParameterUnsupported` for a parameter or JSON schema that vLLM does not support,
+        `InvalidRequest` for messages that the chat template refuses or values that vLLM refuses, and `InferenceFailed`
+        if vLLM fails before the first token. Iterating raises `GenerationInterrupted` if the answer is cut.
         """
         llm = self._llm
         if llm is None or self.status.state != "ready":

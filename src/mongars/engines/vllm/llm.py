@@ -212,10 +212,10 @@ class Llm:
     ) -> AsyncIterator[AsyncIterator[RequestOutput]]:
         """Generate the answer to a request; a context that yields vLLM's outputs, each with its new tokens only.
 
-        `tokens` is the prompt, as `prompt_tokens` returns it. Entering waits for the first output; leaving aborts the
-        request. Entering raises `InvalidRequest` or `ParameterUnsupported` for parameters that vLLM refuses,
-        `InferenceFailed` if it fails before the first token; iterating raises `GenerationInterrupted` if it fails
-        later.
+        `tokens` are the token ids of the prompt. Entering waits for the first output; leaving aborts the request.
+        Entering raises `ParameterUnsupported` for a parameter or JSON schema that vLLM does not support,
+        `InvalidRequest` for values that vLLM refuses, `InferenceFailed` if it fails before the first token; iterating
+        raises `GenerationInterrupted` if it fails later.
         """
         outputs = self._llm.generate(
             token_prompt(tokens, request, cache_scope=self._config.prompt_cache_scope),

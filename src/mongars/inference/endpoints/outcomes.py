@@ -34,7 +34,8 @@ Serve application at that address.
 class EndpointOutcomes:
     """Records how requests end, in the states of their endpoints: breaker, limit, latency, time until the next request.
 
-    `lease` is the permission under which the request was sent; it names the endpoint and the time of sending.
+    The argument `lease` of each method is the permission under which one request was sent; it has the URL of the
+    endpoint and the time of sending.
     """
 
     def __init__(self, table: EndpointTable) -> None:
@@ -48,11 +49,11 @@ class EndpointOutcomes:
         adapter_version: str | None = None,
         is_latency_sample: bool = True,
     ) -> bool:
-        """Record that the answer of a request has started.
+        """Record that the first content of a request's answer, or its vectors, have arrived.
 
-        `adapter_version`: as the endpoint reports it, None if it does not. `is_latency_sample`: whether the time to
-        this first token is used to compare endpoints. Returns True if the endpoint was reported as down before and now
-        is up.
+        `lease`: the permission under which the request was sent; it names the endpoint. `adapter_version`: as the
+        endpoint reports it, None if it does not. `is_latency_sample`: whether the time since sending is used to
+        compare endpoints. Returns True if the endpoint was reported as down before and now is up.
         """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         state.known = True
@@ -70,15 +71,19 @@ class EndpointOutcomes:
         return state.breaker.state == "closed" and state.report(down=False)
 
     def record_overtaken(self, lease: EndpointLease) -> None:
-        """Record that a request was cancelled because its duplicate at another endpoint (a hedge) started first.
+        """Record that a request was cancelled because its duplicate at another endpoint (a hedge) got a result first.
 
-        Its waiting time becomes a latency sample; it is not a failure of the endpoint.
+        `lease`: the permission under which the cancelled request was sent; it names the endpoint. The request's
+        waiting time becomes a latency sample; it is not a failure of the endpoint.
         """
         now = self._clock.monotonic()
         self._table.states[lease.url].latency.at_least(now - lease.acquired_at, now)
 
     def record_completed(self, lease: EndpointLease) -> None:
-        """Record a completed answer; the endpoint's number of failures in a row and its last error are cleared."""
+        """Record a completed answer; the endpoint's number of failures in a row and its last error are cleared.
+
+        `lease`: the permission under which the request was sent; it names the endpoint.
+        """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         state.last_response_at = state.last_answer_at = now
         state.breaker.record_completed(now)
@@ -87,8 +92,9 @@ class EndpointOutcomes:
     def record_busy(self, lease: EndpointLease, *, wait: float) -> float:
         """Record a response that the endpoint is busy; no requests are sent to it for the next `wait` seconds.
 
-        Returns the seconds for which none are sent: more than `wait` if an earlier wait ends later or the endpoint was
-        busy too often in a row; 0, with no effect, if an operator reset the endpoint after the request was sent.
+        `lease`: the permission under which the request was sent; it names the endpoint. Returns the seconds for which
+        none are sent: more than `wait` if an earlier wait ends later or the endpoint was busy too often in a row; 0,
+        with no effect, if an operator reset the endpoint after the request was sent.
         """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         if lease.acquired_at < state.reset_at:
@@ -111,11 +117,11 @@ class EndpointOutcomes:
     def record_failure(self, lease: EndpointLease, *, error: str, kind: FailureKind) -> bool:
         """Record a failed request; `error`, a code or message, is shown to operators as the endpoint's last error.
 
-        `kind`: `error`, `timeout` (no first token in time), `stalled` (no further token in time) or `unreachable`. The
-        circuit breaker opens after several failures, but at once for `stalled` and `unreachable`, and for `timeout` if
-        the endpoint has answered no other request meanwhile. Returns True if the breaker opened by it and the endpoint
-        was not reported as down before. No effect, and False, if an operator reset the endpoint after the request was
-        sent.
+        `lease`: the permission under which the request was sent; it names the endpoint. `kind`: `error`, `timeout` (no
+        first token in time), `stalled` (no further token in time) or `unreachable`. The circuit breaker opens after
+        several failures, but at once for `stalled` and `unreachable`, and for `timeout` if the endpoint has answered
+        no other request meanwhile. Returns True if the breaker opened by it and the endpoint was not reported as down
+        before. No effect, and False, if an operator reset the endpoint after the request was sent.
         """
         state, now = self._table.states[lease.url], self._clock.monotonic()
         if lease.acquired_at < state.reset_at:
@@ -140,8 +146,9 @@ class EndpointOutcomes:
     def record_late(self, lease: EndpointLease, *, error: str) -> None:
         """Record that a result whose duration says little about the endpoint, such as vectors, did not come in time.
 
-        The endpoint stays in use, and is probed soon. `error`, a code or message, is shown to operators as its last
-        error. No effect if an operator reset the endpoint after the request was sent.
+        `lease`: the permission under which the request was sent; it names the endpoint, which stays in use and is
+        probed soon. `error`, a code or message, is shown to operators as its last error. No effect if an operator
+        reset the endpoint after the request was sent.
         """
         state = self._table.states[lease.url]
         if lease.acquired_at < state.reset_at:

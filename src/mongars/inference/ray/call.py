@@ -90,7 +90,10 @@ class _Label(TypedDict):
 
 
 class RayCall(Generic[ResultT]):
-    """Sends one request to the Ray endpoints, in one or more attempts, until an endpoint starts a result."""
+    """Sends one request to the Ray endpoints, in one or more attempts, until an endpoint starts a result.
+
+    A result has started when the first content of an answer, or all vectors of a request for embeddings, have arrived.
+    """
 
     def __init__(
         self,
@@ -100,9 +103,10 @@ class RayCall(Generic[ResultT]):
         deadline: Deadline,
         attempts: Attempts,
     ) -> None:
-        """`exchange`: the request and how its result is read. `deadline`: when the result must be complete.
+        """`exchange`: the request, and how its result (an answer or vectors) is read from a response.
 
-        `attempts` counts the requests sent to all providers on behalf of the same client request.
+        `context`: what all requests share. `deadline`: when the result must be complete. `attempts` counts the
+        requests sent to all providers (Ray, Ollama, embedded engine) on behalf of the same client request.
         """
         self._context = context
         self._pool = context.pool
@@ -124,9 +128,10 @@ class RayCall(Generic[ResultT]):
     async def start(self, start_by: Deadline, stack: AsyncExitStack) -> EndpointResult[ResultT]:
         """The first result that an endpoint starts before `start_by`; its connection is open until `stack` is closed.
 
-        Raises a `CallerError` if the request is wrong, else the `WorldError` of the last attempt. If nothing was sent:
-        `Overloaded` if an endpoint that was busy could be used later, else `EndpointUnreachable`, also if the request is
-        itself a retry (`exchange.is_retry`) and the retry budget permits no more.
+        A result has started when the first content of an answer, or all vectors, have arrived. Raises a `CallerError`
+        if the request is wrong, else the `WorldError` of the last attempt. If nothing was sent: `Overloaded` if an
+        endpoint that was busy could be used later, else `EndpointUnreachable`, also if the request is itself a retry
+        (`exchange.is_retry`) and the retry budget, which limits the share of retries, permits no more.
         """
         latest = start_by.at - MIN_ATTEMPT_SHARE * start_by.remaining()
         last: AttemptError | None = None
@@ -153,11 +158,12 @@ class RayCall(Generic[ResultT]):
         raise self._final_error(last)
 
     def _may_send(self, last: AttemptError | None) -> bool:
-        """Whether the next attempt may be sent; if so, it is recorded in the retry budget.
+        """Whether the next attempt may be sent; if so, it is recorded in the retry budget, the limit on retries.
 
         `last`: the error of the previous attempt, None before the first. A first attempt is always allowed, unless the
-        request is a retry as a whole (`exchange.is_retry`), and so is an attempt after one whose connection was not
-        established, which is not recorded. Other attempts are allowed only if the retry budget permits one more.
+        request is a retry as a whole (`exchange.is_retry`). An attempt is also always allowed, and is not recorded, if
+        the endpoint of the previous one did no work: no connection was established, or it lacks the route (status 404
+        or 405). Other attempts are allowed only if the retry budget permits one more.
         """
         if last is None and not self._exchange.is_retry:
             self._context.budget.request()
@@ -171,8 +177,10 @@ class RayCall(Generic[ResultT]):
     ) -> AbstractAsyncContextManager[EndpointResult[ResultT]]:
         """Context manager that sends one attempt under the permission `lease`; entered when its result has started.
 
-        `first`: whether this is the request's first attempt; only then, if it is slow, a duplicate (hedge) may be sent
-        to another endpoint. `start_by`: the time by which the result must have started.
+        A result has started when the first content of an answer, or all vectors, have arrived, at the latest at
+        `start_by`. `first`: whether this is the request's first attempt; only then, if it is slow, a duplicate (hedge)
+        may be sent to another endpoint. Entering raises `AttemptError` if the attempt failed, `CallerError` if the
+        request is wrong.
         """
         context = self._context.hedge if first and self._exchange.may_hedge else None
         delay = None if context is None else context.hedging.delay
@@ -211,9 +219,10 @@ class RayCall(Generic[ResultT]):
             self._pool.leases.release(lease)
 
     def _record_start(self, lease: EndpointLease, result: ResultT, *, started_at: float) -> bool:
-        """Record that a result started at `started_at` (monotonic seconds) in the state of its endpoint.
+        """Record in the state of its endpoint that a result started: first content, or all vectors, have arrived.
 
-        Returns True if the endpoint was reported as down and now is not.
+        `lease`: the permission under which the request was sent; it names the endpoint. `started_at`: when the result
+        started, in monotonic seconds. Returns True if the endpoint was reported as down and now is not.
         """
         sample = self._exchange.is_latency_sample
         if sample and self._context.hedge is not None:

@@ -191,7 +191,7 @@ class Gcs(ExportSection):
     """Where the state of the Ray cluster is stored, so that the cluster survives the replacement of its head node.
 
     `storage`: `redis` (a Redis of yours at `redis_address`), `rocksdb` (a volume), or `none`: the state is not stored,
-    and a new cluster is started then.
+    and when the head node is replaced, a new cluster is started.
     """
 
     storage: Literal["none", "redis", "rocksdb"] = "none"
@@ -241,8 +241,8 @@ class Ray(ExportSection):
 class Registry(ExportSection):
     """The volume with the LoRA adapters, shared by API and replicas.
 
-    It is a new volume claim with `claim`, or the existing one named `existing_claim`; with neither, each pod has an empty
-    volume of its own.
+    It is the existing volume claim named `existing_claim`, or, if that is empty and `claim` is true, a new one; with
+    neither, each pod has an empty volume of its own.
     """
 
     claim: bool = False

@@ -52,9 +52,9 @@ def pod_template(
 ) -> ManifestFields:
     """A Kubernetes pod template with one container, for an unprivileged user without access to the Kubernetes API.
 
-    `component`, such as `api`, determines the labels; `container` is the result of `container()`, `volumes` are the
-    pod's volumes in Kubernetes' format; `user` is the user and group id; `extra` are further fields of the pod's
-    specification.
+    `component`, such as `api`, determines the labels. `container` is the specification of the container, and `volumes`
+    are the pod's volumes, in Kubernetes' format. `user` is the user and group id; `extra` are further fields of the
+    pod's specification, which replace those set here.
     """
     return {
         "metadata": {"labels": labels(config, component)},
