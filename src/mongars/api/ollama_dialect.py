@@ -131,12 +131,13 @@ class OllamaDialect:
         self._models = OllamaModels(context)
 
     def read(self, body: bytes, arrived: ArrivedRequest) -> OllamaCall | Response:
-        """Parse `body`, the whole JSON body of the request `arrived`.
+        """Parse the JSON body of a request.
 
-        Returns a `Response` if it has no messages or prompt: Ollama's clients send that to load a model, and models
-        are loaded already. Raises `InvalidRequest` for an invalid body or a header `x-session-id` of more than 200
-        characters, `ModelUnknown` for a model that is not served, and `PromptMissing` if the prompt or every message
-        is blank.
+        Returns a `Response` that confirms that the model is loaded if the list of messages is empty, or the prompt
+        empty or absent: Ollama's clients send that to load a model, and models are loaded already. Raises
+        `PromptMissing` if there is a prompt or message, but only white space in it, `InvalidRequest` for an invalid
+        body or a session id of more than 200 characters in the headers, and `ModelUnknown` for a model that is not
+        served.
         """
         read = parse_model(body, self._request)
         served = self._models.find(read.model)

@@ -189,7 +189,7 @@ class _BatchCall:
 
     @property
     def _attempts_needed(self) -> int:
-        """The most requests that were sent for one piece."""
+        """The most requests, to all providers together, that one piece (up to 128 texts) of the batch needed."""
         return max(self._most_attempts, self._attempts.count)
 
     def _give_up(self, provider: EmbeddingProvider, error: MongarsError) -> None:

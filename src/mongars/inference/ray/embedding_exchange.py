@@ -78,7 +78,8 @@ class EmbeddingExchange(HttpExchange[ReceivedVectors]):
     def body(self) -> bytes:
         """The body of `POST /v1/embeddings` as encoded JSON: the texts, and the name of the model that must embed them.
 
-        It also has the account's `cache_salt` and, if it is not 1, its `weight`.
+        If the batch belongs to an account (`TextBatch.scope`), it also has `cache_salt`, an opaque name of that
+        account by which replicas share their engines fairly, and the account's `weight` if that is not 1.
         """
         batch, config = self._batch, self._config
         body = request_body(
