@@ -17,11 +17,11 @@ from mongars.api.serve_answer import serve_answer
 from mongars.conversation.speech import speech_turn
 from mongars.core.errors import Forbidden, InvalidAnswer
 from mongars.core.generation import confidence
+from mongars.protocol.adapter_field import DemandsAdapter, pin_of
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
 from mongars.protocol.body import parse_model
 from mongars.protocol.openai import usage_body
 from mongars.protocol.sse import DONE, encode_event
-from mongars.protocol.wire_model import WireModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,11 +39,12 @@ LONGEST_CONVERSATION_ID = 100
 EXAMPLE = {"message": "Say hello."}
 
 
-class ConversationMessage(WireModel):
+class ConversationMessage(DemandsAdapter):
     """The JSON body of `POST /api/v1/conversation/chat`: a user's message, and the session it belongs to.
 
     A null `session_id` means the session in the header `x-session-id`; without both, a new session begins. `stream`:
     respond with events instead of one JSON object. `task_type` is the model role, such as `general` or `coding`.
+    `adapter` names the adapter that must generate the answer; null: any.
     """
 
     message: str = Field(min_length=1, max_length=100_000)
@@ -190,6 +191,7 @@ class ConversationCall:
             request_id=request_id_of(self._arrived.http),
             session_id=self._session_id,
             task_type=self._read.task_type,
+            adapter=pin_of(self._read.adapter),
             traceparent=traceparent_of(self._arrived.http),
             deadline=deadline,
         )

@@ -148,6 +148,7 @@ class OllamaDialect:
             read.to_messages(),
             sampling=read.to_sampling(),
             task_type=self._models.task_type(served),
+            adapter=read.adapter,
         )
         return OllamaCall(self._context, read, generation, arrived=arrived)
 

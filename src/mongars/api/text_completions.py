@@ -91,6 +91,7 @@ class Completions:
             read.to_messages(),
             sampling=read.to_sampling(),
             task_type=self._models.task_type(read.model),
+            adapter=read.adapter,
         )
         return CompletionCall(self._context, read, generation)
 

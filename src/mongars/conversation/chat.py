@@ -263,6 +263,7 @@ class Chat:
         request_id: str,
         session_id: str | None = None,
         task_type: str = "general",
+        adapter: str | None = None,
         traceparent: str | None = None,
         deadline: Deadline | None = None,
     ) -> AsyncIterator[ChatStream]:
@@ -271,7 +272,8 @@ class Chat:
         `session_id`: the session (conversation) whose earlier turns are included in the prompt; one without stored
         turns is begun. None or blank: a session with a new id is begun; the id is in the stored turn. `request_id`
         identifies the request in logs and responses, `traceparent` (W3C trace context) in traces; None: none.
-        `task_type` selects the model (see `core.generation.task_role`). `deadline`: the time by which the answer must
+        `task_type` selects the model (see `core.generation.task_role`), `adapter` the adapter that must answer, in the
+        form of `GenerationRequest.adapter`; None: the active one. `deadline`: the time by which the answer must
         be complete; None: after the generator's own configured time limit; `Generator.open` has the errors after it.
         Leaving the context before the answer's end cancels it and stores nothing.
 
@@ -306,6 +308,7 @@ class Chat:
             request_id=request_id,
             task_type=task_type,
             session_id=session_id,
+            adapter=adapter,
             traceparent=traceparent,
             scope=principal.username,
         )

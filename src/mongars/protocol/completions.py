@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from mongars.protocol.adapter_field import DemandsAdapter
 from mongars.protocol.messages import ChatMessage, prompt_messages
 from mongars.protocol.openai import StreamOptions, fingerprint_of, logprob_entries, usage_body
 from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, SamplingFields
@@ -38,7 +39,7 @@ def _one_text(value: object) -> object:
     raise ValueError(message)
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(SamplingFields, DemandsAdapter):
     """The body of `POST /v1/completions`: OpenAI's older protocol, with one prompt in place of messages."""
 
     model: str = Field(min_length=1)

@@ -103,6 +103,8 @@ class OllamaEmbedRequest(WireModel):
 class OllamaEmbeddingsRequest(WireModel):
     """The body of Ollama's older `POST /api/embeddings`, with one text in `prompt`."""
 
+    refused: ClassVar[dict[str, RefusedParameter]] = OLLAMA_EMBEDDINGS_REFUSED
+
     prompt: Annotated[str, AfterValidator(_not_empty)]
     model: str = ""
     dimensions: None = None

@@ -14,6 +14,7 @@ import orjson
 from pydantic import BeforeValidator, Field, model_validator
 
 from mongars.core.generation import Message, Sampling
+from mongars.protocol.adapter_field import DemandsAdapter
 from mongars.protocol.messages import CalledFunction, ChatMessage, ToolCall, prompt_messages
 from mongars.protocol.parameters import GENERATION_REFUSED, RefusedParameter
 from mongars.protocol.response_format import check_response_format
@@ -133,7 +134,7 @@ class OllamaMessage(WireModel):
         )
 
 
-class OllamaRequest(WireModel):
+class OllamaRequest(DemandsAdapter):
     """Base class: what the bodies of Ollama's `POST /api/chat` and `POST /api/generate` have in common."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = CHAT_REFUSED
