@@ -389,3 +389,16 @@ async def test_head_health_and_allow() -> None:
             async with it.http.request("DELETE", it.url + path) as response:
                 assert (response.status, response.headers["Allow"]) == (405, allowed)
                 assert "Method Not Allowed" in (await response.json())["detail"]
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_a_prompt_that_is_too_long_is_named_as_it_was_sent(*, stream: bool) -> None:
+    """Too long a prompt is refused by the name of the field that held it: `prompt` or `messages`."""
+    text = "word " * 300
+    bodies = {"prompt": text}, {"messages": [{"role": "user", "content": text}], "prompt": "x"}
+    async with served(FakePlan(context_tokens=200)) as it:
+        for body, field in zip(bodies, ("prompt", "messages"), strict=True):
+            async with it.post({**body, "stream": stream}) as response:
+                found = await response.json()
+                assert (response.status, found["param"]) == (400, field)
+                assert f"length of the {field}." in found["detail"]

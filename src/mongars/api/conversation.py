@@ -12,6 +12,7 @@ from mongars.api import schemas
 from mongars.api.description import READING, answering, reference, responses
 from mongars.api.dialect import RouteTable
 from mongars.api.error_formats import OWN_ERRORS
+from mongars.api.field_names import naming_fields
 from mongars.api.requests import principal_of, request_id_of, session_id_of, traceparent_of
 from mongars.api.serve_answer import serve_answer
 from mongars.conversation.speech import speech_turn
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 HISTORY_CAP = 100
 LONGEST_CONVERSATION_ID = 100
 EXAMPLE = {"message": "Say hello."}
+FIELD_NAMES = {"messages": "message"}
+"""Fields of OpenAI's chat protocol that errors name, and the field of this route in its place."""
 
 
 class ConversationMessage(DemandsAdapter):
@@ -185,7 +188,7 @@ class ConversationCall:
         The prompt contains as many earlier turns of the session as fit the model's context window. Raises a
         `MongarsError` if no provider has started the answer by `deadline`, or if the earlier turns cannot be read.
         """
-        return self._chat.open(
+        opened = self._chat.open(
             self._arrived.principal,
             self._read.message,
             request_id=request_id_of(self._arrived.http),
@@ -195,6 +198,7 @@ class ConversationCall:
             traceparent=traceparent_of(self._arrived.http),
             deadline=deadline,
         )
+        return naming_fields(opened, FIELD_NAMES)
 
     def body_writer(self, stream: ChatStream) -> _ReplyWriter:
         """A new writer that builds the reply, one JSON object, from the chunks of `stream`."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from fastapi.responses import JSONResponse
 
+from mongars.api.field_names import naming_fields
 from mongars.api.models import ServedModels
 from mongars.core.errors import ModelUnknown
 from mongars.protocol import ollama_responses as responses
@@ -178,7 +179,9 @@ class OllamaCall:
 
         Raises a `MongarsError` if no provider has started the answer by `deadline`.
         """
-        return self._context.llm.open(self._generation, deadline=deadline)
+        return naming_fields(
+            self._context.llm.open(self._generation, deadline=deadline), self._read.field_names
+        )
 
     def body_writer(self, stream: GeneratedStream) -> OllamaWriter:
         """A new writer that builds one JSON object from the chunks of `stream`."""

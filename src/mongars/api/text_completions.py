@@ -10,12 +10,19 @@ from mongars.api import schemas
 from mongars.api.description import answering
 from mongars.api.dialect import RouteTable
 from mongars.api.error_formats import OPENAI_ERRORS
+from mongars.api.field_names import naming_fields
 from mongars.api.models import MODEL_ALIAS, ServedModels
 from mongars.api.serve_answer import serve_answer
 from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
 from mongars.protocol.body import parse_model
-from mongars.protocol.completions import ChoiceWriter, CompletionRequest, text_body, with_usage
+from mongars.protocol.completions import (
+    FIELD_NAMES,
+    ChoiceWriter,
+    CompletionRequest,
+    text_body,
+    with_usage,
+)
 from mongars.protocol.sse import DONE, encode_event
 
 if TYPE_CHECKING:
@@ -115,7 +122,9 @@ class CompletionCall:
 
         Raises a `MongarsError` if no provider has started the answer by `deadline`.
         """
-        return self._context.llm.open(self._generation, deadline=deadline)
+        return naming_fields(
+            self._context.llm.open(self._generation, deadline=deadline), FIELD_NAMES
+        )
 
     def body_writer(self, stream: GeneratedStream) -> CompletionWriter:
         """A new writer that builds one `text_completion` object from the chunks of `stream`."""

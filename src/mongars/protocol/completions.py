@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mongars.core.generation import Chunk, Message, Usage
 
 MOST_ALTERNATIVES = 5
+FIELD_NAMES = {"messages": "prompt"}
+"""Fields of OpenAI's chat protocol that errors name, and the field of this protocol in its place."""
 
 
 def _one_text(value: object) -> object:

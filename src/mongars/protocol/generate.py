@@ -70,6 +70,11 @@ class GenerateRequest(SamplingFields):
     """The account's share of the engine while requests wait, relative to an account of weight 1."""
     continue_from: PartialAnswerPayload | None = None
 
+    @property
+    def field_names(self) -> dict[str, str]:
+        """The names that errors give fields of this request, and the name of each, where it differs."""
+        return {} if self.messages else {"messages": "prompt"}
+
     def to_generation(self, *, request_id: str) -> GenerationRequest:
         """Convert this request body to a `GenerationRequest` with the id `request_id`.
 

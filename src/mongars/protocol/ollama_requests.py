@@ -139,6 +139,9 @@ class OllamaRequest(DemandsAdapter):
 
     refused: ClassVar[dict[str, RefusedParameter]] = CHAT_REFUSED
 
+    field_names: ClassVar[dict[str, str]] = {"response_format": "format", "stop": "options.stop"}
+    """Fields of OpenAI's chat protocol that errors name, and the field of this request in its place."""
+
     model: str = Field(min_length=1)
     stream: bool = True
     format: Format = None
@@ -204,6 +207,8 @@ class OllamaChatRequest(OllamaRequest):
 
 class OllamaGenerateRequest(OllamaRequest):
     """The body of Ollama's `POST /api/generate`; its prompt becomes one user message."""
+
+    field_names: ClassVar[dict[str, str]] = {**OllamaRequest.field_names, "messages": "prompt"}
 
     prompt: str = ""
     system: str = ""

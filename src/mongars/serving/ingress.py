@@ -13,6 +13,7 @@ from mongars.core.errors import MongarsError, NotReady, Overloaded
 from mongars.core.ids import accept_id
 from mongars.protocol import headers
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS, ResponseWriter
+from mongars.protocol.field_names import renamed
 from mongars.protocol.generate import (
     ERROR_EVENT,
     META_EVENT,
@@ -31,7 +32,7 @@ from mongars.serving.refusals import Refusals
 from mongars.serving.replica_response import ReplicaResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest, Origin
@@ -111,7 +112,8 @@ class GenerateRoutes:
         except MongarsError as error:
             return self._problem(error)
         serve = self._stream if body.stream else self._whole
-        return ReplicaResponse(lambda answer: serve(answer, generation, deadline))
+        names = body.field_names
+        return ReplicaResponse(lambda answer: serve(answer, generation, deadline, names=names))
 
     async def health(self) -> Response:
         """`GET /healthz`: status 200, with load and engine state as JSON, whatever state the engines are in.
@@ -135,18 +137,29 @@ class GenerateRoutes:
         return self._problem(error)
 
     async def _whole(
-        self, answer: ResponseWriter, generation: GenerationRequest, deadline: Deadline
+        self,
+        answer: ResponseWriter,
+        generation: GenerationRequest,
+        deadline: Deadline,
+        *,
+        names: Mapping[str, str],
     ) -> None:
         try:
             completion, timings = await self._replica.complete(generation, deadline)
         except MongarsError as error:
-            await self._refuse(answer, error, self._replica.origin(generation.task_type))
+            origin = self._replica.origin(generation.task_type)
+            await self._refuse(answer, renamed(error, names), origin)
         else:
             fixed = _origin_headers(completion.origin)
             await answer.json(200, answer_body(completion, timings=timings), fixed)
 
     async def _stream(
-        self, answer: ResponseWriter, generation: GenerationRequest, deadline: Deadline
+        self,
+        answer: ResponseWriter,
+        generation: GenerationRequest,
+        deadline: Deadline,
+        *,
+        names: Mapping[str, str],
     ) -> None:
         origin = self._replica.origin(generation.task_type)  # for a refusal by the queue
         gathered: Gathered | None = None
@@ -164,7 +177,8 @@ class GenerateRoutes:
                     # and each further message through Serve delays the first token.
                     await answer.start(200, {**EVENT_STREAM_HEADERS, **_stream_headers(stream)})
                     await answer.write(meta_event(stream, generation.request_id) + block)
-        except MongarsError as error:
+        except MongarsError as raised:
+            error = renamed(raised, names)
             if not answer.started:
                 await self._refuse(answer, error, origin)
                 return
