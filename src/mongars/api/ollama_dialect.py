@@ -106,6 +106,8 @@ class OllamaModels:
             if same_model(name, served):
                 return served
         detail = f"model '{name}' not found"
+        if any(same_model(name, served) for served in self._served.listed):
+            detail = f"model '{name}' gives embeddings only and generates no text"
         raise ModelUnknown(detail, param="model")
 
     def task_type(self, served: str) -> str:

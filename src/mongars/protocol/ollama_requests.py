@@ -236,3 +236,15 @@ class OllamaShowRequest(WireModel):
 
     model: str = ""
     name: str = ""
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if not self.named:
+            message = "model: must name a model"
+            raise ValueError(message)
+        return self
+
+    @property
+    def named(self) -> str:
+        """The name of the model: the field `model`, or `name` if that is empty."""
+        return self.model or self.name

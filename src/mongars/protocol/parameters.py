@@ -119,7 +119,9 @@ GENERATION_REFUSED: dict[str, RefusedParameter] = {
     "dry_multiplier": RefusedParameter(reason=_SAMPLER, neutral=(0,)),
     "dynatemp_range": RefusedParameter(reason=_SAMPLER, neutral=(0,)),
     "samplers": RefusedParameter(reason=_SAMPLER, neutral=([],)),
-    "repeat_last_n": RefusedParameter(reason="the range of repeat_penalty is the engine's own"),
+    "repeat_last_n": RefusedParameter(
+        reason="the range of repeat_penalty is the engine's own; only 64 tokens work", neutral=(64,)
+    ),
     # prompts
     "chat_template": RefusedParameter(reason=_TEMPLATE),
     "chat_template_kwargs": RefusedParameter(reason=_TEMPLATE, neutral=({},)),
