@@ -70,6 +70,9 @@ def test_lists_are_read_leniently_as_documented() -> None:
         ("RAY_SERVE_URL", "http://a:8000", "/generate"),
         ("RAY_SERVE_URL", "http://a:8000/", "/generate"),
         ("RAY_SERVE_URL", "http://a:99999/generate", "99999"),
+        ("RAY_SERVE_URL", "http://a:8000/v1/embeddings", "/v1/embeddings"),
+        ("RAY_SERVE_URL", "http://a:8000/v1/chat/completions/", "/v1/chat/completions"),
+        ("RAY_SERVE_URL", "http://a:8000/app/healthz", "/generate"),
         ("OLLAMA_HOST", "ftp://user:short@host", "http"),
         ("MONGARS_ANSWER_CACHE_SECONDS", "86400", "3600"),
         ("MONGARS_USER_WEIGHTS", "alice", "'alice'"),
@@ -263,3 +266,23 @@ def test_every_secret_is_known_by_its_name() -> None:
     assert is_secret("OPENAI_API_KEY")
     assert is_secret("AWS_SECRET_ACCESS_KEY")
     assert not is_secret("TOKENIZERS_PARALLELISM")
+
+
+def test_an_endpoint_that_is_named_twice_counts_once() -> None:
+    """Endpoints that differ only in a slash at the end, the case of the host or the default port are one."""
+    urls = f"{URL},{URL}/,http://RAY-HEAD:8000/generate,http://b/generate,http://b:80/generate"
+    settings = load_settings({"RAY_SERVE_URL": urls})
+    assert settings.inference().endpoints == (URL, "http://b/generate")
+    other = load_settings({"RAY_SERVE_URL": "http://b/api/generate,http://b/generate?x=1"})
+    assert len(other.inference().endpoints) == 2
+
+
+def test_a_password_in_a_url_and_a_token_exclude_each_other() -> None:
+    """A URL with credentials works alone; with a token the start is refused, and both variables are named."""
+    secret = "http://user:hunter2@ray-head:8000/generate"
+    assert load_settings({"RAY_SERVE_URL": secret}).inference().endpoints == (secret,)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({"RAY_SERVE_URL": f"{URL},{secret}", "RAY_SERVE_TOKEN": "t" * 32})
+    for name in ("RAY_SERVE_URL", "RAY_SERVE_TOKEN"):
+        assert name in str(caught.value)
+    assert "hunter2" not in str(caught.value)

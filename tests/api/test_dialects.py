@@ -8,12 +8,14 @@ import pytest
 from fastapi import APIRouter, Request, Response
 
 from mongars.api.dialect import ArrivedRequest, RouteTable
+from mongars.api.refused_requests import refused_body
 from mongars.api.requests import request_id_of
 from mongars.api.serve_answer import serve_answer
-from mongars.core.errors import InvalidRequest
+from mongars.core.errors import InvalidRequest, NotFound
 from mongars.core.generation import GenerationRequest, Message
 from mongars.engines.fake import FakePlan
 from mongars.protocol.asgi import stream_headers
+from mongars.protocol.problems import openai_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -193,3 +195,22 @@ async def test_a_wrong_method_has_the_format_of_the_route(
         found = await response.json()
     assert found.keys() == keys
     assert isinstance(found["error"], dict) == path.startswith("/v1")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/v1", "/v1/nothing", "/v1x", "/api", "/api/nothing", "/apix", "/api/v1", "/api/v1/no"],
+)
+async def test_a_request_refused_before_routing_has_the_format_of_its_path(
+    api: Api, path: str
+) -> None:
+    """What the HTTP server refuses itself has the error format that the application has for the same path."""
+    async with api.http.get(api.url + path, headers=api.auth) as response:
+        routed = await response.json()
+    detail = f"GET {path}: Not Found."
+    assert refused_body(path, NotFound(detail)) == routed
+
+
+def test_a_refused_request_without_a_path_has_openais_format() -> None:
+    """If the request line could not be read, the error has OpenAI's format."""
+    assert refused_body("", InvalidRequest("no")) == openai_body(InvalidRequest("no"))

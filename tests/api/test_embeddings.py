@@ -535,6 +535,21 @@ async def test_models_are_listed(start_world: StartWorld) -> None:
     assert status == 404
 
 
+async def test_the_embedding_model_is_told_apart_from_an_unknown_one(
+    start_world: StartWorld,
+) -> None:
+    """A generation with the embedding model is refused for that reason; unknown names get every name listed."""
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
+    async with start_world() as world:
+        for path in ("/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate"):
+            status, _, answer = await world.post({**asked, "model": MODEL}, path)
+            assert (status, "gives embeddings only" in str(answer)) == (404, True)
+            status, _, answer = await world.post({**asked, "model": "nope"}, path)
+            assert (status, "embeddings" in str(answer)) == (404, False)
+        with pytest.raises(openai.NotFoundError, match=f"Served: .*'{MODEL}'"):
+            await world.client.models.retrieve("nope")
+
+
 async def test_no_model_is_configured(start_world: StartWorld) -> None:
     """Without a configured embedding model, embedding requests get 404 that names the setting, and none is listed."""
     async with start_world(embedding_model=None) as world:

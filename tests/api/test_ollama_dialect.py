@@ -260,6 +260,7 @@ async def test_a_history_with_calls_is_read(api: Api) -> None:
         ("/api/generate", "context", [1, 2]),
         ("/api/generate", "prompt", 7),
         ("/api/generate", "options", {"mirostat": 2}),
+        ("/api/generate", "options", {"repeat_last_n": 0}),
         ("/api/generate", "options", {"temperature": 9}),
         ("/api/generate", "options", {"num_predict": -3}),
     ],
@@ -284,6 +285,7 @@ async def test_a_demand_that_cannot_be_met_is_refused_by_name(
         {"tools": [], "format": "", "images": [], "options": {}, "context": []},
         {"suffix": "", "template": "", "raw": False, "system": "", "think": True},
         dict.fromkeys(("tools", "format", "images", "options", "think", "stream", "keep_alive")),
+        {"options": {"mirostat": 0, "repeat_last_n": 64, "tfs_z": 1.0, "typical_p": 1.0}},
         {"options": dict.fromkeys(("mirostat", "num_predict", "temperature", "stop"))},
     ],
 )
@@ -368,3 +370,11 @@ async def test_a_fallback_is_named_in_the_headers(start_api: Start) -> None:
             assert response.status == 200
             assert response.headers["x-llm-fallback"] == "true"
             assert (await response.json())["message"]["content"] == ANSWER
+
+
+@pytest.mark.parametrize("body", [{}, {"model": ""}, {"model": None}, {"verbose": True}])
+async def test_show_needs_a_name(api: Api, body: dict[str, Any]) -> None:
+    """`/api/show` without a model's name is an invalid request that names `model`, not an unknown model."""
+    status, _, text = await post(api, "/api/show", body)
+    assert (status, json.loads(text)) == (400, {"error": "model: must name a model."})
+    assert (await post(api, "/api/show", {"name": "mongars"}))[0] == 200

@@ -6,6 +6,7 @@ The certificates' variables are tested in `http/test_tls.py`.
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import socket
 from contextlib import ExitStack, contextmanager
@@ -85,6 +86,21 @@ async def test_ray_serve_url_is_a_list() -> None:
         built = configured(RAY_SERVE_URL=f" {REFUSED}, , {replica.url}/ ")
         async with built.integration:
             assert await all_at_once(built, 3) == ["ray_serve"] * 3
+
+
+async def test_credentials_in_a_url_are_sent_as_basic_authentication(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A user name and password in a URL of RAY_SERVE_URL reach the endpoint in `Authorization`, and no log."""
+    caplog.set_level(0)
+    async with FakeReplica() as replica:
+        built = configured(RAY_SERVE_URL=replica.url.replace("://", "://user:hunt%40er2@"))
+        async with built.integration:
+            assert await provider(built) == "ray_serve"
+        (received,) = replica.received
+    sent = {name.lower(): value for name, value in received.headers.items()}["authorization"]
+    assert base64.b64decode(sent.removeprefix("Basic ")) == b"user:hunt@er2"
+    assert "er2" not in caplog.text
 
 
 @pytest.mark.parametrize("variables", [{}, {"RAY_SERVE_URL": " , "}], ids=["unset", "blank"])

@@ -14,11 +14,15 @@ from fastapi import FastAPI, Request
 from mongars.core.clock import SystemClock
 from mongars.protocol.http1.connections import Connections
 from mongars.protocol.http1.limits import HttpLimits
-from mongars.protocol.http1.server import guarded
+from mongars.protocol.http1.refused_request import openai_error
+from mongars.protocol.http1.server import guarded, path_of
 from mongars.testing.loopback_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+
+    from mongars.core.errors import MongarsError
+    from mongars.protocol.http1.refused_request import ErrorBody
 
 CLOCK = SystemClock()
 HEAD = b"GET /seen HTTP/1.1\r\nHost: a\r\n"
@@ -79,9 +83,10 @@ def _app() -> FastAPI:
 
 
 @asynccontextmanager
-async def start(**limits: Any) -> AsyncIterator[Server]:
+async def start(error_body: ErrorBody = openai_error, **limits: Any) -> AsyncIterator[Server]:
     """A real uvicorn with the guarded HTTP protocol."""
-    server = Server(0, Connections(HttpLimits(**limits), lambda refused: None))
+    connections = Connections(HttpLimits(**limits), lambda refused: None, error_body=error_body)
+    server = Server(0, connections)
     async with serving(_app(), http=guarded(server.connections)) as url:
         server.port = int(url.rpartition(":")[2])
         yield server
@@ -319,3 +324,50 @@ async def test_bytes_that_are_no_request() -> None:
             assert status(await server.ask(garbage + b"\r\n\r\n")) == 400
         behind = await server.ask(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n\x16\x03\x01\r\n\r\n")
         assert b"400" not in behind
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected", "path"),
+    [
+        (b"FOO /api/chat?x=1 HTTP/1.1\r\nHost: a\r\n\r\n", 501, "/api/chat"),
+        (b"get http://a/v1/models HTTP/1.1\r\nHost: a\r\n\r\n", 501, "/v1/models"),
+        (b"FOO and more\r\n\r\n", 400, ""),
+        (b"POST /api/chat HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, "/api/chat"),
+        (b"POST /seen HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400, "/seen"),
+        (b"POST /seen HTTP/1.1\r\nHost: a\r\n" + CHUNKED + b"zz\r\n", 400, "/seen"),
+        (b"GET /seen HTTP/9.9\r\nHost: a\r\n\r\n", 400, "/seen"),
+        (b"GET /seen HTTP/1.1\r\nHost: a\r\n" + b"x: y\r\n" * 200 + b"\r\n", 431, "/seen"),
+    ],
+)
+async def test_a_refusal_has_the_format_of_its_path(
+    request_: bytes, expected: int, path: str
+) -> None:
+    """The body of a refusal is made for the path, where the request line is known; an unknown method is 501."""
+
+    def named(path: str, error: MongarsError) -> object:
+        return {"path": path, "says": str(error)}
+
+    async with start(error_body=named) as server:
+        answer = await server.ask(request_)
+        assert status(answer) == expected
+        assert body(answer)["path"] == path
+        assert body(answer)["says"]
+        assert b"retry-after" not in answer
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"", ""),
+        (b"/api/chat?next=http://b/v1", "/api/chat"),
+        (b"http://a:80/v1/models?x", "/v1/models"),
+        (b"http://a", "/"),
+        (b"*", "*"),
+    ],
+)
+def test_the_path_of_a_target(target: bytes, path: str) -> None:
+    """The path of a request target has no host and no query."""
+    assert path_of(target) == path

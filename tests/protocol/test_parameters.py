@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import orjson
@@ -12,8 +13,13 @@ from sampling_examples import EXAMPLES
 from mongars.core.errors import CallerError, InvalidRequest, PromptMissing
 from mongars.core.generation import GenerationRequest, Message, Sampling
 from mongars.protocol.body import parse_model
-from mongars.protocol.embeddings import EmbeddingRequest
+from mongars.protocol.embeddings import (
+    EmbeddingRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+)
 from mongars.protocol.generate import GenerateRequest, request_body
+from mongars.protocol.ollama_requests import OllamaChatRequest
 from mongars.protocol.openai import ChatCompletionRequest
 from mongars.protocol.parameters import (
     EMBEDDINGS_REFUSED,
@@ -24,6 +30,7 @@ from mongars.protocol.parameters import (
 from mongars.protocol.sampling_fields import PARAMETERS
 
 HELLO = [{"role": "user", "content": "hello"}]
+PYTHON_WORDS = re.compile(r"instance of|dictionary|None|\[key\]|\bstr\b|list\[")
 CHAT = {"model": "m", "messages": HELLO}
 DEMANDS: dict[str, Any] = {
     "tool_choice": "required",
@@ -133,16 +140,62 @@ def test_null_is_as_good_as_left_out_at_every_level() -> None:
         pytest.param({"model": ""}, "model", id="empty-model"),
         pytest.param({"n": 129}, "n", id="many"),
         pytest.param({"logit_bias": {"50": 101}}, "logit_bias.50", id="strong-bias"),
-        pytest.param({"logit_bias": {"x": 1}}, "logit_bias.x.[key]", id="bias-of-no-token"),
+        pytest.param({"logit_bias": {"x": 1}}, "logit_bias.x", id="bias-of-no-token"),
+        pytest.param({"stop": 7}, "stop", id="stop-of-no-text"),
+        pytest.param({"stop": ["a", 7]}, "stop", id="stop-with-a-number"),
+        pytest.param({"adapter": 7}, "adapter", id="adapter-of-no-name"),
+        pytest.param({"stream_options": 7}, "stream_options", id="no-object"),
+        pytest.param({"messages": [7]}, "messages[0]", id="message-of-no-object"),
+        pytest.param(
+            {"messages": [{"role": "assistant", "tool_calls": [7]}]},
+            "messages[0].tool_calls[0]",
+            id="no-tool-call",
+        ),
         pytest.param({"messages": [None]}, "messages[0]", id="no-message"),
         pytest.param({"stream_options": {"include_usage": "x"}}, *["stream_options.include_usage"]),
     ],
 )
 def test_the_parameter_at_fault_is_named(fields: dict[str, Any], param: str) -> None:
-    """The error has the name of the wrong parameter in `param`."""
+    """The error has the name of the wrong parameter in `param`; its message names no type of Python."""
     with pytest.raises(InvalidRequest) as caught:
         chat(**fields)
     assert caught.value.param == param
+    assert not PYTHON_WORDS.search(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "param"),
+    [
+        (EmbeddingRequest, {"input": ["a", 1]}, "input"),
+        (EmbeddingRequest, {"input": {"a": "b"}}, "input"),
+        (EmbeddingRequest, {"input": [["a"]]}, "input"),
+        (OllamaEmbedRequest, {"input": [True]}, "input"),
+        (OllamaEmbeddingsRequest, {"prompt": "a", "dimensions": 5}, "dimensions"),
+        (OllamaChatRequest, {"model": "m", "options": {"stop": 7}}, "options.stop"),
+        (OllamaChatRequest, {"model": "m", "options": {"stop": ["a", 7]}}, "options.stop"),
+        (OllamaChatRequest, {"model": "m", "options": 7}, "options"),
+        (OllamaChatRequest, {"model": "m", "think": 7}, "think"),
+        (GenerateRequest, {"prompt": "a", "adapter": 7}, "adapter"),
+        (GenerateRequest, {"prompt": "a", "continue_from": 7}, "continue_from"),
+        (GenerateRequest, {"prompt": "a", "continue_from": {}}, "continue_from.text"),
+    ],
+)
+def test_a_wrong_type_is_told_by_the_field_that_was_sent(
+    model: Any, body: dict[str, Any], param: str
+) -> None:
+    """The path of a wrong field consists of names that the client sent; the message names no type of Python."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_model(orjson.dumps(body), model)
+    assert caught.value.param == param
+    assert str(caught.value).startswith(f"{param}: ")
+    assert not PYTHON_WORDS.search(str(caught.value))
+
+
+def test_a_list_in_the_list_of_texts_is_not_called_token_numbers() -> None:
+    """A list of lists of texts is refused for what it is; lists of numbers are called token numbers."""
+    for given, says in (([["a"]], "a list inside the list"), ([[1, 2], [3]], "token numbers")):
+        with pytest.raises(InvalidRequest, match=says):
+            parse_model(orjson.dumps({"input": given}), EmbeddingRequest)
 
 
 def test_what_our_client_sends_is_read_as_it_was_meant() -> None:

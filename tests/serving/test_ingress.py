@@ -419,3 +419,41 @@ async def test_client_that_leaves_while_it_sends_is_no_failure(path: str) -> Non
     async with served(FakePlan()) as it:
         await build_ingress(it.replica)(scope, receive, send)
     assert sent[0]["status"] == 400
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_a_prompt_that_is_too_long_is_named_as_it_was_sent(*, stream: bool) -> None:
+    """Too long a prompt is refused by the name of the field that held it: `prompt` or `messages`."""
+    text = "word " * 300
+    bodies = {"prompt": text}, {"messages": [{"role": "user", "content": text}], "prompt": "x"}
+    async with served(FakePlan(context_tokens=200)) as it:
+        for body, field in zip(bodies, ("prompt", "messages"), strict=True):
+            async with it.post({**body, "stream": stream}) as response:
+                found = await response.json()
+                assert (response.status, found["param"]) == (400, field)
+                assert f"length of the {field}." in found["detail"]
+
+
+@pytest.mark.parametrize("generate_path", ["/generate", "/v1/answers"])
+async def test_unknown_routes_have_the_format_of_their_path(generate_path: str) -> None:
+    """A wrong method of `/generate` has its error body; unknown paths and wrong methods under `/v1` have OpenAI's."""
+    async with served(FakePlan(), generate_path=generate_path) as it:
+        async with it.http.get(it.url + generate_path) as response:
+            found = await response.json()
+            assert (response.status, response.headers["Allow"]) == (405, "POST")
+            assert found["content"] == ""
+            assert (found["error"], found["adapter_version"]) == ("invalid_request", "baseline")
+            assert "GET" in found["detail"]
+            assert response.headers["x-adapter-version"] == "baseline"
+        for method, path, status in (
+            ("GET", "/v1/models/x", 404),
+            ("POST", "/v1/completions", 404),
+            ("GET", "/v1", 404),
+            ("DELETE", "/v1/embeddings", 405),
+        ):
+            async with it.http.request(method, it.url + path) as response:
+                error = (await response.json())["error"]
+                assert (response.status, error["type"]) == (status, "invalid_request_error")
+                assert path in error["message"]
+        async with it.http.get(it.url + "/nothing") as response:
+            assert (response.status, list(await response.json())) == (404, ["detail"])

@@ -157,6 +157,7 @@ class ChatCompletions:
             read.to_messages(),
             sampling=read.to_sampling(max_tokens=read.max_completion_tokens),
             task_type=self._models.task_type(read.model),
+            adapter=read.adapter,
         )
         return ChatCompletionCall(self._context, read, generation)
 

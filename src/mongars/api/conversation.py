@@ -12,16 +12,17 @@ from mongars.api import schemas
 from mongars.api.description import READING, answering, reference, responses
 from mongars.api.dialect import RouteTable
 from mongars.api.error_formats import OWN_ERRORS
+from mongars.api.field_names import naming_fields
 from mongars.api.requests import principal_of, request_id_of, session_id_of, traceparent_of
 from mongars.api.serve_answer import serve_answer
 from mongars.conversation.speech import speech_turn
 from mongars.core.errors import Forbidden, InvalidAnswer
 from mongars.core.generation import confidence
+from mongars.protocol.adapter_field import DemandsAdapter, pin_of
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
 from mongars.protocol.body import parse_model
 from mongars.protocol.openai import usage_body
 from mongars.protocol.sse import DONE, encode_event
-from mongars.protocol.wire_model import WireModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,14 +38,17 @@ if TYPE_CHECKING:
 HISTORY_CAP = 100
 LONGEST_CONVERSATION_ID = 100
 EXAMPLE = {"message": "Say hello."}
+FIELD_NAMES = {"messages": "message"}
+"""Fields of OpenAI's chat protocol that errors name, and the field of this route in its place."""
 
 
-class ConversationMessage(WireModel):
+class ConversationMessage(DemandsAdapter):
     """The JSON body of `POST /api/v1/conversation/chat`: a user's message, and the session it belongs to.
 
     A null `session_id` means the session in the header `x-session-id`; without both, a new session begins. `stream`:
     respond with events instead of one JSON object. `task_type` selects the model: `code`, `coding` or `developer` the
     one for code, any other text the general one.
+    `adapter` names the adapter that must generate the answer; null: any.
     """
 
     message: str = Field(min_length=1, max_length=100_000)
@@ -187,15 +191,17 @@ class ConversationCall:
         then, or if the earlier turns cannot be read. If the answer is not read to its end, its generation is stopped
         and no turn is stored.
         """
-        return self._chat.open(
+        opened = self._chat.open(
             self._arrived.principal,
             self._read.message,
             request_id=request_id_of(self._arrived.http),
             session_id=self._session_id,
             task_type=self._read.task_type,
+            adapter=pin_of(self._read.adapter),
             traceparent=traceparent_of(self._arrived.http),
             deadline=deadline,
         )
+        return naming_fields(opened, FIELD_NAMES)
 
     def body_writer(self, stream: ChatStream) -> _ReplyWriter:
         """A new writer that builds the reply, one JSON object, from the chunks of `stream`."""

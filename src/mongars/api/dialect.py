@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from mongars.api.requests import request_id_of, session_id_of, traceparent_of
 from mongars.conversation.chat import GeneratedStream
 from mongars.core.generation import GenerationRequest
+from mongars.protocol.adapter_field import pin_of
 from mongars.protocol.generate import LONGEST_SESSION_ID
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mongars.core.errors import MongarsError
     from mongars.core.generation import Chunk, Message, Sampling
     from mongars.core.identity import Principal
+    from mongars.protocol.adapter_field import AdapterNames
 
 Stream = TypeVar("Stream", bound=GeneratedStream)
 
@@ -116,13 +118,18 @@ class ArrivedRequest:
     arrival: Arrival
 
     def to_generation(
-        self, messages: tuple[Message, ...], *, sampling: Sampling, task_type: str = "general"
+        self,
+        messages: tuple[Message, ...],
+        *,
+        sampling: Sampling,
+        task_type: str = "general",
+        adapter: AdapterNames | None = None,
     ) -> GenerationRequest:
         """The request for the model: `messages` and `sampling`, with account, ids and trace of this HTTP request.
 
         The ids are those of request and session. `task_type` selects the model: `code`, `coding` or `developer` the
-        one for code, any other text the general one. Raises `InvalidRequest` if the session id in the header
-        `x-session-id` has more than 200 characters.
+        one for code, any other text the general one. `adapter`: the adapter that must generate the answer; None: any.
+        Raises `InvalidRequest` if the session id in the header `x-session-id` has more than 200 characters.
         """
         return GenerationRequest(
             messages=messages,
@@ -130,6 +137,7 @@ class ArrivedRequest:
             task_type=task_type,
             sampling=sampling,
             session_id=session_id_of(self.http, longest=LONGEST_SESSION_ID),
+            adapter=pin_of(adapter),
             traceparent=traceparent_of(self.http),
             scope=self.principal.username,
         )

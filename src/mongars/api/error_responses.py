@@ -51,10 +51,7 @@ class ErrorResponses:
 
         Only whole segments count: `/v1` is a prefix of `/v1/models`, not of `/v10`.
         """
-        for prefix, errors in self._formats:
-            if path == prefix or path.startswith(f"{prefix}/"):
-                return errors
-        return OWN_ERRORS
+        return format_for(path, self._formats)
 
     async def expected(self, request: Request, exc: Exception) -> Response:
         """The response to a `MongarsError`: the status of its class, a body in the error format of the path.
@@ -111,6 +108,17 @@ class ErrorResponses:
             headers["www-authenticate"] = "Bearer"
         body = self.format_of(request.url.path).body(error)
         return JSONResponse(body, status_code=status, headers=headers)
+
+
+def format_for(path: str, formats: Iterable[tuple[str, ErrorFormat]]) -> ErrorFormat:
+    """The error format of the first prefix in `formats` that `path` has; `OwnErrors` if there is none.
+
+    Only whole segments count: `/v1` is a prefix of `/v1/models`, not of `/v10`.
+    """
+    for prefix, errors in formats:
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return errors
+    return OWN_ERRORS
 
 
 def error_status(error: MongarsError, errors: ErrorFormat) -> int:

@@ -37,9 +37,7 @@ class ServedModels:
     def check(self, name: str) -> None:
         """Raise `ModelUnknown` unless `name` is exactly a served text-generating model's or the alias `mongars`."""
         if name not in self.names:
-            served = ", ".join(map(repr, self.names))
-            detail = f"The model {name!r} does not exist here. Served: {served}."
-            raise ModelUnknown(detail, param="model")
+            raise self.unknown(name, among=self.names)
 
     def check_listed(self, name: str) -> None:
         """Raise `ModelUnknown` unless `name` is a served model's (text or embedding) or the alias `mongars`.
@@ -47,7 +45,16 @@ class ServedModels:
         Names are compared exactly, case included.
         """
         if name not in self.listed:
-            self.check(name)
+            raise self.unknown(name, among=self.listed)
+
+    def unknown(self, name: str, *, among: tuple[str, ...]) -> ModelUnknown:
+        """The error for a model `name` that is none of `among`, the names that the request could use."""
+        served = ", ".join(map(repr, among))
+        reason = "does not exist here"
+        if name in self.listed:
+            reason = "gives embeddings only and generates no text"
+        detail = f"The model {name!r} {reason}. Served: {served}."
+        return ModelUnknown(detail, param="model")
 
     def find_embedding(self, name: str, *, same: Callable[[str, str], bool] = operator.eq) -> str:
         """The embedding model's configured name, if `name` is that name, the alias `mongars` or empty.

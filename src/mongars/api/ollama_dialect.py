@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from fastapi.responses import JSONResponse
 
+from mongars.api.field_names import naming_fields
 from mongars.api.models import ServedModels
 from mongars.core.errors import ModelUnknown
 from mongars.protocol import ollama_responses as responses
@@ -105,6 +106,8 @@ class OllamaModels:
             if same_model(name, served):
                 return served
         detail = f"model '{name}' not found"
+        if any(same_model(name, served) for served in self._served.listed):
+            detail = f"model '{name}' gives embeddings only and generates no text"
         raise ModelUnknown(detail, param="model")
 
     def task_type(self, served: str) -> str:
@@ -149,6 +152,7 @@ class OllamaDialect:
             read.to_messages(),
             sampling=read.to_sampling(),
             task_type=self._models.task_type(served),
+            adapter=read.adapter,
         )
         return OllamaCall(self._context, read, generation, arrived=arrived)
 
@@ -180,7 +184,9 @@ class OllamaCall:
         the answer by then. If it passes later, or the answer breaks, reading the stream raises
         `GenerationInterrupted`. Leaving stops the generation, unless identical requests share it.
         """
-        return self._context.llm.open(self._generation, deadline=deadline)
+        return naming_fields(
+            self._context.llm.open(self._generation, deadline=deadline), self._read.field_names
+        )
 
     def body_writer(self, stream: GeneratedStream) -> OllamaWriter:
         """A new writer that builds one JSON object from the chunks of `stream`."""

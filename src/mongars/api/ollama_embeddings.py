@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import orjson
 from fastapi import APIRouter, Request
@@ -112,6 +112,8 @@ class OllamaEmbedCall:
     `dimensions` is the requested number of dimensions of each vector; None: the model's own.
     """
 
+    field_names: ClassVar[dict[str, str]] = {}
+
     def __init__(self, read: OllamaEmbedRequest | OllamaEmbeddingsRequest, *, model: str) -> None:
         self.texts = read.texts
         self.dimensions = read.dimensions
@@ -138,6 +140,8 @@ class OllamaEmbedCall:
 
 class OllamaEmbeddingsCall(OllamaEmbedCall):
     """One parsed request of `/api/embeddings` (implements `EmbeddingCall`), which has one text."""
+
+    field_names: ClassVar[dict[str, str]] = {"input": "prompt"}
 
     def body(self, found: EmbeddedBatch, entries: Sequence[object], *, seconds: float) -> object:  # noqa: ARG002 (the port's signature)
         """The JSON body of the response, `{"embedding": entries[0]}`. `found` and `seconds` are not used."""

@@ -123,7 +123,7 @@ class OllamaRoutes:
         await principal_of(request, self._context.authenticator)
         limit = self._context.config.max_body_bytes
         read = await read_json(request, requests.OllamaShowRequest, limit=limit)
-        name = self._models.find_listed(read.model or read.name)
+        name = self._models.find_listed(read.named)
         embedding = self._models.gives_embeddings(name)
         shown = bodies.show_body(
             name,

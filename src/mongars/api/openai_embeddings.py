@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fastapi import APIRouter, Request
 
@@ -76,6 +76,8 @@ class OpenAIEmbeddingCall:
 
     `dimensions` is the requested number of dimensions of each vector; None: the model's own.
     """
+
+    field_names: ClassVar[dict[str, str]] = {}
 
     def __init__(self, read: EmbeddingRequest, *, model: str) -> None:
         self._encoding_format = read.encoding_format

@@ -18,9 +18,10 @@ from mongars.api.requests import (
 from mongars.api.serve_answer import AnswerResponse
 from mongars.core.errors import MongarsError, TooLarge
 from mongars.inference.embedding import TextBatch
+from mongars.protocol.field_names import renamed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fastapi import Request
     from fastapi.responses import Response
@@ -47,6 +48,11 @@ class EmbeddingCall(Protocol):
     @property
     def dimensions(self) -> int | None:
         """The number of dimensions that the client requested for each vector; None for the model's own number."""
+        ...
+
+    @property
+    def field_names(self) -> Mapping[str, str]:
+        """The names that errors give fields of OpenAI's protocol, and the name of each in this one, where it differs."""
         ...
 
     @property
@@ -145,7 +151,7 @@ class _EmbeddingResponse:
         try:
             found = await self._context.embeddings.embed(batch, deadline)
         except MongarsError as error:
-            await self._refuse(response, error)
+            await self._refuse(response, renamed(error, self._call.field_names))
             return
         overhead = self._arrived.overhead(found.route)
         entries = await self._entries(found.vectors)

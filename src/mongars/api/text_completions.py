@@ -10,12 +10,19 @@ from mongars.api import schemas
 from mongars.api.description import answering
 from mongars.api.dialect import RouteTable
 from mongars.api.error_formats import OPENAI_ERRORS
+from mongars.api.field_names import naming_fields
 from mongars.api.models import MODEL_ALIAS, ServedModels
 from mongars.api.serve_answer import serve_answer
 from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS
 from mongars.protocol.body import parse_model
-from mongars.protocol.completions import ChoiceWriter, CompletionRequest, text_body, with_usage
+from mongars.protocol.completions import (
+    FIELD_NAMES,
+    ChoiceWriter,
+    CompletionRequest,
+    text_body,
+    with_usage,
+)
 from mongars.protocol.sse import DONE, encode_event
 
 if TYPE_CHECKING:
@@ -91,6 +98,7 @@ class Completions:
             read.to_messages(),
             sampling=read.to_sampling(),
             task_type=self._models.task_type(read.model),
+            adapter=read.adapter,
         )
         return CompletionCall(self._context, read, generation)
 
@@ -116,7 +124,9 @@ class CompletionCall:
         the answer by then. If it passes later, or the answer breaks, reading the stream raises
         `GenerationInterrupted`. Leaving stops the generation, unless identical requests share it.
         """
-        return self._context.llm.open(self._generation, deadline=deadline)
+        return naming_fields(
+            self._context.llm.open(self._generation, deadline=deadline), FIELD_NAMES
+        )
 
     def body_writer(self, stream: GeneratedStream) -> CompletionWriter:
         """A new writer that builds one `text_completion` object from the chunks of `stream`."""

@@ -15,6 +15,7 @@ from mongars.api.app import build_app
 from mongars.api.context import ApiConfig, ApiContext
 from mongars.api.credentials import Passwords, TokenConfig, Tokens
 from mongars.api.key_cache import KeyCache
+from mongars.api.refused_requests import refused_body
 from mongars.api.throttle import LoginThrottle
 from mongars.bootstrap.api_models import build_models, secret_key
 from mongars.bootstrap.connection_limits import guarded_protocol
@@ -101,7 +102,12 @@ def serve_api(settings: Settings, *, host: str | None, port: int | None) -> None
         host=host or settings.environment.host,
         port=port or settings.environment.port,
         loop="uvloop",
-        http=guarded_protocol(settings, LogObserver(), hosts=settings.environment.allowed_hosts),
+        http=guarded_protocol(
+            settings,
+            LogObserver(),
+            hosts=settings.environment.allowed_hosts,
+            error_body=refused_body,
+        ),
         ws="none",
         access_log=False,
         log_level="warning",

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from mongars.core.observe import Note
 from mongars.protocol.http1.connections import Connections
 from mongars.protocol.http1.limits import HttpLimits
+from mongars.protocol.http1.refused_request import openai_error
 from mongars.protocol.http1.server import guarded
 from mongars.telemetry import names
 
 if TYPE_CHECKING:
     from mongars.core.observe import Observer
+    from mongars.protocol.http1.refused_request import ErrorBody
     from mongars.protocol.http1.server import GuardedHttp
     from mongars.settings import Settings
 
@@ -63,7 +65,11 @@ def connections_within(settings: Settings, available: int) -> int:
 
 
 def guarded_protocol(
-    settings: Settings, observer: Observer, *, hosts: tuple[str, ...] = ()
+    settings: Settings,
+    observer: Observer,
+    *,
+    hosts: tuple[str, ...] = (),
+    error_body: ErrorBody = openai_error,
 ) -> type[GuardedHttp]:
     """A protocol class for uvicorn (its option `http`) that limits connections and the size of request heads.
 
@@ -71,6 +77,7 @@ def guarded_protocol(
     for so many, fewer, and `observer` gets a log event. Beyond that, idle connections are closed, and if there are
     none, new ones get 503. `hosts` are the accepted values of the `Host` header (ignoring case), besides `localhost`
     and the loopback addresses; empty: any value is accepted.
+    `error_body` makes the bodies of refusals, by default in OpenAI's format.
     """
     available = raise_descriptor_limit()
     advice = descriptor_advice(settings, available)
@@ -84,7 +91,9 @@ def guarded_protocol(
     )
     return guarded(
         Connections(
-            limits, lambda refused: observer.observe(Note(log=names.HTTP_REFUSED, values=refused))
+            limits,
+            lambda refused: observer.observe(Note(log=names.HTTP_REFUSED, values=refused)),
+            error_body=error_body,
         )
     )
 

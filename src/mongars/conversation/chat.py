@@ -264,6 +264,7 @@ class Chat:
         request_id: str,
         session_id: str | None = None,
         task_type: str = "general",
+        adapter: str | None = None,
         traceparent: str | None = None,
         deadline: Deadline | None = None,
     ) -> AsyncIterator[ChatStream]:
@@ -272,9 +273,10 @@ class Chat:
         `session_id`: the session (conversation) whose earlier turns are included in the prompt; one without stored
         turns is begun. None or blank: a session with a new id is begun; the id is in the stored turn. `request_id`
         identifies the request in logs and responses, `traceparent` (W3C trace context) in traces; None: none.
-        `task_type`: `code`, `coding` or `developer` for the coding model, any other text for the general one.
-        `deadline`: the time by which the answer must be complete; None: after the generator's own configured time
-        limit. Leaving the context before the answer's end cancels it and stores nothing.
+        `task_type`: `code`, `coding` or `developer` for the coding model, any other text for the general one. `adapter`:
+        the adapter that must answer, in the form of `GenerationRequest.adapter`; None: the active one. `deadline`: the
+        time by which the answer must be complete; None: after the generator's own configured time limit. Leaving the
+        context before the answer's end cancels it and stores nothing.
 
         Entering raises `PromptMissing` for a blank message, `ContextLengthExceeded` if the message does not fit the
         context window even without history, `StorageUnavailable` if the history cannot be read, another `CallerError`
@@ -309,6 +311,7 @@ class Chat:
             request_id=request_id,
             task_type=task_type,
             session_id=session_id,
+            adapter=adapter,
             traceparent=traceparent,
             scope=principal.username,
         )

@@ -118,7 +118,7 @@ class ContextLengthExceeded(CallerError):
             detail
             or f"The prompt is too long: {prompt_tokens} tokens. This model's maximum context length"
             f" is {context_tokens} tokens, prompt and answer together. Please reduce the length of"
-            " the messages.",
+            f" the {param}.",
             param=param,
         )
         self.prompt_tokens = prompt_tokens

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 OLLAMA_PORT = 11434
+_OTHER_ROUTES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/models",
+    "/api/chat",
+    "/api/v1/conversation/chat",
+    "/health",
+    "/healthz",
+    "/readyz",
+)
+"""Routes of the Serve application and of the API at which `/generate` is not answered."""
 _SEPARATORS = re.compile(r"[\s;]")
 
 
@@ -34,14 +50,40 @@ def http_url(text: str) -> str:
 def endpoint_url(text: str) -> str:
     """Return the URL `text` of a Ray Serve endpoint, such as `http://ray:8000/generate`, without trailing slashes.
 
-    Raises `ValueError` unless it is one http(s) URL with a host and a path.
+    Raises `ValueError` unless it is one http(s) URL with a host and a path, and for the URL of another route of ours.
     """
     url = http_url(text)
-    if urlsplit(url).path in {"", "/"}:
-        shown = url.rpartition("@")[2]
+    path, shown = urlsplit(url).path.rstrip("/"), url.rpartition("@")[2]
+    if not path:
         message = f"{shown!r} has no path; the application answers at /generate"
         raise ValueError(message)
+    other = next((route for route in _OTHER_ROUTES if path.endswith(route)), None)
+    if other is not None:
+        message = f"{shown!r} is the URL of {other}; name that of /generate on the same application"
+        raise ValueError(message)
     return url
+
+
+def endpoint_urls(texts: Iterable[str]) -> tuple[str, ...]:
+    """The URLs of Ray Serve endpoints, each as `endpoint_url` returns it, without repetition.
+
+    URLs are the same if they differ only in trailing slashes, in the case of the host or in naming the default port.
+    Raises `ValueError` as `endpoint_url` does.
+    """
+    found: dict[tuple[object, ...], str] = {}
+    for text in texts:
+        url = endpoint_url(text)
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        user = parts.netloc.rpartition("@")[0]
+        same = (parts.scheme, user, parts.hostname, port, parts.path.rstrip("/"), parts.query)
+        found.setdefault(same, url)
+    return tuple(found.values())
+
+
+def has_credentials(url: str) -> bool:
+    """Whether the URL has a user name or password, as in `http://user:password@host/`. It must be a valid URL."""
+    return "@" in urlsplit(url).netloc
 
 
 def ollama_url(text: str) -> str:

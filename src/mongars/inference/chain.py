@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mongars.core.errors import (
+    AdapterUnavailable,
+    AdapterUnknown,
     AllProvidersFailed,
     ConfigurationError,
     ContextLengthExceeded,
@@ -160,9 +162,10 @@ class ProviderChain:
         """Context manager of a started answer, by the first provider that starts one; leaving it stops the generation.
 
         `cache`: how the answer cache treats this request, None if not at all; copied to the answer's `Route.cache`,
-        without other effect. Entering raises a `CallerError` if the request is wrong, or `AllProvidersFailed`, which
-        contains the error of each provider tried, also if `deadline` passes before an answer starts. If it passes
-        later, iteration raises `GenerationInterrupted`.
+        without other effect. Entering raises a `CallerError` if the request is wrong, which is `AdapterUnknown` if every
+        provider tried lacks the adapter that it demands; or else `AllProvidersFailed`, which contains the error of each
+        provider tried, also if `deadline` passes before an answer starts. If it passes later, iteration raises
+        `GenerationInterrupted`.
         """
         report = RequestReport(
             self._observer,
@@ -233,6 +236,8 @@ class ProviderChain:
             return AnswerStream(chunks=FailoverChunks(stream, stack, failover, route=route))
         if unsupported is not None and not causes:
             raise unsupported
+        if causes and all(isinstance(error, AdapterUnavailable) for _, error in causes):
+            raise AdapterUnknown(str(causes[0][1]), param="adapter")
         raise AllProvidersFailed(tuple(causes), cure=self._cure)
 
     async def _begin_with_larger_context(

@@ -14,6 +14,8 @@ from mongars.core.errors import EncodingUnsupported, InvalidAnswer, InvalidReque
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from pydantic_core import ErrorDetails
+
 Model = TypeVar("Model", bound=BaseModel)
 
 BODY_SECONDS = 10.0
@@ -78,7 +80,7 @@ def parse_model(raw: bytes, model: type[Model]) -> Model:
     try:
         return model.model_validate(payload)
     except ValidationError as exc:
-        raise InvalidRequest(describe(exc), param=first_param(exc)) from exc
+        raise InvalidRequest(describe(exc, payload), param=first_param(exc, payload)) from exc
 
 
 def encode(body: object) -> bytes:
@@ -93,18 +95,29 @@ def encode(body: object) -> bytes:
         raise InvalidRequest(detail) from exc
 
 
-def describe(error: ValidationError) -> str:
-    """A validation error as one line of text: the path of each invalid field, and why it is invalid."""
+_WORDS = {
+    "dict_type": "Input should be an object",
+    "model_type": "Input should be an object",
+    "model_attributes_type": "Input should be an object",
+    "none_required": "Input should be null",
+}
+"""Messages in place of pydantic's that name Python classes, by the type of the error."""
+
+
+def describe(error: ValidationError, payload: object) -> str:
+    """A validation error of `payload` as one line of text: the path of each invalid field, and why it is invalid."""
     parts = []
     for entry in error.errors():
-        where = ".".join(str(part) for part in entry["loc"])
-        reason = str(entry["msg"]).removeprefix("Value error, ")
+        where = ".".join(map(str, _path(entry, payload)))
+        reason = _WORDS.get(entry["type"], str(entry["msg"]).removeprefix("Value error, "))
+        if entry["loc"][-1:] == (_KEY,):
+            reason = f"this key is invalid: {reason}"
         parts.append(f"{where}: {reason}" if where else reason)
-    return "; ".join(parts) + "."
+    return "; ".join(dict.fromkeys(parts)) + "."
 
 
-def first_param(error: ValidationError) -> str | None:
-    """The path of the first invalid field, in OpenAI's notation, such as `messages[0].content`.
+def first_param(error: ValidationError, payload: object) -> str | None:
+    """The path of the first invalid field of `payload`, in OpenAI's notation, such as `messages[0].content`.
 
     For a rule about several fields, it is the name before the first colon of the error message, as in
     `top_logprobs: needs ...`; None if there is no such name.
@@ -113,8 +126,35 @@ def first_param(error: ValidationError) -> str | None:
     if not first["loc"]:  # a rule about several fields, whose message begins with one
         name = str(first["msg"]).removeprefix("Value error, ").partition(":")[0]
         return name if name.isidentifier() else None
-    written = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    path = _path(first, payload)
+    written = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return written.removeprefix(".")
+
+
+_KEY = "[key]"
+"""Pydantic's last part of the path of an invalid key of an object; the key stands before it."""
+
+
+def _path(entry: ErrorDetails, payload: object) -> list[int | str]:
+    """The path of an invalid field in `payload`: keys and indexes, without the parts that pydantic adds.
+
+    Those are the names of types of which one would have to fit. A missing field is the last part of its path.
+    """
+    found: list[int | str] = []
+    value: Any = payload
+    for part in entry["loc"]:
+        if _has(value, part):
+            value = value[part]
+        elif entry["type"] != "missing" or part != entry["loc"][-1]:
+            continue
+        found.append(part)
+    return found
+
+
+def _has(value: object, part: int | str) -> bool:
+    if isinstance(value, list):
+        return isinstance(part, int) and part < len(value)
+    return isinstance(value, dict) and part in value
 
 
 def json_object(data: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from mongars.protocol.adapter_field import DemandsAdapter
 from mongars.protocol.messages import ChatMessage, prompt_messages
 from mongars.protocol.openai import StreamOptions, fingerprint_of, logprob_entries, usage_body
 from mongars.protocol.sampling_fields import MAX_TOKENS_LIMIT, SamplingFields
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from mongars.core.generation import Chunk, Message, Usage
 
 MOST_ALTERNATIVES = 5
+FIELD_NAMES = {"messages": "prompt"}
+"""Fields of OpenAI's chat protocol that errors name, and the field of this protocol in its place."""
 
 
 def _one_text(value: object) -> object:
@@ -38,7 +41,7 @@ def _one_text(value: object) -> object:
     raise ValueError(message)
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(SamplingFields, DemandsAdapter):
     """The body of `POST /v1/completions`: OpenAI's older protocol, with one prompt in place of messages."""
 
     model: str = Field(min_length=1)

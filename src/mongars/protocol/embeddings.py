@@ -34,11 +34,23 @@ EncodingFormat = Literal["float", "base64"]
 
 
 def _texts_only(value: object) -> object:
+    """Return the value of the field `input`, unchanged. Raises `ValueError` if it is neither a text nor a list of texts."""
     entries = value if isinstance(value, list) else [value]
-    if entries and all(isinstance(entry, int | list) for entry in entries):
+    if all(isinstance(entry, str) for entry in entries):
+        return value
+    if all(map(_is_tokens, entries)):
         message = "holds token numbers, which are those of one tokenizer; send the text itself"
-        raise ValueError(message)
-    return value
+    elif isinstance(value, list) and any(isinstance(entry, list) for entry in entries):
+        message = "must be a text or a list of texts; it holds a list inside the list"
+    else:
+        message = "must be a text or a list of texts"
+    raise ValueError(message)
+
+
+def _is_tokens(entry: object) -> bool:
+    """Whether `entry` of the field `input` is a token number, or a list of them."""
+    numbers = entry if isinstance(entry, list) and entry else [entry]
+    return all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
 
 
 def _not_empty(value: str | list[str]) -> str | list[str]:
@@ -52,7 +64,11 @@ def _not_empty(value: str | list[str]) -> str | list[str]:
     return value
 
 
-Texts = Annotated[str | list[str], BeforeValidator(_texts_only), AfterValidator(_not_empty)]
+Texts = Annotated[
+    str | list[str],
+    BeforeValidator(_texts_only, json_schema_input_type=str | list[str]),
+    AfterValidator(_not_empty),
+]
 """A text or a list of texts; token ids are refused, since they depend on a tokenizer that is not named."""
 
 
@@ -102,6 +118,8 @@ class OllamaEmbedRequest(WireModel):
 
 class OllamaEmbeddingsRequest(WireModel):
     """The body of Ollama's older `POST /api/embeddings`, with one text in `prompt`."""
+
+    refused: ClassVar[dict[str, RefusedParameter]] = OLLAMA_EMBEDDINGS_REFUSED
 
     prompt: Annotated[str, AfterValidator(_not_empty)]
     model: str = ""

@@ -22,6 +22,7 @@ from mongars.core.generation import (
     Origin,
     PartialAnswer,
 )
+from mongars.protocol.adapter_field import GenerateAdapterField, pin_of
 from mongars.protocol.messages import ChatMessage, prompt_messages
 from mongars.protocol.openai import message_body, usage_body
 from mongars.protocol.problems import error_facts
@@ -38,31 +39,6 @@ LONGEST_NAME = 256
 
 LONGEST_SESSION_ID = 200  # characters
 _SAMPLING = sampling_writer("replica")
-
-
-class AdapterPayload(WireModel):
-    """The field `adapter` of a request: the LoRA adapter that must generate the answer, by version, digest or both.
-
-    Without both, any adapter may. An object with `adapter_path` demands nothing: the earlier monGARS client sends an
-    entry of its own adapter registry with every request, and accepts an answer from any adapter. The path is never
-    opened.
-    """
-
-    version: str | None = None
-    digest: str | None = None
-    adapter_path: str | None = None
-
-    def pin(self) -> str | None:
-        """The adapter demanded, in the form of `GenerationRequest.adapter`: `version`, `version@digest` or `@digest`.
-
-        The words stand for the values of these fields. None if any adapter may answer: neither field is set, or
-        `adapter_path` is set, even beside them.
-        """
-        if self.adapter_path is not None or (self.version is None and self.digest is None):
-            return None
-        if self.digest is None:
-            return self.version
-        return str(AdapterPin(name=self.version, digest=self.digest))
 
 
 class PartialAnswerPayload(WireModel):
@@ -84,7 +60,7 @@ class GenerateRequest(SamplingFields):
     prompt: str | None = None
     messages: list[ChatMessage] | None = None
     task_type: str = "general"
-    adapter: AdapterPayload | None = None
+    adapter: GenerateAdapterField | None = None
     stream: bool = False
     session_id: str | None = Field(default=None, max_length=LONGEST_SESSION_ID)
     cache_salt: str | None = Field(default=None, max_length=200)
@@ -93,6 +69,11 @@ class GenerateRequest(SamplingFields):
     weight: float | None = Field(default=None, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
     """The account's share of the engine while requests wait, relative to an account of weight 1."""
     continue_from: PartialAnswerPayload | None = None
+
+    @property
+    def field_names(self) -> dict[str, str]:
+        """The names that errors give fields of this request, and the name of each, where it differs."""
+        return {} if self.messages else {"messages": "prompt"}
 
     def to_generation(self, *, request_id: str) -> GenerationRequest:
         """Convert this request body to a `GenerationRequest` with the id `request_id`.
@@ -107,7 +88,7 @@ class GenerateRequest(SamplingFields):
             task_type=self.task_type,
             sampling=self.to_sampling(),
             session_id=self.session_id,
-            adapter=None if self.adapter is None else self.adapter.pin(),
+            adapter=pin_of(self.adapter),
             scope=self.cache_salt or None,
             weight=self.weight or 1.0,
             continue_from=None if partial is None else PartialAnswer(**partial.model_dump()),

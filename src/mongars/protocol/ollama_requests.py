@@ -14,6 +14,7 @@ import orjson
 from pydantic import BeforeValidator, Field, model_validator
 
 from mongars.core.generation import Message, Sampling
+from mongars.protocol.adapter_field import DemandsAdapter
 from mongars.protocol.messages import CalledFunction, ChatMessage, ToolCall, prompt_messages
 from mongars.protocol.parameters import GENERATION_REFUSED, RefusedParameter
 from mongars.protocol.response_format import check_response_format
@@ -133,10 +134,13 @@ class OllamaMessage(WireModel):
         )
 
 
-class OllamaRequest(WireModel):
+class OllamaRequest(DemandsAdapter):
     """Base class: what the bodies of Ollama's `POST /api/chat` and `POST /api/generate` have in common."""
 
     refused: ClassVar[dict[str, RefusedParameter]] = CHAT_REFUSED
+
+    field_names: ClassVar[dict[str, str]] = {"response_format": "format", "stop": "options.stop"}
+    """Fields of OpenAI's chat protocol that errors name, and the field of this request in its place."""
 
     model: str = Field(min_length=1)
     stream: bool = True
@@ -204,6 +208,8 @@ class OllamaChatRequest(OllamaRequest):
 class OllamaGenerateRequest(OllamaRequest):
     """The body of Ollama's `POST /api/generate`; its prompt becomes one user message."""
 
+    field_names: ClassVar[dict[str, str]] = {**OllamaRequest.field_names, "messages": "prompt"}
+
     prompt: str = ""
     system: str = ""
 
@@ -230,3 +236,15 @@ class OllamaShowRequest(WireModel):
 
     model: str = ""
     name: str = ""
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if not self.named:
+            message = "model: must name a model"
+            raise ValueError(message)
+        return self
+
+    @property
+    def named(self) -> str:
+        """The name of the model: the field `model`, or `name` if that is empty."""
+        return self.model or self.name

@@ -19,6 +19,7 @@ from mongars.core.generation import (
     Message,
     Usage,
 )
+from mongars.protocol.adapter_field import DemandsAdapter
 from mongars.protocol.logprobs import entries
 from mongars.protocol.messages import ChatMessage, prompt_messages
 from mongars.protocol.problems import error_from, read_count
@@ -48,7 +49,7 @@ class StreamOptions(WireModel):
     include_usage: bool = False
 
 
-class ChatCompletionRequest(SamplingFields):
+class ChatCompletionRequest(SamplingFields, DemandsAdapter):
     """The body of OpenAI's `POST /v1/chat/completions`."""
 
     model: str = Field(min_length=1)

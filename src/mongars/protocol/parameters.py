@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mongars.core.adapter_pin import BASE_NAMES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -66,6 +68,7 @@ _NO_TOOLS = "tools are not called yet; only 'auto', which may answer with text, 
 _ONE_FORMAT = "not supported; use response_format with type json_schema"
 _SAMPLER = "this sampler is not supported; leave it out"
 _TEMPLATE = "the prompt is written by the model's own template; leave it out"
+_NO_ADAPTERS = "the embedding model has no adapters; leave it out"
 _ALIAS = "not a parameter here; use max_tokens"
 
 GENERATION_REFUSED: dict[str, RefusedParameter] = {
@@ -116,7 +119,9 @@ GENERATION_REFUSED: dict[str, RefusedParameter] = {
     "dry_multiplier": RefusedParameter(reason=_SAMPLER, neutral=(0,)),
     "dynatemp_range": RefusedParameter(reason=_SAMPLER, neutral=(0,)),
     "samplers": RefusedParameter(reason=_SAMPLER, neutral=([],)),
-    "repeat_last_n": RefusedParameter(reason="the range of repeat_penalty is the engine's own"),
+    "repeat_last_n": RefusedParameter(
+        reason="the range of repeat_penalty is the engine's own; only 64 tokens work", neutral=(64,)
+    ),
     # prompts
     "chat_template": RefusedParameter(reason=_TEMPLATE),
     "chat_template_kwargs": RefusedParameter(reason=_TEMPLATE, neutral=({},)),
@@ -126,7 +131,7 @@ GENERATION_REFUSED: dict[str, RefusedParameter] = {
     "images": RefusedParameter(reason="images are not supported; send text", neutral=([],)),
     "suffix": RefusedParameter(reason="text is not filled in before a suffix", neutral=("",)),
     "echo": RefusedParameter(reason="the prompt is not repeated in the answer", neutral=(False,)),
-    "lora": RefusedParameter(reason="use adapter on /generate", neutral=([],)),
+    "lora": RefusedParameter(reason="use adapter", neutral=([],)),
     # the form of the answer
     "logprob_token_ids": RefusedParameter(reason="use top_logprobs", neutral=([],)),
     "n_probs": RefusedParameter(reason="use logprobs and top_logprobs", neutral=(0,)),
@@ -148,13 +153,15 @@ EMBEDDINGS_REFUSED: dict[str, RefusedParameter] = {
     "normalize": RefusedParameter(reason="vectors have length 1", neutral=(True,)),
     "input_type": RefusedParameter(reason="the model reads all texts alike; leave it out"),
     "task": RefusedParameter(reason="the model reads all texts alike; leave it out"),
+    "adapter": RefusedParameter(reason=_NO_ADAPTERS, neutral=(*sorted(BASE_NAMES), {})),
+    "lora": RefusedParameter(reason=_NO_ADAPTERS, neutral=([],)),
 }
 """The refused parameters of embedding requests, under the names that other servers use for them."""
 
 OLLAMA_EMBEDDINGS_REFUSED: dict[str, RefusedParameter] = {
     name: rule for name, rule in EMBEDDINGS_REFUSED.items() if name != "truncate"
 }
-"""The refused parameters of Ollama's `/api/embed`. `truncate` is ignored: a text that is too long is always refused."""
+"""The refused parameters of Ollama's `/api/embed` and `/api/embeddings`. `truncate` is ignored: a text that is too long is always refused."""
 
 
 def check_parameters(given: Mapping[str, Any], refused: Mapping[str, RefusedParameter]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mongars.core.generation import Sampling
 from mongars.protocol.parameters import GENERATION_REFUSED, RefusedParameter
@@ -30,6 +30,15 @@ MOST_BIASES = 1024
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(gt=0, le=10)]
+
+
+def _one_or_more(value: object) -> object:
+    """Return the value of the field `stop`, unchanged. Raises `ValueError` if it is neither a text nor a list of texts."""
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, str) for entry in entries):
+        message = "must be a text or a list of texts"
+        raise ValueError(message)
+    return value
 
 
 def _texts(stop: str | list[str]) -> tuple[str, ...]:
@@ -83,7 +92,11 @@ class DrawingFields(WireModel):
         default=None, ge=0.0, le=2.0
     )
     top_p: Annotated[float | None, Parameter("top_p")] = Field(default=None, gt=0.0, le=1.0)
-    stop: Annotated[str | list[str] | None, Parameter("stop", read=_texts, write=list)] = None
+    stop: Annotated[
+        str | list[str] | None,
+        BeforeValidator(_one_or_more, json_schema_input_type=str | list[str] | None),
+        Parameter("stop", read=_texts, write=list),
+    ] = None
     seed: Annotated[int | None, Parameter("seed")] = Field(default=None, ge=-(2**63), lt=2**63)
     presence_penalty: Annotated[float | None, Parameter("presence_penalty")] = Field(
         default=None, ge=-2.0, le=2.0

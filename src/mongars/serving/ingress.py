@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from mongars.core.errors import MongarsError, NotReady, Overloaded
+from mongars.core.errors import InvalidRequest, MongarsError, NotFound, NotReady, Overloaded
 from mongars.core.ids import accept_id
 from mongars.protocol import headers
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS, ResponseWriter
+from mongars.protocol.field_names import renamed
 from mongars.protocol.generate import (
     ERROR_EVENT,
     META_EVENT,
@@ -22,7 +23,7 @@ from mongars.protocol.generate import (
     origin_body,
 )
 from mongars.protocol.head import HeadAsGet, with_head
-from mongars.protocol.problems import retry_after_header, status_of
+from mongars.protocol.problems import openai_body, retry_after_header, status_of
 from mongars.protocol.sse import encode_event
 from mongars.serving.access import check_token, read_body
 from mongars.serving.openai_routes import OpenAIRoutes
@@ -31,7 +32,7 @@ from mongars.serving.refusals import Refusals
 from mongars.serving.replica_response import ReplicaResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from mongars.core.deadline import Deadline
     from mongars.core.generation import GenerationRequest, Origin
@@ -58,8 +59,9 @@ def build_ingress(replica: Replica) -> FastAPI:
         redirect_slashes=False,  # the redirect would repeat the Host header
     )
     app.add_middleware(HeadAsGet)
-    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _not_allowed)
     routes = GenerateRoutes(replica)
+    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, routes.no_route)
+    app.add_exception_handler(HTTPStatus.NOT_FOUND, routes.no_route)
     app.add_api_route(
         replica.config.generate_path, routes.generate, methods=["POST"], response_model=None
     )
@@ -70,21 +72,6 @@ def build_ingress(replica: Replica) -> FastAPI:
     app.add_api_route("/health", routes.health, methods=["GET"], response_model=None)
     app.add_api_route("/readyz", routes.ready, methods=["GET"], response_model=None)
     return app
-
-
-async def _not_allowed(request: Request, exc: Exception) -> Response:
-    """Make the response with status 405; its `Allow` header also lists HEAD where the path has GET.
-
-    `exc` is the exception of the router, whose `headers` have the permitted methods in `Allow`.
-    """
-    allowed = (getattr(exc, "headers", None) or {}).get("Allow", "")
-    methods = with_head([method.strip() for method in allowed.split(",")])
-    detail = f"{request.method} {request.url.path}: Method Not Allowed."
-    return JSONResponse(
-        {"detail": detail},
-        status_code=HTTPStatus.METHOD_NOT_ALLOWED,
-        headers={"Allow": ", ".join(methods)},
-    )
 
 
 class GenerateRoutes:
@@ -113,7 +100,8 @@ class GenerateRoutes:
         except MongarsError as error:
             return self._problem(error)
         serve = self._stream if body.stream else self._whole
-        return ReplicaResponse(lambda answer: serve(answer, generation, deadline))
+        names = body.field_names
+        return ReplicaResponse(lambda answer: serve(answer, generation, deadline, names=names))
 
     async def health(self) -> Response:
         """`GET /healthz`: status 200, with load and engine state as JSON, whatever state the engines are in.
@@ -141,19 +129,51 @@ class GenerateRoutes:
         error = NotReady(f"The engine is {status.state}. {status.detail}".strip(), retry_after=1.0)
         return self._problem(error)
 
+    async def no_route(self, request: Request, exc: Exception) -> Response:
+        """Make the response to an unknown path (404) or a method that a path does not have (405).
+
+        Its body has the format of the path: that of `/generate`, OpenAI's under `/v1`, else `detail` alone. With 405,
+        the header `Allow` also lists HEAD where the path has GET. `exc` is the router's exception, with the status and
+        `Allow`.
+        """
+        status = HTTPStatus(getattr(exc, "status_code", HTTPStatus.NOT_FOUND))
+        path, detail = request.url.path, f"{request.method} {request.url.path}: {status.phrase}."
+        kind = NotFound if status == HTTPStatus.NOT_FOUND else InvalidRequest
+        allowed = (getattr(exc, "headers", None) or {}).get("Allow", "")
+        methods = with_head([method.strip() for method in allowed.split(",")])
+        fixed = {"Allow": ", ".join(methods)} if allowed else {}
+        body: dict[str, Any] = {"detail": detail}
+        if path == self._replica.config.generate_path:
+            body = _error_body(kind(detail), self._replica.origin())
+            fixed = {**_origin_headers(self._replica.origin()), **fixed}
+        elif path == "/v1" or path.startswith("/v1/"):
+            body = openai_body(kind(detail))
+        return JSONResponse(body, status_code=status, headers=fixed)
+
     async def _whole(
-        self, answer: ResponseWriter, generation: GenerationRequest, deadline: Deadline
+        self,
+        answer: ResponseWriter,
+        generation: GenerationRequest,
+        deadline: Deadline,
+        *,
+        names: Mapping[str, str],
     ) -> None:
         try:
             completion, timings = await self._replica.complete(generation, deadline)
         except MongarsError as error:
-            await self._refuse(answer, error, self._replica.origin(generation.task_type))
+            origin = self._replica.origin(generation.task_type)
+            await self._refuse(answer, renamed(error, names), origin)
         else:
             fixed = _origin_headers(completion.origin)
             await answer.json(200, answer_body(completion, timings=timings), fixed)
 
     async def _stream(
-        self, answer: ResponseWriter, generation: GenerationRequest, deadline: Deadline
+        self,
+        answer: ResponseWriter,
+        generation: GenerationRequest,
+        deadline: Deadline,
+        *,
+        names: Mapping[str, str],
     ) -> None:
         origin = self._replica.origin(generation.task_type)  # for a refusal by the queue
         gathered: Gathered | None = None
@@ -171,7 +191,8 @@ class GenerateRoutes:
                     # and each further message through Serve delays the first token.
                     await answer.start(200, {**EVENT_STREAM_HEADERS, **_stream_headers(stream)})
                     await answer.write(meta_event(stream, generation.request_id) + block)
-        except MongarsError as error:
+        except MongarsError as raised:
+            error = renamed(raised, names)
             if not answer.started:
                 await self._refuse(answer, error, origin)
                 return

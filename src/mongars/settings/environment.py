@@ -17,7 +17,7 @@ from pydantic import (
 
 from mongars.core.generation import DEFAULT_TEMPERATURE, DEFAULT_TOP_P
 from mongars.core.observe import LogLevel
-from mongars.core.urls import endpoint_url, ollama_url, web_origin
+from mongars.core.urls import endpoint_urls, has_credentials, ollama_url, web_origin
 from mongars.engines.kinds import check_selectable
 from mongars.engines.provisioning.spec import EMBEDDING_MODEL
 from mongars.settings.parsing import Boolean, Port, Switch, UserWeights, Words, variable
@@ -344,12 +344,22 @@ class Environment(BaseModel):
     @field_validator("ray_serve_url")
     @classmethod
     def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(endpoint_url(url) for url in value)
+        return endpoint_urls(value)
 
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(web_origin(origin) for origin in value)
+
+    @model_validator(mode="after")
+    def _one_authorization(self) -> Self:
+        if self.ray_serve_token is not None and any(map(has_credentials, self.ray_serve_url)):
+            message = (
+                "RAY_SERVE_URL has a user name, and RAY_SERVE_TOKEN is set: a request has one"
+                " Authorization header for both. Remove the user name and password, or the token"
+            )
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:

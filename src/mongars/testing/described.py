@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from mongars.core.errors import InvalidRequest
@@ -27,7 +28,7 @@ def read_fault(data: bytes | str) -> Fault:
     try:
         return _FAULT.validate_json(data)
     except ValidationError as exc:
-        raise InvalidRequest(describe(exc)) from exc
+        raise InvalidRequest(describe(exc, _decoded(data))) from exc
 
 
 def read_faults(data: bytes) -> list[Fault]:
@@ -40,7 +41,15 @@ def read_faults(data: bytes) -> list[Fault]:
     try:
         return _FAULTS.validate_json(data)
     except ValidationError as exc:
-        raise InvalidRequest(describe(exc)) from exc
+        raise InvalidRequest(describe(exc, _decoded(data))) from exc
+
+
+def _decoded(data: bytes | str) -> object:
+    """The JSON value that `data` encodes; None if it is not valid JSON."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def described(fault: Fault) -> dict[str, object]:

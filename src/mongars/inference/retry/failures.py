@@ -29,6 +29,7 @@ from mongars.core.errors import (
     InvalidRequest,
     MongarsError,
     NotAuthenticated,
+    NotFound,
     NotReady,
     Overloaded,
     RetryableLater,
@@ -121,7 +122,8 @@ def failure_of_status(
         busy = kind(_detail(body, f"The endpoint is busy ({status})."), retry_after=wait)
         return AttemptError(busy, failure_class="busy", reason="server_error", status=status)
     reported = error_in(body) if body.get("error") else None
-    misplaced = status == _NOT_FOUND and not isinstance(reported, CallerError)
+    named = isinstance(reported, CallerError) and not isinstance(reported, NotFound)
+    misplaced = status == _NOT_FOUND and not named
     if status in _WRONG_ENDPOINT or misplaced or status < 400:  # noqa: PLR2004 - redirects
         return unreachable(f"The endpoint is misconfigured: it answered {status}.", status=status)
     if status >= 500 or status in _DROPPED:  # noqa: PLR2004 - the server's own failures

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
+from mongars.protocol.http1.refused_request import openai_error
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping, Sized
 
     from mongars.protocol.http1.limits import HttpLimits
+    from mongars.protocol.http1.refused_request import ErrorBody
 
     ReportCounts = Callable[[Mapping[str, int]], None]
 
@@ -44,8 +47,12 @@ class Connections:
     reason, at most once in `REPORT_SECONDS` (60 s), because unauthenticated clients can cause any number of refusals.
     """
 
-    def __init__(self, limits: HttpLimits, report: ReportCounts) -> None:
+    def __init__(
+        self, limits: HttpLimits, report: ReportCounts, *, error_body: ErrorBody = openai_error
+    ) -> None:
+        """`error_body` makes the JSON body of a refusal from the path of the request, empty if unknown, and the error."""
         self.limits = limits
+        self.error_body = error_body
         self.idle: dict[Connection, None] = {}
         """Connections on which no request is being answered, oldest first."""
         self.receiving: dict[Connection, None] = {}

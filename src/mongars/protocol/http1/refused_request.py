@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from mongars.core.errors import InvalidRequest, Overloaded
+from mongars.protocol.problems import openai_body, retry_after_header
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mongars.core.errors import MongarsError
+
+    ErrorBody = Callable[[str, MongarsError], object]
     Headers = Iterable[tuple[bytes, bytes]]
+
+
+def openai_error(path: str, error: MongarsError) -> object:  # noqa: ARG001 (the form of `ErrorBody`)
+    """The JSON body of a refusal in OpenAI's format, whatever the path of the request."""
+    return openai_body(error)
 
 
 class RefusedRequest(Exception):
@@ -24,25 +35,28 @@ class RefusedRequest(Exception):
         self.status = status
         self.detail = detail
 
-    def response(self, headers: Headers) -> bytes:
-        """The bytes of the complete HTTP response to this request, with an error body in OpenAI's format.
+    @property
+    def error(self) -> MongarsError:
+        """The error that the response reports: `Overloaded` for status 503, else `InvalidRequest`."""
+        if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            return Overloaded(self.detail, retry_after=1.0)
+        return InvalidRequest(self.detail)
 
-        `headers`: names and values of headers to send before the ones that this response needs.
+    def response(self, headers: Headers, *, path: str, error_body: ErrorBody) -> bytes:
+        """The bytes of the complete HTTP response to this request, with the error body that `error_body` makes.
+
+        `headers`: names and values of headers to send before the ones that this response needs. `path`: that of the
+        request, empty if it is not known.
         """
-        server = self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        error = {
-            "message": self.detail,
-            "type": "server_error" if server else "invalid_request_error",
-            "param": None,
-            "code": "overloaded" if server else "invalid_request",
-        }
-        body = orjson.dumps({"error": error})
+        error = self.error
+        body = orjson.dumps(error_body(path, error))
+        waiting = retry_after_header(error).items()
         fields = [
             *headers,
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
-            *([(b"retry-after", b"1")] if server else []),
+            *((name.lower().encode(), value.encode()) for name, value in waiting),
         ]
         status = HTTPStatus(self.status)
         lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode()]

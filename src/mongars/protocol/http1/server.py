@@ -16,6 +16,7 @@ since the parser's last callback are those it buffers.
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import httptools
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     from mongars.protocol.http1.connections import Connections
 
 _HOP = (b"upgrade", b"connection")
+_INVALID = "This is not a valid HTTP request."
+_REQUEST_LINE = re.compile(
+    rb"(?:\r?\n)*(?P<method>[A-Za-z0-9!#$%&'*+.^_`|~-]{1,40}) (?P<target>[!-~]+) HTTP/[0-9]\.[0-9]\r?\n"
+)
+"""A request line (RFC 9112, section 3), for the requests that the parser gives up before it has read the line."""
 
 
 class GuardedHttp(HttpToolsProtocol):
@@ -52,6 +58,7 @@ class GuardedHttp(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.due = math.inf
+        self.url = b""  # of the current request; empty before the first
         self._first = True
         self._unanswered = 0  # requests whose head is complete and whose response is not
         self._head_started = False  # the head of a request has begun and is not complete
@@ -90,7 +97,7 @@ class GuardedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse bytes from the client; a request that is invalid or exceeds a limit is refused.
 
-        It is answered with 400, 414 or 431, and the connection is closed (see `_refuse`).
+        It is answered with 400, 414, 431 or 501, and the connection is closed (see `_refuse`).
         """
         if self._lingering:
             self._discard(len(data))
@@ -100,8 +107,10 @@ class GuardedHttp(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._upgraded(data[upgrade.args[0] :])
+        except httptools.HttpParserInvalidMethodError:
+            self._refuse(self._unknown_method(data))
         except httptools.HttpParserError:
-            self._refuse(self._refusal or RefusedRequest(400, "This is not a valid HTTP request."))
+            self._refuse(self._refusal or RefusedRequest(400, _INVALID))
         else:
             if self._progress:
                 self._held = 0
@@ -272,6 +281,18 @@ class GuardedHttp(HttpToolsProtocol):
         self._refusal = refusal
         return refusal
 
+    def _unknown_method(self, data: bytes) -> RefusedRequest:
+        """The refusal of a request whose method the parser does not know; `data`: the bytes in which it begins.
+
+        501 if they begin with a whole request line, whose path is then noted for the format of the response; else 400.
+        """
+        line = _REQUEST_LINE.match(data)
+        if line is None:
+            return RefusedRequest(400, _INVALID)
+        self.url = line["target"]
+        method = line["method"].decode("ascii")
+        return RefusedRequest(501, f"The method {method!r} is not supported.")
+
     def _too_large(self) -> RefusedRequest:
         limits = self.guard.limits
         if self._in_head and not self.headers:
@@ -351,7 +372,9 @@ class GuardedHttp(HttpToolsProtocol):
             self.transport.close()
 
     def _reply(self, refusal: RefusedRequest) -> None:
-        self.transport.write(refusal.response(self.server_state.default_headers))
+        headers = self.server_state.default_headers
+        path = path_of(self.url)
+        self.transport.write(refusal.response(headers, path=path, error_body=self.guard.error_body))
         self._linger()
 
     def _linger(self) -> None:
@@ -382,6 +405,15 @@ class _Outgoing:
         self.write = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
         self.close = protocol.close_after_response
+
+
+def path_of(target: bytes) -> str:
+    """The path in the target of a request line, without a query; a host before it is left out. Empty if unknown."""
+    whole = target.partition(b"?")[0]
+    scheme, _, rest = whole.partition(b"://")
+    if rest and not scheme.startswith(b"/"):
+        whole = b"/" + rest.partition(b"/")[2]
+    return whole.decode("latin-1")
 
 
 def guarded(connections: Connections) -> type[GuardedHttp]:
