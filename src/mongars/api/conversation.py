@@ -12,7 +12,7 @@ from mongars.api import schemas
 from mongars.api.description import READING, answering, reference, responses
 from mongars.api.dialect import RouteTable
 from mongars.api.error_formats import OWN_ERRORS
-from mongars.api.field_names import naming_fields
+from mongars.api.naming_fields import naming_fields
 from mongars.api.requests import principal_of, request_id_of, session_id_of, traceparent_of
 from mongars.api.serve_answer import serve_answer
 from mongars.conversation.speech import speech_turn

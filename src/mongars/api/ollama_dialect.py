@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from fastapi.responses import JSONResponse
 
-from mongars.api.field_names import naming_fields
 from mongars.api.models import ServedModels
+from mongars.api.naming_fields import naming_fields
 from mongars.core.errors import ModelUnknown
 from mongars.protocol import ollama_responses as responses
 from mongars.protocol.accumulate import AnswerAccumulator

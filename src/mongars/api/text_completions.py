@@ -10,8 +10,8 @@ from mongars.api import schemas
 from mongars.api.description import answering
 from mongars.api.dialect import RouteTable
 from mongars.api.error_formats import OPENAI_ERRORS
-from mongars.api.field_names import naming_fields
 from mongars.api.models import MODEL_ALIAS, ServedModels
+from mongars.api.naming_fields import naming_fields
 from mongars.api.serve_answer import serve_answer
 from mongars.protocol.accumulate import AnswerAccumulator
 from mongars.protocol.asgi import EVENT_STREAM_HEADERS

@@ -1,4 +1,4 @@
-"""Errors of engines and providers name fields of OpenAI's chat protocol; other protocols call these otherwise."""
+"""Rename the fields in errors: engines and providers name those of OpenAI's chat protocol, clients may use others."""
 
 from __future__ import annotations
 
