@@ -135,6 +135,20 @@ async def test_stream_is_meta_then_chunks_then_done_with_the_same_text() -> None
             id="adapter",
         ),
         pytest.param(
+            b'{"prompt": "x", "adapter": {"name": "canary"}}',
+            400,
+            "invalid_request",
+            "version, digest or both",
+            id="adapter-without-known-field",
+        ),
+        pytest.param(
+            b'{"prompt": "x", "adapter": {"version": "' + b"v" * 300 + b'"}}',
+            400,
+            "invalid_request",
+            "adapter.version",
+            id="long-adapter-name",
+        ),
+        pytest.param(
             b'{"prompt": "' + b"word " * 9000 + b'"}',
             400,
             "context_length_exceeded",

@@ -23,6 +23,7 @@ _OTHER_ROUTES = (
 )
 """Routes of the Serve application and of the API at which `/generate` is not answered."""
 _SEPARATORS = re.compile(r"[\s;]")
+_ENCODE = "Percent-encode special characters of a user name or password."
 
 
 def http_url(text: str) -> str:
@@ -38,9 +39,15 @@ def http_url(text: str) -> str:
     try:
         parts = urlsplit(text)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError as error:  # an invalid port or IP address
-        message = f"{shown!r} is not a URL: {error}"
-        raise ValueError(message) from error
+        misplaced = "@" in text.replace(parts.netloc, "", 1)
+    except ValueError:  # its message may contain a part of a password
+        message = f"{shown!r} is not a URL: its host, port or IP address is invalid. {_ENCODE}"
+        raise ValueError(message) from None
+    if misplaced:  # a password with `/`, `?` or `#` would become part of the path, which logs show
+        message = (
+            f"{shown!r} has an @ before it that does not follow a user name and password. {_ENCODE}"
+        )
+        raise ValueError(message)
     if not usable:
         message = f"{shown!r} is not an http:// or https:// URL"
         raise ValueError(message)

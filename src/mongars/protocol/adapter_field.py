@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mongars.core.adapter_pin import AdapterPin
 from mongars.protocol.wire_model import WireModel
+
+LONGEST_ADAPTER_NAME = 256
+"""Maximum number of characters of a demanded adapter's version or digest."""
 
 
 def _fields_of(value: object) -> object:
@@ -29,8 +32,21 @@ def _fields_of(value: object) -> object:
 class AdapterNames(WireModel):
     """The names of an adapter: its version (or an alias of it), its digest, or both."""
 
-    version: str | None = None
-    digest: str | None = None
+    version: str | None = Field(default=None, max_length=LONGEST_ADAPTER_NAME)
+    digest: str | None = Field(default=None, max_length=LONGEST_ADAPTER_NAME)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_known_field(cls, data: object) -> object:
+        """Return `data` unchanged. Raises `ValueError` for an object with unknown fields only: a demand is not ignored.
+
+        An empty object, and fields that are null, demand nothing.
+        """
+        given = {n for n, v in data.items() if v is not None} if isinstance(data, dict) else set()
+        if given and not given & set(cls.model_fields):
+            message = "must name the adapter by version, digest or both"
+            raise ValueError(message)
+        return data
 
     def pin(self) -> str | None:
         """The adapter named, in the form of `GenerationRequest.adapter`: `version`, `version@digest` or `@digest`.
@@ -43,20 +59,7 @@ class AdapterNames(WireModel):
 
 
 class AdapterDemand(AdapterNames):
-    """The field `adapter` of a request to the API: the adapter that must generate the answer.
-
-    An object that is not empty must have one of its fields, so that no demand is ignored.
-    """
-
-    @model_validator(mode="before")
-    @classmethod
-    def _names_one(cls, data: object) -> object:
-        """Return `data` unchanged. Raises `ValueError` for an object with other fields only; null ones do not count."""
-        given = [] if not isinstance(data, dict) else [n for n, v in data.items() if v is not None]
-        if given and not {"version", "digest"} & set(given):
-            message = "must name the adapter by version, digest or both"
-            raise ValueError(message)
-        return data
+    """The field `adapter` of a request to the API: the adapter that must generate the answer."""
 
 
 class AdapterPayload(AdapterNames):

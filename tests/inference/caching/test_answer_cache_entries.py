@@ -91,7 +91,6 @@ def test_every_sampling_parameter_changes_the_key(field: dataclasses.Field[objec
         {"messages": (Message(role="user", content="Why not?"),)},
         {"messages": (Message(role="system", content="Why?"),)},
         {"task_type": "coding"},
-        {"adapter": "baseline"},
         {"sampling": dataclasses.replace(GREEDY, max_tokens=21)},
         {"sampling": dataclasses.replace(GREEDY, seed=1)},
         {"sampling": dataclasses.replace(GREEDY, logprobs=True)},
@@ -119,9 +118,16 @@ def test_texts_cannot_be_shifted_between_messages(texts: tuple[str, ...]) -> Non
         {"scope": None},
         {"sampling": Sampling()},
         {"sampling": Sampling(temperature=0.7)},
+        {"adapter": "v7"},
         {"continue_from": PartialAnswer(text="Be", model="m", adapter_version="v7")},
     ],
-    ids=["nobody's", "default temperature", "drawn at random", "continuation"],
+    ids=[
+        "no account",
+        "default temperature",
+        "drawn at random",
+        "demanded adapter",
+        "continuation",
+    ],
 )
 def test_what_is_not_kept_has_no_key(changes: dict[str, object]) -> None:
     assert asked(**changes) is None
@@ -233,3 +239,13 @@ async def test_each_role_has_weights_of_its_own() -> None:
     reported.note(coding, other)
     assert reported.current(QUESTION) == weights_of(ORIGIN)
     assert reported.current(coding) == weights_of(other)
+
+
+def test_a_demanded_adapter_shows_nothing_of_the_active_one() -> None:
+    """Answers to requests that demand an adapter do not change which stored answers are used for others."""
+    clock = ManualClock()
+    weights = CurrentWeights(clock)
+    weights.note(QUESTION, ORIGIN)
+    other = dataclasses.replace(ORIGIN, adapter_version="v6", adapter_digest="e" * 64)
+    weights.note(dataclasses.replace(QUESTION, adapter="v6"), other)
+    assert weights.current(QUESTION) == weights_of(ORIGIN)

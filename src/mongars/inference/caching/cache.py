@@ -40,14 +40,15 @@ ROLLOUT_SECONDS = 60.0
 def answer_key(request: GenerationRequest, defaults: Sampling) -> bytes | None:
     """The key of the answer cache for `request`, as SHA-256 bytes; None if its answer must not be stored.
 
-    Requests of one account have the same key if they are equal in messages, sampling parameters, task type, adapter and
+    Requests of one account have the same key if they are equal in messages, sampling parameters, task type and
     `shortens` (whether the caller shortens a prompt that is too long). An answer is stored only if the request names an
-    account (`scope`), has temperature 0 or a seed, and does not continue a partial answer. `defaults`: values for
-    sampling parameters that the request does not set.
+    account (`scope`), has temperature 0 or a seed, demands no adapter (a name may mean another adapter later), and does
+    not continue a partial answer. `defaults`: values for sampling parameters that the request does not set.
     """
     sampling = request.sampling.with_defaults(defaults)
     repeatable = sampling.temperature == 0 or sampling.seed is not None
-    if request.scope is None or request.continue_from is not None or not repeatable:
+    demanding = request.adapter is not None or request.continue_from is not None
+    if request.scope is None or demanding or not repeatable:
         return None
     messages = [[message.role, message.content] for message in request.messages]
     identity = [
@@ -55,7 +56,6 @@ def answer_key(request: GenerationRequest, defaults: Sampling) -> bytes | None:
         messages,
         dataclasses.asdict(sampling),
         request.task_type,
-        request.adapter,
         request.shortens,
     ]
     return hashlib.sha256(encode(identity)).digest()
@@ -153,8 +153,11 @@ class CurrentWeights:
     def note(self, request: GenerationRequest, origin: Origin) -> None:
         """Record that an answer to `request` has started; `origin`: the model and adapter that generate it.
 
-        It is recorded for the model role (`general` or `coding`) of the request's task type.
+        It is recorded for the model role (`general` or `coding`) of the request's task type. A request that demands an
+        adapter shows nothing of the one that answers others, and is not recorded.
         """
+        if request.adapter is not None:
+            return
         now = self._clock.monotonic()
         role = task_role(request.task_type)
         others = self._seen[role].items()
