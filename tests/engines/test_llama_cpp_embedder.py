@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from engines.embedding_bench import minilm
 from mongars.core.clock import SystemClock
 from mongars.core.deadline import Deadline
-from mongars.core.errors import DeadlineExceeded
+from mongars.core.errors import ContextLengthExceeded, DeadlineExceeded
 from mongars.core.fair_queue import Share
 from mongars.engines.fake import FakeEngine, FakePlan
 from mongars.serving.config import ReplicaConfig
@@ -95,3 +96,26 @@ async def test_closing_ends_the_work_of_cancelled_requests() -> None:
         assert embedder._child.silence > 0
         await embedder.aclose()
         assert embedder._child.silence == 0
+
+
+async def test_cancelled_requests_leave_one_thread_at_most() -> None:
+    """Texts of many requests are tokenized in one thread of their own, not in the threads that everything shares."""
+    async with minilm() as embedder:
+        async with asyncio.TaskGroup() as group:
+            calls = [group.create_task(embedder.embed(["é " * 400] * 64)) for _ in range(16)]
+            await CLOCK.sleep(0)  # all have begun
+            for call in calls:
+                call.cancel()
+        names = [thread.name for thread in threading.enumerate()]
+        assert sum(name.startswith("mongars-wordpiece") for name in names) == 1
+        assert (
+            sum(name.startswith("asyncio_") for name in names) <= 1
+        )  # it has read the model's file
+
+
+async def test_tokens_of_a_long_text_are_not_all_counted() -> None:
+    """The error for a text that is too long says what it exceeds, since counting its tokens ends there."""
+    async with minilm() as embedder:
+        with pytest.raises(ContextLengthExceeded, match="is more than 512 tokens long") as caught:
+            await embedder.embed(["fine", "word " * 100_000])
+        assert (caught.value.prompt_tokens, caught.value.context_tokens) == (513, 512)

@@ -359,6 +359,46 @@ async def test_a_refusal_has_the_format_of_its_path(
 
 
 @pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([b"G", b"FOO /v1/models HTTP/1.1\r\n\r\n"], id="method-in-two-parts"),
+        pytest.param(
+            [
+                b"POST /early HTTP/1.1\r\nHost: a\r\ncontent-length: 26\r\n\r\n",
+                b"GET /v1/models HTTP/1.1\r\n\nFOO /seen HTTP/1.1\r\n\r\n",
+            ],
+            id="behind-a-body",
+        ),
+    ],
+)
+async def test_an_unknown_method_is_named_only_where_it_is_known(parts: list[bytes]) -> None:
+    """If bytes of the same or another request precede an unknown method, the refusal is 400 and names none."""
+
+    def named(path: str, error: MongarsError) -> object:
+        return {"path": path, "says": str(error)}
+
+    async with start(error_body=named) as server:
+        reader, writer = await server.open()
+        writer.write(parts[0])
+        if len(parts[0]) > 1:
+            assert b"early" in await reader.readuntil(b"}")
+        else:
+            await CLOCK.sleep(0.1)  # so that the parts arrive apart
+        writer.write(parts[1])
+        answer = await reader.read()
+        writer.close()
+    assert status(answer) == 400
+    assert body(answer) == {"path": "", "says": "This is not a valid HTTP request."}
+
+
+async def test_an_unknown_method_behind_another_request_is_no_501() -> None:
+    """An unknown method that arrives together with an earlier request is counted as 400."""
+    async with start() as server:
+        await server.ask(HEAD + b"\r\nFOO /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert server.connections._refused == {"400 before the request was read": 1}
+
+
+@pytest.mark.parametrize(
     ("target", "path"),
     [
         (b"", ""),

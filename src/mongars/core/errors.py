@@ -98,7 +98,8 @@ class PromptMissing(CallerError):
 class ContextLengthExceeded(CallerError):
     """The prompt, or a text to embed, has more tokens than fit into the model's context window.
 
-    `prompt_tokens` and `context_tokens` are the size of both in tokens; 0: unknown. `detail`: the message; empty: one
+    `prompt_tokens` and `context_tokens` are the size of both in tokens; 0: unknown. That of a text to embed may be only
+    a lower bound: counting ends where it exceeds `context_tokens`. `detail`: the message; empty: one
     with these numbers. `param`: the request field with the text.
     """
 

@@ -67,7 +67,7 @@ async def _read(blocks: AsyncIterator[bytes], *, declared: str | None, limit: in
 def parse_model(raw: bytes, model: type[Model]) -> Model:
     """Parse a JSON request body as `model`.
 
-    Raises `InvalidRequest` if it is not a JSON object, or with every invalid field and the reason in the message.
+    Raises `InvalidRequest` if it is not a JSON object, or as `invalid_request` writes it if fields are invalid.
     """
     try:
         payload = orjson.loads(raw)
@@ -80,7 +80,7 @@ def parse_model(raw: bytes, model: type[Model]) -> Model:
     try:
         return model.model_validate(payload)
     except ValidationError as exc:
-        raise InvalidRequest(describe(exc, payload), param=first_param(exc, payload)) from exc
+        raise invalid_request(exc, payload) from exc
 
 
 def encode(body: object) -> bytes:
@@ -104,25 +104,39 @@ _WORDS = {
 """Messages in place of pydantic's that name Python classes, by the type of the error."""
 
 
-def describe(error: ValidationError, payload: object) -> str:
-    """A validation error of `payload` as one line of text: the path of each invalid field, and why it is invalid."""
-    parts = []
-    for entry in error.errors():
-        where = ".".join(map(str, _path(entry, payload)))
-        reason = _WORDS.get(entry["type"], str(entry["msg"]).removeprefix("Value error, "))
-        if entry["loc"][-1:] == (_KEY,):
-            reason = f"this key is invalid: {reason}"
-        parts.append(f"{where}: {reason}" if where else reason)
-    return "; ".join(dict.fromkeys(parts)) + "."
+MOST_DESCRIBED = 10
+"""Maximum number of validation errors that an error message describes; it has the number of the others."""
+LONGEST_REASON = 500
+"""Maximum length in characters of the text of one validation error, which may quote a value."""
+LONGEST_KEY = 100
+"""Maximum length in characters of a key in the path of an invalid field."""
 
 
-def first_param(error: ValidationError, payload: object) -> str | None:
-    """The path of the first invalid field of `payload`, in OpenAI's notation, such as `messages[0].content`.
+def invalid_request(error: ValidationError, payload: object) -> InvalidRequest:
+    """The `InvalidRequest` for a validation error of `payload`; its length is bounded, whatever `payload` holds.
 
-    For a rule about several fields, it is the name before the first colon of the error message, as in
-    `top_logprobs: needs ...`; None if there is no such name.
+    The message has the paths of the first 10 invalid fields, why each is invalid, and the number of further errors.
+    `param` is the path of the first invalid field in OpenAI's notation, such as `messages[0].content`. For a rule about
+    several fields, it is the name before the first colon of the error message, as in `top_logprobs: needs ...`; None if
+    there is no such name.
     """
-    first = error.errors()[0]
+    entries = error.errors(include_url=False, include_context=False, include_input=False)
+    parts = list(dict.fromkeys(_described(entry, payload) for entry in entries[:MOST_DESCRIBED]))
+    if len(entries) > MOST_DESCRIBED:
+        parts.append(f"and {len(entries) - MOST_DESCRIBED} more errors")
+    return InvalidRequest("; ".join(parts) + ".", param=_param(entries[0], payload))
+
+
+def _described(entry: ErrorDetails, payload: object) -> str:
+    where = ".".join(map(str, _path(entry, payload)))
+    reason = _WORDS.get(entry["type"], str(entry["msg"]).removeprefix("Value error, "))
+    if entry["loc"][-1:] == (_KEY,):
+        reason = f"this key is invalid: {reason}"
+    reason = _shortened(reason, LONGEST_REASON)
+    return f"{where}: {reason}" if where else reason
+
+
+def _param(first: ErrorDetails, payload: object) -> str | None:
     if not first["loc"]:  # a rule about several fields, whose message begins with one
         name = str(first["msg"]).removeprefix("Value error, ").partition(":")[0]
         return name if name.isidentifier() else None
@@ -138,7 +152,8 @@ _KEY = "[key]"
 def _path(entry: ErrorDetails, payload: object) -> list[int | str]:
     """The path of an invalid field in `payload`: keys and indexes, without the parts that pydantic adds.
 
-    Those are the names of types of which one would have to fit. A missing field is the last part of its path.
+    Those are the names of types of which one would have to fit. A missing field is the last part of its path. Long
+    keys are shortened.
     """
     found: list[int | str] = []
     value: Any = payload
@@ -147,8 +162,12 @@ def _path(entry: ErrorDetails, payload: object) -> list[int | str]:
             value = value[part]
         elif entry["type"] != "missing" or part != entry["loc"][-1]:
             continue
-        found.append(part)
+        found.append(_shortened(part, LONGEST_KEY) if isinstance(part, str) else part)
     return found
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _has(value: object, part: int | str) -> bool:

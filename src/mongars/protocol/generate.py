@@ -58,7 +58,7 @@ class GenerateRequest(SamplingFields):
     """The body of `POST /generate`, with either `prompt` or `messages`; `prompt` is ignored if there are messages."""
 
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: list[ChatMessage] | None = Field(default=None, fail_fast=True)
     task_type: str = "general"
     adapter: GenerateAdapterField | None = None
     stream: bool = False

@@ -111,7 +111,7 @@ class ChatMessage(WireModel):
     content: Text = ""
     refusal: str = ""
     name: str = ""
-    tool_calls: list[ToolCall] = Field(default_factory=list)
+    tool_calls: list[ToolCall] = Field(default_factory=list, fail_fast=True)
     tool_call_id: str = ""
     function_call: CalledFunction | None = None
 

@@ -114,7 +114,7 @@ class OllamaMessage(WireModel):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
-    tool_calls: list[OllamaToolCall] = Field(default_factory=list)
+    tool_calls: list[OllamaToolCall] = Field(default_factory=list, fail_fast=True)
     tool_name: str = ""
 
     def as_chat(self) -> ChatMessage:
@@ -185,7 +185,7 @@ class OllamaRequest(DemandsAdapter):
 class OllamaChatRequest(OllamaRequest):
     """The body of Ollama's `POST /api/chat`."""
 
-    messages: list[OllamaMessage] = Field(default_factory=list)
+    messages: list[OllamaMessage] = Field(default_factory=list, fail_fast=True)
 
     @property
     def loads(self) -> bool:

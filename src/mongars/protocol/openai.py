@@ -53,7 +53,7 @@ class ChatCompletionRequest(SamplingFields, DemandsAdapter):
     """The body of OpenAI's `POST /v1/chat/completions`."""
 
     model: str = Field(min_length=1)
-    messages: list[ChatMessage]
+    messages: list[ChatMessage] = Field(fail_fast=True)
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS_LIMIT)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS_LIMIT)
     stream: bool = False

@@ -29,6 +29,7 @@ MOST_BIASES = 1024
 
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+Biases = Annotated[dict[Token, Bias], Field(max_length=MOST_BIASES)]
 Penalty = Annotated[float, Field(gt=0, le=10)]
 
 
@@ -43,6 +44,17 @@ def _one_or_more(value: object) -> object:
 
 def _texts(stop: str | list[str]) -> tuple[str, ...]:
     return tuple(entry for entry in ([stop] if isinstance(stop, str) else stop) if entry)
+
+
+def _few(value: object) -> object:
+    """Return the value of the field `logit_bias`, unchanged. Raises `ValueError` for an object with too many entries.
+
+    Pydantic would count them after it has validated each, and made an error of each.
+    """
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        message = f"has {len(value)} entries; send at most {MOST_BIASES}"
+        raise ValueError(message)
+    return value
 
 
 def token_limit(value: int) -> int | None:
@@ -128,14 +140,15 @@ class SamplingFields(DrawingFields):
     ] = None
     """Another name of `repeat_penalty`, which it overrides if both are set."""
     logit_bias: Annotated[
-        dict[Token, Bias] | None,
+        Biases | None,
+        BeforeValidator(_few, json_schema_input_type=Biases | None),
         Parameter(
             "logit_bias",
             {"vllm": WrittenByEngine("token numbers are the keys"), "ollama": None},
             read=lambda bias: tuple(bias.items()),
             write=_by_token_text,
         ),
-    ] = Field(default=None, max_length=MOST_BIASES)
+    ] = None
     response_format: Annotated[dict[str, Any] | None, Parameter("response_format", _ENFORCED)] = (
         None
     )

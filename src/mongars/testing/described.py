@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from mongars.core.errors import InvalidRequest
-from mongars.protocol.body import describe
+from mongars.protocol.body import invalid_request
 from mongars.testing.faults import Fault
 
 if TYPE_CHECKING:
@@ -23,25 +22,25 @@ def read_fault(data: bytes | str) -> Fault:
     """Parse one fault (a class of `testing.faults`) from a JSON object with its `kind` and its fields.
 
     For example `{"kind": "answer", "cut_after": 40}`; fields that are left out have their defaults. Raises
-    `InvalidRequest`, naming each invalid field.
+    `InvalidRequest`, naming the invalid fields.
     """
     try:
         return _FAULT.validate_json(data)
     except ValidationError as exc:
-        raise InvalidRequest(describe(exc, _decoded(data))) from exc
+        raise invalid_request(exc, _decoded(data)) from exc
 
 
 def read_faults(data: bytes) -> list[Fault]:
     """Parse one fault, a JSON object such as `{"kind": "answer", "cut_after": 40}`, or a JSON list of them.
 
-    Raises `InvalidRequest`, naming each invalid field.
+    Raises `InvalidRequest`, naming the invalid fields.
     """
     if not data.lstrip().startswith(b"["):
         return [read_fault(data)]
     try:
         return _FAULTS.validate_json(data)
     except ValidationError as exc:
-        raise InvalidRequest(describe(exc, _decoded(data))) from exc
+        raise invalid_request(exc, _decoded(data)) from exc
 
 
 def _decoded(data: bytes | str) -> object:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -65,6 +67,7 @@ class LlamaCppEmbedder:
         self._running: set[asyncio.Task[_Vectors]] = set()
         self._child = LlamaCppSupervisor(config, clock=clock, observer=observer)
         self._wordpiece: WordPiece | None = None
+        self._threads: ThreadPoolExecutor | None = None
         self._markers = Markers(())
 
     @property
@@ -88,6 +91,8 @@ class LlamaCppEmbedder:
         except ProvisioningFailed as exc:
             raise InferenceFailed(str(exc)) from exc
         self._wordpiece = WordPiece.of(values)
+        # One thread: the tokenizer holds the interpreter's lock, and many would slow down the event loop.
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="mongars-wordpiece")
         self._markers = Vocabulary.of(values).markers
         await self._child.start()
 
@@ -97,6 +102,8 @@ class LlamaCppEmbedder:
         A running `embed` fails with `InferenceFailed` or `NotReady`.
         """
         await self._child.aclose()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)  # no text follows the one in it: there is no child
         if self._running:
             await asyncio.wait(self._running)  # their connections are closed
 
@@ -123,21 +130,29 @@ class LlamaCppEmbedder:
         Token ids are sent for a WordPiece model, whose texts llama.cpp would split into other tokens than the
         tokenizer with which the model was trained, and for texts that look like control tokens.
 
-        Raises `ContextLengthExceeded` if a text of a WordPiece model is too long; for another model, `NotReady` while
-        the child does not run, and another `MongarsError`, mostly `InferenceFailed`, if it cannot tokenize a text.
+        Raises `NotReady` while the child does not run, `ContextLengthExceeded` for the first text of a WordPiece model
+        that is too long, and for another model another `MongarsError`, mostly `InferenceFailed`, if the child cannot
+        tokenize a text.
         """
         if self._wordpiece is not None:
-            return await asyncio.to_thread(self._word_pieces, self._wordpiece, texts)
+            return [await self._word_pieces(self._wordpiece, text) for text in texts]
         return [
             await self._plain_tokens(text) if self._markers.may_occur_in(text) else text
             for text in texts
         ]
 
-    def _word_pieces(self, wordpiece: WordPiece, texts: Sequence[str]) -> Sequence[Input]:
-        tokens = [wordpiece.encode(text) for text in texts]
-        longest = max(map(len, tokens), default=0)
-        if longest > self._config.context_tokens:
-            raise self._too_long(longest)
+    async def _word_pieces(self, wordpiece: WordPiece, text: str) -> list[int]:
+        """The token ids of one text, computed in the thread for it.
+
+        Texts are passed to the thread one by one, so that calls take turns and a cancelled one leaves at most one
+        there. Raises `NotReady` while the child does not run, `ContextLengthExceeded` if the text is too long.
+        """
+        _ = self._child.session  # raises if there is no child
+        most = self._config.context_tokens + 1
+        encode = partial(wordpiece.encode, text, most=most)
+        tokens = await asyncio.get_running_loop().run_in_executor(self._threads, encode)
+        if len(tokens) == most:
+            raise self._too_long(most, exact=False)
         return tokens
 
     async def _plain_tokens(self, text: str) -> list[int]:
@@ -204,10 +219,12 @@ class LlamaCppEmbedder:
         found = _TOO_LONG.search(str(error))
         return error if found is None else self._too_long(int(found[1]))
 
-    def _too_long(self, found: int) -> ContextLengthExceeded:
+    def _too_long(self, found: int, *, exact: bool = True) -> ContextLengthExceeded:
+        """The error for a text of `found` tokens; of at least so many if not `exact`."""
         most = self._config.context_tokens
+        size = f"{found}" if exact else f"more than {found - 1}"
         detail = (
-            f"This model's maximum context length is {most} tokens. However, a text is {found}"
+            f"This model's maximum context length is {most} tokens. However, a text is {size}"
             " tokens long. Split it."
         )
         return ContextLengthExceeded(

@@ -10,14 +10,21 @@ Unlike the reference, this one never produces `[SEP]` or another control token f
 from __future__ import annotations
 
 import unicodedata
+from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mongars.engines.provisioning.gguf import Found
 
 _LONGEST_WORD = 100
+_PART = 256
+"""Number of characters of a text that are normalised at once.
+
+Python's time for it grows with the square of a run of combining characters, and no other thread runs meanwhile.
+Between parts, such a run is not put in order, which makes no difference for accents: they are removed.
+"""
 _WORD = "\u2581"
 """The prefix of tokens that begin a word, in a GGUF file."""
 _CONTROL = 3
@@ -55,12 +62,29 @@ class WordPiece:
         """Make the tokenizer from `values`, a GGUF file's metadata by key; None if that is for another tokenizer."""
         return cls(values) if values.get("tokenizer.ggml.model") == "bert" else None
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of a text, with `[CLS]` before and `[SEP]` after them."""
-        found = [self._special["[CLS]"]]
-        for word in unicodedata.normalize("NFD", text).translate(self._letters).split():
-            found += self._cut(word)
-        return [*found, self._special["[SEP]"]]
+    def encode(self, text: str, *, most: int | None = None) -> list[int]:
+        """The token ids of a text, with `[CLS]` before and `[SEP]` after them.
+
+        Only the first `most` of them are computed, which saves the time for the rest of a long text; None: all.
+        """
+        return list(islice(self._tokens(text), most))
+
+    def _tokens(self, text: str) -> Iterator[int]:
+        yield self._special["[CLS]"]
+        for word in self._words_in(text):
+            yield from self._cut(word)
+        yield self._special["[SEP]"]
+
+    def _words_in(self, text: str) -> Iterator[str]:
+        """The normalised words of a text; of a word with more than 100 characters at least the first 101."""
+        begun = ""  # the last word of a part, which may continue in the next one
+        for start in range(0, len(text), _PART):
+            part = unicodedata.normalize("NFD", text[start : start + _PART])
+            *words, begun = (begun + part.translate(self._letters)).split(" ")
+            yield from filter(None, words)
+            begun = begun[: _LONGEST_WORD + 1]
+        if begun:
+            yield begun
 
     def _cut(self, word: str) -> list[int]:
         """The token ids of one word: the longest token that it begins with, then likewise for the rest.

@@ -65,6 +65,8 @@ class GuardedHttp(HttpToolsProtocol):
         self._in_head = True  # also between two requests
         self._upgrading = False
         self._progress = False
+        self._between = False  # the next request begins with the bytes being parsed
+        self._at_start = False  # the current request began with the bytes being parsed
         self._held = 0  # bytes received since the last callback of the parser
         self._trailers = 0
         self._keep_alive_after_body = False
@@ -103,6 +105,8 @@ class GuardedHttp(HttpToolsProtocol):
             self._discard(len(data))
             return
         self._progress = False
+        self._between = self._in_head and not self._head_started
+        self._at_start = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -134,6 +138,7 @@ class GuardedHttp(HttpToolsProtocol):
         """
         super().on_message_begin()
         self._progress = self._head_started = True
+        self._at_start, self._between = self._between, False
         self._trailers = 0
         if self._first:
             self._first = False
@@ -282,11 +287,12 @@ class GuardedHttp(HttpToolsProtocol):
         return refusal
 
     def _unknown_method(self, data: bytes) -> RefusedRequest:
-        """The refusal of a request whose method the parser does not know; `data`: the bytes in which it begins.
+        """The refusal of a request whose method the parser does not know; `data`: the bytes being parsed.
 
-        501 if they begin with a whole request line, whose path is then noted for the format of the response; else 400.
+        501 if the request begins with them and its request line is whole, whose path is then noted for the format of
+        the response; else 400.
         """
-        line = _REQUEST_LINE.match(data)
+        line = _REQUEST_LINE.match(data) if self._at_start else None
         if line is None:
             return RefusedRequest(400, _INVALID)
         self.url = line["target"]
