@@ -22,6 +22,7 @@ MongarsError
     ├── EndpointUnreachable     endpoint_unreachable: no response
     ├── InvalidAnswer           invalid_answer: an unusable response
     ├── AdapterUnavailable      adapter_unavailable: the pinned adapter is not in this engine
+    ├── AdapterRejected         adapter_rejected (has the reason): an adapter or its registry is unusable
     ├── InferenceFailed         inference_failed
     │   └── GenerationInterrupted   generation_interrupted: cut after the first token
     ├── DeadlineExceeded        deadline_exceeded
@@ -225,6 +226,20 @@ class AdapterUnavailable(WorldError):
     """This source of answers does not have the adapter that the request demands; another one may."""
 
     code = "adapter_unavailable"
+
+
+class AdapterRejected(WorldError):
+    """An adapter, or the registry that it is in, is unusable; nothing of it is loaded or changed.
+
+    `reason` is a stable code of what is wrong, such as `wrong_checksum`, for metrics, reports and tests.
+    """
+
+    code = "adapter_rejected"
+
+    def __init__(self, detail: str = "", *, reason: str = "") -> None:
+        """`reason`: empty if the error was received from another process, which sends the message only."""
+        super().__init__(detail)
+        self.reason = reason
 
 
 class InferenceFailed(WorldError):

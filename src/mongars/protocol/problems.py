@@ -28,6 +28,7 @@ STATUS: dict[type[MongarsError], int] = {
     errors.InvalidAnswer: 502,
     errors.EndpointUnreachable: 502,
     errors.AdapterUnavailable: 502,
+    errors.AdapterRejected: 502,
     errors.Overloaded: 503,
     errors.StorageUnavailable: 503,
     errors.ProvisioningFailed: 503,
