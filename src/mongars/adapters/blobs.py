@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mongars.adapters.digest import AdapterFile
 from mongars.core.errors import AdapterRejected
+from mongars.core.files import flush_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,33 +104,6 @@ def open_regular(path: Path) -> BinaryIO:
         detail = f"{str(path)!r} is not a regular file."
         raise AdapterRejected(detail, reason="special_file")
     return os.fdopen(descriptor, "rb")
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush the entries of a folder to the disk, so that new names survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file `path` by one with the content `data`: readers see the old or the new one, even after a crash.
-
-    Blocks. Raises `OSError` if it cannot be written.
-    """
-    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(part).replace(path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-    flush_folder(path.parent)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from mongars.adapters.blobs import BlobStore, flush_folder, write_atomically
+from mongars.adapters.blobs import BlobStore
 from mongars.adapters.digest import AdapterFile, Digest, check_path, version_digest
 from mongars.adapters.manifest import (
     HISTORY,
@@ -36,6 +36,7 @@ from mongars.adapters.manifest import (
     read_manifest,
 )
 from mongars.core.errors import AdapterRejected, NotFound
+from mongars.core.files import flush_folder, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,6 +14,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mongars.adapters.digest import AdapterFile, version_digest
 from mongars.core.errors import InferenceFailed
 
 if TYPE_CHECKING:
@@ -77,19 +78,19 @@ def folder_digest(path: Path) -> str:
     Raises `InferenceFailed` if the folder holds a link, a special file or a file whose name is not UTF-8, or if it or a
     file in it cannot be read.
     """
-    lines = hashlib.sha256()
+    files = []
     try:
-        for name in sorted(_file_names(path)):
+        for name in _file_names(path):
             content = hashlib.sha256()
             size = 0
             with (path / name).open("rb") as stream:
                 while block := stream.read(_BLOCK):
                     content.update(block)
                     size += len(block)
-            lines.update(f"{name}\0{size}\0{content.hexdigest()}\n".encode())
+            files.append(AdapterFile(path=name, size=size, sha256=content.hexdigest()))
     except OSError as error:
         raise _unreadable(path, error) from error
-    return lines.hexdigest()
+    return version_digest(files)
 
 
 def check_adapter(adapter: AdapterFolder, *, max_rank: int) -> None:

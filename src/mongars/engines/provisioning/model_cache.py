@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from mongars.core.clock import pause
 from mongars.core.errors import ProvisioningFailed
+from mongars.core.files import write_atomically
 from mongars.engines.provisioning.spec import ModelFile
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class ModelCache:
         if checksum.hexdigest() != digest:
             self.discard(digest)
             return False
-        write_atomically(self._marker(digest), stamp_of(path))
+        write_atomically(self._marker(digest), stamp_of(path).encode())
         return True
 
     def discard(self, digest: str) -> None:
@@ -183,7 +184,7 @@ class ModelCache:
         """Record in the cache which model its role uses; replaces the role's earlier record."""
         document = asdict(model) | {"path": str(model.path)}
         text = json.dumps(document, indent=2, sort_keys=True) + "\n"
-        write_atomically(self._models / f"{model.role}.json", text)
+        write_atomically(self._models / f"{model.role}.json", text.encode())
 
     def forget(self, role: str) -> None:
         """Remove the record of which model the role uses; the cached file stays. Does nothing if there is none."""
@@ -205,7 +206,7 @@ class ModelCache:
         part.replace(path)
         # A rename to a hard link of the same file does nothing and leaves the temporary file.
         part.unlink(missing_ok=True)
-        write_atomically(self._marker(digest), stamp_of(path))
+        write_atomically(self._marker(digest), stamp_of(path).encode())
         return Blob(path=path, digest=digest, size=path.stat().st_size)
 
     def _marker(self, digest: str) -> Path:
@@ -228,20 +229,6 @@ def read_blocks(path: Path, report: ReportBytes) -> Iterator[bytes]:
             yield block
             done += len(block)
             report(done)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to a file by a rename: readers see the old or the new content, even after a crash. Blocks.
-
-    Raises `OSError` if it cannot be written, for example because the folder is missing.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    _flush_folder(path.parent)
 
 
 def stamp_of(path: Path) -> str:
@@ -281,11 +268,3 @@ def _remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
