@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from adapters import as_published, safetensors, write_adapter
+from adapter_files import as_published, safetensors, write_adapter
 
 from mongars.core.errors import InferenceFailed
 from mongars.engines.adapter_folder import AdapterFolder, check_adapter, folder_digest

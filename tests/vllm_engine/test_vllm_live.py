@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 import psutil
 import pytest
-from adapters import as_published, write_adapter
+from adapter_files import as_published, write_adapter
 
 from mongars.core.errors import (
     ContextLengthExceeded,

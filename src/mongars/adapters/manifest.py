@@ -23,11 +23,11 @@ LARGEST_MANIFEST = 4 << 20
 """Maximum size of a manifest in bytes."""
 
 
-class _Part(BaseModel):
+class _ManifestPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class ManifestRecord(_Part):
+class ManifestRecord(_ManifestPart):
     """What the manifest says of one version; the fields of version 1 and, from version 2 on, its `digest` and `version`.
 
     Paths are relative to the registry. `weights_checksum` is the SHA-256 of the weights file. `digest` None: a record of
@@ -45,14 +45,14 @@ class ManifestRecord(_Part):
     digest: Digest | None = None
 
 
-class Canary(_Part):
+class Canary(_ManifestPart):
     """The version that gets a part of the requests: its digest, and `weight`, the part in percent."""
 
     digest: Digest
     weight: int = Field(ge=0, le=100)
 
 
-class Aliases(_Part):
+class Aliases(_ManifestPart):
     """The versions with a role: `stable` answers, `canary` a part of the requests, `previous` was stable before.
 
     None: no version has the role; without `stable`, the base model answers.
@@ -63,7 +63,7 @@ class Aliases(_Part):
     previous: Digest | None = None
 
 
-class Manifest(_Part):
+class Manifest(_ManifestPart):
     """A registry's manifest. `generation`: increases with every change; 0 for an empty or a version 1 registry."""
 
     schema_version: Literal[2] = 2
