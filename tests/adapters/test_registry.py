@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mongars.adapters.manifest import MANIFEST_FILE, read_manifest
-from mongars.adapters.registry import AdapterRegistry, BaseModelIdentity
+from mongars.adapters.registry import AdapterRegistry
+from mongars.adapters.signing import TrustedKeys, generate_key, load_key
+from mongars.adapters.version_record import BaseModelIdentity
 from mongars.core.clock import SystemClock
 from mongars.core.errors import AdapterRejected, NotFound
 
@@ -216,6 +218,24 @@ def test_an_unknown_version_is_not_found(registry: AdapterRegistry) -> None:
         registry.show("a" * 64)
 
 
+def test_a_signed_version_names_its_key(registry: AdapterRegistry, tmp_path: Path) -> None:
+    """A version published with a key is accepted while that key is trusted; one without a signature is refused."""
+    key = generate_key(tmp_path / "key.pem")
+    signer = load_key(tmp_path / "key.pem")
+    folder = adapter(tmp_path / "signed")
+    record = registry.publish(folder, version="v1", base=BASE, signer=signer)
+    assert registry.signed_by(record, TrustedKeys(keys=(key,))) == key.keyid
+    unsigned = registry.show(publish(registry, tmp_path, "v2"))
+    with pytest.raises(AdapterRejected) as refused:
+        registry.signed_by(unsigned, TrustedKeys(keys=(key,)))
+    assert refused.value.reason == "unsigned"
+    signature = registry.root / "versions" / record.digest / "signature.json"
+    signature.rename(registry.root / "versions" / unsigned.digest / "signature.json")
+    with pytest.raises(AdapterRejected) as refused:
+        registry.signed_by(unsigned, TrustedKeys(keys=(key,)))
+    assert refused.value.reason == "signature_of_another"
+
+
 def test_collect_keeps_what_the_manifest_names(registry: AdapterRegistry, tmp_path: Path) -> None:
     """Versions in the history stay, older ones and files of no version are removed."""
     digests = [publish(registry, tmp_path, f"v{number}") for number in range(13)]
@@ -229,7 +249,8 @@ def test_collect_keeps_what_the_manifest_names(registry: AdapterRegistry, tmp_pa
 PUBLISH = """
 import sys
 from pathlib import Path
-from mongars.adapters.registry import AdapterRegistry, BaseModelIdentity
+from mongars.adapters.registry import AdapterRegistry
+from mongars.adapters.version_record import BaseModelIdentity
 from mongars.core.clock import SystemClock
 registry = AdapterRegistry(Path(sys.argv[1]), clock=SystemClock())
 base = BaseModelIdentity(name="m", gguf_sha256="b" * 64)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mongars.adapters.digest import AdapterFile, version_digest
-from mongars.adapters.registry import BaseModelIdentity, VersionRecord
 from mongars.adapters.signing import (
     TrustedKey,
     TrustedKeys,
@@ -21,6 +20,7 @@ from mongars.adapters.signing import (
     save_trusted_keys,
     sign,
 )
+from mongars.adapters.version_record import BaseModelIdentity, VersionRecord
 from mongars.core.errors import AdapterRejected, ConfigurationError
 
 if TYPE_CHECKING:

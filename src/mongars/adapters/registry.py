@@ -5,6 +5,7 @@ adapter_manifest.json                    the only file that changes, replaced la
 blobs/sha256/<sha256>                    the files of all versions
 versions/<digest>/record.json            what is known of a version; never changes
 versions/<digest>/adapter/...            its files, as links to the blobs
+versions/<digest>/signature.json         its signature, if it has one; replaced when it is signed anew
 registry.lock                            held by the process that writes
 ```
 
@@ -20,12 +21,12 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from mongars.adapters.blobs import BlobStore
-from mongars.adapters.digest import AdapterFile, Digest, check_path, version_digest
+from mongars.adapters.digest import check_path, version_digest
 from mongars.adapters.manifest import (
     HISTORY,
     LARGEST_MANIFEST,
@@ -35,47 +36,25 @@ from mongars.adapters.manifest import (
     ManifestRecord,
     read_manifest,
 )
+from mongars.adapters.signing import LARGEST_ENVELOPE, check_signature, sign
+from mongars.adapters.version_record import BaseModelIdentity, VersionRecord
 from mongars.core.errors import AdapterRejected, NotFound
 from mongars.core.files import flush_folder, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined] # public, though in no `__all__`
+
+    from mongars.adapters.signing import TrustedKeys
     from mongars.core.clock import Clock
 
 RECORD_FILE = "record.json"
+SIGNATURE_FILE = "signature.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter.gguf")
 """Names of weights files; the first that a version has is the one that `weights_checksum` of version 1 is of."""
 MOST_FILES = 64
 """Maximum number of files of one version."""
-NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$"
-
-
-class BaseModelIdentity(BaseModel):
-    """The base model that an adapter was trained on: its name, architecture and the SHA-256 of its GGUF file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    gguf_sha256: Digest
-    architecture: str = "llama"
-
-
-class VersionRecord(BaseModel):
-    """What is known of one published version; written once. The digest identifies its files."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[2] = 2
-    version: str = Field(pattern=NAME_PATTERN)
-    digest: Digest
-    created_at: AwareDatetime
-    base: BaseModelIdentity
-    files: tuple[AdapterFile, ...]
-    parent: Digest | None = None
-    """The version from which training continued; None if it began with the base model."""
-    facts: dict[str, Any] = Field(default_factory=dict)
-    """Further facts of the publisher, such as dataset, training and evaluation, as JSON."""
 
 
 class AdapterRegistry:
@@ -107,11 +86,13 @@ class AdapterRegistry:
         base: BaseModelIdentity,
         parent: str | None = None,
         facts: dict[str, Any] | None = None,
+        signer: CryptoSigner | None = None,
     ) -> VersionRecord:
         """Store the adapter in `folder` as a version and make it the stable one; returns its record.
 
         The files are copied, and stay in the registry until `collect`. Publishing the same files again returns the
-        record of the first time. `version`: its name. `parent`, `facts`: see `VersionRecord`.
+        record of the first time. `version`: its name. `parent`, `facts`: see `VersionRecord`. `signer`: the key that signs
+        the version; None: it has no signature, or keeps the one it has.
 
         Raises `AdapterRejected`, with its `reason`, for a folder that is no adapter, and `OSError` if the registry
         cannot be written. Then the manifest is unchanged.
@@ -130,6 +111,8 @@ class AdapterRegistry:
                 facts=facts or {},
             )
             kept = self._keep(record)
+            if signer is not None:
+                write_atomically(self._versions / kept.digest / SIGNATURE_FILE, sign(kept, signer))
             self._change(self._promoted(self.manifest(), kept))
         return kept
 
@@ -171,6 +154,20 @@ class AdapterRegistry:
         for file in record.files:
             self._blobs.check(file)
         return record
+
+    def signed_by(self, record: VersionRecord, trusted: TrustedKeys) -> str:
+        """The id of the trusted key that signed a version.
+
+        Raises `AdapterRejected`: `unsigned`, or with a reason of `check_signature` (changed, of another version, or by a
+        key that is untrusted or revoked).
+        """
+        try:
+            with (self._versions / record.digest / SIGNATURE_FILE).open("rb") as file:
+                data = file.read(LARGEST_ENVELOPE + 1)
+        except FileNotFoundError as exc:
+            detail = f"The adapter version {record.digest[:12]!r} is not signed."
+            raise AdapterRejected(detail, reason="unsigned") from exc
+        return check_signature(data, record, trusted)
 
     def collect(self) -> list[str]:
         """Remove versions that the manifest does not name, and files of no version; returns the removed digests."""

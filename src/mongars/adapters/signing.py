@@ -27,7 +27,7 @@ from mongars.core.files import write_atomically
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mongars.adapters.registry import VersionRecord
+    from mongars.adapters.version_record import VersionRecord
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
