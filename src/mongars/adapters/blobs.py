@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mongars.adapters.digest import AdapterFile
+from mongars.adapters.digest import AdapterFile, described
 from mongars.core.errors import AdapterRejected
 from mongars.core.files import flush_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
+    from collections.abc import Iterable, Iterator
+    from typing import IO, BinaryIO
 
 BLOCK_BYTES = 1 << 20
 LARGEST_FILE = 8 << 30
@@ -43,14 +42,9 @@ class BlobStore:
         """
         self._root.mkdir(parents=True, exist_ok=True)
         with open_regular(source) as file, tempfile.NamedTemporaryFile(dir=self._root) as part:
-            sha256, size = hashlib.sha256(), 0
-            for block in _blocks(file):
-                sha256.update(block)
-                size += len(block)
-                part.write(block)
+            stored = described(path, _copied(_blocks(file), part.file))
             part.flush()
             os.fsync(part.fileno())
-            stored = AdapterFile(path=path, size=size, sha256=sha256.hexdigest())
             target = self.path_of(stored.sha256)
             if not target.exists():
                 os.fchmod(part.fileno(), 0o444)
@@ -66,28 +60,23 @@ class BlobStore:
         """
         try:
             with open_regular(self.path_of(file.sha256)) as stored:
-                sha256, size = hashlib.sha256(), 0
-                for block in _blocks(stored):
-                    sha256.update(block)
-                    size += len(block)
+                found = described(file.path, _blocks(stored))
         except FileNotFoundError as exc:
             detail = f"The file {file.path!r} is not in the registry."
             raise AdapterRejected(detail, reason="file_missing") from exc
-        if size != file.size:
-            detail = f"The file {file.path!r} has {size} bytes instead of {file.size}."
+        if found.size != file.size:
+            detail = f"The file {file.path!r} has {found.size} bytes instead of {file.size}."
             raise AdapterRejected(detail, reason="wrong_size")
-        if sha256.hexdigest() != file.sha256:
+        if found.sha256 != file.sha256:
             detail = f"The content of the file {file.path!r} is not that of its checksum."
             raise AdapterRejected(detail, reason="wrong_checksum")
 
-    def remove_except(self, kept: frozenset[str]) -> list[str]:
-        """Remove all files whose SHA-256 is not in `kept`; returns the names of the removed files."""
+    def remove_except(self, kept: frozenset[str]) -> None:
+        """Remove all files whose SHA-256 is not in `kept`."""
         if not self._root.is_dir():
-            return []
-        removed = [found for found in self._root.iterdir() if found.name not in kept]
-        for found in removed:
+            return
+        for found in [entry for entry in self._root.iterdir() if entry.name not in kept]:
             found.unlink()
-        return sorted(found.name for found in removed)
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -110,6 +99,13 @@ def _link(source: Path, target: Path) -> None:
     """Give the file `source` the further name `target`, unless that exists already."""
     with contextlib.suppress(FileExistsError):  # added by another process, with the same content
         os.link(source, target)
+
+
+def _copied(blocks: Iterable[bytes], target: IO[bytes]) -> Iterator[bytes]:
+    """Yield `blocks`, each after it was written to `target`."""
+    for block in blocks:
+        target.write(block)
+        yield block
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:

@@ -35,6 +35,15 @@ class AdapterFile(BaseModel):
     sha256: Digest
 
 
+def described(path: str, blocks: Iterable[bytes]) -> AdapterFile:
+    """The description of the file at `path` in a version, whose content is `blocks` joined; reads each block once."""
+    sha256, size = hashlib.sha256(), 0
+    for block in blocks:
+        sha256.update(block)
+        size += len(block)
+    return AdapterFile(path=path, size=size, sha256=sha256.hexdigest())
+
+
 def version_digest(files: Iterable[AdapterFile]) -> str:
     """The digest of the adapter version that consists of `files`, in any order; 64 hexadecimal digits."""
     lines = hashlib.sha256()

@@ -113,7 +113,10 @@ class AdapterRegistry:
             kept = self._keep(record)
             if signer is not None:
                 write_atomically(self._versions / kept.digest / SIGNATURE_FILE, sign(kept, signer))
-            self._change(self._promoted(self.manifest(), kept))
+            before = self.manifest()
+            after = self._promoted(before, kept)
+            if after is not before:
+                write_atomically(self.root / MANIFEST_FILE, after.encode())
         return kept
 
     def show(self, digest: str) -> VersionRecord:
@@ -172,13 +175,12 @@ class AdapterRegistry:
     def collect(self) -> list[str]:
         """Remove versions that the manifest does not name, and files of no version; returns the removed digests."""
         with self._writing():
-            manifest = self.manifest()
-            named = _named(manifest)
-            removed = [record.digest for record in self.versions() if record.digest not in named]
+            named, records = _named(self.manifest()), self.versions()
+            removed = [record.digest for record in records if record.digest not in named]
             for digest in removed:
                 shutil.rmtree(self._versions / digest)
-            kept = {file.sha256 for record in self.versions() for file in record.files}
-            self._blobs.remove_except(frozenset(kept))
+            kept = [record for record in records if record.digest in named]
+            self._blobs.remove_except(frozenset(f.sha256 for r in kept for f in r.files))
         return removed
 
     def _keep(self, record: VersionRecord) -> VersionRecord:
@@ -203,8 +205,10 @@ class AdapterRegistry:
         return record
 
     def _promoted(self, manifest: Manifest, record: VersionRecord) -> Manifest:
-        """`manifest` with `record` as the stable version, and the one that was stable as `previous`."""
-        current = _manifest_record(record)
+        """`manifest` with `record` as the stable version, and the one that was stable as `previous`.
+
+        `manifest` itself if `record` is the stable version already.
+        """
         if manifest.aliases.stable == record.digest:
             return manifest
         earlier = [] if manifest.current is None else [manifest.current]
@@ -218,16 +222,11 @@ class AdapterRegistry:
             update={
                 "generation": manifest.generation + 1,
                 "aliases": aliases,
-                "current": current,
+                "current": _manifest_record(record),
                 "history": tuple(history[:HISTORY]),
                 "updated_at": self._clock.now(),
             }
         )
-
-    def _change(self, manifest: Manifest) -> None:
-        """Replace the manifest, unless it is the one that is there."""
-        if manifest.generation != self.manifest().generation:
-            write_atomically(self.root / MANIFEST_FILE, manifest.encode())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -34,14 +33,6 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://mongars.dev/adapter-version/v1"
 LARGEST_ENVELOPE = 1 << 20
 """Maximum size of a signature file in bytes."""
-
-
-class SignaturePolicy(StrEnum):
-    """What happens to a version without a valid signature: `required`: refused; `warn`: loaded and reported; `off`."""
-
-    REQUIRED = "required"
-    WARN = "warn"
-    OFF = "off"
 
 
 class TrustedKey(BaseModel):

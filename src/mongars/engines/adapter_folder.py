@@ -6,15 +6,15 @@ The digest of a folder is the SHA-256 of one line per file, sorted by path:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import reprlib
 import struct
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from mongars.adapters.digest import AdapterFile, version_digest
+from mongars.adapters.digest import described, version_digest
 from mongars.core.errors import InferenceFailed
 
 if TYPE_CHECKING:
@@ -81,13 +81,8 @@ def folder_digest(path: Path) -> str:
     files = []
     try:
         for name in _file_names(path):
-            content = hashlib.sha256()
-            size = 0
             with (path / name).open("rb") as stream:
-                while block := stream.read(_BLOCK):
-                    content.update(block)
-                    size += len(block)
-            files.append(AdapterFile(path=name, size=size, sha256=content.hexdigest()))
+                files.append(described(name, iter(partial(stream.read, _BLOCK), b"")))
     except OSError as error:
         raise _unreadable(path, error) from error
     return version_digest(files)
